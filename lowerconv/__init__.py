@@ -1,0 +1,32 @@
+"""Convolutions on CPUs and CPU clusters.
+
+The way of the data, from the public function to the innermost loop::
+
+    conv2d(x, w)            functional.py   check the arguments
+      -> ConvPlan           plan.py         decide once: algorithm, blocks, workspace
+        -> pipeline         pipeline/       lay the pieces over the cores
+          -> kernel         kernels/        lower a panel, multiply it, store the product
+
+A convolution is *lowered* (im2col) to a matrix product piece by piece; every core lowers the next
+piece while it multiplies this one.  `lowerconv.nn` builds networks of such layers,
+`lowerconv.train` trains them, `lowerconv.parallel` over several processes.
+"""
+
+from lowerconv.functional import conv2d, conv2d_input_grad, conv2d_weight_grad
+from lowerconv.machine.report import machine_report
+from lowerconv.machine.threads import get_num_threads, set_num_threads
+from lowerconv.plan import ConvPlan, algorithms, plan_conv2d
+from lowerconv.version import __version__
+
+__all__ = [
+    "ConvPlan",
+    "__version__",
+    "algorithms",
+    "conv2d",
+    "conv2d_input_grad",
+    "conv2d_weight_grad",
+    "get_num_threads",
+    "machine_report",
+    "plan_conv2d",
+    "set_num_threads",
+]

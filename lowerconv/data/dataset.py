@@ -1,0 +1,196 @@
+"""The dataset in memory, the error of its readers, and the names that the command line knows."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+#: The forms that :func:`load` accepts, as its error message shows them.
+SPECS = ("fashion-mnist", "fashion-mnist:DIR", "cifar10:DIR", "folder:DIR[?size=S]")
+
+
+class DataError(ValueError):
+    """Damaged, incomplete or inconsistent data.
+
+    The message names the file and the byte or field at fault, what was found there and what was
+    expected; :meth:`at` puts these four into words.
+    """
+
+    @classmethod
+    def at(cls, source: str | os.PathLike[str], where: str, found: str, expected: str) -> DataError:
+        """Make the error from its four parts.
+
+        Parameters
+        ----------
+        source
+            The file or folder, or the name of the dataset where no single file is at fault.
+        where
+            The byte offset (``"byte 16"``), record or field.
+        found, expected
+            In words, numbers included.
+        """
+        return cls(f"{os.fspath(source)}: {where}: found {found}, expected {expected}")
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Labelled images, all of one shape, in memory.
+
+    Parameters
+    ----------
+    name
+        Name of the dataset, such as ``"cifar10"``; its train and test parts share it.
+    images
+        uint8, shape (N, C, H, W), C-contiguous, values 0..255; N, C, H, W >= 1.
+    labels
+        int64, shape (N,), each an index into ``classes``.
+    classes
+        Names of the classes, no two equal.
+
+    Raises
+    ------
+    DataError
+        If a field does not have this form.
+    """
+
+    name: str
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        images, labels, classes = self.images, self.labels, self.classes
+        if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
+            raise self._error("images", _describe(images), "a uint8 array (N, C, H, W)")
+        if 0 in images.shape:
+            raise self._error("images", f"shape {images.shape}", "at least one image and pixel")
+        if not images.flags.c_contiguous:
+            raise self._error("images", f"strides {images.strides}", "a C-contiguous array")
+        if not isinstance(labels, np.ndarray) or labels.dtype != np.int64 or labels.ndim != 1:
+            raise self._error("labels", _describe(labels), "an int64 array (N,)")
+        if len(labels) != len(images):
+            raise self._error("labels", f"{len(labels)} labels", f"{len(images)}, one per image")
+        if not isinstance(classes, tuple) or not all(isinstance(c, str) for c in classes):
+            raise self._error("classes", repr(classes), "a tuple of names")
+        if not classes or len(set(classes)) != len(classes):
+            raise self._error("classes", repr(classes), "at least one name and no name twice")
+        outside = np.flatnonzero((labels < 0) | (labels >= len(classes)))
+        if outside.size:
+            first = int(outside[0])
+            raise self._error(
+                f"labels[{first}]", f"label {labels[first]}", f"0..{len(classes) - 1}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width (C, H, W) of every image, in pixels."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
+    def _error(self, field: str, found: str, expected: str) -> DataError:
+        return DataError.at(f"dataset {self.name!r}", field, found, expected)
+
+
+def load(spec: str) -> tuple[Dataset, Dataset]:
+    """Read the dataset that a specification names.
+
+    Parameters
+    ----------
+    spec
+        One of
+
+        - ``fashion-mnist``: the 10,000 images that come with this package;
+        - ``fashion-mnist:DIR``: the full set from its four idx files;
+        - ``cifar10:DIR``: CIFAR-10 in its binary form;
+        - ``folder:DIR`` or ``folder:DIR?size=S``: class folders of images, made S x S pixels
+          (32 where no size is given).
+
+        A leading ``~`` in DIR is the home directory.
+
+    Returns
+    -------
+    (train, test)
+
+    Raises
+    ------
+    TypeError
+        If ``spec`` is not a string.
+    ValueError
+        If ``spec`` has none of these forms.
+    DataError
+        If the data is missing or damaged.
+
+    Examples
+    --------
+    >>> train, test = load("fashion-mnist")
+    >>> len(train), len(test), train.image_shape
+    (8500, 1500, (1, 28, 28))
+    """
+    # The readers import this module, so it can import them only once it is complete.
+    from .cifar10 import read_cifar10
+    from .fashion_mnist import read_fashion_mnist
+    from .folder import read_folder
+
+    if not isinstance(spec, str):
+        raise TypeError(f"data: found {spec!r}, expected a string, one of {', '.join(SPECS)}")
+    if spec == "fashion-mnist":
+        return read_fashion_mnist()
+    kind, _, directory = spec.partition(":")
+    if directory and kind == "fashion-mnist":
+        return read_fashion_mnist(directory)
+    if directory and kind == "cifar10":
+        return read_cifar10(directory)
+    if directory and kind == "folder":
+        return read_folder(*_folder_options(spec, directory))
+    raise ValueError(f"data: found {spec!r}, expected one of {', '.join(SPECS)}")
+
+
+def find_directory(directory: str | os.PathLike[str], expected: str) -> Path:
+    """Return the directory as a path, ``~`` expanded.
+
+    Parameters
+    ----------
+    directory
+        Where the user says that the data is.
+    expected
+        What should be in it, for the error message.
+
+    Raises
+    ------
+    DataError
+        If it is missing or not a directory.
+    """
+    path = os.path.expanduser(directory)
+    if not os.path.isdir(path):
+        found = "something that is not a directory" if os.path.exists(path) else "nothing"
+        raise DataError.at(path, "directory", found, f"a directory with {expected}")
+    return Path(path)
+
+
+def _folder_options(spec: str, text: str) -> tuple[str, int]:
+    """Split ``DIR?size=S`` into the directory and S (32 where there is no option)."""
+    option = re.fullmatch(r"(.+)\?([^?/]*=[^?/]*)", text, re.DOTALL)
+    if option is None:
+        return text, 32
+    size = re.fullmatch(r"size=([0-9]{1,6})", option[2])
+    if size is None or int(size[1]) == 0:
+        raise ValueError(
+            f"data: found option {option[2]!r} in {spec!r}, "
+            "expected size=S with S a whole number of pixels >= 1"
+        )
+    return option[1], int(size[1])
+
+
+def _describe(value: object) -> str:
+    """Name the dtype and shape of an array, or the type of anything else."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {value.shape}"
+    return type(value).__name__

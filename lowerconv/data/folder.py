@@ -1,0 +1,207 @@
+"""Folders of images, one folder per class.
+
+Two layouts::
+
+    DIR/train/<class>/*.jpg          DIR/<class>/*.jpg
+    DIR/test/<class>/*.jpg           every fifth image of a class is a test image
+
+``train`` and ``test`` are taken for classes (second layout) where they hold images themselves.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from .dataset import DataError, Dataset, find_directory
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
+
+# Pillow looks at the content, not at the name: without this list a file named .png may reach any
+# of its decoders, the one that starts Ghostscript included.
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
+
+_TEST_EVERY = 5
+
+
+def read_folder(directory: str | os.PathLike[str], size: int = 32) -> tuple[Dataset, Dataset]:
+    """Read class folders of images.
+
+    The classes are the folders in sorted order, the images of a class its files in sorted order
+    of their names. In the layout without ``train`` and ``test``, images 4, 9, 14, ... of each
+    class (counted from 0) are the test images. Hidden files and folders, and files with other
+    extensions than jpg, jpeg, png, bmp, gif, webp, tif and tiff (in either case), are passed over.
+
+    Images become RGB (transparency is dropped, 16-bit grey loses its low byte), turned as their
+    EXIF orientation says. The largest centred square is resized to ``size`` x ``size`` pixels,
+    with antialiasing. Of an animation the first frame counts.
+
+    Parameters
+    ----------
+    directory
+        The folder DIR of the module's docstring.
+    size
+        Height and width of the images in pixels.
+
+    Returns
+    -------
+    (train, test), images (N, 3, size, size), sorted by class.
+
+    Raises
+    ------
+    ValueError
+        If ``size`` is not positive.
+    DataError
+        If a folder is missing or empty, train and test have different classes, no class has an
+        image for testing, or an image cannot be decoded.
+    """
+    size = operator.index(size)
+    if size < 1:
+        raise ValueError(f"size: found {size}, expected >= 1 pixel")
+    root = find_directory(directory, "train/<class>/ and test/<class>/, or <class>/, with images")
+    if _has_parts(root):
+        train = _list_classes(root / "train")
+        test = _list_classes(root / "test")
+        _check_same_classes(root, list(train), list(test))
+    else:
+        both = _list_classes(root)
+        train = {
+            name: [file for i, file in enumerate(files) if (i + 1) % _TEST_EVERY]
+            for name, files in both.items()
+        }
+        test = {name: files[_TEST_EVERY - 1 :: _TEST_EVERY] for name, files in both.items()}
+        if not any(test.values()):
+            most = max(map(len, both.values()))
+            raise DataError.at(
+                root,
+                "test images",
+                f"at most {most} images in a class",
+                f"at least {_TEST_EVERY} in one class (every fifth is for testing), or test/",
+            )
+    name = root.resolve().name or "folder"
+    return _read_part(name, train, size), _read_part(name, test, size)
+
+
+def _has_parts(root: Path) -> bool:
+    """Tell whether the layout is the one with ``train`` and ``test``."""
+    folders = [name for name in ("train", "test") if (root / name).is_dir()]
+    parts = [name for name in folders if not _list_images(root / name)]
+    if len(parts) == 1 and _list_folders(root / parts[0]):
+        other = "test" if parts == ["train"] else "train"
+        found = "images and no class folders" if other in folders else "nothing"
+        raise DataError.at(root / other, "folder", found, f"class folders as in {parts[0]}")
+    return len(parts) == 2
+
+
+def _list_classes(root: Path) -> dict[str, list[Path]]:
+    """List the image files of each class folder, both in sorted order."""
+    classes = {folder.name: _list_images(folder) for folder in _list_folders(root)}
+    if not classes:
+        raise DataError.at(root, "folder", "no class folders", "a folder of images for each class")
+    for name, files in classes.items():
+        if not files:
+            extensions = " ".join(sorted(EXTENSIONS))
+            raise DataError.at(root / name, "class folder", "no images", f"files {extensions}")
+    return classes
+
+
+def _list_folders(folder: Path) -> list[Path]:
+    return [path for path in _list_visible(folder) if path.is_dir()]
+
+
+def _list_images(folder: Path) -> list[Path]:
+    return [
+        path
+        for path in _list_visible(folder)
+        if path.suffix.lower() in EXTENSIONS and path.is_file()
+    ]
+
+
+def _list_visible(folder: Path) -> list[Path]:
+    try:
+        names = os.listdir(folder)
+    except OSError as error:
+        raise DataError.at(folder, "folder", str(error), "a readable folder") from error
+    return [folder / name for name in sorted(names) if not name.startswith(".")]
+
+
+def _check_same_classes(root: Path, train: list[str], test: list[str]) -> None:
+    for part, names, other, other_names in (
+        ("train", train, "test", test),
+        ("test", test, "train", train),
+    ):
+        missing = [name for name in other_names if name not in names]
+        if missing:
+            found = f"no {', '.join(missing)}"
+            raise DataError.at(root / part, "class folders", found, f"the classes of {other}")
+
+
+def _read_part(name: str, classes: dict[str, list[Path]], size: int) -> Dataset:
+    files = [file for files in classes.values() for file in files]
+    images = np.empty((len(files), 3, size, size), np.uint8)
+
+    def read_into(index: int) -> None:
+        images[index] = _read_image(files[index], size)
+
+    # Pillow releases the GIL while it decodes and resizes.
+    with ThreadPoolExecutor(_cores()) as pool:
+        for _ in pool.map(read_into, range(len(files))):  # an error cancels the files not begun
+            pass
+    counts = [len(files) for files in classes.values()]
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
+    return Dataset(name, images, labels, tuple(classes))
+
+
+def _read_image(path: Path, size: int) -> npt.NDArray[np.uint8]:
+    """Decode one file into an array (3, size, size)."""
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            # Pillow only warns up to twice its limit.
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                raise Image.DecompressionBombError(
+                    f"{image.width} x {image.height} pixels exceed the limit of {limit}"
+                )
+            # A JPEG decodes several times faster at 1/2, 1/4 or 1/8 of its size; twice the
+            # wanted size leaves the resampling its antialiasing.
+            image.draft(None, (2 * size, 2 * size))
+            image.load()
+            if image.format != "TIFF":  # loading turns these; Pillow 10.0 would do it twice
+                ImageOps.exif_transpose(image, in_place=True)
+            rgb = _to_rgb(image)
+        side = min(rgb.size)
+        left, top = (rgb.width - side) / 2, (rgb.height - side) / 2
+        # Cropping by the resize keeps a sliver of an image from growing before it is cut. Pillow
+        # widens the bilinear filter to the pixels that fall together, which is the antialiasing.
+        box = (left, top, left + side, top + side)
+        square = rgb.resize((size, size), Image.Resampling.BILINEAR, box=box)
+        return np.asarray(square).transpose(2, 0, 1)
+    except Exception as error:
+        # On damaged files Pillow's decoders raise whatever they stumble over: OSError,
+        # SyntaxError, ValueError, struct.error, IndexError, ...
+        reason = f"{error} ({type(error).__name__})"
+        raise DataError.at(path, "image", reason, "a complete image") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    # Pillow's own conversions clip these at 255, which turns nearly every pixel white.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode} have no range that maps to 0..255")
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # Pillow warns when a palette loses its alpha in one step
+    return image.convert("RGB")
+
+
+def _cores() -> int:
+    """Count the cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,135 @@
+"""The library GEMM, called from compiled code through its address.
+
+SciPy publishes its BLAS as C function pointers (``scipy.linalg.cython_blas``).  The pointer travels
+as an integer argument and an intrinsic casts it back and calls it: numba could not cache a function
+with the pointer baked in, because the pointer changes with every process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+GEMM_LIMIT = 2**31 - 1  # extents travel to BLAS as 32-bit integers
+
+
+@lru_cache
+def gemm_address(dtype: np.dtype) -> int:
+    """Return the address of ``sgemm`` or ``dgemm`` in SciPy's BLAS."""
+    from scipy.linalg import cython_blas
+
+    capsule = cython_blas.__pyx_capi__["sgemm" if dtype == np.float32 else "dgemm"]
+    name = ctypes.pythonapi.PyCapsule_GetName
+    name.restype, name.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    signature = name(capsule)
+    if not re.match(rb"void \(char \*, char \*, int \*", signature):
+        raise RuntimeError(
+            f"scipy.linalg.cython_blas: got a GEMM declared as {signature.decode()!r}, "
+            "expected 32-bit integers"
+        )
+    return pointer(capsule, signature)
+
+
+@lru_cache
+def _blas_libraries() -> tuple[Any, ...]:
+    """Return threadpoolctl's handles of the BLAS libraries of this process, SciPy's included."""
+    gemm_address(np.dtype(np.float32))  # loads SciPy's BLAS
+    from threadpoolctl import ThreadpoolController
+
+    return tuple(ThreadpoolController().select(user_api="blas").lib_controllers)
+
+
+@contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """Hold BLAS at one thread per caller: each core of ours multiplies its own piece.
+
+    `threadpoolctl` finds the libraries once; its own context manager would look for them, and read
+    all their properties, at every convolution.
+    """
+    changed = []
+    try:
+        for library in _blas_libraries():
+            threads = library.get_num_threads()
+            if threads != 1:
+                library.set_num_threads(1)
+                changed.append((library, threads))
+        yield
+    finally:
+        for library, threads in changed:
+            library.set_num_threads(threads)
+
+
+@intrinsic
+def _call_gemm(
+    typing_context, address, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc
+):
+    """Call the Fortran GEMM at `address`; extents are int32, `a`, `b`, `c` are arrays."""
+    signature = types.void(
+        types.intp,
+        types.uint8,
+        types.uint8,
+        *[types.int32] * 3,
+        alpha,
+        a,
+        types.int32,
+        b,
+        types.int32,
+        beta,
+        c,
+        types.int32,
+    )
+
+    def codegen(context, builder, signature, arguments):
+        pointers = []
+        for kind, value in zip(signature.args[1:], arguments[1:], strict=True):
+            if isinstance(kind, types.Array):
+                array = cgutils.create_struct_proxy(kind)(context, builder, value)
+                pointers.append(array.data)
+            else:  # Fortran takes every argument by reference
+                pointers.append(cgutils.alloca_once_value(builder, value))
+        function = ir.FunctionType(ir.VoidType(), [pointer.type for pointer in pointers])
+        builder.call(builder.inttoptr(arguments[0], function.as_pointer()), pointers)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+_N, _T = np.uint8(ord("N")), np.uint8(ord("T"))
+
+
+@njit(cache=True, nogil=True)
+def gemm(address, a, trans_a, b, trans_b, beta, c, m, n, k, lda, ldb, ldc):
+    """Compute ``c = a b + beta c`` for row-major blocks.
+
+    The blocks begin at the first elements of the arrays: `a` is m x k (k x m if `trans_a`), `b` is
+    k x n (n x k if `trans_b`), `c` is m x n; `lda`, `ldb` and `ldc` are the distances of their rows.
+    BLAS counts columns first and sees every block transposed: c^T = b^T a^T.
+    """
+    _call_gemm(
+        address,
+        _T if trans_b else _N,
+        _T if trans_a else _N,
+        np.int32(n),
+        np.int32(m),
+        np.int32(k),
+        c.dtype.type(1),
+        b,
+        np.int32(ldb),
+        a,
+        np.int32(lda),
+        c.dtype.type(beta),
+        c,
+        np.int32(ldc),
+    )

@@ -1,0 +1,157 @@
+"""Block sizes: the number, and the cache it fills.
+
+The pipeline multiplies blocks of MC filters, NC pixels and KC taps.  Per core it keeps two panels
+(one being lowered, one being multiplied) and one product, each a quarter of the L2 cache; the last
+quarter is left to the rows of the image and of the filters that pass by.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from lowerconv.machine.topology import read_topology
+from lowerconv.problem import ConvProblem
+
+#                       what it fills, and why not more or less
+L2_SHARE = 4  #         two panels, the product, and what streams through: a quarter of L2 each
+PANEL_MAX = 256 * 1024  # bytes, however large L2 is: the workspace stays below 1 MiB per core
+NC_MAX = 512  #         pixels beyond which a wider product no longer helps BLAS
+KC_MAX = 512  #         taps beyond which BLAS cuts the sum by itself
+PARTIAL_MAX = 4 * 2**20  # bytes of partial weight gradients, all together
+SPLITS_MAX = 32  #      partial weight gradients: enough tasks for many cores, few to add up
+
+# Prices, in floating-point operations of a core, by which blockings are compared.
+LOWER = 32.0  #         to lower one element into L2 (about a quarter of a nanosecond)
+PACK = 24.0  #          for BLAS to pack one element of an operand
+STORE = 32.0  #         to write one element of the product once more
+CALL = 60e3  #          to call BLAS and go round the loop (about half a microsecond)
+
+
+class Blocking(NamedTuple):
+    """MC filters x NC pixels x KC taps per product; `tasks` pieces of work for the cores.
+
+    `KC` is what a panel holds of the sum; it and `splits` fix the order of additions, and so do not
+    depend on the number of threads.
+    """
+
+    MC: int
+    NC: int
+    KC: int
+    tasks: int
+    splits: int = 1
+
+
+@lru_cache
+def panel_bytes() -> int:
+    """Return the size of one panel: a quarter of one core's share of the L2 cache."""
+    topology = read_topology()
+    shares = [
+        cache.bytes // max(1, sum(1 for core in topology.cores if set(core) & set(cache.cpus)))
+        for cache in topology.caches
+        if cache.level == 2 and cache.kind != "instruction"
+    ]
+    return min(PANEL_MAX, min(shares, default=topology.cache_bytes(2)) // L2_SHARE)
+
+
+def _cuts(extent: int, most: int) -> list[int]:
+    """Return sizes of equal blocks of `extent`, none above `most`, from large to small."""
+    fewest = -(-extent // max(1, most))
+    counts = [fewest + more for more in range(8)] + [fewest * f for f in (4, 8, 16, 32, 64, 128)]
+    return sorted({-(-extent // min(count, extent)) for count in counts}, reverse=True)
+
+
+def _busiest(tasks: int, threads: int, per_task: float) -> float:
+    """Return the time of the core with the most tasks."""
+    return -(-tasks // threads) * per_task
+
+
+def forward_blocking(problem: ConvProblem, threads: int) -> Blocking:
+    """Blocks of ``y = w . col(x)``: tasks are MC filters x NC pixels, summed over panels of KC."""
+    items = panel_bytes() // problem.dtype.itemsize
+    m, n, k = problem.gemm_shape("forward")
+    KC = _cuts(k, min(KC_MAX, items // 16))[0]
+    panels = -(-k // KC)
+
+    def price(MC: int, NC: int) -> tuple[float, Blocking]:
+        tasks = problem.groups * -(-m // MC) * -(-n // NC)
+        per_task = (
+            (2.0 * MC + LOWER + PACK) * NC * k
+            + PACK * MC * k
+            + STORE * MC * NC * panels
+            + CALL * panels
+        )
+        return _busiest(tasks, threads, per_task), Blocking(MC, NC, KC, tasks)
+
+    blockings = [
+        price(MC, NC)
+        for NC in _cuts(n, min(NC_MAX, items // KC))
+        for MC in _cuts(m, items // NC)
+    ]
+    return min(blockings, key=lambda priced: priced[0])[1]
+
+
+def pixel_tiles(problem: ConvProblem, most: int) -> int:
+    """Return the pixels of a tile: a part of one image, or several whole images."""
+    pixels = problem.P * problem.Q
+    if pixels > most:
+        return _cuts(pixels, most)[0]
+    return pixels * max(1, min(problem.N, most // pixels))
+
+
+def weight_grad_blocking(problem: ConvProblem, threads: int) -> Blocking:
+    """Blocks of ``dw = dy . col(x)^T``: tasks are MC filters x KC taps, summed over tiles of NC.
+
+    Where the filters are small there are few such tasks: then the sum over pixels is cut into
+    `splits` parts with results of their own, which are added in a fixed order at the end.
+    """
+    items = panel_bytes() // problem.dtype.itemsize
+    m, k, n = problem.gemm_shape("weight_grad")
+    NC = pixel_tiles(problem, NC_MAX)
+    tiles = -(-n // NC)
+    dw_bytes = problem.K * k * problem.dtype.itemsize
+    splits = max(1, min(PARTIAL_MAX // dw_bytes, SPLITS_MAX, tiles // 2))
+
+    def price(MC: int, KC: int) -> tuple[float, Blocking]:
+        tasks = splits * problem.groups * -(-m // MC) * -(-k // KC)
+        per_tile = (2.0 * MC + LOWER + PACK) * KC * NC + PACK * MC * NC + STORE * MC * KC + CALL
+        per_task = per_tile * -(-tiles // splits)
+        return _busiest(tasks, threads, per_task), Blocking(MC, NC, KC, tasks, splits)
+
+    blockings = [
+        price(MC, KC) for KC in _cuts(k, items // NC) for MC in _cuts(m, items // NC)
+    ]
+    return min(blockings, key=lambda priced: priced[0])[1]
+
+
+def input_grad_blocking(problem: ConvProblem, threads: int) -> Blocking:
+    """Blocks of ``dcol = w^T . dy``: tasks are whole channels (KC taps) of MC images.
+
+    A task owns its part of dx, so that overlapping taps can be added without locks.  Tiles of NC
+    pixels are multiplied one after the other; a tile of several images takes its rows of dy
+    through a gathered copy.
+    """
+    items = panel_bytes() // problem.dtype.itemsize
+    taps = problem.R * problem.S
+    channels = problem.C // problem.groups
+    filters = problem.K // problem.groups
+    NC = pixel_tiles(problem, max(1, min(NC_MAX, items // taps)))
+    images_per_tile = max(1, NC // (problem.P * problem.Q))
+    image_tiles = -(-problem.N // images_per_tile)
+
+    def price(tiles: int, KC: int) -> tuple[float, Blocking]:
+        MC = tiles * images_per_tile
+        tasks = problem.groups * -(-channels * taps // KC) * -(-problem.N // MC)
+        columns = MC * problem.P * problem.Q
+        calls = -(-columns // NC)
+        per_task = (2.0 * filters + LOWER) * KC * columns + PACK * filters * (
+            columns + KC * calls
+        )
+        return _busiest(tasks, threads, per_task + CALL * calls), Blocking(MC, NC, KC, tasks)
+
+    blockings = [
+        price(tiles, block * taps)
+        for tiles in _cuts(image_tiles, 64)
+        for block in _cuts(channels, items // (taps * NC))
+    ]
+    return min(blockings, key=lambda priced: priced[0])[1]

@@ -1,0 +1,91 @@
+"""What the CPU is called and which instructions it has, as LLVM sees it."""
+
+import platform
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+import llvmlite.binding as llvm
+
+from lowerconv.machine.topology import read_or_none
+
+# What a compiler needs of an instruction set before it can use its full-width registers.
+_NEEDS = {
+    # Foundation alone (the first Xeon Phi) has neither masked bytes nor the short vectors that
+    # LLVM mixes in.
+    "avx512": ("avx512f", "avx512dq", "avx512vl", "avx512bw"),
+    "avx2": ("avx2", "fma"),
+    "sse": ("sse2",),
+    "neon": ("neon",),
+}
+# Some hosts tell LLVM no features; these every CPU of the architecture has.
+_BASELINE = {"x86_64": "sse", "amd64": "sse", "aarch64": "neon", "arm64": "neon"}
+
+# Those that matter to convolutions: vector width, fused and reduced-precision arithmetic.
+_NOTABLE = (
+    *("sse4.2", "avx", "f16c", "fma", "avx2", "avxvnni"),
+    *("avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512vnni", "avx512bf16", "avx512fp16"),
+    *("avx10.1", "avx10.2", "amx-tile", "amx-int8", "amx-bf16", "amx-fp16"),
+    *("neon", "dotprod", "fullfp16", "bf16", "i8mm", "sve", "sve2", "sme", "sme2"),
+)
+
+
+@lru_cache
+def host_features() -> Mapping[str, bool]:
+    """Features of this CPU by LLVM's names; empty where LLVM cannot tell."""
+    try:
+        return llvm.get_host_cpu_features()
+    except RuntimeError:
+        return {}
+
+
+def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Name of the CPU as its maker writes it, else as LLVM does (``"neoverse-n1"``).
+
+    Parameters
+    ----------
+    cpuinfo : Path
+        The kernel's description of the CPUs.
+    """
+    for line in (read_or_none(cpuinfo) or "").splitlines():
+        key, _, name = line.partition(":")
+        if key.strip().lower() == "model name" and name.strip():
+            return " ".join(name.split())
+    return llvm.get_host_cpu_name() or platform.processor() or "unknown"
+
+
+def instruction_set(
+    features: Mapping[str, bool] | None = None, architecture: str | None = None
+) -> str:
+    """Widest vector instruction set that microkernels can be generated for.
+
+    Parameters
+    ----------
+    features : mapping of str to bool, optional
+        By LLVM's names. Default: those of this CPU.
+    architecture : str, optional
+        As ``platform.machine()`` names it, which is the default.
+
+    Returns
+    -------
+    str
+        ``"avx512"`` (16 floats, 32 registers), ``"avx2"`` (8 floats, 16 registers, FMA), ``"sse"``
+        (4 floats, 16 registers), ``"neon"`` (4 floats, 32 registers, FMA) or ``"generic"``.
+    """
+    features = host_features() if features is None else features
+    for name, needed in _NEEDS.items():
+        if all(features.get(feature, False) for feature in needed):
+            return name
+    return _BASELINE.get((architecture or platform.machine()).lower(), "generic")
+
+
+def notable_features(features: Mapping[str, bool] | None = None) -> tuple[str, ...]:
+    """Those features of the CPU that matter to convolutions, by LLVM's names.
+
+    Parameters
+    ----------
+    features : mapping of str to bool, optional
+        Default: those of this CPU.
+    """
+    features = host_features() if features is None else features
+    return tuple(name for name in _NOTABLE if features.get(name, False))

@@ -1,0 +1,62 @@
+"""How much memory this process could ever have."""
+
+import os
+import sys
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from lowerconv.machine.topology import CGROUP, PROC_CGROUP, control_groups, read_or_none
+
+try:
+    import resource
+except ImportError:  # Windows has no resource limits
+    resource = None  # type: ignore[assignment]
+
+
+@lru_cache
+def memory_limit(cgroup: Path = CGROUP, proc: Path = PROC_CGROUP) -> int:
+    """Bytes that this process could ever have: what needs more fails for certain.
+
+    Read once: a call costs nothing after the first, and limits set later are not seen
+    (``memory_limit.cache_clear()`` forgets).
+
+    Parameters
+    ----------
+    cgroup, proc : Path
+        As for `lowerconv.machine.topology.control_groups`.
+
+    Returns
+    -------
+    int
+        The smallest of the physical memory, the limits of the control groups on the path from the
+        process's own to the root (versions 1 and 2), and the resource limits on address space and
+        data. ``sys.maxsize`` where nothing is known, so that nothing is refused by mistake.
+    """
+    bounds = [*_group_limits(cgroup, proc), *_resource_limits()]
+    return min([sys.maxsize, *filter(None, [physical_memory(), *bounds])])
+
+
+def physical_memory() -> int | None:
+    """Bytes of memory in this machine; None where the system does not tell."""
+    try:
+        nbytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+    return nbytes if nbytes > 0 else None
+
+
+def _group_limits(cgroup: Path, proc: Path) -> Iterator[int]:
+    for group in control_groups("memory", cgroup, proc):
+        for name in ("memory.max", "memory.limit_in_bytes"):  # version 2, version 1
+            limit = read_or_none(group / name) or ""
+            if limit.isdecimal():  # version 2 says "max" for none; version 1 a number near 2**63
+                yield int(limit)
+
+
+def _resource_limits() -> Iterator[int]:
+    for name in ("RLIMIT_AS", "RLIMIT_DATA"):
+        if hasattr(resource, name):
+            soft, _ = resource.getrlimit(getattr(resource, name))
+            if soft != resource.RLIM_INFINITY and soft > 0:
+                yield soft

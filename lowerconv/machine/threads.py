@@ -1,0 +1,74 @@
+"""How many threads the kernels use, and the one door through which parallel kernels are entered."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numba
+
+from lowerconv.checks import integer
+from lowerconv.machine.topology import usable_threads
+
+_num_threads: int | None = None
+_lock = threading.RLock()
+
+
+def _renew_lock() -> None:
+    """Give a forked child a lock of its own: its parent's may be held by a thread it lacks."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+def get_num_threads() -> int:
+    """Return the number of threads that kernels run on.
+
+    Until :func:`set_num_threads` is called it is the number of cores this process may use (affinity
+    mask and CPU quota counted), but no more than numba was started with (``NUMBA_NUM_THREADS``).
+    """
+    global _num_threads
+    if _num_threads is None:
+        _num_threads = min(usable_threads(), numba.config.NUMBA_NUM_THREADS)
+    return _num_threads
+
+
+def set_num_threads(n: int) -> None:
+    """Set the number of threads that kernels run on.
+
+    Parameters
+    ----------
+    n : int
+        From 1 to ``NUMBA_NUM_THREADS``, which numba reads when it is imported (the number of CPUs
+        unless the environment says otherwise).
+
+    Raises
+    ------
+    TypeError, ValueError
+        `n` is no integer, or out of that range.
+    """
+    global _num_threads
+    n = integer(n, "n", 1)
+    if n > numba.config.NUMBA_NUM_THREADS:
+        raise ValueError(
+            f"n: got {n} threads, expected at most {numba.config.NUMBA_NUM_THREADS}; set the "
+            "environment variable NUMBA_NUM_THREADS before Python starts to allow more"
+        )
+    _num_threads = n
+
+
+@contextmanager
+def parallel_region(threads: int) -> Iterator[None]:
+    """Enter compiled parallel code, to run on `threads` threads.
+
+    One Python thread at a time: numba's workqueue threading layer aborts the process when two enter
+    it, and whoever is inside owns the shared workspace.
+    """
+    with _lock:
+        numba.set_num_threads(threads)
+        yield

@@ -1,0 +1,56 @@
+"""The one scratch buffer of the process.
+
+Every convolution uses the same buffer, grown to the largest one asked for, so that memory does not
+grow with every new shape, and pages are faulted in once instead of at every call.  Its user is
+whoever is inside `threads.parallel_region`.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from lowerconv.machine.memory import memory_limit
+
+LINE = 64  # bytes: pieces begin on cache lines of their own
+
+_buffer = np.empty(0, np.uint8)
+
+
+def check_bytes(needed: int, what: str) -> None:
+    """Raise MemoryError if `needed` bytes cannot exist on this machine."""
+    limit = memory_limit()
+    if needed > limit:
+        raise MemoryError(f"{what}: {needed:,} bytes are needed, this process can have {limit:,}")
+
+
+def rounded(items: int, dtype: np.dtype) -> int:
+    """Return `items` rounded up to whole cache lines."""
+    per_line = LINE // dtype.itemsize
+    return -(-items // per_line) * per_line
+
+
+def workspace(items: int, dtype: np.dtype) -> np.ndarray:
+    """Return `items` items of scratch memory, aligned to cache lines; their contents are undefined."""
+    global _buffer
+    needed = items * dtype.itemsize
+    if needed + LINE > _buffer.size:
+        _buffer = np.empty(0, np.uint8)  # the old one first, so that both never coexist
+        _buffer = np.empty(needed + LINE, np.uint8)
+    start = -_buffer.ctypes.data % LINE
+    return _buffer[start : start + needed].view(dtype)
+
+
+def carve(scratch: np.ndarray, *shapes: tuple[int, ...]) -> list[np.ndarray]:
+    """Cut arrays of the given shapes from `scratch`, each beginning on a cache line."""
+    pieces, start = [], 0
+    for shape in shapes:
+        pieces.append(scratch[start : start + prod(shape)].reshape(shape))
+        start += rounded(prod(shape), scratch.dtype)
+    return pieces
+
+
+def carved_items(dtype: np.dtype, *shapes: tuple[int, ...]) -> int:
+    """Return the items that `carve` takes for these shapes."""
+    return sum(rounded(prod(shape), dtype) for shape in shapes)

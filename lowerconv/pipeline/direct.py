@@ -1,0 +1,78 @@
+"""Simple convolution over cores: every row of the result (or filter) is one piece of work."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, prange
+
+from lowerconv.kernels.direct import forward_row, input_grad_row, weight_grad_filter
+from lowerconv.problem import ConvProblem, Op
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _forward(x, w, bias, relu, groups, geometry, y):
+    N, K, P, Q = y.shape
+    for piece in prange(N * K * P):
+        n, k, p = piece // (K * P), piece // P % K, piece % P
+        row = y[n, k, p]
+        forward_row(x, w, n, k, p, groups, geometry, row)
+        shift = bias[k] if bias.size else y.dtype.type(0)
+        for q in range(Q):
+            value = row[q] + shift
+            row[q] = y.dtype.type(0) if relu and value < 0 else value
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _input_grad(dy, w, groups, geometry, dx):
+    N, C, H, _ = dx.shape
+    for piece in prange(N * C * H):
+        n, c, h = piece // (C * H), piece // H % C, piece % H
+        input_grad_row(dy, w, n, c, h, groups, geometry, dx[n, c, h])
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _weight_grad(dy, x, groups, geometry, dw):
+    K, C = dw.shape[0], dw.shape[1]
+    for piece in prange(K * C):
+        k, c = piece // C, piece % C
+        weight_grad_filter(dy, x, k, c, groups, geometry, dw[k, c])
+
+
+class Direct:
+    """The loop nest, without lowering and without workspace: slow, short, and the oracle."""
+
+    name = "direct"
+
+    def __init__(self, problem: ConvProblem, op: Op, threads: int) -> None:
+        self.problem = problem
+        self.workspace_items = 0
+        pieces = {
+            "forward": f"{problem.N * problem.K * problem.P} rows of y",
+            "input_grad": f"{problem.N * problem.C * problem.H} rows of dx",
+            "weight_grad": f"{problem.K * problem.C // problem.groups} filter planes of dw",
+        }
+        self.blocking = {"pieces": pieces[op]}
+
+    def forward(
+        self,
+        x: np.ndarray,
+        w: np.ndarray,
+        bias: np.ndarray,
+        relu: bool,
+        y: np.ndarray,
+        workspace: np.ndarray,
+    ) -> None:
+        """Compute `y`; an empty `bias` stands for none."""
+        _forward(x, w, bias, relu, self.problem.groups, self.problem.geometry, y)
+
+    def input_grad(
+        self, dy: np.ndarray, w: np.ndarray, dx: np.ndarray, workspace: np.ndarray
+    ) -> None:
+        """Compute `dx`."""
+        _input_grad(dy, w, self.problem.groups, self.problem.geometry, dx)
+
+    def weight_grad(
+        self, dy: np.ndarray, x: np.ndarray, dw: np.ndarray, workspace: np.ndarray
+    ) -> None:
+        """Compute `dw`."""
+        _weight_grad(dy, x, self.problem.groups, self.problem.geometry, dw)

@@ -1,0 +1,134 @@
+"""Lowering convolution: the whole layer is lowered to one matrix, then multiplied.
+
+The lowered matrix is R*S times the size of the image batch.  Writing and reading it is bound by
+memory, the product by arithmetic: two bottlenecks, met one after the other.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, prange
+
+from lowerconv.kernels.epilogue import gather, store
+from lowerconv.kernels.im2col import lower, raise_add
+from lowerconv.machine.workspace import carve, carved_items
+from lowerconv.pipeline.gemm import multiply
+from lowerconv.problem import ConvProblem, Op
+
+PIXELS_PER_PIECE = 4096  # of one row of the lowered matrix: a few pages, copied at a stretch
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _lower_all(x, geometry, col):
+    rows, pixels = col.shape
+    blocks = (pixels + PIXELS_PER_PIECE - 1) // PIXELS_PER_PIECE
+    for piece in prange(rows * blocks):
+        k, j0 = piece // blocks, piece % blocks * PIXELS_PER_PIECE
+        j1 = min(j0 + PIXELS_PER_PIECE, pixels)
+        # Rows of all groups follow each other, so k counts the taps of the whole image.
+        lower(x, 0, k, k + 1, j0, j1, geometry, col[k : k + 1], j0)
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _raise_all(col, geometry, dx):
+    N, C, H, W = dx.shape
+    taps = geometry.R * geometry.S
+    pixels = geometry.P * geometry.Q
+    for piece in prange(N * C):
+        n, c = piece // C, piece % C
+        dx[n, c] = 0
+        block = col[c * taps : (c + 1) * taps]
+        raise_add(block, n * pixels, c, 0, taps, 0, pixels, geometry, dx[n : n + 1])
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _store_all(product, bias, relu, y):
+    N, K, pixels = y.shape
+    for piece in prange(N * K):
+        n, k = piece // K, piece % K
+        store(product[k : k + 1], n * pixels, k, k + 1, 0, pixels, bias, relu, y[n : n + 1])
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _gather_all(y, matrix):
+    N, K, pixels = y.shape
+    for piece in prange(N * K):
+        n, k = piece // K, piece % K
+        gather(y[n : n + 1], k, k + 1, 0, pixels, matrix[k : k + 1], n * pixels)
+
+
+class Lowering:
+    """im2col of the whole layer, one GEMM (one per group), and col2im for the input gradient."""
+
+    name = "lowering"
+
+    def __init__(self, problem: ConvProblem, op: Op, threads: int) -> None:
+        self.problem = problem
+        self.threads = threads
+        pixels = problem.N * problem.P * problem.Q
+        self.col_shape = (problem.C * problem.R * problem.S, pixels)
+        # The product of a batch is a matrix in (K, N) order; of one image it is y itself.
+        self.matrix_shape = (problem.K, pixels if problem.N > 1 else 0)
+        self.workspace_items = carved_items(problem.dtype, self.col_shape, self.matrix_shape)
+        self.blocking = {"lowered matrix": "{} x {}".format(*self.col_shape)}
+
+    def _carve(self, workspace: np.ndarray) -> list[np.ndarray]:
+        return carve(workspace, self.col_shape, self.matrix_shape)
+
+    def _as_matrix(self, y: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+        """Return `y` in matrix order, (K, pixels of the batch)."""
+        N, K = y.shape[:2]
+        if N == 1:
+            return y.reshape(K, -1)
+        _gather_all(y.reshape(N, K, -1), matrix)
+        return matrix
+
+    def forward(
+        self,
+        x: np.ndarray,
+        w: np.ndarray,
+        bias: np.ndarray,
+        relu: bool,
+        y: np.ndarray,
+        workspace: np.ndarray,
+    ) -> None:
+        """Compute `y`; an empty `bias` stands for none."""
+        N, K = y.shape[:2]
+        col, matrix = self._carve(workspace)
+        product = y.reshape(K, -1) if N == 1 else matrix
+        _lower_all(x, self.problem.geometry, col)
+        multiply(
+            w.reshape(K, -1), col, product, threads=self.threads, groups=self.problem.groups
+        )
+        if N > 1 or relu or bias.size:
+            _store_all(product, bias, relu, y.reshape(N, K, -1))
+
+    def input_grad(
+        self, dy: np.ndarray, w: np.ndarray, dx: np.ndarray, workspace: np.ndarray
+    ) -> None:
+        """Compute `dx`."""
+        col, matrix = self._carve(workspace)
+        multiply(
+            w.reshape(len(w), -1),
+            self._as_matrix(dy, matrix),
+            col,
+            threads=self.threads,
+            trans_a=True,
+            groups=self.problem.groups,
+        )
+        _raise_all(col, self.problem.geometry, dx)
+
+    def weight_grad(
+        self, dy: np.ndarray, x: np.ndarray, dw: np.ndarray, workspace: np.ndarray
+    ) -> None:
+        """Compute `dw`."""
+        col, matrix = self._carve(workspace)
+        _lower_all(x, self.problem.geometry, col)
+        multiply(
+            self._as_matrix(dy, matrix),
+            col,
+            dw.reshape(len(dw), -1),
+            threads=self.threads,
+            trans_b=True,
+            groups=self.problem.groups,
+        )

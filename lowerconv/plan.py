@@ -1,0 +1,372 @@
+"""`ConvPlan`: every choice about a convolution made once, then cheap to run many times."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import prod
+from typing import Any, cast
+
+import numpy as np
+
+from lowerconv.checks import Pair, integer, pair
+from lowerconv.kernels.blas import single_threaded_blas
+from lowerconv.machine.threads import get_num_threads, parallel_region
+from lowerconv.machine.workspace import check_bytes, workspace
+from lowerconv.pipeline import PIPELINES, choose
+from lowerconv.problem import OPS, Op, conv_problem
+
+PLANS = 512  # kept by `cached_plan`: plans are small, the workspace is not theirs
+
+#        pass:          its operands and its result, as the public functions name them
+NAMES = {
+    "forward": ("x", "w", "y"),
+    "input_grad": ("dy", "w", "dx"),
+    "weight_grad": ("dy", "x", "dw"),
+}
+
+
+def algorithms() -> tuple[str, ...]:
+    """Return the names that ``algorithm=`` takes, beside ``"auto"``."""
+    return tuple(PIPELINES)
+
+
+class _Alias:
+    """The memory of an array, offered as if it were writable; keeps the array alive."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+        interface = dict(array.__array_interface__)
+        interface["data"] = (interface["data"][0], False)
+        self.__array_interface__ = interface
+
+
+def _contiguous(array: np.ndarray, name: str) -> np.ndarray:
+    """Return `array` in C order, aligned, and of the one type that kernels are compiled for.
+
+    Numba compiles a kernel anew for each kind of array: so read-only arrays come as a writable
+    alias of the same memory (inputs are never written), and all others as a copy in C order.
+    """
+    flags = array.flags
+    if flags.c_contiguous and flags.aligned:
+        return np.asarray(array) if flags.writeable else np.asarray(_Alias(array))
+    check_bytes(array.size * array.itemsize, f"{name}: a contiguous copy")
+    return np.array(array, order="C", subok=False)
+
+
+class ConvPlan:
+    """One convolution pass, decided: algorithm, blocking, threads and workspace.
+
+    Made by :func:`lowerconv.plan_conv2d`.  Call it with the arrays of its pass, ``plan(x, w[,
+    bias])``, ``plan(dy, w)`` or ``plan(dy, x)``, and optionally ``out=``.  A plan may be called
+    from several Python threads; the calls follow each other.
+
+    Attributes
+    ----------
+    problem : ConvProblem
+    op : str
+        "forward", "input_grad" or "weight_grad".
+    algorithm : str
+        The one that runs, never "auto".
+    threads : int
+        Those of :func:`lowerconv.get_num_threads` when the plan was made.
+    workspace_bytes : int
+        Scratch memory for all threads together; all plans share one buffer.
+    """
+
+    def __init__(
+        self,
+        x_shape: Any,
+        w_shape: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: Any = 1,
+        *,
+        op: str = "forward",
+        dtype: Any = "float32",
+        algorithm: str = "auto",
+        bias: bool = False,
+        activation: str | None = None,
+        names: tuple[str, str] = ("x_shape", "w_shape"),
+    ) -> None:
+        if op not in OPS:
+            raise ValueError(f"op: got {op!r}, expected one of {', '.join(map(repr, OPS))}")
+        if algorithm != "auto" and algorithm not in PIPELINES:
+            known = ", ".join(map(repr, ("auto", *PIPELINES)))
+            raise ValueError(f"algorithm: got {algorithm!r}, expected one of {known}")
+        if activation not in (None, "relu"):
+            raise ValueError(f"activation: got {activation!r}, expected None or 'relu'")
+        if op != "forward" and (bias or activation):
+            raise ValueError(f"op: got {op!r} with a bias or an activation, expected 'forward'")
+        single = isinstance(x_shape, (tuple, list)) and len(x_shape) == 3
+        problem = conv_problem(
+            (1, *x_shape) if single else x_shape,
+            w_shape,
+            stride,
+            padding,
+            dilation,
+            groups,
+            dtype,
+            names=names,
+        )
+        self.problem = problem
+        self.op = cast(Op, op)
+        self.bias = bool(bias)
+        self.activation = activation
+        self.threads = get_num_threads()
+
+        shapes = {
+            "x": problem.x_shape,
+            "w": problem.w_shape,
+            "y": problem.y_shape,
+        }
+        shapes |= {"d" + name: shape for name, shape in shapes.items()}
+        self._names = NAMES[op]
+        self._full_shapes = tuple(shapes[name] for name in self._names)
+        # What the caller passes: images without the batch extent where x_shape had none.
+        self._shapes = tuple(
+            shape[1:] if single and name[-1] != "w" else shape
+            for name, shape in zip(self._names, self._full_shapes, strict=True)
+        )
+        itemsize = problem.dtype.itemsize
+        check_bytes(prod(self._full_shapes[2]) * itemsize, f"{self._names[2]} {self._shapes[2]}")
+
+        if algorithm == "auto":
+            self.algorithm, self.reason = choose(problem, self.op, self.threads)
+        else:
+            self.algorithm, self.reason = algorithm, "asked for"
+        if problem.N:
+            self._pipeline = PIPELINES[self.algorithm](problem, self.op, self.threads)
+            self.workspace_bytes = self._pipeline.workspace_items * itemsize
+            check_bytes(self.workspace_bytes, f"workspace of algorithm {self.algorithm!r}")
+        else:
+            self.workspace_bytes = 0
+        self._no_bias = np.empty(0, problem.dtype)
+
+    def __call__(self, *operands: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Run the pass.
+
+        Parameters
+        ----------
+        *operands : ndarray
+            ``x, w`` (and ``bias`` if planned), ``dy, w`` or ``dy, x``, of the planned shapes and
+            dtype, in any memory layout.  They are not changed.
+        out : ndarray, optional
+            Where to put the result: its shape and dtype, any layout, no memory in common with an
+            operand.
+
+        Returns
+        -------
+        ndarray
+            The result; `out` where it is given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An operand or `out` that does not fit the plan; nothing has been written.
+        """
+        expected = 3 if self.bias else 2
+        if len(operands) != expected:
+            raise TypeError(
+                f"plan: got {len(operands)} arrays, expected {expected}: "
+                + ", ".join(self._names[:2] + (("bias",) if self.bias else ()))
+            )
+        for name, array, shape in zip(self._names, operands[:2], self._shapes, strict=False):
+            self._check(name, array, shape)
+        if self.bias:
+            self._check("bias", operands[2], (self.problem.K,))
+        if out is not None:
+            self._check_out(out, operands)
+
+        result_shape = self._shapes[2]
+        dtype = self.problem.dtype
+        if self.problem.N == 0:
+            result = np.zeros(result_shape, dtype) if out is None else out
+            result[...] = 0
+            return result
+        first, second = (
+            _contiguous(array, name).reshape(shape)
+            for array, name, shape in zip(operands[:2], self._names, self._full_shapes, strict=False)
+        )
+        bias = _contiguous(operands[2], "bias") if self.bias else self._no_bias
+        direct = out is not None and out.flags.c_contiguous and out.flags.aligned
+        result = np.asarray(out) if direct else np.empty(result_shape, dtype)
+        target = result.reshape(self._full_shapes[2])
+        with parallel_region(self.threads), single_threaded_blas():
+            scratch = workspace(self._pipeline.workspace_items, dtype)
+            if self.op == "forward":
+                relu = self.activation == "relu"
+                self._pipeline.forward(first, second, bias, relu, target, scratch)
+            elif self.op == "input_grad":
+                self._pipeline.input_grad(first, second, target, scratch)
+            else:
+                self._pipeline.weight_grad(first, second, target, scratch)
+        if out is None:
+            return result
+        if not direct:
+            out[...] = result
+        return out
+
+    def _check(self, name: str, array: Any, shape: tuple[int, ...]) -> None:
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{name}: got {type(array).__name__}, expected a numpy array")
+        if array.dtype != self.problem.dtype:
+            raise TypeError(f"{name}: got dtype {array.dtype}, expected {self.problem.dtype}")
+        if array.shape != shape:
+            raise ValueError(f"{name}: got shape {array.shape}, expected {shape}")
+
+    def _check_out(self, out: Any, operands: tuple[np.ndarray, ...]) -> None:
+        self._check("out", out, self._shapes[2])
+        if not out.flags.writeable:
+            raise ValueError("out: got a read-only array, expected a writable one")
+        for extent, step in zip(out.shape, out.strides, strict=True):
+            if step == 0 and extent > 1:
+                raise ValueError("out: got elements that share memory, expected one cell for each")
+        for name, operand in zip((*self._names[:2], "bias"), operands, strict=False):
+            # The bounds first: the exact question can be expensive.
+            if np.may_share_memory(out, operand) and _overlap(out, operand):
+                raise ValueError(f"out: got memory of {name}, expected memory of its own")
+
+    def explain(self) -> str:
+        """Return what was chosen and why, a line each."""
+        p = self.problem
+        (top, bottom), (left, right) = p.padding
+        m, n, k = p.gemm_shape(self.op)
+        lines = {
+            "pass": self.op,
+            "image": f"N={p.N} C={p.C} H={p.H} W={p.W}, {p.dtype}",
+            "filters": f"K={p.K} R={p.R} S={p.S}, stride {p.stride}, dilation {p.dilation}, "
+            f"padding {top, bottom}, {left, right}, groups {p.groups}",
+            "output": f"P={p.P} Q={p.Q}, {p.flops / 1e6:,.1f} MFLOP",
+            "as a GEMM": f"m={m} n={n} k={k}" + (f", {p.groups} times" if p.groups > 1 else ""),
+            "algorithm": f"{self.algorithm}: {self.reason}",
+            "threads": str(self.threads),
+            "workspace": f"{self.workspace_bytes:,} bytes for all threads",
+        }
+        if p.N:
+            lines |= self._pipeline.blocking
+        if self.bias or self.activation:
+            lines["epilogue"] = ", ".join(
+                (["bias"] if self.bias else []) + ([self.activation] if self.activation else [])
+            )
+        width = max(map(len, lines))
+        return "\n".join(f"{name:<{width}}  {text}" for name, text in lines.items())
+
+    def __repr__(self) -> str:
+        shapes = " ".join(map(str, self._shapes))
+        return f"<ConvPlan {self.op} {shapes} {self.algorithm} on {self.threads} threads>"
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
+    try:
+        return np.shares_memory(a, b, max_work=10_000)
+    except np.exceptions.TooHardError:
+        return True  # cannot be told in reasonable time, so it is not taken
+
+
+def plan_conv2d(
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, int, int, int],
+    stride: int | Pair = 1,
+    padding: Any = 0,
+    dilation: int | Pair = 1,
+    groups: int = 1,
+    *,
+    op: str = "forward",
+    dtype: Any = "float32",
+    algorithm: str = "auto",
+    bias: bool = False,
+    activation: str | None = None,
+) -> ConvPlan:
+    """Decide how to run a convolution pass, to run it many times.
+
+    Parameters
+    ----------
+    x_shape : tuple of int
+        (N, C, H, W) or (C, H, W), in pixels.
+    w_shape : tuple of int
+        (K, C/groups, R, S).
+    stride, padding, dilation, groups
+        As for :func:`lowerconv.conv2d`.
+    op : {"forward", "input_grad", "weight_grad"}
+        The pass: the plan is called as ``plan(x, w[, bias])``, ``plan(dy, w)`` or ``plan(dy, x)``.
+    dtype : dtype-like
+        float32 or float64.
+    algorithm : str
+        "auto" or one of :func:`lowerconv.algorithms`.
+    bias : bool
+        Whether the forward pass adds a bias, the third array of the call.
+    activation : {None, "relu"}
+        What the forward pass applies last.
+
+    Returns
+    -------
+    ConvPlan
+
+    Raises
+    ------
+    TypeError, ValueError
+        Arguments that do not fit together; the message names the one.
+    MemoryError
+        The result or the workspace could not exist on this machine.
+    """
+    return ConvPlan(
+        x_shape,
+        w_shape,
+        stride,
+        padding,
+        dilation,
+        groups,
+        op=op,
+        dtype=dtype,
+        algorithm=algorithm,
+        bias=bias,
+        activation=activation,
+    )
+
+
+def _key(value: Any, argument: str) -> Any:
+    """Return `value` fit for a cache key: equal keys mean equal arguments.
+
+    True, 1.0 and 1 are equal to Python and would share a plan, but only the last is an integer
+    here, so anything that is not plainly an int or a string is checked before it is looked up.
+    """
+    if type(value) is int or type(value) is str:
+        return value
+    if isinstance(value, (tuple, list)) and any(isinstance(v, (tuple, list)) for v in value):
+        return tuple(_key(v, argument) for v in value)
+    if isinstance(value, (tuple, list, np.ndarray)):
+        return pair(value, argument, -(2**63))  # its range is checked with the problem
+    return integer(value, argument, -(2**63))
+
+
+@lru_cache(maxsize=PLANS)
+def _cached_plan(
+    arguments: tuple[Any, ...], threads: int, names: tuple[str, str], options: tuple[Any, ...]
+) -> ConvPlan:
+    return ConvPlan(*arguments, names=names, **dict(options))
+
+
+def cached_plan(
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    names: tuple[str, str],
+    **options: Any,
+) -> ConvPlan:
+    """Return the plan for these arguments, from a bounded cache where it was made before."""
+    arguments = (
+        x_shape,
+        w_shape,
+        _key(stride, "stride"),
+        _key(padding, "padding"),
+        _key(dilation, "dilation"),
+        _key(groups, "groups"),
+    )
+    return _cached_plan(arguments, get_num_threads(), names, tuple(options.items()))
+
+
+plan_cache_info = _cached_plan.cache_info

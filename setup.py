@@ -1,0 +1,52 @@
+"""Package metadata; the settings of the development tools are in pyproject.toml and tox.ini."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (ROOT / "lowerconv" / "version.py").read_text(), re.M
+).group(1)
+
+# An MPI runtime with mpiexec, for machines that have none.
+MPI = ["mpich; sys_platform != 'win32'", "impi-rt; sys_platform == 'win32'"]
+PLOT = ["matplotlib>=3.7"]
+BENCH = ["pytest>=7.4", "pytest-benchmark>=4.0"]
+PEERS = ["torch>=2.2", "onnxruntime>=1.17", "onnx>=1.15"]
+TEST = ["pytest>=7.4", "hypothesis>=6.90"]
+
+setup(
+    name="lowerconv",
+    version=VERSION,
+    description="Convolutions on CPUs and CPU clusters: lowered piece by piece, pipelined on every core",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["lowerconv", "lowerconv.*"]),
+    package_data={"lowerconv": ["py.typed"], "lowerconv.data": ["embedded/*"]},
+    install_requires=[
+        "numpy>=1.24",
+        "scipy>=1.11",  # the BLAS that compiled code calls, through scipy.linalg.cython_blas
+        "numba>=0.59",
+        "threadpoolctl>=3.2",
+        "mpi4py>=4.0",
+        "rich>=13.0",  # progress bars and tables
+        "safetensors>=0.4",  # checkpoints
+        "pillow>=10.0",  # image folders
+    ],
+    extras_require={
+        "mpi": MPI,
+        "plot": PLOT,
+        "bench": BENCH + PEERS,
+        "test": TEST + BENCH + PLOT,
+    },
+    entry_points={"console_scripts": ["lowerconv = lowerconv.cli.main:main"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

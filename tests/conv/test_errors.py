@@ -1,0 +1,474 @@
+"""Wrong arguments: the type of the error, what its message says, and that nothing was written.
+
+Every message must name the argument, say what it was and say what was expected.
+"""
+
+import re
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import lowerconv as lc
+
+from .cases import ALGORITHMS, by_algorithm
+from .reference import Array
+
+# The right call that each test breaks in one place: 6 outputs from 4 inputs, in 2 groups.
+X, W, Y = (2, 4, 6, 5), (6, 2, 3, 2), (2, 6, 4, 4)
+UNTOUCHED = 7.0
+
+Arguments = dict[str, Any]
+
+
+def ones(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
+    return np.ones(shape, dtype)
+
+
+def untouched(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
+    return np.full(shape, UNTOUCHED, dtype)
+
+
+def forward(**changed: Any) -> Array:
+    given: Arguments = {"x": ones(X), "w": ones(W), "groups": 2, "out": untouched(Y)}
+    return lc.conv2d(**given | changed)
+
+
+def input_grad(**changed: Any) -> Array:
+    given: Arguments = {"dy": ones(Y), "w": ones(W), "x_shape": X, "groups": 2, "out": untouched(X)}
+    return lc.conv2d_input_grad(**given | changed)
+
+
+def weight_grad(**changed: Any) -> Array:
+    given: Arguments = {"dy": ones(Y), "x": ones(X), "w_shape": W, "groups": 2, "out": untouched(W)}
+    return lc.conv2d_weight_grad(**given | changed)
+
+
+def plan(**changed: Any) -> Any:
+    given: Arguments = {"x_shape": X, "w_shape": W, "groups": 2}
+    return lc.plan_conv2d(**given | changed)
+
+
+ENTRIES: dict[str, Callable[..., Any]] = {
+    "conv2d": forward,
+    "conv2d_input_grad": input_grad,
+    "conv2d_weight_grad": weight_grad,
+    "plan_conv2d": plan,
+}
+RESULTS: dict[Callable[..., Any], tuple[int, ...]] = {forward: Y, input_grad: X, weight_grad: W}
+
+
+class Wrong(NamedTuple):
+    """One mistake and the answer to it."""
+
+    id: str
+    changed: Arguments
+    error: type[Exception]
+    named: str  # a regular expression for the name of the argument
+    said: tuple[str, ...] = ()  # what the message says that it was, and what it should be
+
+
+def assert_refused(call: Callable[..., Any], wrong: Wrong) -> None:
+    changed = dict(wrong.changed)
+    if call is not plan:
+        changed.setdefault("out", untouched(RESULTS[call]))
+    out = changed.get("out")
+    before = deepcopy(out)
+    with pytest.raises(wrong.error) as caught:
+        call(**changed)
+    message = str(caught.value)
+    assert re.search(rf"\b({wrong.named})\b", message), message
+    for said in wrong.said:
+        assert said in message
+    assert np.array_equal(out, before)
+
+
+def by_entry(entries: dict[str, Callable[..., Any]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("call", entries.values(), ids=entries.keys())
+
+
+def by_mistake(mistakes: list[Wrong]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("wrong", mistakes, ids=[wrong.id for wrong in mistakes])
+
+
+def steps(name: str) -> list[Wrong]:
+    """What may be wrong with a stride or a dilation."""
+
+    def wrong(id: str, value: Any, error: type[Exception], *said: str) -> Wrong:
+        return Wrong(f"{name}-{id}", {name: value}, error, name, said)
+
+    return [
+        wrong("zero", 0, ValueError, "0"),
+        wrong("negative", -1, ValueError, "-1"),
+        wrong("zero-in-pair", (1, 0), ValueError, "0"),
+        wrong("triple", (1, 2, 3), ValueError, "(1, 2, 3)"),
+        wrong("single", (1,), ValueError, "(1,)"),
+        wrong("no-numbers", (), ValueError, "()"),
+        wrong("fraction", 1.5, TypeError, "1.5"),
+        wrong("whole-float", 2.0, TypeError, "2.0"),
+        wrong("numpy-float", np.float64(2), TypeError, "2.0"),
+        wrong("fraction-in-pair", (1, 1.5), TypeError, "1.5"),
+        wrong("bool", True, TypeError, "True"),
+        wrong("numpy-bool", np.True_, TypeError, "True"),
+        wrong("bool-in-pair", (True, 1), TypeError, "True"),
+        wrong("text", "2", TypeError, "'2'"),
+        wrong("none", None, TypeError, "None"),
+    ]
+
+
+GEOMETRY = [
+    *steps("stride"),
+    *steps("dilation"),
+    Wrong("padding-negative", {"padding": -1}, ValueError, "padding", ("-1",)),
+    Wrong("padding-negative-in-pair", {"padding": (0, -2)}, ValueError, "padding", ("-2",)),
+    Wrong("padding-negative-side", {"padding": ((0, 1), (-3, 0))}, ValueError, "padding", ("-3",)),
+    Wrong("padding-triple", {"padding": (1, 2, 3)}, ValueError, "padding", ("(1, 2, 3)",)),
+    Wrong("padding-one-pair", {"padding": ((1, 2),)}, ValueError, "padding", ("((1, 2),)",)),
+    Wrong("padding-three-sides", {"padding": ((1, 2, 3), (0, 0))}, ValueError, "padding"),
+    Wrong("padding-one-side", {"padding": ((1,), (0,))}, ValueError, "padding"),
+    Wrong("padding-fraction", {"padding": 0.5}, TypeError, "padding", ("0.5",)),
+    Wrong("padding-fraction-side", {"padding": ((0, 0.5), (0, 0))}, TypeError, "padding", ("0.5",)),
+    Wrong("padding-bool", {"padding": False}, TypeError, "padding", ("False",)),
+    Wrong("padding-none", {"padding": None}, TypeError, "padding", ("None",)),
+    Wrong("padding-word", {"padding": "full"}, ValueError, "padding", ("full", "same", "valid")),
+    Wrong("same-stride-2", {"padding": "same", "stride": 2}, ValueError, "padding", ("same", "2")),
+    Wrong("same-stride-1x2", {"padding": "same", "stride": (1, 2)}, ValueError, "padding", ("2",)),
+    Wrong("groups-zero", {"groups": 0}, ValueError, "groups", ("0",)),
+    Wrong("groups-negative", {"groups": -2}, ValueError, "groups", ("-2",)),
+    Wrong("groups-fraction", {"groups": 2.0}, TypeError, "groups", ("2.0",)),
+    Wrong("groups-bool", {"groups": True}, TypeError, "groups", ("True",)),
+    Wrong("groups-pair", {"groups": (2, 2)}, TypeError, "groups", ("(2, 2)",)),
+    Wrong("groups-none", {"groups": None}, TypeError, "groups", ("None",)),
+    Wrong("groups-not-dividing-inputs", {"groups": 3}, ValueError, "groups", ("3", "4")),
+    Wrong("dilated-beyond-image", {"dilation": (3, 1)}, ValueError, "w|w_shape", ("7", "6")),
+    Wrong("dilated-far-beyond", {"dilation": 2**62}, ValueError, "w|w_shape"),
+    Wrong("algorithm-unknown", {"algorithm": "fast"}, ValueError, "algorithm", ("fast", "auto")),
+]
+
+
+@by_mistake(GEOMETRY)
+@by_entry(ENTRIES)
+def test_geometry(call: Callable[..., Any], wrong: Wrong) -> None:
+    assert_refused(call, wrong)
+
+
+@by_entry(ENTRIES)
+def test_unknown_algorithm_lists_the_known(call: Callable[..., Any]) -> None:
+    assert_refused(call, Wrong("", {"algorithm": "fast"}, ValueError, "algorithm", ALGORITHMS))
+
+
+def arrays(name: str, shape: tuple[int, ...]) -> list[Wrong]:
+    """What may be wrong with any operand: all but its shape."""
+
+    def wrong(id: str, value: Any, *said: str) -> Wrong:
+        return Wrong(f"{name}-{id}", {name: value}, TypeError, name, said)
+
+    return [
+        wrong("list", ones(shape).tolist(), "list"),
+        wrong("none", None, "None"),
+        wrong("number", 1.0, "float"),
+        wrong("memoryview", memoryview(ones(shape)), "memoryview"),
+        wrong("integers", ones(shape, np.int64), "int64", "float32"),
+        wrong("bools", ones(shape, bool), "bool", "float32"),
+        wrong("half", ones(shape, np.float16), "float16", "float32"),
+        wrong("long", ones(shape, np.longdouble), np.dtype(np.longdouble).name, "float32"),
+        wrong("complex", ones(shape, np.complex64), "complex64", "float32"),
+        wrong("objects", ones(shape, object), "object", "float32"),
+        wrong("byte-swapped", ones(shape, np.dtype(np.float32).newbyteorder()), "float32"),
+    ]
+
+
+X_OR_W = "x|w|x_shape|w_shape"
+
+FORWARD = [
+    *arrays("x", X),
+    *arrays("w", W),
+    Wrong("w-of-other-dtype", {"w": ones(W, np.float64)}, TypeError, "w", ("float64", "float32")),
+    Wrong("x-of-other-dtype", {"x": ones(X, np.float64)}, TypeError, "x|w", ("float64", "float32")),
+    Wrong("x-2d", {"x": ones((6, 5))}, ValueError, "x", ("(6, 5)",)),
+    Wrong("x-5d", {"x": ones((1, *X))}, ValueError, "x", ("(1, 2, 4, 6, 5)",)),
+    Wrong("x-0d", {"x": ones(())}, ValueError, "x", ("()",)),
+    Wrong("w-3d", {"w": ones((6, 2, 3))}, ValueError, "w", ("(6, 2, 3)",)),
+    Wrong("w-5d", {"w": ones((1, *W))}, ValueError, "w", ("(1, 6, 2, 3, 2)",)),
+    Wrong("channels", {"w": ones((6, 4, 3, 2))}, ValueError, X_OR_W, ("4",)),
+    Wrong("channels-without-groups", {"groups": 1}, ValueError, X_OR_W, ("4", "2")),
+    Wrong(
+        "groups-not-dividing-outputs",
+        {"groups": 4, "w": ones((6, 1, 3, 2))},
+        ValueError,
+        "groups",
+        ("4", "6"),
+    ),
+    Wrong("kernel-too-tall", {"w": ones((6, 2, 7, 2))}, ValueError, "w", ("7", "6")),
+    Wrong("kernel-too-wide", {"w": ones((6, 2, 3, 6))}, ValueError, "w", ("6", "5")),
+    Wrong(
+        "kernel-too-tall-for-padding",
+        {"w": ones((6, 2, 9, 2)), "padding": ((1, 1), (0, 0))},
+        ValueError,
+        "w",
+        ("9", "8"),
+    ),
+    Wrong(
+        "no-input-channels", {"x": ones((2, 0, 6, 5)), "w": ones((6, 0, 3, 2))}, ValueError, "x|w"
+    ),
+    Wrong("no-output-channels", {"w": ones((0, 2, 3, 2))}, ValueError, "w", ("(0, 2, 3, 2)",)),
+    Wrong("no-kernel-rows", {"w": ones((6, 2, 0, 2))}, ValueError, "w", ("(6, 2, 0, 2)",)),
+    Wrong("no-kernel-columns", {"w": ones((6, 2, 3, 0))}, ValueError, "w", ("(6, 2, 3, 0)",)),
+    Wrong("no-rows", {"x": ones((2, 4, 0, 5))}, ValueError, X_OR_W),
+    Wrong("activation-unknown", {"activation": "tanh"}, ValueError, "activation", ("tanh", "relu")),
+    Wrong("bias-too-long", {"bias": ones((7,))}, ValueError, "bias", ("(7,)", "(6,)")),
+    Wrong("bias-one-number", {"bias": ones((1,))}, ValueError, "bias", ("(1,)", "(6,)")),
+    Wrong("bias-2d", {"bias": ones((6, 1))}, ValueError, "bias", ("(6, 1)", "(6,)")),
+    Wrong("bias-0d", {"bias": ones(())}, ValueError, "bias", ("()", "(6,)")),
+    Wrong("bias-of-other-dtype", {"bias": ones((6,), np.float64)}, TypeError, "bias", ("float64",)),
+    Wrong("bias-list", {"bias": [0.0] * 6}, TypeError, "bias", ("list",)),
+    Wrong("bias-number", {"bias": 0.0}, TypeError, "bias", ("float",)),
+    Wrong("out-transposed", {"out": untouched((2, 4, 4, 6))}, ValueError, "out", ("(2, 4, 4, 6)",)),
+    Wrong("out-without-batch", {"out": untouched(Y[1:])}, ValueError, "out", (str(Y),)),
+    Wrong("3d-x-with-4d-out", {"x": ones(X[1:])}, ValueError, "out", (str(Y), str(Y[1:]))),
+]
+
+
+@by_mistake(FORWARD)
+def test_forward(wrong: Wrong) -> None:
+    assert_refused(forward, wrong)
+
+
+INPUT_GRAD = [
+    *arrays("dy", Y),
+    *arrays("w", W),
+    Wrong("w-of-other-dtype", {"w": ones(W, np.float64)}, TypeError, "w|dy", ("float64",)),
+    Wrong("dy-too-wide", {"dy": ones((2, 6, 4, 5))}, ValueError, "dy", ("(2, 6, 4, 5)", str(Y))),
+    Wrong("dy-other-batch", {"dy": ones((3, 6, 4, 4))}, ValueError, "dy", ("(3, 6, 4, 4)", str(Y))),
+    Wrong("dy-other-channels", {"dy": ones((2, 4, 4, 4))}, ValueError, "dy", (str(Y),)),
+    Wrong("dy-3d", {"dy": ones(Y[1:])}, ValueError, "dy", (str(Y[1:]), str(Y))),
+    Wrong("dy-4d-of-3d", {"x_shape": X[1:]}, ValueError, "dy", (str(Y), str(Y[1:]))),
+    Wrong("dy-2d", {"dy": ones((4, 4))}, ValueError, "dy", ("(4, 4)",)),
+    Wrong("w-3d", {"w": ones((6, 2, 3))}, ValueError, "w", ("(6, 2, 3)",)),
+    Wrong("channels", {"w": ones((6, 4, 3, 2))}, ValueError, X_OR_W, ("4",)),
+    Wrong("kernel-too-tall", {"w": ones((6, 2, 7, 2))}, ValueError, "w", ("7", "6")),
+    Wrong("no-output-channels", {"w": ones((0, 2, 3, 2))}, ValueError, "w"),
+    Wrong("out-transposed", {"out": untouched((2, 4, 5, 6))}, ValueError, "out", (str(X),)),
+]
+
+
+@by_mistake(INPUT_GRAD)
+def test_input_grad(wrong: Wrong) -> None:
+    assert_refused(input_grad, wrong)
+
+
+WEIGHT_GRAD = [
+    *arrays("dy", Y),
+    *arrays("x", X),
+    Wrong("x-of-other-dtype", {"x": ones(X, np.float64)}, TypeError, "x|dy", ("float64",)),
+    Wrong("dy-too-tall", {"dy": ones((2, 6, 5, 4))}, ValueError, "dy", ("(2, 6, 5, 4)", str(Y))),
+    Wrong("dy-other-batch", {"dy": ones((1, 6, 4, 4))}, ValueError, "dy", ("(1, 6, 4, 4)", str(Y))),
+    Wrong("dy-3d", {"dy": ones(Y[1:])}, ValueError, "dy", (str(Y[1:]), str(Y))),
+    Wrong("dy-4d-of-3d", {"x": ones(X[1:])}, ValueError, "dy", (str(Y), str(Y[1:]))),
+    Wrong("x-2d", {"x": ones((6, 5))}, ValueError, "x", ("(6, 5)",)),
+    Wrong("channels", {"w_shape": (6, 4, 3, 2)}, ValueError, X_OR_W, ("4",)),
+    Wrong("kernel-too-tall", {"w_shape": (6, 2, 7, 2)}, ValueError, "w_shape", ("7", "6")),
+    Wrong("out-transposed", {"out": untouched((6, 2, 2, 3))}, ValueError, "out", (str(W),)),
+]
+
+
+@by_mistake(WEIGHT_GRAD)
+def test_weight_grad(wrong: Wrong) -> None:
+    assert_refused(weight_grad, wrong)
+
+
+def shapes(name: str, shape: tuple[int, ...]) -> list[Wrong]:
+    """What may be wrong with a shape that is given as such."""
+    a, b, c, d = shape
+
+    def wrong(id: str, value: Any, error: type[Exception], *said: str) -> Wrong:
+        return Wrong(f"{name}-{id}", {name: value}, error, name, said)
+
+    return [
+        wrong("2-numbers", (c, d), ValueError, str((c, d))),
+        wrong("5-numbers", (1, *shape), ValueError, str((1, *shape))),
+        wrong("no-numbers", (), ValueError, "()"),
+        wrong("negative", (a, b, -c, d), ValueError, f"-{c}"),
+        wrong("negative-batch", (-a, b, c, d), ValueError, f"-{a}"),
+        wrong("no-channels", (a, 0, c, d), ValueError, "0"),
+        wrong("fraction", (a, b, c, float(d)), TypeError, f"{float(d)}"),
+        wrong("text", "abcd", TypeError, "abcd"),
+        wrong("one-number", c, TypeError, str(c)),
+        wrong("none", None, TypeError, "None"),
+    ]
+
+
+@by_mistake(shapes("x_shape", X))
+@pytest.mark.parametrize("call", [input_grad, plan])
+def test_x_shape(call: Callable[..., Any], wrong: Wrong) -> None:
+    assert_refused(call, wrong)
+
+
+@by_mistake(
+    [
+        *shapes("w_shape", W),
+        Wrong("w_shape-3d", {"w_shape": W[1:]}, ValueError, "w_shape", (str(W[1:]),)),
+        Wrong("w_shape-no-outputs", {"w_shape": (0, 2, 3, 2)}, ValueError, "w_shape"),
+        Wrong("w_shape-no-taps", {"w_shape": (6, 2, 3, 0)}, ValueError, "w_shape"),
+    ]
+)
+@pytest.mark.parametrize("call", [weight_grad, plan])
+def test_w_shape(call: Callable[..., Any], wrong: Wrong) -> None:
+    assert_refused(call, wrong)
+
+
+PLAN = [
+    Wrong("op", {"op": "backward"}, ValueError, "op", ("backward", "input_grad", "weight_grad")),
+    Wrong("dtype-half", {"dtype": "float16"}, TypeError, "dtype", ("float16", "float32")),
+    Wrong("dtype-integer", {"dtype": np.int32}, TypeError, "dtype", ("int32", "float32")),
+    Wrong("dtype-swapped", {"dtype": np.dtype("f4").newbyteorder()}, TypeError, "dtype"),
+    Wrong("dtype-unknown", {"dtype": "single-ish"}, TypeError, "dtype", ("single-ish",)),
+    Wrong("activation", {"activation": "tanh"}, ValueError, "activation", ("tanh", "relu")),
+]
+
+
+@by_mistake(PLAN)
+def test_plan(wrong: Wrong) -> None:
+    assert_refused(plan, wrong)
+
+
+def outs(shape: tuple[int, ...]) -> list[Wrong]:
+    """What may be wrong with any ``out``."""
+    longer = (shape[0] + 1, *shape[1:])
+    fixed = untouched(shape)
+    fixed.setflags(write=False)
+    swapped = np.dtype(np.float32).newbyteorder()
+    return [
+        Wrong("longer", {"out": untouched(longer)}, ValueError, "out", (str(longer), str(shape))),
+        Wrong("1d", {"out": untouched((int(np.prod(shape)),))}, ValueError, "out", (str(shape),)),
+        Wrong(
+            "double",
+            {"out": untouched(shape, np.float64)},
+            TypeError,
+            "out",
+            ("float64", "float32"),
+        ),
+        Wrong("integers", {"out": untouched(shape, int)}, TypeError, "out", ("int64", "float32")),
+        Wrong("byte-swapped", {"out": untouched(shape, swapped)}, TypeError, "out"),
+        Wrong("list", {"out": untouched(shape).tolist()}, TypeError, "out", ("list",)),
+        Wrong("read-only", {"out": fixed}, ValueError, "out", ("read-only",)),
+        # One element in many places: whatever is written, most of it is lost.
+        Wrong("broadcast", {"out": np.broadcast_to(fixed[:1, :1], shape)}, ValueError, "out"),
+    ]
+
+
+@pytest.mark.parametrize("index", range(len(outs(Y))), ids=[wrong.id for wrong in outs(Y)])
+@pytest.mark.parametrize(
+    ("call", "shape"), RESULTS.items(), ids=[call.__name__ for call in RESULTS]
+)
+def test_out(call: Callable[..., Any], shape: tuple[int, ...], index: int) -> None:
+    assert_refused(call, outs(shape)[index])
+
+
+# All arrays of one shape, so that each operand can be the result as well.
+SQUARE = (4, 4, 1, 1)
+
+
+def overlapping(kind: str) -> tuple[Array, Array]:
+    """An operand and a result that share memory."""
+    memory = np.full(5 * 16, UNTOUCHED, np.float32)
+    if kind == "same":
+        return memory[:16].reshape(SQUARE), memory[:16].reshape(SQUARE)
+    if kind == "last-element":
+        return memory[:16].reshape(SQUARE), memory[15:31].reshape(SQUARE)
+    if kind == "reversed":
+        return memory[:16].reshape(SQUARE), memory[15::-1].reshape(SQUARE)
+    # Every second and every third element: all but a few places differ.
+    return memory[:32:2].reshape(SQUARE), memory[:48:3].reshape(SQUARE)
+
+
+@pytest.mark.parametrize("kind", ["same", "last-element", "reversed", "interleaved"])
+@by_algorithm
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        ("conv2d", "x"),
+        ("conv2d", "w"),
+        ("conv2d_input_grad", "dy"),
+        ("conv2d_input_grad", "w"),
+        ("conv2d_weight_grad", "dy"),
+        ("conv2d_weight_grad", "x"),
+    ],
+)
+def test_out_overlapping_an_operand(function: str, name: str, algorithm: str, kind: str) -> None:
+    given: dict[str, Any] = {
+        "conv2d": {"x": ones(SQUARE), "w": ones(SQUARE)},
+        "conv2d_input_grad": {"dy": ones(SQUARE), "w": ones(SQUARE), "x_shape": SQUARE},
+        "conv2d_weight_grad": {"dy": ones(SQUARE), "x": ones(SQUARE), "w_shape": SQUARE},
+    }[function]
+    operand, out = overlapping(kind)
+    with pytest.raises(ValueError, match=rf"\bout\b.*\b{name}\b"):
+        getattr(lc, function)(**given | {name: operand}, out=out, algorithm=algorithm)
+    assert (out == UNTOUCHED).all()
+
+
+@by_algorithm
+def test_out_overlapping_the_bias(algorithm: str) -> None:
+    out = untouched(SQUARE)
+    with pytest.raises(ValueError, match=r"\bout\b.*\bbias\b"):
+        lc.conv2d(ones(SQUARE), ones(SQUARE), out[:, 0, 0, 0], algorithm=algorithm, out=out)
+    assert (out == UNTOUCHED).all()
+
+
+def huge(shape: tuple[int, ...]) -> Array:
+    """An array of any size that takes no memory."""
+    return np.broadcast_to(np.float32(1), shape)
+
+
+ONE = (1, 1, 1, 1)
+FAR = 2**25
+
+# Results of 2**50 numbers and more: no machine has the memory, whatever the algorithm.
+IMPOSSIBLE: dict[str, tuple[str, dict[str, Any]]] = {
+    "padding-2**40": ("conv2d", {"x": ones(ONE), "w": ones(ONE), "padding": 2**40}),
+    "padding-2**62": ("conv2d", {"x": ones(ONE), "w": ones(ONE), "padding": 2**62}),
+    "padding-2**70": ("conv2d", {"x": ones(ONE), "w": ones(ONE), "padding": 2**70}),
+    "image-2**50": ("conv2d", {"x": huge((1, 1, FAR, FAR)), "w": ones((1, 1, 3, 3))}),
+    "batch-2**50": ("conv2d", {"x": huge((2**50, 1, 1, 1)), "w": ones(ONE)}),
+    "outputs-2**50": ("conv2d", {"x": ones(ONE), "w": huge((2**50, 1, 1, 1))}),
+    "bytes-beyond-2**63": ("conv2d", {"x": huge((2**31, 1, 1, 1)), "w": huge((2**31, 1, 1, 1))}),
+    "dx-2**50": (
+        "conv2d_input_grad",
+        {"dy": huge((1, 1, FAR, FAR)), "w": ones(ONE), "x_shape": (1, 1, FAR, FAR)},
+    ),
+    "dx-2**80-of-one-dy": (
+        "conv2d_input_grad",
+        {"dy": ones(ONE), "w": ones(ONE), "x_shape": (1, 1, 2**40, 2**40), "stride": 2**40},
+    ),
+    "dw-2**50": (
+        "conv2d_weight_grad",
+        {"dy": huge((1, FAR, 1, 1)), "x": huge((1, FAR, 1, 1)), "w_shape": (FAR, FAR, 1, 1)},
+    ),
+}
+
+
+@pytest.mark.parametrize(("function", "given"), IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
+@by_algorithm
+def test_sizes_that_cannot_exist(function: str, given: dict[str, Any], algorithm: str) -> None:
+    with pytest.raises(MemoryError):
+        getattr(lc, function)(**given, algorithm=algorithm)
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError), ("2", TypeError)],
+)
+def test_thread_count(value: Any, error: type[Exception]) -> None:
+    before = lc.get_num_threads()
+    with pytest.raises(error, match=repr(value)):
+        lc.set_num_threads(value)
+    assert lc.get_num_threads() == before
+
+
+def test_right_calls_that_the_mistakes_are_made_in() -> None:
+    """Each mistake above is the only one: without it the calls succeed."""
+    for call, shape in RESULTS.items():
+        assert call().shape == shape
+    assert plan() is not None
