@@ -69,6 +69,8 @@ class ConvPlan:
         The one that runs, never "auto".
     threads : int
         Those of :func:`lowerconv.get_num_threads` when the plan was made.
+    result_shape : tuple of int
+        Of what a call returns.
     workspace_bytes : int
         Scratch memory for all threads together; all plans share one buffer.
     """
@@ -128,8 +130,9 @@ class ConvPlan:
             shape[1:] if single and name[-1] != "w" else shape
             for name, shape in zip(self._names, self._full_shapes, strict=True)
         )
+        self.result_shape = self._shapes[2]
         itemsize = problem.dtype.itemsize
-        check_bytes(prod(self._full_shapes[2]) * itemsize, f"{self._names[2]} {self._shapes[2]}")
+        check_bytes(prod(self._full_shapes[2]) * itemsize, f"{self._names[2]} {self.result_shape}")
 
         if algorithm == "auto":
             self.algorithm, self.reason = choose(problem, self.op, self.threads)
@@ -178,10 +181,9 @@ class ConvPlan:
         if out is not None:
             self._check_out(out, operands)
 
-        result_shape = self._shapes[2]
         dtype = self.problem.dtype
         if self.problem.N == 0:
-            result = np.zeros(result_shape, dtype) if out is None else out
+            result = np.zeros(self.result_shape, dtype) if out is None else out
             result[...] = 0
             return result
         first, second = (
@@ -190,7 +192,7 @@ class ConvPlan:
         )
         bias = _contiguous(operands[2], "bias") if self.bias else self._no_bias
         direct = out is not None and out.flags.c_contiguous and out.flags.aligned
-        result = np.asarray(out) if direct else np.empty(result_shape, dtype)
+        result = np.asarray(out) if direct else np.empty(self.result_shape, dtype)
         target = result.reshape(self._full_shapes[2])
         with parallel_region(self.threads), single_threaded_blas():
             scratch = workspace(self._pipeline.workspace_items, dtype)
@@ -216,7 +218,7 @@ class ConvPlan:
             raise ValueError(f"{name}: got shape {array.shape}, expected {shape}")
 
     def _check_out(self, out: Any, operands: tuple[np.ndarray, ...]) -> None:
-        self._check("out", out, self._shapes[2])
+        self._check("out", out, self.result_shape)
         if not out.flags.writeable:
             raise ValueError("out: got a read-only array, expected a writable one")
         for extent, step in zip(out.shape, out.strides, strict=True):

@@ -12,7 +12,13 @@ import numba
 from lowerconv.checks import integer
 from lowerconv.machine.topology import usable_threads
 
+# Turns that an idle OpenMP thread waits before it sleeps: tens of microseconds, the distance of two
+# parallel loops.  GNU's own default of 300,000 (milliseconds) takes the core from whoever has work:
+# two training processes on two cores ran nine times slower with it.
+SPIN_COUNT = "2000"
+
 _num_threads: int | None = None
+_started = False
 _lock = threading.RLock()
 
 
@@ -62,6 +68,24 @@ def set_num_threads(n: int) -> None:
     _num_threads = n
 
 
+def _start_threads() -> None:
+    """Start numba's threads, which loads its threading layer.
+
+    GNU OpenMP reads its settings from the environment while it is loaded, and only then: so the
+    setting is there for that moment, and neither the user's own nor other libraries are touched.
+    """
+    global _started
+    ours = not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ)
+    if ours:
+        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
+    try:
+        numba.set_num_threads(1)
+    finally:
+        if ours:
+            del os.environ["GOMP_SPINCOUNT"]
+    _started = True
+
+
 @contextmanager
 def parallel_region(threads: int) -> Iterator[None]:
     """Enter compiled parallel code, to run on `threads` threads.
@@ -70,5 +94,7 @@ def parallel_region(threads: int) -> Iterator[None]:
     it, and whoever is inside owns the shared workspace.
     """
     with _lock:
+        if not _started:
+            _start_threads()
         numba.set_num_threads(threads)
         yield

@@ -11,7 +11,8 @@ from math import gcd
 import numpy as np
 from numba import njit, prange
 
-from lowerconv.kernels.blas import GEMM_LIMIT, gemm, gemm_address
+from lowerconv.kernels.blas import GEMM_LIMIT, gemm, gemm_address, single_threaded_blas
+from lowerconv.machine.threads import get_num_threads, parallel_region
 
 
 @njit(cache=True, nogil=True, parallel=True)
@@ -70,7 +71,7 @@ def multiply(
 
     With `groups`, the rows of each matrix are that many blocks one under the other, and each block
     of `c` is the product of its blocks of `a` and `b`.  Call it inside `parallel_region` and
-    `single_threaded_blas`.
+    `single_threaded_blas`; `matmul` does.
     """
     k = a.shape[0] // groups if trans_a else a.shape[1]
     m, n = c.shape[0] // groups, c.shape[1]
@@ -80,3 +81,12 @@ def multiply(
     # a total that the cores divide evenly.
     pieces = 1 if groups >= 4 * threads else threads // gcd(groups, threads)
     _multiply(gemm_address(c.dtype), a, trans_a, b, trans_b, c, groups, k, *split(m, n, pieces))
+
+
+def matmul(
+    a: np.ndarray, b: np.ndarray, c: np.ndarray, *, trans_a: bool = False, trans_b: bool = False
+) -> None:
+    """Compute ``c = a b`` for row-major matrices on all threads, outside any other region."""
+    threads = get_num_threads()
+    with parallel_region(threads), single_threaded_blas():
+        multiply(a, b, c, threads=threads, trans_a=trans_a, trans_b=trans_b)

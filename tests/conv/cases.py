@@ -37,7 +37,7 @@ class Case:
 
     name: str
     x: Shape
-    w: Shape
+    w: tuple[int, int, int, int]
     stride: Any = 1
     padding: Any = 0
     dilation: Any = 1

@@ -60,21 +60,27 @@ ENTRIES: dict[str, Callable[..., Any]] = {
 RESULTS: dict[Callable[..., Any], tuple[int, ...]] = {forward: Y, input_grad: X, weight_grad: W}
 
 
+# For values wrong in type and content alike.
+EITHER = (TypeError, ValueError)
+
+
 class Wrong(NamedTuple):
     """One mistake and the answer to it."""
 
     id: str
     changed: Arguments
-    error: type[Exception]
+    error: type[Exception] | tuple[type[Exception], ...]
     named: str  # a regular expression for the name of the argument
     said: tuple[str, ...] = ()  # what the message says that it was, and what it should be
 
 
 def assert_refused(call: Callable[..., Any], wrong: Wrong) -> None:
+    # What was right before must not be mistaken for what is wrong now: 1 == 1.0 == True.
+    call()
     changed = dict(wrong.changed)
     if call is not plan:
         changed.setdefault("out", untouched(RESULTS[call]))
-    out = changed.get("out")
+    out: Any = changed.get("out")
     before = deepcopy(out)
     with pytest.raises(wrong.error) as caught:
         call(**changed)
@@ -107,8 +113,9 @@ def steps(name: str) -> list[Wrong]:
         wrong("single", (1,), ValueError, "(1,)"),
         wrong("no-numbers", (), ValueError, "()"),
         wrong("fraction", 1.5, TypeError, "1.5"),
-        wrong("whole-float", 2.0, TypeError, "2.0"),
-        wrong("numpy-float", np.float64(2), TypeError, "2.0"),
+        wrong("whole-float", 1.0, TypeError, "1.0"),
+        wrong("numpy-float", np.float64(1), TypeError, "1.0"),
+        wrong("array-of-no-dimensions", np.array(1.5), TypeError, "1.5"),
         wrong("fraction-in-pair", (1, 1.5), TypeError, "1.5"),
         wrong("bool", True, TypeError, "True"),
         wrong("numpy-bool", np.True_, TypeError, "True"),
@@ -137,7 +144,8 @@ GEOMETRY = [
     Wrong("same-stride-1x2", {"padding": "same", "stride": (1, 2)}, ValueError, "padding", ("2",)),
     Wrong("groups-zero", {"groups": 0}, ValueError, "groups", ("0",)),
     Wrong("groups-negative", {"groups": -2}, ValueError, "groups", ("-2",)),
-    Wrong("groups-fraction", {"groups": 2.0}, TypeError, "groups", ("2.0",)),
+    Wrong("padding-whole-float", {"padding": 0.0}, TypeError, "padding", ("0.0",)),
+    Wrong("groups-whole-float", {"groups": 2.0}, TypeError, "groups", ("2.0",)),
     Wrong("groups-bool", {"groups": True}, TypeError, "groups", ("True",)),
     Wrong("groups-pair", {"groups": (2, 2)}, TypeError, "groups", ("(2, 2)",)),
     Wrong("groups-none", {"groups": None}, TypeError, "groups", ("None",)),
@@ -145,6 +153,7 @@ GEOMETRY = [
     Wrong("dilated-beyond-image", {"dilation": (3, 1)}, ValueError, "w|w_shape", ("7", "6")),
     Wrong("dilated-far-beyond", {"dilation": 2**62}, ValueError, "w|w_shape"),
     Wrong("algorithm-unknown", {"algorithm": "fast"}, ValueError, "algorithm", ("fast", "auto")),
+    Wrong("algorithm-list", {"algorithm": ["direct"]}, EITHER, "algorithm", ("direct",)),
 ]
 
 
@@ -169,7 +178,7 @@ def arrays(name: str, shape: tuple[int, ...]) -> list[Wrong]:
         wrong("list", ones(shape).tolist(), "list"),
         wrong("none", None, "None"),
         wrong("number", 1.0, "float"),
-        wrong("memoryview", memoryview(ones(shape)), "memoryview"),
+        wrong("memoryview", memoryview(ones(shape).tobytes()), "memoryview"),
         wrong("integers", ones(shape, np.int64), "int64", "float32"),
         wrong("bools", ones(shape, bool), "bool", "float32"),
         wrong("half", ones(shape, np.float16), "float16", "float32"),
@@ -217,6 +226,7 @@ FORWARD = [
     Wrong("no-kernel-rows", {"w": ones((6, 2, 0, 2))}, ValueError, "w", ("(6, 2, 0, 2)",)),
     Wrong("no-kernel-columns", {"w": ones((6, 2, 3, 0))}, ValueError, "w", ("(6, 2, 3, 0)",)),
     Wrong("no-rows", {"x": ones((2, 4, 0, 5))}, ValueError, X_OR_W),
+    Wrong("activation-list", {"activation": ["relu"]}, EITHER, "activation", ("relu",)),
     Wrong("activation-unknown", {"activation": "tanh"}, ValueError, "activation", ("tanh", "relu")),
     Wrong("bias-too-long", {"bias": ones((7,))}, ValueError, "bias", ("(7,)", "(6,)")),
     Wrong("bias-one-number", {"bias": ones((1,))}, ValueError, "bias", ("(1,)", "(6,)")),
@@ -293,7 +303,8 @@ def shapes(name: str, shape: tuple[int, ...]) -> list[Wrong]:
         wrong("negative", (a, b, -c, d), ValueError, f"-{c}"),
         wrong("negative-batch", (-a, b, c, d), ValueError, f"-{a}"),
         wrong("no-channels", (a, 0, c, d), ValueError, "0"),
-        wrong("fraction", (a, b, c, float(d)), TypeError, f"{float(d)}"),
+        wrong("whole-float", (a, b, c, float(d)), TypeError, f"{float(d)}"),
+        wrong("nested", (a, b, [c], d), TypeError, f"[{c}]"),
         wrong("text", "abcd", TypeError, "abcd"),
         wrong("one-number", c, TypeError, str(c)),
         wrong("none", None, TypeError, "None"),
@@ -428,8 +439,11 @@ FAR = 2**25
 # Results of 2**50 numbers and more: no machine has the memory, whatever the algorithm.
 IMPOSSIBLE: dict[str, tuple[str, dict[str, Any]]] = {
     "padding-2**40": ("conv2d", {"x": ones(ONE), "w": ones(ONE), "padding": 2**40}),
-    "padding-2**62": ("conv2d", {"x": ones(ONE), "w": ones(ONE), "padding": 2**62}),
-    "padding-2**70": ("conv2d", {"x": ones(ONE), "w": ones(ONE), "padding": 2**70}),
+    # No numbers in it, but NumPy cannot make arrays of such a shape all the same.
+    "batch-0-padding-2**40": (
+        "conv2d",
+        {"x": ones((0, 1, 1, 1)), "w": ones(ONE), "padding": 2**40},
+    ),
     "image-2**50": ("conv2d", {"x": huge((1, 1, FAR, FAR)), "w": ones((1, 1, 3, 3))}),
     "batch-2**50": ("conv2d", {"x": huge((2**50, 1, 1, 1)), "w": ones(ONE)}),
     "outputs-2**50": ("conv2d", {"x": ones(ONE), "w": huge((2**50, 1, 1, 1))}),
@@ -454,6 +468,23 @@ IMPOSSIBLE: dict[str, tuple[str, dict[str, Any]]] = {
 def test_sizes_that_cannot_exist(function: str, given: dict[str, Any], algorithm: str) -> None:
     with pytest.raises(MemoryError):
         getattr(lc, function)(**given, algorithm=algorithm)
+
+
+@by_entry(ENTRIES)
+@pytest.mark.parametrize("padding", [2**62, 2**63, 2**70])
+def test_padding_beyond_64_bits(padding: int, call: Callable[..., Any]) -> None:
+    # Beyond memory and beyond the integers of the kernels: either complaint is right.
+    with pytest.raises((MemoryError, ValueError), match="padding"):
+        call(padding=padding)
+
+
+def test_true_is_no_extent() -> None:
+    square = ones(ONE)
+    assert lc.conv2d_input_grad(square, square, ONE).shape == ONE
+    with pytest.raises(TypeError, match=r"\bx_shape\b.*True"):
+        lc.conv2d_input_grad(square, square, (1, 1, True, 1))
+    with pytest.raises(TypeError, match=r"\bw_shape\b.*True"):
+        lc.conv2d_weight_grad(square, square, (True, 1, 1, 1))
 
 
 @pytest.mark.parametrize(

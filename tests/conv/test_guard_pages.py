@@ -10,6 +10,7 @@ import subprocess
 import sys
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,13 +81,13 @@ def jobs_of(op: str, algorithm: str) -> list[tuple[Job, Array]]:
         x, w, bias, dy = data_of(case, dtype)
         operands = list(operands_of(op, x, w, dy))
         expected = call_of(case, op, dtype).expected
-        arguments = {"forward": [], "input_grad": [case.x], "weight_grad": [case.w]}[op]
+        shape: list[Any] = {"forward": [], "input_grad": [case.x], "weight_grad": [case.w]}[op]
         if op == "forward":
             operands.append(bias)
             expected = expected + bias[:, None, None]
         name = f"{case.name}-{dtype}-{place}"
         out = np.full(expected.shape, np.nan, dtype)
-        arguments = [*arguments, *case.arguments]
+        arguments = [*shape, *case.arguments]
         job = Job(name, FUNCTIONS[op], operands, arguments, algorithm, out, place)
         jobs.append((job, expected))
     return jobs

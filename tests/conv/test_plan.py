@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import lowerconv as lc
+from lowerconv.plan import plan_cache_info
 
 from .cases import (
     ALGORITHMS,
@@ -174,9 +175,9 @@ def test_wrong_arguments() -> None:
         plan(x.tolist(), w)
     with pytest.raises(TypeError, match=r"\bout\b"):
         plan(x, w, out=np.empty(case.y))
-    with pytest.raises((TypeError, ValueError), match=r"\bbias\b"):
+    with pytest.raises(TypeError, match=r"\b3\b.*expected 2: x, w$"):
         plan(x, w, bias)
-    with pytest.raises((TypeError, ValueError), match=r"\bbias\b"):
+    with pytest.raises(TypeError, match=r"\b2\b.*expected 3: x, w, bias$"):
         biased(x, w)
     with pytest.raises(ValueError, match=r"\bbias\b"):
         biased(x, w, bias[1:])
@@ -184,6 +185,28 @@ def test_wrong_arguments() -> None:
         squares = lc.plan_conv2d((4, 4, 1, 1), (4, 4, 1, 1))
         square = np.ones((4, 4, 1, 1), np.float32)
         squares(square, square.copy(), out=square)
+
+
+def test_shapes_as_lists_and_of_numpy_integers() -> None:
+    x, w = np.ones((2, 3, 6, 5), np.float32), np.ones((4, 3, 3, 3), np.float32)
+    y = lc.conv2d(x, w)
+    for kind in (list, lambda shape: tuple(map(np.int64, shape))):
+        assert lc.plan_conv2d(kind(x.shape), kind(w.shape))(x, w).shape == y.shape
+        assert lc.conv2d_input_grad(y, w, kind(x.shape)).shape == x.shape
+        assert lc.conv2d_weight_grad(y, x, kind(w.shape)).shape == w.shape
+
+
+def test_functions_plan_once_and_forget_what_is_old() -> None:
+    size = plan_cache_info().maxsize
+    assert size is not None
+    w = np.ones((1, 1, 1, 1), np.float32)
+    for width in range(1, size + 9):
+        lc.conv2d(np.ones((1, 1, 1, width), np.float32), w)
+    full = plan_cache_info()
+    assert full.currsize == size
+    lc.conv2d(np.ones((1, 1, 1, width), np.float32), w)
+    assert plan_cache_info().hits == full.hits + 1
+    assert plan_cache_info().currsize == size
 
 
 def in_threads(calls: list[Any], threads: int = 4) -> list[Array]:

@@ -29,8 +29,8 @@ from .cases import (
 from .reference import Array, Shape
 
 # Compilation on a first call takes longer than any deadline that is good for the others.
-sweep = settings(max_examples=60, deadline=None, derandomize=False, print_blob=True)
-shorter_sweep = settings(sweep, max_examples=25)
+sweep = settings(max_examples=100, deadline=None, derandomize=False, print_blob=True)
+shorter_sweep = settings(sweep, max_examples=40)
 
 small = st.integers(1, 4)
 sides = st.tuples(*[st.integers(0, 4)] * 2)

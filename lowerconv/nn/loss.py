@@ -1,0 +1,90 @@
+"""Softmax cross-entropy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit, prange
+
+from lowerconv.machine.threads import get_num_threads, parallel_region
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _softmax_cross_entropy(scores, labels, scale, losses, right, gradient):
+    N, classes = scores.shape
+    for n in prange(N):
+        largest, at = scores[n, 0], 0
+        for i in range(1, classes):
+            if scores[n, i] > largest:
+                largest, at = scores[n, i], i
+        # The largest is taken off, so that no exponential overflows.
+        total = 0.0
+        for i in range(classes):
+            total += np.exp(np.float64(scores[n, i] - largest))
+        label = labels[n]
+        losses[n] = np.log(total) - (scores[n, label] - largest)
+        right[n] = at == label
+        for i in range(classes):
+            share = np.exp(np.float64(scores[n, i] - largest)) / total
+            gradient[n, i] = (share - (i == label)) * scale
+
+
+@dataclass(frozen=True)
+class LossResult:
+    """The loss of some samples.
+
+    Attributes
+    ----------
+    loss : float
+        Summed over the samples, in nats.
+    right : int
+        How many samples scored highest in their own class.
+    gradient : ndarray, (N, classes)
+        Of ``loss / batch`` with respect to the scores.
+    """
+
+    loss: float
+    right: int
+    gradient: np.ndarray
+
+
+def softmax_cross_entropy(
+    scores: np.ndarray, labels: np.ndarray, batch: int | None = None
+) -> LossResult:
+    """Return the cross-entropy of softmax(scores) against the labels, and its gradient.
+
+    Parameters
+    ----------
+    scores : ndarray, (N, classes), float32 or float64
+    labels : ndarray, (N,), integer
+        Class numbers from 0.
+    batch : int, optional
+        What the gradient is divided by: N unless these samples are one rank's share of a larger
+        batch.
+
+    Returns
+    -------
+    LossResult
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit, or a label that is no class.
+    """
+    if scores.ndim != 2 or labels.shape != scores.shape[:1]:
+        raise ValueError(
+            f"labels: got shape {labels.shape}, expected one for each row of scores {scores.shape}"
+        )
+    if labels.size and not 0 <= labels.min() <= labels.max() < scores.shape[1]:
+        raise ValueError(
+            f"labels: got {labels.min()} to {labels.max()}, expected 0 to {scores.shape[1] - 1}"
+        )
+    losses = np.empty(len(scores))
+    right = np.empty(len(scores), np.bool_)
+    gradient = np.empty_like(scores)
+    with parallel_region(get_num_threads()):
+        _softmax_cross_entropy(
+            scores, labels, 1.0 / (batch or max(1, len(scores))), losses, right, gradient
+        )
+    return LossResult(float(losses.sum()), int(right.sum()), gradient)

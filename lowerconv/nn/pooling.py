@@ -1,0 +1,214 @@
+"""Pooling layers."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, prange
+
+from lowerconv.checks import Pair, pair
+from lowerconv.machine.threads import get_num_threads, parallel_region
+from lowerconv.nn.module import Layer, Step
+
+
+@njit(cache=True, nogil=True)
+def _window(i, size, stride, pad, extent):
+    """Return the part of window `i` that lies inside the image."""
+    start = i * stride - pad
+    return max(start, 0), min(start + size, extent)
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _max_pool(x, size, stride, pad, y, winner):
+    """`winner` is the place of each maximum in its plane, for the way back."""
+    planes, H, W = x.shape
+    _, P, Q = y.shape
+    for plane in prange(planes):
+        for p in range(P):
+            h0, h1 = _window(p, size[0], stride[0], pad[0], H)
+            for q in range(Q):
+                w0, w1 = _window(q, size[1], stride[1], pad[1], W)
+                best, at = x[plane, h0, w0], h0 * W + w0
+                for h in range(h0, h1):
+                    for w in range(w0, w1):
+                        value = x[plane, h, w]
+                        if value > best or np.isnan(value):
+                            best, at = value, h * W + w
+                y[plane, p, q] = best
+                winner[plane, p, q] = at
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _max_pool_grad(dy, winner, dx):
+    planes, _, W = dx.shape
+    _, P, Q = dy.shape
+    for plane in prange(planes):
+        dx[plane] = 0
+        for p in range(P):
+            for q in range(Q):
+                at = winner[plane, p, q]
+                dx[plane, at // W, at % W] += dy[plane, p, q]
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _avg_pool(x, size, stride, pad, count_pad, y):
+    planes, H, W = x.shape
+    _, P, Q = y.shape
+    for plane in prange(planes):
+        for p in range(P):
+            h0, h1 = _window(p, size[0], stride[0], pad[0], H)
+            rows = _divisor(p, size[0], stride[0], pad[0], H) if count_pad else h1 - h0
+            for q in range(Q):
+                w0, w1 = _window(q, size[1], stride[1], pad[1], W)
+                columns = _divisor(q, size[1], stride[1], pad[1], W) if count_pad else w1 - w0
+                total = x.dtype.type(0)
+                for h in range(h0, h1):
+                    for w in range(w0, w1):
+                        total += x[plane, h, w]
+                y[plane, p, q] = total / x.dtype.type(rows * columns)
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _avg_pool_grad(dy, size, stride, pad, count_pad, dx):
+    planes, H, W = dx.shape
+    _, P, Q = dy.shape
+    for plane in prange(planes):
+        dx[plane] = 0
+        for p in range(P):
+            h0, h1 = _window(p, size[0], stride[0], pad[0], H)
+            rows = _divisor(p, size[0], stride[0], pad[0], H) if count_pad else h1 - h0
+            for q in range(Q):
+                w0, w1 = _window(q, size[1], stride[1], pad[1], W)
+                columns = _divisor(q, size[1], stride[1], pad[1], W) if count_pad else w1 - w0
+                share = dy[plane, p, q] / dx.dtype.type(rows * columns)
+                for h in range(h0, h1):
+                    for w in range(w0, w1):
+                        dx[plane, h, w] += share
+
+
+@njit(cache=True, nogil=True)
+def _divisor(i, size, stride, pad, extent):
+    """Return the extent of window `i`, the padding counted, but not what lies beyond it."""
+    start = i * stride - pad
+    return min(start + size, extent + pad) - start
+
+
+def _pooled(extent: int, size: int, stride: int, pad: int, ceil_mode: bool) -> int:
+    """Return the number of windows along one axis, as PyTorch counts them."""
+    room = extent + 2 * pad - size
+    if room < 0:
+        raise ValueError(
+            f"x: got {extent} pixels along an axis, expected at least the kernel_size {size} less "
+            f"the padding of {2 * pad}"
+        )
+    windows = (-(-room // stride) if ceil_mode else room // stride) + 1
+    # A window that begins in the padding on the far side holds nothing.
+    return windows - 1 if ceil_mode and (windows - 1) * stride >= extent + pad else windows
+
+
+class _Pool(Layer):
+    """What both kinds of pooling share: the arguments of PyTorch's layers and the shapes.
+
+    Parameters
+    ----------
+    kernel_size, stride, padding : int or (rows, columns)
+        In pixels; the stride is the kernel size unless given; the padding is at most half of it.
+    ceil_mode : bool
+        Whether a last window that is not full counts.
+    """
+
+    def __init__(
+        self,
+        kernel_size: int | Pair,
+        stride: int | Pair | None = None,
+        padding: int | Pair = 0,
+        ceil_mode: bool = False,
+    ) -> None:
+        super().__init__()
+        self.size = pair(kernel_size, "kernel_size", 1)
+        self.stride = self.size if stride is None else pair(stride, "stride", 1)
+        self.padding = pair(padding, "padding", 0)
+        self.ceil_mode = bool(ceil_mode)
+        if any(2 * pad > size for pad, size in zip(self.padding, self.size, strict=True)):
+            raise ValueError(
+                f"padding: got {self.padding}, expected at most half of kernel_size {self.size}"
+            )
+
+    def _shapes(self, x: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the shapes of `x` and of the result, images and channels in one extent."""
+        if x.ndim != 4:
+            raise ValueError(f"x: got shape {x.shape}, expected (N, C, H, W)")
+        pooled = tuple(
+            _pooled(*axis, self.ceil_mode)
+            for axis in zip(x.shape[2:], self.size, self.stride, self.padding, strict=True)
+        )
+        planes = x.shape[0] * x.shape[1]
+        self._x_shape, self._y_shape = x.shape, x.shape[:2] + pooled
+        return (planes, *x.shape[2:]), (planes, *pooled)
+
+
+class MaxPool2d(_Pool):
+    """The largest pixel of each window; arguments as in PyTorch."""
+
+    __doc__ += _Pool.__doc__.partition("\n")[2]  # type: ignore[union-attr, operator]
+
+    def forward(self, x: np.ndarray, step: Step) -> np.ndarray:
+        """Return the maxima."""
+        x_planes, y_planes = self._shapes(x)
+        y = self._array("y", y_planes, x.dtype)
+        self._winner = self._array("winner", y_planes, np.int32)
+        with parallel_region(get_num_threads()):
+            _max_pool(
+                x.reshape(x_planes), self.size, self.stride, self.padding, y, self._winner
+            )
+        return y.reshape(self._y_shape)
+
+    def backward(self, dy: np.ndarray, need_dx: bool = True) -> np.ndarray | None:
+        """Return `dy` at the places of the maxima."""
+        dx = self._array("dx", self._x_shape, dy.dtype)
+        planes = (self._x_shape[0] * self._x_shape[1],)
+        with parallel_region(get_num_threads()):
+            _max_pool_grad(
+                dy.reshape(planes + self._y_shape[2:]),
+                self._winner,
+                dx.reshape(planes + self._x_shape[2:]),
+            )
+        return dx
+
+
+class AvgPool2d(_Pool):
+    """The mean of each window; arguments as in PyTorch."""
+
+    __doc__ += _Pool.__doc__.partition("\n")[2]  # type: ignore[union-attr, operator]
+
+    def __init__(
+        self,
+        kernel_size: int | Pair,
+        stride: int | Pair | None = None,
+        padding: int | Pair = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+    ) -> None:
+        super().__init__(kernel_size, stride, padding, ceil_mode)
+        self.count_include_pad = bool(count_include_pad)
+
+    def forward(self, x: np.ndarray, step: Step) -> np.ndarray:
+        """Return the means."""
+        x_planes, y_planes = self._shapes(x)
+        y = self._array("y", y_planes, x.dtype)
+        geometry = self.size, self.stride, self.padding, self.count_include_pad
+        with parallel_region(get_num_threads()):
+            _avg_pool(x.reshape(x_planes), *geometry, y)
+        return y.reshape(self._y_shape)
+
+    def backward(self, dy: np.ndarray, need_dx: bool = True) -> np.ndarray | None:
+        """Return `dy` spread evenly over the windows."""
+        dx = self._array("dx", self._x_shape, dy.dtype)
+        planes = (self._x_shape[0] * self._x_shape[1],)
+        geometry = self.size, self.stride, self.padding, self.count_include_pad
+        with parallel_region(get_num_threads()):
+            _avg_pool_grad(
+                dy.reshape(planes + self._y_shape[2:]),
+                *geometry,
+                dx.reshape(planes + self._x_shape[2:]),
+            )
+        return dx

@@ -1,0 +1,108 @@
+"""Checkpoints: all that a run needs to go on, in one safetensors file that is never half written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+FORMAT = "lowerconv checkpoint 1"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged or of another run; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is saved.
+
+    Attributes
+    ----------
+    tensors : dict of str to ndarray
+        Parameters by name, and what the optimizer keeps of each as ``velocity.NAME``.
+    state : dict
+        Everything else, as JSON can hold it.
+    """
+
+    tensors: dict[str, np.ndarray]
+    state: dict[str, Any]
+
+
+def _digest(tensors: dict[str, np.ndarray], state: str) -> str:
+    """Return a checksum of names, shapes, dtypes, bytes and state; safetensors has none."""
+    digest = hashlib.sha256(state.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+        digest.update(np.ascontiguousarray(tensor))
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, whenever we are killed."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # the new name itself must reach the disk too
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint atomically.
+
+    Raises
+    ------
+    OSError
+        It cannot be written; the one before it is still whole.
+    """
+    state = json.dumps(checkpoint.state, sort_keys=True)
+    metadata = {
+        "format": FORMAT,
+        "state": state,
+        "sha256": _digest(checkpoint.tensors, state),
+    }
+    write_atomically(path, save(checkpoint.tensors, metadata))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint and verify it.
+
+    Raises
+    ------
+    CheckpointError
+        There is none, or it is damaged, or it is no checkpoint of this library.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no checkpoint there")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from None
+    if metadata.get("format") != FORMAT:
+        found = metadata.get("format")
+        raise CheckpointError(f"{path}: metadata 'format' is {found!r}, expected {FORMAT!r}")
+    state = metadata.get("state", "")
+    if metadata.get("sha256") != _digest(tensors, state):
+        raise CheckpointError(f"{path}: damaged: its content does not have the checksum stored")
+    return Checkpoint(tensors, json.loads(state))

@@ -1,0 +1,101 @@
+"""What rank 0 says while it trains: a live bar on a terminal, lines of text elsewhere."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from lowerconv.train.metrics import EpochMetrics
+
+LINE_SECONDS = 5.0  # between two lines where the bar cannot move
+BAR_CELLS = 20
+
+
+class Reporter:
+    """Says nothing: what ranks other than 0 use, and what the others derive from."""
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+
+    def start_epoch(self, epoch: int, epochs: int, images: int) -> None:
+        """Begin an epoch of so many images."""
+
+    def step(self, images: int, loss: float, accuracy: float) -> None:
+        """Tell how many images of the epoch are done, and how the epoch goes so far."""
+
+    def end_epoch(self, row: EpochMetrics, epochs: int) -> None:
+        """Tell the figures of the epoch."""
+
+    def close(self) -> None:
+        """End all displays."""
+
+
+class ConsoleReporter(Reporter):
+    """Shows epoch, loss, accuracy, images/s and time left.
+
+    On a terminal a bar moves.  Under ``mpiexec`` the output is a pipe, in which nothing can move:
+    then the bar is printed anew every few seconds, as a line.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        if console.is_terminal:
+            self._progress = Progress(
+                TextColumn("epoch {task.fields[epoch]}"),
+                BarColumn(BAR_CELLS),
+                TextColumn("{task.percentage:>3.0f}%"),
+                TextColumn("{task.fields[text]}"),
+                TimeRemainingColumn(),
+                console=console,
+                transient=True,
+            )
+            self._progress.start()
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def start_epoch(self, epoch: int, epochs: int, images: int) -> None:
+        """Begin an epoch of so many images."""
+        self._images, self._label = images, f"{epoch}/{epochs}"
+        self._left = epochs - epoch
+        self._begin = self._spoke = time.monotonic()
+        if self._progress is not None:
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+            self._task = self._progress.add_task("", total=images, epoch=self._label, text="")
+
+    def step(self, images: int, loss: float, accuracy: float) -> None:
+        """Tell how many images of the epoch are done, and how the epoch goes so far."""
+        now = time.monotonic()
+        speed = images / max(1e-9, now - self._begin)
+        text = f"loss {loss:.4f}  accuracy {accuracy:6.2%}  {speed:,.0f} images/s"
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=images, text=text)
+        elif now - self._spoke >= LINE_SECONDS:
+            self._spoke = now
+            done = images / self._images
+            cells = round(BAR_CELLS * done)
+            bar = "#" * cells + "." * (BAR_CELLS - cells)
+            left = (self._images * (self._left + 1) - images) / speed
+            self.say(
+                f"epoch {self._label} [{bar}] {done:4.0%}  {text}  "
+                f"{int(left) // 60}:{int(left) % 60:02d} left"
+            )
+
+    def end_epoch(self, row: EpochMetrics, epochs: int) -> None:
+        """Tell the figures of the epoch."""
+        self.say(
+            f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  loss {row.train_loss:.4f}  "
+            f"train {row.train_accuracy:6.2%}  test {row.test_accuracy:6.2%}  "
+            f"{row.images_per_second:,.0f} images/s"
+        )
+
+    def close(self) -> None:
+        """End all displays."""
+        if self._progress is not None:
+            self._progress.stop()
