@@ -13,14 +13,14 @@ VERSION = re.search(
 # An MPI runtime with mpiexec, for machines that have none.
 MPI = ["mpich; sys_platform != 'win32'", "impi-rt; sys_platform == 'win32'"]
 PLOT = ["matplotlib>=3.7"]
-BENCH = ["pytest>=7.4", "pytest-benchmark>=4.0"]
+BENCH = ["pytest>=8.3", "pytest-benchmark>=4.0"]
 PEERS = ["torch>=2.2", "onnxruntime>=1.17", "onnx>=1.15"]
-TEST = ["pytest>=7.4", "hypothesis>=6.90"]
+TEST = ["pytest>=8.3", "hypothesis>=6.90"]
 
 setup(
     name="lowerconv",
     version=VERSION,
-    description="Convolutions on CPUs and CPU clusters: lowered piece by piece, pipelined on every core",
+    description="Convolutions on CPUs and CPU clusters, pipelined on every core",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -27,7 +27,7 @@ def integer(value: Any, argument: str, least: int) -> int:
 
 def pair(value: Any, argument: str, least: int) -> Pair:
     """Return an int or a pair of ints as a pair (rows, columns)."""
-    if isinstance(value, (tuple, list, np.ndarray)):
+    if isinstance(value, (tuple, list)) or (isinstance(value, np.ndarray) and value.ndim):
         if len(value) != 2:
             raise ValueError(
                 f"{argument}: got {value!r} of length {len(value)}, expected an int or a pair"

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lowerconv.checks import integer
 from lowerconv.plan import cached_plan
 from lowerconv.problem import DTYPES
 
@@ -21,15 +22,14 @@ def _check_array(array: Any, name: str, dtype: np.dtype | None = None) -> None:
 
 def _check_rank(array: np.ndarray, name: str, meaning: str) -> None:
     if array.ndim not in (3, 4):
-        raise ValueError(
-            f"{name}: got shape {array.shape}, expected (N, {meaning}) or ({meaning})"
-        )
+        raise ValueError(f"{name}: got shape {array.shape}, expected (N, {meaning}) or ({meaning})")
 
 
 def _shape_tuple(shape: Any, name: str) -> tuple[int, ...]:
+    """Return a shape as plain integers: it becomes part of a cache key, where 1 equals True."""
     if not isinstance(shape, (tuple, list)):
         raise TypeError(f"{name}: got {shape!r}, expected a tuple of integers")
-    return tuple(shape)
+    return tuple(integer(extent, name, 0) for extent in shape)
 
 
 def conv2d(

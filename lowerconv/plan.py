@@ -93,7 +93,7 @@ class ConvPlan:
     ) -> None:
         if op not in OPS:
             raise ValueError(f"op: got {op!r}, expected one of {', '.join(map(repr, OPS))}")
-        if algorithm != "auto" and algorithm not in PIPELINES:
+        if algorithm not in ("auto", *PIPELINES):
             known = ", ".join(map(repr, ("auto", *PIPELINES)))
             raise ValueError(f"algorithm: got {algorithm!r}, expected one of {known}")
         if activation not in (None, "relu"):
@@ -132,7 +132,9 @@ class ConvPlan:
         )
         self.result_shape = self._shapes[2]
         itemsize = problem.dtype.itemsize
-        check_bytes(prod(self._full_shapes[2]) * itemsize, f"{self._names[2]} {self.result_shape}")
+        # An empty batch counts as one image: NumPy makes no empty array of such extents either.
+        items = prod(max(1, extent) for extent in self._full_shapes[2])
+        check_bytes(items * itemsize, f"{self._names[2]} {self.result_shape}")
 
         if algorithm == "auto":
             self.algorithm, self.reason = choose(problem, self.op, self.threads)
@@ -188,7 +190,9 @@ class ConvPlan:
             return result
         first, second = (
             _contiguous(array, name).reshape(shape)
-            for array, name, shape in zip(operands[:2], self._names, self._full_shapes, strict=False)
+            for array, name, shape in zip(
+                operands[:2], self._names, self._full_shapes, strict=False
+            )
         )
         bias = _contiguous(operands[2], "bias") if self.bias else self._no_bias
         direct = out is not None and out.flags.c_contiguous and out.flags.aligned
@@ -221,9 +225,14 @@ class ConvPlan:
         self._check("out", out, self.result_shape)
         if not out.flags.writeable:
             raise ValueError("out: got a read-only array, expected a writable one")
-        for extent, step in zip(out.shape, out.strides, strict=True):
-            if step == 0 and extent > 1:
-                raise ValueError("out: got elements that share memory, expected one cell for each")
+        if (
+            any(
+                step == 0 and extent > 1
+                for extent, step in zip(out.shape, out.strides, strict=True)
+            )
+            and out.size
+        ):
+            raise ValueError("out: got elements that share memory, expected one cell for each")
         for name, operand in zip((*self._names[:2], "bias"), operands, strict=False):
             # The bounds first: the exact question can be expensive.
             if np.may_share_memory(out, operand) and _overlap(out, operand):
@@ -261,7 +270,7 @@ class ConvPlan:
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
     try:
-        return np.shares_memory(a, b, max_work=10_000)
+        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True  # cannot be told in reasonable time, so it is not taken
 
@@ -337,7 +346,7 @@ def _key(value: Any, argument: str) -> Any:
         return value
     if isinstance(value, (tuple, list)) and any(isinstance(v, (tuple, list)) for v in value):
         return tuple(_key(v, argument) for v in value)
-    if isinstance(value, (tuple, list, np.ndarray)):
+    if isinstance(value, (tuple, list)) or (isinstance(value, np.ndarray) and value.ndim):
         return pair(value, argument, -(2**63))  # its range is checked with the problem
     return integer(value, argument, -(2**63))
 
@@ -360,6 +369,9 @@ def cached_plan(
     **options: Any,
 ) -> ConvPlan:
     """Return the plan for these arguments, from a bounded cache where it was made before."""
+    for name in ("algorithm", "activation"):
+        if not isinstance(options.get(name), (str, type(None))):
+            raise TypeError(f"{name}: got {options[name]!r}, expected a string")
     arguments = (
         x_shape,
         w_shape,

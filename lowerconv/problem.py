@@ -228,7 +228,10 @@ def conv_problem(
             f"{w_name}: got {C_group} channels per filter, expected {C // groups} "
             f"({C} channels of {x_name} in {groups} groups)"
         )
-    dtype = np.dtype(dtype)
+    try:
+        dtype = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"dtype: got {dtype!r}, expected float32 or float64") from None
     if dtype not in DTYPES:
         raise TypeError(f"dtype: got {dtype}, expected float32 or float64")
     for axis, image, (before, after), taps, step in (
@@ -237,8 +240,8 @@ def conv_problem(
     ):
         if image + before + after > EXTENT_MAX:
             raise ValueError(
-                f"padding: got {(before, after)} for the {axis}, expected a padded image of at most "
-                f"{EXTENT_MAX} {axis}"
+                f"padding: got {(before, after)} for the {axis}, expected a padded image of "
+                f"at most {EXTENT_MAX} {axis}"
             )
         extent = step * (taps - 1) + 1
         if extent > image + before + after:

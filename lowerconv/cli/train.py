@@ -141,9 +141,10 @@ def run(options: argparse.Namespace) -> int:
 def _tell(error: Exception, rank: int | None) -> None:
     place = "" if rank is None else f" on rank {rank}"
     if isinstance(error, EXPECTED) or type(error) is RuntimeError:
-        print(f"lowerconv: error{place}: {error}", file=sys.stderr)
+        text = f"lowerconv: error{place}: {error}\n"
     else:
-        print(f"lowerconv: error{place}:\n{traceback.format_exc()}", file=sys.stderr)
+        text = f"lowerconv: error{place}:\n{traceback.format_exc()}"
+    sys.stderr.write(text)  # in one piece: launchers mix what ranks write in several
 
 
 def _prepare(

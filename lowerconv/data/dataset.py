@@ -140,7 +140,7 @@ def load(spec: str) -> tuple[Dataset, Dataset]:
     from .folder import read_folder
 
     if not isinstance(spec, str):
-        raise TypeError(f"data: found {spec!r}, expected a string, one of {', '.join(SPECS)}")
+        raise TypeError(f"data: got {spec!r}, expected a string, one of {', '.join(SPECS)}")
     if spec == "fashion-mnist":
         return read_fashion_mnist()
     kind, _, directory = spec.partition(":")
@@ -150,7 +150,7 @@ def load(spec: str) -> tuple[Dataset, Dataset]:
         return read_cifar10(directory)
     if directory and kind == "folder":
         return read_folder(*_folder_options(spec, directory))
-    raise ValueError(f"data: found {spec!r}, expected one of {', '.join(SPECS)}")
+    raise ValueError(f"data: got {spec!r}, expected one of {', '.join(SPECS)}")
 
 
 def find_directory(directory: str | os.PathLike[str], expected: str) -> Path:
@@ -183,7 +183,7 @@ def _folder_options(spec: str, text: str) -> tuple[str, int]:
     size = re.fullmatch(r"size=([0-9]{1,6})", option[2])
     if size is None or int(size[1]) == 0:
         raise ValueError(
-            f"data: found option {option[2]!r} in {spec!r}, "
+            f"data: got option {option[2]!r} in {spec!r}, "
             "expected size=S with S a whole number of pixels >= 1"
         )
     return option[1], int(size[1])

@@ -34,7 +34,9 @@ class Normalizer:
 
     def __init__(self, images: np.ndarray) -> None:
         channels = images.shape[1]
-        counts = np.stack([np.bincount(images[:, c].ravel(), minlength=256) for c in range(channels)])
+        counts = np.stack(
+            [np.bincount(images[:, c].ravel(), minlength=256) for c in range(channels)]
+        )
         values = np.arange(256) / 255
         self.mean = counts @ values / counts.sum(1)
         self.deviation = np.sqrt(counts @ values**2 / counts.sum(1) - self.mean**2)

@@ -44,11 +44,15 @@ def gemm_address(dtype: np.dtype) -> int:
 
 @lru_cache
 def _blas_libraries() -> tuple[Any, ...]:
-    """Return threadpoolctl's handles of the BLAS libraries of this process, SciPy's included."""
+    """Return threadpoolctl's handles of the BLAS that `gemm` calls."""
     gemm_address(np.dtype(np.float32))  # loads SciPy's BLAS
     from threadpoolctl import ThreadpoolController
 
-    return tuple(ThreadpoolController().select(user_api="blas").lib_controllers)
+    libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+    # SciPy's wheels bring a copy of their own, and NumPy's is then none of our business; where
+    # there is no such copy, SciPy shares whatever there is.
+    own = [library for library in libraries if "scipy" in str(library.filepath).lower()]
+    return tuple(own or libraries)
 
 
 @contextmanager
@@ -114,10 +118,10 @@ def gemm(address, a, trans_a, b, trans_b, beta, c, m, n, k, lda, ldb, ldc):
     """Compute ``c = a b + beta c`` for row-major blocks.
 
     The blocks begin at the first elements of the arrays: `a` is m x k (k x m if `trans_a`), `b` is
-    k x n (n x k if `trans_b`), `c` is m x n; `lda`, `ldb` and `ldc` are the distances of their rows.
+    k x n (n x k if `trans_b`), `c` is m x n; `lda`, `ldb`, `ldc` are the distances of their rows.
     BLAS counts columns first and sees every block transposed: c^T = b^T a^T.
     """
-    _call_gemm(
+    _call_gemm(  # type: ignore[call-arg]  # numba supplies the typing context
         address,
         _T if trans_b else _N,
         _T if trans_a else _N,

@@ -20,6 +20,7 @@ NC_MAX = 512  #         pixels beyond which a wider product no longer helps BLAS
 KC_MAX = 512  #         taps beyond which BLAS cuts the sum by itself
 PARTIAL_MAX = 4 * 2**20  # bytes of partial weight gradients, all together
 SPLITS_MAX = 32  #      partial weight gradients: enough tasks for many cores, few to add up
+CORES = (1, 2, 4, 8)  # numbers of cores that blocks have to suit
 
 # Prices, in floating-point operations of a core, by which blockings are compared.
 LOWER = 32.0  #         to lower one element into L2 (about a quarter of a nanosecond)
@@ -31,8 +32,7 @@ CALL = 60e3  #          to call BLAS and go round the loop (about half a microse
 class Blocking(NamedTuple):
     """MC filters x NC pixels x KC taps per product; `tasks` pieces of work for the cores.
 
-    `KC` is what a panel holds of the sum; it and `splits` fix the order of additions, and so do not
-    depend on the number of threads.
+    Nothing here depends on the number of threads, and so neither does a bit of the result.
     """
 
     MC: int
@@ -61,12 +61,16 @@ def _cuts(extent: int, most: int) -> list[int]:
     return sorted({-(-extent // min(count, extent)) for count in counts}, reverse=True)
 
 
-def _busiest(tasks: int, threads: int, per_task: float) -> float:
-    """Return the time of the core with the most tasks."""
-    return -(-tasks // threads) * per_task
+def _core_time(tasks: int, per_task: float) -> float:
+    """Return what a pass costs all cores, idle ones included, on machines of several sizes.
+
+    The blocks do not depend on the number of threads, because BLAS rounds an element in the last
+    bit by its place in a block: so they have to suit few cores and many.
+    """
+    return sum(-(-tasks // cores) * cores * per_task for cores in CORES)
 
 
-def forward_blocking(problem: ConvProblem, threads: int) -> Blocking:
+def forward_blocking(problem: ConvProblem) -> Blocking:
     """Blocks of ``y = w . col(x)``: tasks are MC filters x NC pixels, summed over panels of KC."""
     items = panel_bytes() // problem.dtype.itemsize
     m, n, k = problem.gemm_shape("forward")
@@ -81,12 +85,10 @@ def forward_blocking(problem: ConvProblem, threads: int) -> Blocking:
             + STORE * MC * NC * panels
             + CALL * panels
         )
-        return _busiest(tasks, threads, per_task), Blocking(MC, NC, KC, tasks)
+        return _core_time(tasks, per_task), Blocking(MC, NC, KC, tasks)
 
     blockings = [
-        price(MC, NC)
-        for NC in _cuts(n, min(NC_MAX, items // KC))
-        for MC in _cuts(m, items // NC)
+        price(MC, NC) for NC in _cuts(n, min(NC_MAX, items // KC)) for MC in _cuts(m, items // NC)
     ]
     return min(blockings, key=lambda priced: priced[0])[1]
 
@@ -99,7 +101,7 @@ def pixel_tiles(problem: ConvProblem, most: int) -> int:
     return pixels * max(1, min(problem.N, most // pixels))
 
 
-def weight_grad_blocking(problem: ConvProblem, threads: int) -> Blocking:
+def weight_grad_blocking(problem: ConvProblem) -> Blocking:
     """Blocks of ``dw = dy . col(x)^T``: tasks are MC filters x KC taps, summed over tiles of NC.
 
     Where the filters are small there are few such tasks: then the sum over pixels is cut into
@@ -116,15 +118,13 @@ def weight_grad_blocking(problem: ConvProblem, threads: int) -> Blocking:
         tasks = splits * problem.groups * -(-m // MC) * -(-k // KC)
         per_tile = (2.0 * MC + LOWER + PACK) * KC * NC + PACK * MC * NC + STORE * MC * KC + CALL
         per_task = per_tile * -(-tiles // splits)
-        return _busiest(tasks, threads, per_task), Blocking(MC, NC, KC, tasks, splits)
+        return _core_time(tasks, per_task), Blocking(MC, NC, KC, tasks, splits)
 
-    blockings = [
-        price(MC, KC) for KC in _cuts(k, items // NC) for MC in _cuts(m, items // NC)
-    ]
+    blockings = [price(MC, KC) for KC in _cuts(k, items // NC) for MC in _cuts(m, items // NC)]
     return min(blockings, key=lambda priced: priced[0])[1]
 
 
-def input_grad_blocking(problem: ConvProblem, threads: int) -> Blocking:
+def input_grad_blocking(problem: ConvProblem) -> Blocking:
     """Blocks of ``dcol = w^T . dy``: tasks are whole channels (KC taps) of MC images.
 
     A task owns its part of dx, so that overlapping taps can be added without locks.  Tiles of NC
@@ -144,10 +144,8 @@ def input_grad_blocking(problem: ConvProblem, threads: int) -> Blocking:
         tasks = problem.groups * -(-channels * taps // KC) * -(-problem.N // MC)
         columns = MC * problem.P * problem.Q
         calls = -(-columns // NC)
-        per_task = (2.0 * filters + LOWER) * KC * columns + PACK * filters * (
-            columns + KC * calls
-        )
-        return _busiest(tasks, threads, per_task + CALL * calls), Blocking(MC, NC, KC, tasks)
+        per_task = (2.0 * filters + LOWER) * KC * columns + PACK * filters * (columns + KC * calls)
+        return _core_time(tasks, per_task + CALL * calls), Blocking(MC, NC, KC, tasks)
 
     blockings = [
         price(tiles, block * taps)

@@ -14,7 +14,7 @@ from lowerconv.kernels.im2col import _inside
 @njit(cache=True, nogil=True)
 def forward_row(x, w, n, k, p, groups, geometry, row):
     """Compute ``row[q] = sum_crs w[k,c,r,s] x[n,c,h,w]`` for one output row p of one filter k."""
-    R, S, P, Q, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w = geometry
+    R, S, _, Q, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w = geometry
     K, C = w.shape[0], w.shape[1]
     H, W = x.shape[2], x.shape[3]
     first_channel = k // (K // groups) * C

@@ -23,7 +23,7 @@ ZERO = np.uint64(0)
 
 @njit(cache=True, nogil=True)
 def _inside(extent, shift, stride, limit):
-    """Return the range of outputs ``i`` in ``0:limit`` with ``0 <= i * stride + shift < extent``."""
+    """Return the ``i`` in ``0:limit`` with ``0 <= i * stride + shift < extent``, as a range."""
     first = 0 if shift >= 0 else (-shift + stride - 1) // stride
     last = (extent - 1 - shift) // stride + 1 if extent > shift else 0
     first = min(first, limit)
@@ -81,7 +81,9 @@ def lower(x, first_channel, k0, k1, j0, j1, geometry, panel, column):
         row = panel[k - k0]
         n, p, q_first = n0, p0, q0
         j = column
-        while j < column + j1 - j0:  # one row piece: output row p of image n, columns q_first:q_last
+        while (
+            j < column + j1 - j0
+        ):  # one row piece: output row p of image n, columns q_first:q_last
             q_last = min(Q, q_first + column + j1 - j0 - j)
             h = p * stride_h - pad_top + r * dilation_h
             if 0 <= h < H:

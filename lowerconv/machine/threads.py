@@ -19,6 +19,12 @@ SPIN_COUNT = "2000"
 
 _num_threads: int | None = None
 _started = False
+
+
+def _most_threads() -> int:
+    return int(getattr(numba.config, "NUMBA_NUM_THREADS"))  # noqa: B009 (set at run time)
+
+
 _lock = threading.RLock()
 
 
@@ -40,7 +46,7 @@ def get_num_threads() -> int:
     """
     global _num_threads
     if _num_threads is None:
-        _num_threads = min(usable_threads(), numba.config.NUMBA_NUM_THREADS)
+        _num_threads = min(usable_threads(), _most_threads())
     return _num_threads
 
 
@@ -60,9 +66,9 @@ def set_num_threads(n: int) -> None:
     """
     global _num_threads
     n = integer(n, "n", 1)
-    if n > numba.config.NUMBA_NUM_THREADS:
+    if n > _most_threads():
         raise ValueError(
-            f"n: got {n} threads, expected at most {numba.config.NUMBA_NUM_THREADS}; set the "
+            f"n: got {n} threads, expected at most {_most_threads()}; set the "
             "environment variable NUMBA_NUM_THREADS before Python starts to allow more"
         )
     _num_threads = n

@@ -32,7 +32,7 @@ def rounded(items: int, dtype: np.dtype) -> int:
 
 
 def workspace(items: int, dtype: np.dtype) -> np.ndarray:
-    """Return `items` items of scratch memory, aligned to cache lines; their contents are undefined."""
+    """Return `items` items of undefined contents, aligned to cache lines."""
     global _buffer
     needed = items * dtype.itemsize
     if needed + LINE > _buffer.size:

@@ -149,7 +149,7 @@ class _Pool(Layer):
 class MaxPool2d(_Pool):
     """The largest pixel of each window; arguments as in PyTorch."""
 
-    __doc__ += _Pool.__doc__.partition("\n")[2]  # type: ignore[union-attr, operator]
+    __doc__ += _Pool.__doc__.partition("\n")[2]  # type: ignore[union-attr]
 
     def forward(self, x: np.ndarray, step: Step) -> np.ndarray:
         """Return the maxima."""
@@ -157,9 +157,7 @@ class MaxPool2d(_Pool):
         y = self._array("y", y_planes, x.dtype)
         self._winner = self._array("winner", y_planes, np.int32)
         with parallel_region(get_num_threads()):
-            _max_pool(
-                x.reshape(x_planes), self.size, self.stride, self.padding, y, self._winner
-            )
+            _max_pool(x.reshape(x_planes), self.size, self.stride, self.padding, y, self._winner)
         return y.reshape(self._y_shape)
 
     def backward(self, dy: np.ndarray, need_dx: bool = True) -> np.ndarray | None:
@@ -178,7 +176,7 @@ class MaxPool2d(_Pool):
 class AvgPool2d(_Pool):
     """The mean of each window; arguments as in PyTorch."""
 
-    __doc__ += _Pool.__doc__.partition("\n")[2]  # type: ignore[union-attr, operator]
+    __doc__ += _Pool.__doc__.partition("\n")[2]  # type: ignore[union-attr]
 
     def __init__(
         self,

@@ -6,13 +6,15 @@ used: they would wait, spinning, on the cores that our threads need next.
 
 from __future__ import annotations
 
-from math import gcd
-
 import numpy as np
 from numba import njit, prange
 
 from lowerconv.kernels.blas import GEMM_LIMIT, gemm, gemm_address, single_threaded_blas
 from lowerconv.machine.threads import get_num_threads, parallel_region
+
+PIECES = 64  #            blocks that a product is cut into at most
+PIECE_FLOPS = 1_000_000  # that a block has at least, some ten microseconds of one core
+WIDTH, HEIGHT = 256, 64  # columns and rows that a block has at least
 
 
 @njit(cache=True, nogil=True, parallel=True)
@@ -47,14 +49,17 @@ def _multiply(address, a, trans_a, b, trans_b, c, groups, k, parts_m, parts_n):
         )
 
 
-def split(m: int, n: int, pieces: int) -> tuple[int, int]:
-    """Cut an m x n result into about `pieces` blocks; returns the cuts of its rows and columns.
+def split(m: int, n: int, k: int) -> tuple[int, int]:
+    """Return into how many blocks to cut the rows and the columns of an m x n result.
 
-    Every block reads its rows of the left and its columns of the right operand once more, so the
-    blocks are as square as they can be.
+    The cut does not depend on the number of threads: BLAS rounds an element in the last bit by its
+    place in a block.  Blocks are wide, because each reads its rows and columns of the operands once
+    more, but there are enough of them for many cores where there is enough to do.
     """
-    cuts = [(rows, -(-pieces // rows)) for rows in range(1, pieces + 1)]
-    return min(cuts, key=lambda cut: (m / cut[0] + n / cut[1]) * cut[0] * cut[1])
+    most = max(1, min(PIECES, 2 * m * n * k // PIECE_FLOPS))
+    parts_n = max(1, min(most, n // WIDTH))
+    parts_m = max(1, min(most // parts_n, m // HEIGHT))
+    return parts_m, parts_n
 
 
 def multiply(
@@ -62,12 +67,11 @@ def multiply(
     b: np.ndarray,
     c: np.ndarray,
     *,
-    threads: int,
     trans_a: bool = False,
     trans_b: bool = False,
     groups: int = 1,
 ) -> None:
-    """Compute ``c = a b`` for row-major matrices, the work shared by `threads` cores.
+    """Compute ``c = a b`` for row-major matrices, the work shared by the cores.
 
     With `groups`, the rows of each matrix are that many blocks one under the other, and each block
     of `c` is the product of its blocks of `a` and `b`.  Call it inside `parallel_region` and
@@ -77,16 +81,12 @@ def multiply(
     m, n = c.shape[0] // groups, c.shape[1]
     if max(m, n, k, a.shape[1], b.shape[1]) > GEMM_LIMIT:
         raise MemoryError(f"GEMM of {m} x {n} x {k}: BLAS takes extents up to {GEMM_LIMIT}")
-    # Enough pieces for every core: with g groups, threads / gcd(g, threads) pieces per group give
-    # a total that the cores divide evenly.
-    pieces = 1 if groups >= 4 * threads else threads // gcd(groups, threads)
-    _multiply(gemm_address(c.dtype), a, trans_a, b, trans_b, c, groups, k, *split(m, n, pieces))
+    _multiply(gemm_address(c.dtype), a, trans_a, b, trans_b, c, groups, k, *split(m, n, k))
 
 
 def matmul(
     a: np.ndarray, b: np.ndarray, c: np.ndarray, *, trans_a: bool = False, trans_b: bool = False
 ) -> None:
     """Compute ``c = a b`` for row-major matrices on all threads, outside any other region."""
-    threads = get_num_threads()
-    with parallel_region(threads), single_threaded_blas():
-        multiply(a, b, c, threads=threads, trans_a=trans_a, trans_b=trans_b)
+    with parallel_region(get_num_threads()), single_threaded_blas():
+        multiply(a, b, c, trans_a=trans_a, trans_b=trans_b)

@@ -31,7 +31,7 @@ def _lower_all(x, geometry, col):
 
 @njit(cache=True, nogil=True, parallel=True)
 def _raise_all(col, geometry, dx):
-    N, C, H, W = dx.shape
+    N, C = dx.shape[:2]
     taps = geometry.R * geometry.S
     pixels = geometry.P * geometry.Q
     for piece in prange(N * C):
@@ -64,7 +64,6 @@ class Lowering:
 
     def __init__(self, problem: ConvProblem, op: Op, threads: int) -> None:
         self.problem = problem
-        self.threads = threads
         pixels = problem.N * problem.P * problem.Q
         self.col_shape = (problem.C * problem.R * problem.S, pixels)
         # The product of a batch is a matrix in (K, N) order; of one image it is y itself.
@@ -97,9 +96,7 @@ class Lowering:
         col, matrix = self._carve(workspace)
         product = y.reshape(K, -1) if N == 1 else matrix
         _lower_all(x, self.problem.geometry, col)
-        multiply(
-            w.reshape(K, -1), col, product, threads=self.threads, groups=self.problem.groups
-        )
+        multiply(w.reshape(K, -1), col, product, groups=self.problem.groups)
         if N > 1 or relu or bias.size:
             _store_all(product, bias, relu, y.reshape(N, K, -1))
 
@@ -112,7 +109,6 @@ class Lowering:
             w.reshape(len(w), -1),
             self._as_matrix(dy, matrix),
             col,
-            threads=self.threads,
             trans_a=True,
             groups=self.problem.groups,
         )
@@ -128,7 +124,6 @@ class Lowering:
             self._as_matrix(dy, matrix),
             col,
             dw.reshape(len(dw), -1),
-            threads=self.threads,
             trans_b=True,
             groups=self.problem.groups,
         )

@@ -256,7 +256,7 @@ def _weight_grad(address, dy, x, groups, geometry, blocks, partial, dw, panels, 
 
 
 class Pipelined:
-    """Lowering in panels that stay in cache, one BLAS GEMM per panel on the core that lowered it."""
+    """Panels that stay in cache, each multiplied by BLAS on the core that lowered it."""
 
     name = "pipelined"
 
@@ -266,7 +266,7 @@ class Pipelined:
             "forward": forward_blocking,
             "input_grad": input_grad_blocking,
             "weight_grad": weight_grad_blocking,
-        }[op](problem, threads)
+        }[op](problem)
         self.blocks = blocks
         workers = min(threads, blocks.tasks)
         panel = blocks.KC * blocks.NC

@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run needs to go on, in one safetensors file that is never half written."""
+"""Checkpoints: all that a run needs to go on, in one file that is never half written."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _digest(tensors: dict[str, np.ndarray], state: str) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
-        digest.update(np.ascontiguousarray(tensor))
+        digest.update(tensor.tobytes())
     return digest.hexdigest()
 
 

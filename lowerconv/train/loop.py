@@ -94,8 +94,8 @@ def evaluate(network: Layer, loader: Loader, communicator: Communicator) -> tupl
         result = softmax_cross_entropy(scores, batch.labels)
         loss += result.loss
         right += result.right
-    loss, right = communicator.sum_numbers(loss, right)
-    return loss / len(loader.dataset), right / len(loader.dataset)
+    all_loss, all_right = communicator.sum_numbers(loss, right)
+    return all_loss / len(loader.dataset), all_right / len(loader.dataset)
 
 
 class Trainer:
@@ -134,9 +134,7 @@ class Trainer:
             train_set.image_shape, len(train_set.classes), settings.algorithm
         )
         self.network.initialize(np.random.default_rng(settings.seed))
-        self.optimizer = SGD(
-            self.network, settings.lr, settings.momentum, settings.weight_decay
-        )
+        self.optimizer = SGD(self.network, settings.lr, settings.momentum, settings.weight_decay)
         normalizer = Normalizer(train_set.images)
         place = communicator.rank, communicator.ranks
         self._train = Loader(train_set, normalizer, settings.batch, *place)
@@ -257,8 +255,8 @@ class Trainer:
         )
 
     def _check_agreement(self) -> None:
-        """Raise if the ranks' weights differ in a single bit: then they train different networks."""
-        sums = self.communicator.gather(zlib.crc32(self.optimizer.data))
+        """Raise if the ranks' weights differ in a single bit: they would train apart."""
+        sums = self.communicator.gather(zlib.crc32(self.optimizer.data.tobytes()))
         if len(set(sums)) > 1:
             raise RuntimeError(f"weights differ between ranks: checksums {sums}")
 

@@ -409,14 +409,14 @@ def overlapping(kind: str) -> tuple[Array, Array]:
     ],
 )
 def test_out_overlapping_an_operand(function: str, name: str, algorithm: str, kind: str) -> None:
-    given: dict[str, Any] = {
+    right: dict[str, dict[str, Any]] = {
         "conv2d": {"x": ones(SQUARE), "w": ones(SQUARE)},
         "conv2d_input_grad": {"dy": ones(SQUARE), "w": ones(SQUARE), "x_shape": SQUARE},
         "conv2d_weight_grad": {"dy": ones(SQUARE), "x": ones(SQUARE), "w_shape": SQUARE},
-    }[function]
+    }
     operand, out = overlapping(kind)
     with pytest.raises(ValueError, match=rf"\bout\b.*\b{name}\b"):
-        getattr(lc, function)(**given | {name: operand}, out=out, algorithm=algorithm)
+        getattr(lc, function)(**right[function] | {name: operand}, out=out, algorithm=algorithm)
     assert (out == UNTOUCHED).all()
 
 

@@ -190,7 +190,8 @@ def test_wrong_arguments() -> None:
 def test_shapes_as_lists_and_of_numpy_integers() -> None:
     x, w = np.ones((2, 3, 6, 5), np.float32), np.ones((4, 3, 3, 3), np.float32)
     y = lc.conv2d(x, w)
-    for kind in (list, lambda shape: tuple(map(np.int64, shape))):
+    kinds: list[Any] = [list, lambda shape: tuple(map(np.int64, shape))]
+    for kind in kinds:
         assert lc.plan_conv2d(kind(x.shape), kind(w.shape))(x, w).shape == y.shape
         assert lc.conv2d_input_grad(y, w, kind(x.shape)).shape == x.shape
         assert lc.conv2d_weight_grad(y, x, kind(w.shape)).shape == w.shape

@@ -90,7 +90,7 @@ def test_error_names_its_four_parts_and_crosses_processes():
     ],
 )
 def test_load_refuses_unknown_spec(spec):
-    with pytest.raises(ValueError, match=r"^data: found .*fashion-mnist, .*cifar10:DIR") as caught:
+    with pytest.raises(ValueError, match=r"^data: got .*fashion-mnist, .*cifar10:DIR") as caught:
         load(spec)
     assert repr(spec) in str(caught.value)
     assert "folder:DIR[?size=S]" in str(caught.value)
@@ -106,7 +106,7 @@ def test_load_refuses_what_is_not_text(spec):
     "option", ["size=0", "size=-3", "size=", "size=3.5", "size=a", "size=9999999", "scale=2", "="]
 )
 def test_load_refuses_folder_option(tmp_path, option):
-    with pytest.raises(ValueError, match=r"^data: found option") as caught:
+    with pytest.raises(ValueError, match=r"^data: got option") as caught:
         load(f"folder:{tmp_path}?{option}")
     assert repr(option) in str(caught.value)
 

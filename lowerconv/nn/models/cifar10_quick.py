@@ -12,9 +12,11 @@ from lowerconv.nn.pooling import AvgPool2d, MaxPool2d
 def cifar10_quick(
     image_shape: tuple[int, int, int] = (3, 32, 32), classes: int = 10, algorithm: str = "auto"
 ) -> Sequential:
-    """Jia et al., Caffe's examples (2014), after Krizhevsky's cuda-convnet: three 5x5 convolutions
-    that keep the image, each followed by pooling that halves it; 145,578 parameters on 32x32 pixels.
-    """  # fmt: skip
+    """Return the network of Caffe's examples (Jia et al., 2014), after Krizhevsky's cuda-convnet.
+
+    Three 5x5 convolutions that keep the image, each followed by pooling that halves it; 145,578
+    parameters on 32x32 pixels.
+    """
     C, H, W = image_shape
     for _ in range(3):
         H, W = H // 2, W // 2

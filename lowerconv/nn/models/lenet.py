@@ -12,9 +12,11 @@ from lowerconv.nn.pooling import MaxPool2d
 def lenet(
     image_shape: tuple[int, int, int] = (1, 28, 28), classes: int = 10, algorithm: str = "auto"
 ) -> Sequential:
-    """LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition"
-    (1998), in the sizes of Caffe's examples, with max pooling and ReLU; 431,080 parameters on 28x28 pixels.
-    """  # fmt: skip
+    """Return LeNet in the sizes of Caffe's examples, with max pooling and ReLU.
+
+    LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition"
+    (1998); 431,080 parameters on 28x28 pixels.
+    """
     C, H, W = image_shape
     rows, columns = ((extent - 4) // 2 for extent in (H, W))
     rows, columns = ((extent - 4) // 2 for extent in (rows, columns))

@@ -1,0 +1,85 @@
+"""What tests of several folders share."""
+
+import gzip
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    """Write bytes as an idx file, compressed if its name says so."""
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    content = header + array.astype(np.uint8).tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+@pytest.fixture(scope="session")
+def tiny_fashion(tmp_path_factory) -> Path:
+    """Return a directory with 203 + 52 images that can be learnt, in Fashion-MNIST's files."""
+    rng = np.random.default_rng(7)
+    directory = tmp_path_factory.mktemp("tiny-fashion")
+    for part, count in (("train", 203), ("t10k", 52)):
+        labels = np.arange(count) % 10
+        images = rng.integers(0, 60, (count, 28, 28))
+        for image, label in zip(images, labels, strict=True):
+            row, column = 2 + label // 5 * 12, 2 + label % 5 * 5
+            image[row : row + 10, column : column + 4] += 180
+        write_idx(directory / f"{part}-images-idx3-ubyte", images)
+        write_idx(directory / f"{part}-labels-idx1-ubyte.gz", labels)
+    return directory
+
+
+def clean_environment() -> dict[str, str]:
+    """Return the environment without what a launcher of this very process has put there."""
+    prefixes = ("PMI", "OMPI_", "MPI_", "HYDRA_", "PRTE_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
+    # Open MPI refuses root and more ranks than cores unless told so; MPICH ignores these.
+    return kept | {
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    }
+
+
+@pytest.fixture(scope="session")
+def run_lowerconv() -> Callable[..., subprocess.CompletedProcess]:
+    """Return a function that runs ``python -m lowerconv ARGUMENTS``, a single process."""
+
+    def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "lowerconv", *map(str, arguments)]
+        return subprocess.run(
+            command, env=clean_environment(), cwd=cwd, capture_output=True, text=True, timeout=300
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def mpiexec() -> Callable[..., subprocess.CompletedProcess]:
+    """Return a function that runs ``python ARGUMENTS`` on some ranks."""
+    beside = Path(sys.executable).with_name("mpiexec")
+    launcher = str(beside) if beside.exists() else shutil.which("mpiexec")
+    if launcher is None:
+        pytest.fail('no mpiexec: the tests need an MPI runtime, pip install ".[mpi]"')
+
+    def run(
+        ranks: int, *arguments: object, timeout: float = 300, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess:
+        command = [launcher, "-n", str(ranks), sys.executable, *map(str, arguments)]
+        return subprocess.run(
+            command,
+            env=clean_environment(),
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run

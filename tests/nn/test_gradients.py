@@ -1,0 +1,118 @@
+"""Every layer's backward step against differences of its forward step, in float64."""
+
+import numpy as np
+import pytest
+
+from lowerconv import nn
+
+SEED = 20240229
+
+
+def loss_of(layer: nn.Layer, x: np.ndarray, weights: np.ndarray, step: nn.Step) -> float:
+    return float((layer.forward(x, step) * weights).sum())
+
+
+def differences(function, array: np.ndarray, places: list[tuple[int, ...]]) -> list[float]:
+    """Return the central differences of `function()` along some elements of `array`."""
+    slopes, h = [], 1e-6
+    for place in places:
+        kept = array[place]
+        array[place] = kept + h
+        above = function()
+        array[place] = kept - h
+        below = function()
+        array[place] = kept
+        slopes.append((above - below) / (2 * h))
+    return slopes
+
+
+def check_gradients(layer: nn.Layer, x: np.ndarray, training: bool = True) -> None:
+    rng = np.random.default_rng(SEED)
+    print(f"seed {SEED}")
+    step = nn.Step(training=training, seed=3, number=5, first_sample=2)
+    weights = rng.standard_normal(layer.forward(x, step).shape)
+    layer.forward(x, step)
+    dx = layer.backward(weights)
+    assert dx is not None
+    assert dx.shape == x.shape
+    arrays = {"x": (x, dx.copy())}
+    for name, parameter in layer.parameters().items():
+        arrays[name] = parameter.data, parameter.grad.copy()
+    for name, (array, gradient) in arrays.items():
+        places = [tuple(rng.integers(0, array.shape)) for _ in range(12)]
+        expected = differences(lambda: loss_of(layer, x, weights, step), array, places)
+        found = [gradient[place] for place in places]
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7, err_msg=name)
+
+
+LAYERS = {
+    "conv": (lambda: nn.Conv2d(3, 4, 3, dtype=np.float64), (2, 3, 6, 7)),
+    "conv-strided-grouped-no-bias": (
+        lambda: nn.Conv2d(
+            4, 6, (2, 3), stride=2, padding=1, groups=2, bias=False, dtype=np.float64
+        ),
+        (2, 4, 6, 7),
+    ),
+    "max-pool": (lambda: nn.MaxPool2d(2), (2, 3, 6, 8)),
+    "max-pool-overlapping-ceil": (lambda: nn.MaxPool2d(3, 2, 1, ceil_mode=True), (2, 3, 6, 9)),
+    "avg-pool": (lambda: nn.AvgPool2d(2), (2, 3, 6, 8)),
+    "avg-pool-overlapping-ceil": (lambda: nn.AvgPool2d(3, 2, 1, ceil_mode=True), (2, 3, 6, 9)),
+    "avg-pool-without-padding-counted": (
+        lambda: nn.AvgPool2d((3, 2), 2, 1, count_include_pad=False),
+        (2, 3, 6, 9),
+    ),
+    "linear": (lambda: nn.Linear(5, 4, dtype=np.float64), (3, 5)),
+    "linear-no-bias": (lambda: nn.Linear(5, 1, bias=False, dtype=np.float64), (3, 5)),
+    "relu": (nn.ReLU, (3, 5, 4)),
+    "flatten": (nn.Flatten, (3, 5, 2, 2)),
+    "dropout": (lambda: nn.Dropout(0.4), (3, 50)),
+    "sequential": (
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 3, 3, padding=1, dtype=np.float64),
+            nn.ReLU(),
+            nn.Sequential(nn.AvgPool2d(2), nn.Dropout(0.3)),
+            nn.Flatten(),
+            nn.Linear(12, 4, dtype=np.float64),
+        ),
+        (3, 2, 4, 4),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_backward_is_the_derivative_of_forward(name):
+    build, shape = LAYERS[name]
+    layer = build()
+    rng = np.random.default_rng(SEED + 1)
+    layer.initialize(rng)
+    check_gradients(layer, rng.standard_normal(shape))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_an_empty_share_of_a_batch_passes_through(name):
+    build, shape = LAYERS[name]
+    layer = build()
+    y = layer.forward(np.empty((0, *shape[1:])), nn.Step(training=True))
+    assert y.shape[0] == 0
+    dx = layer.backward(np.empty_like(y))
+    assert dx is not None
+    assert dx.shape == (0, *shape[1:])
+    for parameter in layer.parameters().values():
+        assert not parameter.grad.any()
+
+
+def test_first_layer_returns_no_gradient_of_the_images():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
+    y = net.forward(np.ones((1, 1, 4, 4), np.float32), nn.Step(training=True))
+    assert net.backward(np.ones_like(y), need_dx=False) is None
+
+
+def test_loss_gradient():
+    rng = np.random.default_rng(SEED)
+    scores, labels = rng.standard_normal((7, 5)), rng.integers(0, 5, 7)
+    gradient = nn.softmax_cross_entropy(scores, labels).gradient
+    places = [tuple(rng.integers(0, scores.shape)) for _ in range(12)]
+    expected = differences(
+        lambda: nn.softmax_cross_entropy(scores, labels).loss / 7, scores, places
+    )
+    np.testing.assert_allclose([gradient[p] for p in places], expected, rtol=1e-6, atol=1e-9)
