@@ -1,6 +1,7 @@
 """Every algorithm on every layer of a network, all three passes: time relative to lowering, error.
 
     python -m bench.algorithms [--network googlenet cifar10_quick] [--batch 1 32] [--threads N]
+                               [--passes forward input_grad weight_grad]
 
 Errors are relative to the largest entry of the same pass in float64 by the loop nest.
 """
@@ -82,6 +83,7 @@ def main() -> None:
     parser.add_argument("--network", nargs="+", default=["googlenet", "cifar10_quick"])
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 32])
     parser.add_argument("--threads", type=int, default=lc.get_num_threads())
+    parser.add_argument("--passes", nargs="+", choices=PASSES, default=PASSES)
     options = parser.parse_args()
     lc.set_num_threads(options.threads)
     console = Console(width=100)
@@ -89,7 +91,7 @@ def main() -> None:
     console.print(f"{report['cpu']['name']}, {options.threads} threads")
     for network in options.network:
         for batch in options.batch:
-            for op in PASSES:
+            for op in options.passes:
                 compare(console, network, batch, op)
 
 

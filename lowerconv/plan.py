@@ -137,7 +137,7 @@ class ConvPlan:
         check_bytes(items * itemsize, f"{self._names[2]} {self.result_shape}")
 
         if algorithm == "auto":
-            self.algorithm, self.reason = choose(problem, self.op, self.threads)
+            self.algorithm, self.reason = choose(problem, self.op)
         else:
             self.algorithm, self.reason = algorithm, "asked for"
         if problem.N:

@@ -20,12 +20,14 @@ NC_MAX = 512  #         pixels beyond which a wider product no longer helps BLAS
 KC_MAX = 512  #         taps beyond which BLAS cuts the sum by itself
 PARTIAL_MAX = 4 * 2**20  # bytes of partial weight gradients, all together
 SPLITS_MAX = 32  #      partial weight gradients: enough tasks for many cores, few to add up
-CORES = (1, 2, 4, 8)  # numbers of cores that blocks have to suit
+CORES = (1, 2, 4)  # numbers of cores that blocks have to suit
 
 # Prices, in floating-point operations of a core, by which blockings are compared.
 LOWER = 32.0  #         to lower one element into L2 (about a quarter of a nanosecond)
+PIECE = 500.0  #        to begin a row piece, of at most Q elements (about four nanoseconds)
 PACK = 24.0  #          for BLAS to pack one element of an operand
 STORE = 32.0  #         to write one element of the product once more
+VECTOR = 16  #          pixels that BLAS's kernels compute at a time
 CALL = 60e3  #          to call BLAS and go round the loop (about half a microsecond)
 
 
@@ -61,6 +63,11 @@ def _cuts(extent: int, most: int) -> list[int]:
     return sorted({-(-extent // min(count, extent)) for count in counts}, reverse=True)
 
 
+def _lower_cost(problem: ConvProblem) -> float:
+    """Return the price of lowering one element."""
+    return LOWER + PIECE / problem.Q
+
+
 def _core_time(tasks: int, per_task: float) -> float:
     """Return what a pass costs all cores, idle ones included, on machines of several sizes.
 
@@ -70,17 +77,24 @@ def _core_time(tasks: int, per_task: float) -> float:
     return sum(-(-tasks // cores) * cores * per_task for cores in CORES)
 
 
+def _whole_vectors(pixels: int) -> int:
+    """Return the pixels that BLAS computes with: its kernels work on groups of them."""
+    return -(-pixels // VECTOR) * VECTOR
+
+
 def forward_blocking(problem: ConvProblem) -> Blocking:
     """Blocks of ``y = w . col(x)``: tasks are MC filters x NC pixels, summed over panels of KC."""
     items = panel_bytes() // problem.dtype.itemsize
     m, n, k = problem.gemm_shape("forward")
     KC = _cuts(k, min(KC_MAX, items // 16))[0]
     panels = -(-k // KC)
+    lower = _lower_cost(problem)
 
     def price(MC: int, NC: int) -> tuple[float, Blocking]:
         tasks = problem.groups * -(-m // MC) * -(-n // NC)
         per_task = (
-            (2.0 * MC + LOWER + PACK) * NC * k
+            2.0 * MC * _whole_vectors(NC) * k
+            + (lower + PACK) * NC * k
             + PACK * MC * k
             + STORE * MC * NC * panels
             + CALL * panels
@@ -109,18 +123,23 @@ def weight_grad_blocking(problem: ConvProblem) -> Blocking:
     """
     items = panel_bytes() // problem.dtype.itemsize
     m, k, n = problem.gemm_shape("weight_grad")
-    NC = pixel_tiles(problem, NC_MAX)
-    tiles = -(-n // NC)
     dw_bytes = problem.K * k * problem.dtype.itemsize
-    splits = max(1, min(PARTIAL_MAX // dw_bytes, SPLITS_MAX, tiles // 2))
+    lower = _lower_cost(problem)
 
-    def price(MC: int, KC: int) -> tuple[float, Blocking]:
+    def price(NC: int, MC: int, KC: int) -> tuple[float, Blocking]:
+        tiles = -(-n // NC)
+        splits = max(1, min(PARTIAL_MAX // dw_bytes, SPLITS_MAX, tiles // 2))
         tasks = splits * problem.groups * -(-m // MC) * -(-k // KC)
-        per_tile = (2.0 * MC + LOWER + PACK) * KC * NC + PACK * MC * NC + STORE * MC * KC + CALL
+        per_tile = (2.0 * MC + lower + PACK) * KC * NC + PACK * MC * NC + STORE * MC * KC + CALL
         per_task = per_tile * -(-tiles // splits)
         return _core_time(tasks, per_task), Blocking(MC, NC, KC, tasks, splits)
 
-    blockings = [price(MC, KC) for KC in _cuts(k, items // NC) for MC in _cuts(m, items // NC)]
+    blockings = [
+        price(NC, MC, KC)
+        for NC in {pixel_tiles(problem, most) for most in (NC_MAX, NC_MAX // 2, NC_MAX // 4)}
+        for KC in _cuts(k, items // NC)
+        for MC in _cuts(m, items // NC)
+    ]
     return min(blockings, key=lambda priced: priced[0])[1]
 
 
@@ -144,7 +163,9 @@ def input_grad_blocking(problem: ConvProblem) -> Blocking:
         tasks = problem.groups * -(-channels * taps // KC) * -(-problem.N // MC)
         columns = MC * problem.P * problem.Q
         calls = -(-columns // NC)
-        per_task = (2.0 * filters + LOWER) * KC * columns + PACK * filters * (columns + KC * calls)
+        per_task = (2.0 * filters + _lower_cost(problem)) * KC * columns + PACK * filters * (
+            columns + KC * calls
+        )
         return _core_time(tasks, per_task + CALL * calls), Blocking(MC, NC, KC, tasks)
 
     blockings = [

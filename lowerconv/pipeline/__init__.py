@@ -48,9 +48,23 @@ PIPELINES: dict[str, type[Pipeline]] = {
 }
 
 
-def choose(problem: ConvProblem, op: Op, threads: int) -> tuple[str, str]:
-    """Return the name of the fastest algorithm for a pass, and why it should be."""
+# Bounds below which an algorithm other than pipelined lowering is faster.
+FEW_PRODUCTS = 8  # filters x channels of a group, as in depthwise convolution
+FEW_PIXELS = 128  # of the whole batch: cut into panels for several cores, they are narrow
+FEW_PLANES = 8  #   of the image gradient: a core owns whole planes, so some cores would be idle
+
+
+def choose(problem: ConvProblem, op: Op) -> tuple[str, str]:
+    """Return the name of the fastest algorithm for a pass, and why it should be.
+
+    Measured with ``python -m bench.algorithms``.  The choice does not depend on the number of
+    threads, because algorithms differ in the last bits of their results.
+    """
     filters, channels = problem.K // problem.groups, problem.C // problem.groups
-    if min(filters, channels) == 1 and problem.groups > 1:
-        return "direct", "one filter or one channel per group leaves nothing for a GEMM to reuse"
+    if filters * channels <= FEW_PRODUCTS:
+        return "direct", "so few filters and channels that a GEMM finds nothing to reuse"
+    if op == "forward" and problem.N * problem.P * problem.Q < FEW_PIXELS:
+        return "lowering", "so few pixels that all cores had better share one panel"
+    if op == "input_grad" and problem.N * problem.C < FEW_PLANES:
+        return "lowering", "so few channels that cores owning whole ones would be idle"
     return "pipelined", "panels stay in cache, whatever the size of the layer"
