@@ -12,7 +12,7 @@ LEAST, MOST = 5, 200  # rounds
 
 
 def times(candidates: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """Return the seconds that each candidate took, round by round, after one round of warming up."""
+    """Return the seconds that each candidate took, round by round, once all are warm."""
     first = 0.0
     for run in candidates.values():
         run()  # compiles, and faults pages in

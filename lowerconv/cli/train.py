@@ -73,7 +73,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--batch", type=_number(int, 1), metavar="N", help="images of all ranks together"
     )
-    parser.add_argument("--lr", type=_number(float, 0), help="learning rate")
+    parser.add_argument(
+        "--lr",
+        type=_number(float, 0),
+        help="learning rate to start with; it falls to zero along a cosine",
+    )
     parser.add_argument("--momentum", type=_number(float, 0, 1))
     parser.add_argument("--weight-decay", type=_number(float, 0))
     parser.add_argument(
@@ -118,7 +122,7 @@ def run(options: argparse.Namespace) -> int:
         trainer = together(communicator, lambda: _prepare(options, communicator, reporter))
         prepared = True
         reporter.say(trainer.describe())
-        trainer.fit(options.epochs or MODELS[options.model].epochs)
+        trainer.fit()
         last = trainer.history[-1]
         reporter.say(
             f"test accuracy {last.test_accuracy:.2%} after {last.epoch} epochs, "
@@ -159,6 +163,7 @@ def _prepare(
     settings = Settings(
         model=options.model,
         data=options.data,
+        epochs=options.epochs or model.epochs,
         batch=options.batch or model.batch,
         lr=given(options.lr, model.lr),
         momentum=given(options.momentum, model.momentum),

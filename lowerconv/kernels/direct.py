@@ -8,7 +8,7 @@ pixel a tap reads; taps that fall in the padding add nothing and are skipped.
 import numpy as np
 from numba import njit
 
-from lowerconv.kernels.im2col import _inside
+from lowerconv.kernels.im2col import inside
 
 
 @njit(cache=True, nogil=True)
@@ -27,7 +27,7 @@ def forward_row(x, w, n, k, p, groups, geometry, row):
             image = x[n, first_channel + c, h]
             for s in range(S):
                 shift = s * dilation_w - pad_left
-                lo, hi = _inside(W, shift, stride_w, Q)
+                lo, hi = inside(W, shift, stride_w, Q)
                 tap = w[k, c, r, s]
                 if stride_w == 1:
                     target, source = row[lo:hi], image[lo + shift : hi + shift]
@@ -54,7 +54,7 @@ def input_grad_row(dy, w, n, c, h, groups, geometry, row):
             source = dy[n, k, p]
             for s in range(S):
                 shift = s * dilation_w - pad_left
-                lo, hi = _inside(W, shift, stride_w, Q)
+                lo, hi = inside(W, shift, stride_w, Q)
                 tap = w[k, c_group, r, s]
                 if stride_w == 1:
                     target, piece = row[lo + shift : hi + shift], source[lo:hi]
@@ -91,7 +91,7 @@ def weight_grad_filter(dy, x, k, c, groups, geometry, taps):
     for r in range(R):
         for s in range(S):
             shift = s * dilation_w - pad_left
-            lo, hi = _inside(W, shift, stride_w, Q)
+            lo, hi = inside(W, shift, stride_w, Q)
             total = np.float64(0)
             if hi > lo:
                 for n in range(N):

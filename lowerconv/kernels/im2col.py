@@ -22,7 +22,7 @@ ZERO = np.uint64(0)
 
 
 @njit(cache=True, nogil=True)
-def _inside(extent, shift, stride, limit):
+def inside(extent, shift, stride, limit):
     """Return the ``i`` in ``0:limit`` with ``0 <= i * stride + shift < extent``, as a range."""
     first = 0 if shift >= 0 else (-shift + stride - 1) // stride
     last = (extent - 1 - shift) // stride + 1 if extent > shift else 0
@@ -77,7 +77,7 @@ def lower(x, first_channel, k0, k1, j0, j1, geometry, panel, column):
     for k in range(k0, k1):
         c, r, s = first_channel + k // (R * S), k // S % R, k % S
         shift = s * dilation_w - pad_left
-        inside_first, inside_last = _inside(W, shift, stride_w, Q)
+        inside_first, inside_last = inside(W, shift, stride_w, Q)
         row = panel[k - k0]
         n, p, q_first = n0, p0, q0
         j = column
@@ -116,7 +116,7 @@ def raise_add(panel, column, first_channel, k0, k1, j0, j1, geometry, x):
     for k in range(k0, k1):
         c, r, s = first_channel + k // (R * S), k // S % R, k % S
         shift = s * dilation_w - pad_left
-        inside_first, inside_last = _inside(W, shift, stride_w, Q)
+        inside_first, inside_last = inside(W, shift, stride_w, Q)
         row = panel[k - k0]
         n, p, q_first = n0, p0, q0
         j = column

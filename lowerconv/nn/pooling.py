@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit, prange
 
 from lowerconv.checks import Pair, pair
+from lowerconv.kernels.im2col import inside
 from lowerconv.machine.threads import get_num_threads, parallel_region
 from lowerconv.nn.module import Layer, Step
 
@@ -17,24 +18,53 @@ def _window(i, size, stride, pad, extent):
     return max(start, 0), min(start + size, extent)
 
 
+@njit(cache=True, nogil=True)
+def _keep_larger(image, first, stride, count, best, winner, at):
+    """Let pixels ``first, first + stride, ...`` win against ``best[at:]``; NaN always wins.
+
+    Indices are unsigned, and the winner is selected and not branched to, so that this is vector
+    code; the strides that networks use have loops of their own for the same reason.
+    """
+    first, stride, at = np.uint64(first), np.uint64(stride), np.uint64(at)
+    one, two = np.uint64(1), np.uint64(2)
+    if stride == one:
+        for i in range(np.uint64(0), np.uint64(count)):
+            pixel = image[first + i]
+            wins = (pixel > best[at + i]) | (pixel != pixel)
+            best[at + i] = pixel if wins else best[at + i]
+            winner[at + i] = np.int32(first + i) if wins else winner[at + i]
+    elif stride == two:
+        for i in range(np.uint64(0), np.uint64(count)):
+            pixel = image[first + two * i]
+            wins = (pixel > best[at + i]) | (pixel != pixel)
+            best[at + i] = pixel if wins else best[at + i]
+            winner[at + i] = np.int32(first + two * i) if wins else winner[at + i]
+    else:
+        for i in range(np.uint64(0), np.uint64(count)):
+            pixel = image[first + stride * i]
+            wins = (pixel > best[at + i]) | (pixel != pixel)
+            best[at + i] = pixel if wins else best[at + i]
+            winner[at + i] = np.int32(first + stride * i) if wins else winner[at + i]
+
+
 @njit(cache=True, nogil=True, parallel=True)
 def _max_pool(x, size, stride, pad, y, winner):
     """`winner` is the place of each maximum in its plane, for the way back."""
     planes, H, W = x.shape
     _, P, Q = y.shape
     for plane in prange(planes):
+        image = x[plane].reshape(H * W)
         for p in range(P):
+            best, at = y[plane, p], winner[plane, p]
             h0, h1 = _window(p, size[0], stride[0], pad[0], H)
-            for q in range(Q):
-                w0, w1 = _window(q, size[1], stride[1], pad[1], W)
-                best, at = x[plane, h0, w0], h0 * W + w0
-                for h in range(h0, h1):
-                    for w in range(w0, w1):
-                        value = x[plane, h, w]
-                        if value > best or np.isnan(value):
-                            best, at = value, h * W + w
-                y[plane, p, q] = best
-                winner[plane, p, q] = at
+            for q in range(Q):  # the first pixel of each window
+                at[q] = h0 * W + max(0, q * stride[1] - pad[1])
+                best[q] = image[at[q]]
+            for h in range(h0, h1):
+                for s in range(size[1]):
+                    lo, hi = inside(W, s - pad[1], stride[1], Q)
+                    first = h * W + lo * stride[1] + s - pad[1]
+                    _keep_larger(image, first, stride[1], hi - lo, best, at, lo)
 
 
 @njit(cache=True, nogil=True, parallel=True)

@@ -26,19 +26,21 @@ from lowerconv.train.checkpoint import (
 )
 from lowerconv.train.metrics import EpochMetrics, draw_curves, write_csv
 from lowerconv.train.progress import Reporter
+from lowerconv.train.schedule import cosine
 
 CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides what a run computes, its number of epochs apart.
+    """All that decides what a run computes.
 
-    ``batch`` counts the samples of all ranks together.
+    ``batch`` counts the samples of all ranks together; ``lr`` is where the learning rate starts.
     """
 
     model: str
     data: str
+    epochs: int
     batch: int
     lr: float
     momentum: float
@@ -53,6 +55,7 @@ def train_epoch(
     loader: Loader,
     epoch: int,
     seed: int,
+    learning_rate: Callable[[int], float],
     communicator: Communicator,
     after_step: Callable[[int, float, int], None],
 ) -> tuple[np.ndarray, int]:
@@ -60,6 +63,10 @@ def train_epoch(
 
     Parameters
     ----------
+    epoch : int
+        From 0.
+    learning_rate : callable
+        Told the number of a step of the run, from 0.
     after_step : callable
         Told after each step, from this rank's share: samples done, their loss, how many were right.
 
@@ -74,6 +81,7 @@ def train_epoch(
     right = 0
     for number, batch in enumerate(loader.batches(seed, epoch)):
         step = Step(True, seed, epoch * len(loader) + number, batch.first_sample)
+        optimizer.lr = learning_rate(step.number)
         scores = network.forward(batch.images, step)
         result = softmax_cross_entropy(scores, batch.labels, batch.size)
         network.backward(result.gradient, need_dx=False)
@@ -195,26 +203,29 @@ class Trainer:
         save_checkpoint(self._checkpoint_path, Checkpoint(self._tensors(), state))
         write_csv(self.out / "metrics.csv", self.history)
 
-    def fit(self, epochs: int) -> None:
-        """Train until `epochs` epochs are done, those of the checkpoint included."""
+    def fit(self) -> None:
+        """Train until all epochs are done, those of the checkpoint included."""
         for array in (self.optimizer.data, self.optimizer.velocity):
             self.communicator.broadcast_array(array)
         self.history = self.communicator.broadcast(self.history)
         chief = self.communicator.rank == 0
         if chief and not self.history:
             self.save()  # so that a run killed in its first epoch can be resumed too
-        for epoch in range(len(self.history) + 1, epochs + 1):
-            self.history.append(self._epoch(epoch, epochs))
+        for epoch in range(len(self.history), self.settings.epochs):
+            self.history.append(self._epoch(epoch))
             if chief:
-                self.reporter.end_epoch(self.history[-1], epochs)
+                self.reporter.end_epoch(self.history[-1], self.settings.epochs)
                 self.save()
         if chief:
             title = f"{self.settings.model} on {self.settings.data}"
             draw_curves(self.out / "curves.png", self.history, title)
 
-    def _epoch(self, epoch: int, epochs: int) -> EpochMetrics:
+    def _learning_rate(self, step: int) -> float:
+        return cosine(self.settings.lr, step, self.settings.epochs * len(self._train))
+
+    def _epoch(self, epoch: int) -> EpochMetrics:
         ranks = self.communicator.ranks
-        self.reporter.start_epoch(epoch, epochs, len(self._train.dataset))
+        self.reporter.start_epoch(epoch + 1, self.settings.epochs, len(self._train.dataset))
         begin = time.perf_counter()
         done, loss, right = 0, 0.0, 0
 
@@ -236,6 +247,7 @@ class Trainer:
             self._train,
             epoch,
             self.settings.seed,
+            self._learning_rate,
             self.communicator,
             after_step,
         )
@@ -245,7 +257,7 @@ class Trainer:
         test_loss, test_accuracy = evaluate(self.network, self._test, self.communicator)
         images = len(self._train.dataset)
         return EpochMetrics(
-            epoch=epoch,
+            epoch=epoch + 1,
             train_loss=float(losses @ self._train.batch_sizes / images),
             train_accuracy=all_right / images,
             test_loss=test_loss,

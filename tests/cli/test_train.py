@@ -44,10 +44,14 @@ def test_a_run_leaves_everything(run_lowerconv, tiny_fashion, tmp_path):
     assert again.returncode == 0, again.stderr
     assert len(list((tmp_path / "runs").iterdir())) == 2
 
-    more = run_lowerconv(*arguments[:-1], 3, "--resume", cwd=tmp_path)
-    assert more.returncode == 0, more.stderr
-    assert "epoch 3/3" in more.stdout
-    assert "epoch 2/3" not in more.stdout
+    done = run_lowerconv(*arguments, "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "test accuracy" in done.stdout
+    assert "epoch 2/2" not in done.stdout
+
+    other = run_lowerconv(*arguments[:-1], 3, "--resume", cwd=tmp_path)
+    assert other.returncode == 1
+    assert "was trained with epochs 2, not 3" in other.stderr
 
 
 @pytest.mark.parametrize("ranks", [2, 3])

@@ -24,7 +24,7 @@ class Model:
 
 MODELS = {
     #                      build          epochs  batch  lr    momentum  weight_decay
-    "lenet": Model(lenet, 12, 64, 0.02, 0.9, 5e-4),
+    "lenet": Model(lenet, 12, 64, 0.02, 0.9, 1e-3),
     "cifar10_quick": Model(cifar10_quick, 10, 100, 0.01, 0.9, 4e-3),
 }
 

@@ -39,7 +39,14 @@ shares = []
 losses, right = [], []
 for epoch in range(2):
     epoch_losses, epoch_right = train_epoch(
-        network, optimizer, loader, epoch, SEED, communicator, lambda n, *_: shares.append(n)
+        network,
+        optimizer,
+        loader,
+        epoch,
+        SEED,
+        lambda step: 0.05,
+        communicator,
+        lambda n, *_: shares.append(n),
     )
     losses.extend(epoch_losses)
     right.append(epoch_right)
