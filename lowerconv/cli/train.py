@@ -25,7 +25,7 @@ from lowerconv.parallel.communicator import (
 from lowerconv.plan import algorithms
 from lowerconv.train.checkpoint import CheckpointError
 from lowerconv.train.loop import CHECKPOINT, Settings, Trainer
-from lowerconv.train.progress import ConsoleReporter, Reporter
+from lowerconv.train.progress import ConsoleReporter, Reporter, announce_compilation
 
 RUNS = Path("runs")
 
@@ -122,7 +122,8 @@ def run(options: argparse.Namespace) -> int:
         trainer = together(communicator, lambda: _prepare(options, communicator, reporter))
         prepared = True
         reporter.say(trainer.describe())
-        trainer.fit()
+        with announce_compilation(reporter):
+            trainer.fit()
         last = trainer.history[-1]
         reporter.say(
             f"test accuracy {last.test_accuracy:.2%} after {last.epoch} epochs, "
@@ -154,7 +155,10 @@ def _tell(error: Exception, rank: int | None) -> None:
 def _prepare(
     options: argparse.Namespace, communicator: Communicator, reporter: Reporter
 ) -> Trainer:
-    set_num_threads(options.threads or communicator.threads)
+    try:
+        set_num_threads(options.threads or communicator.threads)
+    except ValueError as error:
+        raise ValueError(f"--threads: {error}") from None
     model = MODELS[options.model]
 
     def given(value: float | None, default: float) -> float:

@@ -234,10 +234,7 @@ class Trainer:
             done, loss, right = done + samples, loss + step_loss, right + step_right
             if not self.losses and done == samples:
                 seconds = time.perf_counter() - begin
-                self.reporter.say(
-                    f"first step after {seconds:.1f} s"
-                    + (", most of it compiling, once per machine" if seconds > 2 else "")
-                )
+                self.reporter.say(f"first step after {seconds:.1f} s")
             images = min(done * ranks, len(self._train.dataset))
             self.reporter.step(images, loss / max(1, done), right / max(1, done))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager
 
+from numba.core import event
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -99,3 +101,21 @@ class ConsoleReporter(Reporter):
         """End all displays."""
         if self._progress is not None:
             self._progress.stop()
+
+
+class _CompilationListener(event.Listener):
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter: Reporter | None = reporter
+
+    def on_start(self, started: event.Event) -> None:
+        if self._reporter is not None:
+            self._reporter.say("compiling kernels for this machine, once: some 20 seconds")
+            self._reporter = None
+
+    def on_end(self, ended: event.Event) -> None:
+        pass
+
+
+def announce_compilation(reporter: Reporter) -> AbstractContextManager:
+    """Tell why nothing moves, should kernels have to be compiled first."""
+    return event.install_listener("numba:compile", _CompilationListener(reporter))

@@ -106,7 +106,7 @@ MISTAKES = {
     "negative": (["--lr", "-1"], "--lr"),
     "nan": (["--lr", "nan"], "--lr: got nan"),
     "momentum-of-one": (["--momentum", "1"], "--momentum: got 1, expected at least 0 and below 1"),
-    "too-many-threads": (["--threads", "100000"], "n: got 100000 threads"),
+    "too-many-threads": (["--threads", "100000"], "--threads: n: got 100000 threads"),
     "nothing-to-resume": (["--resume", "--out", "nowhere"], "no checkpoint there"),
     "out-is-a-file": (["--out", "/dev/null"], "/dev/null"),
     "too-small-images": (["--data", "folder:SMALL?size=4"], "kernel of 5 rows"),

@@ -1,0 +1,53 @@
+"""The layers of published networks, all passes, against the loop nest in float64."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lowerconv as lc
+
+
+def load_cases():
+    """Import bench.cases by its path: the tests run on the installed package, not from the root."""
+    path = Path(__file__).parents[2] / "bench" / "cases" / "__init__.py"
+    spec = importlib.util.spec_from_file_location("bench_cases", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+cases = load_cases()
+LAYERS = {
+    f"{network}-{layer.name}": layer
+    for network in ("googlenet", "cifar10_quick", "alexnet_owt")
+    for layer in cases.layers(network)
+}
+SEED = 20160224
+
+
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+def test_every_algorithm_and_pass(layer):
+    print(f"seed {SEED}")
+    rng = np.random.default_rng(SEED)
+    options = {"stride": layer.stride, "padding": layer.padding}
+    x, w = rng.standard_normal(layer.x_shape(1)), rng.standard_normal(layer.w_shape)
+    y = lc.conv2d(x, w, **options, algorithm="direct")
+    dy = rng.standard_normal(y.shape)
+    dx = lc.conv2d_input_grad(dy, w, x.shape, **options, algorithm="direct")
+    dw = lc.conv2d_weight_grad(dy, x, w.shape, **options, algorithm="direct")
+    x32, w32, dy32 = (array.astype(np.float32) for array in (x, w, dy))
+    for algorithm in (*lc.algorithms(), "auto"):
+        options["algorithm"] = algorithm
+        for name, found, exact in (
+            ("forward", lc.conv2d(x32, w32, **options), y),
+            ("input_grad", lc.conv2d_input_grad(dy32, w32, x.shape, **options), dx),
+            ("weight_grad", lc.conv2d_weight_grad(dy32, x32, w.shape, **options), dw),
+        ):
+            error = np.abs(found - exact).max() / np.abs(exact).max()
+            assert error < 1e-5, f"{algorithm} {name}: {error:.1e}"

@@ -1,0 +1,50 @@
+"""The GEMM called through its address, and the threads of BLAS."""
+
+import numpy as np
+import pytest
+
+from lowerconv.kernels import blas
+from lowerconv.pipeline.gemm import matmul, split
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("trans_a", [False, True])
+@pytest.mark.parametrize("trans_b", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 3, 7), (64, 1, 9), (70, 600, 33), (300, 130, 80)])
+def test_matmul(dtype, trans_a, trans_b, shape):
+    m, n, k = shape
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((k, m) if trans_a else (m, k)).astype(dtype)
+    b = rng.standard_normal((n, k) if trans_b else (k, n)).astype(dtype)
+    c = np.full((m, n), np.nan, dtype)
+    matmul(a, b, c, trans_a=trans_a, trans_b=trans_b)
+    exact = (a.T if trans_a else a).astype(float) @ (b.T if trans_b else b)
+    tolerance = 1e-5 if dtype == np.float32 else 1e-12
+    assert np.abs(c - exact).max() <= tolerance * np.abs(exact).max()
+
+
+def test_gemm_accumulates_into_a_block():
+    a, b = np.arange(6.0).reshape(2, 3), np.arange(12.0).reshape(3, 4)
+    c = np.ones((5, 9))
+    blas.gemm(blas.gemm_address(c.dtype), a, False, b[:, 1:], False, 1, c[1:, 2:], 2, 3, 3, 3, 4, 9)
+    expected = np.ones((5, 9))
+    expected[1:3, 2:5] += a @ b[:, 1:]
+    assert np.array_equal(c, expected)
+
+
+def test_blas_threads_are_restored_even_after_an_error():
+    libraries = blas._blas_libraries()
+    before = [library.get_num_threads() for library in libraries]
+    with pytest.raises(ZeroDivisionError), blas.single_threaded_blas():
+        assert all(library.get_num_threads() == 1 for library in libraries)
+        1 / 0  # noqa: B018
+    assert [library.get_num_threads() for library in libraries] == before
+
+
+@pytest.mark.parametrize("m", [1, 63, 64, 1000])
+@pytest.mark.parametrize("n", [1, 255, 512, 100_000])
+@pytest.mark.parametrize("k", [1, 27, 5000])
+def test_split_never_makes_empty_blocks(m, n, k):
+    rows, columns = split(m, n, k)
+    assert 1 <= rows <= m
+    assert 1 <= columns <= n
