@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lowerconv.checks import integer
-from lowerconv.nn.init import he_normal
+from lowerconv.nn.init import lecun_normal
 from lowerconv.nn.module import Layer, Parameter, Step
 from lowerconv.pipeline.gemm import matmul
 
@@ -47,8 +47,8 @@ class Linear(Layer):
         self.initialize(np.random.default_rng())
 
     def initialize(self, rng: np.random.Generator) -> None:
-        """Draw the weights (He) and set the bias to zero."""
-        he_normal(rng, self.weight.data)
+        """Draw the weights (LeCun, since the last layer has no ReLU) and set the bias to zero."""
+        lecun_normal(rng, self.weight.data)
         if self.bias:
             self.bias.data[:] = 0
 

@@ -25,7 +25,7 @@ class Model:
 MODELS = {
     #                      build          epochs  batch  lr    momentum  weight_decay
     "lenet": Model(lenet, 12, 64, 0.02, 0.9, 1e-3),
-    "cifar10_quick": Model(cifar10_quick, 10, 100, 0.01, 0.9, 4e-3),
+    "cifar10_quick": Model(cifar10_quick, 10, 50, 0.02, 0.9, 1e-3),
 }
 
 __all__ = ["MODELS", "Model", "cifar10_quick", "lenet"]
