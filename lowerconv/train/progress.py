@@ -109,7 +109,7 @@ class _CompilationListener(event.Listener):
 
     def on_start(self, started: event.Event) -> None:
         if self._reporter is not None:
-            self._reporter.say("compiling kernels for this machine, once: some 20 seconds")
+            self._reporter.say("compiling kernels for this machine, once: up to half a minute")
             self._reporter = None
 
     def on_end(self, ended: event.Event) -> None:
