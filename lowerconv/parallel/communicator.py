@@ -126,7 +126,7 @@ class MPICommunicator(Communicator):
     def describe(self) -> str:
         """Return who is there, in words."""
         library = self._mpi.Get_library_version().split("\n")[0].split(",")[0].strip("\x00 ")
-        return f"{self.ranks} ranks ({library})"
+        return f"{self.ranks} ranks ({' '.join(library.split())})"
 
 
 def launched_rank() -> int | None:

@@ -227,14 +227,17 @@ class Trainer:
         ranks = self.communicator.ranks
         self.reporter.start_epoch(epoch + 1, self.settings.epochs, len(self._train.dataset))
         begin = time.perf_counter()
-        done, loss, right = 0, 0.0, 0
+        first_step = begin
+        done, loss, right, steps = 0, 0.0, 0, 0
 
         def after_step(samples: int, step_loss: float, step_right: int) -> None:
-            nonlocal done, loss, right
+            nonlocal done, loss, right, steps, first_step
             done, loss, right = done + samples, loss + step_loss, right + step_right
-            if not self.losses and done == samples:
-                seconds = time.perf_counter() - begin
-                self.reporter.say(f"first step after {seconds:.1f} s")
+            steps += 1
+            if steps == 1 and len(self._train) > 1:
+                first_step = time.perf_counter()
+                if not self.losses:
+                    self.reporter.say(f"first step after {first_step - begin:.1f} s")
             images = min(done * ranks, len(self._train.dataset))
             self.reporter.step(images, loss / max(1, done), right / max(1, done))
 
@@ -253,13 +256,14 @@ class Trainer:
         self.losses.extend(losses)
         test_loss, test_accuracy = evaluate(self.network, self._test, self.communicator)
         images = len(self._train.dataset)
+        timed = images - (self._train.batch if first_step > begin else 0)
         return EpochMetrics(
             epoch=epoch + 1,
             train_loss=float(losses @ self._train.batch_sizes / images),
             train_accuracy=all_right / images,
             test_loss=test_loss,
             test_accuracy=test_accuracy,
-            images_per_second=images / (trained - begin),
+            images_per_second=timed / (trained - first_step),
             seconds=time.perf_counter() - begin,
         )
 
@@ -272,9 +276,10 @@ class Trainer:
     def describe(self) -> str:
         """Return what runs where, in words."""
         parameters = self.optimizer.data.size
+        threads = f"{get_num_threads()} thread" + ("s" if get_num_threads() > 1 else "")
         return (
             f"{self.settings.model}, {parameters:,} parameters, on {self.settings.data}: "
             f"{len(self._train.dataset):,} training and {len(self._test.dataset):,} test images; "
-            f"{self.communicator.describe()} x {get_num_threads()} threads, "
+            f"{self.communicator.describe()} x {threads}, "
             f"batch {self.settings.batch}, algorithm {self.settings.algorithm}"
         )

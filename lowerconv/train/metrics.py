@@ -12,7 +12,11 @@ from lowerconv.train.checkpoint import write_atomically
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """One epoch: losses in nats per sample, accuracies from 0 to 1, speed of training alone."""
+    """One epoch: losses in nats per sample, accuracies from 0 to 1.
+
+    The speed is that of training after the first step, which may have compiled; `seconds` is all of
+    the epoch, its test included.
+    """
 
     epoch: int
     train_loss: float

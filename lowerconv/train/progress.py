@@ -65,7 +65,8 @@ class ConsoleReporter(Reporter):
         """Begin an epoch of so many images."""
         self._images, self._label = images, f"{epoch}/{epochs}"
         self._left = epochs - epoch
-        self._begin = self._spoke = time.monotonic()
+        self._first: tuple[float, int] | None = None  # when a step ended first, and how far
+        self._spoke = time.monotonic()
         if self._progress is not None:
             if self._task is not None:
                 self._progress.remove_task(self._task)
@@ -74,7 +75,9 @@ class ConsoleReporter(Reporter):
     def step(self, images: int, loss: float, accuracy: float) -> None:
         """Tell how many images of the epoch are done, and how the epoch goes so far."""
         now = time.monotonic()
-        speed = images / max(1e-9, now - self._begin)
+        # The first step may have compiled for long: it says nothing of the speed to come.
+        begin, before = self._first = self._first or (now, images)
+        speed = (images - before) / max(1e-9, now - begin)
         text = f"loss {loss:.4f}  accuracy {accuracy:6.2%}  {speed:,.0f} images/s"
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=images, text=text)
@@ -83,11 +86,9 @@ class ConsoleReporter(Reporter):
             done = images / self._images
             cells = round(BAR_CELLS * done)
             bar = "#" * cells + "." * (BAR_CELLS - cells)
-            left = (self._images * (self._left + 1) - images) / speed
-            self.say(
-                f"epoch {self._label} [{bar}] {done:4.0%}  {text}  "
-                f"{int(left) // 60}:{int(left) % 60:02d} left"
-            )
+            left = (self._images * (self._left + 1) - images) / speed if speed else 0
+            told = f"  {int(left) // 60}:{int(left) % 60:02d} left" if speed else ""
+            self.say(f"epoch {self._label} [{bar}] {done:4.0%}  {text}{told}")
 
     def end_epoch(self, row: EpochMetrics, epochs: int) -> None:
         """Tell the figures of the epoch."""

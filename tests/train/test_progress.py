@@ -19,6 +19,7 @@ def test_everything_promised_is_shown(monkeypatch, terminal):
     reporter = progress.ConsoleReporter(console)
     reporter.say("hello [world]")
     reporter.start_epoch(2, 3, 100)
+    reporter.step(10, 0.9, 0.5)
     reporter.step(50, 0.7123, 0.625)
     if reporter._progress is not None:
         reporter._progress.refresh()
