@@ -41,9 +41,9 @@ def test_ranks_train_like_one_process(steps, ranks, size):
     # The tests would pass by accident if one rank did all the work.
     assert (many["shares"].sum(1) > 0).all()
     assert np.array_equal(many["shares"].sum(0), alone["shares"][0])
-    np.testing.assert_allclose(many["losses"], alone["losses"], rtol=1e-5)
-    np.testing.assert_allclose(many["weights"], alone["weights"], rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(many["test"], alone["test"], rtol=1e-5)
+    np.testing.assert_allclose(many["losses"], alone["losses"], rtol=1e-11)
+    np.testing.assert_allclose(many["weights"], alone["weights"], rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(many["test"], alone["test"], rtol=1e-11)
     assert np.array_equal(many["right"], alone["right"])
 
 
