@@ -7,7 +7,7 @@ from pathlib import Path
 
 import llvmlite.binding as llvm
 
-from lowerconv.machine.topology import read_or_none
+from lowerconv.machine.cgroup import read_or_none
 
 # What a compiler needs of an instruction set before it can use its full-width registers.
 _NEEDS = {

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from lowerconv.machine.topology import CGROUP, PROC_CGROUP, control_groups, read_or_none
+from lowerconv.machine.cgroup import CGROUP, PROC_CGROUP, control_groups, read_or_none
 
 try:
     import resource
@@ -24,7 +24,7 @@ def memory_limit(cgroup: Path = CGROUP, proc: Path = PROC_CGROUP) -> int:
     Parameters
     ----------
     cgroup, proc : Path
-        As for `lowerconv.machine.topology.control_groups`.
+        As for `lowerconv.machine.cgroup.control_groups`.
 
     Returns
     -------

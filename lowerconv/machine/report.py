@@ -13,12 +13,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lowerconv.machine.cgroup import cpu_quota
 from lowerconv.machine.features import cpu_name, instruction_set, notable_features
 from lowerconv.machine.memory import memory_limit, physical_memory
 from lowerconv.machine.topology import (
     ASSUMED_CACHE_BYTES,
     Topology,
-    cpu_quota,
     format_cpu_list,
     online_cpus,
     read_topology,

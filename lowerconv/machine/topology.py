@@ -1,19 +1,19 @@
-"""The CPUs that this process may use: packages, NUMA nodes, cores, SMT siblings, caches, quota.
+"""The CPUs that this process may use: packages, NUMA nodes, cores, SMT siblings, caches.
 
-Everything is read from the kernel's own files (``/sys/devices/system``, ``/sys/fs/cgroup``), whose
-root paths can be replaced, so that any machine can be tested on any other. Nothing here fails on a
-machine that says less than Linux on bare metal does: what is unknown is assumed, and marked so.
+Everything is read from the kernel's own files (``/sys/devices/system``), whose root path can be
+replaced, so that any machine can be tested on any other. Nothing here fails on a machine that says
+less than Linux on bare metal does: what is unknown is assumed, and marked so.
 """
 
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+
+from lowerconv.machine.cgroup import CGROUP, PROC_CGROUP, cpu_quota, read_or_none
 
 SYSFS = Path("/sys")
-CGROUP = Path("/sys/fs/cgroup")
-PROC_CGROUP = Path("/proc/self/cgroup")
 
 KIB = 1024
 # Used only where the machine tells nothing about its caches. Small ones: a block too small for its
@@ -166,14 +166,6 @@ def format_cpu_list(cpus: Iterable[int]) -> str:
     return ",".join("-".join(map(str, run)) for run in runs)
 
 
-def read_or_none(path: Path) -> str | None:
-    """Text of a kernel file without surrounding white space; None if it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="surrogateescape").strip()
-    except OSError:
-        return None
-
-
 def online_cpus(sysfs: Path = SYSFS) -> tuple[int, ...]:
     """CPUs that the machine has running, whether this process may use them or not."""
     online = _read_cpu_list(sysfs / "devices/system/cpu/online")
@@ -222,77 +214,6 @@ def read_topology(sysfs: Path = SYSFS, usable: Collection[int] | None = None) ->
         cores=_read_cores(sysfs, cpus),
         caches=_read_caches(sysfs, cpus),
     )
-
-
-def control_groups(
-    controller: str, cgroup: Path = CGROUP, proc: Path = PROC_CGROUP
-) -> Iterator[Path]:
-    """Directories of the control groups that this process is in, each before its parent.
-
-    Parameters
-    ----------
-    controller : str
-        ``"cpu"``, ``"memory"``...: selects the hierarchy of version 1; version 2 has only one.
-    cgroup : Path
-        Where the hierarchies are mounted.
-    proc : Path
-        The kernel's list of the groups of this process.
-
-    Yields
-    ------
-    Path
-        Existing directories, up to the root of each mount. A container often mounts its own group
-        as that root while `proc` tells the path on the host: only the root exists then.
-
-    References
-    ----------
-    cgroups(7), section "/proc files".
-    """
-    memberships = read_or_none(proc) or f"0::/\n1:{controller}:/"
-    for line in memberships.splitlines():
-        _, _, named = line.partition(":")
-        controllers, _, path = named.partition(":")
-        if not controllers:
-            mounts = [cgroup, cgroup / "unified"]  # version 2, alone or beside version 1
-        elif controller in controllers.split(","):
-            # "cpu" is often a link to "cpu,cpuacct".
-            mounts = list(dict.fromkeys([cgroup / controller, cgroup / controllers]))
-        else:
-            continue
-        parts = PurePosixPath(path).parts[1:]
-        if ".." in parts:  # a group outside of this namespace: only the mount itself can be seen
-            parts = ()
-        for mount in mounts:
-            for depth in range(len(parts), -1, -1):
-                group = mount.joinpath(*parts[:depth])
-                if group.is_dir():
-                    yield group
-
-
-def cpu_quota(cgroup: Path = CGROUP, proc: Path = PROC_CGROUP) -> float | None:
-    """CPU time that the control groups allow this process, in CPUs.
-
-    Parameters
-    ----------
-    cgroup, proc : Path
-        As for `control_groups`.
-
-    Returns
-    -------
-    float or None
-        For example 1.5: one and a half seconds of CPU time in each second. The smallest quota on
-        the path from the process's group to the root, of versions 1 and 2; None without any.
-    """
-    quotas = []
-    for group in control_groups("cpu", cgroup, proc):
-        version2 = (read_or_none(group / "cpu.max") or "").split()
-        files = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-        version1 = [read_or_none(group / name) or "" for name in files]
-        for pair in (version2, version1):
-            # No limit reads "max 100000" in version 2 and "-1" in version 1.
-            if len(pair) == 2 and all(re.fullmatch("0*[1-9][0-9]*", number) for number in pair):
-                quotas.append(int(pair[0]) / int(pair[1]))
-    return min(quotas, default=None)
 
 
 def usable_threads(

@@ -8,8 +8,11 @@ core owns two of them and alternates::
     multiply               panel 0   panel 1   panel 0   ...
 
 so that the lowering of step i+1, bound by memory, and the product of step i, bound by arithmetic,
-are in flight together, on each core and across cores.  For the input gradient the order is turned
-round: the product is the lowered matrix, and the panel before it is added to the image (col2im).
+do not wait for each other.  How far they overlap is up to the hardware: cores are in different
+phases, one lowering while another multiplies; within a core the stores of a panel drain, and the
+image is prefetched, under the product before it.  What counts most is that a panel is still in the
+cache of the core that multiplies it.  For the input gradient the order is turned round: the product
+is the lowered matrix, and the panel before it is added to the image (col2im).
 
 After Sakiyama, Kato, Ishikawa, Hori, Monrroy, "Deep learning with convolutional neural networks on
 multicore clusters": pipelined lowering.
