@@ -10,6 +10,8 @@ from lowerconv.kernels.im2col import inside
 from lowerconv.machine.threads import get_num_threads, parallel_region
 from lowerconv.nn.module import Layer, Step
 
+PLANE_LIMIT = 2**31 - 1  # places in a plane are kept as 32-bit integers
+
 
 @njit(cache=True, nogil=True)
 def _window(i, size, stride, pad, extent):
@@ -171,6 +173,10 @@ class _Pool(Layer):
             _pooled(*axis, self.ceil_mode)
             for axis in zip(x.shape[2:], self.size, self.stride, self.padding, strict=True)
         )
+        if x.shape[2] * x.shape[3] > PLANE_LIMIT:
+            raise ValueError(
+                f"x: got planes of {x.shape[2:]}, expected at most {PLANE_LIMIT} pixels"
+            )
         planes = x.shape[0] * x.shape[1]
         self._x_shape, self._y_shape = x.shape, x.shape[:2] + pooled
         return (planes, *x.shape[2:]), (planes, *pooled)

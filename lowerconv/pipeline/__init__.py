@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from lowerconv.kernels.blas import GEMM_LIMIT
 from lowerconv.pipeline.direct import Direct
 from lowerconv.pipeline.lowering import Lowering
 from lowerconv.pipeline.pipelined import Pipelined
@@ -61,6 +62,8 @@ def choose(problem: ConvProblem, op: Op) -> tuple[str, str]:
     threads, because algorithms differ in the last bits of their results.
     """
     filters, channels = problem.K // problem.groups, problem.C // problem.groups
+    if problem.P * problem.Q > GEMM_LIMIT:
+        return "direct", "an output image is larger than BLAS can count"
     if filters * channels <= FEW_PRODUCTS:
         return "direct", "so few filters and channels that a GEMM finds nothing to reuse"
     if op == "forward" and problem.N * problem.P * problem.Q < FEW_PIXELS:

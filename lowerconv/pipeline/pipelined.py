@@ -23,7 +23,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from lowerconv.kernels.blas import gemm, gemm_address
+from lowerconv.kernels.blas import GEMM_LIMIT, gemm, gemm_address
 from lowerconv.kernels.blocking import (
     forward_blocking,
     input_grad_blocking,
@@ -264,6 +264,9 @@ class Pipelined:
     name = "pipelined"
 
     def __init__(self, problem: ConvProblem, op: Op, threads: int) -> None:
+        extent = max(problem.P * problem.Q, problem.gemm_shape("forward")[2])
+        if extent > GEMM_LIMIT:  # the distance of two rows of an operand
+            raise MemoryError(f"GEMM with rows of {extent}: BLAS takes extents up to {GEMM_LIMIT}")
         self.problem = problem
         blocks = {
             "forward": forward_blocking,

@@ -265,3 +265,13 @@ def test_plans_made_in_four_threads_at_once() -> None:
     for case, y in zip(cases, in_threads([job(case) for case in cases]), strict=True):
         x, w, _, dy = data_of(case, "float32")
         assert_close(y, expected_of("forward", case, x, w, dy))
+
+
+def test_images_beyond_the_integers_of_blas_never_reach_it(monkeypatch):
+    # No such image is made: planning alone decides, and memory is taken to be endless.
+    monkeypatch.setattr("lowerconv.machine.workspace.memory_limit", lambda: 2**60)
+    shape, filters = (1, 16, 2**16, 2**15), (16, 16, 1, 1)
+    for op in ("forward", "input_grad", "weight_grad"):
+        assert lc.plan_conv2d(shape, filters, op=op).algorithm == "direct"
+        with pytest.raises(MemoryError, match="BLAS takes extents up to"):
+            lc.plan_conv2d(shape, filters, op=op, algorithm="pipelined")
