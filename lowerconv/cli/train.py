@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lowerconv.data.dataset import DataError, load
+from lowerconv.data import DataError, load
 from lowerconv.machine.threads import set_num_threads
 from lowerconv.nn.models import MODELS
 from lowerconv.parallel.communicator import (

@@ -5,11 +5,12 @@ and a test :class:`Dataset`; each reader is a module of its own. Damaged files g
 :class:`DataError` that says what is wrong and where.
 """
 
-from .cifar10 import read_cifar10
-from .dataset import DataError, Dataset, load
-from .fashion_mnist import read_fashion_mnist
-from .folder import read_folder
-from .idx import read_idx
+from lowerconv.data.cifar10 import read_cifar10
+from lowerconv.data.dataset import DataError, Dataset
+from lowerconv.data.fashion_mnist import read_fashion_mnist
+from lowerconv.data.folder import read_folder
+from lowerconv.data.idx import read_idx
+from lowerconv.data.spec import load
 
 __all__ = [
     "DataError",

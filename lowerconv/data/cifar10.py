@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .dataset import DataError, Dataset, find_directory
+from lowerconv.data.dataset import DataError, Dataset, find_directory
 
 CLASSES = (
     "airplane",

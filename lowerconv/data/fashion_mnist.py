@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .dataset import DataError, Dataset, find_directory
-from .idx import read_idx
+from lowerconv.data.dataset import DataError, Dataset, find_directory
+from lowerconv.data.idx import read_idx
 
 CLASSES = (
     "T-shirt/top",

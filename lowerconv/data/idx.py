@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .dataset import DataError
+from lowerconv.data.dataset import DataError
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _UBYTE = 0x08
