@@ -10,6 +10,7 @@ import numpy as np
 
 from lowerconv.checks import Pair, integer, pair
 from lowerconv.kernels.blas import single_threaded_blas
+from lowerconv.kernels.epilogue import Epilogue
 from lowerconv.machine.threads import get_num_threads, parallel_region
 from lowerconv.machine.workspace import check_bytes, workspace
 from lowerconv.pipeline import PIPELINES, choose
@@ -201,8 +202,8 @@ class ConvPlan:
         with parallel_region(self.threads), single_threaded_blas():
             scratch = workspace(self._pipeline.workspace_items, dtype)
             if self.op == "forward":
-                relu = self.activation == "relu"
-                self._pipeline.forward(first, second, bias, relu, target, scratch)
+                epilogue = Epilogue(bias, self.activation == "relu")
+                self._pipeline.forward(first, second, epilogue, target, scratch)
             elif self.op == "input_grad":
                 self._pipeline.input_grad(first, second, target, scratch)
             else:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
-
 from lowerconv.kernels.blas import GEMM_LIMIT
+from lowerconv.kernels.epilogue import Array, Epilogue
 from lowerconv.pipeline.direct import Direct
 from lowerconv.pipeline.lowering import Lowering
 from lowerconv.pipeline.pipelined import Pipelined
@@ -22,25 +21,13 @@ class Pipeline(Protocol):
 
     def __init__(self, problem: ConvProblem, op: Op, threads: int) -> None: ...
 
-    def forward(
-        self,
-        x: np.ndarray,
-        w: np.ndarray,
-        bias: np.ndarray,
-        relu: bool,
-        y: np.ndarray,
-        workspace: np.ndarray,
-    ) -> None:
-        """Compute `y`; an empty `bias` stands for none."""
+    def forward(self, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Array) -> None:
+        """Compute `y`."""
 
-    def input_grad(
-        self, dy: np.ndarray, w: np.ndarray, dx: np.ndarray, workspace: np.ndarray
-    ) -> None:
+    def input_grad(self, dy: Array, w: Array, dx: Array, workspace: Array) -> None:
         """Compute `dx`."""
 
-    def weight_grad(
-        self, dy: np.ndarray, x: np.ndarray, dw: np.ndarray, workspace: np.ndarray
-    ) -> None:
+    def weight_grad(self, dy: Array, x: Array, dw: Array, workspace: Array) -> None:
         """Compute `dw`."""
 
 

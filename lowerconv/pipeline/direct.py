@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 from numba import njit, prange
 
 from lowerconv.kernels.direct import forward_row, input_grad_row, weight_grad_filter
+from lowerconv.kernels.epilogue import Array, Epilogue
 from lowerconv.problem import ConvProblem, Op
 
 
@@ -53,26 +53,14 @@ class Direct:
         }
         self.blocking = {"pieces": pieces[op]}
 
-    def forward(
-        self,
-        x: np.ndarray,
-        w: np.ndarray,
-        bias: np.ndarray,
-        relu: bool,
-        y: np.ndarray,
-        workspace: np.ndarray,
-    ) -> None:
-        """Compute `y`; an empty `bias` stands for none."""
-        _forward(x, w, bias, relu, self.problem.groups, self.problem.geometry, y)
+    def forward(self, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Array) -> None:
+        """Compute `y`."""
+        _forward(x, w, *epilogue, self.problem.groups, self.problem.geometry, y)
 
-    def input_grad(
-        self, dy: np.ndarray, w: np.ndarray, dx: np.ndarray, workspace: np.ndarray
-    ) -> None:
+    def input_grad(self, dy: Array, w: Array, dx: Array, workspace: Array) -> None:
         """Compute `dx`."""
         _input_grad(dy, w, self.problem.groups, self.problem.geometry, dx)
 
-    def weight_grad(
-        self, dy: np.ndarray, x: np.ndarray, dw: np.ndarray, workspace: np.ndarray
-    ) -> None:
+    def weight_grad(self, dy: Array, x: Array, dw: Array, workspace: Array) -> None:
         """Compute `dw`."""
         _weight_grad(dy, x, self.problem.groups, self.problem.geometry, dw)

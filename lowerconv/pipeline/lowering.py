@@ -6,10 +6,9 @@ memory, the product by arithmetic: two bottlenecks, met one after the other.
 
 from __future__ import annotations
 
-import numpy as np
 from numba import njit, prange
 
-from lowerconv.kernels.epilogue import gather, store
+from lowerconv.kernels.epilogue import Array, Epilogue, gather, store
 from lowerconv.kernels.im2col import lower, raise_add
 from lowerconv.machine.workspace import carve, carved_items
 from lowerconv.pipeline.gemm import multiply
@@ -71,10 +70,10 @@ class Lowering:
         self.workspace_items = carved_items(problem.dtype, self.col_shape, self.matrix_shape)
         self.blocking = {"lowered matrix": "{} x {}".format(*self.col_shape)}
 
-    def _carve(self, workspace: np.ndarray) -> list[np.ndarray]:
+    def _carve(self, workspace: Array) -> list[Array]:
         return carve(workspace, self.col_shape, self.matrix_shape)
 
-    def _as_matrix(self, y: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    def _as_matrix(self, y: Array, matrix: Array) -> Array:
         """Return `y` in matrix order, (K, pixels of the batch)."""
         N, K = y.shape[:2]
         if N == 1:
@@ -82,27 +81,17 @@ class Lowering:
         _gather_all(y.reshape(N, K, -1), matrix)
         return matrix
 
-    def forward(
-        self,
-        x: np.ndarray,
-        w: np.ndarray,
-        bias: np.ndarray,
-        relu: bool,
-        y: np.ndarray,
-        workspace: np.ndarray,
-    ) -> None:
-        """Compute `y`; an empty `bias` stands for none."""
+    def forward(self, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Array) -> None:
+        """Compute `y`."""
         N, K = y.shape[:2]
         col, matrix = self._carve(workspace)
         product = y.reshape(K, -1) if N == 1 else matrix
         _lower_all(x, self.problem.geometry, col)
         multiply(w.reshape(K, -1), col, product, groups=self.problem.groups)
-        if N > 1 or relu or bias.size:
-            _store_all(product, bias, relu, y.reshape(N, K, -1))
+        if N > 1 or epilogue.relu or epilogue.bias.size:
+            _store_all(product, *epilogue, y.reshape(N, K, -1))
 
-    def input_grad(
-        self, dy: np.ndarray, w: np.ndarray, dx: np.ndarray, workspace: np.ndarray
-    ) -> None:
+    def input_grad(self, dy: Array, w: Array, dx: Array, workspace: Array) -> None:
         """Compute `dx`."""
         col, matrix = self._carve(workspace)
         multiply(
@@ -114,9 +103,7 @@ class Lowering:
         )
         _raise_all(col, self.problem.geometry, dx)
 
-    def weight_grad(
-        self, dy: np.ndarray, x: np.ndarray, dw: np.ndarray, workspace: np.ndarray
-    ) -> None:
+    def weight_grad(self, dy: Array, x: Array, dw: Array, workspace: Array) -> None:
         """Compute `dw`."""
         col, matrix = self._carve(workspace)
         _lower_all(x, self.problem.geometry, col)

@@ -29,7 +29,7 @@ from lowerconv.kernels.blocking import (
     input_grad_blocking,
     weight_grad_blocking,
 )
-from lowerconv.kernels.epilogue import gather, store
+from lowerconv.kernels.epilogue import Array, Epilogue, gather, store
 from lowerconv.kernels.im2col import lower, raise_add
 from lowerconv.machine.workspace import carve, carved_items
 from lowerconv.problem import ConvProblem, Op
@@ -49,15 +49,16 @@ def _block(index, size, extent):
 
 @njit(cache=True, nogil=True)
 def _forward_on_core(
-    worker, workers, address, x, w, bias, relu, groups, geometry, blocks, y, panels, product
+    worker, address, x, w, bias, relu, groups, geometry, blocks, y, all_panels, products
 ):
     """Steps run over the panels of a task, then over the tasks (group, NC pixels, MC filters)."""
     MC, NC, KC, _, _ = blocks
+    panels, product = all_panels[worker], products[worker]
     K, taps = w.shape
     filters, channels = K // groups, x.shape[1] // groups
     pixels = y.shape[0] * y.shape[2]
     m_blocks, n_blocks, k_blocks = -(-filters // MC), -(-pixels // NC), -(-taps // KC)
-    first, last = _share(groups * n_blocks * m_blocks, worker, workers)
+    first, last = _share(groups * n_blocks * m_blocks, worker, len(products))
     for step in range(first * k_blocks, last * k_blocks + 1):
         if step < last * k_blocks:
             task = step // k_blocks
@@ -86,38 +87,28 @@ def _forward_on_core(
 
 @njit(cache=True, nogil=True, parallel=True)
 def _forward(address, x, w, bias, relu, groups, geometry, blocks, y, panels, products):
-    workers = len(panels)
-    for worker in prange(workers):
+    for worker in prange(len(panels)):
+        # prange counts in uint64; converted, the core's kernel is compiled once and not twice.
+        core = np.int64(worker)
         _forward_on_core(
-            np.int64(worker),  # prange counts in uint64: the type the core kernel is compiled for
-            workers,
-            address,
-            x,
-            w,
-            bias,
-            relu,
-            groups,
-            geometry,
-            blocks,
-            y,
-            panels[worker],
-            products[worker],
+            core, address, x, w, bias, relu, groups, geometry, blocks, y, panels, products
         )
 
 
 @njit(cache=True, nogil=True)
 def _input_grad_on_core(
-    worker, workers, address, dy, w, groups, geometry, blocks, dx, panels, gathered
+    worker, address, dy, w, groups, geometry, blocks, dx, all_panels, all_gathered
 ):
     """Tasks are (group, KC taps of whole channels, MC images); steps run over their tiles."""
     MC, NC, KC, _, _ = blocks
+    panels, gathered = all_panels[worker], all_gathered[worker]
     N, C = dx.shape[0], dx.shape[1] // groups
     K, taps = w.shape
     filters = K // groups
     pixels = dy.shape[2]
     taps_per_channel = taps // C
     c_blocks, n_blocks = -(-taps // KC), -(-N // MC)
-    first, last = _share(groups * c_blocks * n_blocks, worker, workers)
+    first, last = _share(groups * c_blocks * n_blocks, worker, len(all_panels))
     for task in range(first, last):
         group = task // (c_blocks * n_blocks)
         k0, k1 = _block(task // n_blocks % c_blocks, KC, taps)
@@ -169,36 +160,26 @@ def _tile(index, tiles_per_image, pixels, NC, n0, n1):
 
 @njit(cache=True, nogil=True, parallel=True)
 def _input_grad(address, dy, w, groups, geometry, blocks, dx, panels, gathered):
-    workers = len(panels)
-    for worker in prange(workers):
-        _input_grad_on_core(
-            np.int64(worker),  # prange counts in uint64: the type the core kernel is compiled for
-            workers,
-            address,
-            dy,
-            w,
-            groups,
-            geometry,
-            blocks,
-            dx,
-            panels[worker],
-            gathered[worker],
-        )
+    for worker in prange(len(panels)):
+        # prange counts in uint64; converted, the core's kernel is compiled once and not twice.
+        core = np.int64(worker)
+        _input_grad_on_core(core, address, dy, w, groups, geometry, blocks, dx, panels, gathered)
 
 
 @njit(cache=True, nogil=True)
 def _weight_grad_on_core(
-    worker, workers, address, dy, x, groups, geometry, blocks, partial, panels, gathered
+    worker, address, dy, x, groups, geometry, blocks, partial, all_panels, all_gathered
 ):
     """Tasks are (split, group, KC taps, MC filters); steps run over the tiles of the split."""
     MC, NC, KC, _, splits = blocks
+    panels, gathered = all_panels[worker], all_gathered[worker]
     _, K, taps = partial.shape
     filters, channels = K // groups, x.shape[1] // groups
     N, pixels = dy.shape[0], dy.shape[2]
     m_blocks, k_blocks = -(-filters // MC), -(-taps // KC)
     tiles_per_image = -(-pixels // NC)
     tiles = N * tiles_per_image if pixels > NC else -(-N * pixels // NC)
-    first, last = _share(splits * groups * k_blocks * m_blocks, worker, workers)
+    first, last = _share(splits * groups * k_blocks * m_blocks, worker, len(all_panels))
     for task in range(first, last):
         split = task // (groups * k_blocks * m_blocks)
         group = task // (k_blocks * m_blocks) % groups
@@ -233,20 +214,11 @@ def _weight_grad_on_core(
 
 @njit(cache=True, nogil=True, parallel=True)
 def _weight_grad(address, dy, x, groups, geometry, blocks, partial, dw, panels, gathered):
-    workers = len(panels)
-    for worker in prange(workers):
+    for worker in prange(len(panels)):
+        # prange counts in uint64; converted, the core's kernel is compiled once and not twice.
+        core = np.int64(worker)
         _weight_grad_on_core(
-            np.int64(worker),  # prange counts in uint64: the type the core kernel is compiled for
-            workers,
-            address,
-            dy,
-            x,
-            groups,
-            geometry,
-            blocks,
-            partial,
-            panels[worker],
-            gathered[worker],
+            core, address, dy, x, groups, geometry, blocks, partial, panels, gathered
         )
     splits, K, taps = partial.shape
     if splits > 1:
@@ -295,24 +267,15 @@ class Pipelined:
         if blocks.splits > 1:
             self.blocking["splits"] = f"{blocks.splits} partial sums over the pixels"
 
-    def forward(
-        self,
-        x: np.ndarray,
-        w: np.ndarray,
-        bias: np.ndarray,
-        relu: bool,
-        y: np.ndarray,
-        workspace: np.ndarray,
-    ) -> None:
-        """Compute `y`; an empty `bias` stands for none."""
+    def forward(self, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Array) -> None:
+        """Compute `y`."""
         N, K = y.shape[:2]
         panels, products, _ = carve(workspace, *self.shapes)
         _forward(
             gemm_address(y.dtype),
             x,
             w.reshape(K, -1),
-            bias,
-            relu,
+            *epilogue,
             self.problem.groups,
             self.problem.geometry,
             self.blocks,
@@ -321,9 +284,7 @@ class Pipelined:
             products,
         )
 
-    def input_grad(
-        self, dy: np.ndarray, w: np.ndarray, dx: np.ndarray, workspace: np.ndarray
-    ) -> None:
+    def input_grad(self, dy: Array, w: Array, dx: Array, workspace: Array) -> None:
         """Compute `dx`."""
         N, K = dy.shape[:2]
         panels, gathered, _ = carve(workspace, *self.shapes)
@@ -339,9 +300,7 @@ class Pipelined:
             gathered,
         )
 
-    def weight_grad(
-        self, dy: np.ndarray, x: np.ndarray, dw: np.ndarray, workspace: np.ndarray
-    ) -> None:
+    def weight_grad(self, dy: Array, x: Array, dw: Array, workspace: Array) -> None:
         """Compute `dw`."""
         N, K = dy.shape[:2]
         panels, gathered, partial = carve(workspace, *self.shapes)

@@ -487,17 +487,6 @@ def test_true_is_no_extent() -> None:
         lc.conv2d_weight_grad(square, square, (True, 1, 1, 1))
 
 
-@pytest.mark.parametrize(
-    ("value", "error"),
-    [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError), ("2", TypeError)],
-)
-def test_thread_count(value: Any, error: type[Exception]) -> None:
-    before = lc.get_num_threads()
-    with pytest.raises(error, match=repr(value)):
-        lc.set_num_threads(value)
-    assert lc.get_num_threads() == before
-
-
 def test_right_calls_that_the_mistakes_are_made_in() -> None:
     """Each mistake above is the only one: without it the calls succeed."""
     for call, shape in RESULTS.items():

@@ -23,7 +23,15 @@ def test_what_is_set_is_used():
 
 
 @pytest.mark.parametrize(
-    ("n", "kind"), [(0, ValueError), (-1, ValueError), (10**6, ValueError), (1.5, TypeError)]
+    ("n", "kind"),
+    [
+        (0, ValueError),
+        (-1, ValueError),
+        (10**6, ValueError),
+        (1.5, TypeError),
+        (True, TypeError),
+        ("2", TypeError),
+    ],
 )
 def test_nonsense_is_refused_by_name(n, kind):
     before = lc.get_num_threads()
