@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -21,9 +22,9 @@ def times(candidates: dict[str, Callable[[], object]]) -> dict[str, list[float]]
         first += time.perf_counter() - begin
     rounds = max(LEAST, min(MOST, int(SECONDS / first)))
     taken: dict[str, list[float]] = {name: [] for name in candidates}
-    order = list(candidates.items())
+    order, rng = list(candidates.items()), random.Random(0)
     for _ in range(rounds):
-        order.append(order.pop(0))  # nobody always comes after the one that empties the caches
+        rng.shuffle(order)  # nobody always comes after the one that empties the caches
         for name, run in order:
             begin = time.perf_counter()
             run()

@@ -55,6 +55,18 @@ def _blas_libraries() -> tuple[Any, ...]:
     return tuple(own or libraries)
 
 
+@lru_cache
+def has_small_kernels() -> bool:
+    """Return whether BLAS multiplies small matrices without packing them first.
+
+    OpenBLAS does, in its kernels for AVX-512, up to a hundred cubed multiplications.
+    """
+    architectures = {"SkylakeX", "Cooperlake", "SapphireRapids"}
+    return any(
+        getattr(library, "architecture", None) in architectures for library in _blas_libraries()
+    )
+
+
 @contextmanager
 def single_threaded_blas() -> Iterator[None]:
     """Hold BLAS at one thread per caller: each core of ours multiplies its own piece.

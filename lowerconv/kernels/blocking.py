@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
+from lowerconv.kernels.blas import has_small_kernels
 from lowerconv.machine.topology import read_topology
 from lowerconv.problem import ConvProblem
 
@@ -27,7 +28,8 @@ LOWER = 32.0  #         to lower one element into L2 (about a quarter of a nanos
 PIECE = 500.0  #        to begin a row piece, of at most Q elements (about four nanoseconds)
 PACK = 24.0  #          for BLAS to pack one element of an operand
 STORE = 32.0  #         to write one element of the product once more
-VECTOR = 16  #          pixels that BLAS's kernels compute at a time
+ROWS, COLUMNS = 8, 16  # that BLAS's kernels compute at a time
+SMALL = 10**6  #        multiplications up to which BLAS may do without packing
 CALL = 60e3  #          to call BLAS and go round the loop (about half a microsecond)
 
 
@@ -77,9 +79,9 @@ def _core_time(tasks: int, per_task: float) -> float:
     return sum(-(-tasks // cores) * cores * per_task for cores in CORES)
 
 
-def _whole_vectors(pixels: int) -> int:
-    """Return the pixels that BLAS computes with: its kernels work on groups of them."""
-    return -(-pixels // VECTOR) * VECTOR
+def _whole_groups(extent: int, group: int) -> int:
+    """Return the rows or columns that BLAS takes the time of: its kernels work on groups."""
+    return -(-extent // group) * group
 
 
 def forward_blocking(problem: ConvProblem) -> Blocking:
@@ -93,7 +95,7 @@ def forward_blocking(problem: ConvProblem) -> Blocking:
     def price(MC: int, NC: int) -> tuple[float, Blocking]:
         tasks = problem.groups * -(-m // MC) * -(-n // NC)
         per_task = (
-            2.0 * MC * _whole_vectors(NC) * k
+            2.0 * MC * _whole_groups(NC, COLUMNS) * k
             + (lower + PACK) * NC * k
             + PACK * MC * k
             + STORE * MC * NC * panels
@@ -163,10 +165,15 @@ def input_grad_blocking(problem: ConvProblem) -> Blocking:
         tasks = problem.groups * -(-channels * taps // KC) * -(-problem.N // MC)
         columns = MC * problem.P * problem.Q
         calls = -(-columns // NC)
-        per_task = (2.0 * filters + _lower_cost(problem)) * KC * columns + PACK * filters * (
-            columns + KC * calls
+        small = has_small_kernels() and KC * NC * filters <= SMALL
+        pack = 0.0 if small else PACK
+        per_task = (
+            2.0 * filters * _whole_groups(KC, ROWS) * columns
+            + _lower_cost(problem) * KC * columns
+            + pack * filters * (columns + KC * calls)
+            + CALL * calls
         )
-        return _core_time(tasks, per_task + CALL * calls), Blocking(MC, NC, KC, tasks)
+        return _core_time(tasks, per_task), Blocking(MC, NC, KC, tasks)
 
     blockings = [
         price(tiles, block * taps)

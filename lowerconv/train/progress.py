@@ -76,7 +76,9 @@ class ConsoleReporter(Reporter):
         """Tell how many images of the epoch are done, and how the epoch goes so far."""
         now = time.monotonic()
         # The first step may have compiled for long: it says nothing of the speed to come.
-        begin, before = self._first = self._first or (now, images)
+        if self._first is None:
+            self._first, self._spoke = (now, images), now
+        begin, before = self._first
         speed = (images - before) / max(1e-9, now - begin)
         text = f"loss {loss:.4f}  accuracy {accuracy:6.2%}  {speed:,.0f} images/s"
         if self._progress is not None and self._task is not None:
