@@ -38,7 +38,7 @@ PIPELINES: dict[str, type[Pipeline]] = {
 
 # Bounds below which an algorithm other than pipelined lowering is faster.
 FEW_PRODUCTS = 8  # filters x channels of a group, as in depthwise convolution
-FEW_PIXELS = 128  # of the whole batch: cut into panels for several cores, they are narrow
+FEW_PIXELS = 64  # of the whole batch: cut into panels for several cores, they are narrow
 FEW_PLANES = 8  #   of the image gradient: a core owns whole planes, so some cores would be idle
 
 
