@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -20,6 +21,10 @@ LAUNCHED_RANKS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 
 GET_MPI = 'install an MPI runtime, e.g. with: pip install "lowerconv[mpi]"'
 
+
+# Seconds that the launcher is given to pass on what a rank wrote before it ends the job: MPICH's
+# drops what is still in its pipes.
+LAST_WORDS = 1.0
 
 T = TypeVar("T")
 
@@ -121,6 +126,7 @@ class MPICommunicator(Communicator):
         """End all ranks at once, with a non-zero exit code."""
         sys.stderr.flush()
         sys.stdout.flush()
+        time.sleep(LAST_WORDS)
         self._world.Abort(1)
 
     def describe(self) -> str:
