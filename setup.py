@@ -41,7 +41,7 @@ setup(
         "mpi": MPI,
         "plot": PLOT,
         "bench": BENCH + PEERS,
-        "test": TEST + BENCH + PLOT,
+        "test": TEST + PLOT,
     },
     entry_points={"console_scripts": ["lowerconv = lowerconv.cli.main:main"]},
     classifiers=[

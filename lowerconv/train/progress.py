@@ -7,12 +7,13 @@ from contextlib import AbstractContextManager
 
 from numba.core import event
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from lowerconv.train.metrics import EpochMetrics
 
 LINE_SECONDS = 5.0  # between two lines where the bar cannot move
 BAR_CELLS = 20
+TEXT_COLUMNS = 76  # that the text beside the bar may take: the bar gets what is left of the line
 
 
 class Reporter:
@@ -48,10 +49,9 @@ class ConsoleReporter(Reporter):
         if console.is_terminal:
             self._progress = Progress(
                 TextColumn("epoch {task.fields[epoch]}"),
-                BarColumn(BAR_CELLS),
+                BarColumn(max(4, min(BAR_CELLS, console.width - TEXT_COLUMNS))),
                 TextColumn("{task.percentage:>3.0f}%"),
                 TextColumn("{task.fields[text]}"),
-                TimeRemainingColumn(),
                 console=console,
                 transient=True,
             )
@@ -81,6 +81,9 @@ class ConsoleReporter(Reporter):
         begin, before = self._first
         speed = (images - before) / max(1e-9, now - begin)
         text = f"loss {loss:.4f}  accuracy {accuracy:6.2%}  {speed:,.0f} images/s"
+        if speed:
+            left = int((self._images * (self._left + 1) - images) / speed)
+            text += f"  {left // 60}:{left % 60:02d} left"
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=images, text=text)
         elif now - self._spoke >= LINE_SECONDS:
@@ -88,9 +91,7 @@ class ConsoleReporter(Reporter):
             done = images / self._images
             cells = round(BAR_CELLS * done)
             bar = "#" * cells + "." * (BAR_CELLS - cells)
-            left = (self._images * (self._left + 1) - images) / speed if speed else 0
-            told = f"  {int(left) // 60}:{int(left) % 60:02d} left" if speed else ""
-            self.say(f"epoch {self._label} [{bar}] {done:4.0%}  {text}{told}")
+            self.say(f"epoch {self._label} [{bar}] {done:4.0%}  {text}")
 
     def end_epoch(self, row: EpochMetrics, epochs: int) -> None:
         """Tell the figures of the epoch."""
