@@ -28,9 +28,9 @@ setup(
     packages=find_packages(include=["lowerconv", "lowerconv.*"]),
     package_data={"lowerconv": ["py.typed"], "lowerconv.data": ["embedded/*"]},
     install_requires=[
-        "numpy>=1.24",
-        "scipy>=1.11",  # the BLAS that compiled code calls, through scipy.linalg.cython_blas
-        "numba>=0.59",
+        "numpy>=1.26",
+        "scipy>=1.13",  # the BLAS that compiled code calls, through scipy.linalg.cython_blas
+        "numba>=0.60",
         "threadpoolctl>=3.2",
         "mpi4py>=4.0",
         "rich>=13.0",  # progress bars and tables

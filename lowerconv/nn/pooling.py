@@ -88,10 +88,10 @@ def _avg_pool(x, size, stride, pad, count_pad, y):
     for plane in prange(planes):
         for p in range(P):
             h0, h1 = _window(p, size[0], stride[0], pad[0], H)
-            rows = _divisor(p, size[0], stride[0], pad[0], H) if count_pad else h1 - h0
+            rows = _counted(p, size[0], stride[0], pad[0], H, count_pad)
             for q in range(Q):
                 w0, w1 = _window(q, size[1], stride[1], pad[1], W)
-                columns = _divisor(q, size[1], stride[1], pad[1], W) if count_pad else w1 - w0
+                columns = _counted(q, size[1], stride[1], pad[1], W, count_pad)
                 total = x.dtype.type(0)
                 for h in range(h0, h1):
                     for w in range(w0, w1):
@@ -107,10 +107,10 @@ def _avg_pool_grad(dy, size, stride, pad, count_pad, dx):
         dx[plane] = 0
         for p in range(P):
             h0, h1 = _window(p, size[0], stride[0], pad[0], H)
-            rows = _divisor(p, size[0], stride[0], pad[0], H) if count_pad else h1 - h0
+            rows = _counted(p, size[0], stride[0], pad[0], H, count_pad)
             for q in range(Q):
                 w0, w1 = _window(q, size[1], stride[1], pad[1], W)
-                columns = _divisor(q, size[1], stride[1], pad[1], W) if count_pad else w1 - w0
+                columns = _counted(q, size[1], stride[1], pad[1], W, count_pad)
                 share = dy[plane, p, q] / dx.dtype.type(rows * columns)
                 for h in range(h0, h1):
                     for w in range(w0, w1):
@@ -118,10 +118,13 @@ def _avg_pool_grad(dy, size, stride, pad, count_pad, dx):
 
 
 @njit(cache=True, nogil=True)
-def _divisor(i, size, stride, pad, extent):
-    """Return the extent of window `i`, the padding counted, but not what lies beyond it."""
-    start = i * stride - pad
-    return min(start + size, extent + pad) - start
+def _counted(i, size, stride, pad, extent, count_pad):
+    """Return how much of window `i` a mean divides by: never what lies beyond the padding."""
+    if count_pad:
+        start = i * stride - pad
+        return min(start + size, extent + pad) - start
+    first, last = _window(i, size, stride, pad, extent)
+    return last - first
 
 
 def _pooled(extent: int, size: int, stride: int, pad: int, ceil_mode: bool) -> int:

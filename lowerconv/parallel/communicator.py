@@ -13,14 +13,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from lowerconv.machine.report import GET_MPI
 from lowerconv.machine.topology import usable_cpus, usable_threads
 
 # What launchers tell the processes they start (MPICH and its kin, Open MPI, any with PMIx).
 LAUNCHED_RANK = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
 LAUNCHED_RANKS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
-
-GET_MPI = 'install an MPI runtime, e.g. with: pip install "lowerconv[mpi]"'
-
 
 # Seconds that the launcher is given to pass on what a rank wrote before it ends the job: MPICH's
 # drops what is still in its pipes.
@@ -82,7 +80,7 @@ class MPICommunicator(Communicator):
         try:
             from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
-            raise MPIError(f"MPI: cannot be loaded ({error}); {GET_MPI}") from None
+            raise MPIError(f"MPI: cannot be loaded ({error}); get it with: {GET_MPI}") from None
         self._mpi = MPI
         self._world = MPI.COMM_WORLD
         self.rank, self.ranks = self._world.Get_rank(), self._world.Get_size()
