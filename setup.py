@@ -32,7 +32,7 @@ setup(
         "scipy>=1.13",  # the BLAS that compiled code calls, through scipy.linalg.cython_blas
         "numba>=0.60",
         "threadpoolctl>=3.2",
-        "mpi4py>=4.0",
+        "mpi4py>=4.1",
         "rich>=13.0",  # progress bars and tables
         "safetensors>=0.4",  # checkpoints
         "pillow>=10.0",  # image folders
