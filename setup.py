@@ -36,6 +36,7 @@ setup(
         "rich>=13.0",  # progress bars and tables
         "safetensors>=0.4",  # checkpoints
         "pillow>=10.0",  # image folders
+        "platformdirs>=4.0",  # where cached files belong
     ],
     extras_require={
         "mpi": MPI,

@@ -1,34 +1,73 @@
-"""Fair timing on a noisy machine: candidates take turns, and their times are compared in pairs."""
+"""Fair timing on a noisy machine: candidates take turns, and their times are compared in pairs.
+
+On one thread a turn is one call.  On several it must not be: idle threads of a library spin after
+a call and hold the core that the next candidate needs.  Measured on two cores, 3x3 filters of
+GoogLeNet's 3a, a millisecond of work: PyTorch's threads (GNU OpenMP) spin 5 to 8 ms and make ONNX
+Runtime 1.9 times slower, whose threads spin 30 ms and make the others up to 6 times slower, call
+by call.  Sleeping between the turns costs more than it mends: after 5 ms of sleep a virtual machine
+has halted its idle core, the kernel wakes the threads of lowerconv on the other one, and they take
+twice as long for tens of milliseconds.  So a turn begins with `SETTLE` seconds of calls that do not
+count, and ends with `rest` where a candidate has it, which ends its threads.  Every candidate then
+takes as long as it does alone, within 2%.
+"""
 
 from __future__ import annotations
 
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import exp, log
+
+Run = Callable[[], object]
 
 SECONDS = 0.4  # for all candidates of one comparison together
 LEAST, MOST = 5, 200  # rounds
+SETTLE = 0.010  # longer than threads of OpenMP spin; those of ONNX Runtime are ended
 
 
-def times(candidates: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """Return the seconds that each candidate took, round by round, once all are warm."""
+def _turn(run: Run, settle: float) -> float:
+    """Return the seconds of a call: of one, or the median of several once the machine is its."""
+    until = time.perf_counter() + settle
+    while time.perf_counter() < until:
+        run()
+    taken = []
+    until += settle / 2
+    while not taken or time.perf_counter() < until:
+        begin = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - begin)
+    if settle and hasattr(run, "rest"):
+        run.rest()
+    return statistics.median(taken)
+
+
+def times(
+    candidates: Mapping[str, Run], seconds: float = SECONDS, settle: float = 0.0
+) -> dict[str, list[float]]:
+    """Return the seconds that each candidate took, round by round, once all are warm.
+
+    Parameters
+    ----------
+    candidates : mapping of str to callable
+    seconds : float
+        For all candidates together; there are `LEAST` rounds even where they take longer.
+    settle : float
+        `SETTLE` where candidates run on several threads.
+    """
     first = 0.0
     for run in candidates.values():
         run()  # compiles, and faults pages in
         begin = time.perf_counter()
-        run()
+        _turn(run, settle)
         first += time.perf_counter() - begin
-    rounds = max(LEAST, min(MOST, int(SECONDS / first)))
+    rounds = max(LEAST, min(MOST, int(seconds / first)))
     taken: dict[str, list[float]] = {name: [] for name in candidates}
     order, rng = list(candidates.items()), random.Random(0)
     for _ in range(rounds):
         rng.shuffle(order)  # nobody always comes after the one that empties the caches
         for name, run in order:
-            begin = time.perf_counter()
-            run()
-            taken[name].append(time.perf_counter() - begin)
+            taken[name].append(_turn(run, settle))
     return taken
 
 

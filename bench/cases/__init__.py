@@ -1,4 +1,8 @@
-"""Layer shapes, one CSV file per network: C, H, W are the input, K, R, S the filters."""
+"""Layer shapes, one CSV file per network: C, H, W are the input, K, R, S the filters.
+
+Stride, padding and dilation are one number, or two (``0 3``: rows, columns).  The columns dilation
+and groups may be missing, and are 1 then.  A shape that a network has several times stands once.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
+Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -20,8 +25,10 @@ class Layer:
     K: int
     R: int
     S: int
-    stride: int
-    padding: int
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
     published: dict[str, float]
 
     def x_shape(self, batch: int) -> tuple[int, int, int, int]:
@@ -31,18 +38,37 @@ class Layer:
     @property
     def w_shape(self) -> tuple[int, int, int, int]:
         """Shape of the filters."""
-        return self.K, self.C, self.R, self.S
+        return self.K, self.C // self.groups, self.R, self.S
+
+    @property
+    def arguments(self) -> tuple[Pair, Pair, Pair, int]:
+        """What follows the arrays in a call: stride, padding, dilation, groups."""
+        return self.stride, self.padding, self.dilation, self.groups
+
+
+def _pair(text: str) -> Pair:
+    """Return ``"1"`` or ``"0 3"`` as rows and columns."""
+    numbers = [int(number) for number in text.split()]
+    rows, columns = numbers if len(numbers) == 2 else numbers * 2
+    return rows, columns
+
+
+def networks() -> list[str]:
+    """Return the names that :func:`layers` takes."""
+    return sorted(file.stem for file in HERE.glob("*.csv"))
 
 
 def layers(network: str) -> list[Layer]:
     """Return the layers of ``NETWORK.csv``."""
     with open(HERE / f"{network}.csv") as file:
         rows = list(csv.DictReader(file))
-    extents = ("C", "H", "W", "K", "R", "S", "stride", "padding")
+    extents = ("C", "H", "W", "K", "R", "S")
     return [
         Layer(
             row.pop("name"),
             *(int(row.pop(extent)) for extent in extents),
+            *(_pair(row.pop(step, "1")) for step in ("stride", "padding", "dilation")),
+            int(row.pop("groups", "1")),
             {name: float(value) for name, value in row.items()},
         )
         for row in rows

@@ -1,0 +1,107 @@
+"""lowerconv beside PyTorch and ONNX Runtime, layer by layer, all of them timed in turns.
+
+    python -m bench.compare [--network googlenet] [--at 1,1 2,32] [--passes forward] [--layers 3x3]
+                            [--algorithms auto direct] [--call function] [--save times.json]
+
+``--at`` takes pairs of threads and batch.  The first of ``--algorithms`` is ours: its speed as a
+share of what multiply-adds give on as many cores (`bench.peak`), and the times of the others over
+its own.  Peers get everything as they like it, before the clock starts: tensors in their memory
+format, the weights of ONNX Runtime as a part of its model.  With ``--call plan`` we are given the
+memory of the result, as ONNX Runtime is; PyTorch allocates its own, and so does ``function``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+import lowerconv as lc
+from bench import peers
+from bench.candidates import (
+    Setting,
+    add_options,
+    candidates,
+    check_agreement,
+    check_options,
+    names,
+    selected,
+)
+from bench.interleaved import SETTLE, times
+from bench.load import Others
+from bench.passes import flops
+from bench.peak import fma_peak
+from bench.tables import Row, layer_table, summary_table
+
+SECONDS = 0.8  # for all candidates of a comparison together
+WIDTH = 100  # columns
+
+
+def measure(network: str, at: Setting, op: str, options: argparse.Namespace) -> list[Row]:
+    """Return a row for each selected layer of a network."""
+    rows = []
+    peak = fma_peak(at.threads)
+    for layer in selected(network, options):
+        runs = candidates(names(op, options), layer, at, op, options)
+        check_agreement(runs, f"{network}, {layer.name}, {at}, {op}")
+        others = Others()
+        taken = times(runs, options.seconds, SETTLE if at.threads > 1 else 0.0)
+        work = flops(layer, at.batch)
+        rows.append(Row(network, at, op, layer.name, work, peak, others.cores(), taken))
+    return rows
+
+
+def save(file: Path, rows: list[Row]) -> None:
+    """Write all times, and on what they were measured."""
+    content = {
+        "command": sys.argv[1:],
+        "machine": lc.machine_report(),
+        "peers": peers.versions(),
+        "rows": [row.record() for row in rows],
+    }
+    file.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def main() -> None:
+    """Print a table for each network, setting and pass, and one over all of them."""
+    absent = peers.missing()  # before lowerconv starts its threads: see bench.peers
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_options(parser.add_argument)
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, help="of each comparison (default: %(default)s)"
+    )
+    parser.add_argument("--save", type=Path, metavar="FILE", help="write all times as JSON")
+    options = parser.parse_args()
+    try:
+        check_options(options)
+    except ValueError as error:
+        parser.error(str(error))
+    # Plain text: markup would swallow the brackets of "lowerconv[bench]".
+    console = Console(width=WIDTH, markup=False, highlight=False)
+    console.print(lc.machine_report()["cpu"]["name"], peers.versions(), sep=", ")
+    for name, reason in absent.items():
+        console.print(f"{name}: {reason}")
+    rows: list[Row] = []
+    try:
+        for network in options.network:
+            for at in options.at:
+                for op in options.passes:
+                    found = measure(network, at, op, options)
+                    if found:
+                        console.print(layer_table(found))
+                    rows += found
+    finally:  # of a run that was interrupted, what there is
+        if options.save:
+            save(options.save, rows)
+    if not rows:
+        parser.error(f"--layers: no layer's name contains {options.layers.pattern!r}")
+    console.print(summary_table(rows))
+
+
+if __name__ == "__main__":
+    main()

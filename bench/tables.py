@@ -1,0 +1,180 @@
+"""Comparisons as tables: a row per layer, and a row per table at the end.
+
+All ratios are the time of the other one over our time: above 1 we are faster.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from bench.candidates import REFERENCE, Setting
+from bench.interleaved import geometric_mean, median_ratio
+from bench.load import DISTURBED
+from bench.peers import NEEDS as PEERS
+
+LARGE, NEAR_PEAK = 50e6, 0.92  # FLOP of a call; share of the FMA peak that large ones should reach
+BEST = "best peer"
+TITLES = {
+    "torch_nchw": "PyTorch NCHW",
+    "torch_channels_last": "PyTorch NHWC",
+    "onnxruntime": "ONNX Runtime",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """Times of a pass of a layer, round by round, ours first; `others` are cores they used."""
+
+    network: str
+    at: Setting
+    op: str
+    layer: str
+    flops: int
+    peak: float
+    others: float
+    taken: dict[str, list[float]]
+
+    @property
+    def ours(self) -> str:
+        """Name of the algorithm that all others are compared with."""
+        return next(iter(self.taken))
+
+    @property
+    def speed(self) -> float:
+        """Our FLOP/s, in the median."""
+        return self.flops / statistics.median(self.taken[self.ours])
+
+    @property
+    def best_peer(self) -> str | None:
+        """The peer of the least median time."""
+        there = [name for name in self.taken if name in PEERS]
+        return min(there, key=lambda name: statistics.median(self.taken[name]), default=None)
+
+    def ratio(self, name: str) -> float:
+        """Return the time of another candidate, or of the best peer, over ours."""
+        other = self.best_peer if name == BEST else name
+        return median_ratio(self.taken[other or name], self.taken[self.ours])
+
+    def record(self) -> dict[str, Any]:
+        """Return what is saved."""
+        return {
+            "network": self.network,
+            "threads": self.at.threads,
+            "batch": self.at.batch,
+            "pass": self.op,
+            "layer": self.layer,
+            "flops": self.flops,
+            "peak": self.peak,
+            "others": self.others,
+            "best_peer": self.best_peer,
+            "ratios": {name: self.ratio(name) for name in list(self.taken)[1:]},
+            "seconds": self.taken,
+        }
+
+
+def _references(rows: Sequence[Row]) -> list[str]:
+    """Return whom the tables compare with: not every peer has a column."""
+    there = list(rows[0].taken)[1:]
+    peers = [BEST] if any(name in PEERS for name in there) else []
+    shown = [name for name in there if name == "torch_nchw" or name not in PEERS]
+    # PyTorch as most people have it, then lowering, then other algorithms.
+    return peers + sorted(shown, key=lambda name: (name != "torch_nchw", name != REFERENCE))
+
+
+def _disturbance(rows: Sequence[Row]) -> str:
+    names = [row.layer for row in rows if row.others > DISTURBED]
+    return f"\nmeasure again, other processes were at work during: {', '.join(names)}" * bool(names)
+
+
+def layer_table(rows: Sequence[Row]) -> Table:
+    """Return the table of one network, setting and pass."""
+    row = rows[0]
+    references = _references(rows)
+    table = Table(
+        title=f"{row.network}, {row.at}, {row.op}: {row.ours} "
+        f"(100% of peak: {row.peak / 1e9:.0f} GFLOP/s)",
+        caption="ratios: time of the other / our time" + _disturbance(rows),
+    )
+    table.add_column("layer")
+    for title in ("MFLOP", "GFLOP/s", "% peak", *(TITLES.get(name, name) for name in references)):
+        table.add_column(title, justify="right")
+
+    def cell(row: Row, name: str) -> str:
+        who = f" {TITLES[row.best_peer]}" if name == BEST and row.best_peer else ""
+        return f"{row.ratio(name):.2f}{who}"
+
+    for row in rows:
+        table.add_row(
+            row.layer,
+            f"{row.flops / 1e6:,.0f}",
+            f"{row.speed / 1e9:.0f}",
+            f"{100 * row.speed / row.peak:.0f}",
+            *(cell(row, name) for name in references),
+        )
+    table.add_section()
+    shares = [row.speed / row.peak for row in rows]
+    means = [geometric_mean([row.ratio(name) for row in rows]) for name in references]
+    table.add_row(
+        "geometric mean",
+        "",
+        f"{geometric_mean([row.speed for row in rows]) / 1e9:.0f}",
+        f"{100 * geometric_mean(shares):.0f}",
+        *(f"{mean:.2f}" for mean in means),
+    )
+    worst = [min(rows, key=lambda row: row.ratio(name)) for name in references]  # noqa: B023
+    slowest = min(rows, key=lambda row: row.speed / row.peak)
+    table.add_row(
+        "worst layer",
+        "",
+        "",
+        f"{100 * min(shares):.0f}\n{slowest.layer}",
+        *(
+            f"{row.ratio(name):.2f}\n{row.layer}"
+            for row, name in zip(worst, references, strict=True)
+        ),
+    )
+    return table
+
+
+def summary_table(rows: Sequence[Row]) -> Table:
+    """Return a row for each network, setting and pass; with several networks also all together."""
+    references = _references(rows)
+    table = Table(
+        title="geometric mean (worst layer) of the time of the other / our time",
+        caption=f"peak: layers above {LARGE / 1e6:.0f} MFLOP that reach {NEAR_PEAK:.0%} of it",
+    )
+    for title in ("network", "threads, batch", "pass"):
+        table.add_column(title)
+    for title in (*(TITLES.get(name, name) for name in references), "peak"):
+        table.add_column(title, justify="right")
+
+    def add(network: str, group: Sequence[Row]) -> None:
+        cells = []
+        for name in references:
+            # A peer without gradients has no column of its own, so every row has every reference.
+            ratios = [row.ratio(name) for row in group]
+            cells.append(f"{geometric_mean(ratios):.2f} ({min(ratios):.2f})")
+        large = [row for row in group if row.flops > LARGE]
+        near = sum(row.speed >= NEAR_PEAK * row.peak for row in large)
+        cells.append(f"{near} of {len(large)}")
+        table.add_row(network, f"{group[0].at.threads}, {group[0].at.batch}", group[0].op, *cells)
+
+    for network, group in _groups(rows, lambda row: (row.network, row.at, row.op)):
+        add(network[0], group)
+    if len({row.network for row in rows}) > 1:
+        table.add_section()
+        for _, group in _groups(rows, lambda row: (row.at, row.op)):
+            add("all", group)
+    return table
+
+
+def _groups(rows: Sequence[Row], key: Callable[[Row], Any]) -> list[tuple[Any, list[Row]]]:
+    groups: dict[Any, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return list(groups.items())

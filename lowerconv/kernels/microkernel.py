@@ -1,0 +1,266 @@
+"""The microkernel: MR rows of NV vectors of sums that stay in registers for the whole of k.
+
+One generator, several ways to feed it.  At step k it loads NV vectors, broadcasts one item for each
+of MR rows, and does MR x NV multiply-adds.  Where the operands lie is data of the specification::
+
+    vector v:     vector base    + columns[v] + k * vector_step     (or + table[k])
+    broadcast i:  broadcast base + rows[i]    + k * broadcast_step  (or + table[k])
+
+(or both, from a table of pairs) so that packed panels, rows of a padded image and plain matrices are all read where they are: the
+taps of a filter are entries of the table, and lowering costs one load of an offset per step.
+
+After Goto, van de Geijn, "Anatomy of high-performance matrix multiplication"; the broadcasts from
+the image after Georganas et al., "Anatomy of high-performance deep learning convolutions on SIMD
+architectures".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from llvmlite import ir
+
+from lowerconv.kernels.emit import I32, Emitter
+from lowerconv.kernels.jit import assembly, load
+from lowerconv.kernels.simd import Isa
+from lowerconv.machine.workspace import LINE
+
+#           what a call passes, all of them 64-bit integers
+ARGUMENTS = (
+    "k",  #            steps
+    "vectors",  #      address of the vectors' operand
+    "broadcasts",  #   address of the broadcasts' operand
+    "table",  #        address of int32 offsets, in items
+    "out",  #          address of the result
+    "out_step",  #     items from one row (store "rows") or one lane (store "columns") to the next
+    "bias",  #         address of NR lanes ("columns") or MR items ("rows") that the sums start from
+    "valid",  #        lanes ("columns") or rows ("rows") of the tile that are stored
+    "mode",  #         bit 0: add to what is there; bit 1: ReLU
+)
+ADD, RELU = 1, 2
+
+
+@dataclass(frozen=True)
+class Microkernel:
+    """The specification of a register tile.
+
+    Attributes
+    ----------
+    rows : tuple of int
+        Offset in items of each broadcast; there are MR of them.
+    columns : tuple of int
+        Offset in items of each vector; there are NV of them.
+    broadcast_step, vector_step : int or None
+        Items from one step to the next; None takes the offset from the table.
+    tail : int
+        Lanes of the last vector that exist; 0 stands for all.
+    store : {"rows", "columns"}
+        Whether lanes are neighbours in the result, or rows are (the tile is then transposed).
+    pixel_step : int
+        Items from one pixel to the next in the result.
+    ahead : int
+        Where not 0: the operand read through the table is prefetched that many items ahead.
+    """
+
+    isa: Isa
+    dtype: np.dtype
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    broadcast_step: int | None
+    vector_step: int | None
+    store: str
+    tail: int = 0
+    pixel_step: int = 1
+    ahead: int = 0
+
+    @property
+    def MR(self) -> int:
+        """Rows of the tile."""
+        return len(self.rows)
+
+    @property
+    def NV(self) -> int:
+        """Vectors of the tile."""
+        return len(self.columns)
+
+    @property
+    def tables(self) -> int:
+        """Columns of the table: how many of the operands take their offsets from it."""
+        return (self.vector_step is None) + (self.broadcast_step is None)
+
+    def build(self) -> ir.Module:
+        """Emit the function."""
+        e = Emitter.function("microkernel", ARGUMENTS, self.isa, self.dtype)
+        k, vectors, broadcasts, table, out, out_step, bias, valid, mode = e.arguments
+        self._ask_for_result(e, out, out_step)
+        sums = self._multiply(e, k, vectors, broadcasts, table, bias)
+        builder = e.builder
+        relu = builder.icmp_signed("!=", builder.and_(mode, e.constant(RELU)), e.constant(0))
+        lowest = ir.Constant(e.scalar, -np.inf)
+        floor = e.splat(builder.select(relu, ir.Constant(e.scalar, 0.0), lowest))
+        add = builder.icmp_signed("!=", builder.and_(mode, e.constant(ADD)), e.constant(0))
+        store = self._store_rows if self.store == "rows" else self._store_columns
+        with builder.if_else(add, likely=False) as (adding, plain):
+            with adding:
+                store(e, sums, out, out_step, valid, floor, True)
+            with plain:
+                store(e, sums, out, out_step, valid, floor, False)
+        return e.finish()
+
+    def _ask_for_result(self, e: Emitter, out: ir.Value, out_step: ir.Value) -> None:
+        """Prefetch the lines that the result goes to, so that they arrive while the sums run."""
+        if self.store == "rows":
+            number, items = self.MR, self.NV * e.lanes * self.pixel_step
+        else:
+            number, items = self.NV * e.lanes, self.MR * self.pixel_step
+        per_line = LINE // self.dtype.itemsize
+        for row in range(number):
+            start = e.offset(out, e.builder.mul(out_step, e.constant(row)))
+            for item in sorted({*range(0, items, per_line), items - 1}):
+                e.prefetch(e.offset(start, item), True, 3)
+
+    def _multiply(
+        self,
+        e: Emitter,
+        k: ir.Value,
+        vectors: ir.Value,
+        broadcasts: ir.Value,
+        table: ir.Value,
+        bias: ir.Value,
+    ) -> list[list[ir.Value]]:
+        """Emit the loop over k; return the sums, by row and vector."""
+        builder = e.builder
+        if self.store == "rows":
+            first = [e.broadcast(bias, i) for i in range(self.MR)]
+            starts = [first[i] for i in range(self.MR) for _ in range(self.NV)]
+        else:
+            first = [e.load(bias, v * e.lanes) for v in range(self.NV)]
+            starts = [first[v] for _ in range(self.MR) for v in range(self.NV)]
+
+        def step(index: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+            vector, broadcast, *sums = carried
+            vector_at, broadcast_at = vector, broadcast
+            if self.vector_step is None:
+                vector_at = e.offset(vectors, self._entry(e, table, index, 0))
+            if self.broadcast_step is None:
+                broadcast_at = e.offset(broadcasts, self._entry(e, table, index, self.tables - 1))
+            if self.ahead:
+                at = vector_at if self.vector_step is None else broadcast_at
+                e.prefetch(e.offset(at, self.ahead), False, 3)
+            columns = [
+                e.load(
+                    vector_at,
+                    column,
+                    self.tail if self.tail and v == self.NV - 1 else None,
+                )
+                for v, column in enumerate(self.columns)
+            ]
+            results = []
+            for i, row in enumerate(self.rows):
+                item = e.broadcast(broadcast_at, row)
+                for v, column in enumerate(columns):
+                    results.append(e.multiply_add(item, column, sums[i * self.NV + v]))
+            vector = e.offset(vector, self.vector_step or 0)
+            broadcast = e.offset(broadcast, self.broadcast_step or 0)
+            return [vector, broadcast, *results]
+
+        _, _, *sums = e.loop(k, step, [vectors, broadcasts, *starts])
+        return [sums[i * self.NV : (i + 1) * self.NV] for i in range(self.MR)]
+
+    def _entry(self, e: Emitter, table: ir.Value, index: ir.Value, column: int) -> ir.Value:
+        """Load an entry of step `index` from the table."""
+        place = e.builder.mul(index, e.constant(self.tables))
+        place = e.builder.add(place, e.constant(column))
+        pointer = e.builder.inttoptr(table, ir.PointerType(I32))
+        pointer = e.builder.gep(pointer, [place], source_etype=I32)
+        return e.builder.sext(e.builder.load(pointer, typ=I32), index.type)
+
+    def _store_rows(
+        self,
+        e: Emitter,
+        sums: list[list[ir.Value]],
+        out: ir.Value,
+        out_step: ir.Value,
+        valid: ir.Value,
+        floor: ir.Value,
+        add: bool,
+    ) -> None:
+        """Store lane j of row i at ``out + i * out_step + j * pixel_step``."""
+        for i, row in enumerate(sums):
+            with e.builder.if_then(e.builder.icmp_signed("<", e.constant(i), valid), likely=True):
+                target = e.offset(out, e.builder.mul(out_step, e.constant(i)))
+                for v, value in enumerate(row):
+                    lanes = self.tail if self.tail and v == self.NV - 1 else e.lanes
+                    self._store_pixels(e, value, target, v * e.lanes, lanes, floor, add)
+
+    def _store_columns(
+        self,
+        e: Emitter,
+        sums: list[list[ir.Value]],
+        out: ir.Value,
+        out_step: ir.Value,
+        valid: ir.Value,
+        floor: ir.Value,
+        add: bool,
+    ) -> None:
+        """Store lane f of row i at ``out + f * out_step + i * pixel_step``."""
+        builder, lanes = e.builder, e.lanes
+        undefined = ir.Constant(e.vector, ir.Undefined)
+        for v in range(self.NV):
+            for i in range(0, self.MR, lanes):
+                rows = [row[v] for row in sums[i : i + lanes]]
+                filters = e.transpose(rows + [undefined] * (lanes - len(rows)))
+                for lane, value in enumerate(filters):
+                    number = v * lanes + lane
+                    some = builder.icmp_signed("<", e.constant(number), valid)
+                    with builder.if_then(some, likely=True):
+                        target = e.offset(out, builder.mul(out_step, e.constant(number)))
+                        self._store_pixels(e, value, target, i, len(rows), floor, add)
+
+    def _store_pixels(
+        self,
+        e: Emitter,
+        value: ir.Value,
+        target: ir.Value,
+        first: int,
+        count: int,
+        floor: ir.Value,
+        add: bool,
+    ) -> None:
+        """Store `count` lanes, `pixel_step` items apart: spread over as many vectors as it takes."""
+        step = self.pixel_step
+        undefined = ir.Constant(e.vector, ir.Undefined)
+        for part in range(min(step, e.lanes)):
+            # Lane j of this part is pixel (part * lanes + j) / step.
+            begin = -(-part * e.lanes // step)
+            if begin >= count:
+                break
+            wanted = [(part * e.lanes + j) for j in range(e.lanes)]
+            mask = [int(w % step == 0 and w // step < count) for w in wanted]
+            piece = value
+            if step > 1:
+                piece = e.shuffle(value, undefined, [min(w // step, e.lanes - 1) for w in wanted])
+            constant = ir.Constant(ir.VectorType(ir.IntType(1), e.lanes), mask)
+            at = first * step + part * e.lanes
+            full = all(mask)
+            if add:
+                there = e.load(target, at) if full else e.masked_load(target, at, constant)
+                piece = e.builder.fadd(there, piece)
+            piece = e.at_least(piece, floor)
+            if full:
+                e.store(piece, target, at)
+            else:
+                e.masked_store(piece, target, at, constant)
+
+    def address(self) -> int:
+        """Return the address of the compiled function."""
+        return load(self, self.build, self.isa, "microkernel")
+
+    def assembly(self) -> str:
+        """Return the assembly of the function."""
+        return assembly(self.build(), self.isa)
+
+    def with_rows(self, count: int) -> Microkernel:
+        """Return the kernel of the first `count` rows."""
+        return replace(self, rows=self.rows[:count])

@@ -1,0 +1,229 @@
+"""The two copies of the fused engine: padding an image, and transposing into a panel.
+
+Both store full vectors and let the next store overwrite the slack of the one before, so that short
+rows cost no more than an instruction or two; the end of a buffer needs `slack` items to spare.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from llvmlite import ir
+
+from lowerconv.kernels.emit import Emitter
+from lowerconv.kernels.jit import load
+from lowerconv.kernels.simd import Isa
+from lowerconv.machine.workspace import LINE
+
+
+def slack(isa: Isa, dtype: np.dtype) -> int:
+    """Return the items beyond the end of a buffer that the copies may write."""
+    return 2 * isa.lanes(dtype)
+
+
+def _pad(isa: Isa, dtype: np.dtype) -> ir.Module:
+    """Emit ``pad``: rows ``first .. first + rows`` of a plane, with zeros around it.
+
+    The plane at `source` has H rows of W items, `source_pitch` apart.  Every row becomes `left`
+    zeros, its W items and zeros up to `pitch`; rows outside the plane become zeros.
+    """
+    names = ("source", "source_pitch", "H", "W", "first", "rows", "left", "target", "pitch")
+    e = Emitter.function("pad", names, isa, dtype)
+    source, source_pitch, H, W, first, rows, left, target, pitch = e.arguments
+    b = e.builder
+    zeros = ir.Constant(e.vector, [0.0] * e.lanes)
+    lanes = e.constant(e.lanes)
+    whole = b.sdiv(W, lanes)
+    rest = b.srem(W, lanes)
+    mask = e.lanes_below(rest)
+    more = b.add(lanes, e.constant(-1))
+    left_vectors = b.sdiv(b.add(left, more), lanes)
+    data_end = b.add(left, b.mul(b.sdiv(b.add(W, more), lanes), lanes))
+    right_vectors = b.sdiv(b.add(b.sub(pitch, data_end), more), lanes)
+    row_vectors = b.sdiv(b.add(pitch, more), lanes)
+
+    def row(index: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+        (to,) = carried
+        number = b.add(first, index)
+        inside = b.icmp_unsigned("<", number, H)  # a negative one is a large one
+
+        def fill(begin: ir.Value, count: ir.Value) -> None:
+            def one(j: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+                e.store(zeros, e.offset(begin, b.mul(j, lanes)), 0)
+                return []
+
+            e.loop(count, one)
+
+        with b.if_else(inside, likely=True) as (copying, clearing):
+            with copying:
+                fill(to, left_vectors)
+                begin = e.offset(source, b.mul(number, source_pitch))
+                data = e.offset(to, left)
+
+                def one(j: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+                    item = b.mul(j, lanes)
+                    e.store(e.load(begin, item), data, item)
+                    return []
+
+                e.loop(whole, one)
+                with b.if_then(b.icmp_signed(">", rest, e.constant(0)), likely=True):
+                    item = b.mul(whole, lanes)
+                    e.store(e.masked_load(begin, item, mask), data, item)
+                fill(e.offset(to, data_end), right_vectors)
+            with clearing:
+                fill(to, row_vectors)
+        return [e.offset(to, pitch)]
+
+    e.loop(rows, row, [target])
+    return e.finish()
+
+
+def _transpose(isa: Isa, dtype: np.dtype) -> ir.Module:
+    """Emit ``transpose``: ``target[j * target_step + i] = source[i * source_step + j]``.
+
+    For j below `columns` and i below `lanes`, at most VL; rows from `rows` on are taken as zeros.
+    """
+    names = ("source", "source_step", "rows", "columns", "target", "target_step", "lanes")
+    e = Emitter.function("transpose", names, isa, dtype)
+    source, source_step, rows, columns, target, target_step, lanes = e.arguments
+    b = e.builder
+    VL = e.constant(e.lanes)
+    zeros = ir.Constant(e.vector, [0.0] * e.lanes)
+    store_mask = e.lanes_below(lanes)
+    last = b.sub(rows, e.constant(1))
+    live, starts = [], []
+    for i in range(e.lanes):
+        exists = b.icmp_signed("<", e.constant(i), rows)
+        number = b.select(exists, e.constant(i), last)
+        live.append(exists)
+        starts.append(e.offset(source, b.mul(number, source_step)))
+    full_rows = b.icmp_signed("==", rows, VL)
+    full_lanes = b.icmp_signed("==", lanes, VL)
+    whole = b.sdiv(columns, VL)
+    rest = b.srem(columns, VL)
+
+    def block(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        at = b.mul(index, VL)
+        to = e.offset(target, b.mul(at, target_step))
+        with b.if_else(b.and_(full_rows, full_lanes), likely=True) as (fast, careful):
+            with fast:
+                values = [e.load(start, at) for start in starts]
+                for j, value in enumerate(e.transpose(values)):
+                    e.store(value, e.offset(to, b.mul(target_step, e.constant(j))), 0)
+            with careful:
+                values = [
+                    b.select(exists, e.load(start, at), zeros)
+                    for exists, start in zip(live, starts, strict=True)
+                ]
+                for j, value in enumerate(e.transpose(values)):
+                    place = e.offset(to, b.mul(target_step, e.constant(j)))
+                    e.masked_store(value, place, 0, store_mask)
+        return []
+
+    e.loop(whole, block)
+    with b.if_then(b.icmp_signed(">", rest, e.constant(0))):
+        at = b.mul(whole, VL)
+        mask = e.lanes_below(rest)
+        to = e.offset(target, b.mul(at, target_step))
+        values = [
+            b.select(exists, e.masked_load(start, at, mask), zeros)
+            for exists, start in zip(live, starts, strict=True)
+        ]
+        for j, value in enumerate(e.transpose(values)):
+            with b.if_then(b.icmp_signed("<", e.constant(j), rest), likely=True):
+                place = e.offset(to, b.mul(target_step, e.constant(j)))
+                e.masked_store(value, place, 0, store_mask)
+    return e.finish()
+
+
+def _turn(isa: Isa, dtype: np.dtype, taps: int) -> ir.Module:
+    """Emit ``turn``: filters ``[channel][lane][tap]`` become ``[channel][tap][lane]``.
+
+    `rows` lanes exist, the others up to `lanes` become zeros; channels are `source_step` and
+    `target_step` items apart, taps of the target `width`.
+    """
+    names = ("source", "source_step", "rows", "channels", "target", "target_step", "width", "lanes")
+    e = Emitter.function("turn", names, isa, dtype)
+    source, source_step, rows, channels, target, target_step, width, lanes = e.arguments
+    b = e.builder
+    zeros = ir.Constant(e.vector, [0.0] * e.lanes)
+    last = b.sub(rows, e.constant(1))
+    stored = e.lanes_below(lanes)
+    whole = b.icmp_signed("==", rows, e.constant(e.lanes))
+
+    def emit(clamped: bool) -> None:
+        def channel(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            begin = e.offset(source, b.mul(index, source_step))
+            to = e.offset(target, b.mul(index, target_step))
+            for tap in range(0, taps, e.lanes):
+                count = min(e.lanes, taps - tap)
+                values = []
+                for i in range(e.lanes):
+                    if clamped:
+                        exists = b.icmp_signed("<", e.constant(i), rows)
+                        number = b.select(exists, e.constant(i), last)
+                        start = e.offset(begin, b.mul(number, e.constant(taps)))
+                        values.append(b.select(exists, e.load(start, tap, count), zeros))
+                    else:
+                        values.append(e.load(begin, i * taps + tap, count))
+                for j, value in enumerate(e.transpose(values)[:count]):
+                    place = e.offset(to, b.mul(width, e.constant(tap + j)))
+                    if clamped:
+                        e.masked_store(value, place, 0, stored)
+                    else:
+                        e.store(value, place, 0)
+            return []
+
+        e.loop(channels, channel)
+
+    with b.if_else(whole, likely=True) as (fast, careful):
+        with fast:
+            emit(False)
+        with careful:
+            emit(True)
+    return e.finish()
+
+
+def _touch(isa: Isa, dtype: np.dtype) -> ir.Module:
+    """Emit ``touch``: prefetch `lines` cache lines at each of `count` places `step` bytes apart."""
+    e = Emitter.function("touch", ("address", "count", "step", "lines"), isa, dtype)
+    address, count, step, lines = e.arguments
+    b = e.builder
+
+    def place(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        begin = b.add(address, b.mul(index, step))
+
+        def line(number: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            e.prefetch(b.add(begin, b.mul(number, e.constant(LINE))), False, 2)
+            return []
+
+        e.loop(lines, line)
+        return []
+
+    e.loop(count, place)
+    return e.finish()
+
+
+@lru_cache
+def touch_address(isa: Isa, dtype: np.dtype) -> int:
+    """Return the address of ``touch``."""
+    return load(dtype.str, lambda: _touch(isa, dtype), isa, "touch")
+
+
+@lru_cache
+def turn_address(isa: Isa, dtype: np.dtype, taps: int) -> int:
+    """Return the address of ``turn``, compiled for a dtype and a number of taps."""
+    return load((dtype.str, taps), lambda: _turn(isa, dtype, taps), isa, "turn")
+
+
+@lru_cache
+def pad_address(isa: Isa, dtype: np.dtype) -> int:
+    """Return the address of ``pad``, compiled for a dtype."""
+    return load(dtype.str, lambda: _pad(isa, dtype), isa, "pad")
+
+
+@lru_cache
+def transpose_address(isa: Isa, dtype: np.dtype) -> int:
+    """Return the address of ``transpose``, compiled for a dtype."""
+    return load(dtype.str, lambda: _transpose(isa, dtype), isa, "transpose")

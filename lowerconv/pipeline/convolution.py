@@ -1,0 +1,448 @@
+"""Decisions of the fused engine for forward and input gradient: feeding, tiles, blocks, workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import ceil
+
+import numpy as np
+
+from lowerconv.kernels import convolve
+from lowerconv.kernels.convolve import FORWARD, IN_PLACE, JOB, TURNED
+from lowerconv.kernels.microkernel import Microkernel
+from lowerconv.kernels.rearrange import (
+    pad_address,
+    slack,
+    touch_address,
+    transpose_address,
+    turn_address,
+)
+from lowerconv.kernels.simd import Isa
+from lowerconv.machine.workspace import LINE
+from lowerconv.problem import ConvProblem
+
+WEIGHTS_BYTES = 384 * 1024  # of packed filters, in L2 beside a band of the image
+BAND_BYTES = 320 * 1024  # of a lowered band of all the channels of a block
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A convolution with a step of its own into the result.
+
+    Attributes
+    ----------
+    P, Q : int
+        Rows and columns of result pixels.
+    taps : tuple of (tap, row, column)
+        Number of the tap among R x S, and where it reads the source, relative to pixel (0, 0).
+    out_offset, out_row, out_column : int
+        Items, in a plane of the result, of pixel (0, 0) and from one pixel to the next.
+    """
+
+    P: int
+    Q: int
+    taps: tuple[tuple[int, int, int], ...]
+    out_offset: int
+    out_row: int
+    out_column: int
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution of a source with panels of filters, whichever pass it comes from."""
+
+    images: int
+    groups: int
+    channels: int  # summed over, of a group
+    results: int  # of a group
+    H: int
+    W: int
+    stride_h: int
+    stride_w: int
+    taps: int  # of the filters
+    turned: bool  # filters come as [channel][result][tap]
+    out_plane: int
+    phases: tuple[Phase, ...]
+    dtype: np.dtype
+
+    @property
+    def reach(self) -> tuple[int, int, int, int]:
+        """Extents of the taps: least and greatest row, least and greatest column."""
+        rows = [row for phase in self.phases for _, row, _ in phase.taps] or [0]
+        columns = [column for phase in self.phases for _, _, column in phase.taps] or [0]
+        return min(rows), max(rows), min(columns), max(columns)
+
+    @property
+    def padded(self) -> bool:
+        """Whether a tap of some pixel reads outside the source."""
+        top, bottom, left, right = self.reach
+        P = max(phase.P for phase in self.phases)
+        Q = max(phase.Q for phase in self.phases)
+        return (
+            top < 0
+            or left < 0
+            or (P - 1) * self.stride_h + bottom >= self.H
+            or (Q - 1) * self.stride_w + right >= self.W
+        )
+
+
+def forward_convolution(problem: ConvProblem) -> Convolution:
+    """Return the forward pass as it is; a 1x1 filter at stride 1 sees an image as one long row."""
+    g = problem.geometry
+    H, W, P, Q = problem.H, problem.W, problem.P, problem.Q
+    plain = (problem.R, problem.S) == (1, 1) and problem.stride == (1, 1)
+    if plain and not any(map(any, problem.padding)):
+        H, W, P, Q = 1, H * W, 1, P * Q
+    taps = tuple(
+        (r * g.S + s, r * g.dilation_h - g.pad_top, s * g.dilation_w - g.pad_left)
+        for r in range(g.R)
+        for s in range(g.S)
+    )
+    return Convolution(
+        problem.N, problem.groups, problem.C // problem.groups, problem.K // problem.groups,
+        H, W, g.stride_h, g.stride_w, g.R * g.S, False, P * Q,
+        (Phase(P, Q, taps, 0, Q, 1),), problem.dtype,
+    )  # fmt: skip
+
+
+def input_grad_convolution(problem: ConvProblem) -> Convolution:
+    """Return the input gradient as convolutions of dy, one for each phase of the stride.
+
+    Pixel ``h`` of dx takes tap r from row ``(h + pad - r * dilation) / stride`` of dy where that
+    is whole: so rows of equal remainder ``h + pad`` by the stride have their own set of taps, and
+    neighbours among them read neighbouring rows of dy.
+    """
+    g = problem.geometry
+    H, W, P, Q = problem.H, problem.W, problem.P, problem.Q
+    plain = (problem.R, problem.S) == (1, 1) and problem.stride == (1, 1)
+    if plain and not any(map(any, problem.padding)):
+        H, W, P, Q = 1, H * W, 1, P * Q
+
+    def steps(extent: int, taps: int, stride: int, pad: int, dilation: int, first: int):
+        """Return what the pixels ``first, first + stride, ...`` read: their number and taps."""
+        return -(-(extent - first) // stride), [
+            (tap, (first + pad - tap * dilation) // stride)
+            for tap in range(taps)
+            if (first + pad - tap * dilation) % stride == 0
+        ]
+
+    phases = []
+    for first_row in range(min(g.stride_h, H)):
+        rows, row_taps = steps(H, g.R, g.stride_h, g.pad_top, g.dilation_h, first_row)
+        for first_column in range(min(g.stride_w, W)):
+            columns, column_taps = steps(
+                W, g.S, g.stride_w, g.pad_left, g.dilation_w, first_column
+            )
+            taps = tuple(
+                (r * g.S + s, row, column) for r, row in row_taps for s, column in column_taps
+            )
+            phases.append(
+                Phase(
+                    rows, columns, taps, first_row * W + first_column, g.stride_h * W, g.stride_w
+                )
+            )
+    return Convolution(
+        problem.N, problem.groups, problem.K // problem.groups, problem.C // problem.groups,
+        P, Q, 1, 1, g.R * g.S, True, H * W, tuple(phases), problem.dtype,
+    )  # fmt: skip
+
+
+def balanced(extent: int, most: int) -> int:
+    """Return the size of equal parts of `extent`, none above `most`, the last perhaps smaller."""
+    return ceil(extent / ceil(extent / most))
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Which operand lies in vectors.
+
+    ``filters``: vectors of filters from packed panels, pixels broadcast from the image.
+    ``pixels``: vectors of pixels straight from the image, filters broadcast, in place if they can.
+    """
+
+    name: str
+    in_place: bool = False
+
+
+FILTERS, PIXELS, PIXELS_IN_PLACE = (
+    Feed("filters"),
+    Feed("pixels"),
+    Feed("pixels in place", True),
+)
+
+
+@dataclass
+class Layout:
+    """All decisions for a convolution, and the job they make."""
+
+    conv: Convolution
+    isa: Isa
+    threads: int
+    feed: Feed
+    kernels: list[Microkernel] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        conv, isa = self.conv, self.isa
+        self.VL = isa.lanes(conv.dtype)
+        self.item = conv.dtype.itemsize
+        self._choose_tile()
+        self._choose_lowering()
+        self._choose_blocks()
+        self._choose_grid()
+        self._build()
+
+    def _choose_tile(self) -> None:
+        conv, isa, VL = self.conv, self.isa, self.VL
+        if self.feed is FILTERS:
+            vectors = -(-conv.results // VL)
+            self.NV = vectors if vectors in (1, 3) else 2
+            if isa.registers < 32:
+                self.NV = min(self.NV, 2)
+            self.F = self.NV * VL
+            most = {1: 2 * isa.rows - 2, 2: isa.rows, 3: 2 * isa.rows // 3}[self.NV]
+            shapes = []
+            for phase in conv.phases:
+                if phase.Q <= most and phase.out_column == 1 and phase.out_row == phase.Q:
+                    shapes.append((min(phase.P, balanced(phase.P, max(1, most // phase.Q))), phase.Q))
+                else:
+                    shapes.append((1, balanced(phase.Q, most)))
+            self.tiles = shapes
+        else:
+            self.NV = 2
+            MR = isa.rows
+            if conv.results < MR:
+                MR = conv.results
+                self.NV = max(2, min(2 * isa.rows // MR, 6))
+            Q = max(phase.Q for phase in conv.phases)
+            self.NV = max(1, min(self.NV, -(-Q // VL)))
+            self.F = balanced(conv.results, MR)
+            self.tiles = [(1, min(phase.Q, self.NV * VL)) for phase in conv.phases]
+        self.panels = -(-conv.results // self.F)
+
+    def _choose_lowering(self) -> None:
+        conv = self.conv
+        top, bottom, left, right = conv.reach
+        self.lower = conv.padded
+        if not self.lower:
+            self.left = self.first_row = 0
+            self.pitch, self.plane = conv.W, conv.H * conv.W
+            self.channel_block = conv.channels
+            self.band = 0
+            return
+        P = max(phase.P for phase in conv.phases)
+        Q = max(phase.Q for phase in conv.phases)
+        self.left, self.first_row = max(0, -left), top
+        self.pitch = max(
+            self.left + conv.W, self.left + (Q - 1) * conv.stride_w + right + 1
+        )
+        TH = self.tiles[0][0]
+        items = BAND_BYTES // self.item
+
+        def plane(band: int) -> int:
+            rows = (band - 1) * conv.stride_h + bottom - top + 1
+            lines = -(-rows * self.pitch * self.item // LINE)
+            return (lines | 1) * LINE // self.item  # an odd number of lines: all sets of the cache
+
+        self.channel_block = max(1, min(conv.channels, items // plane(TH)))
+        self.channel_block = balanced(conv.channels, self.channel_block)
+        band = TH
+        while band < P and plane(band + TH) * self.channel_block <= items:
+            band += TH
+        self.band = min(-(-balanced(P, band) // TH) * TH, band)
+        self.plane = plane(self.band)
+        self.lowered_rows = (self.band - 1) * conv.stride_h + bottom - top + 1
+
+    def _choose_blocks(self) -> None:
+        conv = self.conv
+        items = WEIGHTS_BYTES // self.item
+        if not self.feed.in_place:
+            most = max(1, items // (self.F * conv.taps))
+            self.channel_block = min(self.channel_block, balanced(conv.channels, most))
+        panel = self.F * conv.taps * self.channel_block
+        self.panels_per_block = balanced(self.panels, max(1, min(self.panels, items // panel)))
+
+    def _choose_grid(self) -> None:
+        """Cut pieces and panels between the workers, least work for the busiest of them."""
+        conv = self.conv
+        if self.lower:
+            P = max(phase.P for phase in conv.phases)
+            self.pieces = -(-P // self.band)
+        else:
+            tiles = max(self._tiles(i) for i in range(len(conv.phases)))
+            row = max(self._tiles_per_row(i) for i in range(len(conv.phases)))
+            # Without lowering a piece is any number of tiles; with phases, of rows of tiles.
+            unit = row if len(conv.phases) > 1 else 1
+            wanted = max(1, -(-2 * self.threads // conv.images))
+            self.piece_units = max(1, -(-tiles // unit // wanted))
+            self.pieces = -(-(-(-tiles // unit)) // self.piece_units)
+        panels, pieces = conv.groups * self.panels, conv.images * self.pieces
+        # Sharing panels costs lowering again; sharing pieces costs packing again.
+        best = None
+        for across in range(1, min(self.threads, panels) + 1):
+            along = min(self.threads // across, pieces)
+            mine, theirs = -(-panels // across), -(-pieces // along)
+            pack = 0.0 if self.feed.in_place else 0.35 * mine * self.F * conv.channels * conv.taps
+            pixels = conv.images * conv.phases[0].P * conv.phases[0].Q / pieces
+            lower = 0.5 * theirs * conv.channels * pixels if self.lower else 0.0
+            work = mine * self.F * theirs * pixels * conv.channels * conv.taps / 32
+            cost = pack + lower + work
+            if best is None or cost < best[0]:
+                best = cost, across, along
+        assert best is not None
+        _, self.grid_panels, self.grid_pieces = best
+
+    def _tiles_per_row(self, number: int) -> int:
+        phase, (_, TW) = self.conv.phases[number], self.tiles[number]
+        return -(-phase.Q // TW)
+
+    def _tiles(self, number: int) -> int:
+        phase, (TH, _) = self.conv.phases[number], self.tiles[number]
+        return -(-phase.P // TH) * self._tiles_per_row(number)
+
+    def _kernels(self, number: int) -> list[Microkernel]:
+        """Return the kernels of a phase: (pixels all or tail) x (panel full or last)."""
+        conv, VL = self.conv, self.VL
+        phase, (TH, TW) = conv.phases[number], self.tiles[number]
+        rest = conv.results - (self.panels - 1) * self.F
+        paired = self._paired(number)
+        kernels = []
+        for last in (False, True):
+            for tail in (False, True):
+                height, width = TH, TW
+                if tail:
+                    if TH > 1:
+                        height = phase.P % TH or TH
+                    else:
+                        width = phase.Q % TW or TW
+                if self.feed is FILTERS:
+                    NV = -(-rest // VL) if last else self.NV
+                    rows = tuple(
+                        i * conv.stride_h * self.pitch + j * conv.stride_w
+                        for i in range(height)
+                        for j in range(width)
+                    )
+                    columns = tuple(v * VL for v in range(NV))
+                    kernels.append(
+                        Microkernel(
+                            self.isa, conv.dtype, rows, columns, None,
+                            None if paired else self.F, "columns", 0, phase.out_column,
+                            0 if self.lower else TW * conv.stride_w,
+                        )
+                    )  # fmt: skip
+                else:
+                    F = rest if last else self.F
+                    step = conv.channels * conv.taps if self.feed.in_place else 1
+                    vectors = -(-width // VL)
+                    kernels.append(
+                        Microkernel(
+                            self.isa, conv.dtype, tuple(i * step for i in range(F)),
+                            tuple(v * VL for v in range(vectors)),
+                            None if paired else 1 if self.feed.in_place else self.F, None, "rows",
+                            width % VL, phase.out_column, 0 if self.lower else TW,
+                        )
+                    )  # fmt: skip
+        return [kernels[0], kernels[1], kernels[2], kernels[3]]
+
+    def _live_taps(self, number: int, row: int) -> tuple[int, ...]:
+        """Return which of a phase's taps read the source from some row of a row of tiles."""
+        conv = self.conv
+        phase, (TH, _) = conv.phases[number], self.tiles[number]
+        rows = np.arange(row * TH, min((row + 1) * TH, phase.P)) * conv.stride_h
+        live = [
+            i
+            for i, (_, at, _) in enumerate(phase.taps)
+            if np.any((rows + at >= 0) & (rows + at < conv.H))
+        ]
+        return tuple(live)
+
+    def _paired(self, number: int) -> bool:
+        """Return whether steps leave out some of the filter's taps, so that panels need offsets."""
+        conv = self.conv
+        phase, (TH, _) = conv.phases[number], self.tiles[number]
+        rows = range(-(-phase.P // TH))
+        return any(len(self._live_taps(number, row)) < conv.taps for row in rows)
+
+    def _table(self, number: int, live: tuple[int, ...]) -> np.ndarray:
+        """Return the offsets of the steps (channel, live tap): in the source, in the panel."""
+        conv = self.conv
+        taps = [conv.phases[number].taps[i] for i in live]
+        top, left = (self.first_row, -self.left) if self.lower else (0, 0)
+        channel = np.arange(self.channel_block)[:, None]
+        where = np.array(
+            [(row - top) * self.pitch + column - left for _, row, column in taps], np.int64
+        )
+        source = channel * self.plane + where
+        if not self._paired(number):
+            return np.ascontiguousarray(source, np.int32)
+        step = 1 if self.feed.in_place else self.F
+        filters = channel * conv.taps + np.array([tap for tap, _, _ in taps], np.int64)
+        pair = [filters * step, source] if self.feed is FILTERS else [source, filters * step]
+        return np.ascontiguousarray(np.stack(pair, axis=-1), np.int32)
+
+    def _tables(self, number: int) -> np.ndarray:
+        """Return, for each row of tiles, the address of its table and its steps per channel."""
+        phase, (TH, _) = self.conv.phases[number], self.tiles[number]
+        made: dict[tuple[int, ...], np.ndarray] = {}
+        rows = []
+        for row in range(-(-phase.P // TH)):
+            live = self._live_taps(number, row)
+            if live not in made:
+                made[live] = self._table(number, live)
+            rows.append((made[live].ctypes.data, len(live)))
+        self._kept += made.values()
+        return np.array(rows, np.int64).reshape(-1, 2)
+
+    def _build(self) -> None:
+        """Write the job, all of it but the addresses of a call."""
+        conv, item = self.conv, self.item
+        lines = lambda count: -(-count * item // LINE) * LINE  # noqa: E731
+        spare = slack(self.isa, conv.dtype)
+        packed = not self.feed.in_place
+        weights = self.panels_per_block * self.F * conv.taps * self.channel_block if packed else 0
+        lowered = self.plane * self.channel_block if self.lower else 0
+        self.bias_at = lines(weights + spare)
+        self.lowered_at = self.bias_at + lines(self.panels_per_block * self.F + spare)
+        self.scratch_bytes = self.lowered_at + lines(lowered + spare)
+        self.workers = self.grid_panels * self.grid_pieces
+        self.job = np.zeros(len(conv.phases), JOB)
+        self._kept: list[np.ndarray] = []  # tables live as long as their addresses
+        tables = [self._tables(i) for i in range(len(conv.phases))]
+        self._kept += tables
+        feed = IN_PLACE if self.feed.in_place else TURNED if conv.turned else FORWARD
+        common = dict(
+            scratch_bytes=self.scratch_bytes, itemsize=item, images=conv.images,
+            planes=conv.groups * conv.channels, H=conv.H, W=conv.W, stride_h=conv.stride_h,
+            stride_w=conv.stride_w, groups=conv.groups, channels=conv.channels,
+            channel_block=self.channel_block, taps=conv.taps, results=conv.results, F=self.F,
+            VL=self.VL, panels=self.panels, panels_per_block=self.panels_per_block, feed=feed,
+            swap=self.feed is not FILTERS, pieces=self.pieces, lower=self.lower,
+            pitch=self.pitch, plane=self.plane, left=self.left, first_row=self.first_row,
+            out_plane=conv.out_plane, phases=len(conv.phases),
+            pad=pad_address(self.isa, conv.dtype),
+            transpose=transpose_address(self.isa, conv.dtype),
+            touch=touch_address(self.isa, conv.dtype),
+            turn=turn_address(self.isa, conv.dtype, conv.taps) if conv.turned else 0, grid_panels=self.grid_panels,
+            grid_pieces=self.grid_pieces, lowered_at=self.lowered_at, bias_at=self.bias_at,
+        )  # fmt: skip
+        if self.lower:
+            common |= dict(band=self.band, lowered_rows=self.lowered_rows)
+        for number, phase in enumerate(conv.phases):
+            TH, TW = self.tiles[number]
+            kernels = self._kernels(number)
+            self.kernels += [k for k in kernels if k not in self.kernels]
+            per_row = self._tiles_per_row(number)
+            if self.lower:
+                per_piece = self.band // TH * per_row
+            else:
+                unit = per_row if len(conv.phases) > 1 else 1
+                per_piece = self.piece_units * unit
+            fields = common | dict(
+                P=phase.P, Q=phase.Q, TH=TH, TW=TW, tiles_per_row=per_row,
+                tiles=self._tiles(number), tiles_per_piece=per_piece,
+                tables=tables[number].ctypes.data, source_offset=0, out_offset=phase.out_offset, out_row=phase.out_row,
+                out_column=phase.out_column,
+                kernel=kernels[0].address(), kernel_tail=kernels[1].address(),
+                kernel_last=kernels[2].address(), kernel_last_tail=kernels[3].address(),
+            )  # fmt: skip
+            for name, value in fields.items():
+                self.job[number][name] = value

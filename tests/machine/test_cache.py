@@ -1,0 +1,200 @@
+"""Cached files: whole or not there, whoever writes them and whatever happens to them."""
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from lowerconv.machine import cache
+from lowerconv.machine.cache import cache_directory, read_checked, write_checked
+
+from .processes import run_together
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch, tmp_path):
+    """Give each test a directory of its own, and a process that has not warned yet."""
+    monkeypatch.setenv("LOWERCONV_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "_told_unwritable", False)
+
+
+@pytest.fixture
+def path() -> Path:
+    """Return the path of a cached file that is not there yet, nor its directories."""
+    return cache_directory() / "code" / "some-kernel.o"
+
+
+class TestDirectory:
+    def test_of_the_environment(self, tmp_path):
+        assert cache_directory() == tmp_path / "cache"
+
+    @pytest.mark.parametrize("value", [None, ""])
+    def test_of_the_system(self, monkeypatch, value):
+        monkeypatch.setattr(cache.platformdirs, "user_cache_dir", lambda name: f"/system/{name}")
+        if value is None:
+            monkeypatch.delenv("LOWERCONV_CACHE_DIR")
+        else:
+            monkeypatch.setenv("LOWERCONV_CACHE_DIR", value)
+        assert cache_directory() == Path("/system/lowerconv")
+
+    def test_home_is_understood(self, monkeypatch):
+        monkeypatch.setenv("LOWERCONV_CACHE_DIR", "~/somewhere")
+        assert cache_directory() == Path.home() / "somewhere"
+
+    def test_is_not_made_before_something_is_written(self, path):
+        assert read_checked(path) is None
+        assert not cache_directory().exists()
+        write_checked(path, b"code")
+        assert cache_directory().exists()
+
+
+CONTENTS = {
+    "nothing": b"",
+    "a_byte": b"\0",
+    "lines": b"one\r\ntwo\n",
+    "a_header": cache.MAGIC * 2,
+    "a_kernel": bytes(range(256)) * 400,
+}
+
+
+@pytest.mark.parametrize("data", CONTENTS.values(), ids=CONTENTS)
+def test_round_trip(path, data):
+    write_checked(path, data)
+    assert read_checked(path) == data
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_the_last_one_written_counts(path):
+    for data in (b"a long one", b"short"):
+        write_checked(path, data)
+        assert read_checked(path) == data
+
+
+def test_below_a_file_there_is_none(tmp_path):
+    (tmp_path / "file").touch()
+    assert read_checked(tmp_path / "file" / "kernel.o") is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no umask")
+def test_permissions_are_those_of_any_file(path):
+    other = path.parent / "other"
+    write_checked(path, b"code")
+    other.touch()
+    assert path.stat().st_mode == other.stat().st_mode
+
+
+class TestDamage:
+    DATA = b"eight+16 bytes of code"
+
+    @pytest.fixture
+    def content(self, path) -> bytes:
+        write_checked(path, self.DATA)
+        return path.read_bytes()
+
+    @staticmethod
+    def assert_ignored(path):
+        with pytest.warns(RuntimeWarning) as told:
+            assert read_checked(path) is None
+        (warning,) = told
+        assert str(path) in str(warning.message)
+        assert "ignored and made again" in str(warning.message)
+        assert warning.filename == __file__
+
+    def test_cut_short_anywhere(self, path, content):
+        for length in range(len(content)):
+            path.write_bytes(content[:length])
+            self.assert_ignored(path)
+
+    def test_any_flipped_bit(self, path, content):
+        for bit in range(8 * len(content)):
+            flipped = bytearray(content)
+            flipped[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(flipped)
+            self.assert_ignored(path)
+
+    @pytest.mark.parametrize("more", [b"\0", b"\n", bytes(512)], ids=len)
+    def test_longer(self, path, content, more):
+        path.write_bytes(content + more)
+        self.assert_ignored(path)
+
+    def test_zeros_of_the_same_length(self, path, content):
+        path.write_bytes(bytes(len(content)))
+        self.assert_ignored(path)
+
+    def test_another_format(self, path, content):
+        path.write_bytes(content.replace(b"cache 1", b"cache 2"))
+        with pytest.warns(RuntimeWarning, match="does not begin with b'lowerconv cache 1"):
+            assert read_checked(path) is None
+
+    def test_a_directory_in_its_place(self, path):
+        path.mkdir(parents=True)
+        self.assert_ignored(path)
+
+    def test_not_readable(self, path, content, monkeypatch):
+        def refuse(self):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(Path, "read_bytes", refuse)
+        with pytest.warns(RuntimeWarning, match=r"cannot be read \(Permission denied\)"):
+            assert read_checked(path) is None
+
+    def test_is_mended_by_writing_again(self, path, content):
+        path.write_bytes(content[:-1])
+        self.assert_ignored(path)
+        write_checked(path, self.DATA)
+        assert read_checked(path) == self.DATA
+
+
+class TestUnwritable:
+    def test_is_told_once(self, tmp_path):
+        (tmp_path / "file").touch()
+        path = tmp_path / "file" / "below" / "kernel.o"
+        with pytest.warns(RuntimeWarning, match="LOWERCONV_CACHE_DIR names another") as told:
+            write_checked(path, b"code")
+        assert str(path) in str(told[0].message)
+        write_checked(path, b"code")  # a RuntimeWarning would be an error here
+        assert read_checked(path) is None
+
+    def test_full_disk_leaves_the_old_contents(self, path, monkeypatch):
+        def full(*paths):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        write_checked(path, b"old")
+        monkeypatch.setattr(os, "replace", full)
+        with pytest.warns(RuntimeWarning, match="No space left on device"):
+            write_checked(path, b"new")
+        assert read_checked(path) == b"old"
+        assert len(list(path.parent.iterdir())) == 1
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.EIO, "I/O error")])
+    def test_whatever_ends_it_leaves_nothing_behind(self, path, monkeypatch, error):
+        def fail(*paths):
+            raise error
+
+        monkeypatch.setattr(os, "replace", fail)
+        with pytest.raises((KeyboardInterrupt, RuntimeWarning)):  # warnings are errors here
+            write_checked(path, b"new")
+        assert list(path.parent.iterdir()) == []
+
+
+def test_processes_write_at_once(path):
+    """Every read in the middle of it gives one of the contents whole."""
+    code = f"""
+import time
+from pathlib import Path
+path = Path({str(path)!r})
+end = time.monotonic() + 1
+met = set()
+while time.monotonic() < end:
+    cache.write_checked(path, bytes([number]) * (20_000 * (number + 1)))
+    data = cache.read_checked(path)
+    assert data == bytes([data[0]]) * (20_000 * (data[0] + 1))
+    met.add(data[0])
+print(len(met))
+"""
+    met = [int(output) for output in run_together(3, code)]
+    assert max(met) > 1  # they did write at the same time
+    assert len(read_checked(path)) % 20_000 == 0
+    assert len(list(path.parent.iterdir())) == 1
