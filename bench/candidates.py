@@ -32,6 +32,8 @@ class Setting(NamedTuple):
 def setting(text: str) -> Setting:
     """Return ``"2,32"`` as 2 threads, batch 32."""
     threads, batch = map(int, text.split(","))
+    if batch < 1:
+        raise ValueError(text)
     return Setting(threads, batch)
 
 
@@ -72,6 +74,8 @@ def check_options(options: argparse.Namespace) -> None:
     """Refuse options that do not fit together."""
     if options.constant_weights and options.call == "function":
         raise ValueError("--constant-weights: only plans know it, expected --call plan")
+    for at in options.at:
+        lc.set_num_threads(at.threads)  # raises where there are not that many
 
 
 def selected(network: str, options: argparse.Namespace) -> list[Layer]:

@@ -37,7 +37,7 @@ from bench.peak import fma_peak
 from bench.tables import Row, layer_table, summary_table
 
 SECONDS = 0.8  # for all candidates of a comparison together
-WIDTH = 100  # columns
+NARROW, WIDE = 100, 120  # columns that the tables are made for
 
 
 def measure(network: str, at: Setting, op: str, options: argparse.Namespace) -> list[Row]:
@@ -82,7 +82,8 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     # Plain text: markup would swallow the brackets of "lowerconv[bench]".
-    console = Console(width=WIDTH, markup=False, highlight=False)
+    width = max(NARROW, min(WIDE, Console().width))
+    console = Console(width=width, markup=False, highlight=False)
     console.print(lc.machine_report()["cpu"]["name"], peers.versions(), sep=", ")
     for name, reason in absent.items():
         console.print(f"{name}: {reason}")

@@ -31,7 +31,7 @@ def _turn(run: Run, settle: float) -> float:
     until = time.perf_counter() + settle
     while time.perf_counter() < until:
         run()
-    taken = []
+    taken: list[float] = []
     until += settle / 2
     while not taken or time.perf_counter() < until:
         begin = time.perf_counter()

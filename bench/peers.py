@@ -172,7 +172,7 @@ class _OnnxRuntime:
         self.session: Any = None
 
     def _open(self) -> None:
-        import onnxruntime
+        import onnxruntime  # type: ignore  # comes without types
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from bench.candidates import REFERENCE, Setting
@@ -20,10 +21,11 @@ from bench.peers import NEEDS as PEERS
 LARGE, NEAR_PEAK = 50e6, 0.92  # FLOP of a call; share of the FMA peak that large ones should reach
 BEST = "best peer"
 TITLES = {
-    "torch_nchw": "PyTorch NCHW",
-    "torch_channels_last": "PyTorch NHWC",
-    "onnxruntime": "ONNX Runtime",
+    "torch_nchw": "PT NCHW",
+    "torch_channels_last": "PT NHWC",
+    "onnxruntime": "ORT",
 }
+LEGEND = "PT: PyTorch, ORT: ONNX Runtime"
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,12 @@ def layer_table(rows: Sequence[Row]) -> Table:
     table = Table(
         title=f"{row.network}, {row.at}, {row.op}: {row.ours} "
         f"(100% of peak: {row.peak / 1e9:.0f} GFLOP/s)",
-        caption="ratios: time of the other / our time" + _disturbance(rows),
+        caption=f"ratios: time of the other / our time; {LEGEND}" + _disturbance(rows),
+        box=SIMPLE_HEAD,
     )
-    table.add_column("layer")
+    table.add_column("layer", no_wrap=True)
     for title in ("MFLOP", "GFLOP/s", "% peak", *(TITLES.get(name, name) for name in references)):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", overflow="fold")
 
     def cell(row: Row, name: str) -> str:
         who = f" {TITLES[row.best_peer]}" if name == BEST and row.best_peer else ""
@@ -126,7 +129,7 @@ def layer_table(rows: Sequence[Row]) -> Table:
         f"{100 * geometric_mean(shares):.0f}",
         *(f"{mean:.2f}" for mean in means),
     )
-    worst = [min(rows, key=lambda row: row.ratio(name)) for name in references]  # noqa: B023
+    worst = [min(rows, key=lambda row: row.ratio(name)) for name in references]
     slowest = min(rows, key=lambda row: row.speed / row.peak)
     table.add_row(
         "worst layer",
@@ -146,12 +149,14 @@ def summary_table(rows: Sequence[Row]) -> Table:
     references = _references(rows)
     table = Table(
         title="geometric mean (worst layer) of the time of the other / our time",
-        caption=f"peak: layers above {LARGE / 1e6:.0f} MFLOP that reach {NEAR_PEAK:.0%} of it",
+        caption=f"at: threads,batch; peak: layers above {LARGE / 1e6:.0f} MFLOP that reach "
+        f"{NEAR_PEAK:.0%} of it; {LEGEND}",
+        box=SIMPLE_HEAD,
     )
-    for title in ("network", "threads, batch", "pass"):
-        table.add_column(title)
+    for title in ("network", "at", "pass"):
+        table.add_column(title, no_wrap=True)
     for title in (*(TITLES.get(name, name) for name in references), "peak"):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", overflow="fold")
 
     def add(network: str, group: Sequence[Row]) -> None:
         cells = []
@@ -162,7 +167,7 @@ def summary_table(rows: Sequence[Row]) -> Table:
         large = [row for row in group if row.flops > LARGE]
         near = sum(row.speed >= NEAR_PEAK * row.peak for row in large)
         cells.append(f"{near} of {len(large)}")
-        table.add_row(network, f"{group[0].at.threads}, {group[0].at.batch}", group[0].op, *cells)
+        table.add_row(network, f"{group[0].at.threads},{group[0].at.batch}", group[0].op, *cells)
 
     for network, group in _groups(rows, lambda row: (row.network, row.at, row.op)):
         add(network[0], group)

@@ -23,7 +23,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make a benchmark of everything that the options select."""
     options = metafunc.config.option
     cases = [
-        pytest.param(layer, at, op, name, id=f"{network}-{layer.name}-{op}-{at}-{name}")
+        pytest.param(
+            layer, at, op, name, id=f"{network}-{layer.name}-{op}-{at.threads},{at.batch}-{name}"
+        )
         for network in options.network
         for layer in selected(network, options)
         for at in options.at
@@ -38,7 +40,8 @@ def test_layer(
 ) -> None:
     """Time one candidate, once it is known to compute what our first algorithm does."""
     options = request.config.option
-    runs = candidates({options.algorithms[0], name}, layer, at, op, options)
+    both = dict.fromkeys([options.algorithms[0], name])
+    runs = candidates(both, layer, at, op, options)
     check_agreement(runs, request.node.name)
     run = runs[name]
     del runs  # nobody else's threads spin meanwhile

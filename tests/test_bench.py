@@ -1,22 +1,185 @@
 """The benchmarks run; what they measure is for people to read."""
 
+import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+
+import lowerconv as lc
+
 ROOT = Path(__file__).parents[1]
+PEERS = ("torch", "onnxruntime", "onnx")
+
+
+def python(code: str) -> str:
+    """Return what a program prints that can import `bench`."""
+    # The root is appended, so that the installed package is measured and not the source tree.
+    code = f"import sys\nsys.path.append({str(ROOT)!r})\n{code}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def run(module: str, options: str, absent: tuple[str, ...] = ()) -> str:
+    """Return what a module prints; importing those that are `absent` fails there."""
+    return python(
+        "import runpy\n"
+        f"sys.modules.update(dict.fromkeys({absent!r}))\n"
+        f"sys.argv = [{module!r}, *{options.split()!r}]\n"
+        f"runpy.run_module({module!r}, run_name='__main__')\n"
+    )
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """Make `bench` importable: it is not installed."""
+    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT)])
 
 
 def test_algorithms():
-    # The root is appended, so that the installed package is measured and not the source tree.
-    code = (
-        "import runpy, sys\n"
-        f"sys.path.append({str(ROOT)!r})\n"
-        "options = '--network cifar10_quick --batch 1 --threads 1'\n"
-        "sys.argv = ['algorithms', *options.split()]\n"
-        "runpy.run_module('bench.algorithms', run_name='__main__')\n"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr
+    printed = run("bench.algorithms", "--network cifar10_quick --batch 1 --threads 1")
     for text in ("cifar10_quick, batch 1, weight_grad", "geometric mean", "worst layer", "conv3"):
-        assert text in run.stdout
+        assert text in printed
+
+
+def test_every_case_is_a_convolution(bench):
+    from bench.cases import layers, networks
+
+    assert len(networks()) >= 8
+    for network in networks():
+        found = layers(network)
+        assert len({layer.name for layer in found}) == len(found) > 2, network
+        shapes = {(layer.x_shape(1), layer.w_shape, layer.arguments) for layer in found}
+        assert network == "googlenet" or len(shapes) == len(found), network
+        for layer in found:
+            for op in ("forward", "input_grad", "weight_grad"):
+                plan = lc.plan_conv2d(layer.x_shape(2), layer.w_shape, *layer.arguments, op=op)
+                assert plan.problem.flops > 0
+
+
+def test_cases_have_pairs_and_groups(bench):
+    from bench.cases import layers
+
+    (wide,) = (layer for layer in layers("odd") if layer.name == "wide-1x15")
+    assert wide.padding == (0, 7)
+    assert wide.arguments == ((1, 1), (0, 7), (1, 1), 1)
+    (grouped,) = (layer for layer in layers("odd") if layer.name == "resnext-3x3")
+    assert grouped.w_shape == (128, 4, 3, 3)
+    assert layers("googlenet")[0].published == {"seed_speedup": 1.27}
+
+
+def test_compare_without_peers(tmp_path):
+    file = tmp_path / "times.json"
+    printed = run(
+        "bench.compare",
+        "--network cifar10_quick alexnet_owt --layers conv[13]$ --at 1,1 --seconds 0.01 "
+        f"--algorithms auto direct --save {file}",
+        absent=PEERS,
+    )
+    for text in (
+        "onnxruntime: onnxruntime, onnx not installed, skipped (pip install lowerconv[bench])",
+        "cifar10_quick, 1 thread, batch 1, weight_grad: auto",
+        "lowering",
+        "geometric mean",
+        "worst layer",
+        "layers above 50 MFLOP that reach 92%",
+    ):
+        assert text in printed
+    assert "best peer" not in printed
+    rows = json.loads(file.read_text())["rows"]
+    assert len(rows) == 2 * 3 * 2
+    assert all(set(row["ratios"]) == {"direct", "lowering"} for row in rows)
+
+
+def test_functions_are_compared_as_well():
+    printed = run(
+        "bench.compare",
+        "--network odd --layers ^stride --at 1,2 --seconds 0.01 --call function --no-lowering",
+        absent=PEERS,
+    )
+    assert "stride-2x1" in printed
+    assert "lowering" not in printed
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="the peers are not installed")
+def test_peers_compute_the_same():
+    # `compare` raises where they do not.
+    printed = run(
+        "bench.compare",
+        "--network odd --layers ^(dilated-uneven|stride-2x1|depthwise-x2)$ --at 1,1 --seconds 0.01",
+    )
+    assert "best peer" in printed
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="the peers are not installed")
+def test_pytorch_keeps_to_its_threads():
+    printed = python(
+        "import torch\n"
+        "from bench import peers\n"
+        "from bench.cases import layers\n"
+        "from bench.passes import operands, plan_for\n"
+        "layer = layers('cifar10_quick')[2]\n"
+        "arrays = operands(layer, 1, 'forward')\n"
+        "peers.peer('torch_nchw', layer, 1, 'forward', 1, *arrays)\n"
+        "plan_for(layer, 1, 'forward', 'auto')(*arrays)\n"
+        "print(torch.get_num_threads())\n"
+    )
+    assert printed.split() == ["1"]
+
+
+@pytest.mark.skipif(
+    not importlib.util.find_spec("pytest_benchmark"), reason="pytest-benchmark is not installed"
+)
+def test_suite_under_pytest_benchmark():
+    options = "--network cifar10_quick --layers conv3 --at 1,1 --passes forward --benchmark-disable"
+    printed = run("pytest", f"{ROOT}/bench/test_layers.py -v {options}", absent=PEERS)
+    assert "cifar10_quick-conv3-forward-1,1-lowering" in printed
+    assert "2 passed" in printed
+    assert "torch_nchw: torch not installed, skipped" in printed
+
+
+def test_who_differs_is_named(bench):
+    from bench.candidates import check_agreement
+
+    one = np.ones((2, 3), np.float32)
+    check_agreement({"ours": lambda: one, "theirs": lambda: one + 1e-6}, "conv1")
+    with pytest.raises(RuntimeError, match=r"conv1: theirs differs from ours by 2\.0e-01"):
+        check_agreement({"ours": lambda: one, "theirs": lambda: one * 1.2}, "conv1")
+    with pytest.raises(RuntimeError, match="theirs differs from ours by nan"):
+        check_agreement({"ours": lambda: one, "theirs": lambda: one * np.nan}, "conv1")
+
+
+def test_candidates_rest_after_their_turns(bench):
+    from bench.interleaved import LEAST, times
+
+    class Candidate:
+        calls, rests = 0, 0
+
+        def __call__(self):
+            self.calls += 1
+
+        def rest(self):
+            self.rests += 1
+
+    calm, hasty = Candidate(), Candidate()
+    taken = times({"calm": calm}, seconds=0.0, settle=0.001)
+    assert len(taken["calm"]) == LEAST
+    assert calm.rests == LEAST + 1 < calm.calls
+    times({"hasty": hasty}, seconds=0.0)
+    assert (hasty.calls, hasty.rests) == (LEAST + 2, 0)
+
+
+def test_peak_is_compiled_for_every_instruction_set(bench):
+    from bench.peak import _VECTORS, _source, fma_peak
+
+    assert fma_peak(1) > 0
+    for name, (lanes, chains) in _VECTORS.items():
+        source = _source(lanes, chains, fused=name != "sse")
+        llvm.parse_assembly(source).verify()
+        called = source.count(f'@"llvm.fma.v{lanes}f32"(<') - 1  # the declaration
+        assert called == (0 if name == "sse" else chains)

@@ -62,14 +62,15 @@ def layers(network: str) -> list[Layer]:
     """Return the layers of ``NETWORK.csv``."""
     with open(HERE / f"{network}.csv") as file:
         rows = list(csv.DictReader(file))
-    extents = ("C", "H", "W", "K", "R", "S")
     return [
         Layer(
-            row.pop("name"),
-            *(int(row.pop(extent)) for extent in extents),
-            *(_pair(row.pop(step, "1")) for step in ("stride", "padding", "dilation")),
-            int(row.pop("groups", "1")),
-            {name: float(value) for name, value in row.items()},
+            name=row.pop("name"),
+            **{extent: int(row.pop(extent)) for extent in ("C", "H", "W", "K", "R", "S")},
+            stride=_pair(row.pop("stride")),
+            padding=_pair(row.pop("padding")),
+            dilation=_pair(row.pop("dilation", "1")),
+            groups=int(row.pop("groups", "1")),
+            published={name: float(value) for name, value in row.items()},
         )
         for row in rows
     ]

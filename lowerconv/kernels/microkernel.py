@@ -61,6 +61,8 @@ class Microkernel:
         Items from one pixel to the next in the result.
     ahead : int
         Where not 0: the operand read through the table is prefetched that many items ahead.
+    places : tuple of int
+        For store "rows": which row of the result each row goes to; empty stands for 0, 1, 2, ...
     """
 
     isa: Isa
@@ -73,6 +75,7 @@ class Microkernel:
     tail: int = 0
     pixel_step: int = 1
     ahead: int = 0
+    places: tuple[int, ...] = ()
 
     @property
     def MR(self) -> int:
@@ -116,7 +119,8 @@ class Microkernel:
             number, items = self.NV * e.lanes, self.MR * self.pixel_step
         per_line = LINE // self.dtype.itemsize
         for row in range(number):
-            start = e.offset(out, e.builder.mul(out_step, e.constant(row)))
+            place = self.places[row] if self.places else row
+            start = e.offset(out, e.builder.mul(out_step, e.constant(place)))
             for item in sorted({*range(0, items, per_line), items - 1}):
                 e.prefetch(e.offset(start, item), True, 3)
 
@@ -189,7 +193,8 @@ class Microkernel:
         """Store lane j of row i at ``out + i * out_step + j * pixel_step``."""
         for i, row in enumerate(sums):
             with e.builder.if_then(e.builder.icmp_signed("<", e.constant(i), valid), likely=True):
-                target = e.offset(out, e.builder.mul(out_step, e.constant(i)))
+                place = self.places[i] if self.places else i
+                target = e.offset(out, e.builder.mul(out_step, e.constant(place)))
                 for v, value in enumerate(row):
                     lanes = self.tail if self.tail and v == self.NV - 1 else e.lanes
                     self._store_pixels(e, value, target, v * e.lanes, lanes, floor, add)
@@ -264,3 +269,14 @@ class Microkernel:
     def with_rows(self, count: int) -> Microkernel:
         """Return the kernel of the first `count` rows."""
         return replace(self, rows=self.rows[:count])
+
+
+def step_time(MR: int, NV: int, isa: Isa) -> float:
+    """Return the time of one step of a register tile, in multiply-adds of one vector.
+
+    Measured: steps take the time of their multiply-adds, at least their latency, and a little more
+    that does not depend on the rows; with one vector every broadcast is used only once, and the
+    loads are what takes time.
+    """
+    latency = 10.0
+    return max(MR * NV + {1: 4.6, 2: 1.4}.get(NV, 1.0), latency)

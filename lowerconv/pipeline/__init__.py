@@ -7,6 +7,7 @@ from typing import Protocol
 from lowerconv.kernels.blas import GEMM_LIMIT
 from lowerconv.kernels.epilogue import Array, Epilogue
 from lowerconv.pipeline.direct import Direct
+from lowerconv.pipeline.fused import Fused
 from lowerconv.pipeline.lowering import Lowering
 from lowerconv.pipeline.pipelined import Pipelined
 from lowerconv.problem import ConvProblem, Op
@@ -32,7 +33,7 @@ class Pipeline(Protocol):
 
 
 PIPELINES: dict[str, type[Pipeline]] = {
-    pipeline.name: pipeline for pipeline in (Direct, Lowering, Pipelined)
+    pipeline.name: pipeline for pipeline in (Direct, Lowering, Pipelined, Fused)
 }
 
 

@@ -1,0 +1,277 @@
+"""Decisions of the fused engine for the weight gradient: tiles of taps, blocks, splits, workers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lowerconv.kernels.correlate import JOB, TILE
+from lowerconv.kernels.microkernel import Microkernel, step_time
+from lowerconv.kernels.rearrange import pad_address, slack, touch_address, transpose_address
+from lowerconv.kernels.simd import Isa
+from lowerconv.machine.workspace import LINE
+from lowerconv.pipeline.convolution import Convolution, balanced, forward_convolution
+from lowerconv.problem import ConvProblem
+
+SUMS_BYTES = 256 * 1024
+PANEL_BYTES = 38 * 1024  # of a panel of transposed dy, in L1
+PANELS_BYTES = 256 * 1024  # of all panels of a block, in L2
+BAND_BYTES = 256 * 1024  # of lowered x
+PARTIAL_BYTES = 512 * 1024  # of all splits together
+TASKS = 32  # wanted, so that many cores find work
+
+
+def _parts(extent: int, size: int) -> list[int]:
+    """Return the sizes of the parts that `extent` is cut into."""
+    return [min(size, extent - begin) for begin in range(0, extent, size)]
+
+
+class Correlation:
+    """All decisions for a weight gradient, and the job they make."""
+
+    def __init__(self, problem: ConvProblem, isa: Isa, threads: int) -> None:
+        self.isa, self.threads = isa, threads
+        self.dtype, self.item = problem.dtype, problem.dtype.itemsize
+        self.VL = isa.lanes(problem.dtype)
+        self.conv: Convolution = forward_convolution(problem)
+        self.R, self.S = (1, 1) if problem.R * problem.S == 1 else (problem.R, problem.S)
+        self.taps = self.R * self.S
+        self.dw_items = problem.K * self.conv.channels * self.taps
+        self.kernels: list[Microkernel] = []
+        self._choose_tile()
+        self._choose_blocks()
+        self._build()
+
+    def _choose_tile(self) -> None:
+        """Choose the tile: taps of one row of the filter and of some channels, NV vectors."""
+        vectors = -(-self.conv.results // self.VL)
+        rows = self.isa.rows
+        if self.isa.registers < 32:
+            options = {1: 2 * rows - 2, 2: rows}
+        else:
+            options = {1: 2 * rows - 2, 2: rows, 3: 2 * rows // 3}
+        pixels = self.conv.phases[0].P * self.conv.phases[0].Q
+        best = None
+        for NV, most in options.items():
+            if NV > vectors:
+                continue
+            shape = self._shape(most)
+            panels = [NV] * (vectors // NV) + [vectors % NV] * (vectors % NV > 0)
+            deep, wide = shape
+            # Beside its steps a tile is called, begun, and written.
+            cost = self.R * sum(
+                step_time(c * s, width, self.isa) + (150 + 3 * c * s * width) / min(pixels, 200)
+                for c in _parts(self.conv.channels, deep)
+                for s in _parts(self.S, wide)
+                for width in panels
+            )
+            if best is None or cost < best[0]:
+                best = cost, NV, shape
+        assert best is not None
+        _, self.NV, self.shape = best
+        self.F = self.NV * self.VL
+        self.panels = -(-self.conv.results // self.F)
+
+    def _shape(self, most: int) -> tuple[int, int]:
+        """Return (channels, columns) of taps that a tile of at most `most` rows holds.
+
+        They are all of one row of the filter: so pixels whose row the padding hides are left out.
+        """
+        if self.S <= most:
+            return balanced(self.conv.channels, most // self.S), self.S
+        return 1, balanced(self.S, most)
+
+    def _choose_blocks(self) -> None:
+        conv = self.conv
+        (phase,) = conv.phases
+        top, bottom, left, right = conv.reach
+        self.P, self.Q = phase.P, phase.Q
+        self.lower = conv.padded
+        self.left = max(0, -left) if self.lower else 0
+        self.first_row = top if self.lower else 0
+        self.pitch = conv.W
+        if self.lower:
+            self.pitch = max(
+                self.left + conv.W, self.left + (self.Q - 1) * conv.stride_w + right + 1
+            )
+
+        def rows(band: int) -> int:
+            return (band - 1) * conv.stride_h + bottom - top + 1
+
+        def plane(band: int) -> int:
+            if not self.lower:
+                return conv.H * conv.W
+            lines = -(-rows(band) * self.pitch * self.item // LINE)
+            return (lines | 1) * LINE // self.item
+
+        unit = self.shape[0]
+        # A flat image has one row: bands then are parts of it, as rows of a step of their own.
+        self.flat = self.P == 1 and not self.lower and conv.stride_w == 1 and conv.H == 1
+        if self.flat:
+            self.Q, self.P = 1, self.Q
+        # A panel of transposed dy stays in L1 while all tiles pass over it.
+        pixels = PANEL_BYTES // self.item // self.F
+        self.band = balanced(self.P, max(1, min(self.P, pixels // self.Q)))
+        self.together = 1
+        if self.band == self.P:
+            self.together = balanced(conv.images, max(1, pixels // (self.P * self.Q)))
+        self.pieces = -(-self.P // self.band)
+        if self.together > 1:
+            self.pieces = -(-conv.images // self.together)
+        self.plane = plane(self.band)
+        self.lowered_rows = rows(self.band)
+        size = self.F * self.together * self.band * self.Q
+        self.panels_per_block = balanced(
+            self.panels, max(1, min(self.panels, PANELS_BYTES // self.item // size))
+        )
+        room = SUMS_BYTES // self.item // (self.panels_per_block * self.F * self.taps)
+        if self.lower:
+            room = min(room, BAND_BYTES // self.item // (self.plane * self.together))
+        block = max(unit, min(conv.channels, room) // unit * unit)
+        # Enough tasks for the workers, as many splits of the sum as it takes.
+        pieces = self.pieces * (conv.images if self.together == 1 else 1)
+        blocks = -(-conv.channels // block)
+        wanted = -(-TASKS // (conv.groups * self._panel_blocks))
+        self.splits = 1
+        if blocks < wanted:
+            partial = self.dw_items * self.item
+            self.splits = max(1, min(PARTIAL_BYTES // partial, pieces // 2, -(-wanted // blocks)))
+        tasks = blocks * self.splits * conv.groups * self._panel_blocks
+        while tasks % self.threads and tasks < 4 * self.threads and block > unit:
+            block = max(unit, (block - 1) // unit * unit)
+            tasks = -(-conv.channels // block) * self.splits * conv.groups * self._panel_blocks
+        self.channel_block = min(conv.channels, block)
+        self.channel_blocks = -(-conv.channels // self.channel_block)
+        self.straight = pieces <= self.splits and (self.shape[0] == 1 or self.taps == 1)
+        self.workers = max(1, min(self.threads, tasks))
+
+    @property
+    def _panel_blocks(self) -> int:
+        return -(-self.panels // self.panels_per_block)
+
+    def _kernel(self, offsets: tuple[int, ...], places: tuple[int, ...], last: bool) -> int:
+        """Return the address of the microkernel of a tile."""
+        vectors = -(-self.conv.results // self.VL)
+        NV = vectors - (self.panels - 1) * self.NV if last else self.NV
+        columns = tuple(v * self.VL for v in range(NV))
+        kernel = Microkernel(
+            self.isa, self.dtype, offsets, columns, None, None if self.paired else self.F,
+            "columns" if self.straight else "rows", places=() if self.straight else places,
+        )  # fmt: skip
+        if kernel not in self.kernels:
+            self.kernels.append(kernel)
+        return kernel.address()
+
+    def _table(self, r: int, images: int, rows: int) -> np.ndarray:
+        """Return the steps of row r of the filter: how many, then where dy and x are.
+
+        Pixels of rows that the padding hides from this row of the filter are left out; in a band
+        of a larger image all pixels stay, because its place in the image is not known here.
+        """
+        conv = self.conv
+        step = conv.stride_h if not self.flat else 1
+        pitch = self.pitch if not self.flat else 1
+        image, row, column = np.ogrid[:images, :rows, : self.Q]
+        if self.paired:
+            at = self._row_of_tap(r) + np.arange(rows) * step
+            row = row[:, (at >= 0) & (at < conv.H)]
+        size = self.channel_block * self.plane if self.lower else conv.groups * conv.channels
+        size = size if self.lower else size * self.plane
+        source = image * size + row * step * pitch + column * conv.stride_w
+        pixel = ((image * self.band + row) * self.Q + column) * self.F
+        parts = [pixel, source] if self.paired else [source]
+        pairs = np.stack([np.broadcast_to(part, source.shape) for part in parts], axis=-1)
+        head = np.array([source.size], np.int64).view(np.int32)
+        table = np.concatenate([head, np.ascontiguousarray(pairs, np.int32).ravel()])
+        self._kept.append(table)
+        return table
+
+    def _row_of_tap(self, r: int) -> int:
+        """Return the row of x, relative to pixel row 0, that row r of the filter reads."""
+        (phase,) = self.conv.phases
+        return phase.taps[r * self.S][1]
+
+    def _tiles(self, channels: int, tables: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        """Return the tiles of a block of channels."""
+        (phase,) = self.conv.phases
+        top, left = (self.first_row, -self.left) if self.lower else (0, 0)
+        where = {
+            tap: (row - top) * self.pitch + column - left for tap, row, column in phase.taps
+        }
+        deep, wide = self.shape
+        tiles = []
+        for r in range(self.R):
+            for c in range(0, channels, deep):
+                for s in range(0, self.S, wide):
+                    taps = [
+                        (channel, r * self.S + column)
+                        for channel in range(c, min(c + deep, channels))
+                        for column in range(s, min(s + wide, self.S))
+                    ]
+                    sources = [channel * self.plane + where[tap] for channel, tap in taps]
+                    targets = [channel * self.taps + tap for channel, tap in taps]
+                    offsets = tuple(source - sources[0] for source in sources)
+                    places = tuple(target - targets[0] for target in targets)
+                    tiles.append(
+                        (
+                            sources[0], targets[0], max(places) + 1,
+                            self._kernel(offsets, places, False),
+                            self._kernel(offsets, places, True),
+                            *(table.ctypes.data for table in tables[r]),
+                        )
+                    )  # fmt: skip
+        return np.array(tiles, TILE)
+
+    def _build(self) -> None:
+        """Write the job, all of it but the addresses of a call."""
+        conv, item = self.conv, self.item
+
+        def lines(count: int) -> int:
+            return -(-(count + slack(self.isa, self.dtype)) * item // LINE) * LINE
+
+        panels = self.panels_per_block * self.F * self.together * self.band * self.Q
+        lowered = self.plane * self.channel_block * self.together if self.lower else 0
+        sums = self.panels_per_block * self.F * self.channel_block * self.taps
+        lowered_at = lines(panels)
+        sums_at = lowered_at + lines(lowered)
+        self.scratch_bytes = sums_at + lines(0 if self.straight else sums)
+        self.partial_bytes = lines(self.splits * self.dw_items) if self.splits > 1 else 0
+        last = conv.channels - (self.channel_blocks - 1) * self.channel_block
+        self._kept: list[np.ndarray] = []  # tables live as long as their addresses
+        whole = self.pieces == 1 or self.together > 1
+        self.paired = whole and self.lower and self.R > 1
+        short = conv.images % self.together if self.together > 1 else 1
+        rows = self.P % self.band or self.band
+        tables = [
+            (
+                self._table(r, self.together, self.band),
+                self._table(r, short or self.together, rows),
+            )
+            for r in range(self.R)
+        ]
+        self._tile_arrays = [
+            self._tiles(self.channel_block, tables),
+            self._tiles(last, tables),
+        ]
+        self._zeros = np.zeros(max(self.F, 64), self.dtype)
+        self.job = np.zeros(1, JOB)
+        fields = dict(
+            scratch_bytes=self.scratch_bytes, itemsize=item, zeros=self._zeros.ctypes.data,
+            images=conv.images, groups=conv.groups, channels=conv.channels, filters=conv.results,
+            taps=self.taps, H=conv.H, W=conv.W, stride_h=conv.stride_h, P=self.P, Q=self.Q,
+            pieces=self.pieces, band=self.band, lower=self.lower, first_row=self.first_row,
+            lowered_rows=self.lowered_rows, left=self.left, pitch=self.pitch, plane=self.plane,
+            together=self.together, splits=self.splits, channel_block=self.channel_block,
+            channel_blocks=self.channel_blocks, panels_per_block=self.panels_per_block,
+            panel_blocks=self._panel_blocks, F=self.F, VL=self.VL, panels=self.panels,
+            dw_items=self.dw_items, tiles=self._tile_arrays[0].ctypes.data,
+            tile_count=len(self._tile_arrays[0]), last_tiles=self._tile_arrays[1].ctypes.data,
+            last_tile_count=len(self._tile_arrays[1]), straight=self.straight,
+            pad=pad_address(self.isa, self.dtype),
+            transpose=transpose_address(self.isa, self.dtype),
+            touch=touch_address(self.isa, self.dtype), workers=self.workers,
+            lowered_at=lowered_at, sums_at=sums_at,
+        )  # fmt: skip
+        if self.flat:
+            fields |= dict(pitch=1, stride_h=1)
+        for name, value in fields.items():
+            self.job[0][name] = value
