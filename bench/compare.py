@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -42,16 +43,16 @@ NARROW, WIDE = 100, 120  # columns that the tables are made for
 
 def measure(network: str, at: Setting, op: str, options: argparse.Namespace) -> list[Row]:
     """Return a row for each selected layer of a network."""
-    rows = []
-    peak = fma_peak(at.threads)
+    rows, peak = [], 0.0
     for layer in selected(network, options):
+        peak = max(peak, fma_peak(at.threads))  # the clock of a shared machine comes and goes
         runs = candidates(names(op, options), layer, at, op, options)
         check_agreement(runs, f"{network}, {layer.name}, {at}, {op}")
         others = Others()
         taken = times(runs, options.seconds, SETTLE if at.threads > 1 else 0.0)
         work = flops(layer, at.batch)
         rows.append(Row(network, at, op, layer.name, work, peak, others.cores(), taken))
-    return rows
+    return [replace(row, peak=peak) for row in rows]
 
 
 def save(file: Path, rows: list[Row]) -> None:

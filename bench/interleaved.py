@@ -1,14 +1,15 @@
 """Fair timing on a noisy machine: candidates take turns, and their times are compared in pairs.
 
-On one thread a turn is one call.  On several it must not be: idle threads of a library spin after
-a call and hold the core that the next candidate needs.  Measured on two cores, 3x3 filters of
+On one thread a turn is one call.  On several it must not be: idle threads of a library spin after a
+call and hold the core that the next candidate needs.  Measured on two cores, 3x3 filters of
 GoogLeNet's 3a, a millisecond of work: PyTorch's threads (GNU OpenMP) spin 5 to 8 ms and make ONNX
-Runtime 1.9 times slower, whose threads spin 30 ms and make the others up to 6 times slower, call
-by call.  Sleeping between the turns costs more than it mends: after 5 ms of sleep a virtual machine
-has halted its idle core, the kernel wakes the threads of lowerconv on the other one, and they take
+Runtime 1.9 times slower, whose threads spin 30 ms and make the others up to 6 times slower, call by
+call.  Sleeping between the turns costs more than it mends: after 5 ms of sleep a virtual machine
+has halted its idle core, the kernel wakes all threads of lowerconv on the other one, and they take
 twice as long for tens of milliseconds.  So a turn begins with `SETTLE` seconds of calls that do not
 count, and ends with `rest` where a candidate has it, which ends its threads.  Every candidate then
-takes as long as it does alone, within 2%.
+takes as long as it does alone, within 2%.  Its data is in the caches, where they fit; on one thread
+the candidates before it have evicted some of it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ SETTLE = 0.010  # longer than threads of OpenMP spin; those of ONNX Runtime are 
 
 def _turn(run: Run, settle: float) -> float:
     """Return the seconds of a call: of one, or the median of several once the machine is its."""
+    if settle:
+        run()  # begins what `rest` has ended
     until = time.perf_counter() + settle
     while time.perf_counter() < until:
         run()

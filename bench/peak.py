@@ -22,7 +22,7 @@ from lowerconv.machine.features import host_features, instruction_set
 
 #          set:     floats in a register, chains: as many as leave registers for the two factors
 _VECTORS = {"avx512": (16, 24), "avx2": (8, 12), "sse": (4, 12), "neon": (4, 24)}
-RUNS, SECONDS = 8, 0.01  # the best of some short runs: one may meet another process
+RUNS, SECONDS = 6, 0.01  # the best of some short runs: one may meet another process
 
 
 def _source(lanes: int, chains: int, fused: bool) -> str:

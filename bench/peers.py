@@ -8,7 +8,7 @@ that nobody who uses it has.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from bench.cases import Layer
+from bench.interleaved import Run
 from bench.passes import plan_for
 from lowerconv.machine.threads import parallel_region
 
@@ -25,8 +26,8 @@ NEEDS = {
     "torch_channels_last": ("torch",),
     "onnxruntime": ("onnxruntime", "onnx"),
 }
+ASLEEP = 0.010  # seconds until idle threads of OpenMP sleep
 OPSET, IR = 13, 8  # of the ONNX model: old enough for every version that still installs
-Run = Callable[[], Any]
 
 
 @lru_cache
@@ -139,7 +140,9 @@ class _OnnxRuntime:
 
     Images and result stay where they are.  Idle threads spin for a while, which is ONNX Runtime's
     default (``session.intra_op.allow_spinning``) and stays so; `rest` ends them with their session,
-    and the next call opens another.
+    and the next call opens another.  It waits for threads of OpenMP to fall asleep first: one time
+    in three a thread that was started beside them stayed on the core of the main thread, and
+    everything took two to seven times as long.
     """
 
     def __init__(
@@ -174,6 +177,7 @@ class _OnnxRuntime:
     def _open(self) -> None:
         import onnxruntime  # type: ignore  # comes without types
 
+        time.sleep(ASLEEP)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
         self.session = onnxruntime.InferenceSession(

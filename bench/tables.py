@@ -25,12 +25,11 @@ TITLES = {
     "torch_channels_last": "PT NHWC",
     "onnxruntime": "ORT",
 }
-LEGEND = "PT: PyTorch, ORT: ONNX Runtime"
 
 
 @dataclass(frozen=True)
 class Row:
-    """Times of a pass of a layer, round by round, ours first; `others` are cores they used."""
+    """Times of a pass of a layer, ours first; `others` are the cores that other processes used."""
 
     network: str
     at: Setting
@@ -57,10 +56,12 @@ class Row:
         there = [name for name in self.taken if name in PEERS]
         return min(there, key=lambda name: statistics.median(self.taken[name]), default=None)
 
-    def ratio(self, name: str) -> float:
-        """Return the time of another candidate, or of the best peer, over ours."""
+    def ratio(self, name: str) -> float | None:
+        """Return the time of another, or of the best peer, over ours; None where there is none."""
         other = self.best_peer if name == BEST else name
-        return median_ratio(self.taken[other or name], self.taken[self.ours])
+        if other not in self.taken:
+            return None
+        return median_ratio(self.taken[other], self.taken[self.ours])
 
     def record(self) -> dict[str, Any]:
         """Return what is saved."""
@@ -81,11 +82,21 @@ class Row:
 
 def _references(rows: Sequence[Row]) -> list[str]:
     """Return whom the tables compare with: not every peer has a column."""
-    there = list(rows[0].taken)[1:]
+    there = dict.fromkeys(name for row in rows for name in list(row.taken)[1:])
     peers = [BEST] if any(name in PEERS for name in there) else []
     shown = [name for name in there if name == "torch_nchw" or name not in PEERS]
     # PyTorch as most people have it, then lowering, then other algorithms.
     return peers + sorted(shown, key=lambda name: (name != "torch_nchw", name != REFERENCE))
+
+
+def _ratios(rows: Sequence[Row], name: str) -> list[tuple[float, str]]:
+    """Return the ratios to `name`, with their layers, where there are any."""
+    return [(ratio, row.layer) for row in rows if (ratio := row.ratio(name)) is not None]
+
+
+def _caption(references: Sequence[str]) -> str:
+    legend = "PT: PyTorch, ORT: ONNX Runtime" if BEST in references else ""
+    return "; ".join(filter(None, ["ratios: time of the other / our time", legend]))
 
 
 def _disturbance(rows: Sequence[Row]) -> str:
@@ -100,7 +111,7 @@ def layer_table(rows: Sequence[Row]) -> Table:
     table = Table(
         title=f"{row.network}, {row.at}, {row.op}: {row.ours} "
         f"(100% of peak: {row.peak / 1e9:.0f} GFLOP/s)",
-        caption=f"ratios: time of the other / our time; {LEGEND}" + _disturbance(rows),
+        caption=_caption(references) + _disturbance(rows),
         box=SIMPLE_HEAD,
     )
     table.add_column("layer", no_wrap=True)
@@ -120,26 +131,22 @@ def layer_table(rows: Sequence[Row]) -> Table:
             *(cell(row, name) for name in references),
         )
     table.add_section()
-    shares = [row.speed / row.peak for row in rows]
-    means = [geometric_mean([row.ratio(name) for row in rows]) for name in references]
+    shares = [(row.speed / row.peak, row.layer) for row in rows]
+    columns = [_ratios(rows, name) for name in references]
     table.add_row(
         "geometric mean",
         "",
         f"{geometric_mean([row.speed for row in rows]) / 1e9:.0f}",
-        f"{100 * geometric_mean(shares):.0f}",
-        *(f"{mean:.2f}" for mean in means),
+        f"{100 * geometric_mean([share for share, _ in shares]):.0f}",
+        *(f"{geometric_mean([ratio for ratio, _ in column]):.2f}" for column in columns),
     )
-    worst = [min(rows, key=lambda row: row.ratio(name)) for name in references]
-    slowest = min(rows, key=lambda row: row.speed / row.peak)
+    share, slowest = min(shares)
     table.add_row(
         "worst layer",
         "",
         "",
-        f"{100 * min(shares):.0f}\n{slowest.layer}",
-        *(
-            f"{row.ratio(name):.2f}\n{row.layer}"
-            for row, name in zip(worst, references, strict=True)
-        ),
+        f"{100 * share:.0f}\n{slowest}",
+        *(f"{ratio:.2f}\n{layer}" for ratio, layer in map(min, columns)),
     )
     return table
 
@@ -148,9 +155,10 @@ def summary_table(rows: Sequence[Row]) -> Table:
     """Return a row for each network, setting and pass; with several networks also all together."""
     references = _references(rows)
     table = Table(
-        title="geometric mean (worst layer) of the time of the other / our time",
-        caption=f"at: threads,batch; peak: layers above {LARGE / 1e6:.0f} MFLOP that reach "
-        f"{NEAR_PEAK:.0%} of it; {LEGEND}",
+        title="geometric mean (worst layer)",
+        caption=_caption(references)
+        + f"\nat: threads,batch; peak: layers above {LARGE / 1e6:.0f} MFLOP that reach "
+        f"{NEAR_PEAK:.0%} of it",
         box=SIMPLE_HEAD,
     )
     for title in ("network", "at", "pass"):
@@ -161,9 +169,9 @@ def summary_table(rows: Sequence[Row]) -> Table:
     def add(network: str, group: Sequence[Row]) -> None:
         cells = []
         for name in references:
-            # A peer without gradients has no column of its own, so every row has every reference.
-            ratios = [row.ratio(name) for row in group]
-            cells.append(f"{geometric_mean(ratios):.2f} ({min(ratios):.2f})")
+            ratios = [ratio for ratio, _ in _ratios(group, name)]  # ONNX Runtime has no gradients
+            text = f"{geometric_mean(ratios):.2f} ({min(ratios):.2f})" if ratios else "-"
+            cells.append(text)
         large = [row for row in group if row.flops > LARGE]
         near = sum(row.speed >= NEAR_PEAK * row.peak for row in large)
         cells.append(f"{near} of {len(large)}")

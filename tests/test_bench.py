@@ -1,6 +1,7 @@
 """The benchmarks run; what they measure is for people to read."""
 
 import importlib.util
+import io
 import json
 import subprocess
 import sys
@@ -152,6 +153,30 @@ def test_who_differs_is_named(bench):
         check_agreement({"ours": lambda: one, "theirs": lambda: one * 1.2}, "conv1")
     with pytest.raises(RuntimeError, match="theirs differs from ours by nan"):
         check_agreement({"ours": lambda: one, "theirs": lambda: one * np.nan}, "conv1")
+
+
+def test_tables_of_a_peer_without_gradients(bench):
+    from rich.console import Console
+
+    from bench.candidates import Setting
+    from bench.tables import Row, layer_table, summary_table
+
+    def row(op: str, **taken: list[float]) -> Row:
+        return Row("net", Setting(2, 8), op, f"{op}-layer", 10**9, 1e11, 0.5, taken)
+
+    rows = [
+        row("weight_grad", auto=[0.02, 0.02]),
+        row("forward", auto=[0.01, 0.01], onnxruntime=[0.03, 0.02]),
+    ]
+    console = Console(width=100, file=io.StringIO())
+    for table in (layer_table(rows[:1]), layer_table(rows[1:]), summary_table(rows)):
+        console.print(table)
+    lines = [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+    assert "weight_grad-layer 1,000 50 50" in lines
+    assert "forward-layer 1,000 100 100 2.50 ORT" in lines
+    assert "net 2,8 weight_grad - 0 of 1" in lines
+    assert "net 2,8 forward 2.50 (2.50) 1 of 1" in lines
+    assert "measure again, other processes were at work during: forward-layer" in lines
 
 
 def test_candidates_rest_after_their_turns(bench):

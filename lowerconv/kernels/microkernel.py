@@ -53,8 +53,8 @@ class Microkernel:
         Offset in items of each vector; there are NV of them.
     broadcast_step, vector_step : int or None
         Items from one step to the next; None takes the offset from the table.
-    tail : int
-        Lanes of the last vector that exist; 0 stands for all.
+    lanes : tuple of int
+        How many lanes of each vector exist; empty stands for all.
     store : {"rows", "columns"}
         Whether lanes are neighbours in the result, or rows are (the tile is then transposed).
     pixel_step : int
@@ -63,6 +63,9 @@ class Microkernel:
         Where not 0: the operand read through the table is prefetched that many items ahead.
     places : tuple of int
         For store "rows": which row of the result each row goes to; empty stands for 0, 1, 2, ...
+    spots : tuple of int
+        For store "rows": where in a row of the result each vector begins, in items; empty stands
+        for one after the other.
     """
 
     isa: Isa
@@ -72,10 +75,11 @@ class Microkernel:
     broadcast_step: int | None
     vector_step: int | None
     store: str
-    tail: int = 0
+    lanes: tuple[int, ...] = ()
     pixel_step: int = 1
     ahead: int = 0
     places: tuple[int, ...] = ()
+    spots: tuple[int, ...] = ()
 
     @property
     def MR(self) -> int:
@@ -113,16 +117,23 @@ class Microkernel:
 
     def _ask_for_result(self, e: Emitter, out: ir.Value, out_step: ir.Value) -> None:
         """Prefetch the lines that the result goes to, so that they arrive while the sums run."""
-        if self.store == "rows":
-            number, items = self.MR, self.NV * e.lanes * self.pixel_step
-        else:
-            number, items = self.NV * e.lanes, self.MR * self.pixel_step
         per_line = LINE // self.dtype.itemsize
-        for row in range(number):
-            place = self.places[row] if self.places else row
-            start = e.offset(out, e.builder.mul(out_step, e.constant(place)))
-            for item in sorted({*range(0, items, per_line), items - 1}):
+        if self.store == "rows":
+            numbers = self.places or tuple(range(self.MR))
+            reach = e.lanes * self.pixel_step
+            spots = [self._spot(e, v) for v in range(self.NV)]
+        else:
+            numbers, spots = tuple(range(self.NV * e.lanes)), [0]
+            reach = self.MR * self.pixel_step
+        items = {spot + item for spot in spots for item in (*range(0, reach, per_line), reach - 1)}
+        for number in numbers:
+            start = e.offset(out, e.builder.mul(out_step, e.constant(number)))
+            for item in sorted(items):
                 e.prefetch(e.offset(start, item), True, 3)
+
+    def _spot(self, e: Emitter, v: int) -> int:
+        """Return where in a row of the result a vector begins."""
+        return self.spots[v] if self.spots else v * e.lanes * self.pixel_step
 
     def _multiply(
         self,
@@ -153,11 +164,7 @@ class Microkernel:
                 at = vector_at if self.vector_step is None else broadcast_at
                 e.prefetch(e.offset(at, self.ahead), False, 3)
             columns = [
-                e.load(
-                    vector_at,
-                    column,
-                    self.tail if self.tail and v == self.NV - 1 else None,
-                )
+                e.load(vector_at, column, self.lanes[v] if self.lanes else None)
                 for v, column in enumerate(self.columns)
             ]
             results = []
@@ -196,8 +203,8 @@ class Microkernel:
                 place = self.places[i] if self.places else i
                 target = e.offset(out, e.builder.mul(out_step, e.constant(place)))
                 for v, value in enumerate(row):
-                    lanes = self.tail if self.tail and v == self.NV - 1 else e.lanes
-                    self._store_pixels(e, value, target, v * e.lanes, lanes, floor, add)
+                    lanes = self.lanes[v] if self.lanes else e.lanes
+                    self._store_pixels(e, value, target, self._spot(e, v), lanes, floor, add)
 
     def _store_columns(
         self,
@@ -221,7 +228,8 @@ class Microkernel:
                     some = builder.icmp_signed("<", e.constant(number), valid)
                     with builder.if_then(some, likely=True):
                         target = e.offset(out, builder.mul(out_step, e.constant(number)))
-                        self._store_pixels(e, value, target, i, len(rows), floor, add)
+                        spot = i * self.pixel_step
+                        self._store_pixels(e, value, target, spot, len(rows), floor, add)
 
     def _store_pixels(
         self,
@@ -233,7 +241,10 @@ class Microkernel:
         floor: ir.Value,
         add: bool,
     ) -> None:
-        """Store `count` lanes, `pixel_step` items apart: spread over as many vectors as it takes."""
+        """Store `count` lanes from item `first` on, `pixel_step` items apart.
+
+        They are spread over as many vectors as it takes.
+        """
         step = self.pixel_step
         undefined = ir.Constant(e.vector, ir.Undefined)
         for part in range(min(step, e.lanes)):
@@ -247,7 +258,7 @@ class Microkernel:
             if step > 1:
                 piece = e.shuffle(value, undefined, [min(w // step, e.lanes - 1) for w in wanted])
             constant = ir.Constant(ir.VectorType(ir.IntType(1), e.lanes), mask)
-            at = first * step + part * e.lanes
+            at = first + part * e.lanes
             full = all(mask)
             if add:
                 there = e.load(target, at) if full else e.masked_load(target, at, constant)

@@ -79,6 +79,82 @@ def _pad(isa: Isa, dtype: np.dtype) -> ir.Module:
     return e.finish()
 
 
+def _pad_phases(isa: Isa, dtype: np.dtype, step: int) -> ir.Module:
+    """Emit ``pad`` for columns read `step` apart: every row is split by the column's remainder.
+
+    A row becomes `step` segments of ``pitch / step`` items; segment f holds columns f, f + step,
+    ... of the padded row, so that neighbours among the pixels are neighbours in memory.  `left` is
+    a multiple of `step`.
+    """
+    names = ("source", "source_pitch", "H", "W", "first", "rows", "left", "target", "pitch")
+    e = Emitter.function("pad", names, isa, dtype)
+    source, source_pitch, H, W, first, rows, left, target, pitch = e.arguments
+    b = e.builder
+    zeros = ir.Constant(e.vector, [0.0] * e.lanes)
+    lanes, stride = e.constant(e.lanes), e.constant(step)
+    segment = b.sdiv(pitch, stride)
+    before = b.sdiv(left, stride)
+    more = e.constant(e.lanes - 1)
+    blocks = b.sdiv(b.add(W, e.constant(e.lanes * step - 1)), e.constant(e.lanes * step))
+    data_end = b.add(before, b.mul(blocks, lanes))
+    left_vectors = b.sdiv(b.add(before, more), lanes)
+    right_vectors = b.sdiv(b.add(b.sub(segment, data_end), more), lanes)
+    row_vectors = b.sdiv(b.add(pitch, more), lanes)
+
+    def fill(begin: ir.Value, count: ir.Value) -> None:
+        def one(j: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            e.store(zeros, e.offset(begin, b.mul(j, lanes)), 0)
+            return []
+
+        e.loop(count, one)
+
+    def row(index: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+        (to,) = carried
+        number = b.add(first, index)
+        with b.if_else(b.icmp_unsigned("<", number, H), likely=True) as (copying, clearing):
+            with copying:
+                begin = e.offset(source, b.mul(number, source_pitch))
+                for phase in range(step):
+                    here = e.offset(to, b.mul(segment, e.constant(phase)))
+                    fill(here, left_vectors)
+                    data = e.offset(here, before)
+
+                    def block(j: ir.Value, _: list[ir.Value], phase=phase, data=data):
+                        values = []
+                        for part in range(step):
+                            vector = b.add(b.mul(j, stride), e.constant(part))
+                            item = b.mul(vector, lanes)
+                            mask = e.lanes_below(b.sub(W, item))
+                            values.append(e.masked_load(begin, item, mask))
+                        picked = values[0]
+                        for part in range(step):
+                            other = values[part] if part else values[min(1, step - 1)]
+                            choice = []
+                            for i in range(e.lanes):
+                                vector, lane = divmod(i * step + phase, e.lanes)
+                                if vector == part:
+                                    choice.append(lane if not part else e.lanes + lane)
+                                else:
+                                    choice.append(i)
+                            if part == 0:
+                                choice = [
+                                    (i * step + phase) if (i * step + phase) < e.lanes else 0
+                                    for i in range(e.lanes)
+                                ]
+                            picked = e.shuffle(picked, other, choice)
+                        e.store(picked, e.offset(data, b.mul(j, lanes)), 0)
+                        return []
+
+                    e.loop(blocks, block)
+                    fill(e.offset(here, data_end), right_vectors)
+            with clearing:
+                fill(to, row_vectors)
+        return [e.offset(to, pitch)]
+
+    e.loop(rows, row, [target])
+    return e.finish()
+
+
 def _transpose(isa: Isa, dtype: np.dtype) -> ir.Module:
     """Emit ``transpose``: ``target[j * target_step + i] = source[i * source_step + j]``.
 
@@ -218,9 +294,11 @@ def turn_address(isa: Isa, dtype: np.dtype, taps: int) -> int:
 
 
 @lru_cache
-def pad_address(isa: Isa, dtype: np.dtype) -> int:
-    """Return the address of ``pad``, compiled for a dtype."""
-    return load(dtype.str, lambda: _pad(isa, dtype), isa, "pad")
+def pad_address(isa: Isa, dtype: np.dtype, step: int = 1) -> int:
+    """Return the address of ``pad``, compiled for a dtype and a distance of columns."""
+    if step == 1:
+        return load(dtype.str, lambda: _pad(isa, dtype), isa, "pad")
+    return load((dtype.str, step), lambda: _pad_phases(isa, dtype, step), isa, "pad")
 
 
 @lru_cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import ceil
 
 import numpy as np
 
@@ -19,137 +18,11 @@ from lowerconv.kernels.rearrange import (
 )
 from lowerconv.kernels.simd import Isa
 from lowerconv.machine.workspace import LINE
-from lowerconv.problem import ConvProblem
+from lowerconv.pipeline.fused.phases import Convolution
+from lowerconv.pipeline.fused.window import balanced, window
 
 WEIGHTS_BYTES = 384 * 1024  # of packed filters, in L2 beside a band of the image
 BAND_BYTES = 320 * 1024  # of a lowered band of all the channels of a block
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A convolution with a step of its own into the result.
-
-    Attributes
-    ----------
-    P, Q : int
-        Rows and columns of result pixels.
-    taps : tuple of (tap, row, column)
-        Number of the tap among R x S, and where it reads the source, relative to pixel (0, 0).
-    out_offset, out_row, out_column : int
-        Items, in a plane of the result, of pixel (0, 0) and from one pixel to the next.
-    """
-
-    P: int
-    Q: int
-    taps: tuple[tuple[int, int, int], ...]
-    out_offset: int
-    out_row: int
-    out_column: int
-
-
-@dataclass(frozen=True)
-class Convolution:
-    """A convolution of a source with panels of filters, whichever pass it comes from."""
-
-    images: int
-    groups: int
-    channels: int  # summed over, of a group
-    results: int  # of a group
-    H: int
-    W: int
-    stride_h: int
-    stride_w: int
-    taps: int  # of the filters
-    turned: bool  # filters come as [channel][result][tap]
-    out_plane: int
-    phases: tuple[Phase, ...]
-    dtype: np.dtype
-
-    @property
-    def reach(self) -> tuple[int, int, int, int]:
-        """Extents of the taps: least and greatest row, least and greatest column."""
-        rows = [row for phase in self.phases for _, row, _ in phase.taps] or [0]
-        columns = [column for phase in self.phases for _, _, column in phase.taps] or [0]
-        return min(rows), max(rows), min(columns), max(columns)
-
-    @property
-    def padded(self) -> bool:
-        """Whether a tap of some pixel reads outside the source."""
-        top, bottom, left, right = self.reach
-        P = max(phase.P for phase in self.phases)
-        Q = max(phase.Q for phase in self.phases)
-        return (
-            top < 0
-            or left < 0
-            or (P - 1) * self.stride_h + bottom >= self.H
-            or (Q - 1) * self.stride_w + right >= self.W
-        )
-
-
-def forward_convolution(problem: ConvProblem) -> Convolution:
-    """Return the forward pass as it is; a 1x1 filter at stride 1 sees an image as one long row."""
-    g = problem.geometry
-    H, W, P, Q = problem.H, problem.W, problem.P, problem.Q
-    plain = (problem.R, problem.S) == (1, 1) and problem.stride == (1, 1)
-    if plain and not any(map(any, problem.padding)):
-        H, W, P, Q = 1, H * W, 1, P * Q
-    taps = tuple(
-        (r * g.S + s, r * g.dilation_h - g.pad_top, s * g.dilation_w - g.pad_left)
-        for r in range(g.R)
-        for s in range(g.S)
-    )
-    return Convolution(
-        problem.N, problem.groups, problem.C // problem.groups, problem.K // problem.groups,
-        H, W, g.stride_h, g.stride_w, g.R * g.S, False, P * Q,
-        (Phase(P, Q, taps, 0, Q, 1),), problem.dtype,
-    )  # fmt: skip
-
-
-def input_grad_convolution(problem: ConvProblem) -> Convolution:
-    """Return the input gradient as convolutions of dy, one for each phase of the stride.
-
-    Pixel ``h`` of dx takes tap r from row ``(h + pad - r * dilation) / stride`` of dy where that
-    is whole: so rows of equal remainder ``h + pad`` by the stride have their own set of taps, and
-    neighbours among them read neighbouring rows of dy.
-    """
-    g = problem.geometry
-    H, W, P, Q = problem.H, problem.W, problem.P, problem.Q
-    plain = (problem.R, problem.S) == (1, 1) and problem.stride == (1, 1)
-    if plain and not any(map(any, problem.padding)):
-        H, W, P, Q = 1, H * W, 1, P * Q
-
-    def steps(extent: int, taps: int, stride: int, pad: int, dilation: int, first: int):
-        """Return what the pixels ``first, first + stride, ...`` read: their number and taps."""
-        return -(-(extent - first) // stride), [
-            (tap, (first + pad - tap * dilation) // stride)
-            for tap in range(taps)
-            if (first + pad - tap * dilation) % stride == 0
-        ]
-
-    phases = []
-    for first_row in range(min(g.stride_h, H)):
-        rows, row_taps = steps(H, g.R, g.stride_h, g.pad_top, g.dilation_h, first_row)
-        for first_column in range(min(g.stride_w, W)):
-            columns, column_taps = steps(
-                W, g.S, g.stride_w, g.pad_left, g.dilation_w, first_column
-            )
-            taps = tuple(
-                (r * g.S + s, row, column) for r, row in row_taps for s, column in column_taps
-            )
-            phases.append(
-                Phase(
-                    rows, columns, taps, first_row * W + first_column, g.stride_h * W, g.stride_w
-                )
-            )
-    return Convolution(
-        problem.N, problem.groups, problem.K // problem.groups, problem.C // problem.groups,
-        P, Q, 1, 1, g.R * g.S, True, H * W, tuple(phases), problem.dtype,
-    )  # fmt: skip
-
-
-def balanced(extent: int, most: int) -> int:
-    """Return the size of equal parts of `extent`, none above `most`, the last perhaps smaller."""
-    return ceil(extent / ceil(extent / most))
 
 
 @dataclass(frozen=True)
@@ -208,41 +81,31 @@ class Layout:
                     shapes.append((1, balanced(phase.Q, most)))
             self.tiles = shapes
         else:
-            self.NV = 2
-            MR = isa.rows
-            if conv.results < MR:
-                MR = conv.results
-                self.NV = max(2, min(2 * isa.rows // MR, 6))
-            Q = max(phase.Q for phase in conv.phases)
-            self.NV = max(1, min(self.NV, -(-Q // VL)))
-            self.F = balanced(conv.results, MR)
-            self.tiles = [(1, min(phase.Q, self.NV * VL)) for phase in conv.phases]
+            most = 2 * isa.rows if isa.registers >= 32 else 2 * isa.rows
+            self.F = balanced(conv.results, isa.rows)
+            vectors = max(1, min(8, most // self.F))
+            shapes = []
+            for phase in conv.phases:
+                across = -(-phase.Q // VL)
+                if across <= vectors and phase.out_column == 1:
+                    shapes.append((balanced(phase.P, max(1, vectors // across)), phase.Q))
+                else:
+                    shapes.append((1, min(phase.Q, balanced(across, vectors) * VL)))
+            self.tiles = shapes
+            self.NV = max(TH * -(-TW // VL) for TH, TW in shapes)
         self.panels = -(-conv.results // self.F)
 
     def _choose_lowering(self) -> None:
         conv = self.conv
-        top, bottom, left, right = conv.reach
-        self.lower = conv.padded
-        if not self.lower:
-            self.left = self.first_row = 0
-            self.pitch, self.plane = conv.W, conv.H * conv.W
-            self.channel_block = conv.channels
-            self.band = 0
+        self.window = window(conv, split=self.feed is not FILTERS)
+        self.channel_block, self.band = conv.channels, 0
+        if not self.window.lower:
+            self.plane = self.window.plane(0)
             return
         P = max(phase.P for phase in conv.phases)
-        Q = max(phase.Q for phase in conv.phases)
-        self.left, self.first_row = max(0, -left), top
-        self.pitch = max(
-            self.left + conv.W, self.left + (Q - 1) * conv.stride_w + right + 1
-        )
         TH = self.tiles[0][0]
         items = BAND_BYTES // self.item
-
-        def plane(band: int) -> int:
-            rows = (band - 1) * conv.stride_h + bottom - top + 1
-            lines = -(-rows * self.pitch * self.item // LINE)
-            return (lines | 1) * LINE // self.item  # an odd number of lines: all sets of the cache
-
+        plane = self.window.plane
         self.channel_block = max(1, min(conv.channels, items // plane(TH)))
         self.channel_block = balanced(conv.channels, self.channel_block)
         band = TH
@@ -250,7 +113,6 @@ class Layout:
             band += TH
         self.band = min(-(-balanced(P, band) // TH) * TH, band)
         self.plane = plane(self.band)
-        self.lowered_rows = (self.band - 1) * conv.stride_h + bottom - top + 1
 
     def _choose_blocks(self) -> None:
         conv = self.conv
@@ -264,7 +126,7 @@ class Layout:
     def _choose_grid(self) -> None:
         """Cut pieces and panels between the workers, least work for the busiest of them."""
         conv = self.conv
-        if self.lower:
+        if self.window.lower:
             P = max(phase.P for phase in conv.phases)
             self.pieces = -(-P // self.band)
         else:
@@ -283,7 +145,7 @@ class Layout:
             mine, theirs = -(-panels // across), -(-pieces // along)
             pack = 0.0 if self.feed.in_place else 0.35 * mine * self.F * conv.channels * conv.taps
             pixels = conv.images * conv.phases[0].P * conv.phases[0].Q / pieces
-            lower = 0.5 * theirs * conv.channels * pixels if self.lower else 0.0
+            lower = 0.5 * theirs * conv.channels * pixels if self.window.lower else 0.0
             work = mine * self.F * theirs * pixels * conv.channels * conv.taps / 32
             cost = pack + lower + work
             if best is None or cost < best[0]:
@@ -317,7 +179,7 @@ class Layout:
                 if self.feed is FILTERS:
                     NV = -(-rest // VL) if last else self.NV
                     rows = tuple(
-                        i * conv.stride_h * self.pitch + j * conv.stride_w
+                        i * conv.stride_h * self.window.pitch + j * conv.stride_w
                         for i in range(height)
                         for j in range(width)
                     )
@@ -325,20 +187,26 @@ class Layout:
                     kernels.append(
                         Microkernel(
                             self.isa, conv.dtype, rows, columns, None,
-                            None if paired else self.F, "columns", 0, phase.out_column,
-                            0 if self.lower else TW * conv.stride_w,
+                            None if paired else self.F, "columns", (), phase.out_column,
+                            0 if self.window.lower else TW * conv.stride_w,
                         )
                     )  # fmt: skip
                 else:
                     F = rest if last else self.F
                     step = conv.channels * conv.taps if self.feed.in_place else 1
-                    vectors = -(-width // VL)
+                    pixels = [
+                        (i, j, min(VL, width - j))
+                        for i in range(height)
+                        for j in range(0, width, VL)
+                    ]
+                    spots = tuple(i * phase.out_row + j * phase.out_column for i, j, _ in pixels)
                     kernels.append(
                         Microkernel(
                             self.isa, conv.dtype, tuple(i * step for i in range(F)),
-                            tuple(v * VL for v in range(vectors)),
+                            tuple(i * conv.stride_h * self.window.pitch + j for i, j, _ in pixels),
                             None if paired else 1 if self.feed.in_place else self.F, None, "rows",
-                            width % VL, phase.out_column, 0 if self.lower else TW,
+                            tuple(count for _, _, count in pixels), phase.out_column,
+                            0 if self.window.lower else TW, (), spots,
                         )
                     )  # fmt: skip
         return [kernels[0], kernels[1], kernels[2], kernels[3]]
@@ -366,11 +234,8 @@ class Layout:
         """Return the offsets of the steps (channel, live tap): in the source, in the panel."""
         conv = self.conv
         taps = [conv.phases[number].taps[i] for i in live]
-        top, left = (self.first_row, -self.left) if self.lower else (0, 0)
         channel = np.arange(self.channel_block)[:, None]
-        where = np.array(
-            [(row - top) * self.pitch + column - left for _, row, column in taps], np.int64
-        )
+        where = np.array([self.window.place(row, column) for _, row, column in taps], np.int64)
         source = channel * self.plane + where
         if not self._paired(number):
             return np.ascontiguousarray(source, np.int32)
@@ -399,7 +264,7 @@ class Layout:
         spare = slack(self.isa, conv.dtype)
         packed = not self.feed.in_place
         weights = self.panels_per_block * self.F * conv.taps * self.channel_block if packed else 0
-        lowered = self.plane * self.channel_block if self.lower else 0
+        lowered = self.plane * self.channel_block if self.window.lower else 0
         self.bias_at = lines(weights + spare)
         self.lowered_at = self.bias_at + lines(self.panels_per_block * self.F + spare)
         self.scratch_bytes = self.lowered_at + lines(lowered + spare)
@@ -412,26 +277,26 @@ class Layout:
         common = dict(
             scratch_bytes=self.scratch_bytes, itemsize=item, images=conv.images,
             planes=conv.groups * conv.channels, H=conv.H, W=conv.W, stride_h=conv.stride_h,
-            stride_w=conv.stride_w, groups=conv.groups, channels=conv.channels,
+            stride_w=self.window.column_step, groups=conv.groups, channels=conv.channels,
             channel_block=self.channel_block, taps=conv.taps, results=conv.results, F=self.F,
             VL=self.VL, panels=self.panels, panels_per_block=self.panels_per_block, feed=feed,
-            swap=self.feed is not FILTERS, pieces=self.pieces, lower=self.lower,
-            pitch=self.pitch, plane=self.plane, left=self.left, first_row=self.first_row,
+            swap=self.feed is not FILTERS, pieces=self.pieces, lower=self.window.lower,
+            pitch=self.window.pitch, plane=self.plane, left=self.window.left, first_row=self.window.first_row,
             out_plane=conv.out_plane, phases=len(conv.phases),
-            pad=pad_address(self.isa, conv.dtype),
+            pad=pad_address(self.isa, conv.dtype, self.window.split),
             transpose=transpose_address(self.isa, conv.dtype),
             touch=touch_address(self.isa, conv.dtype),
             turn=turn_address(self.isa, conv.dtype, conv.taps) if conv.turned else 0, grid_panels=self.grid_panels,
             grid_pieces=self.grid_pieces, lowered_at=self.lowered_at, bias_at=self.bias_at,
         )  # fmt: skip
-        if self.lower:
-            common |= dict(band=self.band, lowered_rows=self.lowered_rows)
+        if self.window.lower:
+            common |= dict(band=self.band, lowered_rows=self.window.rows(self.band))
         for number, phase in enumerate(conv.phases):
             TH, TW = self.tiles[number]
             kernels = self._kernels(number)
             self.kernels += [k for k in kernels if k not in self.kernels]
             per_row = self._tiles_per_row(number)
-            if self.lower:
+            if self.window.lower:
                 per_piece = self.band // TH * per_row
             else:
                 unit = per_row if len(conv.phases) > 1 else 1

@@ -15,13 +15,9 @@ from lowerconv.kernels.convolve import convolve_address
 from lowerconv.kernels.correlate import add_splits_address, correlate_address
 from lowerconv.kernels.epilogue import Array, Epilogue
 from lowerconv.kernels.simd import host_isa
-from lowerconv.pipeline.convolution import (
-    FILTERS,
-    Layout,
-    forward_convolution,
-    input_grad_convolution,
-)
-from lowerconv.pipeline.correlation import Correlation
+from lowerconv.pipeline.fused.convolution import FILTERS, Layout
+from lowerconv.pipeline.fused.correlation import Correlation
+from lowerconv.pipeline.fused.phases import forward_convolution, input_grad_convolution
 from lowerconv.problem import ConvProblem, Op
 
 

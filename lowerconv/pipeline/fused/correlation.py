@@ -9,7 +9,8 @@ from lowerconv.kernels.microkernel import Microkernel, step_time
 from lowerconv.kernels.rearrange import pad_address, slack, touch_address, transpose_address
 from lowerconv.kernels.simd import Isa
 from lowerconv.machine.workspace import LINE
-from lowerconv.pipeline.convolution import Convolution, balanced, forward_convolution
+from lowerconv.pipeline.fused.phases import Convolution, forward_convolution
+from lowerconv.pipeline.fused.window import balanced, window
 from lowerconv.problem import ConvProblem
 
 SUMS_BYTES = 256 * 1024
@@ -83,26 +84,9 @@ class Correlation:
     def _choose_blocks(self) -> None:
         conv = self.conv
         (phase,) = conv.phases
-        top, bottom, left, right = conv.reach
         self.P, self.Q = phase.P, phase.Q
-        self.lower = conv.padded
-        self.left = max(0, -left) if self.lower else 0
-        self.first_row = top if self.lower else 0
-        self.pitch = conv.W
-        if self.lower:
-            self.pitch = max(
-                self.left + conv.W, self.left + (self.Q - 1) * conv.stride_w + right + 1
-            )
-
-        def rows(band: int) -> int:
-            return (band - 1) * conv.stride_h + bottom - top + 1
-
-        def plane(band: int) -> int:
-            if not self.lower:
-                return conv.H * conv.W
-            lines = -(-rows(band) * self.pitch * self.item // LINE)
-            return (lines | 1) * LINE // self.item
-
+        self.window = window(conv)
+        self.lower = self.window.lower
         unit = self.shape[0]
         # A flat image has one row: bands then are parts of it, as rows of a step of their own.
         self.flat = self.P == 1 and not self.lower and conv.stride_w == 1 and conv.H == 1
@@ -117,8 +101,7 @@ class Correlation:
         self.pieces = -(-self.P // self.band)
         if self.together > 1:
             self.pieces = -(-conv.images // self.together)
-        self.plane = plane(self.band)
-        self.lowered_rows = rows(self.band)
+        self.plane = self.window.plane(self.band)
         size = self.F * self.together * self.band * self.Q
         self.panels_per_block = balanced(
             self.panels, max(1, min(self.panels, PANELS_BYTES // self.item // size))
@@ -169,7 +152,7 @@ class Correlation:
         """
         conv = self.conv
         step = conv.stride_h if not self.flat else 1
-        pitch = self.pitch if not self.flat else 1
+        pitch = self.window.pitch if not self.flat else 1
         image, row, column = np.ogrid[:images, :rows, : self.Q]
         if self.paired:
             at = self._row_of_tap(r) + np.arange(rows) * step
@@ -193,10 +176,7 @@ class Correlation:
     def _tiles(self, channels: int, tables: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         """Return the tiles of a block of channels."""
         (phase,) = self.conv.phases
-        top, left = (self.first_row, -self.left) if self.lower else (0, 0)
-        where = {
-            tap: (row - top) * self.pitch + column - left for tap, row, column in phase.taps
-        }
+        where = {tap: self.window.place(row, column) for tap, row, column in phase.taps}
         deep, wide = self.shape
         tiles = []
         for r in range(self.R):
@@ -258,8 +238,9 @@ class Correlation:
             scratch_bytes=self.scratch_bytes, itemsize=item, zeros=self._zeros.ctypes.data,
             images=conv.images, groups=conv.groups, channels=conv.channels, filters=conv.results,
             taps=self.taps, H=conv.H, W=conv.W, stride_h=conv.stride_h, P=self.P, Q=self.Q,
-            pieces=self.pieces, band=self.band, lower=self.lower, first_row=self.first_row,
-            lowered_rows=self.lowered_rows, left=self.left, pitch=self.pitch, plane=self.plane,
+            pieces=self.pieces, band=self.band, lower=self.lower, first_row=self.window.first_row,
+            lowered_rows=self.window.rows(self.band), left=self.window.left,
+            pitch=self.window.pitch, plane=self.plane,
             together=self.together, splits=self.splits, channel_block=self.channel_block,
             channel_blocks=self.channel_blocks, panels_per_block=self.panels_per_block,
             panel_blocks=self._panel_blocks, F=self.F, VL=self.VL, panels=self.panels,
