@@ -204,7 +204,9 @@ class Microkernel:
                 target = e.offset(out, e.builder.mul(out_step, e.constant(place)))
                 for v, value in enumerate(row):
                     lanes = self.lanes[v] if self.lanes else e.lanes
-                    self._store_pixels(e, value, target, self._spot(e, v), lanes, floor, add)
+                    store_pixels(
+                        e, value, target, self._spot(e, v), lanes, floor, add, self.pixel_step
+                    )
 
     def _store_columns(
         self,
@@ -229,45 +231,9 @@ class Microkernel:
                     with builder.if_then(some, likely=True):
                         target = e.offset(out, builder.mul(out_step, e.constant(number)))
                         spot = i * self.pixel_step
-                        self._store_pixels(e, value, target, spot, len(rows), floor, add)
-
-    def _store_pixels(
-        self,
-        e: Emitter,
-        value: ir.Value,
-        target: ir.Value,
-        first: int,
-        count: int,
-        floor: ir.Value,
-        add: bool,
-    ) -> None:
-        """Store `count` lanes from item `first` on, `pixel_step` items apart.
-
-        They are spread over as many vectors as it takes.
-        """
-        step = self.pixel_step
-        undefined = ir.Constant(e.vector, ir.Undefined)
-        for part in range(min(step, e.lanes)):
-            # Lane j of this part is pixel (part * lanes + j) / step.
-            begin = -(-part * e.lanes // step)
-            if begin >= count:
-                break
-            wanted = [(part * e.lanes + j) for j in range(e.lanes)]
-            mask = [int(w % step == 0 and w // step < count) for w in wanted]
-            piece = value
-            if step > 1:
-                piece = e.shuffle(value, undefined, [min(w // step, e.lanes - 1) for w in wanted])
-            constant = ir.Constant(ir.VectorType(ir.IntType(1), e.lanes), mask)
-            at = first + part * e.lanes
-            full = all(mask)
-            if add:
-                there = e.load(target, at) if full else e.masked_load(target, at, constant)
-                piece = e.builder.fadd(there, piece)
-            piece = e.at_least(piece, floor)
-            if full:
-                e.store(piece, target, at)
-            else:
-                e.masked_store(piece, target, at, constant)
+                        store_pixels(
+                            e, value, target, spot, len(rows), floor, add, self.pixel_step
+                        )
 
     def address(self) -> int:
         """Return the address of the compiled function."""
@@ -280,6 +246,44 @@ class Microkernel:
     def with_rows(self, count: int) -> Microkernel:
         """Return the kernel of the first `count` rows."""
         return replace(self, rows=self.rows[:count])
+
+
+def store_pixels(
+    e: Emitter,
+    value: ir.Value,
+    target: ir.Value,
+    first: int,
+    count: int,
+    floor: ir.Value,
+    add: bool,
+    step: int,
+) -> None:
+    """Store `count` lanes from item `first` on, `step` items apart.
+
+    They are spread over as many vectors as it takes.
+    """
+    undefined = ir.Constant(e.vector, ir.Undefined)
+    for part in range(min(step, e.lanes)):
+        # Lane j of this part is pixel (part * lanes + j) / step.
+        begin = -(-part * e.lanes // step)
+        if begin >= count:
+            break
+        wanted = [(part * e.lanes + j) for j in range(e.lanes)]
+        mask = [int(w % step == 0 and w // step < count) for w in wanted]
+        piece = value
+        if step > 1:
+            piece = e.shuffle(value, undefined, [min(w // step, e.lanes - 1) for w in wanted])
+        constant = ir.Constant(ir.VectorType(ir.IntType(1), e.lanes), mask)
+        at = first + part * e.lanes
+        full = all(mask)
+        if add:
+            there = e.load(target, at) if full else e.masked_load(target, at, constant)
+            piece = e.builder.fadd(there, piece)
+        piece = e.at_least(piece, floor)
+        if full:
+            e.store(piece, target, at)
+        else:
+            e.masked_store(piece, target, at, constant)
 
 
 def step_time(MR: int, NV: int, isa: Isa) -> float:

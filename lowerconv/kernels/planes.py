@@ -1,0 +1,298 @@
+"""Kernels for groups of very few channels: one plane of pixels after the other, no panels.
+
+With one channel in a group (depthwise convolution) there is nothing to reuse but the pixels
+themselves: several rows of the result are computed together, so that a loaded vector serves all
+taps of its column that read it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, cfunc, from_dtype, njit, types
+
+from lowerconv.kernels.call import call, pointer
+from lowerconv.kernels.convolve import share
+from lowerconv.kernels.emit import Emitter
+from lowerconv.kernels.jit import assembly, load
+from lowerconv.kernels.microkernel import ADD, RELU, store_pixels
+from lowerconv.kernels.simd import Isa
+
+JOB = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            *("source", "filters", "bias", "target", "scratch", "scratch_bytes", "itemsize"),
+            *("images", "groups", "channels", "results", "taps", "turned", "H", "W", "stride_h"),
+            *("lower", "first_row", "lowered_rows", "left", "pitch", "band", "pieces", "pad"),
+            *("out_plane", "add", "relu", "workers", "zeros", "sums_at", "VL"),
+            # each phase its own; for a weight gradient each group of taps its own
+            *("phases", "P", "out_offset", "out_row", "kernel", "first_tap", "last_tap"),
+        )
+    ]
+)
+
+
+@dataclass(frozen=True)
+class PlaneKernel:
+    """A kernel over a band of one plane.
+
+    Attributes
+    ----------
+    taps : tuple of (int, int)
+        Number of the filter's tap, and where pixel (0, 0) reads it.
+    Q : int
+        Pixels of a row.
+    row_step, column_step : int
+        Items of the source from one pixel to the next.
+    out_row, out_column : int
+        Items of the result from one pixel to the next.
+    gradient : bool
+        Whether the kernel adds up the gradient of the taps instead of the result.
+    """
+
+    isa: Isa
+    dtype: np.dtype
+    taps: tuple[tuple[int, int], ...]
+    Q: int
+    row_step: int
+    out_row: int
+    out_column: int
+    gradient: bool = False
+
+    def build(self) -> ir.Module:
+        """Emit ``plane(source, filter, bias, out, rows, mode)``."""
+        names = ("source", "filter", "bias", "out", "rows", "mode")
+        e = Emitter.function("plane", names, self.isa, self.dtype)
+        if self.gradient:
+            self._gradient(e)
+        else:
+            self._result(e)
+        return e.finish()
+
+    def _columns(self, e: Emitter, body, carried: list[ir.Value]) -> list[ir.Value]:
+        """Run ``body(first pixel, lanes, carried)`` over the vectors of a row."""
+
+        def vector(index: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+            return body(e.builder.mul(index, e.constant(e.lanes)), e.lanes, carried)
+
+        whole, rest = divmod(self.Q, e.lanes)
+        carried = e.loop(e.constant(whole), vector, carried)
+        if rest:
+            carried = body(e.constant(whole * e.lanes), rest, carried)
+        return carried
+
+    def _result(self, e: Emitter) -> None:
+        source, filter_, bias, out, rows, mode = e.arguments
+        b = e.builder
+        start = e.broadcast(bias, 0)
+        few = len(self.taps) <= self.isa.registers - 8
+        weights = {tap: e.broadcast(filter_, tap) for tap, _ in self.taps} if few else {}
+        relu = b.icmp_signed("!=", b.and_(mode, e.constant(RELU)), e.constant(0))
+        add = b.icmp_signed("!=", b.and_(mode, e.constant(ADD)), e.constant(0))
+        lowest = ir.Constant(e.scalar, -np.inf)
+        floor = e.splat(b.select(relu, ir.Constant(e.scalar, 0.0), lowest))
+
+        def block(first: ir.Value, count: int) -> None:
+            here = e.offset(source, b.mul(first, e.constant(self.row_step)))
+            to = e.offset(out, b.mul(first, e.constant(self.out_row)))
+
+            def body(pixel: ir.Value, lanes: int, _: list[ir.Value]) -> list[ir.Value]:
+                at = e.offset(here, pixel)
+                loaded: dict[int, ir.Value] = {}
+                sums = [start] * count
+                for tap, place in self.taps:
+                    weight = weights[tap] if few else e.broadcast(filter_, tap)
+                    for i in range(count):
+                        offset = place + i * self.row_step
+                        if offset not in loaded:
+                            loaded[offset] = e.load(at, offset, lanes)
+                        sums[i] = e.multiply_add(weight, loaded[offset], sums[i])
+                target = e.offset(to, b.mul(pixel, e.constant(self.out_column)))
+                with b.if_else(add, likely=False) as (adding, plain):
+                    for branch, more in ((adding, True), (plain, False)):
+                        with branch:
+                            for i, value in enumerate(sums):
+                                spot = i * self.out_row
+                                store_pixels(
+                                    e, value, target, spot, lanes, floor, more, self.out_column
+                                )
+                return []
+
+            self._columns(e, body, [])
+
+        together = 4 if self.isa.registers >= 32 else 2
+        blocks = b.sdiv(rows, e.constant(together))
+
+        def many(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            block(b.mul(index, e.constant(together)), together)
+            return []
+
+        e.loop(blocks, many)
+        done = b.mul(blocks, e.constant(together))
+
+        def one(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            block(b.add(done, index), 1)
+            return []
+
+        e.loop(b.sub(rows, done), one)
+
+    def _gradient(self, e: Emitter) -> None:
+        """Add ``dy * x`` to the vectors of sums at `filter`; `out` is dy."""
+        source, filter_, _, dy, rows, _ = e.arguments
+        b = e.builder
+        sums = [e.load(filter_, i * e.lanes) for i in range(len(self.taps))]
+
+        def row(index: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+            here = e.offset(source, b.mul(index, e.constant(self.row_step)))
+            gradient = e.offset(dy, b.mul(index, e.constant(self.out_row)))
+
+            def body(pixel: ir.Value, lanes: int, sums: list[ir.Value]) -> list[ir.Value]:
+                value = e.load(gradient, pixel, lanes)
+                at = e.offset(here, pixel)
+                return [
+                    e.multiply_add(value, e.load(at, place, lanes), total)
+                    for total, (_, place) in zip(sums, self.taps, strict=True)
+                ]
+
+            return self._columns(e, body, sums)
+
+        for i, total in enumerate(e.loop(rows, row, sums)):
+            e.store(total, filter_, i * e.lanes)
+
+    def address(self) -> int:
+        """Return the address of the compiled function."""
+        return load(self, self.build, self.isa, "plane")
+
+    def assembly(self) -> str:
+        """Return the assembly of the function."""
+        return assembly(self.build(), self.isa)
+
+
+@njit(cache=True, nogil=True)
+def _lower(job, plane, band, scratch):
+    """Return where a band of a plane of the source lies, lowered into `scratch` if it must be."""
+    item = job.itemsize
+    at = job.source + plane * job.H * job.W * item
+    row = band * job.band * job.stride_h
+    if not job.lower:
+        return at + row * job.pitch * item
+    call(
+        job.pad,
+        (
+            at, job.W, job.H, job.W, row + job.first_row, job.lowered_rows, job.left, scratch,
+            job.pitch,
+        ),
+    )  # fmt: skip
+    return scratch
+
+
+def _convolve(jobs, worker):
+    """Do one worker's tasks: (image, group, band)."""
+    job = carray(jobs, 1)[0]
+    phases = carray(jobs, job.phases)
+    item = job.itemsize
+    scratch = job.scratch + worker * job.scratch_bytes
+    first, last = share(job.images * job.groups * job.pieces, worker, job.workers)
+    for task in range(first, last):
+        band = task % job.pieces
+        group = task // job.pieces % job.groups
+        image = task // (job.pieces * job.groups)
+        for channel in range(job.channels):
+            plane = (image * job.groups + group) * job.channels + channel
+            source = _lower(job, plane, band, scratch)
+            mode = np.int64(1) if channel > 0 or job.add else np.int64(0)
+            if job.relu and channel == job.channels - 1:
+                mode |= 2
+            for result in range(job.results):
+                if job.turned:
+                    number = (group * job.channels + channel) * job.results + result
+                else:
+                    number = (group * job.results + result) * job.channels + channel
+                bias = job.zeros
+                if job.bias and channel == 0:
+                    bias = job.bias + (group * job.results + result) * item
+                out = (image * job.groups + group) * job.results + result
+                for i in range(job.phases):
+                    phase = phases[i]
+                    row = band * job.band
+                    rows = min(job.band, phase.P - row)
+                    to = out * job.out_plane + phase.out_offset + row * phase.out_row
+                    call(
+                        phase.kernel,
+                        (
+                            source, job.filters + number * job.taps * item, bias,
+                            job.target + to * item, rows, mode,
+                        ),
+                    )  # fmt: skip
+
+
+def _correlate(jobs, worker):
+    """Do one worker's groups of a weight gradient: source is x, filters dy, target dw."""
+    job = carray(jobs, 1)[0]
+    parts = carray(jobs, job.phases)
+    item = job.itemsize
+    scratch = job.scratch + worker * job.scratch_bytes
+    pairs = job.channels * job.results
+    sums = scratch + job.sums_at
+    first, last = share(job.groups, worker, job.workers)
+    for group in range(first, last):
+        vectors = carray(pointer(sums), pairs * job.taps * job.VL * item, np.uint8)
+        vectors[:] = 0
+        for image in range(job.images):
+            for band in range(job.pieces):
+                rows = min(job.band, job.P - band * job.band)
+                for channel in range(job.channels):
+                    plane = (image * job.groups + group) * job.channels + channel
+                    source = _lower(job, plane, band, scratch)
+                    for result in range(job.results):
+                        dy = ((image * job.groups + group) * job.results + result) * job.out_plane
+                        dy += band * job.band * job.out_row
+                        pair = (result * job.channels + channel) * job.taps
+                        for i in range(job.phases):
+                            part = parts[i]
+                            at = sums + (pair + part.first_tap) * job.VL * item
+                            call(
+                                part.kernel,
+                                (source, at, job.zeros, job.filters + dy * item, rows, np.int64(0)),
+                            )
+        count = pairs * job.taps
+        target = job.target + group * count * item
+        if item == 4:
+            _fold(
+                carray(pointer(sums), (count, job.VL), np.float32),
+                carray(pointer(target), count, np.float32),
+            )
+        else:
+            _fold(
+                carray(pointer(sums), (count, job.VL), np.float64),
+                carray(pointer(target), count, np.float64),
+            )
+
+
+@njit(cache=True, nogil=True)
+def _fold(vectors, target):
+    """Add up the lanes of each vector."""
+    for i in range(len(target)):
+        total = vectors[i, 0]
+        for lane in range(1, vectors.shape[1]):
+            total += vectors[i, lane]
+        target[i] = total
+
+
+_SIGNATURE = types.void(types.CPointer(from_dtype(JOB)), types.int64)
+
+
+@lru_cache
+def convolve_address() -> int:
+    """Return the address of the loops of one core, ``(job, worker)``."""
+    return cfunc(_SIGNATURE, cache=True)(_convolve).address
+
+
+@lru_cache
+def correlate_address() -> int:
+    """Return the address of the loops of one core for a weight gradient, ``(job, worker)``."""
+    return cfunc(_SIGNATURE, cache=True)(_correlate).address
