@@ -8,6 +8,8 @@ share of what multiply-adds give on as many cores (`bench.peak`), and the times 
 its own.  Peers get everything as they like it, before the clock starts: tensors in their memory
 format, the weights of ONNX Runtime as a part of its model.  With ``--call plan`` we are given the
 memory of the result, as ONNX Runtime is; PyTorch allocates its own, and so does ``function``.
+On one thread every call comes after one of another candidate, which has evicted some of the data
+from the caches; on several, or with ``--warm``, it comes after calls of its own.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ def measure(network: str, at: Setting, op: str, options: argparse.Namespace) -> 
         runs = candidates(names(op, options), layer, at, op, options)
         check_agreement(runs, f"{network}, {layer.name}, {at}, {op}")
         others = Others()
-        taken = times(runs, options.seconds, SETTLE if at.threads > 1 else 0.0)
+        settle = SETTLE if at.threads > 1 or options.warm else 0.0
+        taken = times(runs, options.seconds, settle)
         work = flops(layer, at.batch)
         rows.append(Row(network, at, op, layer.name, work, peak, others.cores(), taken))
     return [replace(row, peak=peak) for row in rows]
@@ -75,6 +78,11 @@ def main() -> None:
     add_options(parser.add_argument)
     parser.add_argument(
         "--seconds", type=float, default=SECONDS, help="of each comparison (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--warm",
+        action="store_true",
+        help="on one thread also repeat calls, as several threads need it: with data in the caches",
     )
     parser.add_argument("--save", type=Path, metavar="FILE", help="write all times as JSON")
     options = parser.parse_args()

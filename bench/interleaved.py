@@ -29,8 +29,9 @@ SETTLE = 0.010  # longer than threads of OpenMP spin; those of ONNX Runtime are 
 
 def _turn(run: Run, settle: float) -> float:
     """Return the seconds of a call: of one, or the median of several once the machine is its."""
-    if settle:
-        run()  # begins what `rest` has ended
+    rests = settle > 0 and hasattr(run, "rest")
+    if rests:
+        run()  # begins again what `rest` has ended
     until = time.perf_counter() + settle
     while time.perf_counter() < until:
         run()
@@ -40,8 +41,8 @@ def _turn(run: Run, settle: float) -> float:
         begin = time.perf_counter()
         run()
         taken.append(time.perf_counter() - begin)
-    if settle and hasattr(run, "rest"):
-        run.rest()
+    if rests:
+        run.rest()  # type: ignore[attr-defined]
     return statistics.median(taken)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import lru_cache
 from math import prod
 from typing import Any, cast
@@ -90,6 +91,7 @@ class ConvPlan:
         algorithm: str = "auto",
         bias: bool = False,
         activation: str | None = None,
+        constant_weights: bool = False,
         names: tuple[str, str] = ("x_shape", "w_shape"),
     ) -> None:
         if op not in OPS:
@@ -142,12 +144,19 @@ class ConvPlan:
         else:
             self.algorithm, self.reason = algorithm, "asked for"
         if problem.N:
-            self._pipeline = PIPELINES[self.algorithm](problem, self.op, self.threads)
+            self._pipeline = PIPELINES[self.algorithm](
+                problem, self.op, self.threads, constant_weights
+            )
             self.workspace_bytes = self._pipeline.workspace_items * itemsize
             check_bytes(self.workspace_bytes, f"workspace of algorithm {self.algorithm!r}")
         else:
             self.workspace_bytes = 0
         self._no_bias = np.empty(0, problem.dtype)
+        self._count = 3 if self.bias else 2
+        self._single = single
+        self._operand_shapes = (*self._shapes[:2], (problem.K,))[: self._count]
+        blas = problem.N > 0 and self._pipeline.uses_blas
+        self._blas: Any = single_threaded_blas if blas else nullcontext
 
     def __call__(self, *operands: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Run the pass.
@@ -171,43 +180,77 @@ class ConvPlan:
         TypeError, ValueError
             An operand or `out` that does not fit the plan; nothing has been written.
         """
-        expected = 3 if self.bias else 2
-        if len(operands) != expected:
+        if len(operands) == self._count and self._ready(operands, out):
+            result = np.empty(self.result_shape, self.problem.dtype) if out is None else out
+            self._run(operands, result)
+            return result
+        return self._careful(operands, out)
+
+    def _ready(self, operands: tuple[np.ndarray, ...], out: np.ndarray | None) -> bool:
+        """Return whether kernels can take the arrays as they are: the usual case, told quickly."""
+        dtype = self.problem.dtype
+        for array, shape in zip(operands, self._operand_shapes, strict=True):
+            if type(array) is not np.ndarray or array.shape != shape or array.dtype != dtype:
+                return False
+            flags = array.flags
+            if not (flags.c_contiguous and flags.aligned and flags.writeable):
+                return False
+        if out is None:
+            return self.problem.N > 0
+        if type(out) is not np.ndarray or out.shape != self.result_shape or out.dtype != dtype:
+            return False
+        flags = out.flags
+        if not (flags.c_contiguous and flags.aligned and flags.writeable):
+            return False
+        return self.problem.N > 0 and not any(
+            np.may_share_memory(out, operand) for operand in operands
+        )
+
+    def _run(self, operands: tuple[np.ndarray, ...], result: np.ndarray) -> None:
+        """Run on C-contiguous arrays of the one type that kernels are compiled for."""
+        first, second = operands[:2]
+        if self._single:
+            first, second, result = (
+                array.reshape(shape)
+                for array, shape in zip(
+                    (first, second, result), self._full_shapes, strict=True
+                )
+            )
+        pipeline = self._pipeline
+        with parallel_region(self.threads), self._blas():
+            scratch = workspace(pipeline.workspace_items, self.problem.dtype)
+            if self.op == "forward":
+                bias = operands[2] if self.bias else self._no_bias
+                epilogue = Epilogue(bias, self.activation == "relu")
+                pipeline.forward(first, second, epilogue, result, scratch)
+            elif self.op == "input_grad":
+                pipeline.input_grad(first, second, result, scratch)
+            else:
+                pipeline.weight_grad(first, second, result, scratch)
+
+    def _careful(self, operands: tuple[Any, ...], out: Any) -> np.ndarray:
+        """Check everything, and run on copies of what kernels cannot take as it is."""
+        if len(operands) != self._count:
             raise TypeError(
-                f"plan: got {len(operands)} arrays, expected {expected}: "
+                f"plan: got {len(operands)} arrays, expected {self._count}: "
                 + ", ".join(self._names[:2] + (("bias",) if self.bias else ()))
             )
-        for name, array, shape in zip(self._names, operands[:2], self._shapes, strict=False):
+        names = (*self._names[:2], "bias")
+        for name, array, shape in zip(names, operands, self._operand_shapes, strict=False):
             self._check(name, array, shape)
-        if self.bias:
-            self._check("bias", operands[2], (self.problem.K,))
         if out is not None:
             self._check_out(out, operands)
-
         dtype = self.problem.dtype
         if self.problem.N == 0:
             result = np.zeros(self.result_shape, dtype) if out is None else out
             result[...] = 0
             return result
-        first, second = (
-            _contiguous(array, name).reshape(shape)
-            for array, name, shape in zip(
-                operands[:2], self._names, self._full_shapes, strict=False
-            )
+        plain = tuple(
+            _contiguous(array, name) for array, name in zip(operands, names, strict=False)
         )
-        bias = _contiguous(operands[2], "bias") if self.bias else self._no_bias
         direct = out is not None and out.flags.c_contiguous and out.flags.aligned
         result = np.asarray(out) if direct else np.empty(self.result_shape, dtype)
-        target = result.reshape(self._full_shapes[2])
-        with parallel_region(self.threads), single_threaded_blas():
-            scratch = workspace(self._pipeline.workspace_items, dtype)
-            if self.op == "forward":
-                epilogue = Epilogue(bias, self.activation == "relu")
-                self._pipeline.forward(first, second, epilogue, target, scratch)
-            elif self.op == "input_grad":
-                self._pipeline.input_grad(first, second, target, scratch)
-            else:
-                self._pipeline.weight_grad(first, second, target, scratch)
+        self._run(plain, result)
         if out is None:
             return result
         if not direct:
@@ -289,6 +332,7 @@ def plan_conv2d(
     algorithm: str = "auto",
     bias: bool = False,
     activation: str | None = None,
+    constant_weights: bool = False,
 ) -> ConvPlan:
     """Decide how to run a convolution pass, to run it many times.
 
@@ -310,6 +354,9 @@ def plan_conv2d(
         Whether the forward pass adds a bias, the third array of the call.
     activation : {None, "relu"}
         What the forward pass applies last.
+    constant_weights : bool
+        A promise that the filters do not change between calls with the same array: what is made of
+        them is then kept, as large as they are, and made again when another array is passed.
 
     Returns
     -------
@@ -334,6 +381,7 @@ def plan_conv2d(
         algorithm=algorithm,
         bias=bias,
         activation=activation,
+        constant_weights=constant_weights,
     )
 
 

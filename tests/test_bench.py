@@ -100,7 +100,8 @@ def test_compare_without_peers(tmp_path):
 def test_functions_are_compared_as_well():
     printed = run(
         "bench.compare",
-        "--network odd --layers ^stride --at 1,2 --seconds 0.01 --call function --no-lowering",
+        "--network odd --layers ^stride --at 1,2 --seconds 0.01 --call function --no-lowering "
+        "--passes forward --warm",
         absent=PEERS,
     )
     assert "stride-2x1" in printed

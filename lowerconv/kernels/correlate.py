@@ -20,6 +20,7 @@ JOB = np.dtype(
         for name in (
             # operands: addresses; dw, or the partial sums of the splits one after the other
             *("dy", "x", "dw", "scratch", "scratch_bytes", "itemsize", "zeros"),
+            "total",
             *("images", "groups", "channels", "filters", "taps", "H", "W", "stride_h"),
             # pieces: several images, or bands of rows of one; lowered rows of x
             *("P", "Q", "together", "pieces", "band", "lower", "first_row", "lowered_rows"),
@@ -192,11 +193,11 @@ def _add_splits(jobs, worker):
     job = carray(jobs, 1)[0]
     i0, i1 = share(job.dw_items, worker, job.workers)
     if job.itemsize == 4:
-        total = carray(pointer(job.zeros), job.dw_items, np.float32)
+        total = carray(pointer(job.total), job.dw_items, np.float32)
         partial = carray(pointer(job.dw), (job.splits, job.dw_items), np.float32)
         _add_up(total, partial, i0, i1)
     else:
-        total64 = carray(pointer(job.zeros), job.dw_items, np.float64)
+        total64 = carray(pointer(job.total), job.dw_items, np.float64)
         partial64 = carray(pointer(job.dw), (job.splits, job.dw_items), np.float64)
         _add_up(total64, partial64, i0, i1)
 
@@ -220,5 +221,5 @@ def correlate_address() -> int:
 
 @lru_cache
 def add_splits_address() -> int:
-    """Return the address of the addition of partial sums into the array at ``zeros``."""
+    """Return the address of the addition of partial sums into the array at ``total``."""
     return cfunc(_SIGNATURE, cache=True)(_add_splits).address

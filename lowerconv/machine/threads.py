@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numba
 
@@ -92,15 +90,27 @@ def _start_threads() -> None:
     _started = True
 
 
-@contextmanager
-def parallel_region(threads: int) -> Iterator[None]:
+class parallel_region:  # noqa: N801 (used as a function)
     """Enter compiled parallel code, to run on `threads` threads.
 
     One Python thread at a time: numba's workqueue threading layer aborts the process when two enter
     it, and whoever is inside owns the shared workspace.
     """
-    with _lock:
-        if not _started:
-            _start_threads()
-        numba.set_num_threads(threads)
-        yield
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+
+    def __enter__(self) -> None:
+        self._lock = _lock
+        self._lock.acquire()
+        try:
+            if not _started:
+                _start_threads()
+            if numba.get_num_threads() != self.threads:
+                numba.set_num_threads(self.threads)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.release()

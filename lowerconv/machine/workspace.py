@@ -8,14 +8,32 @@ whoever is inside `threads.parallel_region`.
 from __future__ import annotations
 
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 
 from lowerconv.machine.memory import memory_limit
 
 LINE = 64  # bytes: pieces begin on cache lines of their own
+PIECES = 1024  # remembered, small objects all of them
 
 _buffer = np.empty(0, np.uint8)
+_pieces: dict[tuple[int, str], Scratch] = {}  # of the buffer, as they were asked for
+
+
+class Scratch(NamedTuple):
+    """Scratch memory: its items, and where they are."""
+
+    array: np.ndarray
+    address: int
+
+    def carve(self, *shapes: tuple[int, ...]) -> list[np.ndarray]:
+        """Cut arrays of the given shapes, each beginning on a cache line."""
+        pieces, start = [], 0
+        for shape in shapes:
+            pieces.append(self.array[start : start + prod(shape)].reshape(shape))
+            start += rounded(prod(shape), self.array.dtype)
+        return pieces
 
 
 def check_bytes(needed: int, what: str) -> None:
@@ -31,26 +49,25 @@ def rounded(items: int, dtype: np.dtype) -> int:
     return -(-items // per_line) * per_line
 
 
-def workspace(items: int, dtype: np.dtype) -> np.ndarray:
+def workspace(items: int, dtype: np.dtype) -> Scratch:
     """Return `items` items of undefined contents, aligned to cache lines."""
     global _buffer
-    needed = items * dtype.itemsize
-    if needed + LINE > _buffer.size:
-        _buffer = np.empty(0, np.uint8)  # the old one first, so that both never coexist
-        _buffer = np.empty(needed + LINE, np.uint8)
-    start = -_buffer.ctypes.data % LINE
-    return _buffer[start : start + needed].view(dtype)
-
-
-def carve(scratch: np.ndarray, *shapes: tuple[int, ...]) -> list[np.ndarray]:
-    """Cut arrays of the given shapes from `scratch`, each beginning on a cache line."""
-    pieces, start = [], 0
-    for shape in shapes:
-        pieces.append(scratch[start : start + prod(shape)].reshape(shape))
-        start += rounded(prod(shape), scratch.dtype)
-    return pieces
+    piece = _pieces.get((items, dtype.char))
+    if piece is None:
+        needed = items * dtype.itemsize
+        if needed + LINE > _buffer.size or len(_pieces) >= PIECES:
+            _pieces.clear()
+        if needed + LINE > _buffer.size:
+            _buffer = np.empty(0, np.uint8)  # the old one first, so that both never coexist
+            _buffer = np.empty(needed + LINE, np.uint8)
+        start = -_buffer.ctypes.data % LINE
+        piece = Scratch(
+            _buffer[start : start + needed].view(dtype), _buffer.ctypes.data + start
+        )
+        _pieces[items, dtype.char] = piece
+    return piece
 
 
 def carved_items(dtype: np.dtype, *shapes: tuple[int, ...]) -> int:
-    """Return the items that `carve` takes for these shapes."""
+    """Return the items that `Scratch.carve` takes for these shapes."""
     return sum(rounded(prod(shape), dtype) for shape in shapes)

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from lowerconv.kernels.blas import GEMM_LIMIT
 from lowerconv.kernels.epilogue import Array, Epilogue
+from lowerconv.machine.workspace import Scratch
 from lowerconv.pipeline.direct import Direct
 from lowerconv.pipeline.fused import Fused
 from lowerconv.pipeline.lowering import Lowering
@@ -14,21 +15,27 @@ from lowerconv.problem import ConvProblem, Op
 
 
 class Pipeline(Protocol):
-    """What every algorithm offers.  Arrays are C-contiguous and checked; scratch is undefined."""
+    """What every algorithm offers.  Arrays are C-contiguous and checked; scratch is undefined.
+
+    `constant` promises that filters do not change between calls, so that they may be kept packed.
+    """
 
     name: str
     workspace_items: int  # of the problem's dtype, for all cores together
     blocking: dict[str, str]  # for people
+    uses_blas: bool
 
-    def __init__(self, problem: ConvProblem, op: Op, threads: int) -> None: ...
+    def __init__(
+        self, problem: ConvProblem, op: Op, threads: int, constant: bool = False
+    ) -> None: ...
 
-    def forward(self, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Array) -> None:
+    def forward(self, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Scratch) -> None:
         """Compute `y`."""
 
-    def input_grad(self, dy: Array, w: Array, dx: Array, workspace: Array) -> None:
+    def input_grad(self, dy: Array, w: Array, dx: Array, workspace: Scratch) -> None:
         """Compute `dx`."""
 
-    def weight_grad(self, dy: Array, x: Array, dw: Array, workspace: Array) -> None:
+    def weight_grad(self, dy: Array, x: Array, dw: Array, workspace: Scratch) -> None:
         """Compute `dw`."""
 
 

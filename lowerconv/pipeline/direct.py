@@ -6,6 +6,7 @@ from numba import njit, prange
 
 from lowerconv.kernels.direct import forward_row, input_grad_row, weight_grad_filter
 from lowerconv.kernels.epilogue import Array, Epilogue
+from lowerconv.machine.workspace import Scratch
 from lowerconv.problem import ConvProblem, Op
 
 
@@ -42,8 +43,11 @@ class Direct:
     """The loop nest, without lowering and without workspace: slow, short, and the oracle."""
 
     name = "direct"
+    uses_blas = False
 
-    def __init__(self, problem: ConvProblem, op: Op, threads: int) -> None:
+    def __init__(
+        self, problem: ConvProblem, op: Op, threads: int, constant: bool = False
+    ) -> None:
         self.problem = problem
         self.workspace_items = 0
         pieces = {
@@ -53,14 +57,14 @@ class Direct:
         }
         self.blocking = {"pieces": pieces[op]}
 
-    def forward(self, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Array) -> None:
+    def forward(self, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Scratch) -> None:
         """Compute `y`."""
         _forward(x, w, *epilogue, self.problem.groups, self.problem.geometry, y)
 
-    def input_grad(self, dy: Array, w: Array, dx: Array, workspace: Array) -> None:
+    def input_grad(self, dy: Array, w: Array, dx: Array, workspace: Scratch) -> None:
         """Compute `dx`."""
         _input_grad(dy, w, self.problem.groups, self.problem.geometry, dx)
 
-    def weight_grad(self, dy: Array, x: Array, dw: Array, workspace: Array) -> None:
+    def weight_grad(self, dy: Array, x: Array, dw: Array, workspace: Scratch) -> None:
         """Compute `dw`."""
         _weight_grad(dy, x, self.problem.groups, self.problem.geometry, dw)

@@ -10,7 +10,7 @@ from numba import njit, prange
 
 from lowerconv.kernels.epilogue import Array, Epilogue, gather, store
 from lowerconv.kernels.im2col import lower, raise_add
-from lowerconv.machine.workspace import carve, carved_items
+from lowerconv.machine.workspace import Scratch, carved_items
 from lowerconv.pipeline.gemm import multiply
 from lowerconv.problem import ConvProblem, Op
 
@@ -60,8 +60,11 @@ class Lowering:
     """im2col of the whole layer, one GEMM (one per group), and col2im for the input gradient."""
 
     name = "lowering"
+    uses_blas = True
 
-    def __init__(self, problem: ConvProblem, op: Op, threads: int) -> None:
+    def __init__(
+        self, problem: ConvProblem, op: Op, threads: int, constant: bool = False
+    ) -> None:
         self.problem = problem
         pixels = problem.N * problem.P * problem.Q
         self.col_shape = (problem.C * problem.R * problem.S, pixels)
@@ -70,8 +73,8 @@ class Lowering:
         self.workspace_items = carved_items(problem.dtype, self.col_shape, self.matrix_shape)
         self.blocking = {"lowered matrix": "{} x {}".format(*self.col_shape)}
 
-    def _carve(self, workspace: Array) -> list[Array]:
-        return carve(workspace, self.col_shape, self.matrix_shape)
+    def _carve(self, workspace: Scratch) -> list[Array]:
+        return workspace.carve(self.col_shape, self.matrix_shape)
 
     def _as_matrix(self, y: Array, matrix: Array) -> Array:
         """Return `y` in matrix order, (K, pixels of the batch)."""
@@ -81,7 +84,7 @@ class Lowering:
         _gather_all(y.reshape(N, K, -1), matrix)
         return matrix
 
-    def forward(self, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Array) -> None:
+    def forward(self, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Scratch) -> None:
         """Compute `y`."""
         N, K = y.shape[:2]
         col, matrix = self._carve(workspace)
@@ -91,7 +94,7 @@ class Lowering:
         if N > 1 or epilogue.relu or epilogue.bias.size:
             _store_all(product, *epilogue, y.reshape(N, K, -1))
 
-    def input_grad(self, dy: Array, w: Array, dx: Array, workspace: Array) -> None:
+    def input_grad(self, dy: Array, w: Array, dx: Array, workspace: Scratch) -> None:
         """Compute `dx`."""
         col, matrix = self._carve(workspace)
         multiply(
@@ -103,7 +106,7 @@ class Lowering:
         )
         _raise_all(col, self.problem.geometry, dx)
 
-    def weight_grad(self, dy: Array, x: Array, dw: Array, workspace: Array) -> None:
+    def weight_grad(self, dy: Array, x: Array, dw: Array, workspace: Scratch) -> None:
         """Compute `dw`."""
         col, matrix = self._carve(workspace)
         _lower_all(x, self.problem.geometry, col)

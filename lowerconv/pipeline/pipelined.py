@@ -31,7 +31,7 @@ from lowerconv.kernels.blocking import (
 )
 from lowerconv.kernels.epilogue import Array, Epilogue, gather, store
 from lowerconv.kernels.im2col import lower, raise_add
-from lowerconv.machine.workspace import carve, carved_items
+from lowerconv.machine.workspace import Scratch, carved_items
 from lowerconv.problem import ConvProblem, Op
 
 
@@ -234,8 +234,11 @@ class Pipelined:
     """Panels that stay in cache, each multiplied by BLAS on the core that lowered it."""
 
     name = "pipelined"
+    uses_blas = True
 
-    def __init__(self, problem: ConvProblem, op: Op, threads: int) -> None:
+    def __init__(
+        self, problem: ConvProblem, op: Op, threads: int, constant: bool = False
+    ) -> None:
         extent = max(problem.P * problem.Q, problem.gemm_shape("forward")[2])
         if extent > GEMM_LIMIT:  # the distance of two rows of an operand
             raise MemoryError(f"GEMM with rows of {extent}: BLAS takes extents up to {GEMM_LIMIT}")
@@ -267,10 +270,10 @@ class Pipelined:
         if blocks.splits > 1:
             self.blocking["splits"] = f"{blocks.splits} partial sums over the pixels"
 
-    def forward(self, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Array) -> None:
+    def forward(self, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Scratch) -> None:
         """Compute `y`."""
         N, K = y.shape[:2]
-        panels, products, _ = carve(workspace, *self.shapes)
+        panels, products, _ = workspace.carve(*self.shapes)
         _forward(
             gemm_address(y.dtype),
             x,
@@ -284,10 +287,10 @@ class Pipelined:
             products,
         )
 
-    def input_grad(self, dy: Array, w: Array, dx: Array, workspace: Array) -> None:
+    def input_grad(self, dy: Array, w: Array, dx: Array, workspace: Scratch) -> None:
         """Compute `dx`."""
         N, K = dy.shape[:2]
-        panels, gathered, _ = carve(workspace, *self.shapes)
+        panels, gathered, _ = workspace.carve(*self.shapes)
         _input_grad(
             gemm_address(dy.dtype),
             dy.reshape(N, K, -1),
@@ -300,10 +303,10 @@ class Pipelined:
             gathered,
         )
 
-    def weight_grad(self, dy: Array, x: Array, dw: Array, workspace: Array) -> None:
+    def weight_grad(self, dy: Array, x: Array, dw: Array, workspace: Scratch) -> None:
         """Compute `dw`."""
         N, K = dy.shape[:2]
-        panels, gathered, partial = carve(workspace, *self.shapes)
+        panels, gathered, partial = workspace.carve(*self.shapes)
         matrix = dw.reshape(K, -1)
         _weight_grad(
             gemm_address(dy.dtype),

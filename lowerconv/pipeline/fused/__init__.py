@@ -16,6 +16,7 @@ from lowerconv.kernels.convolve import convolve_address
 from lowerconv.kernels.correlate import add_splits_address, correlate_address
 from lowerconv.kernels.epilogue import Array, Epilogue
 from lowerconv.kernels.simd import host_isa
+from lowerconv.machine.workspace import Scratch
 from lowerconv.pipeline.fused.convolution import Layout, choose_feed
 from lowerconv.pipeline.fused.correlation import Correlation
 from lowerconv.pipeline.fused.phases import forward_convolution, input_grad_convolution
@@ -27,70 +28,91 @@ class Fused:
     """Microkernels fed from the image itself."""
 
     name = "fused"
+    uses_blas = False
 
-    def __init__(self, problem: ConvProblem, op: Op, threads: int) -> None:
-        self.problem, self.op = problem, op
+    def __init__(
+        self, problem: ConvProblem, op: Op, threads: int, constant: bool = False
+    ) -> None:
         isa = host_isa()
-        self.layout: Layout | Correlation | Planes
         make = input_grad_convolution if op == "input_grad" else forward_convolution
         conv = make(problem)
-        self.planes = by_planes(problem, op)
         gradient = op == "weight_grad"
-        if self.planes:
+        self.layout: Layout | Correlation | Planes
+        self._partial_bytes = 0
+        if by_planes(problem, op):
             self.layout = Planes(conv, isa, threads, gradient)
-            self.driver = (
+            self._loops = (
                 plane_loops.correlate_address() if gradient else plane_loops.convolve_address()
             )
         elif gradient:
             self.layout = Correlation(problem, isa, threads)
-            self.driver = correlate_address()
+            self._loops = correlate_address()
+            self._partial_bytes = self.layout.partial_bytes
         else:
-            self.layout = Layout(conv, isa, threads, choose_feed(conv, isa))
-            self.driver = convolve_address()
-        self.extra = getattr(self.layout, "partial_bytes", 0)
-        bytes_ = self.layout.workers * self.layout.scratch_bytes + self.extra
-        self.workspace_items = bytes_ // problem.dtype.itemsize
-        kernel = self.layout.kernels[0]
-        self.blocking = {
-            "instructions": isa.name,
-            "microkernel": f"{kernel.MR} x {kernel.NV} vectors" if not self.planes else "planes",
-            "scratch": f"{self.layout.scratch_bytes:,} bytes per core",
-        }
-        self.job = self.layout.job
-        self.job_address = self.job.ctypes.data
+            self.layout = Layout(conv, isa, threads, choose_feed(conv, isa), constant)
+            self._loops = convolve_address()
+        own = self.layout.workers * self.layout.scratch_bytes
+        self._partial_at = own
+        self.workspace_items = (own + self._partial_bytes) // problem.dtype.itemsize
+        self.blocking = self.layout.explain()
+        # The job as plain integers, to set the addresses of a call in: those of the first phase
+        # are everybody's.
+        self._words = self.layout.job.view(np.int64).reshape(len(self.layout.job), -1)[0]
+        self._job = self.layout.job.ctypes.data
+        self._field = {name: i for i, name in enumerate(self.layout.job.dtype.names or ())}
+        self._packed_from: Array | None = None
 
-    def _run(self, source: Array, filters: Array, bias: Array, target: Array, scratch: Array):
-        job = self.job
-        job["source"], job["filters"] = source.ctypes.data, filters.ctypes.data
-        job["bias"] = bias.ctypes.data if bias.size else 0
-        job["target"], job["scratch"] = target.ctypes.data, scratch.ctypes.data
-        launch(self.driver, self.job_address, self.layout.workers)
+    def _launch(self, loops: int, **addresses: int) -> None:
+        for name, address in addresses.items():
+            self._words[self._field[name]] = address
+        launch(loops, self._job, self.layout.workers)
 
-    def forward(self, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Array) -> None:
+    def _convolve(self, source: Array, w: Array, target: Array, workspace: Scratch) -> None:
+        filters = w.ctypes.data
+        layout = self.layout
+        if isinstance(layout, Layout) and layout.packed is not None:
+            kept = self._packed_from
+            if kept is None or kept.ctypes.data != filters:
+                # Nobody else may take the memory of `w`, or its address would mean other filters.
+                self._packed_from = None
+                layout.pack(filters)
+                self._packed_from = w
+            filters = layout.packed.ctypes.data
+        self._launch(
+            self._loops,
+            source=source.ctypes.data,
+            filters=filters,
+            target=target.ctypes.data,
+            scratch=workspace.address,
+        )
+
+    def forward(self, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Scratch) -> None:
         """Compute `y`."""
-        self.job["relu"] = epilogue.relu
-        self._run(x, w, epilogue.bias, y, workspace)
+        words, field = self._words, self._field
+        words[field["relu"]] = epilogue.relu
+        words[field["bias"]] = epilogue.bias.ctypes.data if epilogue.bias.size else 0
+        self._convolve(x, w, y, workspace)
 
-    def input_grad(self, dy: Array, w: Array, dx: Array, workspace: Array) -> None:
+    def input_grad(self, dy: Array, w: Array, dx: Array, workspace: Scratch) -> None:
         """Compute `dx`."""
-        self._run(dy, w, np.empty(0, dy.dtype), dx, workspace)
+        self._convolve(dy, w, dx, workspace)
 
-    def weight_grad(self, dy: Array, x: Array, dw: Array, workspace: Array) -> None:
+    def weight_grad(self, dy: Array, x: Array, dw: Array, workspace: Scratch) -> None:
         """Compute `dw`."""
-        job, layout = self.job, self.layout
-        if self.planes:
-            self._run(x, dy, np.empty(0, dy.dtype), dw, workspace)
+        if isinstance(self.layout, Planes):
+            self._convolve(x, dy, dw, workspace)
             return
-        assert isinstance(layout, Correlation)
-        scratch = workspace.ctypes.data
-        partial = scratch + layout.workers * layout.scratch_bytes
-        job["dy"], job["x"], job["scratch"] = dy.ctypes.data, x.ctypes.data, scratch
-        job["dw"] = partial if self.extra else dw.ctypes.data
-        job["zeros"] = layout._zeros.ctypes.data
-        launch(self.driver, self.job_address, layout.workers)
-        if self.extra:
-            job["zeros"] = dw.ctypes.data
-            launch(add_splits_address(), self.job_address, layout.workers)
+        partial = workspace.address + self._partial_at
+        target = dw.ctypes.data
+        self._launch(
+            self._loops,
+            dy=dy.ctypes.data,
+            x=x.ctypes.data,
+            dw=partial if self._partial_bytes else target,
+            scratch=workspace.address,
+        )
+        if self._partial_bytes:
+            self._launch(add_splits_address(), total=target)
 
 
 FEW = {"forward": 4, "input_grad": 4, "weight_grad": 16}  # products of a pixel

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lowerconv.kernels import convolve
-from lowerconv.kernels.convolve import FORWARD, IN_PLACE, JOB, TURNED
+from lowerconv.kernels.blocking import panel_bytes
+from lowerconv.kernels.call import launch
+from lowerconv.kernels.convolve import FORWARD, IN_PLACE, JOB, PACKED, TURNED, pack_address
 from lowerconv.kernels.microkernel import Microkernel
 from lowerconv.kernels.rearrange import (
     pad_address,
@@ -21,8 +22,9 @@ from lowerconv.machine.workspace import LINE
 from lowerconv.pipeline.fused.phases import Convolution
 from lowerconv.pipeline.fused.window import balanced, window
 
-WEIGHTS_BYTES = 384 * 1024  # of packed filters, in L2 beside a band of the image
-BAND_BYTES = 320 * 1024  # of a lowered band of all the channels of a block
+# Of a quarter of the L2 cache: packed filters, and beside them a band of the source.
+WEIGHTS_SHARE = 2
+BAND_SHARE = 1.25
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Layout:
     isa: Isa
     threads: int
     feed: Feed
+    constant: bool = False
     kernels: list[Microkernel] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -59,7 +62,6 @@ class Layout:
         self.VL = isa.lanes(conv.dtype)
         self.item = conv.dtype.itemsize
         self._choose_tile()
-        self._choose_lowering()
         self._choose_blocks()
         self._choose_grid()
         self._build()
@@ -95,33 +97,49 @@ class Layout:
             self.NV = max(TH * -(-TW // VL) for TH, TW in shapes)
         self.panels = -(-conv.results // self.F)
 
-    def _choose_lowering(self) -> None:
+    def _choose_blocks(self) -> None:
+        """Choose the channels summed at a time, the panels packed at a time, and the bands.
+
+        All of them share the L2 cache.  Every block of panels lowers the source again; every block
+        of channels but the first adds to what the one before has stored.  Nothing here depends on
+        the number of threads, because blocks of channels round.
+        """
         conv = self.conv
         self.window = window(conv, split=self.feed is not FILTERS)
-        self.channel_block, self.band = conv.channels, 0
-        if not self.window.lower:
-            self.plane = self.window.plane(0)
-            return
         P = max(phase.P for phase in conv.phases)
         TH = self.tiles[0][0]
-        items = BAND_BYTES // self.item
+        weights = WEIGHTS_SHARE * panel_bytes() // self.item
+        band_items = int(BAND_SHARE * panel_bytes()) // self.item
         plane = self.window.plane
-        self.channel_block = max(1, min(conv.channels, items // plane(TH)))
-        self.channel_block = balanced(conv.channels, self.channel_block)
-        band = TH
-        while band < P and plane(band + TH) * self.channel_block <= items:
-            band += TH
-        self.band = min(-(-balanced(P, band) // TH) * TH, band)
+        tiles = sum(self._tiles(i) for i in range(len(conv.phases))) * conv.images
+        best = None
+        for blocks in range(1, min(conv.channels, 64) + 1):
+            channels = -(-conv.channels // blocks)
+            panel = self.F * conv.taps * channels
+            if panel > weights and blocks < conv.channels and not self.feed.in_place:
+                continue
+            at_once = max(1, min(self.panels, weights // panel))
+            passes = -(-self.panels // at_once)
+            band = 0
+            lower = 0.1 * passes * conv.images * conv.channels * conv.H * conv.W / self.VL
+            if self.window.lower:
+                if plane(TH) * channels > band_items and channels > 1:
+                    continue
+                band = TH
+                while band < P and plane(band + TH) * channels <= band_items:
+                    band += TH
+                band = min(-(-balanced(P, band) // TH) * TH, band)
+                rows = -(-P // band) * self.window.rows(band)
+                row = 10 + 4 * self.window.pitch / self.VL
+                lower = passes * conv.images * conv.channels * rows * row
+            add = (blocks - 1) * tiles * self.panels * (100 + 4 * self.F)
+            if best is None or lower + add < best[0]:
+                best = lower + add, channels, at_once, band
+        if best is None:  # even one channel is larger than its share
+            best = 0.0, 1, 1, TH if self.window.lower else 0
+        _, self.channel_block, self.panels_per_block, self.band = best
+        self.panels_per_block = balanced(self.panels, self.panels_per_block)
         self.plane = plane(self.band)
-
-    def _choose_blocks(self) -> None:
-        conv = self.conv
-        items = WEIGHTS_BYTES // self.item
-        if not self.feed.in_place:
-            most = max(1, items // (self.F * conv.taps))
-            self.channel_block = min(self.channel_block, balanced(conv.channels, most))
-        panel = self.F * conv.taps * self.channel_block
-        self.panels_per_block = balanced(self.panels, max(1, min(self.panels, items // panel)))
 
     def _choose_grid(self) -> None:
         """Cut pieces and panels between the workers, least work for the busiest of them."""
@@ -143,7 +161,7 @@ class Layout:
         for across in range(1, min(self.threads, panels) + 1):
             along = min(self.threads // across, pieces)
             mine, theirs = -(-panels // across), -(-pieces // along)
-            pack = 0.0 if self.feed.in_place else 0.35 * mine * self.F * conv.channels * conv.taps
+            pack = 0.0 if self.feed.in_place or self.constant else 0.35 * mine * self.F * conv.channels * conv.taps
             pixels = conv.images * conv.phases[0].P * conv.phases[0].Q / pieces
             lower = 0.5 * theirs * conv.channels * pixels if self.window.lower else 0.0
             work = mine * self.F * theirs * pixels * conv.channels * conv.taps / 32
@@ -262,7 +280,7 @@ class Layout:
         conv, item = self.conv, self.item
         lines = lambda count: -(-count * item // LINE) * LINE  # noqa: E731
         spare = slack(self.isa, conv.dtype)
-        packed = not self.feed.in_place
+        packed = not self.feed.in_place and not self.constant
         weights = self.panels_per_block * self.F * conv.taps * self.channel_block if packed else 0
         lowered = self.plane * self.channel_block if self.window.lower else 0
         self.bias_at = lines(weights + spare)
@@ -274,6 +292,10 @@ class Layout:
         tables = [self._tables(i) for i in range(len(conv.phases))]
         self._kept += tables
         feed = IN_PLACE if self.feed.in_place else TURNED if conv.turned else FORWARD
+        self.packed: np.ndarray | None = None
+        if self.constant and not self.feed.in_place:
+            items = conv.groups * self.panels * self.F * conv.channels * conv.taps
+            self.packed = np.empty(items + spare, conv.dtype)
         common = dict(
             scratch_bytes=self.scratch_bytes, itemsize=item, images=conv.images,
             planes=conv.groups * conv.channels, H=conv.H, W=conv.W, stride_h=conv.stride_h,
@@ -311,6 +333,30 @@ class Layout:
             )  # fmt: skip
             for name, value in fields.items():
                 self.job[number][name] = value
+
+
+    def pack(self, filters: int) -> None:
+        """Pack the filters at an address into `packed`, and use that from now on."""
+        assert self.packed is not None
+        job = self.job[0]
+        job["feed"] = TURNED if self.conv.turned else FORWARD
+        job["filters"], job["target"] = filters, self.packed.ctypes.data
+        launch(pack_address(), self.job.ctypes.data, self.workers)
+        job["feed"] = PACKED
+
+    def explain(self) -> dict[str, str]:
+        """Return the decisions, for people."""
+        kernel = self.kernels[0]
+        pixels = " or ".join(f"{TH} x {TW}" for TH, TW in dict.fromkeys(self.tiles))
+        return {
+            "instructions": self.isa.name,
+            "feed": f"{self.feed.name} in vectors",
+            "microkernel": f"{kernel.MR} rows x {kernel.NV * self.VL} lanes",
+            "tile": f"{pixels} pixels x {self.F} filters",
+            "source": f"bands of {self.band} rows, lowered" if self.window.lower else "in place",
+            "blocks": f"{self.channel_block} channels x {self.panels_per_block} panels of filters",
+            "cores": f"{self.grid_panels} across filters x {self.grid_pieces} along pixels",
+        }
 
 
 def choose_feed(conv: Convolution, isa: Isa) -> Feed:

@@ -256,3 +256,19 @@ class Correlation:
             fields |= dict(pitch=1, stride_h=1)
         for name, value in fields.items():
             self.job[0][name] = value
+
+    def explain(self) -> dict[str, str]:
+        """Return the decisions, for people."""
+        kernel = self.kernels[0]
+        pieces = f"{self.band} rows" if self.together == 1 else f"{self.together} images"
+        lines = {
+            "instructions": self.isa.name,
+            "microkernel": f"{kernel.MR} taps x {kernel.NV * self.VL} filters",
+            "pixels": f"pieces of {pieces}, {'lowered' if self.lower else 'in place'}",
+            "blocks": f"{self.channel_block} channels x {self.panels_per_block} panels of filters",
+            "tasks": f"{self.channel_blocks * self._panel_blocks * self.conv.groups * self.splits}"
+            f" on {self.workers} cores",
+        }
+        if self.splits > 1:
+            lines["splits"] = f"{self.splits} partial sums over the pixels"
+        return lines

@@ -39,7 +39,6 @@ class Planes:
         sums_at = -(-(plane + slack(isa, dtype)) * item // LINE) * LINE
         sums = conv.channels * conv.results * conv.taps * VL if gradient else 0
         self.scratch_bytes = sums_at + -(-sums * item // LINE) * LINE
-        self.partial_bytes = 0
         common = dict(
             scratch_bytes=self.scratch_bytes, itemsize=item, images=conv.images,
             groups=conv.groups, channels=conv.channels, results=conv.results, taps=conv.taps,
@@ -78,3 +77,13 @@ class Planes:
         if not self.gradient:
             return len(self.conv.phases)
         return -(-self.conv.taps // self._taps_at_once())
+
+    def explain(self) -> dict[str, str]:
+        """Return the decisions, for people."""
+        kernel = self.kernels[0]
+        return {
+            "instructions": self.isa.name,
+            "kernel": f"planes: {len(kernel.taps)} taps, rows of {kernel.Q} pixels",
+            "source": "lowered" if self.window.lower else "in place",
+            "tasks": f"on {self.workers} cores",
+        }
