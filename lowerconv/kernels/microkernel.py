@@ -286,6 +286,11 @@ def store_pixels(
             e.masked_store(piece, target, at, constant)
 
 
+def rows_max(isa: Isa, NV: int) -> int:
+    """Return the most rows of NV vectors whose sums stay in registers beside the operands."""
+    return (isa.registers - NV - (1 if isa.fma else 2)) // NV
+
+
 def step_time(MR: int, NV: int, isa: Isa) -> float:
     """Return the time of one step of a register tile, in multiply-adds of one vector.
 

@@ -17,10 +17,11 @@ from lowerconv.kernels.correlate import add_splits_address, correlate_address
 from lowerconv.kernels.epilogue import Array, Epilogue
 from lowerconv.kernels.simd import host_isa
 from lowerconv.machine.workspace import Scratch
-from lowerconv.pipeline.fused.convolution import Layout, choose_feed
+from lowerconv.pipeline.fused.convolution import Layout
 from lowerconv.pipeline.fused.correlation import Correlation
 from lowerconv.pipeline.fused.phases import forward_convolution, input_grad_convolution
-from lowerconv.pipeline.fused.planes import SPLIT_MAX, Planes
+from lowerconv.pipeline.fused.planes import Planes
+from lowerconv.pipeline.fused.tiling import SPLIT_MAX, tilings
 from lowerconv.problem import ConvProblem, Op
 
 
@@ -49,7 +50,7 @@ class Fused:
             self._loops = correlate_address()
             self._partial_bytes = self.layout.partial_bytes
         else:
-            self.layout = Layout(conv, isa, threads, choose_feed(conv, isa), constant)
+            self.layout = Layout(conv, isa, threads, tilings(conv, isa, constant)[0], constant)
             self._loops = convolve_address()
         own = self.layout.workers * self.layout.scratch_bytes
         self._partial_at = own

@@ -20,30 +20,12 @@ from lowerconv.kernels.rearrange import (
 from lowerconv.kernels.simd import Isa
 from lowerconv.machine.workspace import LINE
 from lowerconv.pipeline.fused.phases import Convolution
+from lowerconv.pipeline.fused.tiling import Tiling, live_taps
 from lowerconv.pipeline.fused.window import balanced, window
 
 # Of a quarter of the L2 cache: packed filters, and beside them a band of the source.
 WEIGHTS_SHARE = 2
 BAND_SHARE = 1.25
-
-
-@dataclass(frozen=True)
-class Feed:
-    """Which operand lies in vectors.
-
-    ``filters``: vectors of filters from packed panels, pixels broadcast from the image.
-    ``pixels``: vectors of pixels straight from the image, filters broadcast, in place if they can.
-    """
-
-    name: str
-    in_place: bool = False
-
-
-FILTERS, PIXELS, PIXELS_IN_PLACE = (
-    Feed("filters"),
-    Feed("pixels"),
-    Feed("pixels in place", True),
-)
 
 
 @dataclass
@@ -53,7 +35,7 @@ class Layout:
     conv: Convolution
     isa: Isa
     threads: int
-    feed: Feed
+    tiling: Tiling
     constant: bool = False
     kernels: list[Microkernel] = field(default_factory=list)
 
@@ -61,41 +43,13 @@ class Layout:
         conv, isa = self.conv, self.isa
         self.VL = isa.lanes(conv.dtype)
         self.item = conv.dtype.itemsize
-        self._choose_tile()
+        self.swap = self.tiling.feed == "pixels"
+        self.in_place = self.tiling.in_place
+        self.F, self.tiles = self.tiling.F, self.tiling.shapes
+        self.panels = -(-conv.results // self.F)
         self._choose_blocks()
         self._choose_grid()
         self._build()
-
-    def _choose_tile(self) -> None:
-        conv, isa, VL = self.conv, self.isa, self.VL
-        if self.feed is FILTERS:
-            vectors = -(-conv.results // VL)
-            self.NV = vectors if vectors in (1, 3) else 2
-            if isa.registers < 32:
-                self.NV = min(self.NV, 2)
-            self.F = self.NV * VL
-            most = {1: 2 * isa.rows - 2, 2: isa.rows, 3: 2 * isa.rows // 3}[self.NV]
-            shapes = []
-            for phase in conv.phases:
-                if phase.Q <= most and phase.out_column == 1 and phase.out_row == phase.Q:
-                    shapes.append((min(phase.P, balanced(phase.P, max(1, most // phase.Q))), phase.Q))
-                else:
-                    shapes.append((1, balanced(phase.Q, most)))
-            self.tiles = shapes
-        else:
-            most = 2 * isa.rows if isa.registers >= 32 else 2 * isa.rows
-            self.F = balanced(conv.results, isa.rows)
-            vectors = max(1, min(8, most // self.F))
-            shapes = []
-            for phase in conv.phases:
-                across = -(-phase.Q // VL)
-                if across <= vectors and phase.out_column == 1:
-                    shapes.append((balanced(phase.P, max(1, vectors // across)), phase.Q))
-                else:
-                    shapes.append((1, min(phase.Q, balanced(across, vectors) * VL)))
-            self.tiles = shapes
-            self.NV = max(TH * -(-TW // VL) for TH, TW in shapes)
-        self.panels = -(-conv.results // self.F)
 
     def _choose_blocks(self) -> None:
         """Choose the channels summed at a time, the panels packed at a time, and the bands.
@@ -105,10 +59,10 @@ class Layout:
         the number of threads, because blocks of channels round.
         """
         conv = self.conv
-        self.window = window(conv, split=self.feed is not FILTERS)
+        self.window = window(conv, split=self.swap)
         P = max(phase.P for phase in conv.phases)
         TH = self.tiles[0][0]
-        weights = WEIGHTS_SHARE * panel_bytes() // self.item
+        weights = int(WEIGHTS_SHARE * panel_bytes()) // self.item
         band_items = int(BAND_SHARE * panel_bytes()) // self.item
         plane = self.window.plane
         tiles = sum(self._tiles(i) for i in range(len(conv.phases))) * conv.images
@@ -116,7 +70,7 @@ class Layout:
         for blocks in range(1, min(conv.channels, 64) + 1):
             channels = -(-conv.channels // blocks)
             panel = self.F * conv.taps * channels
-            if panel > weights and blocks < conv.channels and not self.feed.in_place:
+            if panel > weights and blocks < conv.channels and not self.in_place:
                 continue
             at_once = max(1, min(self.panels, weights // panel))
             passes = -(-self.panels // at_once)
@@ -161,7 +115,7 @@ class Layout:
         for across in range(1, min(self.threads, panels) + 1):
             along = min(self.threads // across, pieces)
             mine, theirs = -(-panels // across), -(-pieces // along)
-            pack = 0.0 if self.feed.in_place or self.constant else 0.35 * mine * self.F * conv.channels * conv.taps
+            pack = 0.0 if self.in_place or self.constant else 0.35 * mine * self.F * conv.channels * conv.taps
             pixels = conv.images * conv.phases[0].P * conv.phases[0].Q / pieces
             lower = 0.5 * theirs * conv.channels * pixels if self.window.lower else 0.0
             work = mine * self.F * theirs * pixels * conv.channels * conv.taps / 32
@@ -194,8 +148,8 @@ class Layout:
                         height = phase.P % TH or TH
                     else:
                         width = phase.Q % TW or TW
-                if self.feed is FILTERS:
-                    NV = -(-rest // VL) if last else self.NV
+                if not self.swap:
+                    NV = -(-rest // VL) if last else self.F // VL
                     rows = tuple(
                         i * conv.stride_h * self.window.pitch + j * conv.stride_w
                         for i in range(height)
@@ -211,7 +165,7 @@ class Layout:
                     )  # fmt: skip
                 else:
                     F = rest if last else self.F
-                    step = conv.channels * conv.taps if self.feed.in_place else 1
+                    step = conv.channels * conv.taps if self.in_place else 1
                     pixels = [
                         (i, j, min(VL, width - j))
                         for i in range(height)
@@ -222,31 +176,18 @@ class Layout:
                         Microkernel(
                             self.isa, conv.dtype, tuple(i * step for i in range(F)),
                             tuple(i * conv.stride_h * self.window.pitch + j for i, j, _ in pixels),
-                            None if paired else 1 if self.feed.in_place else self.F, None, "rows",
+                            None if paired else 1 if self.in_place else self.F, None, "rows",
                             tuple(count for _, _, count in pixels), phase.out_column,
                             0 if self.window.lower else TW, (), spots,
                         )
                     )  # fmt: skip
         return [kernels[0], kernels[1], kernels[2], kernels[3]]
 
-    def _live_taps(self, number: int, row: int) -> tuple[int, ...]:
-        """Return which of a phase's taps read the source from some row of a row of tiles."""
-        conv = self.conv
-        phase, (TH, _) = conv.phases[number], self.tiles[number]
-        rows = np.arange(row * TH, min((row + 1) * TH, phase.P)) * conv.stride_h
-        live = [
-            i
-            for i, (_, at, _) in enumerate(phase.taps)
-            if np.any((rows + at >= 0) & (rows + at < conv.H))
-        ]
-        return tuple(live)
-
     def _paired(self, number: int) -> bool:
         """Return whether steps leave out some of the filter's taps, so that panels need offsets."""
-        conv = self.conv
-        phase, (TH, _) = conv.phases[number], self.tiles[number]
-        rows = range(-(-phase.P // TH))
-        return any(len(self._live_taps(number, row)) < conv.taps for row in rows)
+        phase = self.conv.phases[number]
+        live = live_taps(self.conv, phase, self.tiles[number][0])
+        return len(phase.taps) < self.conv.taps or not live.all()
 
     def _table(self, number: int, live: tuple[int, ...]) -> np.ndarray:
         """Return the offsets of the steps (channel, live tap): in the source, in the panel."""
@@ -257,18 +198,17 @@ class Layout:
         source = channel * self.plane + where
         if not self._paired(number):
             return np.ascontiguousarray(source, np.int32)
-        step = 1 if self.feed.in_place else self.F
+        step = 1 if self.in_place else self.F
         filters = channel * conv.taps + np.array([tap for tap, _, _ in taps], np.int64)
-        pair = [filters * step, source] if self.feed is FILTERS else [source, filters * step]
+        pair = [filters * step, source] if not self.swap else [source, filters * step]
         return np.ascontiguousarray(np.stack(pair, axis=-1), np.int32)
 
     def _tables(self, number: int) -> np.ndarray:
         """Return, for each row of tiles, the address of its table and its steps per channel."""
-        phase, (TH, _) = self.conv.phases[number], self.tiles[number]
         made: dict[tuple[int, ...], np.ndarray] = {}
         rows = []
-        for row in range(-(-phase.P // TH)):
-            live = self._live_taps(number, row)
+        for mask in live_taps(self.conv, self.conv.phases[number], self.tiles[number][0]):
+            live = tuple(np.flatnonzero(mask))
             if live not in made:
                 made[live] = self._table(number, live)
             rows.append((made[live].ctypes.data, len(live)))
@@ -280,7 +220,7 @@ class Layout:
         conv, item = self.conv, self.item
         lines = lambda count: -(-count * item // LINE) * LINE  # noqa: E731
         spare = slack(self.isa, conv.dtype)
-        packed = not self.feed.in_place and not self.constant
+        packed = not self.in_place and not self.constant
         weights = self.panels_per_block * self.F * conv.taps * self.channel_block if packed else 0
         lowered = self.plane * self.channel_block if self.window.lower else 0
         self.bias_at = lines(weights + spare)
@@ -291,9 +231,9 @@ class Layout:
         self._kept: list[np.ndarray] = []  # tables live as long as their addresses
         tables = [self._tables(i) for i in range(len(conv.phases))]
         self._kept += tables
-        feed = IN_PLACE if self.feed.in_place else TURNED if conv.turned else FORWARD
+        feed = IN_PLACE if self.in_place else TURNED if conv.turned else FORWARD
         self.packed: np.ndarray | None = None
-        if self.constant and not self.feed.in_place:
+        if self.constant and not self.in_place:
             items = conv.groups * self.panels * self.F * conv.channels * conv.taps
             self.packed = np.empty(items + spare, conv.dtype)
         common = dict(
@@ -302,7 +242,7 @@ class Layout:
             stride_w=self.window.column_step, groups=conv.groups, channels=conv.channels,
             channel_block=self.channel_block, taps=conv.taps, results=conv.results, F=self.F,
             VL=self.VL, panels=self.panels, panels_per_block=self.panels_per_block, feed=feed,
-            swap=self.feed is not FILTERS, pieces=self.pieces, lower=self.window.lower,
+            swap=self.swap, pieces=self.pieces, lower=self.window.lower,
             pitch=self.window.pitch, plane=self.plane, left=self.window.left, first_row=self.window.first_row,
             out_plane=conv.out_plane, phases=len(conv.phases),
             pad=pad_address(self.isa, conv.dtype, self.window.split),
@@ -350,21 +290,10 @@ class Layout:
         pixels = " or ".join(f"{TH} x {TW}" for TH, TW in dict.fromkeys(self.tiles))
         return {
             "instructions": self.isa.name,
-            "feed": f"{self.feed.name} in vectors",
+            "feed": f"{self.tiling.feed} in vectors" + (", filters in place" if self.in_place else ""),
             "microkernel": f"{kernel.MR} rows x {kernel.NV * self.VL} lanes",
             "tile": f"{pixels} pixels x {self.F} filters",
             "source": f"bands of {self.band} rows, lowered" if self.window.lower else "in place",
             "blocks": f"{self.channel_block} channels x {self.panels_per_block} panels of filters",
             "cores": f"{self.grid_panels} across filters x {self.grid_pieces} along pixels",
         }
-
-
-def choose_feed(conv: Convolution, isa: Isa) -> Feed:
-    """Return the feed whose multiply-adds, useless lanes counted, take least time."""
-    VL = isa.lanes(conv.dtype)
-    vectors = -(-conv.results // VL)
-    filters = vectors * VL / conv.results
-    if conv.results < VL and conv.stride_w <= 4:
-        return PIXELS
-    del filters
-    return FILTERS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lowerconv.kernels.correlate import JOB, TILE
-from lowerconv.kernels.microkernel import Microkernel, step_time
+from lowerconv.kernels.microkernel import Microkernel, rows_max, step_time
 from lowerconv.kernels.rearrange import pad_address, slack, touch_address, transpose_address
 from lowerconv.kernels.simd import Isa
 from lowerconv.machine.workspace import LINE
@@ -45,11 +45,7 @@ class Correlation:
     def _choose_tile(self) -> None:
         """Choose the tile: taps of one row of the filter and of some channels, NV vectors."""
         vectors = -(-self.conv.results // self.VL)
-        rows = self.isa.rows
-        if self.isa.registers < 32:
-            options = {1: 2 * rows - 2, 2: rows}
-        else:
-            options = {1: 2 * rows - 2, 2: rows, 3: 2 * rows // 3}
+        options = {NV: min(28, rows_max(self.isa, NV)) for NV in (1, 2, 3)}
         pixels = self.conv.phases[0].P * self.conv.phases[0].Q
         best = None
         for NV, most in options.items():

@@ -12,7 +12,6 @@ from lowerconv.pipeline.fused.phases import Convolution
 from lowerconv.pipeline.fused.window import balanced, window
 
 BAND_BYTES = 128 * 1024  # of a lowered band of one plane
-SPLIT_MAX = 4  # columns that lowering sets apart; more would leave too little in a vector
 
 
 class Planes:
