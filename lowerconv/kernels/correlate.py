@@ -28,6 +28,8 @@ JOB = np.dtype(
             # tasks: splits of the pieces, blocks of channels, blocks of panels
             *("splits", "channel_block", "channel_blocks", "panels_per_block", "panel_blocks"),
             *("F", "VL", "panels", "dw_items", "add"),
+            # dw: items from one group, panel, channel, and row of a tile to the next
+            *("group_step", "panel_step", "channel_step", "out_step", "by_rows"),
             # tiles of a block of channels, and of the last block
             *("tiles", "tile_count", "last_tiles", "last_tile_count", "straight"),
             *("pad", "transpose", "touch", "workers", "lowered_at", "sums_at"),
@@ -132,9 +134,9 @@ def _correlate(jobs, worker):
         address = job.last_tiles if last_block else job.tiles
         tiles = carray(pointer(address), count, TILE)
         # The gradient of this task, in the array that it goes to.
-        row = group * job.filters + panel0 * job.F
-        step = job.channels * job.taps
-        dw = job.dw + (split * job.dw_items + row * step + channel * job.taps) * item
+        place = split * job.dw_items + group * job.group_step
+        place += panel0 * job.panel_step + channel * job.channel_step
+        dw = job.dw + place * item
         panel_sums = channels * job.taps * job.F * item
         pieces = job.pieces * job.images if job.together == 1 else job.pieces
         piece0, piece1 = share(pieces, split, job.splits)
@@ -162,8 +164,8 @@ def _correlate(jobs, worker):
                     steps = carray(pointer(table), 1, np.int64)[0]
                     kernel = tile.kernel_last if last else tile.kernel
                     if job.straight:
-                        out = dw + ((panel - panel0) * job.F * step + tile.target) * item
-                        out_step, rows = step, valid
+                        out = dw + ((panel - panel0) * job.panel_step + tile.target) * item
+                        out_step, rows = job.out_step, tile.rows if job.by_rows else valid
                     else:
                         out = sums + (panel - panel0) * panel_sums + tile.target * job.F * item
                         out_step, rows = job.F, tile.rows
@@ -183,7 +185,8 @@ def _correlate(jobs, worker):
                         job.transpose,
                         (
                             sums + (panel - panel0) * panel_sums + i * job.F * item, job.F, rows,
-                            filters, dw + ((panel - panel0) * job.F * step + i) * item, step, rows,
+                            filters, dw + ((panel - panel0) * job.panel_step + i) * item,
+                            job.out_step, rows,
                         ),
                     )  # fmt: skip
 

@@ -299,4 +299,4 @@ def step_time(MR: int, NV: int, isa: Isa) -> float:
     loads are what takes time.
     """
     latency = 10.0
-    return max(MR * NV + {1: 4.6, 2: 1.4}.get(NV, 1.0), latency)
+    return max(MR * NV + {1: 5.5, 2: 1.4}.get(NV, 1.8), latency)

@@ -100,11 +100,13 @@ class Fused:
 
     def weight_grad(self, dy: Array, x: Array, dw: Array, workspace: Scratch) -> None:
         """Compute `dw`."""
-        if isinstance(self.layout, Planes):
+        if not isinstance(self.layout, Correlation):
             self._convolve(x, dy, dw, workspace)
             return
         partial = workspace.address + self._partial_at
         target = dw.ctypes.data
+        if self.layout.swap:
+            dy, x = x, dy
         self._launch(
             self._loops,
             dy=dy.ctypes.data,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from lowerconv.kernels.correlate import JOB, TILE
@@ -18,6 +20,7 @@ PANEL_BYTES = 38 * 1024  # of a panel of transposed dy, in L1
 PANELS_BYTES = 256 * 1024  # of all panels of a block, in L2
 BAND_BYTES = 256 * 1024  # of lowered x
 PARTIAL_BYTES = 512 * 1024  # of all splits together
+ONE_PIECE = 16  # pixels of a batch that are one piece
 TASKS = 32  # wanted, so that many cores find work
 
 
@@ -34,10 +37,20 @@ class Correlation:
         self.dtype, self.item = problem.dtype, problem.dtype.itemsize
         self.VL = isa.lanes(problem.dtype)
         self.conv: Convolution = forward_convolution(problem)
+        # A 1x1 filter at stride 1 makes dw a plain product, and its rows are channels: with those in
+        # the lanes, tiles go to dw as they are.  The operands then change places.
+        self.swap = self.conv.H == 1 and problem.R * problem.S == 1 and problem.stride == (1, 1)
+        if self.swap:
+            conv = self.conv
+            self.conv = replace(conv, channels=conv.results, results=conv.channels)
         self.R, self.S = (1, 1) if problem.R * problem.S == 1 else (problem.R, problem.S)
         self.taps = self.R * self.S
-        self.dw_items = problem.K * self.conv.channels * self.taps
+        self.dw_items = problem.K * (problem.C // problem.groups) * self.taps
         self.kernels: list[Microkernel] = []
+        # So few pixels that every sum is complete at once.
+        (phase,) = self.conv.phases
+        few = ONE_PIECE
+        self.straight = self.swap or self.conv.images * phase.P * phase.Q <= few
         self._choose_tile()
         self._choose_blocks()
         self._build()
@@ -53,11 +66,13 @@ class Correlation:
                 continue
             shape = self._shape(most)
             panels = [NV] * (vectors // NV) + [vectors % NV] * (vectors % NV > 0)
-            deep, wide = shape
+            deep, high, wide = shape
             # Beside its steps a tile is called, begun, and written.
-            cost = self.R * sum(
-                step_time(c * s, width, self.isa) + (150 + 3 * c * s * width) / min(pixels, 200)
+            cost = sum(
+                step_time(c * r * s, width, self.isa)
+                + (150 + 3 * c * r * s * width) / min(pixels, 200)
                 for c in _parts(self.conv.channels, deep)
+                for r in _parts(self.R, high)
                 for s in _parts(self.S, wide)
                 for width in panels
             )
@@ -68,14 +83,19 @@ class Correlation:
         self.F = self.NV * self.VL
         self.panels = -(-self.conv.results // self.F)
 
-    def _shape(self, most: int) -> tuple[int, int]:
-        """Return (channels, columns) of taps that a tile of at most `most` rows holds.
+    def _shape(self, most: int) -> tuple[int, int, int]:
+        """Return (channels, rows, columns) of taps that a tile of at most `most` rows holds.
 
-        They are all of one row of the filter: so pixels whose row the padding hides are left out.
+        They are all of one row of the filter, so that pixels whose row the padding hides are left
+        out; but neighbours in dw where tiles go straight there.
         """
-        if self.S <= most:
-            return balanced(self.conv.channels, most // self.S), self.S
-        return 1, balanced(self.S, most)
+        if self.straight and self.taps <= most:
+            return balanced(self.conv.channels, most // self.taps), self.R, self.S
+        if self.straight and self.S <= most:
+            return 1, balanced(self.R, most // self.S), self.S
+        if self.S <= most and not self.straight:
+            return balanced(self.conv.channels, most // self.S), 1, self.S
+        return 1, 1, balanced(self.S, most)
 
     def _choose_blocks(self) -> None:
         conv = self.conv
@@ -90,6 +110,8 @@ class Correlation:
             self.Q, self.P = 1, self.Q
         # A panel of transposed dy stays in L1 while all tiles pass over it.
         pixels = PANEL_BYTES // self.item // self.F
+        if self.straight and not self.swap:
+            pixels = conv.images * self.P * self.Q
         self.band = balanced(self.P, max(1, min(self.P, pixels // self.Q)))
         self.together = 1
         if self.band == self.P:
@@ -111,7 +133,7 @@ class Correlation:
         blocks = -(-conv.channels // block)
         wanted = -(-TASKS // (conv.groups * self._panel_blocks))
         self.splits = 1
-        if blocks < wanted:
+        if blocks < wanted and (self.swap or not self.straight):
             partial = self.dw_items * self.item
             self.splits = max(1, min(PARTIAL_BYTES // partial, pieces // 2, -(-wanted // blocks)))
         tasks = blocks * self.splits * conv.groups * self._panel_blocks
@@ -120,7 +142,6 @@ class Correlation:
             tasks = -(-conv.channels // block) * self.splits * conv.groups * self._panel_blocks
         self.channel_block = min(conv.channels, block)
         self.channel_blocks = -(-conv.channels // self.channel_block)
-        self.straight = pieces <= self.splits and (self.shape[0] == 1 or self.taps == 1)
         self.workers = max(1, min(self.threads, tasks))
 
     @property
@@ -132,9 +153,13 @@ class Correlation:
         vectors = -(-self.conv.results // self.VL)
         NV = vectors - (self.panels - 1) * self.NV if last else self.NV
         columns = tuple(v * self.VL for v in range(NV))
+        rest = self.conv.results % self.VL or self.VL
+        lanes = (self.VL,) * (NV - 1) + (rest,)
         kernel = Microkernel(
             self.isa, self.dtype, offsets, columns, None, None if self.paired else self.F,
-            "columns" if self.straight else "rows", places=() if self.straight else places,
+            "columns" if self.straight and not self.swap else "rows",
+            lanes=lanes if self.swap and last else (),
+            places=() if self.straight else places,
         )  # fmt: skip
         if kernel not in self.kernels:
             self.kernels.append(kernel)
@@ -173,23 +198,25 @@ class Correlation:
         """Return the tiles of a block of channels."""
         (phase,) = self.conv.phases
         where = {tap: self.window.place(row, column) for tap, row, column in phase.taps}
-        deep, wide = self.shape
+        deep, high, wide = self.shape
+        channel_step = self.conv.results if self.swap else self.taps
         tiles = []
-        for r in range(self.R):
+        for r in range(0, self.R, high):
             for c in range(0, channels, deep):
                 for s in range(0, self.S, wide):
                     taps = [
-                        (channel, r * self.S + column)
+                        (channel, row * self.S + column)
                         for channel in range(c, min(c + deep, channels))
+                        for row in range(r, min(r + high, self.R))
                         for column in range(s, min(s + wide, self.S))
                     ]
                     sources = [channel * self.plane + where[tap] for channel, tap in taps]
-                    targets = [channel * self.taps + tap for channel, tap in taps]
+                    targets = [channel * channel_step + tap for channel, tap in taps]
                     offsets = tuple(source - sources[0] for source in sources)
                     places = tuple(target - targets[0] for target in targets)
                     tiles.append(
                         (
-                            sources[0], targets[0], max(places) + 1,
+                            sources[0], targets[0], len(taps),
                             self._kernel(offsets, places, False),
                             self._kernel(offsets, places, True),
                             *(table.ctypes.data for table in tables[r]),
@@ -214,7 +241,7 @@ class Correlation:
         last = conv.channels - (self.channel_blocks - 1) * self.channel_block
         self._kept: list[np.ndarray] = []  # tables live as long as their addresses
         whole = self.pieces == 1 or self.together > 1
-        self.paired = whole and self.lower and self.R > 1
+        self.paired = whole and self.lower and self.R > 1 and self.shape[1] == 1
         short = conv.images % self.together if self.together > 1 else 1
         rows = self.P % self.band or self.band
         tables = [
@@ -230,6 +257,11 @@ class Correlation:
         ]
         self._zeros = np.zeros(max(self.F, 64), self.dtype)
         self.job = np.zeros(1, JOB)
+        step = conv.channels * self.taps
+        if self.swap:
+            steps = dict(panel_step=self.F, channel_step=conv.results, out_step=conv.results)
+        else:
+            steps = dict(panel_step=self.F * step, channel_step=self.taps, out_step=step)
         fields = dict(
             scratch_bytes=self.scratch_bytes, itemsize=item, zeros=self._zeros.ctypes.data,
             images=conv.images, groups=conv.groups, channels=conv.channels, filters=conv.results,
@@ -248,6 +280,7 @@ class Correlation:
             touch=touch_address(self.isa, self.dtype), workers=self.workers,
             lowered_at=lowered_at, sums_at=sums_at,
         )  # fmt: skip
+        fields |= steps | dict(group_step=conv.results * step, by_rows=self.swap)
         if self.flat:
             fields |= dict(pitch=1, stride_h=1)
         for name, value in fields.items():

@@ -18,6 +18,7 @@ TRANSPOSED = 120.0  #  to transpose and store a square of VL x VL sums
 STORED = 4.0  #        to store a vector as it is
 PACKED = 1.0  #        to pack an item of the filters
 UNALIGNED = 0.5  #     to load a vector that straddles two cache lines
+PAGE, CROWD = 2048, 8  # rows in place at such a distance, and so many, share sets of L1
 SPLIT_MAX = 4  #       columns that lowering sets apart: more would leave too little in a vector
 VECTORS = (1, 2, 3, 4, 6, 8)  # of pixels in a tile
 
@@ -117,9 +118,10 @@ def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
         return
     VL = isa.lanes(conv.dtype)
     for NV in VECTORS:
-        F = balanced(conv.results, max(1, rows_max(isa, NV)))
-        if F * NV > 2 * isa.registers:
-            continue
+        # More rows than that are more streams from memory than a core follows.
+        F = balanced(conv.results, max(1, min(isa.rows, rows_max(isa, NV))))
+        stride = conv.channels * conv.taps * conv.dtype.itemsize
+        crowded = 0.1 * F if not conv.turned and stride % PAGE == 0 and F > CROWD else 0.0
         total, shapes = 0.0, []
         for phase in conv.phases:
             across = -(-phase.Q // VL)
@@ -136,7 +138,7 @@ def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
                         (phase.P % TH or TH, steps[-1:]),
                     ):
                         count = height * -(-width // VL)
-                        one = rows.sum() * (step_time(F_, count, isa) + UNALIGNED * count)
+                        one = rows.sum() * (step_time(F_, count, isa) + UNALIGNED * count + crowded)
                         one += len(rows) * (CALL + STORED * F_ * count * phase.out_column)
                         total += columns * panels * one
         total *= conv.images * conv.groups
