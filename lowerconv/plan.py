@@ -14,8 +14,10 @@ from lowerconv.kernels.blas import single_threaded_blas
 from lowerconv.kernels.epilogue import Epilogue
 from lowerconv.machine.threads import get_num_threads, parallel_region
 from lowerconv.machine.workspace import check_bytes, workspace
-from lowerconv.pipeline import PIPELINES, choose
+from lowerconv.pipeline import PIPELINES, Pipeline, choose
+from lowerconv.pipeline.fused import Fused
 from lowerconv.problem import OPS, Op, conv_problem
+from lowerconv.tune import Candidate, measure, recalled
 
 PLANS = 512  # kept by `cached_plan`: plans are small, the workspace is not theirs
 
@@ -92,6 +94,8 @@ class ConvPlan:
         bias: bool = False,
         activation: str | None = None,
         constant_weights: bool = False,
+        tune: bool = False,
+        variant: str | None = None,
         names: tuple[str, str] = ("x_shape", "w_shape"),
     ) -> None:
         if op not in OPS:
@@ -139,13 +143,16 @@ class ConvPlan:
         items = prod(max(1, extent) for extent in self._full_shapes[2])
         check_bytes(items * itemsize, f"{self._names[2]} {self.result_shape}")
 
+        self.tuning: list[tuple[str, float]] = []
+        candidate = Candidate(algorithm, variant)
+        self.reason = "asked for"
         if algorithm == "auto":
-            self.algorithm, self.reason = choose(problem, self.op)
-        else:
-            self.algorithm, self.reason = algorithm, "asked for"
+            candidate, self.reason = self._choose(tune, constant_weights)
+        self.algorithm = candidate.algorithm
         if problem.N:
-            self._pipeline = PIPELINES[self.algorithm](
-                problem, self.op, self.threads, constant_weights
+            options: dict[str, Any] = {"variant": candidate.variant} if candidate.variant else {}
+            self._pipeline: Pipeline = PIPELINES[self.algorithm](
+                problem, self.op, self.threads, constant_weights, **options
             )
             self.workspace_bytes = self._pipeline.workspace_items * itemsize
             check_bytes(self.workspace_bytes, f"workspace of algorithm {self.algorithm!r}")
@@ -157,6 +164,37 @@ class ConvPlan:
         self._operand_shapes = (*self._shapes[:2], (problem.K,))[: self._count]
         blas = problem.N > 0 and self._pipeline.uses_blas
         self._blas: Any = single_threaded_blas if blas else nullcontext
+
+    def _choose(self, tune: bool, constant: bool) -> tuple[Candidate, str]:
+        """Return what "auto" stands for, and why: as remembered, as measured now, or as priced."""
+        problem = self.problem
+        if not problem.N:
+            return Candidate("lowering"), "nothing to do"
+        candidate = recalled(problem, self.op, constant)
+        if candidate:
+            return candidate, "the fastest when it was measured"
+        if not tune:
+            name, reason = choose(problem, self.op)
+            return Candidate(name), reason
+
+        def build(candidate: Candidate) -> ConvPlan:
+            return ConvPlan(
+                problem.x_shape,
+                problem.w_shape,
+                problem.stride,
+                problem.padding,
+                problem.dilation,
+                problem.groups,
+                op=self.op,
+                dtype=problem.dtype,
+                algorithm=candidate.algorithm,
+                variant=candidate.variant,
+                constant_weights=constant,
+            )
+
+        ranking = measure(problem, self.op, constant, build)
+        self.tuning = [(str(candidate), seconds) for candidate, seconds in ranking]
+        return ranking[0][0], "the fastest as measured now"
 
     def __call__(self, *operands: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Run the pass.
@@ -212,9 +250,7 @@ class ConvPlan:
         if self._single:
             first, second, result = (
                 array.reshape(shape)
-                for array, shape in zip(
-                    (first, second, result), self._full_shapes, strict=True
-                )
+                for array, shape in zip((first, second, result), self._full_shapes, strict=True)
             )
         pipeline = self._pipeline
         with parallel_region(self.threads), self._blas():
@@ -307,6 +343,18 @@ class ConvPlan:
         width = max(map(len, lines))
         return "\n".join(f"{name:<{width}}  {text}" for name, text in lines.items())
 
+    def assembly(self) -> str:
+        """Return the assembly of the first of the plan's microkernels.
+
+        Raises
+        ------
+        ValueError
+            The algorithm has none: its inner loops are BLAS's or numba's.
+        """
+        if not isinstance(getattr(self, "_pipeline", None), Fused):
+            raise ValueError(f"assembly: got algorithm {self.algorithm!r}, expected 'fused'")
+        return self._pipeline.layout.kernels[0].assembly()
+
     def __repr__(self) -> str:
         shapes = " ".join(map(str, self._shapes))
         return f"<ConvPlan {self.op} {shapes} {self.algorithm} on {self.threads} threads>"
@@ -333,6 +381,7 @@ def plan_conv2d(
     bias: bool = False,
     activation: str | None = None,
     constant_weights: bool = False,
+    tune: bool = False,
 ) -> ConvPlan:
     """Decide how to run a convolution pass, to run it many times.
 
@@ -357,6 +406,9 @@ def plan_conv2d(
     constant_weights : bool
         A promise that the filters do not change between calls with the same array: what is made of
         them is then kept, as large as they are, and made again when another array is passed.
+    tune : bool
+        Whether "auto" measures the candidates where no measurement is remembered for this CPU. It
+        takes about half a second, and what wins is remembered for all later plans.
 
     Returns
     -------
@@ -382,6 +434,7 @@ def plan_conv2d(
         bias=bias,
         activation=activation,
         constant_weights=constant_weights,
+        tune=tune,
     )
 
 

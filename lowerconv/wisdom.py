@@ -18,8 +18,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import llvmlite.binding as llvm
+
+from lowerconv.kernels.simd import host_isa
 from lowerconv.machine.cache import cache_directory, warn_unwritable
-from lowerconv.machine.features import cpu_name, instruction_set
+from lowerconv.machine.features import cpu_name
 from lowerconv.version import __version__
 
 CHECK_DIGITS = 16  # hexadecimal, of the SHA-256 of a record
@@ -51,7 +54,8 @@ def wisdom_path() -> Path:
 def _file_name() -> str:
     # Once per process: where there are many CPUs it takes milliseconds to have them described.
     cpu = re.sub(r"[^a-z0-9]+", "-", cpu_name().lower()).strip("-")
-    return f"{__version__}-{cpu[:100] or 'unknown'}-{instruction_set()}.jsonl"
+    core = llvm.get_host_cpu_name()  # what virtual machines leave out of the CPU's name
+    return f"{__version__}-{cpu[:100] or 'unknown'}-{core}-{host_isa().name}.jsonl"
 
 
 def recall(key: str) -> Choice | None:

@@ -124,10 +124,13 @@ def _ask_for(job, piece, group, first_channel, channels):
 @njit(cache=True, nogil=True)
 def _start_sums(target, room, source, count):
     """Write what sums start from: `count` bytes of the bias, and zeros up to `room`."""
+    # Loops, because assigning slices would have numba compile the messages of its errors.
     sums = carray(pointer(target), room, np.uint8)
-    sums[count:] = 0
-    if count > 0:
-        sums[:count] = carray(pointer(source), count, np.uint8)
+    start = carray(pointer(source), count, np.uint8)
+    for i in range(count):
+        sums[i] = start[i]
+    for i in range(count, room):
+        sums[i] = 0
 
 
 def _convolve(jobs, worker):
@@ -211,9 +214,7 @@ def _convolve(jobs, worker):
                                 valid = min(job.F, job.results - panel * job.F)
                                 last = panel == job.panels - 1
                                 if tail:
-                                    kernel = (
-                                        phase.kernel_last_tail if last else phase.kernel_tail
-                                    )
+                                    kernel = phase.kernel_last_tail if last else phase.kernel_tail
                                 else:
                                     kernel = phase.kernel_last if last else phase.kernel
                                 at = weights + (panel - b0) * panel_bytes

@@ -207,7 +207,8 @@ def _add_splits(jobs, worker):
 
 @njit(cache=True, nogil=True)
 def _add_up(total, partial, i0, i1):
-    total[i0:i1] = partial[0, i0:i1]
+    for i in range(i0, i1):
+        total[i] = partial[0, i]
     for split in range(1, len(partial)):
         for i in range(i0, i1):
             total[i] += partial[split, i]

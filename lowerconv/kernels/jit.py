@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Hashable
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
 import llvmlite
 import llvmlite.binding as llvm
@@ -66,9 +66,7 @@ def load(key: Hashable, build: Callable[[], ir.Module], isa: Isa, name: str) -> 
     if code is None:
         code = target_machine(isa).emit_object(parsed(build(), isa))
         write_checked(path, code)
-    engine = llvm.create_mcjit_compiler(
-        llvm.parse_assembly(""), target_machine(isa)
-    )
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine(isa))
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     address = engine.get_function_address(name)

@@ -231,9 +231,7 @@ class Microkernel:
                     with builder.if_then(some, likely=True):
                         target = e.offset(out, builder.mul(out_step, e.constant(number)))
                         spot = i * self.pixel_step
-                        store_pixels(
-                            e, value, target, spot, len(rows), floor, add, self.pixel_step
-                        )
+                        store_pixels(e, value, target, spot, len(rows), floor, add, self.pixel_step)
 
     def address(self) -> int:
         """Return the address of the compiled function."""

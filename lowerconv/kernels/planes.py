@@ -241,7 +241,8 @@ def _correlate(jobs, worker):
     first, last = share(job.groups, worker, job.workers)
     for group in range(first, last):
         vectors = carray(pointer(sums), pairs * job.taps * job.VL * item, np.uint8)
-        vectors[:] = 0
+        for i in range(len(vectors)):
+            vectors[i] = 0
         for image in range(job.images):
             for band in range(job.pieces):
                 rows = min(job.band, job.P - band * job.band)

@@ -90,7 +90,7 @@ def _start_threads() -> None:
     _started = True
 
 
-class parallel_region:  # noqa: N801 (used as a function)
+class parallel_region:
     """Enter compiled parallel code, to run on `threads` threads.
 
     One Python thread at a time: numba's workqueue threading layer aborts the process when two enter

@@ -61,9 +61,7 @@ def workspace(items: int, dtype: np.dtype) -> Scratch:
             _buffer = np.empty(0, np.uint8)  # the old one first, so that both never coexist
             _buffer = np.empty(needed + LINE, np.uint8)
         start = -_buffer.ctypes.data % LINE
-        piece = Scratch(
-            _buffer[start : start + needed].view(dtype), _buffer.ctypes.data + start
-        )
+        piece = Scratch(_buffer[start : start + needed].view(dtype), _buffer.ctypes.data + start)
         _pieces[items, dtype.char] = piece
     return piece
 

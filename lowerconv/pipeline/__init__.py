@@ -44,25 +44,22 @@ PIPELINES: dict[str, type[Pipeline]] = {
 }
 
 
-# Bounds below which an algorithm other than pipelined lowering is faster.
-FEW_PRODUCTS = 8  # filters x channels of a group, as in depthwise convolution
-FEW_PIXELS = 64  # of the whole batch: cut into panels for several cores, they are narrow
-FEW_PLANES = 8  #   of the image gradient: a core owns whole planes, so some cores would be idle
+# Pixels of a batch below which there is so little to reuse that the filters, or their gradient, only
+# pass by: then BLAS, which reads them where they are, is faster.
+FEW_PIXELS = {"forward": 3, "input_grad": 3, "weight_grad": 8}
+FEW_PIXELS_RxS = {"forward": 3, "input_grad": 16, "weight_grad": 24}
 
 
 def choose(problem: ConvProblem, op: Op) -> tuple[str, str]:
     """Return the name of the fastest algorithm for a pass, and why it should be.
 
-    Measured with ``python -m bench.algorithms``.  The choice does not depend on the number of
+    Measured with ``python -m bench.compare``.  The choice does not depend on the number of
     threads, because algorithms differ in the last bits of their results.
     """
-    filters, channels = problem.K // problem.groups, problem.C // problem.groups
-    if problem.P * problem.Q > GEMM_LIMIT:
-        return "direct", "an output image is larger than BLAS can count"
-    if filters * channels <= FEW_PRODUCTS:
-        return "direct", "so few filters and channels that a GEMM finds nothing to reuse"
-    if op == "forward" and problem.N * problem.P * problem.Q < FEW_PIXELS:
-        return "lowering", "so few pixels that all cores had better share one panel"
-    if op == "input_grad" and problem.N * problem.C < FEW_PLANES:
-        return "lowering", "so few channels that cores owning whole ones would be idle"
-    return "pipelined", "panels stay in cache, whatever the size of the layer"
+    pixels = problem.N * problem.P * problem.Q
+    plain = problem.R * problem.S == 1
+    few = (FEW_PIXELS if plain else FEW_PIXELS_RxS)[op]
+    depthwise = problem.groups > 1 and problem.groups in (problem.C, problem.K)
+    if pixels < few and not depthwise and problem.gemm_shape("forward")[2] <= GEMM_LIMIT:
+        return "lowering", "so few pixels that the filters only pass by"
+    return "fused", "microkernels multiply straight from the image"

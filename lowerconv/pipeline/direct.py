@@ -45,9 +45,7 @@ class Direct:
     name = "direct"
     uses_blas = False
 
-    def __init__(
-        self, problem: ConvProblem, op: Op, threads: int, constant: bool = False
-    ) -> None:
+    def __init__(self, problem: ConvProblem, op: Op, threads: int, constant: bool = False) -> None:
         self.problem = problem
         self.workspace_items = 0
         pieces = {

@@ -62,9 +62,7 @@ class Lowering:
     name = "lowering"
     uses_blas = True
 
-    def __init__(
-        self, problem: ConvProblem, op: Op, threads: int, constant: bool = False
-    ) -> None:
+    def __init__(self, problem: ConvProblem, op: Op, threads: int, constant: bool = False) -> None:
         self.problem = problem
         pixels = problem.N * problem.P * problem.Q
         self.col_shape = (problem.C * problem.R * problem.S, pixels)

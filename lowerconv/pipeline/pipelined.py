@@ -236,9 +236,7 @@ class Pipelined:
     name = "pipelined"
     uses_blas = True
 
-    def __init__(
-        self, problem: ConvProblem, op: Op, threads: int, constant: bool = False
-    ) -> None:
+    def __init__(self, problem: ConvProblem, op: Op, threads: int, constant: bool = False) -> None:
         extent = max(problem.P * problem.Q, problem.gemm_shape("forward")[2])
         if extent > GEMM_LIMIT:  # the distance of two rows of an operand
             raise MemoryError(f"GEMM with rows of {extent}: BLAS takes extents up to {GEMM_LIMIT}")

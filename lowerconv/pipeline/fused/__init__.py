@@ -18,7 +18,7 @@ from lowerconv.kernels.epilogue import Array, Epilogue
 from lowerconv.kernels.simd import host_isa
 from lowerconv.machine.workspace import Scratch
 from lowerconv.pipeline.fused.convolution import Layout
-from lowerconv.pipeline.fused.correlation import Correlation
+from lowerconv.pipeline.fused.correlation import NVS, Correlation
 from lowerconv.pipeline.fused.phases import forward_convolution, input_grad_convolution
 from lowerconv.pipeline.fused.planes import Planes
 from lowerconv.pipeline.fused.tiling import SPLIT_MAX, tilings
@@ -32,7 +32,12 @@ class Fused:
     uses_blas = False
 
     def __init__(
-        self, problem: ConvProblem, op: Op, threads: int, constant: bool = False
+        self,
+        problem: ConvProblem,
+        op: Op,
+        threads: int,
+        constant: bool = False,
+        variant: str | None = None,
     ) -> None:
         isa = host_isa()
         make = input_grad_convolution if op == "input_grad" else forward_convolution
@@ -46,11 +51,14 @@ class Fused:
                 plane_loops.correlate_address() if gradient else plane_loops.convolve_address()
             )
         elif gradient:
-            self.layout = Correlation(problem, isa, threads)
+            NV = int(variant.split()[0]) if variant else None
+            self.layout = Correlation(problem, isa, threads, NV)
             self._loops = correlate_address()
             self._partial_bytes = self.layout.partial_bytes
         else:
-            self.layout = Layout(conv, isa, threads, tilings(conv, isa, constant)[0], constant)
+            found = tilings(conv, isa, constant)
+            tiling = next((tiling for tiling in found if tiling.name == variant), found[0])
+            self.layout = Layout(conv, isa, threads, tiling, constant)
             self._loops = convolve_address()
         own = self.layout.workers * self.layout.scratch_bytes
         self._partial_at = own
@@ -118,6 +126,7 @@ class Fused:
             self._launch(add_splits_address(), total=target)
 
 
+VARIANTS = 5  # of the tilings, by their price, that tuning measures
 FEW = {"forward": 4, "input_grad": 4, "weight_grad": 16}  # products of a pixel
 
 
@@ -126,3 +135,16 @@ def by_planes(problem: ConvProblem, op: Op) -> bool:
     channels, filters = problem.C // problem.groups, problem.K // problem.groups
     near = problem.geometry.stride_w <= SPLIT_MAX
     return channels * filters <= FEW[op] and near
+
+
+def variants(problem: ConvProblem, op: Op, constant: bool) -> list[str | None]:
+    """Return the names of the variants that may be fastest; None is the only one there is."""
+    if by_planes(problem, op):
+        return [None]
+    isa = host_isa()
+    if op == "weight_grad":
+        rows = problem.C if (problem.R, problem.S, problem.stride) == (1, 1, (1, 1)) else problem.K
+        vectors = -(-(rows // problem.groups) // isa.lanes(problem.dtype))
+        return [f"{NV} vectors" for NV in NVS if vectors >= NV]
+    make = input_grad_convolution if op == "input_grad" else forward_convolution
+    return [tiling.name for tiling in tilings(make(problem), isa, constant)[:VARIANTS]]

@@ -115,7 +115,11 @@ class Layout:
         for across in range(1, min(self.threads, panels) + 1):
             along = min(self.threads // across, pieces)
             mine, theirs = -(-panels // across), -(-pieces // along)
-            pack = 0.0 if self.in_place or self.constant else 0.35 * mine * self.F * conv.channels * conv.taps
+            pack = (
+                0.0
+                if self.in_place or self.constant
+                else 0.35 * mine * self.F * conv.channels * conv.taps
+            )
             pixels = conv.images * conv.phases[0].P * conv.phases[0].Q / pieces
             lower = 0.5 * theirs * conv.channels * pixels if self.window.lower else 0.0
             work = mine * self.F * theirs * pixels * conv.channels * conv.taps / 32
@@ -274,7 +278,6 @@ class Layout:
             for name, value in fields.items():
                 self.job[number][name] = value
 
-
     def pack(self, filters: int) -> None:
         """Pack the filters at an address into `packed`, and use that from now on."""
         assert self.packed is not None
@@ -290,7 +293,8 @@ class Layout:
         pixels = " or ".join(f"{TH} x {TW}" for TH, TW in dict.fromkeys(self.tiles))
         return {
             "instructions": self.isa.name,
-            "feed": f"{self.tiling.feed} in vectors" + (", filters in place" if self.in_place else ""),
+            "feed": f"{self.tiling.feed} in vectors"
+            + (", filters in place" if self.in_place else ""),
             "microkernel": f"{kernel.MR} rows x {kernel.NV * self.VL} lanes",
             "tile": f"{pixels} pixels x {self.F} filters",
             "source": f"bands of {self.band} rows, lowered" if self.window.lower else "in place",

@@ -20,6 +20,7 @@ PANEL_BYTES = 38 * 1024  # of a panel of transposed dy, in L1
 PANELS_BYTES = 256 * 1024  # of all panels of a block, in L2
 BAND_BYTES = 256 * 1024  # of lowered x
 PARTIAL_BYTES = 512 * 1024  # of all splits together
+NVS = (1, 2, 3)  # vectors of filters in a tile
 ONE_PIECE = 16  # pixels of a batch that are one piece
 TASKS = 32  # wanted, so that many cores find work
 
@@ -32,8 +33,9 @@ def _parts(extent: int, size: int) -> list[int]:
 class Correlation:
     """All decisions for a weight gradient, and the job they make."""
 
-    def __init__(self, problem: ConvProblem, isa: Isa, threads: int) -> None:
+    def __init__(self, problem: ConvProblem, isa: Isa, threads: int, NV: int | None = None) -> None:
         self.isa, self.threads = isa, threads
+        self.options = NVS if NV is None else (NV,)
         self.dtype, self.item = problem.dtype, problem.dtype.itemsize
         self.VL = isa.lanes(problem.dtype)
         self.conv: Convolution = forward_convolution(problem)
@@ -58,11 +60,11 @@ class Correlation:
     def _choose_tile(self) -> None:
         """Choose the tile: taps of one row of the filter and of some channels, NV vectors."""
         vectors = -(-self.conv.results // self.VL)
-        options = {NV: min(28, rows_max(self.isa, NV)) for NV in (1, 2, 3)}
+        options = {NV: min(28, rows_max(self.isa, NV)) for NV in self.options}
         pixels = self.conv.phases[0].P * self.conv.phases[0].Q
         best = None
         for NV, most in options.items():
-            if NV > vectors:
+            if vectors < NV and len(options) > 1:
                 continue
             shape = self._shape(most)
             panels = [NV] * (vectors // NV) + [vectors % NV] * (vectors % NV > 0)
@@ -91,9 +93,9 @@ class Correlation:
         """
         if self.straight and self.taps <= most:
             return balanced(self.conv.channels, most // self.taps), self.R, self.S
-        if self.straight and self.S <= most:
+        if self.straight and most >= self.S:
             return 1, balanced(self.R, most // self.S), self.S
-        if self.S <= most and not self.straight:
+        if most >= self.S and not self.straight:
             return balanced(self.conv.channels, most // self.S), 1, self.S
         return 1, 1, balanced(self.S, most)
 

@@ -101,16 +101,12 @@ def input_grad_convolution(problem: ConvProblem) -> Convolution:
     for first_row in range(min(g.stride_h, H)):
         rows, row_taps = steps(H, g.R, g.stride_h, g.pad_top, g.dilation_h, first_row)
         for first_column in range(min(g.stride_w, W)):
-            columns, column_taps = steps(
-                W, g.S, g.stride_w, g.pad_left, g.dilation_w, first_column
-            )
+            columns, column_taps = steps(W, g.S, g.stride_w, g.pad_left, g.dilation_w, first_column)
             taps = tuple(
                 (r * g.S + s, row, column) for r, row in row_taps for s, column in column_taps
             )
             phases.append(
-                Phase(
-                    rows, columns, taps, first_row * W + first_column, g.stride_h * W, g.stride_w
-                )
+                Phase(rows, columns, taps, first_row * W + first_column, g.stride_h * W, g.stride_w)
             )
     return Convolution(
         problem.N, problem.groups, problem.K // problem.groups, problem.C // problem.groups,

@@ -48,6 +48,12 @@ class Tiling:
     shapes: tuple[tuple[int, int], ...]
     cost: float
 
+    @property
+    def name(self) -> str:
+        """Name the tiling, as `lowerconv tune` does."""
+        tiles = "+".join(f"{TH}x{TW}" for TH, TW in dict.fromkeys(self.shapes))
+        return f"{self.feed} in vectors, {self.F} filters by {tiles} pixels"
+
 
 def live_taps(conv: Convolution, phase: Phase, TH: int) -> np.ndarray:
     """Return (row of tiles, tap): whether some pixel row of the tiles reads the source there.
@@ -72,7 +78,7 @@ def _parts(extent: int, size: int) -> dict[int, int]:
 def _filter_shapes(phase: Phase, most: int) -> Iterator[tuple[int, int]]:
     """Yield tiles of at most `most` pixels: parts of a row, or several whole rows."""
     whole = phase.out_column == 1 and phase.out_row == phase.Q
-    if phase.Q <= most and whole:
+    if most >= phase.Q and whole:
         for TH in {balanced(phase.P, rows) for rows in range(1, most // phase.Q + 1)}:
             yield TH, phase.Q
     else:
@@ -84,7 +90,7 @@ def _filters(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
     VL = isa.lanes(conv.dtype)
     vectors = -(-conv.results // VL)
     for NV in (1, 2, 3):
-        if NV > vectors:
+        if vectors < NV:
             continue
         total, shapes = 0.0, []
         for phase in conv.phases:
@@ -148,9 +154,6 @@ def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
 
 
 def tilings(conv: Convolution, isa: Isa, constant: bool) -> list[Tiling]:
-    """Return the ways to feed the microkernel, the cheapest of each kind, cheapest first."""
-    best = []
-    for kind in (_filters, _pixels):
-        found = sorted(kind(conv, isa, constant), key=lambda tiling: tiling.cost)
-        best += found[:2]
-    return sorted(best, key=lambda tiling: tiling.cost)
+    """Return the ways to feed the microkernel, cheapest first."""
+    found = [*_filters(conv, isa, constant), *_pixels(conv, isa, constant)]
+    return sorted(found, key=lambda tiling: tiling.cost)
