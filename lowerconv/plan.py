@@ -351,9 +351,10 @@ class ConvPlan:
         ValueError
             The algorithm has none: its inner loops are BLAS's or numba's.
         """
-        if not isinstance(getattr(self, "_pipeline", None), Fused):
+        pipeline = self._pipeline if self.problem.N else None
+        if not isinstance(pipeline, Fused):
             raise ValueError(f"assembly: got algorithm {self.algorithm!r}, expected 'fused'")
-        return self._pipeline.layout.kernels[0].assembly()
+        return pipeline.layout.kernels[0].assembly()
 
     def __repr__(self) -> str:
         shapes = " ".join(map(str, self._shapes))

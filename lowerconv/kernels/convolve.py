@@ -10,9 +10,9 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from numba import carray, cfunc, from_dtype, njit, types
+from numba import carray, njit
 
-from lowerconv.kernels.call import call, pointer
+from lowerconv.kernels.call import call, loops, pointer
 
 # How filters reach the microkernel.
 IN_PLACE, PACKED, FORWARD, TURNED = range(4)
@@ -36,7 +36,7 @@ JOB = np.dtype(
             *("out_plane", "add", "relu"),
             # phases follow each other in memory; the fields below are each one's own
             *("phases", "P", "Q", "TH", "TW", "tiles_per_row", "tiles", "tiles_per_piece"),
-            *("tables", "source_offset", "out_offset", "out_row", "out_column"),
+            *("tables", "out_offset", "out_row", "out_column"),
             *("kernel", "kernel_tail", "kernel_last", "kernel_last_tail"),
             # generated copies, the grid of workers, offsets in a worker's scratch
             *("pad", "transpose", "turn", "touch"),
@@ -203,9 +203,7 @@ def _convolve(jobs, worker):
                             column = tile % phase.tiles_per_row * phase.TW
                             tail = row + phase.TH > phase.P or column + phase.TW > phase.Q
                             pixels = source + item * (
-                                phase.source_offset
-                                + row * job.stride_h * job.pitch
-                                + column * job.stride_w
+                                row * job.stride_h * job.pitch + column * job.stride_w
                             )
                             to = out + item * (
                                 phase.out_offset + row * phase.out_row + column * phase.out_column
@@ -244,16 +242,13 @@ def _pack_all(jobs, worker):
         _pack(job, group, 0, job.channels, panel, job.target + number * panel_bytes)
 
 
-_SIGNATURE = types.void(types.CPointer(from_dtype(JOB)), types.int64)
-
-
 @lru_cache
 def convolve_address() -> int:
     """Return the address of the loops of one core, ``(job, worker)``."""
-    return cfunc(_SIGNATURE, cache=True)(_convolve).address
+    return loops(_convolve, JOB, "forward and input gradient")
 
 
 @lru_cache
 def pack_address() -> int:
     """Return the address of the packing of constant filters, ``(job, worker)``."""
-    return cfunc(_SIGNATURE, cache=True)(_pack_all).address
+    return loops(_pack_all, JOB, "packing filters")

@@ -9,9 +9,9 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from numba import carray, cfunc, from_dtype, njit, types
+from numba import carray, njit
 
-from lowerconv.kernels.call import call, pointer
+from lowerconv.kernels.call import call, loops, pointer
 from lowerconv.kernels.convolve import share
 
 JOB = np.dtype(
@@ -214,16 +214,13 @@ def _add_up(total, partial, i0, i1):
             total[i] += partial[split, i]
 
 
-_SIGNATURE = types.void(types.CPointer(from_dtype(JOB)), types.int64)
-
-
 @lru_cache
 def correlate_address() -> int:
     """Return the address of the loops of one core, ``(job, worker)``."""
-    return cfunc(_SIGNATURE, cache=True)(_correlate).address
+    return loops(_correlate, JOB, "the weight gradient")
 
 
 @lru_cache
 def add_splits_address() -> int:
     """Return the address of the addition of partial sums into the array at ``total``."""
-    return cfunc(_SIGNATURE, cache=True)(_add_splits).address
+    return loops(_add_splits, JOB, "adding up partial sums")

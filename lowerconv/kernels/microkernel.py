@@ -6,8 +6,9 @@ of MR rows, and does MR x NV multiply-adds.  Where the operands lie is data of t
     vector v:     vector base    + columns[v] + k * vector_step     (or + table[k])
     broadcast i:  broadcast base + rows[i]    + k * broadcast_step  (or + table[k])
 
-(or both, from a table of pairs) so that packed panels, rows of a padded image and plain matrices are all read where they are: the
-taps of a filter are entries of the table, and lowering costs one load of an offset per step.
+(or both, from a table of pairs) so that packed panels, rows of a padded image and plain matrices
+are all read where they are: the taps of a filter are entries of the table, and lowering costs one
+load of an offset per step.
 
 After Goto, van de Geijn, "Anatomy of high-performance matrix multiplication"; the broadcasts from
 the image after Georganas et al., "Anatomy of high-performance deep learning convolutions on SIMD
@@ -145,7 +146,6 @@ class Microkernel:
         bias: ir.Value,
     ) -> list[list[ir.Value]]:
         """Emit the loop over k; return the sums, by row and vector."""
-        builder = e.builder
         if self.store == "rows":
             first = [e.broadcast(bias, i) for i in range(self.MR)]
             starts = [first[i] for i in range(self.MR) for _ in range(self.NV)]

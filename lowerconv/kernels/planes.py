@@ -12,9 +12,9 @@ from functools import lru_cache
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, cfunc, from_dtype, njit, types
+from numba import carray, njit
 
-from lowerconv.kernels.call import call, pointer
+from lowerconv.kernels.call import call, loops, pointer
 from lowerconv.kernels.convolve import share
 from lowerconv.kernels.emit import Emitter
 from lowerconv.kernels.jit import assembly, load
@@ -30,7 +30,7 @@ JOB = np.dtype(
             *("lower", "first_row", "lowered_rows", "left", "pitch", "band", "pieces", "pad"),
             *("out_plane", "add", "relu", "workers", "zeros", "sums_at", "VL"),
             # each phase its own; for a weight gradient each group of taps its own
-            *("phases", "P", "out_offset", "out_row", "kernel", "first_tap", "last_tap"),
+            *("phases", "P", "out_offset", "out_row", "kernel", "first_tap"),
         )
     ]
 )
@@ -284,16 +284,13 @@ def _fold(vectors, target):
         target[i] = total
 
 
-_SIGNATURE = types.void(types.CPointer(from_dtype(JOB)), types.int64)
-
-
 @lru_cache
 def convolve_address() -> int:
     """Return the address of the loops of one core, ``(job, worker)``."""
-    return cfunc(_SIGNATURE, cache=True)(_convolve).address
+    return loops(_convolve, JOB, "depthwise convolutions")
 
 
 @lru_cache
 def correlate_address() -> int:
     """Return the address of the loops of one core for a weight gradient, ``(job, worker)``."""
-    return cfunc(_SIGNATURE, cache=True)(_correlate).address
+    return loops(_correlate, JOB, "depthwise weight gradients")

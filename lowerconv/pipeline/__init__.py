@@ -44,8 +44,8 @@ PIPELINES: dict[str, type[Pipeline]] = {
 }
 
 
-# Pixels of a batch below which there is so little to reuse that the filters, or their gradient, only
-# pass by: then BLAS, which reads them where they are, is faster.
+# Pixels of a batch below which there is so little to reuse that the filters, or their gradient,
+# only pass by: then BLAS, which reads them where they are, is faster.
 FEW_PIXELS = {"forward": 3, "input_grad": 3, "weight_grad": 8}
 FEW_PIXELS_RxS = {"forward": 3, "input_grad": 16, "weight_grad": 24}
 
@@ -56,6 +56,8 @@ def choose(problem: ConvProblem, op: Op) -> tuple[str, str]:
     Measured with ``python -m bench.compare``.  The choice does not depend on the number of
     threads, because algorithms differ in the last bits of their results.
     """
+    if max(problem.H * problem.W, problem.P * problem.Q) > GEMM_LIMIT:
+        return "direct", "an image is larger than BLAS and tables of offsets can count"
     pixels = problem.N * problem.P * problem.Q
     plain = problem.R * problem.S == 1
     few = (FEW_PIXELS if plain else FEW_PIXELS_RxS)[op]

@@ -275,3 +275,5 @@ def test_images_beyond_the_integers_of_blas_never_reach_it(monkeypatch):
         assert lc.plan_conv2d(shape, filters, op=op).algorithm == "direct"
         with pytest.raises(MemoryError, match="BLAS takes extents up to"):
             lc.plan_conv2d(shape, filters, op=op, algorithm="pipelined")
+    with pytest.raises(MemoryError, match="offsets count to"):
+        lc.plan_conv2d(shape, filters, algorithm="fused")

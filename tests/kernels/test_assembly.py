@@ -30,7 +30,9 @@ def loop_of(assembly, wanted):
     for i, line in enumerate(lines):
         found = BRANCH.match(line)
         if found and labels.get(found[1], i) < i:
-            body = [line for line in lines[labels[found[1]] : i + 1] if line and line[0] not in ".#"]
+            body = [
+                line for line in lines[labels[found[1]] : i + 1] if line and line[0] not in ".#"
+            ]
             if any(re.search(wanted, line) for line in body):
                 loops.append([line for line in body if not LABEL.match(line)])
     assert loops, "no loop that multiplies"
@@ -79,11 +81,13 @@ def pixels_feed(isa, dtype, MR, NV, paired):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_loop_multiplies_and_adds_and_nothing_more(name, dtype, feed, paired):
     isa, dtype = ISAS[name], np.dtype(dtype)
+    spilled = {}
     for MR, NV in tiles(isa):
         tile = f"{MR} x {NV}"
         body = loop_of(feed(isa, dtype, MR, NV, paired).assembly(), MULTIPLY_ADD[name][0])
-        spilled = [line for line in body if re.search(STACK.get(name, r"\(%rsp"), line)]
-        assert not spilled, f"{tile}: {spilled}"
+        if onto_stack := [line for line in body if re.search(STACK.get(name, r"\(%rsp"), line)]:
+            spilled[tile] = onto_stack
+            continue
         for wanted in MULTIPLY_ADD[name]:
             products = [line for line in body if re.search(wanted, line)]
             assert len(products) == MR * NV, f"{tile}: {len(products)} of {wanted}"
@@ -95,6 +99,7 @@ def test_the_loop_multiplies_and_adds_and_nothing_more(name, dtype, feed, paired
         others = len(body) - len(MULTIPLY_ADD[name]) * MR * NV
         shuffles = MR * (NV if name == "sse" else 1)  # copies, where the product overwrites
         assert others <= NV + 2 * MR + shuffles + 10, f"{tile}: {others} other instructions"
+    assert not spilled
 
 
 def test_a_tile_too_large_spills():

@@ -116,7 +116,9 @@ def check(rng, kernels, calls):
     """Call each kernel several times, with k, `valid` and the mode drawn, in every place."""
     jobs, right = [], []
     for kernel in kernels:
-        everything = kernel.MR if kernel.store == "rows" else kernel.NV * kernel.isa.lanes(kernel.dtype)
+        everything = (
+            kernel.MR if kernel.store == "rows" else kernel.NV * kernel.isa.lanes(kernel.dtype)
+        )
         for number in range(calls):
             k = (0, 1, 2, 37)[number] if number < 4 else rng.choice([3, 8, 100])
             mode = number % 4 if number < 8 else rng.randrange(4)
@@ -124,7 +126,9 @@ def check(rng, kernels, calls):
             arguments = operands(rng, kernel, k, valid, mode)
             result = expected(kernel, *arguments)
             for place in PLACES:
-                jobs.append(Job(f"{kernel} {k=} {valid=} {mode=} {place}", kernel, arguments, 4, place))
+                jobs.append(
+                    Job(f"{kernel} {k=} {valid=} {mode=} {place}", kernel, arguments, 4, place)
+                )
                 right.append(result)
     compare(jobs, right)
 

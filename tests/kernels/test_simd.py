@@ -74,7 +74,12 @@ def test_an_empty_variable_asks_for_nothing(value, monkeypatch):
     assert host_isa() is ISAS[instruction_set()]
 
 
-WRONG = [(cpu, name) for cpu in USABLE for name in (*ISAS, "avx10", "auto", "avx") if name not in USABLE[cpu]]
+WRONG = [
+    (cpu, name)
+    for cpu in USABLE
+    for name in (*ISAS, "avx10", "auto", "avx")
+    if name not in USABLE[cpu]
+]
 
 
 @pytest.mark.parametrize(("cpu", "name"), WRONG)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import ceil
 
 import numpy as np
 
 from lowerconv.kernels.blocking import panel_bytes
-from lowerconv.kernels.call import launch
+from lowerconv.kernels.call import launch, write
 from lowerconv.kernels.convolve import FORWARD, IN_PLACE, JOB, PACKED, TURNED, pack_address
 from lowerconv.kernels.microkernel import Microkernel
 from lowerconv.kernels.rearrange import (
@@ -26,6 +27,7 @@ from lowerconv.pipeline.fused.window import balanced, window
 # Of a quarter of the L2 cache: packed filters, and beside them a band of the source.
 WEIGHTS_SHARE = 2
 BAND_SHARE = 1.25
+OFFSET_MAX = 2**31 - 1  # items, that a table of steps can count
 
 
 @dataclass
@@ -66,11 +68,15 @@ class Layout:
         band_items = int(BAND_SHARE * panel_bytes()) // self.item
         plane = self.window.plane
         tiles = sum(self._tiles(i) for i in range(len(conv.phases))) * conv.images
+        counts = [*range(1, 65), *(2**i for i in range(7, 31))]
         best = None
-        for blocks in range(1, min(conv.channels, 64) + 1):
-            channels = -(-conv.channels // blocks)
+        for channels in sorted({-(-conv.channels // n) for n in counts}, reverse=True):
+            blocks = -(-conv.channels // channels)
             panel = self.F * conv.taps * channels
-            if panel > weights and blocks < conv.channels and not self.in_place:
+            if channels > 1 and (
+                (panel > weights and not self.in_place)
+                or max(panel, plane(TH) * channels) > OFFSET_MAX
+            ):
                 continue
             at_once = max(1, min(self.panels, weights // panel))
             passes = -(-self.panels // at_once)
@@ -89,11 +95,14 @@ class Layout:
             add = (blocks - 1) * tiles * self.panels * (100 + 4 * self.F)
             if best is None or lower + add < best[0]:
                 best = lower + add, channels, at_once, band
-        if best is None:  # even one channel is larger than its share
-            best = 0.0, 1, 1, TH if self.window.lower else 0
+        assert best is not None  # one channel always passes
         _, self.channel_block, self.panels_per_block, self.band = best
         self.panels_per_block = balanced(self.panels, self.panels_per_block)
         self.plane = plane(self.band)
+        if self.plane * self.channel_block > OFFSET_MAX:
+            raise MemoryError(
+                f"fused: a plane of {self.plane:,} items, offsets count to {OFFSET_MAX:,}"
+            )
 
     def _choose_grid(self) -> None:
         """Cut pieces and panels between the workers, least work for the busiest of them."""
@@ -106,9 +115,9 @@ class Layout:
             row = max(self._tiles_per_row(i) for i in range(len(conv.phases)))
             # Without lowering a piece is any number of tiles; with phases, of rows of tiles.
             unit = row if len(conv.phases) > 1 else 1
-            wanted = max(1, -(-2 * self.threads // conv.images))
-            self.piece_units = max(1, -(-tiles // unit // wanted))
-            self.pieces = -(-(-(-tiles // unit)) // self.piece_units)
+            units = ceil(tiles / unit)
+            self.piece_units = ceil(units / ceil(2 * self.threads / conv.images))
+            self.pieces = ceil(units / self.piece_units)
         panels, pieces = conv.groups * self.panels, conv.images * self.pieces
         # Sharing panels costs lowering again; sharing pieces costs packing again.
         best = None
@@ -138,54 +147,52 @@ class Layout:
         return -(-phase.P // TH) * self._tiles_per_row(number)
 
     def _kernels(self, number: int) -> list[Microkernel]:
-        """Return the kernels of a phase: (pixels all or tail) x (panel full or last)."""
-        conv, VL = self.conv, self.VL
-        phase, (TH, TW) = conv.phases[number], self.tiles[number]
-        rest = conv.results - (self.panels - 1) * self.F
-        paired = self._paired(number)
-        kernels = []
-        for last in (False, True):
-            for tail in (False, True):
-                height, width = TH, TW
-                if tail:
-                    if TH > 1:
-                        height = phase.P % TH or TH
-                    else:
-                        width = phase.Q % TW or TW
-                if not self.swap:
-                    NV = -(-rest // VL) if last else self.F // VL
-                    rows = tuple(
-                        i * conv.stride_h * self.window.pitch + j * conv.stride_w
-                        for i in range(height)
-                        for j in range(width)
-                    )
-                    columns = tuple(v * VL for v in range(NV))
-                    kernels.append(
-                        Microkernel(
-                            self.isa, conv.dtype, rows, columns, None,
-                            None if paired else self.F, "columns", (), phase.out_column,
-                            0 if self.window.lower else TW * conv.stride_w,
-                        )
-                    )  # fmt: skip
-                else:
-                    F = rest if last else self.F
-                    step = conv.channels * conv.taps if self.in_place else 1
-                    pixels = [
-                        (i, j, min(VL, width - j))
-                        for i in range(height)
-                        for j in range(0, width, VL)
-                    ]
-                    spots = tuple(i * phase.out_row + j * phase.out_column for i, j, _ in pixels)
-                    kernels.append(
-                        Microkernel(
-                            self.isa, conv.dtype, tuple(i * step for i in range(F)),
-                            tuple(i * conv.stride_h * self.window.pitch + j for i, j, _ in pixels),
-                            None if paired else 1 if self.in_place else self.F, None, "rows",
-                            tuple(count for _, _, count in pixels), phase.out_column,
-                            0 if self.window.lower else TW, (), spots,
-                        )
-                    )  # fmt: skip
-        return [kernels[0], kernels[1], kernels[2], kernels[3]]
+        """Return the kernels of a phase: (panel full, last) x (pixels all, tail)."""
+        phase, (TH, TW) = self.conv.phases[number], self.tiles[number]
+        rest = self.conv.results - (self.panels - 1) * self.F
+        if TH > 1:
+            tail = (phase.P % TH or TH, TW)
+        else:
+            tail = (TH, phase.Q % TW or TW)
+        make = self._pixel_kernel if self.swap else self._filter_kernel
+        return [make(number, F, *size) for F in (self.F, rest) for size in ((TH, TW), tail)]
+
+    def _filter_kernel(self, number: int, F: int, height: int, width: int) -> Microkernel:
+        """Return the kernel with vectors of F filters and height x width pixels broadcast."""
+        conv, pitch = self.conv, self.window.pitch
+        rows = (i * conv.stride_h * pitch for i in range(height))
+        return Microkernel(
+            self.isa,
+            conv.dtype,
+            rows=tuple(row + j * conv.stride_w for row in rows for j in range(width)),
+            columns=tuple(range(0, F, self.VL)),
+            broadcast_step=None,
+            vector_step=None if self._paired(number) else self.F,
+            store="columns",
+            pixel_step=conv.phases[number].out_column,
+            ahead=0 if self.window.lower else self.tiles[number][1] * conv.stride_w,
+        )
+
+    def _pixel_kernel(self, number: int, F: int, height: int, width: int) -> Microkernel:
+        """Return the kernel with vectors of height x width pixels and F filters broadcast."""
+        conv, phase = self.conv, self.conv.phases[number]
+        row_step = conv.stride_h * self.window.pitch
+        filter_step = conv.channels * conv.taps if self.in_place else 1
+        step = 1 if self.in_place else self.F
+        vectors = [(i, j) for i in range(height) for j in range(0, width, self.VL)]
+        return Microkernel(
+            self.isa,
+            conv.dtype,
+            rows=tuple(i * filter_step for i in range(F)),
+            columns=tuple(i * row_step + j for i, j in vectors),
+            broadcast_step=None if self._paired(number) else step,
+            vector_step=None,
+            store="rows",
+            lanes=tuple(min(self.VL, width - j) for _, j in vectors),
+            pixel_step=phase.out_column,
+            ahead=0 if self.window.lower else self.tiles[number][1],
+            spots=tuple(i * phase.out_row + j * phase.out_column for i, j in vectors),
+        )
 
     def _paired(self, number: int) -> bool:
         """Return whether steps leave out some of the filter's taps, so that panels need offsets."""
@@ -212,7 +219,7 @@ class Layout:
         made: dict[tuple[int, ...], np.ndarray] = {}
         rows = []
         for mask in live_taps(self.conv, self.conv.phases[number], self.tiles[number][0]):
-            live = tuple(np.flatnonzero(mask))
+            live = tuple(map(int, np.flatnonzero(mask)))
             if live not in made:
                 made[live] = self._table(number, live)
             rows.append((made[live].ctypes.data, len(live)))
@@ -221,71 +228,69 @@ class Layout:
 
     def _build(self) -> None:
         """Write the job, all of it but the addresses of a call."""
-        conv, item = self.conv, self.item
-        lines = lambda count: -(-count * item // LINE) * LINE  # noqa: E731
-        spare = slack(self.isa, conv.dtype)
-        packed = not self.in_place and not self.constant
-        weights = self.panels_per_block * self.F * conv.taps * self.channel_block if packed else 0
-        lowered = self.plane * self.channel_block if self.window.lower else 0
-        self.bias_at = lines(weights + spare)
-        self.lowered_at = self.bias_at + lines(self.panels_per_block * self.F + spare)
-        self.scratch_bytes = self.lowered_at + lines(lowered + spare)
+        conv, isa, item = self.conv, self.isa, self.item
+        spare = slack(isa, conv.dtype)
+
+        def lines(items: int) -> int:
+            return -(-(items + spare) * item // LINE) * LINE
+
+        keeps = not self.in_place and self.constant
+        packs = not self.in_place and not self.constant
+        weights = self.panels_per_block * self.F * conv.taps * self.channel_block
+        bias_at = lines(weights) if packs else 0
+        lowered_at = bias_at + lines(self.panels_per_block * self.F)
+        lowered = lines(self.plane * self.channel_block) if self.window.lower else 0
+        self.scratch_bytes = lowered_at + lowered
         self.workers = self.grid_panels * self.grid_pieces
+        items = conv.groups * self.panels * self.F * conv.channels * conv.taps
+        self.packed = np.empty(items + spare, conv.dtype) if keeps else None
         self.job = np.zeros(len(conv.phases), JOB)
-        self._kept: list[np.ndarray] = []  # tables live as long as their addresses
-        tables = [self._tables(i) for i in range(len(conv.phases))]
-        self._kept += tables
-        feed = IN_PLACE if self.in_place else TURNED if conv.turned else FORWARD
-        self.packed: np.ndarray | None = None
-        if self.constant and not self.in_place:
-            items = conv.groups * self.panels * self.F * conv.channels * conv.taps
-            self.packed = np.empty(items + spare, conv.dtype)
-        common = dict(
+        write(
+            self.job,
             scratch_bytes=self.scratch_bytes, itemsize=item, images=conv.images,
             planes=conv.groups * conv.channels, H=conv.H, W=conv.W, stride_h=conv.stride_h,
             stride_w=self.window.column_step, groups=conv.groups, channels=conv.channels,
             channel_block=self.channel_block, taps=conv.taps, results=conv.results, F=self.F,
-            VL=self.VL, panels=self.panels, panels_per_block=self.panels_per_block, feed=feed,
-            swap=self.swap, pieces=self.pieces, lower=self.window.lower,
-            pitch=self.window.pitch, plane=self.plane, left=self.window.left, first_row=self.window.first_row,
-            out_plane=conv.out_plane, phases=len(conv.phases),
-            pad=pad_address(self.isa, conv.dtype, self.window.split),
-            transpose=transpose_address(self.isa, conv.dtype),
-            touch=touch_address(self.isa, conv.dtype),
-            turn=turn_address(self.isa, conv.dtype, conv.taps) if conv.turned else 0, grid_panels=self.grid_panels,
-            grid_pieces=self.grid_pieces, lowered_at=self.lowered_at, bias_at=self.bias_at,
+            VL=self.VL, panels=self.panels, panels_per_block=self.panels_per_block,
+            feed=IN_PLACE if self.in_place else TURNED if conv.turned else FORWARD,
+            swap=self.swap, pieces=self.pieces, band=self.band, lower=self.window.lower,
+            lowered_rows=self.window.rows(self.band) if self.window.lower else 0,
+            pitch=self.window.pitch, plane=self.plane, left=self.window.left,
+            first_row=self.window.first_row, out_plane=conv.out_plane, phases=len(conv.phases),
+            pad=pad_address(isa, conv.dtype, self.window.split),
+            transpose=transpose_address(isa, conv.dtype),
+            touch=touch_address(isa, conv.dtype),
+            turn=turn_address(isa, conv.dtype, conv.taps) if conv.turned else 0,
+            grid_panels=self.grid_panels, grid_pieces=self.grid_pieces,
+            lowered_at=lowered_at, bias_at=bias_at,
         )  # fmt: skip
-        if self.window.lower:
-            common |= dict(band=self.band, lowered_rows=self.window.rows(self.band))
+        self._kept: list[np.ndarray] = []  # tables live as long as their addresses
         for number, phase in enumerate(conv.phases):
             TH, TW = self.tiles[number]
             kernels = self._kernels(number)
-            self.kernels += [k for k in kernels if k not in self.kernels]
+            self.kernels += kernels
             per_row = self._tiles_per_row(number)
-            if self.window.lower:
-                per_piece = self.band // TH * per_row
-            else:
-                unit = per_row if len(conv.phases) > 1 else 1
-                per_piece = self.piece_units * unit
-            fields = common | dict(
+            units = self.band // TH if self.window.lower else self.piece_units
+            whole_rows = self.window.lower or len(conv.phases) > 1
+            tables = self._tables(number)
+            self._kept.append(tables)
+            write(
+                self.job[number : number + 1],
                 P=phase.P, Q=phase.Q, TH=TH, TW=TW, tiles_per_row=per_row,
-                tiles=self._tiles(number), tiles_per_piece=per_piece,
-                tables=tables[number].ctypes.data, source_offset=0, out_offset=phase.out_offset, out_row=phase.out_row,
+                tiles=self._tiles(number), tiles_per_piece=units * (per_row if whole_rows else 1),
+                tables=tables.ctypes.data, out_offset=phase.out_offset, out_row=phase.out_row,
                 out_column=phase.out_column,
                 kernel=kernels[0].address(), kernel_tail=kernels[1].address(),
                 kernel_last=kernels[2].address(), kernel_last_tail=kernels[3].address(),
             )  # fmt: skip
-            for name, value in fields.items():
-                self.job[number][name] = value
 
     def pack(self, filters: int) -> None:
         """Pack the filters at an address into `packed`, and use that from now on."""
         assert self.packed is not None
-        job = self.job[0]
-        job["feed"] = TURNED if self.conv.turned else FORWARD
-        job["filters"], job["target"] = filters, self.packed.ctypes.data
+        feed = TURNED if self.conv.turned else FORWARD
+        write(self.job, feed=feed, filters=filters, target=self.packed.ctypes.data)
         launch(pack_address(), self.job.ctypes.data, self.workers)
-        job["feed"] = PACKED
+        write(self.job, feed=PACKED)
 
     def explain(self) -> dict[str, str]:
         """Return the decisions, for people."""

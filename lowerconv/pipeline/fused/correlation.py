@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from lowerconv.kernels.call import write
 from lowerconv.kernels.correlate import JOB, TILE
 from lowerconv.kernels.microkernel import Microkernel, rows_max, step_time
 from lowerconv.kernels.rearrange import pad_address, slack, touch_address, transpose_address
 from lowerconv.kernels.simd import Isa
 from lowerconv.machine.workspace import LINE
+from lowerconv.pipeline.fused.convolution import OFFSET_MAX
 from lowerconv.pipeline.fused.phases import Convolution, forward_convolution
 from lowerconv.pipeline.fused.window import balanced, window
 from lowerconv.problem import ConvProblem
@@ -39,7 +41,7 @@ class Correlation:
         self.dtype, self.item = problem.dtype, problem.dtype.itemsize
         self.VL = isa.lanes(problem.dtype)
         self.conv: Convolution = forward_convolution(problem)
-        # A 1x1 filter at stride 1 makes dw a plain product, and its rows are channels: with those in
+        # A 1x1 filter at stride 1 makes dw a plain product whose rows are channels: with those in
         # the lanes, tiles go to dw as they are.  The operands then change places.
         self.swap = self.conv.H == 1 and problem.R * problem.S == 1 and problem.stride == (1, 1)
         if self.swap:
@@ -183,6 +185,10 @@ class Correlation:
         size = self.channel_block * self.plane if self.lower else conv.groups * conv.channels
         size = size if self.lower else size * self.plane
         source = image * size + row * step * pitch + column * conv.stride_w
+        if source.size and source.max() > OFFSET_MAX:
+            raise MemoryError(
+                f"fused: {self.together} images of {size:,} items, offsets count to {OFFSET_MAX:,}"
+            )
         pixel = ((image * self.band + row) * self.Q + column) * self.F
         parts = [pixel, source] if self.paired else [source]
         pairs = np.stack([np.broadcast_to(part, source.shape) for part in parts], axis=-1)
@@ -260,33 +266,29 @@ class Correlation:
         self._zeros = np.zeros(max(self.F, 64), self.dtype)
         self.job = np.zeros(1, JOB)
         step = conv.channels * self.taps
-        if self.swap:
-            steps = dict(panel_step=self.F, channel_step=conv.results, out_step=conv.results)
-        else:
-            steps = dict(panel_step=self.F * step, channel_step=self.taps, out_step=step)
-        fields = dict(
+        write(
+            self.job,
             scratch_bytes=self.scratch_bytes, itemsize=item, zeros=self._zeros.ctypes.data,
             images=conv.images, groups=conv.groups, channels=conv.channels, filters=conv.results,
-            taps=self.taps, H=conv.H, W=conv.W, stride_h=conv.stride_h, P=self.P, Q=self.Q,
-            pieces=self.pieces, band=self.band, lower=self.lower, first_row=self.window.first_row,
+            taps=self.taps, H=conv.H, W=conv.W, stride_h=1 if self.flat else conv.stride_h,
+            P=self.P, Q=self.Q, together=self.together, pieces=self.pieces, band=self.band,
+            lower=self.window.lower, first_row=self.window.first_row,
             lowered_rows=self.window.rows(self.band), left=self.window.left,
-            pitch=self.window.pitch, plane=self.plane,
-            together=self.together, splits=self.splits, channel_block=self.channel_block,
+            pitch=1 if self.flat else self.window.pitch, plane=self.plane,
+            splits=self.splits, channel_block=self.channel_block,
             channel_blocks=self.channel_blocks, panels_per_block=self.panels_per_block,
             panel_blocks=self._panel_blocks, F=self.F, VL=self.VL, panels=self.panels,
-            dw_items=self.dw_items, tiles=self._tile_arrays[0].ctypes.data,
-            tile_count=len(self._tile_arrays[0]), last_tiles=self._tile_arrays[1].ctypes.data,
-            last_tile_count=len(self._tile_arrays[1]), straight=self.straight,
-            pad=pad_address(self.isa, self.dtype),
+            dw_items=self.dw_items, group_step=conv.results * step,
+            panel_step=self.F if self.swap else self.F * step,
+            channel_step=conv.results if self.swap else self.taps,
+            out_step=conv.results if self.swap else step, by_rows=self.swap,
+            tiles=self._tile_arrays[0].ctypes.data, tile_count=len(self._tile_arrays[0]),
+            last_tiles=self._tile_arrays[1].ctypes.data, last_tile_count=len(self._tile_arrays[1]),
+            straight=self.straight, pad=pad_address(self.isa, self.dtype),
             transpose=transpose_address(self.isa, self.dtype),
             touch=touch_address(self.isa, self.dtype), workers=self.workers,
             lowered_at=lowered_at, sums_at=sums_at,
         )  # fmt: skip
-        fields |= steps | dict(group_step=conv.results * step, by_rows=self.swap)
-        if self.flat:
-            fields |= dict(pitch=1, stride_h=1)
-        for name, value in fields.items():
-            self.job[0][name] = value
 
     def explain(self) -> dict[str, str]:
         """Return the decisions, for people."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lowerconv.kernels.call import write
 from lowerconv.kernels.planes import JOB, PlaneKernel
 from lowerconv.kernels.rearrange import pad_address, slack
 from lowerconv.kernels.simd import Isa
@@ -38,7 +39,8 @@ class Planes:
         sums_at = -(-(plane + slack(isa, dtype)) * item // LINE) * LINE
         sums = conv.channels * conv.results * conv.taps * VL if gradient else 0
         self.scratch_bytes = sums_at + -(-sums * item // LINE) * LINE
-        common = dict(
+        write(
+            self.job,
             scratch_bytes=self.scratch_bytes, itemsize=item, images=conv.images,
             groups=conv.groups, channels=conv.channels, results=conv.results, taps=conv.taps,
             turned=conv.turned, H=conv.H, W=conv.W, stride_h=conv.stride_h,
@@ -58,14 +60,12 @@ class Planes:
                     self.window.stride_h * self.window.pitch, phase.out_row, phase.out_column,
                     gradient,
                 )  # fmt: skip
-                if kernel not in self.kernels:
-                    self.kernels.append(kernel)
-                fields = common | dict(
+                self.kernels.append(kernel)
+                write(
+                    self.job[number : number + 1],
                     P=phase.P, out_offset=phase.out_offset, out_row=phase.out_row,
-                    kernel=kernel.address(), first_tap=first, last_tap=first + len(kernel.taps),
+                    kernel=kernel.address(), first_tap=first,
                 )  # fmt: skip
-                for name, value in fields.items():
-                    self.job[number][name] = value
                 number += 1
 
     def _taps_at_once(self) -> int:

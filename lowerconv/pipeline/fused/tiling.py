@@ -64,7 +64,7 @@ def live_taps(conv: Convolution, phase: Phase, TH: int) -> np.ndarray:
     rows = np.arange(-(-phase.P // TH) * TH).reshape(-1, TH)
     at = rows[:, :, None] * conv.stride_h + offsets
     inside = (at >= 0) & (at < conv.H) & (rows[:, :, None] < phase.P)
-    return inside.any(axis=1)
+    return np.asarray(inside.any(axis=1))
 
 
 def _parts(extent: int, size: int) -> dict[int, int]:

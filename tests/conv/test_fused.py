@@ -1,0 +1,250 @@
+"""What only the fused engine has: register tiles, instruction sets, kept filters, planes, phases.
+
+Its results on the cases that all algorithms have in common are tested with the others'.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lowerconv as lc
+from lowerconv.kernels.simd import host_isa
+from lowerconv.machine.features import instruction_set
+
+from .cases import (
+    PASSES,
+    Case,
+    assert_close,
+    by_case,
+    by_dtype,
+    by_pass,
+    call_of,
+    call_on,
+    data_of,
+    make_plan,
+    named,
+    run,
+)
+from .elsewhere import Job, elsewhere
+from .test_properties import random_data, seeds, sweep
+
+THREADS = (1, 2, 3, 4, 7)
+
+shorter_sweep = settings(sweep, max_examples=25)
+
+
+@st.composite
+def grouped_cases(draw: st.DrawFn) -> Case:
+    """Groups of any size from depthwise on, with any geometry; extents around those of tiles."""
+    groups = draw(st.sampled_from([1, 1, 2, 3, 5]))
+    channels = draw(st.sampled_from([1, 1, 2, 3, 5, 7, 17, 33]))
+    filters = draw(st.sampled_from([1, 2, 3, 5, 7, 15, 17, 33, 49]))
+    taps = draw(st.tuples(*[st.sampled_from([1, 2, 3, 3, 5, 7])] * 2))
+    stride = draw(st.tuples(*[st.integers(1, 5)] * 2))
+    dilation = draw(st.tuples(*[st.integers(1, 3)] * 2))
+    # As large as the filter and larger, different on each side.
+    side = st.integers(0, 8)
+    padding = draw(st.tuples(*[st.tuples(side, side)] * 2))
+    least = [
+        max(1, (r - 1) * d + 1 - sum(pads))
+        for r, d, pads in zip(taps, dilation, padding, strict=True)
+    ]
+    image = (least[0] + draw(st.integers(0, 9)), least[1] + draw(st.integers(0, 40)))
+    x = (draw(st.integers(1, 3)), groups * channels, *image)
+    w = (groups * filters, channels, *taps)
+    return Case("drawn-groups", x, w, stride, padding, dilation, groups)
+
+
+@by_dtype
+@by_pass
+@shorter_sweep
+@given(case=grouped_cases(), seed=seeds)
+def test_random_groups(op: str, dtype: str, case: Case, seed: int) -> None:
+    x, w, _, dy = random_data(case, seed, dtype)
+    call = call_on(op, case, x, w, dy)
+    assert_close(run(op, case, call.operands, algorithm="fused"), call.expected)
+
+
+def filters_around_panels() -> list[Case]:
+    """Every number of filters up to two panels and one: of vectors of filters, of pixels."""
+    most = 4 * host_isa().lanes(np.dtype("float32")) + 1
+    return [Case(f"filters-{k}", (2, 3, 5, 9), (k, 3, 3, 3), padding=1) for k in range(1, most + 1)]
+
+
+def channels_around_tiles() -> list[Case]:
+    """Every number of channels up to two tiles of the weight gradient's and one."""
+    most = 4 * host_isa().rows + 1
+    return [Case(f"channels-{c}", (2, c, 4, 6), (19, c, 1, 2)) for c in range(1, most + 1)]
+
+
+def pixels_around_tiles() -> list[Case]:
+    """Every width up to two tiles and one, of one row and of several, few filters and many."""
+    most = 2 * host_isa().rows + 1
+    return [
+        Case(f"pixels-{q}-filters-{k}", (1, 3, 2, q), (k, 3, 2, 3), padding=((0, 1), (1, 1)))
+        for q in range(1, most + 1)
+        for k in ((5, 37)[q % 2],)
+    ]
+
+
+def rows_around_tiles() -> list[Case]:
+    """Narrow images, of which a tile has several rows."""
+    return [
+        Case(f"rows-{p}-width-{q}", (2, 5, p, q), (18, 5, 3, 3), padding=1)
+        for p in (1, 2, 3, 5, 7, 11)
+        for q in (1, 3, 4, 7)
+    ]
+
+
+PARTIAL = [filters_around_panels, channels_around_tiles, pixels_around_tiles, rows_around_tiles]
+
+
+@pytest.mark.parametrize("cases", PARTIAL)
+@by_pass
+def test_every_partial_tile(op: str, cases: Any) -> None:
+    for case in cases():
+        call = call_of(case, op, "float32")
+        print(case)
+        assert_close(run(op, case, call.operands, algorithm="fused"), call.expected)
+
+
+@pytest.mark.parametrize("width", [1, 7, 8, 9, 17, 40])
+@by_dtype
+@by_pass
+def test_strides_longer_than_a_vector(op: str, dtype: str, width: int) -> None:
+    """Neighbours among the pixels of a phase are further apart than a vector reaches."""
+    lanes = host_isa().lanes(np.dtype(dtype))
+    for stride in (lanes, lanes + 1, lanes + 2, 2 * lanes + 1):
+        case = Case(f"stride-{stride}", (2, 4, 3, stride * width), (5, 4, 1, 2), (1, stride))
+        call = call_of(case, op, dtype)
+        print(case)
+        assert_close(run(op, case, call.operands, algorithm="fused"), call.expected)
+
+
+# Each path of the engine, cut in enough pieces that workers share it in several ways.
+SHARED = [
+    *named("groups-2-everything", "tiles-67x83", "sums-of-3000", "partial-everywhere"),
+    *named("small-maps-batch-17-stride-2", "depthwise-65", "padding-beyond-kernel-stride-3"),
+    Case("many-small-groups", (2, 96, 9, 11), (64, 3, 3, 3), padding=1, groups=32),
+    Case("many-small-groups-kernel-1x1", (2, 160, 5, 5), (256, 5, 1, 1), groups=32),
+    Case("many-small-groups-stride-2", (1, 51, 9, 9), (85, 3, 3, 2), stride=2, groups=17),
+    Case("multiplier-3", (3, 13, 10, 9), (39, 1, 3, 3), padding=1, groups=13),
+    Case("wide-groups", (1, 105, 7, 30), (99, 35, 3, 3), padding=(2, 1), dilation=2, groups=3),
+    Case("bands", (1, 40, 62, 50), (50, 40, 3, 3), padding=1),
+    Case("one-pixel", (5, 130, 3, 3), (70, 130, 3, 3)),
+]
+
+
+@by_dtype
+@by_pass
+def test_thread_count_changes_no_bit(op: str, dtype: str) -> None:
+    """In a process that may have several threads, whatever this one may."""
+    jobs = []
+    for case in SHARED:
+        plan = (case.x, case.w, *case.arguments)
+        options = {"op": op, "dtype": dtype, "algorithm": "fused"}
+        operands = call_of(case, op, dtype).operands
+        jobs += [Job(f"{case.name} {n}", n, plan, options, [operands]) for n in THREADS]
+    results = elsewhere(jobs, NUMBA_NUM_THREADS=str(max(THREADS)))
+    for i, case in enumerate(SHARED):
+        alone, *others = [r for (r,) in results[i * len(THREADS) : (i + 1) * len(THREADS)]]
+        assert_close(alone, call_of(case, op, dtype).expected)
+        for n, result in zip(THREADS[1:], others, strict=True):
+            np.testing.assert_array_equal(result, alone, err_msg=f"{case.name}: {n} threads")
+
+
+@by_dtype
+@by_pass
+def test_filters_that_are_kept_packed(op: str, dtype: str) -> None:
+    """The same bits as without, again when other filters come, and when the first come back."""
+    jobs = []
+    for case in SHARED:
+        plan = (case.x, case.w, *case.arguments)
+        data = [data_of(case, dtype, seed) for seed in (0, 1)]
+        one, other = (
+            (d.dy, d.x) if op == "weight_grad" else ((d.x if op == "forward" else d.dy), d.w)
+            for d in data
+        )
+        calls = [one, one, other, (other[0], one[1]), other, one]
+        for n in THREADS:
+            for constant in (False, True):
+                options = {"op": op, "dtype": dtype, "algorithm": "fused"}
+                options |= {"constant_weights": constant}
+                jobs.append(Job(f"{case.name} {n} {constant=}", n, plan, options, calls))
+    results = elsewhere(jobs, NUMBA_NUM_THREADS=str(max(THREADS)))
+    for job, without, kept in zip(jobs[1::2], results[::2], results[1::2], strict=True):
+        for i, (want, result) in enumerate(zip(without, kept, strict=True)):
+            np.testing.assert_array_equal(result, want, err_msg=f"{job.name}, call {i}")
+
+
+@by_dtype
+@by_case(named("groups-2-everything", "kernel-1x1", "outputs-65", "depthwise-multiplier-3"))
+@by_pass
+def test_kept_filters_of_any_memory(op: str, case: Case, dtype: str) -> None:
+    """Read-only, of other layouts, in memory that was freed and taken again."""
+    plan = make_plan(op, case, algorithm="fused", dtype=dtype, constant_weights=True)
+    first, second = call_of(case, op, dtype).operands
+    expected = run(op, case, (first, second), algorithm="fused")
+    doubled = run(op, case, (first, 2 * second), algorithm="fused")
+    for _ in range(5):
+        # Each array is gone before the next is made: they may well have the same address.
+        np.testing.assert_array_equal(plan(first, second.copy()), expected)
+        np.testing.assert_array_equal(plan(first, 2 * second), doubled)
+    apart = np.repeat(second, 2, axis=-1)[..., ::2]
+    for layout in (second, second.copy("F"), apart, second):
+        np.testing.assert_array_equal(plan(first, layout), expected)
+
+
+@by_dtype
+@by_case(SHARED)
+@by_pass
+def test_called_twice(op: str, case: Case, dtype: str) -> None:
+    """Also after a larger problem has used the scratch memory."""
+    operands = call_of(case, op, dtype).operands
+    plan = make_plan(op, case, algorithm="fused", dtype=dtype)
+    once = plan(*operands)
+    other = [np.full_like(a, np.nan) for a in operands]
+    assert np.isnan(plan(*other)).any()
+    out = np.full_like(once, np.nan)
+    plan(*operands, out=out)
+    np.testing.assert_array_equal(out, once)
+
+
+TELLING = [
+    *named("kernel-1x1", "stride-2x3", "padding-beyond-kernel", "dilation-and-stride"),
+    *named("groups-2-everything", "depthwise-multiplier-3", "outputs-33", "tiles-67x83"),
+    Case("stride-1x7", (1, 3, 4, 90), (6, 3, 2, 3), (1, 7), padding=1),
+    Case("few-filters", (2, 7, 9, 21), (3, 7, 3, 3), padding=1),
+    Case("many-pixels-of-many-filters", (2, 19, 14, 14), (45, 19, 3, 3), padding=1),
+]
+ORDER = ("avx512", "avx2", "sse", "generic")
+
+
+@pytest.mark.parametrize("isa", ORDER[1:])
+@by_dtype
+def test_narrower_instruction_sets(isa: str, dtype: str) -> None:
+    widest = instruction_set()
+    if widest not in ORDER or ORDER.index(isa) < ORDER.index(widest):
+        pytest.skip(f"this CPU has {widest}, not {isa}")
+    jobs, right = [], []
+    for case in TELLING:
+        for op in PASSES:
+            call = call_of(case, op, dtype)
+            options = {"op": op, "dtype": dtype, "algorithm": "fused"}
+            plan = (case.x, case.w, *case.arguments)
+            jobs.append(Job(f"{case.name} {op}", 1, plan, options, [call.operands]))
+            right.append(call.expected)
+    for job, (result,), expected in zip(
+        jobs, elsewhere(jobs, LOWERCONV_ISA=isa), right, strict=True
+    ):
+        print(job.name)
+        assert_close(result, expected)
+
+
+def test_the_explanation_names_the_instructions() -> None:
+    for op in PASSES:
+        text = lc.plan_conv2d((2, 40, 9, 9), (40, 40, 3, 3), op=op, algorithm="fused").explain()
+        assert host_isa().name in text
