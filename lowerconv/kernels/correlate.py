@@ -99,11 +99,19 @@ def _lower(job, piece, group, channel, channels, target):
 
 
 @njit(cache=True, nogil=True)
-def _ask_for(job, piece, group, channel, channels):
-    """Prefetch the rows of x that the next piece lowers."""
+def _ask_for(job, piece, group, channel, channels, panel0, panel1):
+    """Prefetch what the next piece begins with: rows of dy, and of x if they are lowered."""
     item = job.itemsize
     size = job.H * job.W
     image0, image1, row = _place(job, piece)
+    first = panel0 * job.F
+    filters = min(panel1 * job.F, job.filters) - first
+    lines = min(job.band, job.P - row) * job.Q * item // 64 + 1
+    for image in range(image0, image1):
+        plane = ((image * job.groups + group) * job.filters + first) * job.P * job.Q + row * job.Q
+        call(job.touch, (job.dy + plane * item, filters, job.P * job.Q * item, lines))
+    if not job.lower:
+        return
     row0 = max(0, row * job.stride_h + job.first_row)
     row1 = min(job.H, row * job.stride_h + job.first_row + job.lowered_rows)
     lines = (row1 - row0) * job.W * item // 64 + 1
@@ -146,11 +154,11 @@ def _correlate(jobs, worker):
             if job.lower:
                 _lower(job, piece, group, channel, channels, lowered)
                 source = lowered
-                if piece + 1 < piece1:
-                    _ask_for(job, piece + 1, group, channel, channels)
             else:
                 plane = (image0 * job.groups + group) * job.channels + channel
                 source = job.x + (plane * job.plane + row * job.stride_h * job.pitch) * item
+            if piece + 1 < piece1:
+                _ask_for(job, piece + 1, group, channel, channels, panel0, panel1)
             # The last piece may have fewer images, or the last band of an image fewer rows.
             short = image1 - image0 < job.together or row + job.band > job.P
             mode = np.int64(1) if piece > piece0 or (job.straight and job.add) else np.int64(0)

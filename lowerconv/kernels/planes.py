@@ -27,7 +27,17 @@ JOB = np.dtype(
         for name in (
             *("source", "filters", "bias", "target", "scratch", "scratch_bytes", "itemsize"),
             *("images", "groups", "channels", "results", "taps", "turned", "H", "W", "stride_h"),
-            *("lower", "first_row", "lowered_rows", "left", "pitch", "band", "pieces", "pad"),
+            *(
+                "lower",
+                "first_row",
+                "lowered_rows",
+                "left",
+                "pitch",
+                "band",
+                "pieces",
+                "pad",
+                "fold",
+            ),
             *("out_plane", "add", "relu", "workers", "zeros", "sums_at", "VL"),
             # each phase its own; for a weight gradient each group of taps its own
             *("phases", "P", "out_offset", "out_row", "kernel", "first_tap"),
@@ -50,6 +60,8 @@ class PlaneKernel:
         Items of the source from one pixel to the next.
     out_row, out_column : int
         Items of the result from one pixel to the next.
+    together : int
+        Rows of the result that are computed at a time.
     gradient : bool
         Whether the kernel adds up the gradient of the taps instead of the result.
     """
@@ -61,6 +73,7 @@ class PlaneKernel:
     row_step: int
     out_row: int
     out_column: int
+    together: int
     gradient: bool = False
 
     def build(self) -> ir.Module:
@@ -124,7 +137,7 @@ class PlaneKernel:
 
             self._columns(e, body, [])
 
-        together = 4 if self.isa.registers >= 32 else 2
+        together = self.together
         blocks = b.sdiv(rows, e.constant(together))
 
         def many(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
@@ -142,9 +155,11 @@ class PlaneKernel:
 
     def _gradient(self, e: Emitter) -> None:
         """Add ``dy * x`` to the vectors of sums at `filter`; `out` is dy."""
-        source, filter_, _, dy, rows, _ = e.arguments
+        source, filter_, _, dy, rows, mode = e.arguments
         b = e.builder
-        sums = [e.load(filter_, i * e.lanes) for i in range(len(self.taps))]
+        zero = ir.Constant(e.vector, [0.0] * e.lanes)
+        add = b.icmp_signed("!=", b.and_(mode, e.constant(ADD)), e.constant(0))
+        sums = [b.select(add, e.load(filter_, i * e.lanes), zero) for i in range(len(self.taps))]
 
         def row(index: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
             here = e.offset(source, b.mul(index, e.constant(self.row_step)))
@@ -240,9 +255,6 @@ def _correlate(jobs, worker):
     sums = scratch + job.sums_at
     first, last = share(job.groups, worker, job.workers)
     for group in range(first, last):
-        vectors = carray(pointer(sums), pairs * job.taps * job.VL * item, np.uint8)
-        for i in range(len(vectors)):
-            vectors[i] = 0
         for image in range(job.images):
             for band in range(job.pieces):
                 rows = min(job.band, job.P - band * job.band)
@@ -256,32 +268,13 @@ def _correlate(jobs, worker):
                         for i in range(job.phases):
                             part = parts[i]
                             at = sums + (pair + part.first_tap) * job.VL * item
+                            mode = np.int64(image + band > 0)
                             call(
                                 part.kernel,
-                                (source, at, job.zeros, job.filters + dy * item, rows, np.int64(0)),
+                                (source, at, job.zeros, job.filters + dy * item, rows, mode),
                             )
         count = pairs * job.taps
-        target = job.target + group * count * item
-        if item == 4:
-            _fold(
-                carray(pointer(sums), (count, job.VL), np.float32),
-                carray(pointer(target), count, np.float32),
-            )
-        else:
-            _fold(
-                carray(pointer(sums), (count, job.VL), np.float64),
-                carray(pointer(target), count, np.float64),
-            )
-
-
-@njit(cache=True, nogil=True)
-def _fold(vectors, target):
-    """Add up the lanes of each vector."""
-    for i in range(len(target)):
-        total = vectors[i, 0]
-        for lane in range(1, vectors.shape[1]):
-            total += vectors[i, lane]
-        target[i] = total
+        call(job.fold, (sums, count, job.target + group * count * item))
 
 
 @lru_cache

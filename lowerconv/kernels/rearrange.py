@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from llvmlite import ir
 
-from lowerconv.kernels.emit import Emitter
+from lowerconv.kernels.emit import I64, Emitter
 from lowerconv.kernels.jit import load
 from lowerconv.kernels.simd import Isa
 from lowerconv.machine.workspace import LINE
@@ -84,7 +84,7 @@ def _pad_phases(isa: Isa, dtype: np.dtype, step: int) -> ir.Module:
 
     A row becomes `step` segments of ``pitch / step`` items; segment f holds columns f, f + step,
     ... of the padded row, so that neighbours among the pixels are neighbours in memory.  `left` is
-    a multiple of `step`.
+    a multiple of `step`, and a segment has room for whole vectors of the row.
     """
     names = ("source", "source_pitch", "H", "W", "first", "rows", "left", "target", "pitch")
     e = Emitter.function("pad", names, isa, dtype)
@@ -92,10 +92,13 @@ def _pad_phases(isa: Isa, dtype: np.dtype, step: int) -> ir.Module:
     b = e.builder
     zeros = ir.Constant(e.vector, [0.0] * e.lanes)
     lanes, stride = e.constant(e.lanes), e.constant(step)
+    together = e.constant(e.lanes * step)  # columns that are split at a time
     segment = b.sdiv(pitch, stride)
     before = b.sdiv(left, stride)
     more = e.constant(e.lanes - 1)
-    blocks = b.sdiv(b.add(W, e.constant(e.lanes * step - 1)), e.constant(e.lanes * step))
+    whole, rest = b.sdiv(W, together), b.srem(W, together)
+    some = b.icmp_signed(">", rest, e.constant(0))
+    blocks = b.add(whole, b.zext(some, I64))
     data_end = b.add(before, b.mul(blocks, lanes))
     left_vectors = b.sdiv(b.add(before, more), lanes)
     right_vectors = b.sdiv(b.add(b.sub(segment, data_end), more), lanes)
@@ -108,45 +111,48 @@ def _pad_phases(isa: Isa, dtype: np.dtype, step: int) -> ir.Module:
 
         e.loop(count, one)
 
+    def split(values: list[ir.Value], data: ir.Value, block: ir.Value) -> None:
+        """Store every `step`-th lane of some vectors at the same place of each segment."""
+        for phase in range(step):
+            wanted = [divmod(i * step + phase, e.lanes) for i in range(e.lanes)]
+            picked = e.shuffle(
+                values[0],
+                values[1],
+                [v * e.lanes + j for v, j in wanted if v < 2]
+                + [0] * sum(v >= 2 for v, _ in wanted),
+            )
+            for part in range(2, step):
+                choice = [e.lanes + j if v == part else i for i, (v, j) in enumerate(wanted)]
+                picked = e.shuffle(picked, values[part], choice)
+            to = e.offset(data, b.mul(segment, e.constant(phase)))
+            e.store(picked, e.offset(to, b.mul(block, lanes)), 0)
+
     def row(index: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
         (to,) = carried
         number = b.add(first, index)
         with b.if_else(b.icmp_unsigned("<", number, H), likely=True) as (copying, clearing):
             with copying:
                 begin = e.offset(source, b.mul(number, source_pitch))
-                for phase in range(step):
+                data = e.offset(to, before)
+                for phase in range(step):  # zeros first: they spill into what follows
                     here = e.offset(to, b.mul(segment, e.constant(phase)))
                     fill(here, left_vectors)
-                    data = e.offset(here, before)
-
-                    def block(j: ir.Value, _: list[ir.Value], phase=phase, data=data):
-                        values = []
-                        for part in range(step):
-                            vector = b.add(b.mul(j, stride), e.constant(part))
-                            item = b.mul(vector, lanes)
-                            mask = e.lanes_below(b.sub(W, item))
-                            values.append(e.masked_load(begin, item, mask))
-                        picked = values[0]
-                        for part in range(step):
-                            other = values[part] if part else values[min(1, step - 1)]
-                            choice = []
-                            for i in range(e.lanes):
-                                vector, lane = divmod(i * step + phase, e.lanes)
-                                if vector == part:
-                                    choice.append(lane if not part else e.lanes + lane)
-                                else:
-                                    choice.append(i)
-                            if part == 0:
-                                choice = [
-                                    (i * step + phase) if (i * step + phase) < e.lanes else 0
-                                    for i in range(e.lanes)
-                                ]
-                            picked = e.shuffle(picked, other, choice)
-                        e.store(picked, e.offset(data, b.mul(j, lanes)), 0)
-                        return []
-
-                    e.loop(blocks, block)
                     fill(e.offset(here, data_end), right_vectors)
+
+                def block(j: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+                    at = b.mul(j, together)
+                    values = [e.load(e.offset(begin, at), v * e.lanes) for v in range(step)]
+                    split(values, data, j)
+                    return []
+
+                e.loop(whole, block)
+                with b.if_then(some):
+                    at = b.mul(whole, together)
+                    values = []
+                    for v in range(step):
+                        mask = e.lanes_below(b.sub(rest, e.constant(v * e.lanes)))
+                        values.append(e.masked_load(e.offset(begin, at), v * e.lanes, mask))
+                    split(values, data, whole)
             with clearing:
                 fill(to, row_vectors)
         return [e.offset(to, pitch)]
@@ -279,6 +285,38 @@ def _touch(isa: Isa, dtype: np.dtype) -> ir.Module:
 
     e.loop(count, place)
     return e.finish()
+
+
+def _fold(isa: Isa, dtype: np.dtype) -> ir.Module:
+    """Emit ``fold``: ``target[i]`` is the sum of the lanes of vector i at `vectors`."""
+    e = Emitter.function("fold", ("vectors", "count", "target"), isa, dtype)
+    vectors, count, target = e.arguments
+    b = e.builder
+    lanes = e.constant(e.lanes)
+    last = b.sub(count, e.constant(1))
+
+    def block(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        first = b.mul(index, lanes)
+        rows = []
+        for i in range(e.lanes):
+            number = b.add(first, e.constant(i))
+            exists = b.icmp_signed("<", number, count)
+            number = b.select(exists, number, last)  # read again, and not stored
+            rows.append(e.load(vectors, b.mul(number, lanes)))
+        sums = e.transpose(rows)
+        while len(sums) > 1:
+            sums = [b.fadd(sums[i], sums[i + 1]) for i in range(0, len(sums), 2)]
+        e.masked_store(sums[0], target, first, e.lanes_below(b.sub(count, first)))
+        return []
+
+    e.loop(b.sdiv(b.add(count, e.constant(e.lanes - 1)), lanes), block)
+    return e.finish()
+
+
+@lru_cache
+def fold_address(isa: Isa, dtype: np.dtype) -> int:
+    """Return the address of ``fold``."""
+    return load(dtype.str, lambda: _fold(isa, dtype), isa, "fold")
 
 
 @lru_cache

@@ -3,6 +3,7 @@
 Its results on the cases that all algorithms have in common are tested with the others'.
 """
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -26,14 +27,15 @@ from .cases import (
     data_of,
     make_plan,
     named,
+    operands_of,
     run,
 )
 from .elsewhere import Job, elsewhere
 from .test_properties import random_data, seeds, sweep
 
-THREADS = (1, 2, 3, 4, 7)
+THREADS = (1, 2, 3, 7)
 
-shorter_sweep = settings(sweep, max_examples=25)
+shorter_sweep = settings(sweep, max_examples=15)
 
 
 @st.composite
@@ -111,14 +113,13 @@ def test_every_partial_tile(op: str, cases: Any) -> None:
         assert_close(run(op, case, call.operands, algorithm="fused"), call.expected)
 
 
-@pytest.mark.parametrize("width", [1, 7, 8, 9, 17, 40])
 @by_dtype
 @by_pass
-def test_strides_longer_than_a_vector(op: str, dtype: str, width: int) -> None:
+def test_strides_longer_than_a_vector(op: str, dtype: str) -> None:
     """Neighbours among the pixels of a phase are further apart than a vector reaches."""
     lanes = host_isa().lanes(np.dtype(dtype))
-    for stride in (lanes, lanes + 1, lanes + 2, 2 * lanes + 1):
-        case = Case(f"stride-{stride}", (2, 4, 3, stride * width), (5, 4, 1, 2), (1, stride))
+    for stride, width in product((lanes + 1, lanes + 2, 2 * lanes + 1), (1, 9, 2 * lanes + 1)):
+        case = Case(f"stride-{stride}-width-{width}", (2, 4, 3, stride * width), (5, 4, 1, 2), (1, stride))
         call = call_of(case, op, dtype)
         print(case)
         assert_close(run(op, case, call.operands, algorithm="fused"), call.expected)
@@ -126,14 +127,13 @@ def test_strides_longer_than_a_vector(op: str, dtype: str, width: int) -> None:
 
 # Each path of the engine, cut in enough pieces that workers share it in several ways.
 SHARED = [
-    *named("groups-2-everything", "tiles-67x83", "sums-of-3000", "partial-everywhere"),
-    *named("small-maps-batch-17-stride-2", "depthwise-65", "padding-beyond-kernel-stride-3"),
+    *named("groups-2-everything", "sums-of-2304", "small-maps-batch-17-stride-2", "depthwise-65"),
     Case("many-small-groups", (2, 96, 9, 11), (64, 3, 3, 3), padding=1, groups=32),
     Case("many-small-groups-kernel-1x1", (2, 160, 5, 5), (256, 5, 1, 1), groups=32),
     Case("many-small-groups-stride-2", (1, 51, 9, 9), (85, 3, 3, 2), stride=2, groups=17),
     Case("multiplier-3", (3, 13, 10, 9), (39, 1, 3, 3), padding=1, groups=13),
-    Case("wide-groups", (1, 105, 7, 30), (99, 35, 3, 3), padding=(2, 1), dilation=2, groups=3),
-    Case("bands", (1, 40, 62, 50), (50, 40, 3, 3), padding=1),
+    Case("wide-groups", (1, 105, 7, 30), (51, 35, 3, 3), padding=(2, 1), dilation=2, groups=3),
+    Case("bands", (1, 40, 62, 50), (19, 40, 3, 3), padding=1),
     Case("one-pixel", (5, 130, 3, 3), (70, 130, 3, 3)),
 ]
 
@@ -156,28 +156,28 @@ def test_thread_count_changes_no_bit(op: str, dtype: str) -> None:
             np.testing.assert_array_equal(result, alone, err_msg=f"{case.name}: {n} threads")
 
 
+@pytest.mark.parametrize("op", ["forward", "input_grad"])
 @by_dtype
-@by_pass
 def test_filters_that_are_kept_packed(op: str, dtype: str) -> None:
     """The same bits as without, again when other filters come, and when the first come back."""
     jobs = []
     for case in SHARED:
         plan = (case.x, case.w, *case.arguments)
-        data = [data_of(case, dtype, seed) for seed in (0, 1)]
-        one, other = (
-            (d.dy, d.x) if op == "weight_grad" else ((d.x if op == "forward" else d.dy), d.w)
-            for d in data
+        (image, w), (other_image, other_w) = (
+            operands_of(op, data.x, data.w, data.dy)
+            for data in (data_of(case, dtype, seed) for seed in (0, 1))
         )
-        calls = [one, one, other, (other[0], one[1]), other, one]
-        for n in THREADS:
-            for constant in (False, True):
-                options = {"op": op, "dtype": dtype, "algorithm": "fused"}
-                options |= {"constant_weights": constant}
-                jobs.append(Job(f"{case.name} {n} {constant=}", n, plan, options, calls))
+        calls = [(image, w), (other_image, w), (image, other_w), (image, w)]
+        options = {"op": op, "dtype": dtype, "algorithm": "fused"}
+        jobs.append(Job(f"{case.name} packed each time", 1, plan, options, calls))
+        options = options | {"constant_weights": True}
+        jobs += [Job(f"{case.name} kept {n}", n, plan, options, calls) for n in THREADS]
     results = elsewhere(jobs, NUMBA_NUM_THREADS=str(max(THREADS)))
-    for job, without, kept in zip(jobs[1::2], results[::2], results[1::2], strict=True):
-        for i, (want, result) in enumerate(zip(without, kept, strict=True)):
-            np.testing.assert_array_equal(result, want, err_msg=f"{job.name}, call {i}")
+    for i in range(0, len(jobs), 1 + len(THREADS)):
+        for job, kept in list(zip(jobs, results, strict=True))[i + 1 : i + 1 + len(THREADS)]:
+            for number, (want, result) in enumerate(zip(results[i], kept, strict=True)):
+                message = f"{job.name}, call {number}"
+                np.testing.assert_array_equal(result, want, err_msg=message)
 
 
 @by_dtype
@@ -199,18 +199,18 @@ def test_kept_filters_of_any_memory(op: str, case: Case, dtype: str) -> None:
 
 
 @by_dtype
-@by_case(SHARED)
 @by_pass
-def test_called_twice(op: str, case: Case, dtype: str) -> None:
-    """Also after a larger problem has used the scratch memory."""
-    operands = call_of(case, op, dtype).operands
-    plan = make_plan(op, case, algorithm="fused", dtype=dtype)
-    once = plan(*operands)
-    other = [np.full_like(a, np.nan) for a in operands]
-    assert np.isnan(plan(*other)).any()
-    out = np.full_like(once, np.nan)
-    plan(*operands, out=out)
-    np.testing.assert_array_equal(out, once)
+def test_called_twice(op: str, dtype: str) -> None:
+    """Also after NaN has passed through the scratch memory."""
+    for case in SHARED:
+        print(case)
+        operands = call_of(case, op, dtype).operands
+        plan = make_plan(op, case, algorithm="fused", dtype=dtype)
+        once = plan(*operands)
+        assert np.isnan(plan(*(np.full_like(a, np.nan) for a in operands))).any()
+        out = np.full_like(once, np.nan)
+        plan(*operands, out=out)
+        np.testing.assert_array_equal(out, once)
 
 
 TELLING = [
@@ -220,7 +220,7 @@ TELLING = [
     Case("few-filters", (2, 7, 9, 21), (3, 7, 3, 3), padding=1),
     Case("many-pixels-of-many-filters", (2, 19, 14, 14), (45, 19, 3, 3), padding=1),
 ]
-ORDER = ("avx512", "avx2", "sse", "generic")
+ORDER = ("avx512", "avx2", "sse")
 
 
 @pytest.mark.parametrize("isa", ORDER[1:])

@@ -1,6 +1,7 @@
 """The copies of the fused engine against numpy, between guard pages."""
 
 import random
+from itertools import product
 
 import numpy as np
 import pytest
@@ -119,12 +120,11 @@ def test_transpose(isa, rng):
     compare(jobs, right)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @by_isa
-def test_turn(isa, dtype, rng):
+def test_turn(isa, rng):
     jobs, right = [], []
-    VL = isa.lanes(dtype)
-    for taps in sorted({1, 2, 3, 9, VL, VL + 1, 25}):
+    for dtype, taps in product(DTYPES, (1, 2, 9, 16, 17, 25)):
+        VL = isa.lanes(dtype)
         for number in range(12):
             lanes = VL if number % 2 else rng.randint(1, VL)
             rows = lanes if number % 3 else rng.randint(1, lanes)
@@ -154,11 +154,10 @@ def test_turn(isa, dtype, rng):
 @by_isa
 def test_touch_reads_nothing(isa):
     """Not even where there is no memory: it is only asked for."""
-    for dtype in DTYPES:
-        there = np.ones(16, dtype)
-        arguments = [there, 3, 2**40 + 8, 5]
-        job = Job("touch", ("touch_address", isa, dtype), arguments, 0, PLACES[-1])
-        np.testing.assert_array_equal(call([job])[0], there)
+    there = np.ones(16, np.float32)
+    arguments = [there, 3, 2**40 + 8, 5]
+    job = Job("touch", ("touch_address", isa, there.dtype), arguments, 0, PLACES[-1])
+    np.testing.assert_array_equal(call([job])[0], there)
 
 
 def test_slack_covers_a_vector():

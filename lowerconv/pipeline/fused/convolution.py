@@ -61,7 +61,7 @@ class Layout:
         the number of threads, because blocks of channels round.
         """
         conv = self.conv
-        self.window = window(conv, split=self.swap)
+        self.window = window(conv, self.VL if self.swap else 0)
         P = max(phase.P for phase in conv.phases)
         TH = self.tiles[0][0]
         weights = int(WEIGHTS_SHARE * panel_bytes()) // self.item

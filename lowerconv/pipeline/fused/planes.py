@@ -6,7 +6,7 @@ import numpy as np
 
 from lowerconv.kernels.call import write
 from lowerconv.kernels.planes import JOB, PlaneKernel
-from lowerconv.kernels.rearrange import pad_address, slack
+from lowerconv.kernels.rearrange import fold_address, pad_address, slack
 from lowerconv.kernels.simd import Isa
 from lowerconv.machine.workspace import LINE
 from lowerconv.pipeline.fused.phases import Convolution
@@ -22,7 +22,7 @@ class Planes:
         self.isa, self.conv, self.gradient = isa, conv, gradient
         item, dtype = conv.dtype.itemsize, conv.dtype
         VL = isa.lanes(dtype)
-        self.window = window(conv, split=True)
+        self.window = window(conv, VL)
         P = max(phase.P for phase in conv.phases)
         band = P
         if self.window.lower:
@@ -47,6 +47,7 @@ class Planes:
             lower=self.window.lower, first_row=self.window.first_row,
             lowered_rows=self.window.rows(band), left=self.window.left, pitch=self.window.pitch,
             band=band, pieces=pieces, pad=pad_address(isa, dtype, self.window.split),
+            fold=fold_address(isa, dtype),
             out_plane=conv.out_plane, workers=self.workers, zeros=self._zeros.ctypes.data,
             sums_at=sums_at, VL=VL, phases=len(self.job),
         )  # fmt: skip
@@ -58,7 +59,7 @@ class Planes:
                 kernel = PlaneKernel(
                     isa, dtype, tuple(taps[first : first + most]), phase.Q,
                     self.window.stride_h * self.window.pitch, phase.out_row, phase.out_column,
-                    gradient,
+                    balanced(band, 7 if isa.registers >= 32 else 3), gradient,
                 )  # fmt: skip
                 self.kernels.append(kernel)
                 write(

@@ -70,8 +70,11 @@ class Window:
         return 1 if self.split > 1 else self.stride_w
 
 
-def window(conv: Convolution, split: bool = False) -> Window:
-    """Return the window of a convolution, its columns split by the stride if asked for."""
+def window(conv: Convolution, split_lanes: int = 0) -> Window:
+    """Return the window of a convolution.
+
+    Where `split_lanes` is not 0, columns are split by the stride, in whole vectors of so many lanes.
+    """
     top, bottom, left, right = conv.reach
     P = max(phase.P for phase in conv.phases)
     Q = max(phase.Q for phase in conv.phases)
@@ -81,10 +84,13 @@ def window(conv: Convolution, split: bool = False) -> Window:
         or (P - 1) * conv.stride_h + bottom >= conv.H
         or (Q - 1) * conv.stride_w + right >= conv.W
     )
-    parts = conv.stride_w if split else 1
+    parts = conv.stride_w if split_lanes else 1
     common = (conv.H, conv.W, conv.stride_h, conv.stride_w, conv.dtype.itemsize)
     if not outside and parts == 1:
         return Window(*common, False, 1, 0, 0, bottom, conv.W)
     before = -(-max(0, -left) // parts) * parts
     width = max(before + conv.W, before + (Q - 1) * conv.stride_w + right + 1)
-    return Window(*common, True, parts, before, top, bottom, -(-width // parts) * parts)
+    if parts > 1:
+        segment = before // parts + ceil(conv.W / (parts * split_lanes)) * split_lanes
+        width = max(width, parts * segment)
+    return Window(*common, True, parts, before, top, bottom, ceil(width / parts) * parts)
