@@ -40,7 +40,7 @@ JOB = np.dtype(
             *("kernel", "kernel_tail", "kernel_last", "kernel_last_tail"),
             # generated copies, the grid of workers, offsets in a worker's scratch
             *("pad", "transpose", "turn", "touch"),
-            *("grid_panels", "grid_pieces", "lowered_at", "bias_at"),
+            *("rectangles", "workers", "lowered_at", "bias_at"),
         )
     ]
 )
@@ -133,14 +133,12 @@ def _start_sums(target, room, source, count):
         sums[i] = 0
 
 
-def _convolve(jobs, worker):
-    """Do one worker's share: a rectangle of panels x pieces."""
+@njit(cache=True, nogil=True)
+def _rectangle(jobs, worker, panel0, panel1, piece0, piece1):
+    """Convolve pieces with panels."""
     job = carray(jobs, 1)[0]
     phases = carray(jobs, job.phases)
     item = job.itemsize
-    across, along = worker // job.grid_pieces, worker % job.grid_pieces
-    panel0, panel1 = share(job.groups * job.panels, across, job.grid_panels)
-    piece0, piece1 = share(job.images * job.pieces, along, job.grid_pieces)
     scratch = job.scratch + worker * job.scratch_bytes
     lowered = scratch + job.lowered_at
     biases = scratch + job.bias_at
@@ -233,11 +231,21 @@ def _convolve(jobs, worker):
                                 )  # fmt: skip
 
 
+def _convolve(jobs, worker):
+    """Do one worker's share: rectangles of panels x pieces."""
+    job = carray(jobs, 1)[0]
+    numbers = carray(pointer(job.rectangles), job.workers + 1, np.int64)
+    begin, end = numbers[worker], numbers[worker + 1]
+    numbers = carray(pointer(job.rectangles), end, np.int64)
+    for at in range(begin, end, 4):
+        _rectangle(jobs, worker, numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3])
+
+
 def _pack_all(jobs, worker):
     """Pack every panel once, for a plan whose filters are constant: ``target`` is the result."""
     job = carray(jobs, 1)[0]
     panel_bytes = job.F * job.channels * job.taps * job.itemsize
-    for number in range(worker, job.groups * job.panels, job.grid_panels * job.grid_pieces):
+    for number in range(worker, job.groups * job.panels, job.workers):
         group, panel = number // job.panels, number % job.panels
         _pack(job, group, 0, job.channels, panel, job.target + number * panel_bytes)
 

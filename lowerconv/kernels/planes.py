@@ -14,7 +14,7 @@ import numpy as np
 from llvmlite import ir
 from numba import carray, njit
 
-from lowerconv.kernels.call import call, loops, pointer
+from lowerconv.kernels.call import call, loops
 from lowerconv.kernels.convolve import share
 from lowerconv.kernels.emit import Emitter
 from lowerconv.kernels.jit import assembly, load

@@ -20,7 +20,9 @@ from lowerconv.kernels.rearrange import (
 )
 from lowerconv.kernels.simd import Isa
 from lowerconv.machine.workspace import LINE
+from lowerconv.pipeline.fused.partition import best
 from lowerconv.pipeline.fused.phases import Convolution
+from lowerconv.pipeline.fused.tiling import PACKED as PACK_PRICE
 from lowerconv.pipeline.fused.tiling import Tiling, live_taps
 from lowerconv.pipeline.fused.window import balanced, window
 
@@ -50,7 +52,7 @@ class Layout:
         self.F, self.tiles = self.tiling.F, self.tiling.shapes
         self.panels = -(-conv.results // self.F)
         self._choose_blocks()
-        self._choose_grid()
+        self._choose_partition()
         self._build()
 
     def _choose_blocks(self) -> None:
@@ -69,7 +71,7 @@ class Layout:
         plane = self.window.plane
         tiles = sum(self._tiles(i) for i in range(len(conv.phases))) * conv.images
         counts = [*range(1, 65), *(2**i for i in range(7, 31))]
-        best = None
+        cheapest = None
         for channels in sorted({-(-conv.channels // n) for n in counts}, reverse=True):
             blocks = -(-conv.channels // channels)
             panel = self.F * conv.taps * channels
@@ -93,10 +95,10 @@ class Layout:
                 row = 10 + 4 * self.window.pitch / self.VL
                 lower = passes * conv.images * conv.channels * rows * row
             add = (blocks - 1) * tiles * self.panels * (100 + 4 * self.F)
-            if best is None or lower + add < best[0]:
-                best = lower + add, channels, at_once, band
-        assert best is not None  # one channel always passes
-        _, self.channel_block, self.panels_per_block, self.band = best
+            if cheapest is None or lower + add < cheapest[0]:
+                cheapest = lower + add, channels, at_once, band
+        assert cheapest is not None  # one channel always passes
+        _, self.channel_block, self.panels_per_block, self.band = cheapest
         self.panels_per_block = balanced(self.panels, self.panels_per_block)
         self.plane = plane(self.band)
         if self.plane * self.channel_block > OFFSET_MAX:
@@ -104,39 +106,40 @@ class Layout:
                 f"fused: a plane of {self.plane:,} items, offsets count to {OFFSET_MAX:,}"
             )
 
-    def _choose_grid(self) -> None:
-        """Cut pieces and panels between the workers, least work for the busiest of them."""
+    def _choose_partition(self) -> None:
+        """Cut images to pieces, and share pieces and panels out: the busiest worker least so."""
         conv = self.conv
+        P = max(phase.P for phase in conv.phases)
+        TH = self.tiles[0][0]
+        panels = conv.groups * self.panels
+        tiles = max(self._tiles(i) for i in range(len(conv.phases)))
+        row = max(self._tiles_per_row(i) for i in range(len(conv.phases)))
+        # Pieces are rows of tiles where they are lowered or have phases, else any number of tiles.
+        per_unit = row if self.window.lower or len(conv.phases) > 1 else 1
+        units = ceil(tiles / per_unit)
+        most = self.band // TH if self.window.lower else units
+        fewest = ceil(units / most)
+        sizes = {ceil(units / min(units, fewest + more)) for more in range(4 * self.threads)}
+        sizes = sizes if conv.images * fewest < 8 * self.threads else {ceil(units / fewest)}
+        # Times, in multiply-adds of one vector.
+        work = self.tiling.cost / (conv.images * panels)
+        items = self.F * conv.channels * conv.taps
+        pack = 0.0 if self.in_place or self.constant else PACK_PRICE * items
+        options = []
+        for size in sorted(sizes, reverse=True):
+            lower = 0.0
+            if self.window.lower:
+                lines = self.window.rows(min(size * TH, P))
+                lower = conv.channels * lines * (10 + 4 * self.window.pitch / self.VL)
+            pieces = ceil(units / size)
+            options.append((conv.images * pieces, work * size / units, lower))
+        number, self.partition = best(panels, self.threads, self.panels_per_block, pack, options)
+        size = sorted(sizes, reverse=True)[number]
+        self.pieces = ceil(units / size)
+        self.piece_units = size
         if self.window.lower:
-            P = max(phase.P for phase in conv.phases)
-            self.pieces = -(-P // self.band)
-        else:
-            tiles = max(self._tiles(i) for i in range(len(conv.phases)))
-            row = max(self._tiles_per_row(i) for i in range(len(conv.phases)))
-            # Without lowering a piece is any number of tiles; with phases, of rows of tiles.
-            unit = row if len(conv.phases) > 1 else 1
-            units = ceil(tiles / unit)
-            self.piece_units = ceil(units / ceil(2 * self.threads / conv.images))
-            self.pieces = ceil(units / self.piece_units)
-        panels, pieces = conv.groups * self.panels, conv.images * self.pieces
-        # Sharing panels costs lowering again; sharing pieces costs packing again.
-        best = None
-        for across in range(1, min(self.threads, panels) + 1):
-            along = min(self.threads // across, pieces)
-            mine, theirs = -(-panels // across), -(-pieces // along)
-            pack = (
-                0.0
-                if self.in_place or self.constant
-                else 0.35 * mine * self.F * conv.channels * conv.taps
-            )
-            pixels = conv.images * conv.phases[0].P * conv.phases[0].Q / pieces
-            lower = 0.5 * theirs * conv.channels * pixels if self.window.lower else 0.0
-            work = mine * self.F * theirs * pixels * conv.channels * conv.taps / 32
-            cost = pack + lower + work
-            if best is None or cost < best[0]:
-                best = cost, across, along
-        assert best is not None
-        _, self.grid_panels, self.grid_pieces = best
+            self.band = size * TH
+        self.workers = len(self.partition)
 
     def _tiles_per_row(self, number: int) -> int:
         phase, (_, TW) = self.conv.phases[number], self.tiles[number]
@@ -241,9 +244,13 @@ class Layout:
         lowered_at = bias_at + lines(self.panels_per_block * self.F)
         lowered = lines(self.plane * self.channel_block) if self.window.lower else 0
         self.scratch_bytes = lowered_at + lowered
-        self.workers = self.grid_panels * self.grid_pieces
         items = conv.groups * self.panels * self.F * conv.channels * conv.taps
         self.packed = np.empty(items + spare, conv.dtype) if keeps else None
+        # For every worker: where its rectangles begin, and all rectangles.
+        counts = [0, *(len(rectangles) for rectangles in self.partition)]
+        begins = np.cumsum(counts) * 4 + len(counts)
+        flat = [number for part in self.partition for rectangle in part for number in rectangle]
+        self._rectangles = np.array([*begins, *flat], np.int64)
         self.job = np.zeros(len(conv.phases), JOB)
         write(
             self.job,
@@ -261,7 +268,7 @@ class Layout:
             transpose=transpose_address(isa, conv.dtype),
             touch=touch_address(isa, conv.dtype),
             turn=turn_address(isa, conv.dtype, conv.taps) if conv.turned else 0,
-            grid_panels=self.grid_panels, grid_pieces=self.grid_pieces,
+            rectangles=self._rectangles.ctypes.data, workers=self.workers,
             lowered_at=lowered_at, bias_at=bias_at,
         )  # fmt: skip
         self._kept: list[np.ndarray] = []  # tables live as long as their addresses
@@ -270,14 +277,14 @@ class Layout:
             kernels = self._kernels(number)
             self.kernels += kernels
             per_row = self._tiles_per_row(number)
-            units = self.band // TH if self.window.lower else self.piece_units
-            whole_rows = self.window.lower or len(conv.phases) > 1
+            rows = self.window.lower or len(conv.phases) > 1  # pieces are whole rows of tiles
             tables = self._tables(number)
             self._kept.append(tables)
             write(
                 self.job[number : number + 1],
                 P=phase.P, Q=phase.Q, TH=TH, TW=TW, tiles_per_row=per_row,
-                tiles=self._tiles(number), tiles_per_piece=units * (per_row if whole_rows else 1),
+                tiles=self._tiles(number),
+                tiles_per_piece=self.piece_units * (per_row if rows else 1),
                 tables=tables.ctypes.data, out_offset=phase.out_offset, out_row=phase.out_row,
                 out_column=phase.out_column,
                 kernel=kernels[0].address(), kernel_tail=kernels[1].address(),
@@ -304,5 +311,7 @@ class Layout:
             "tile": f"{pixels} pixels x {self.F} filters",
             "source": f"bands of {self.band} rows, lowered" if self.window.lower else "in place",
             "blocks": f"{self.channel_block} channels x {self.panels_per_block} panels of filters",
-            "cores": f"{self.grid_panels} across filters x {self.grid_pieces} along pixels",
+            "pieces": f"{self.conv.images * self.pieces} of the images, "
+            f"{self.conv.groups * self.panels} panels",
+            "cores": f"{self.workers}",
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import ceil
 
 import numpy as np
 
@@ -131,21 +132,31 @@ class Correlation:
         room = SUMS_BYTES // self.item // (self.panels_per_block * self.F * self.taps)
         if self.lower:
             room = min(room, BAND_BYTES // self.item // (self.plane * self.together))
-        block = max(unit, min(conv.channels, room) // unit * unit)
-        # Enough tasks for the workers, as many splits of the sum as it takes.
+        # As many splits of the sum as many cores need, whatever their number here: splits round.
         pieces = self.pieces * (conv.images if self.together == 1 else 1)
-        blocks = -(-conv.channels // block)
-        wanted = -(-TASKS // (conv.groups * self._panel_blocks))
+        largest = max(unit, min(conv.channels, room) // unit * unit)
+        others = conv.groups * self._panel_blocks
+        blocks = ceil(conv.channels / largest)
         self.splits = 1
-        if blocks < wanted and (self.swap or not self.straight):
+        if blocks * others < TASKS and (self.swap or not self.straight):
             partial = self.dw_items * self.item
-            self.splits = max(1, min(PARTIAL_BYTES // partial, pieces // 2, -(-wanted // blocks)))
-        tasks = blocks * self.splits * conv.groups * self._panel_blocks
-        while tasks % self.threads and tasks < 4 * self.threads and block > unit:
-            block = max(unit, (block - 1) // unit * unit)
-            tasks = -(-conv.channels // block) * self.splits * conv.groups * self._panel_blocks
+            wanted = ceil(TASKS / (blocks * others))
+            self.splits = max(1, min(PARTIAL_BYTES // partial, pieces // 2, wanted))
+
+        def busiest(block: int) -> float:
+            """Return the time of the worker with most tasks: tiles, and gathering dy for each."""
+            tasks = ceil(ceil(conv.channels / block) * others * self.splits / self.threads)
+            filters = self.panels_per_block * self.F
+            return tasks * filters * (block * self.taps / self.VL + 1.0 + 60 / self.band / self.Q)
+
+        sizes = {
+            min(largest, ceil(conv.channels / parts / unit) * unit)
+            for parts in range(1, 4 * self.threads + blocks + 1)
+        }
+        block = min(sorted(sizes, reverse=True), key=busiest)
         self.channel_block = min(conv.channels, block)
-        self.channel_blocks = -(-conv.channels // self.channel_block)
+        self.channel_blocks = ceil(conv.channels / self.channel_block)
+        tasks = self.channel_blocks * others * self.splits
         self.workers = max(1, min(self.threads, tasks))
 
     @property
