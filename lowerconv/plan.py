@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from functools import lru_cache
 from math import prod
 from typing import Any, cast
@@ -162,8 +161,6 @@ class ConvPlan:
         self._count = 3 if self.bias else 2
         self._single = single
         self._operand_shapes = (*self._shapes[:2], (problem.K,))[: self._count]
-        blas = problem.N > 0 and self._pipeline.uses_blas
-        self._blas: Any = single_threaded_blas if blas else nullcontext
 
     def _choose(self, tune: bool, constant: bool) -> tuple[Candidate, str]:
         """Return what "auto" stands for, and why: as remembered, as measured now, or as priced."""
@@ -252,17 +249,29 @@ class ConvPlan:
                 array.reshape(shape)
                 for array, shape in zip((first, second, result), self._full_shapes, strict=True)
             )
-        pipeline = self._pipeline
-        with parallel_region(self.threads), self._blas():
-            scratch = workspace(pipeline.workspace_items, self.problem.dtype)
-            if self.op == "forward":
-                bias = operands[2] if self.bias else self._no_bias
-                epilogue = Epilogue(bias, self.activation == "relu")
-                pipeline.forward(first, second, epilogue, result, scratch)
-            elif self.op == "input_grad":
-                pipeline.input_grad(first, second, result, scratch)
+        with parallel_region(self.threads):
+            if self._pipeline.uses_blas:
+                with single_threaded_blas():
+                    self._compute(first, second, operands[2:], result)
             else:
-                pipeline.weight_grad(first, second, result, scratch)
+                self._compute(first, second, operands[2:], result)
+
+    def _compute(
+        self,
+        first: np.ndarray,
+        second: np.ndarray,
+        bias: tuple[np.ndarray, ...],
+        result: np.ndarray,
+    ) -> None:
+        pipeline = self._pipeline
+        scratch = workspace(pipeline.workspace_items, self.problem.dtype)
+        if self.op == "forward":
+            epilogue = Epilogue(bias[0] if bias else self._no_bias, self.activation == "relu")
+            pipeline.forward(first, second, epilogue, result, scratch)
+        elif self.op == "input_grad":
+            pipeline.input_grad(first, second, result, scratch)
+        else:
+            pipeline.weight_grad(first, second, result, scratch)
 
     def _careful(self, operands: tuple[Any, ...], out: Any) -> np.ndarray:
         """Check everything, and run on copies of what kernels cannot take as it is."""

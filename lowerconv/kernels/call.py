@@ -87,6 +87,21 @@ def write(job: np.ndarray, **fields: int) -> None:
         job[name] = value
 
 
+# The first fields of every job: the operands of a call.
+OPERANDS = ("source", "filters", "bias", "target", "scratch", "relu")
+
+
+@njit(cache=True, nogil=True)
+def place(words, source, filters, bias, target, scratch, relu):
+    """Write the operands of a call into a job: one step into compiled code for all of them."""
+    words[0] = source.ctypes.data
+    words[1] = filters.ctypes.data
+    words[2] = bias.ctypes.data if bias.size else 0
+    words[3] = target.ctypes.data
+    words[4] = scratch
+    words[5] = relu
+
+
 @lru_cache
 def _function(address: int):
     return ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(address)

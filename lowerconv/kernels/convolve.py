@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numba import carray, njit
 
-from lowerconv.kernels.call import call, loops, pointer
+from lowerconv.kernels.call import OPERANDS, call, loops, pointer
 
 # How filters reach the microkernel.
 IN_PLACE, PACKED, FORWARD, TURNED = range(4)
@@ -23,7 +23,8 @@ JOB = np.dtype(
         (name, np.int64)
         for name in (
             # operands: addresses; scratch_bytes of scratch for each worker
-            *("source", "filters", "bias", "target", "scratch", "scratch_bytes", "itemsize"),
+            *OPERANDS,
+            *("scratch_bytes", "itemsize"),
             # the source: images of `planes` planes, H rows of W items
             *("images", "planes", "H", "W", "stride_h", "stride_w"),
             # channels are summed over, filters are the result's; both per group
@@ -33,7 +34,7 @@ JOB = np.dtype(
             # lowering: pieces of an image, each a band of rows, padded unless it is in place
             *("pieces", "band", "lower", "first_row", "lowered_rows", "left", "pitch", "plane"),
             # the result: items of a plane; what to do with sums
-            *("out_plane", "add", "relu"),
+            *("out_plane", "add"),
             # phases follow each other in memory; the fields below are each one's own
             *("phases", "P", "Q", "TH", "TW", "tiles_per_row", "tiles", "tiles_per_piece"),
             *("tables", "out_offset", "out_row", "out_column"),

@@ -11,17 +11,17 @@ from functools import lru_cache
 import numpy as np
 from numba import carray, njit
 
-from lowerconv.kernels.call import call, loops, pointer
+from lowerconv.kernels.call import OPERANDS, call, loops, pointer
 from lowerconv.kernels.convolve import share
 
 JOB = np.dtype(
     [
         (name, np.int64)
         for name in (
-            # operands: addresses; dw, or the partial sums of the splits one after the other
-            *("dy", "x", "dw", "scratch", "scratch_bytes", "itemsize", "zeros"),
-            "total",
-            *("images", "groups", "channels", "filters", "taps", "H", "W", "stride_h"),
+            # source is x, filters dy, target dw; partial sums of the splits are in the scratch
+            *OPERANDS,
+            *("scratch_bytes", "itemsize", "zeros", "partial_at"),
+            *("images", "groups", "channels", "results", "taps", "H", "W", "stride_h"),
             # pieces: several images, or bands of rows of one; lowered rows of x
             *("P", "Q", "together", "pieces", "band", "lower", "first_row", "lowered_rows"),
             *("left", "pitch", "plane"),
@@ -62,17 +62,17 @@ def _gather(job, piece, group, first, last, target):
     pixels = min(job.band, job.P - row) * job.Q
     panel_items = job.F * job.together * job.band * job.Q
     for panel in range(first, last):
-        filters = min(job.F, job.filters - panel * job.F)
+        filters = min(job.F, job.results - panel * job.F)
         for image in range(image0, image1):
             at = target + (panel - first) * panel_items * item
             at += (image - image0) * job.band * job.Q * job.F * item
             for lane in range(0, filters, job.VL):
-                filter_ = (image * job.groups + group) * job.filters + panel * job.F + lane
+                filter_ = (image * job.groups + group) * job.results + panel * job.F + lane
                 source = filter_ * job.P * job.Q + row * job.Q
                 call(
                     job.transpose,
                     (
-                        job.dy + source * item, job.P * job.Q, min(job.VL, filters - lane),
+                        job.filters + source * item, job.P * job.Q, min(job.VL, filters - lane),
                         pixels, at + lane * item, job.F, min(job.VL, job.F - lane),
                     ),
                 )  # fmt: skip
@@ -85,7 +85,7 @@ def _lower(job, piece, group, channel, channels, target):
     size = job.H * job.W
     image0, image1, row = _place(job, piece)
     for image in range(image0, image1):
-        plane = job.x + ((image * job.groups + group) * job.channels + channel) * size * item
+        plane = job.source + ((image * job.groups + group) * job.channels + channel) * size * item
         to = target + (image - image0) * job.channel_block * job.plane * item
         for number in range(channels):
             call(
@@ -105,11 +105,11 @@ def _ask_for(job, piece, group, channel, channels, panel0, panel1):
     size = job.H * job.W
     image0, image1, row = _place(job, piece)
     first = panel0 * job.F
-    filters = min(panel1 * job.F, job.filters) - first
+    filters = min(panel1 * job.F, job.results) - first
     lines = min(job.band, job.P - row) * job.Q * item // 64 + 1
     for image in range(image0, image1):
-        plane = ((image * job.groups + group) * job.filters + first) * job.P * job.Q + row * job.Q
-        call(job.touch, (job.dy + plane * item, filters, job.P * job.Q * item, lines))
+        plane = ((image * job.groups + group) * job.results + first) * job.P * job.Q + row * job.Q
+        call(job.touch, (job.filters + plane * item, filters, job.P * job.Q * item, lines))
     if not job.lower:
         return
     row0 = max(0, row * job.stride_h + job.first_row)
@@ -117,7 +117,7 @@ def _ask_for(job, piece, group, channel, channels, panel0, panel1):
     lines = (row1 - row0) * job.W * item // 64 + 1
     for image in range(image0, image1):
         plane = ((image * job.groups + group) * job.channels + channel) * size + row0 * job.W
-        call(job.touch, (job.x + plane * item, channels, size * item, lines))
+        call(job.touch, (job.source + plane * item, channels, size * item, lines))
 
 
 def _correlate(jobs, worker):
@@ -144,7 +144,7 @@ def _correlate(jobs, worker):
         # The gradient of this task, in the array that it goes to.
         place = split * job.dw_items + group * job.group_step
         place += panel0 * job.panel_step + channel * job.channel_step
-        dw = job.dw + place * item
+        dw = (job.target if job.splits == 1 else job.scratch + job.partial_at) + place * item
         panel_sums = channels * job.taps * job.F * item
         pieces = job.pieces * job.images if job.together == 1 else job.pieces
         piece0, piece1 = share(pieces, split, job.splits)
@@ -156,7 +156,7 @@ def _correlate(jobs, worker):
                 source = lowered
             else:
                 plane = (image0 * job.groups + group) * job.channels + channel
-                source = job.x + (plane * job.plane + row * job.stride_h * job.pitch) * item
+                source = job.source + (plane * job.plane + row * job.stride_h * job.pitch) * item
             if piece + 1 < piece1:
                 _ask_for(job, piece + 1, group, channel, channels, panel0, panel1)
             # The last piece may have fewer images, or the last band of an image fewer rows.
@@ -165,7 +165,7 @@ def _correlate(jobs, worker):
             for panel in range(panel0, panel1):
                 last = panel == job.panels - 1
                 vectors = scratch + (panel - panel0) * panel_items * item
-                valid = min(job.F, job.filters - panel * job.F)
+                valid = min(job.F, job.results - panel * job.F)
                 for number in range(count):
                     tile = tiles[number]
                     table = tile.table_short if short else tile.table
@@ -186,7 +186,7 @@ def _correlate(jobs, worker):
                     )  # fmt: skip
         if not job.straight:
             for panel in range(panel0, panel1):
-                filters = min(job.F, job.filters - panel * job.F)
+                filters = min(job.F, job.results - panel * job.F)
                 for i in range(0, channels * job.taps, job.VL):
                     rows = min(job.VL, channels * job.taps - i)
                     call(
@@ -203,14 +203,21 @@ def _add_splits(jobs, worker):
     """Add the partial sums of the splits, in their order: one worker's share of the items."""
     job = carray(jobs, 1)[0]
     i0, i1 = share(job.dw_items, worker, job.workers)
+    partial = job.scratch + job.partial_at
     if job.itemsize == 4:
-        total = carray(pointer(job.total), job.dw_items, np.float32)
-        partial = carray(pointer(job.dw), (job.splits, job.dw_items), np.float32)
-        _add_up(total, partial, i0, i1)
+        _add_up(
+            carray(pointer(job.target), job.dw_items, np.float32),
+            carray(pointer(partial), (job.splits, job.dw_items), np.float32),
+            i0,
+            i1,
+        )
     else:
-        total64 = carray(pointer(job.total), job.dw_items, np.float64)
-        partial64 = carray(pointer(job.dw), (job.splits, job.dw_items), np.float64)
-        _add_up(total64, partial64, i0, i1)
+        _add_up(
+            carray(pointer(job.target), job.dw_items, np.float64),
+            carray(pointer(partial), (job.splits, job.dw_items), np.float64),
+            i0,
+            i1,
+        )
 
 
 @njit(cache=True, nogil=True)
@@ -230,5 +237,5 @@ def correlate_address() -> int:
 
 @lru_cache
 def add_splits_address() -> int:
-    """Return the address of the addition of partial sums into the array at ``total``."""
+    """Return the address of the addition of partial sums into dw."""
     return loops(_add_splits, JOB, "adding up partial sums")

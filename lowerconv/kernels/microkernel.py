@@ -67,6 +67,9 @@ class Microkernel:
     spots : tuple of int
         For store "rows": where in a row of the result each vector begins, in items; empty stands
         for one after the other.
+    stream : int
+        Where not 0: vectors are prefetched that many items ahead, because they come from a cache
+        that is farther than L2, and hardware stops at the end of a page.
     """
 
     isa: Isa
@@ -81,6 +84,7 @@ class Microkernel:
     ahead: int = 0
     places: tuple[int, ...] = ()
     spots: tuple[int, ...] = ()
+    stream: int = 0
 
     @property
     def MR(self) -> int:
@@ -163,6 +167,9 @@ class Microkernel:
             if self.ahead:
                 at = vector_at if self.vector_step is None else broadcast_at
                 e.prefetch(e.offset(at, self.ahead), False, 3)
+            if self.stream:
+                for column in self.columns:
+                    e.prefetch(e.offset(vector_at, column + self.stream), False, 3)
             columns = [
                 e.load(vector_at, column, self.lanes[v] if self.lanes else None)
                 for v, column in enumerate(self.columns)

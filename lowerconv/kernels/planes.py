@@ -14,7 +14,7 @@ import numpy as np
 from llvmlite import ir
 from numba import carray, njit
 
-from lowerconv.kernels.call import call, loops
+from lowerconv.kernels.call import OPERANDS, call, loops
 from lowerconv.kernels.convolve import share
 from lowerconv.kernels.emit import Emitter
 from lowerconv.kernels.jit import assembly, load
@@ -25,7 +25,8 @@ JOB = np.dtype(
     [
         (name, np.int64)
         for name in (
-            *("source", "filters", "bias", "target", "scratch", "scratch_bytes", "itemsize"),
+            *OPERANDS,
+            *("scratch_bytes", "itemsize"),
             *("images", "groups", "channels", "results", "taps", "turned", "H", "W", "stride_h"),
             *(
                 "lower",
@@ -38,7 +39,7 @@ JOB = np.dtype(
                 "pad",
                 "fold",
             ),
-            *("out_plane", "add", "relu", "workers", "zeros", "sums_at", "VL"),
+            *("out_plane", "add", "workers", "zeros", "sums_at", "VL"),
             # each phase its own; for a weight gradient each group of taps its own
             *("phases", "P", "out_offset", "out_row", "kernel", "first_tap"),
         )

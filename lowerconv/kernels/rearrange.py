@@ -16,6 +16,8 @@ from lowerconv.kernels.jit import load
 from lowerconv.kernels.simd import Isa
 from lowerconv.machine.workspace import LINE
 
+AHEAD = 8  # blocks that are prefetched ahead
+
 
 def slack(isa: Isa, dtype: np.dtype) -> int:
     """Return the items beyond the end of a buffer that the copies may write."""
@@ -188,6 +190,8 @@ def _transpose(isa: Isa, dtype: np.dtype) -> ir.Module:
     def block(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
         at = b.mul(index, VL)
         to = e.offset(target, b.mul(at, target_step))
+        for start in starts:  # so many rows are more streams than hardware follows
+            e.prefetch(e.offset(start, b.add(at, e.constant(AHEAD * e.lanes))), False, 3)
         with b.if_else(b.and_(full_rows, full_lanes), likely=True) as (fast, careful):
             with fast:
                 values = [e.load(start, at) for start in starts]
@@ -238,6 +242,9 @@ def _turn(isa: Isa, dtype: np.dtype, taps: int) -> ir.Module:
         def channel(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
             begin = e.offset(source, b.mul(index, source_step))
             to = e.offset(target, b.mul(index, target_step))
+            later = e.offset(begin, b.mul(source_step, e.constant(AHEAD)))
+            for item in range(0, e.lanes * taps, LINE // dtype.itemsize):
+                e.prefetch(e.offset(later, item), False, 3)
             for tap in range(0, taps, e.lanes):
                 count = min(e.lanes, taps - tap)
                 values = []

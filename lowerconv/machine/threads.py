@@ -24,6 +24,7 @@ def _most_threads() -> int:
 
 
 _lock = threading.RLock()
+_set = threading.local()  # the number of threads that this module last told numba
 
 
 def _renew_lock() -> None:
@@ -106,8 +107,10 @@ class parallel_region:
         try:
             if not _started:
                 _start_threads()
-            if numba.get_num_threads() != self.threads:
+            # numba keeps the number for each Python thread; asking it costs half a microsecond.
+            if getattr(_set, "threads", None) != self.threads:
                 numba.set_num_threads(self.threads)
+                _set.threads = self.threads
         except BaseException:
             self._lock.release()
             raise

@@ -69,7 +69,7 @@ def filters_feed(isa, dtype, MR, NV, paired):
 
 
 def pixels_feed(isa, dtype, MR, NV, paired):
-    """Vectors of pixels from a row of the image, filters broadcast from where the caller has them."""
+    """Vectors of pixels from a row of the image, filters broadcast from where they are."""
     VL = isa.lanes(dtype)
     rows, columns = tuple(576 * i for i in range(MR)), tuple(v * VL for v in range(NV))
     return Microkernel(isa, dtype, rows, columns, None if paired else 1, None, "rows")

@@ -1,4 +1,4 @@
-"""Object code on disk: made once, by whichever process comes first, and again when it is damaged."""
+"""Object code on disk: made once, by whichever process comes first, and again when damaged."""
 
 import ctypes
 import os

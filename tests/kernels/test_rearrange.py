@@ -52,7 +52,8 @@ def test_pad(isa, step, rng):
             W = rng.choice(around) if number % 2 else rng.randint(1, 5 * VL)
             H, source_pitch = rng.randint(1, 4), W + rng.choice([0, 0, 1, 5])
             left = step * rng.choice([0, 1, 2, VL, VL + 1])
-            pitch = -(-(left + W + rng.choice([0, 0, 1, 2, VL, 2 * VL + 1])) // step) * step
+            room = W if step == 1 else -(-W // (step * VL)) * step * VL  # segments of whole vectors
+            pitch = left + room + step * rng.choice([0, 0, 1, 2, VL, 2 * VL + 1])
             # All rows, some of them, and some that only the padding has.
             first, rows = rng.randint(-3, H + 1), rng.randint(0, H + 4)
             source = numbers(rng, (H - 1) * source_pitch + W, dtype)
@@ -147,6 +148,23 @@ def test_turn(isa, rng):
                 arguments = [source, *sizes, target, target_step, width, lanes]
                 name = f"turn {isa.name} {dtype} {taps=} {sizes} {width=} {lanes=} {place}"
                 jobs.append(Job(name, ("turn_address", isa, dtype, taps), arguments, 4, place))
+                right.append(want)
+    compare(jobs, right)
+
+
+@by_isa
+def test_fold(isa, rng):
+    jobs, right = [], []
+    for dtype in DTYPES:
+        VL = isa.lanes(dtype)
+        for count in (0, 1, 2, VL - 1, VL, VL + 1, 5 * VL, 41):
+            vectors = numbers(rng, max(1, count) * VL, dtype)
+            want = np.full(max(1, count), np.nan)
+            want[:count] = vectors.reshape(-1, VL).sum(axis=1)[:count]
+            for place in PLACES:
+                arguments = [vectors, count, np.full(len(want), np.nan, dtype)]
+                name = f"fold {isa.name} {dtype} {count=} {place}"
+                jobs.append(Job(name, ("fold_address", isa, dtype), arguments, 2, place))
                 right.append(want)
     compare(jobs, right)
 

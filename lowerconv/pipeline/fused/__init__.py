@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from lowerconv.kernels import planes as plane_loops
-from lowerconv.kernels.call import launch
+from lowerconv.kernels.call import launch, place
 from lowerconv.kernels.convolve import convolve_address
 from lowerconv.kernels.correlate import add_splits_address, correlate_address
 from lowerconv.kernels.epilogue import Array, Epilogue
@@ -61,69 +61,55 @@ class Fused:
             self.layout = Layout(conv, isa, threads, tiling, constant)
             self._loops = convolve_address()
         own = self.layout.workers * self.layout.scratch_bytes
-        self._partial_at = own
         self.workspace_items = (own + self._partial_bytes) // problem.dtype.itemsize
         self.blocking = self.layout.explain()
-        # The job as plain integers, to set the addresses of a call in: those of the first phase
-        # are everybody's.
-        self._words = self.layout.job.view(np.int64).reshape(len(self.layout.job), -1)[0]
+        # The job as plain integers, to write the addresses of a call into: those in the record of
+        # the first phase are everybody's.
+        self._words = self.layout.job.view(np.int64)
         self._job = self.layout.job.ctypes.data
-        self._field = {name: i for i, name in enumerate(self.layout.job.dtype.names or ())}
+        self._nothing = np.empty(0, problem.dtype)
         self._packed_from: Array | None = None
 
-    def _launch(self, loops: int, **addresses: int) -> None:
-        for name, address in addresses.items():
-            self._words[self._field[name]] = address
-        launch(loops, self._job, self.layout.workers)
+    def _run(
+        self,
+        source: Array,
+        filters: Array,
+        target: Array,
+        workspace: Scratch,
+        bias: Array | None = None,
+        relu: bool = False,
+    ) -> None:
+        bias = self._nothing if bias is None else bias
+        place(self._words, source, filters, bias, target, workspace.address, relu)
+        launch(self._loops, self._job, self.layout.workers)
 
-    def _convolve(self, source: Array, w: Array, target: Array, workspace: Scratch) -> None:
-        filters = w.ctypes.data
+    def _kept(self, w: Array) -> Array:
+        """Return the filters to multiply with: as they are, or packed once."""
         layout = self.layout
-        if isinstance(layout, Layout) and layout.packed is not None:
-            kept = self._packed_from
-            if kept is None or kept.ctypes.data != filters:
-                # Nobody else may take the memory of `w`, or its address would mean other filters.
-                self._packed_from = None
-                layout.pack(filters)
-                self._packed_from = w
-            filters = layout.packed.ctypes.data
-        self._launch(
-            self._loops,
-            source=source.ctypes.data,
-            filters=filters,
-            target=target.ctypes.data,
-            scratch=workspace.address,
-        )
+        if not isinstance(layout, Layout) or layout.packed is None:
+            return w
+        kept = self._packed_from
+        if kept is None or kept.ctypes.data != w.ctypes.data:
+            layout.pack(w.ctypes.data)
+            # While it is held nobody else can have its address, which stands for its contents.
+            self._packed_from = w
+        return layout.packed
 
     def forward(self, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Scratch) -> None:
         """Compute `y`."""
-        words, field = self._words, self._field
-        words[field["relu"]] = epilogue.relu
-        words[field["bias"]] = epilogue.bias.ctypes.data if epilogue.bias.size else 0
-        self._convolve(x, w, y, workspace)
+        self._run(x, self._kept(w), y, workspace, *epilogue)
 
     def input_grad(self, dy: Array, w: Array, dx: Array, workspace: Scratch) -> None:
         """Compute `dx`."""
-        self._convolve(dy, w, dx, workspace)
+        self._run(dy, self._kept(w), dx, workspace)
 
     def weight_grad(self, dy: Array, x: Array, dw: Array, workspace: Scratch) -> None:
         """Compute `dw`."""
-        if not isinstance(self.layout, Correlation):
-            self._convolve(x, dy, dw, workspace)
-            return
-        partial = workspace.address + self._partial_at
-        target = dw.ctypes.data
-        if self.layout.swap:
+        if isinstance(self.layout, Correlation) and self.layout.swap:
             dy, x = x, dy
-        self._launch(
-            self._loops,
-            dy=dy.ctypes.data,
-            x=x.ctypes.data,
-            dw=partial if self._partial_bytes else target,
-            scratch=workspace.address,
-        )
+        self._run(x, dy, dw, workspace)
         if self._partial_bytes:
-            self._launch(add_splits_address(), total=target)
+            launch(add_splits_address(), self._job, self.layout.workers)
 
 
 VARIANTS = 5  # of the tilings, by their price, that tuning measures

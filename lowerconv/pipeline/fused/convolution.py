@@ -29,6 +29,7 @@ from lowerconv.pipeline.fused.window import balanced, window
 # Of a quarter of the L2 cache: packed filters, and beside them a band of the source.
 WEIGHTS_SHARE = 2
 BAND_SHARE = 1.25
+STREAM = 32  # steps that packed filters are prefetched ahead: a page of 4 KiB
 OFFSET_MAX = 2**31 - 1  # items, that a table of steps can count
 
 
@@ -174,6 +175,7 @@ class Layout:
             store="columns",
             pixel_step=conv.phases[number].out_column,
             ahead=0 if self.window.lower else self.tiles[number][1] * conv.stride_w,
+            stream=STREAM * self.F,
         )
 
     def _pixel_kernel(self, number: int, F: int, height: int, width: int) -> Microkernel:
@@ -245,7 +247,8 @@ class Layout:
         lowered = lines(self.plane * self.channel_block) if self.window.lower else 0
         self.scratch_bytes = lowered_at + lowered
         items = conv.groups * self.panels * self.F * conv.channels * conv.taps
-        self.packed = np.empty(items + spare, conv.dtype) if keeps else None
+        # Of as many dimensions as filters, which is the kind of array kernels are compiled for.
+        self.packed = np.empty((items + spare, 1, 1, 1), conv.dtype) if keeps else None
         # For every worker: where its rectangles begin, and all rectangles.
         counts = [0, *(len(rectangles) for rectangles in self.partition)]
         begins = np.cumsum(counts) * 4 + len(counts)

@@ -14,6 +14,7 @@ from lowerconv.kernels.rearrange import pad_address, slack, touch_address, trans
 from lowerconv.kernels.simd import Isa
 from lowerconv.machine.workspace import LINE
 from lowerconv.pipeline.fused.convolution import OFFSET_MAX
+from lowerconv.pipeline.fused.partition import LAUNCH
 from lowerconv.pipeline.fused.phases import Convolution, forward_convolution
 from lowerconv.pipeline.fused.window import balanced, window
 from lowerconv.problem import ConvProblem
@@ -158,6 +159,9 @@ class Correlation:
         self.channel_blocks = ceil(conv.channels / self.channel_block)
         tasks = self.channel_blocks * others * self.splits
         self.workers = max(1, min(self.threads, tasks))
+        # So little to do that threads would take longer to start.
+        if self.dw_items * conv.images * self.P * self.Q / self.VL < LAUNCH:
+            self.workers = 1
 
     @property
     def _panel_blocks(self) -> int:
@@ -280,7 +284,7 @@ class Correlation:
         write(
             self.job,
             scratch_bytes=self.scratch_bytes, itemsize=item, zeros=self._zeros.ctypes.data,
-            images=conv.images, groups=conv.groups, channels=conv.channels, filters=conv.results,
+            images=conv.images, groups=conv.groups, channels=conv.channels, results=conv.results,
             taps=self.taps, H=conv.H, W=conv.W, stride_h=1 if self.flat else conv.stride_h,
             P=self.P, Q=self.Q, together=self.together, pieces=self.pieces, band=self.band,
             lower=self.window.lower, first_row=self.window.first_row,
@@ -299,6 +303,7 @@ class Correlation:
             transpose=transpose_address(self.isa, self.dtype),
             touch=touch_address(self.isa, self.dtype), workers=self.workers,
             lowered_at=lowered_at, sums_at=sums_at,
+            partial_at=self.workers * self.scratch_bytes,
         )  # fmt: skip
 
     def explain(self) -> dict[str, str]:

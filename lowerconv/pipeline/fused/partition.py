@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import ceil
 
+LAUNCH = 50e3  # to start threads and wait for them, in multiply-adds of one vector: microseconds
 Rectangle = tuple[int, int, int, int]  # panels from and to, pieces from and to
 
 
@@ -44,6 +45,8 @@ def ribbon(panels: int, pieces: int, workers: int) -> list[list[Rectangle]]:
 
 def partitions(panels: int, pieces: int, threads: int) -> Iterator[list[list[Rectangle]]]:
     """Yield the ways to share out panels and pieces."""
+    if threads > 1:
+        yield grid(panels, pieces, 1, 1)
     for across in range(1, min(threads, panels) + 1):
         along = min(threads // across, pieces)
         # Near a square of the possible splits is enough where there are many.
@@ -79,7 +82,7 @@ def best(
     pack: float,
     options: list[tuple[int, float, float]],
 ) -> tuple[int, list[list[Rectangle]]]:
-    """Return which option, and which partition, ends first.
+    """Return which option, and which partition, ends first, the start of threads counted.
 
     Options are numbers of pieces with the times of a piece: of its tiles, and of its lowering.
     """
@@ -87,7 +90,8 @@ def best(
     def time(choice: tuple[int, list[list[Rectangle]]]) -> float:
         number, partition = choice
         _, tile, lower = options[number]
-        return busiest(partition, at_once, tile, pack, lower)
+        start = LAUNCH if len(partition) > 1 else 0.0
+        return start + busiest(partition, at_once, tile, pack, lower)
 
     choices = [
         (number, partition)

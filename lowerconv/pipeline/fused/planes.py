@@ -9,6 +9,7 @@ from lowerconv.kernels.planes import JOB, PlaneKernel
 from lowerconv.kernels.rearrange import fold_address, pad_address, slack
 from lowerconv.kernels.simd import Isa
 from lowerconv.machine.workspace import LINE
+from lowerconv.pipeline.fused.partition import LAUNCH
 from lowerconv.pipeline.fused.phases import Convolution
 from lowerconv.pipeline.fused.window import balanced, window
 
@@ -31,7 +32,9 @@ class Planes:
             band = balanced(P, band)
         pieces = -(-P // band)
         tasks = conv.groups if gradient else conv.images * conv.groups * pieces
-        self.workers = max(1, min(threads, tasks))
+        pixels = sum(phase.P * phase.Q * (10 + len(phase.taps)) for phase in conv.phases)
+        work = conv.images * conv.groups * conv.channels * conv.results * pixels / VL
+        self.workers = max(1, min(threads, tasks)) if work > LAUNCH else 1
         self.kernels: list[PlaneKernel] = []
         self.job = np.zeros(self._parts(), JOB)
         self._zeros = np.zeros(VL, dtype)
