@@ -92,6 +92,7 @@ class ConvPlan:
         algorithm: str = "auto",
         bias: bool = False,
         activation: str | None = None,
+        accumulate: bool = False,
         constant_weights: bool = False,
         tune: bool = False,
         variant: str | None = None,
@@ -121,6 +122,7 @@ class ConvPlan:
         self.op = cast(Op, op)
         self.bias = bool(bias)
         self.activation = activation
+        self.accumulate = bool(accumulate)
         self.threads = get_num_threads()
 
         shapes = {
@@ -153,6 +155,7 @@ class ConvPlan:
             self._pipeline: Pipeline = PIPELINES[self.algorithm](
                 problem, self.op, self.threads, constant_weights, **options
             )
+            self._pipeline.accumulate(self.accumulate)
             self.workspace_bytes = self._pipeline.workspace_items * itemsize
             check_bytes(self.workspace_bytes, f"workspace of algorithm {self.algorithm!r}")
         else:
@@ -215,6 +218,8 @@ class ConvPlan:
         TypeError, ValueError
             An operand or `out` that does not fit the plan; nothing has been written.
         """
+        if self.accumulate and out is None:
+            raise TypeError("out: got None, expected the array that an accumulating plan adds to")
         if len(operands) == self._count and self._ready(operands, out):
             result = np.empty(self.result_shape, self.problem.dtype) if out is None else out
             self._run(operands, result)
@@ -244,6 +249,9 @@ class ConvPlan:
     def _run(self, operands: tuple[np.ndarray, ...], result: np.ndarray) -> None:
         """Run on C-contiguous arrays of the one type that kernels are compiled for."""
         first, second = operands[:2]
+        target = result
+        if self.accumulate and not self._pipeline.adds:
+            result = np.empty_like(target)
         if self._single:
             first, second, result = (
                 array.reshape(shape)
@@ -255,6 +263,10 @@ class ConvPlan:
                     self._compute(first, second, operands[2:], result)
             else:
                 self._compute(first, second, operands[2:], result)
+        if self.accumulate and not self._pipeline.adds:
+            target += result.reshape(target.shape)
+            if self.activation == "relu":
+                np.maximum(target, 0, out=target)
 
     def _compute(
         self,
@@ -266,7 +278,8 @@ class ConvPlan:
         pipeline = self._pipeline
         scratch = workspace(pipeline.workspace_items, self.problem.dtype)
         if self.op == "forward":
-            epilogue = Epilogue(bias[0] if bias else self._no_bias, self.activation == "relu")
+            relu = self.activation == "relu" and (pipeline.adds or not self.accumulate)
+            epilogue = Epilogue(bias[0] if bias else self._no_bias, relu)
             pipeline.forward(first, second, epilogue, result, scratch)
         elif self.op == "input_grad":
             pipeline.input_grad(first, second, result, scratch)
@@ -287,20 +300,28 @@ class ConvPlan:
             self._check_out(out, operands)
         dtype = self.problem.dtype
         if self.problem.N == 0:
-            result = np.zeros(self.result_shape, dtype) if out is None else out
-            result[...] = 0
-            return result
+            return self._empty_batch(out)
         plain = tuple(
             _contiguous(array, name) for array, name in zip(operands, names, strict=False)
         )
-        direct = out is not None and out.flags.c_contiguous and out.flags.aligned
-        result = np.asarray(out) if direct else np.empty(self.result_shape, dtype)
+        if out is not None and out.flags.c_contiguous and out.flags.aligned:
+            self._run(plain, np.asarray(out))
+            return out
+        result = np.empty(self.result_shape, dtype)
+        if self.accumulate:
+            result[...] = out
         self._run(plain, result)
         if out is None:
             return result
-        if not direct:
-            out[...] = result
+        out[...] = result
         return out
+
+    def _empty_batch(self, out: np.ndarray | None) -> np.ndarray:
+        """Return the result of a batch without images: nothing, or a sum of nothing."""
+        result = np.zeros(self.result_shape, self.problem.dtype) if out is None else out
+        if not self.accumulate:
+            result[...] = 0
+        return result
 
     def _check(self, name: str, array: Any, shape: tuple[int, ...]) -> None:
         if not isinstance(array, np.ndarray):
@@ -390,6 +411,7 @@ def plan_conv2d(
     algorithm: str = "auto",
     bias: bool = False,
     activation: str | None = None,
+    accumulate: bool = False,
     constant_weights: bool = False,
     tune: bool = False,
 ) -> ConvPlan:
@@ -413,6 +435,9 @@ def plan_conv2d(
         Whether the forward pass adds a bias, the third array of the call.
     activation : {None, "relu"}
         What the forward pass applies last.
+    accumulate : bool
+        Whether calls add to `out`, which they then must be given: for the gradients of branches,
+        and for residuals. An activation comes after the addition.
     constant_weights : bool
         A promise that the filters do not change between calls with the same array: what is made of
         them is then kept, as large as they are, and made again when another array is passed.
@@ -443,6 +468,7 @@ def plan_conv2d(
         algorithm=algorithm,
         bias=bias,
         activation=activation,
+        accumulate=accumulate,
         constant_weights=constant_weights,
         tune=tune,
     )

@@ -24,10 +24,14 @@ class Pipeline(Protocol):
     workspace_items: int  # of the problem's dtype, for all cores together
     blocking: dict[str, str]  # for people
     uses_blas: bool
+    adds: bool  # whether `accumulate` has an effect
 
     def __init__(
         self, problem: ConvProblem, op: Op, threads: int, constant: bool = False
     ) -> None: ...
+
+    def accumulate(self, add: bool) -> None:
+        """Add to the results from now on, where the algorithm can do so while it stores them."""
 
     def forward(self, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Scratch) -> None:
         """Compute `y`."""

@@ -43,6 +43,7 @@ class Direct:
     """The loop nest, without lowering and without workspace: slow, short, and the oracle."""
 
     name = "direct"
+    adds = False
     uses_blas = False
 
     def __init__(self, problem: ConvProblem, op: Op, threads: int, constant: bool = False) -> None:
@@ -54,6 +55,9 @@ class Direct:
             "weight_grad": f"{problem.K * problem.C // problem.groups} filter planes of dw",
         }
         self.blocking = {"pieces": pieces[op]}
+
+    def accumulate(self, add: bool) -> None:
+        """Do nothing: results are stored as they are."""
 
     def forward(self, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Scratch) -> None:
         """Compute `y`."""

@@ -60,6 +60,7 @@ class Lowering:
     """im2col of the whole layer, one GEMM (one per group), and col2im for the input gradient."""
 
     name = "lowering"
+    adds = False
     uses_blas = True
 
     def __init__(self, problem: ConvProblem, op: Op, threads: int, constant: bool = False) -> None:
@@ -81,6 +82,9 @@ class Lowering:
             return y.reshape(K, -1)
         _gather_all(y.reshape(N, K, -1), matrix)
         return matrix
+
+    def accumulate(self, add: bool) -> None:
+        """Do nothing: results are stored as they are."""
 
     def forward(self, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Scratch) -> None:
         """Compute `y`."""

@@ -234,6 +234,7 @@ class Pipelined:
     """Panels that stay in cache, each multiplied by BLAS on the core that lowered it."""
 
     name = "pipelined"
+    adds = False
     uses_blas = True
 
     def __init__(self, problem: ConvProblem, op: Op, threads: int, constant: bool = False) -> None:
@@ -267,6 +268,9 @@ class Pipelined:
         }
         if blocks.splits > 1:
             self.blocking["splits"] = f"{blocks.splits} partial sums over the pixels"
+
+    def accumulate(self, add: bool) -> None:
+        """Do nothing: results are stored as they are."""
 
     def forward(self, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Scratch) -> None:
         """Compute `y`."""

@@ -277,3 +277,28 @@ def test_images_beyond_the_integers_of_blas_never_reach_it(monkeypatch):
             lc.plan_conv2d(shape, filters, op=op, algorithm="pipelined")
     with pytest.raises(MemoryError, match="offsets count to"):
         lc.plan_conv2d(shape, filters, algorithm="fused")
+
+
+@pytest.mark.parametrize("op", ["forward", "input_grad", "weight_grad"])
+@pytest.mark.parametrize("algorithm", lc.algorithms())
+@pytest.mark.parametrize("groups", [1, 6])
+def test_accumulating_plans_add_to_out(op, algorithm, groups):
+    rng = np.random.default_rng(5)
+    x_shape, w_shape = (2, 6, 9, 11), (12, 6 // groups, 3, 3)
+    relu = {"activation": "relu", "bias": True} if op == "forward" else {}
+    options = {"padding": 1, "stride": 2, "groups": groups, "op": op, "algorithm": algorithm}
+    plan = lc.plan_conv2d(x_shape, w_shape, **options, **relu, accumulate=True)
+    plain = lc.plan_conv2d(x_shape, w_shape, **options, bias="bias" in relu)
+    x, w = rng.standard_normal(x_shape, np.float32), rng.standard_normal(w_shape, np.float32)
+    dy = rng.standard_normal(plan.problem.y_shape, np.float32)
+    bias = rng.standard_normal(12, np.float32)
+    operands = {"forward": (x, w, bias), "input_grad": (dy, w), "weight_grad": (dy, x)}[op]
+    before = rng.standard_normal(plan.result_shape, np.float32)
+    expected = before + plain(*operands)
+    if relu:
+        expected = np.maximum(expected, 0)
+    for layout in (before.copy(), np.asfortranarray(before)):
+        assert plan(*operands, out=layout) is layout
+        np.testing.assert_allclose(layout, expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(TypeError, match="out: got None"):
+        plan(*operands)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from lowerconv.kernels import planes as plane_loops
-from lowerconv.kernels.call import launch, place
+from lowerconv.kernels.call import launch, place, write
 from lowerconv.kernels.convolve import convolve_address
 from lowerconv.kernels.correlate import add_splits_address, correlate_address
 from lowerconv.kernels.epilogue import Array, Epilogue
@@ -60,6 +60,7 @@ class Fused:
             tiling = next((tiling for tiling in found if tiling.name == variant), found[0])
             self.layout = Layout(conv, isa, threads, tiling, constant)
             self._loops = convolve_address()
+        self.adds = not gradient
         own = self.layout.workers * self.layout.scratch_bytes
         self.workspace_items = (own + self._partial_bytes) // problem.dtype.itemsize
         self.blocking = self.layout.explain()
@@ -69,6 +70,10 @@ class Fused:
         self._job = self.layout.job.ctypes.data
         self._nothing = np.empty(0, problem.dtype)
         self._packed_from: Array | None = None
+
+    def accumulate(self, add: bool) -> None:
+        """Add to the results from now on, in the epilogue of the microkernels."""
+        write(self.layout.job, add=add and self.adds)
 
     def _run(
         self,
