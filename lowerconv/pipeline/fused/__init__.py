@@ -117,6 +117,7 @@ class Fused:
             launch(add_splits_address(), self._job, self.layout.workers)
 
 
+GROUPS = 8
 VARIANTS = 5  # of the tilings, by their price, that tuning measures
 FEW = {"forward": 4, "input_grad": 4, "weight_grad": 16}  # products of a pixel
 
@@ -124,8 +125,14 @@ FEW = {"forward": 4, "input_grad": 4, "weight_grad": 16}  # products of a pixel
 def by_planes(problem: ConvProblem, op: Op) -> bool:
     """Return whether groups have so few channels and filters that panels would be empty."""
     channels, filters = problem.C // problem.groups, problem.K // problem.groups
-    near = problem.geometry.stride_w <= SPLIT_MAX
-    return channels * filters <= FEW[op] and near
+    if problem.geometry.stride_w > SPLIT_MAX:
+        return False
+    # A single result: a filter is used once for every pixel, and only pixels can be shared.
+    results = {"forward": filters, "input_grad": channels, "weight_grad": 0}[op]
+    single = results == 1 and problem.R > 1
+    # A weight gradient is shared out by groups, so there have to be some.
+    many = op != "weight_grad" or problem.groups >= GROUPS
+    return (channels * filters <= FEW[op] and many) or single
 
 
 def variants(problem: ConvProblem, op: Op, constant: bool) -> list[str | None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 import numpy as np
 
 from lowerconv.kernels.call import write
@@ -30,7 +32,10 @@ class Planes:
             while band > 1 and self.window.plane(band) * item > BAND_BYTES:
                 band = -(-band // 2)
             band = balanced(P, band)
-        pieces = -(-P // band)
+        if not gradient:  # bands for all threads
+            planes = conv.images * conv.groups
+            band = min(band, max(1, ceil(P / ceil(threads / planes))))
+        pieces = ceil(P / band)
         tasks = conv.groups if gradient else conv.images * conv.groups * pieces
         pixels = sum(phase.P * phase.Q * (10 + len(phase.taps)) for phase in conv.phases)
         work = conv.images * conv.groups * conv.channels * conv.results * pixels / VL
