@@ -7,9 +7,10 @@ The way of the data, from the public function to the innermost loop::
         -> pipeline         pipeline/       lay the pieces over the cores
           -> kernel         kernels/        lower a panel, multiply it, store the product
 
-A convolution is *lowered* (im2col) to a matrix product piece by piece; every core lowers the next
-piece while it multiplies this one.  `lowerconv.nn` builds networks of such layers,
-`lowerconv.train` trains them, `lowerconv.parallel` over several processes.
+A convolution is *lowered* (im2col) to a matrix product piece by piece.  In the fused engine
+lowering disappears into addressing: generated microkernels multiply straight from a padded band of
+the image, while the next band is on its way to the cache.  `lowerconv.nn` builds networks of such
+layers, `lowerconv.train` trains them, `lowerconv.parallel` over several processes.
 """
 
 from lowerconv.functional import conv2d, conv2d_input_grad, conv2d_weight_grad

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Hashable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import llvmlite
@@ -18,7 +19,9 @@ from llvmlite import ir
 from lowerconv.kernels.simd import Isa
 from lowerconv.machine.cache import cache_directory, read_checked, write_checked
 
-_loaded: list[Any] = []  # engines own the machine code: they live as long as the process
+# What is loaded: addresses by name and key, and the engines that own the machine code.
+_addresses: dict[tuple[str, Isa, Hashable], int] = {}
+_engines: list[Any] = []
 _started = False
 
 
@@ -51,15 +54,25 @@ def assembly(module: ir.Module, isa: Isa) -> str:
     return target_machine(isa).emit_assembly(parsed(module, isa))
 
 
+@lru_cache
+def _generators() -> str:
+    """Return a hash of the sources that emit code: an edit of them makes all code anew."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
 def load(key: Hashable, build: Callable[[], ir.Module], isa: Isa, name: str) -> int:
     """Return the address of function `name` of the module that `build` makes.
 
-    `key` says everything that the module depends on, besides this package's version: the object
-    code is kept on disk under its hash, and `build` is not called when it is there.
+    `key` says everything that the module depends on, besides the sources of its generator: the
+    object code is kept on disk under its hash, and `build` is not called when it is there.
     """
-    from lowerconv.version import __version__
-
-    text = repr((__version__, llvmlite.__version__, isa, name, key))
+    known = _addresses.get((name, isa, key))
+    if known is not None:
+        return known
+    text = repr((_generators(), llvmlite.__version__, isa, name, key))
     digest = hashlib.sha256(text.encode()).hexdigest()[:32]
     path = cache_directory() / "kernels" / f"{digest}.o"
     code = read_checked(path)
@@ -69,6 +82,6 @@ def load(key: Hashable, build: Callable[[], ir.Module], isa: Isa, name: str) -> 
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine(isa))
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    address = engine.get_function_address(name)
-    _loaded.append(engine)
-    return address
+    _engines.append(engine)
+    _addresses[name, isa, key] = engine.get_function_address(name)
+    return _addresses[name, isa, key]

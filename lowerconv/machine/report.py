@@ -59,7 +59,7 @@ else:
 _MPI_PROBE_SECONDS = 30
 
 # What sets the number of threads and the kernels of the libraries below us.
-_SETTINGS = ("OPENBLAS_", "GOTO_", "OMP_", "MKL_", "BLIS_", "VECLIB_", "NUMBA_")
+_SETTINGS = ("OPENBLAS_", "GOTO_", "OMP_", "MKL_", "BLIS_", "VECLIB_", "NUMBA_", "LOWERCONV_")
 
 
 def machine_report() -> dict[str, Any]:
