@@ -29,6 +29,15 @@ def fresh(monkeypatch, tmp_path):
     monkeypatch.setattr(cache, "_told_unwritable", False)
 
 
+def forget():
+    """Know as little of code that has been loaded as a new process does."""
+    for value in list(vars(jit).values()):
+        if hasattr(value, "cache_clear"):
+            value.cache_clear()
+        elif isinstance(value, dict) and value is not vars(jit)["__builtins__"]:
+            value.clear()
+
+
 def objects():
     return sorted((cache_directory() / "kernels").glob("*"))
 
@@ -46,8 +55,9 @@ class Double:
         e.store(e.builder.fadd(value, value), e.arguments[0], 0, 1)
         return e.finish()
 
-    def load(self, key="key", isa=None):
-        return jit.load(key, self.build, isa or host_isa(), "double")
+    def load(self, key="key"):
+        forget()
+        return jit.load(key, self.build, host_isa(), "double")
 
     def works(self, address):
         number = np.array([21.0])
@@ -120,6 +130,38 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
         assert double.works(double.load())
     assert double.works(double.load("other"))  # told once: a RuntimeWarning would be an error here
     assert double.built >= 2
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """Return a list that grows with every object that is loaded."""
+    loaded = []
+    create = jit.llvm.create_mcjit_compiler
+
+    def counting(*arguments):
+        loaded.append(arguments)
+        return create(*arguments)
+
+    monkeypatch.setattr(jit.llvm, "create_mcjit_compiler", counting)
+    return loaded
+
+
+@pytest.mark.parametrize("op", ["forward", "input_grad", "weight_grad"])
+@pytest.mark.parametrize("groups", [1, 8], ids=["groups-1", "depthwise"])
+def test_planning_again_loads_nothing(op, groups, loads):
+    """Code is never given back: a process may make any number of plans all the same."""
+    for again in range(3):
+        shapes = (1, 8, 9, 9), (16, 8 // groups, 3, 3)
+        lowerconv.plan_conv2d(*shapes, 2, 1, 1, groups, op=op, algorithm="fused")
+        if not again:
+            first = len(loads)
+    assert len(loads) == first
+
+
+def test_phases_with_the_same_code_load_it_once(loads):
+    """A stride has as many phases as it has pixels."""
+    lowerconv.plan_conv2d((1, 3, 32, 32), (8, 3, 16, 16), 16, op="input_grad", algorithm="fused")
+    assert len(loads) < 50
 
 
 @pytest.mark.parametrize("triple", ["arm64-apple-darwin23.1.0", "aarch64-apple-darwin23.1.0"])

@@ -7,6 +7,7 @@ from math import ceil
 
 import numpy as np
 
+from lowerconv.kernels.blocking import panel_bytes
 from lowerconv.kernels.call import write
 from lowerconv.kernels.correlate import JOB, TILE
 from lowerconv.kernels.microkernel import Microkernel, rows_max, step_time
@@ -19,10 +20,11 @@ from lowerconv.pipeline.fused.phases import Convolution, forward_convolution
 from lowerconv.pipeline.fused.window import balanced, window
 from lowerconv.problem import ConvProblem
 
-SUMS_BYTES = 256 * 1024
-PANEL_BYTES = 38 * 1024  # of a panel of transposed dy, in L1
-PANELS_BYTES = 256 * 1024  # of all panels of a block, in L2
-BAND_BYTES = 256 * 1024  # of lowered x
+# Shares of a quarter of the L2 cache.
+PANEL_SHARE = 0.4  #  a panel of transposed dy, long enough that calls of the microkernel are few
+PANELS_SHARE = 1.5  # all panels of a block
+SUMS_SHARE = 1.0  #   the sums of a block, which every piece adds to
+BAND_SHARE = 1.0  #   the lowered rows of x
 PARTIAL_BYTES = 512 * 1024  # of all splits together
 NVS = (1, 2, 3)  # vectors of filters in a tile
 ONE_PIECE = 16  # pixels of a batch that are one piece
@@ -114,8 +116,8 @@ class Correlation:
         self.flat = self.P == 1 and not self.lower and conv.stride_w == 1 and conv.H == 1
         if self.flat:
             self.Q, self.P = 1, self.Q
-        # A panel of transposed dy stays in L1 while all tiles pass over it.
-        pixels = PANEL_BYTES // self.item // self.F
+        quarter = panel_bytes() // self.item
+        pixels = int(PANEL_SHARE * quarter) // self.F
         if self.straight and not self.swap:
             pixels = conv.images * self.P * self.Q
         self.band = balanced(self.P, max(1, min(self.P, pixels // self.Q)))
@@ -128,11 +130,11 @@ class Correlation:
         self.plane = self.window.plane(self.band)
         size = self.F * self.together * self.band * self.Q
         self.panels_per_block = balanced(
-            self.panels, max(1, min(self.panels, PANELS_BYTES // self.item // size))
+            self.panels, max(1, min(self.panels, int(PANELS_SHARE * quarter) // size))
         )
-        room = SUMS_BYTES // self.item // (self.panels_per_block * self.F * self.taps)
+        room = int(SUMS_SHARE * quarter) // (self.panels_per_block * self.F * self.taps)
         if self.lower:
-            room = min(room, BAND_BYTES // self.item // (self.plane * self.together))
+            room = min(room, int(BAND_SHARE * quarter) // (self.plane * self.together))
         # As many splits of the sum as many cores need, whatever their number here: splits round.
         pieces = self.pieces * (conv.images if self.together == 1 else 1)
         largest = max(unit, min(conv.channels, room) // unit * unit)
