@@ -30,7 +30,7 @@ setup(
     install_requires=[
         "numpy>=1.26",
         "scipy>=1.13",  # the BLAS that compiled code calls, through scipy.linalg.cython_blas
-        "numba>=0.60",
+        "numba>=0.61",
         "threadpoolctl>=3.2",
         "mpi4py>=4.1",
         "rich>=13.0",  # progress bars and tables

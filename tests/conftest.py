@@ -1,16 +1,24 @@
 """What tests of several folders share."""
 
+import atexit
 import gzip
 import os
 import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+# Neither what the user has tuned nor what is cached may change what is tested; every process that
+# a test starts shares the compiled kernels of this run.
+if "LOWERCONV_CACHE_DIR" not in os.environ:
+    os.environ["LOWERCONV_CACHE_DIR"] = tempfile.mkdtemp(prefix="lowerconv-tests-")
+    atexit.register(shutil.rmtree, os.environ["LOWERCONV_CACHE_DIR"], ignore_errors=True)
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:

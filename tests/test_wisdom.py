@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from lowerconv import wisdom
+from lowerconv.kernels.simd import ISAS
 from lowerconv.machine import cache
 from lowerconv.wisdom import forget, recall, remember, wisdom_path
 
@@ -300,7 +301,7 @@ class TestUnwritable:
 OTHERS = {
     "version": ("__version__", "99.0"),
     "cpu": ("cpu_name", lambda: "Another CPU"),
-    "instruction_set": ("instruction_set", lambda: "neon"),
+    "instruction_set": ("host_isa", lambda: ISAS["neon"]),
 }
 
 
@@ -330,8 +331,9 @@ class TestPath:
     def test_is_a_plain_name(self, monkeypatch, tmp_path, cpu, slug):
         monkeypatch.setattr(wisdom, "__version__", "1.2.3")
         monkeypatch.setattr(wisdom, "cpu_name", lambda: cpu)
-        monkeypatch.setattr(wisdom, "instruction_set", lambda: "avx2")
-        assert wisdom_path() == tmp_path / "cache" / "wisdom" / f"1.2.3-{slug}-avx2.jsonl"
+        monkeypatch.setattr(wisdom, "host_isa", lambda: ISAS["avx2"])
+        monkeypatch.setattr(wisdom.llvm, "get_host_cpu_name", lambda: "core9")
+        assert wisdom_path() == tmp_path / "cache" / "wisdom" / f"1.2.3-{slug}-core9-avx2.jsonl"
 
 
 class TestForget:

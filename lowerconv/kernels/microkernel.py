@@ -40,6 +40,7 @@ ARGUMENTS = (
     "mode",  #         bit 0: add to what is there; bit 1: ReLU
 )
 ADD, RELU = 1, 2
+FAR = 4  # pixels so far apart that a line is left alone
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,8 @@ class Microkernel:
 
     def _ask_for_result(self, e: Emitter, out: ir.Value, out_step: ir.Value) -> None:
         """Prefetch the lines that the result goes to, so that they arrive while the sums run."""
+        if self.pixel_step > FAR:
+            return
         per_line = LINE // self.dtype.itemsize
         if self.store == "rows":
             numbers = self.places or tuple(range(self.MR))
@@ -265,10 +268,21 @@ def store_pixels(
 ) -> None:
     """Store `count` lanes from item `first` on, `step` items apart.
 
-    They are spread over as many vectors as it takes.
+    They are spread over as many vectors as it takes, or stored one by one where every vector would
+    hold one at most.
     """
     undefined = ir.Constant(e.vector, ir.Undefined)
-    for part in range(min(step, e.lanes)):
+    if step >= e.lanes and step > 1:
+        for j in range(count):
+            pointer = e.address(target, first + j * step, e.scalar)
+            item = e.builder.extract_element(value, ir.Constant(I32, j))
+            if add:
+                there = e.builder.load(pointer, align=e.dtype.itemsize, typ=e.scalar)
+                item = e.builder.fadd(there, item)
+            lowest = e.builder.extract_element(floor, ir.Constant(I32, 0))
+            e.builder.store(e.at_least(item, lowest), pointer, align=e.dtype.itemsize)
+        return
+    for part in range(step):
         # Lane j of this part is pixel (part * lanes + j) / step.
         begin = -(-part * e.lanes // step)
         if begin >= count:

@@ -26,17 +26,29 @@ class Job(NamedTuple):
     calls: list[tuple[Array, ...]]  # operands; arrays that are the same stay the same
 
 
-def run(job: Job) -> list[Array]:
+class Done(NamedTuple):
+    """What became of a job."""
+
+    results: list[Array]
+    workers: int  # threads that had something to do
+
+
+def run(job: Job) -> Done:
     import lowerconv as lc
 
     print(job.name, file=sys.stderr, flush=True)
+    # As if threads started in no time: the small problems of tests too are shared out.
+    for name, module in sys.modules.items():
+        if name.startswith("lowerconv.pipeline.fused") and hasattr(module, "LAUNCH"):
+            module.LAUNCH = 0.0  # type: ignore[attr-defined]
     lc.set_num_threads(job.threads)
     plan = lc.plan_conv2d(*job.plan, **job.options)
-    return [plan(*operands) for operands in job.calls]
+    workers = plan._pipeline.layout.workers  # type: ignore[attr-defined]
+    return Done([plan(*operands) for operands in job.calls], workers)
 
 
-def elsewhere(jobs: list[Job], **environment: str) -> list[list[Array]]:
-    """Run jobs in a process with these environment variables; return the results of each."""
+def elsewhere(jobs: list[Job], **environment: str) -> list[Done]:
+    """Run jobs of the fused engine in a process with these environment variables."""
     import lowerconv as lc
 
     package_dir = str(Path(lc.__file__).parents[1])
@@ -51,10 +63,9 @@ def elsewhere(jobs: list[Job], **environment: str) -> list[list[Array]]:
     )
     messages = done.stderr.decode()
     assert done.returncode == 0, f"return code {done.returncode} in {messages[-2000:]}"
-    results: list[list[Array]] = pickle.loads(done.stdout)
-    return results
+    return [Done(*fields) for fields in pickle.loads(done.stdout)]
 
 
 if __name__ == "__main__":
     received = pickle.load(sys.stdin.buffer)
-    sys.stdout.buffer.write(pickle.dumps([run(Job(*fields)) for fields in received]))
+    sys.stdout.buffer.write(pickle.dumps([tuple(run(Job(*fields))) for fields in received]))

@@ -30,7 +30,7 @@ from .cases import (
     operands_of,
     run,
 )
-from .elsewhere import Job, elsewhere
+from .elsewhere import Done, Job, elsewhere
 from .test_properties import random_data, seeds, sweep
 
 THREADS = (1, 2, 5)
@@ -149,19 +149,33 @@ def test_thread_count_changes_no_bit(op: str, dtype: str) -> None:
         options = {"op": op, "dtype": dtype, "algorithm": "fused"}
         operands = call_of(case, op, dtype).operands
         jobs += [Job(f"{case.name} {n}", n, plan, options, [operands]) for n in THREADS]
-    results = elsewhere(jobs, NUMBA_NUM_THREADS=str(max(THREADS)))
-    for i, case in enumerate(SHARED):
-        alone, *others = [r for (r,) in results[i * len(THREADS) : (i + 1) * len(THREADS)]]
+    done = elsewhere(jobs, NUMBA_NUM_THREADS=str(max(THREADS)))
+    assert_shared(done)
+    for case, several in zip(SHARED, batched(done), strict=True):
+        (alone,), *others = (each.results for each in several)
         assert_close(alone, call_of(case, op, dtype).expected)
-        for n, result in zip(THREADS[1:], others, strict=True):
+        for n, (result,) in zip(THREADS[1:], others, strict=True):
             np.testing.assert_array_equal(result, alone, err_msg=f"{case.name}: {n} threads")
+
+
+def batched(done: list[Done]) -> list[list[Done]]:
+    """Jobs on each number of threads, case by case."""
+    return [done[i : i + len(THREADS)] for i in range(0, len(done), len(THREADS))]
+
+
+def assert_shared(done: list[Done]) -> None:
+    """Threads had something to do, or the comparison would tell nothing."""
+    workers = [[each.workers for each in several] for several in batched(done)]
+    assert all(alone == 1 for alone, *_ in workers)
+    assert sum(most > 1 for *_, most in workers) > 0.8 * len(workers), workers
 
 
 @pytest.mark.parametrize("op", ["forward", "input_grad"])
 @by_dtype
 def test_filters_that_are_kept_packed(op: str, dtype: str) -> None:
     """The same bits as without, again when other filters come, and when the first come back."""
-    jobs = []
+    jobs: list[Job] = []
+    kept: list[Job] = []
     for case in SHARED:
         plan = (case.x, case.w, *case.arguments)
         (image, w), (other_image, other_w) = (
@@ -170,15 +184,16 @@ def test_filters_that_are_kept_packed(op: str, dtype: str) -> None:
         )
         calls = [(image, w), (other_image, w), (image, other_w), (image, w)]
         options = {"op": op, "dtype": dtype, "algorithm": "fused"}
-        jobs.append(Job(f"{case.name} packed each time", 1, plan, options, calls))
+        jobs.append(Job(case.name, 1, plan, options, calls))
         options = options | {"constant_weights": True}
-        jobs += [Job(f"{case.name} kept {n}", n, plan, options, calls) for n in THREADS]
-    results = elsewhere(jobs, NUMBA_NUM_THREADS=str(max(THREADS)))
-    for i in range(0, len(jobs), 1 + len(THREADS)):
-        for job, kept in list(zip(jobs, results, strict=True))[i + 1 : i + 1 + len(THREADS)]:
-            for number, (want, result) in enumerate(zip(results[i], kept, strict=True)):
-                message = f"{job.name}, call {number}"
-                np.testing.assert_array_equal(result, want, err_msg=message)
+        kept += [Job(f"{case.name} kept {n}", n, plan, options, calls) for n in THREADS]
+    done = elsewhere(jobs + kept, NUMBA_NUM_THREADS=str(max(THREADS)))
+    assert_shared(done[len(jobs) :])
+    for job, want, several in zip(jobs, done, batched(done[len(jobs) :]), strict=False):
+        for n, each in zip(THREADS, several, strict=True):
+            for number, (right, result) in enumerate(zip(want.results, each.results, strict=True)):
+                message = f"{job.name}, kept on {n} threads, call {number}"
+                np.testing.assert_array_equal(result, right, err_msg=message)
 
 
 @by_dtype
@@ -238,11 +253,9 @@ def test_narrower_instruction_sets(isa: str, dtype: str) -> None:
             plan = (case.x, case.w, *case.arguments)
             jobs.append(Job(f"{case.name} {op}", 1, plan, options, [call.operands]))
             right.append(call.expected)
-    for job, (result,), expected in zip(
-        jobs, elsewhere(jobs, LOWERCONV_ISA=isa), right, strict=True
-    ):
+    for job, done, expected in zip(jobs, elsewhere(jobs, LOWERCONV_ISA=isa), right, strict=True):
         print(job.name)
-        assert_close(result, expected)
+        assert_close(done.results[0], expected)
 
 
 def test_the_explanation_names_the_instructions() -> None:

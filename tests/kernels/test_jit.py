@@ -79,7 +79,7 @@ def test_other_keys_have_other_code(monkeypatch):
     for key in keys:
         assert double.works(double.load(key))
     assert double.built == len(keys)
-    monkeypatch.setattr("lowerconv.version.__version__", "0.0.0.other")
+    monkeypatch.setattr(jit, "_generators", lambda: "sources that were edited")
     assert double.works(double.load())
     assert double.built == len(keys) + 1
     assert len(objects()) == len(keys) + 1
