@@ -54,12 +54,16 @@ def share(count, worker, workers):
 
 
 @njit(cache=True, nogil=True)
-def _pack(job, group, first_channel, channels, panel, target):
-    """Pack the filters of one panel as ``[channel, tap][filter]``."""
+def _pack(job, group, first_channel, channels, panel, target, exact):
+    """Pack the filters of one panel as ``[channel, tap][filter]``.
+
+    Unless it has to be `exact`, what follows the panel may be overwritten with the slack of its
+    last vector: then nobody else may be packing that.
+    """
     begin = panel * job.F
     valid = min(job.F, job.results - begin)
     item, taps, width = job.itemsize, job.taps, job.F
-    if job.feed == TURNED and taps == 1:
+    if job.feed == TURNED and taps == 1 and not (exact and width % job.VL):
         at = ((group * job.channels + first_channel) * job.results + begin) * item
         call(
             job.pad,
@@ -167,7 +171,7 @@ def _rectangle(jobs, worker, panel0, panel1, piece0, piece1):
                     weights = scratch
                     for panel in range(b0, b1):
                         to = scratch + (panel - b0) * panel_bytes
-                        _pack(job, group, channel, channels, panel, to)
+                        _pack(job, group, channel, channels, panel, to, False)
                 begin = group * job.results + b0 * job.F
                 count = min((b1 - b0) * job.F, job.results - b0 * job.F)
                 if not job.bias or channel > 0:
@@ -248,7 +252,7 @@ def _pack_all(jobs, worker):
     panel_bytes = job.F * job.channels * job.taps * job.itemsize
     for number in range(worker, job.groups * job.panels, job.workers):
         group, panel = number // job.panels, number % job.panels
-        _pack(job, group, 0, job.channels, panel, job.target + number * panel_bytes)
+        _pack(job, group, 0, job.channels, panel, job.target + number * panel_bytes, True)
 
 
 @lru_cache

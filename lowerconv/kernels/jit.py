@@ -34,7 +34,8 @@ def target_machine(isa: Isa) -> llvm.TargetMachine:
         llvm.initialize_all_asmprinters()
         _started = True
     triple = llvm.get_process_triple()
-    if isa.triple and not triple.startswith(isa.triple):
+    own = triple.replace("arm64", "aarch64", 1)  # as Apple's systems call it
+    if isa.triple and not own.startswith(isa.triple):
         triple = f"{isa.triple}-unknown-linux-gnu"
     return llvm.Target.from_triple(triple).create_target_machine(
         cpu=isa.cpu, features=isa.features, opt=2, reloc="pic", codemodel="small"
@@ -72,7 +73,7 @@ def load(key: Hashable, build: Callable[[], ir.Module], isa: Isa, name: str) -> 
     known = _addresses.get((name, isa, key))
     if known is not None:
         return known
-    text = repr((_generators(), llvmlite.__version__, isa, name, key))
+    text = repr((_generators(), llvmlite.__version__, llvm.get_process_triple(), isa, name, key))
     digest = hashlib.sha256(text.encode()).hexdigest()[:32]
     path = cache_directory() / "kernels" / f"{digest}.o"
     code = read_checked(path)

@@ -307,7 +307,7 @@ def store_pixels(
 
 def rows_max(isa: Isa, NV: int) -> int:
     """Return the most rows of NV vectors whose sums stay in registers beside the operands."""
-    return (isa.registers - NV - (1 if isa.fma else 2)) // NV
+    return min(2 * isa.rows // NV, (isa.registers - NV - (1 if isa.fma else 2)) // NV)
 
 
 def step_time(MR: int, NV: int, isa: Isa) -> float:

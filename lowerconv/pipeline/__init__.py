@@ -52,6 +52,7 @@ PIPELINES: dict[str, type[Pipeline]] = {
 # only pass by: then BLAS, which reads them where they are, is faster.
 FEW_PIXELS = {"forward": 3, "input_grad": 3, "weight_grad": 8}
 FEW_PIXELS_RxS = {"forward": 3, "input_grad": 16, "weight_grad": 24}
+PHASES_MAX = 64  # of an input gradient, each with a microkernel of its own
 
 
 def choose(problem: ConvProblem, op: Op) -> tuple[str, str]:
@@ -62,6 +63,9 @@ def choose(problem: ConvProblem, op: Op) -> tuple[str, str]:
     """
     if max(problem.H * problem.W, problem.P * problem.Q) > GEMM_LIMIT:
         return "direct", "an image is larger than BLAS and tables of offsets can count"
+    rows, columns = problem.geometry.stride_h, problem.geometry.stride_w
+    if op == "input_grad" and rows * columns > PHASES_MAX:
+        return "pipelined", "with so long a stride most pixels are a convolution of their own"
     pixels = problem.N * problem.P * problem.Q
     plain = problem.R * problem.S == 1
     few = (FEW_PIXELS if plain else FEW_PIXELS_RxS)[op]

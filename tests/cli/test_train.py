@@ -30,7 +30,8 @@ def test_a_run_leaves_everything(run_lowerconv, tiny_fashion, tmp_path):
     arguments = ("train", "--data", f"fashion-mnist:{tiny_fashion}", "--epochs", 2)
     run = run_lowerconv(*arguments, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
-    assert run.stderr == ""
+    # The first process of a machine says what it compiles, and nothing else.
+    assert all(line.startswith("lowerconv: compiled ") for line in run.stderr.splitlines())
     assert "lenet, 431,080 parameters" in run.stdout
     assert "1 process" in run.stdout
     assert "epoch 1/2  loss" in run.stdout

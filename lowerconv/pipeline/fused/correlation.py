@@ -47,7 +47,8 @@ class Correlation:
         self.conv: Convolution = forward_convolution(problem)
         # A 1x1 filter at stride 1 makes dw a plain product whose rows are channels: with those in
         # the lanes, tiles go to dw as they are.  The operands then change places.
-        self.swap = self.conv.H == 1 and problem.R * problem.S == 1 and problem.stride == (1, 1)
+        plain = problem.R * problem.S == 1 and problem.stride == (1, 1)
+        self.swap = plain and not any(map(any, problem.padding))
         if self.swap:
             conv = self.conv
             self.conv = replace(conv, channels=conv.results, results=conv.channels)
@@ -66,7 +67,7 @@ class Correlation:
     def _choose_tile(self) -> None:
         """Choose the tile: taps of one row of the filter and of some channels, NV vectors."""
         vectors = -(-self.conv.results // self.VL)
-        options = {NV: min(28, rows_max(self.isa, NV)) for NV in self.options}
+        options = {NV: rows_max(self.isa, NV) for NV in self.options}
         pixels = self.conv.phases[0].P * self.conv.phases[0].Q
         best = None
         for NV, most in options.items():

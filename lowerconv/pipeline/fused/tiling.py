@@ -95,7 +95,7 @@ def _filters(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
         total, shapes = 0.0, []
         for phase in conv.phases:
             best = None
-            for TH, TW in _filter_shapes(phase, min(28, rows_max(isa, NV))):
+            for TH, TW in _filter_shapes(phase, rows_max(isa, NV)):
                 live = live_taps(conv, phase, TH).sum(axis=1)
                 steps = conv.channels * live
                 cost = 0.0
