@@ -62,7 +62,7 @@ class Microkernel:
     pixel_step : int
         Items from one pixel to the next in the result.
     ahead : int
-        Where not 0: the operand read through the table is prefetched that many items ahead.
+        Where not 0: the pixels are prefetched that many items ahead.
     places : tuple of int
         For store "rows": which row of the result each row goes to; empty stands for 0, 1, 2, ...
     spots : tuple of int
@@ -168,8 +168,11 @@ class Microkernel:
             if self.broadcast_step is None:
                 broadcast_at = e.offset(broadcasts, self._entry(e, table, index, self.tables - 1))
             if self.ahead:
-                at = vector_at if self.vector_step is None else broadcast_at
-                e.prefetch(e.offset(at, self.ahead), False, 3)
+                if self.store == "rows":
+                    for column in self.columns:
+                        e.prefetch(e.offset(vector_at, column + self.ahead), False, 3)
+                else:
+                    e.prefetch(e.offset(broadcast_at, self.ahead), False, 3)
             if self.stream:
                 for column in self.columns:
                     e.prefetch(e.offset(vector_at, column + self.stream), False, 3)
@@ -318,4 +321,4 @@ def step_time(MR: int, NV: int, isa: Isa) -> float:
     loads are what takes time.
     """
     latency = 10.0
-    return max(MR * NV + {1: 5.5, 2: 1.4}.get(NV, 1.8), latency)
+    return max(MR * NV + {1: 8.0, 2: 1.4}.get(NV, 1.8), latency)

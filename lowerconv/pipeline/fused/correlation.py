@@ -145,7 +145,8 @@ class Correlation:
         if blocks * others < TASKS and (self.swap or not self.straight):
             partial = self.dw_items * self.item
             wanted = ceil(TASKS / (blocks * others))
-            self.splits = max(1, min(PARTIAL_BYTES // partial, pieces // 2, wanted))
+            most = max(1, min(PARTIAL_BYTES // partial, pieces // 2, wanted))
+            self.splits = 2 ** (most.bit_length() - 1)  # which most numbers of cores divide
 
         def busiest(block: int) -> float:
             """Return the time of the worker with most tasks: tiles, and gathering dy for each."""

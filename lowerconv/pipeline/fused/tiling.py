@@ -14,10 +14,10 @@ from lowerconv.pipeline.fused.window import balanced
 
 # Prices in multiply-adds of one vector, beside the steps themselves.
 CALL = 120.0  #        to call a microkernel and begin its sums
-TRANSPOSED = 120.0  #  to transpose and store a square of VL x VL sums
+TRANSPOSED = 150.0  #  to transpose and store a square of VL x VL sums
 STORED = 4.0  #        to store a vector as it is
 PACKED = 1.0  #        to pack an item of the filters
-UNALIGNED = 0.5  #     to load a vector that straddles two cache lines
+UNALIGNED = 0.2  #     to load a vector that straddles two cache lines
 PAGE, CROWD = 2048, 8  # rows in place at such a distance, and so many, share sets of L1
 SPLIT_MAX = 4  #       columns that lowering sets apart: more would leave too little in a vector
 VECTORS = (1, 2, 3, 4, 6, 8)  # of pixels in a tile
