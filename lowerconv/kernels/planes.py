@@ -39,7 +39,7 @@ JOB = np.dtype(
                 "pad",
                 "fold",
             ),
-            *("out_plane", "add", "workers", "zeros", "sums_at", "VL"),
+            *("out_plane", "add", "workers", "zeros", "sums_at", "VL", "together", "slot"),
             # each phase its own; for a weight gradient each group of taps its own
             *("phases", "P", "out_offset", "out_row", "kernel", "first_tap"),
         )
@@ -189,93 +189,127 @@ class PlaneKernel:
 
 
 @njit(cache=True, nogil=True)
-def _lower(job, plane, band, scratch):
-    """Return where a band of a plane of the source lies, lowered into `scratch` if it must be."""
-    item = job.itemsize
-    at = job.source + plane * job.H * job.W * item
+def _source(job, image, group, channel, band, slot):
+    """Return where a band of a plane of the source lies: in place, or in a slot of the scratch."""
+    if job.lower:
+        return slot + channel * job.slot
+    plane = (image * job.groups + group) * job.channels + channel
     row = band * job.band * job.stride_h
-    if not job.lower:
-        return at + row * job.pitch * item
-    call(
-        job.pad,
-        (
-            at, job.W, job.H, job.W, row + job.first_row, job.lowered_rows, job.left, scratch,
-            job.pitch,
-        ),
-    )  # fmt: skip
-    return scratch
+    return job.source + (plane * job.H * job.W + row * job.pitch) * job.itemsize
 
 
-def _convolve(jobs, worker):
-    """Do one worker's tasks: (image, group, band)."""
+@njit(cache=True, nogil=True)
+def _lower(job, image, group, band, slot):
+    """Copy a band of the planes of a group, zeros around it."""
+    item = job.itemsize
+    plane = (image * job.groups + group) * job.channels
+    for channel in range(job.channels):
+        call(
+            job.pad,
+            (
+                job.source + (plane + channel) * job.H * job.W * item, job.W, job.H, job.W,
+                band * job.band * job.stride_h + job.first_row, job.lowered_rows, job.left,
+                slot + channel * job.slot, job.pitch,
+            ),
+        )  # fmt: skip
+
+
+@njit(cache=True, nogil=True)
+def _results(jobs, image, group, band, slot):
+    """Compute a band of the results of a group."""
     job = carray(jobs, 1)[0]
     phases = carray(jobs, job.phases)
     item = job.itemsize
+    for channel in range(job.channels):
+        source = _source(job, image, group, channel, band, slot)
+        mode = np.int64(1) if channel > 0 or job.add else np.int64(0)
+        if job.relu and channel == job.channels - 1:
+            mode |= 2
+        for result in range(job.results):
+            if job.turned:
+                number = (group * job.channels + channel) * job.results + result
+            else:
+                number = (group * job.results + result) * job.channels + channel
+            bias = job.zeros
+            if job.bias and channel == 0:
+                bias = job.bias + (group * job.results + result) * item
+            out = (image * job.groups + group) * job.results + result
+            for i in range(job.phases):
+                phase = phases[i]
+                row = band * job.band
+                rows = min(job.band, phase.P - row)
+                to = out * job.out_plane + phase.out_offset + row * phase.out_row
+                call(
+                    phase.kernel,
+                    (
+                        source, job.filters + number * job.taps * item, bias,
+                        job.target + to * item, rows, mode,
+                    ),
+                )  # fmt: skip
+
+
+def _convolve(jobs, worker):
+    """Do one worker's tasks: (image, group, band).
+
+    Several are lowered before they are computed: what was just stored cannot be loaded at once.
+    """
+    job = carray(jobs, 1)[0]
     scratch = job.scratch + worker * job.scratch_bytes
+    size = job.channels * job.slot
     first, last = share(job.images * job.groups * job.pieces, worker, job.workers)
-    for task in range(first, last):
-        band = task % job.pieces
-        group = task // job.pieces % job.groups
-        image = task // (job.pieces * job.groups)
-        for channel in range(job.channels):
-            plane = (image * job.groups + group) * job.channels + channel
-            source = _lower(job, plane, band, scratch)
-            mode = np.int64(1) if channel > 0 or job.add else np.int64(0)
-            if job.relu and channel == job.channels - 1:
-                mode |= 2
-            for result in range(job.results):
-                if job.turned:
-                    number = (group * job.channels + channel) * job.results + result
-                else:
-                    number = (group * job.results + result) * job.channels + channel
-                bias = job.zeros
-                if job.bias and channel == 0:
-                    bias = job.bias + (group * job.results + result) * item
-                out = (image * job.groups + group) * job.results + result
-                for i in range(job.phases):
-                    phase = phases[i]
-                    row = band * job.band
-                    rows = min(job.band, phase.P - row)
-                    to = out * job.out_plane + phase.out_offset + row * phase.out_row
-                    call(
-                        phase.kernel,
-                        (
-                            source, job.filters + number * job.taps * item, bias,
-                            job.target + to * item, rows, mode,
-                        ),
-                    )  # fmt: skip
+    for begin in range(first, last, job.together):
+        end = min(begin + job.together, last)
+        if job.lower:
+            for task in range(begin, end):
+                image, group = task // (job.pieces * job.groups), task // job.pieces % job.groups
+                band = task % job.pieces
+                _lower(job, image, group, band, scratch + (task - begin) * size)
+        for task in range(begin, end):
+            image, group = task // (job.pieces * job.groups), task // job.pieces % job.groups
+            _results(jobs, image, group, task % job.pieces, scratch + (task - begin) * size)
+
+
+@njit(cache=True, nogil=True)
+def _gradients(jobs, image, group, band, slot, sums):
+    """Add a band of a group to the sums of its filters' gradients."""
+    job = carray(jobs, 1)[0]
+    parts = carray(jobs, job.phases)
+    item = job.itemsize
+    rows = min(job.band, job.P - band * job.band)
+    mode = np.int64(image + band > 0)
+    for channel in range(job.channels):
+        source = _source(job, image, group, channel, band, slot)
+        for result in range(job.results):
+            dy = ((image * job.groups + group) * job.results + result) * job.out_plane
+            dy += band * job.band * job.out_row
+            pair = (result * job.channels + channel) * job.taps
+            for i in range(job.phases):
+                part = parts[i]
+                at = sums + (pair + part.first_tap) * job.VL * item
+                call(part.kernel, (source, at, job.zeros, job.filters + dy * item, rows, mode))
 
 
 def _correlate(jobs, worker):
     """Do one worker's groups of a weight gradient: source is x, filters dy, target dw."""
     job = carray(jobs, 1)[0]
-    parts = carray(jobs, job.phases)
     item = job.itemsize
     scratch = job.scratch + worker * job.scratch_bytes
-    pairs = job.channels * job.results
+    size = job.channels * job.slot
+    count = job.channels * job.results * job.taps  # of the gradient of a group
     sums = scratch + job.sums_at
     first, last = share(job.groups, worker, job.workers)
-    for group in range(first, last):
+    for begin in range(first, last, job.together):
+        end = min(begin + job.together, last)
         for image in range(job.images):
             for band in range(job.pieces):
-                rows = min(job.band, job.P - band * job.band)
-                for channel in range(job.channels):
-                    plane = (image * job.groups + group) * job.channels + channel
-                    source = _lower(job, plane, band, scratch)
-                    for result in range(job.results):
-                        dy = ((image * job.groups + group) * job.results + result) * job.out_plane
-                        dy += band * job.band * job.out_row
-                        pair = (result * job.channels + channel) * job.taps
-                        for i in range(job.phases):
-                            part = parts[i]
-                            at = sums + (pair + part.first_tap) * job.VL * item
-                            mode = np.int64(image + band > 0)
-                            call(
-                                part.kernel,
-                                (source, at, job.zeros, job.filters + dy * item, rows, mode),
-                            )
-        count = pairs * job.taps
-        call(job.fold, (sums, count, job.target + group * count * item))
+                if job.lower:
+                    for group in range(begin, end):
+                        _lower(job, image, group, band, scratch + (group - begin) * size)
+                for group in range(begin, end):
+                    slot = scratch + (group - begin) * size
+                    at = sums + (group - begin) * count * job.VL * item
+                    _gradients(jobs, image, group, band, slot, at)
+        call(job.fold, (sums, (end - begin) * count, job.target + begin * count * item))
 
 
 @lru_cache

@@ -10,12 +10,21 @@ from lowerconv.kernels.call import write
 from lowerconv.kernels.planes import JOB, PlaneKernel
 from lowerconv.kernels.rearrange import fold_address, pad_address, slack
 from lowerconv.kernels.simd import Isa
+from lowerconv.kernels.small_planes import PRODUCTS_MAX, SmallPlaneKernel
 from lowerconv.machine.workspace import LINE
 from lowerconv.pipeline.fused.partition import LAUNCH
-from lowerconv.pipeline.fused.phases import Convolution
+from lowerconv.pipeline.fused.phases import Convolution, Phase
 from lowerconv.pipeline.fused.window import balanced, window
 
+TOGETHER, SLOTS_BYTES = 16, 32 * 1024  # groups lowered at a time, in L1
 BAND_BYTES = 128 * 1024  # of a lowered band of one plane
+
+
+def is_small(conv: Convolution, VL: int) -> bool:
+    """Return whether rows fit a vector, and a plane so few of them that all can be written out."""
+    width = max(conv.W, *(phase.Q for phase in conv.phases))
+    products = sum(phase.P * len(phase.taps) for phase in conv.phases)
+    return width <= VL and products <= PRODUCTS_MAX
 
 
 class Planes:
@@ -28,11 +37,14 @@ class Planes:
         self.window = window(conv, VL)
         P = max(phase.P for phase in conv.phases)
         band = P
-        if self.window.lower:
+        # Decided without regard to the threads, because the order of the sums is another.
+        self.small = is_small(conv, VL)
+        self.lower = self.window.lower and not self.small
+        if self.lower:
             while band > 1 and self.window.plane(band) * item > BAND_BYTES:
                 band = -(-band // 2)
             band = balanced(P, band)
-        if not gradient:  # bands for all threads
+        if not gradient and not self.small:  # bands for all threads
             planes = conv.images * conv.groups
             band = min(band, max(1, ceil(P / ceil(threads / planes))))
         pieces = ceil(P / band)
@@ -40,35 +52,36 @@ class Planes:
         pixels = sum(phase.P * phase.Q * (10 + len(phase.taps)) for phase in conv.phases)
         work = conv.images * conv.groups * conv.channels * conv.results * pixels / VL
         self.workers = max(1, min(threads, tasks)) if work > LAUNCH else 1
-        self.kernels: list[PlaneKernel] = []
+        self.kernels: list[PlaneKernel | SmallPlaneKernel] = []
         self.job = np.zeros(self._parts(), JOB)
         self._zeros = np.zeros(VL, dtype)
-        plane = self.window.plane(band) if self.window.lower else 0
-        sums_at = -(-(plane + slack(isa, dtype)) * item // LINE) * LINE
+        # A slot has room for a plane, and for what its last vector spills.
+        slot = 0
+        if self.lower:
+            slot = ceil((self.window.plane(band) + slack(isa, dtype)) * item / LINE) * LINE
+        group = max(1, conv.channels * slot)
+        together = max(1, min(TOGETHER, tasks // self.workers, SLOTS_BYTES // group))
+        sums_at = together * conv.channels * slot
         sums = conv.channels * conv.results * conv.taps * VL if gradient else 0
-        self.scratch_bytes = sums_at + -(-sums * item // LINE) * LINE
+        self.scratch_bytes = sums_at + ceil(together * sums * item / LINE) * LINE
         write(
             self.job,
             scratch_bytes=self.scratch_bytes, itemsize=item, images=conv.images,
             groups=conv.groups, channels=conv.channels, results=conv.results, taps=conv.taps,
             turned=conv.turned, H=conv.H, W=conv.W, stride_h=conv.stride_h,
-            lower=self.window.lower, first_row=self.window.first_row,
-            lowered_rows=self.window.rows(band), left=self.window.left, pitch=self.window.pitch,
+            lower=self.lower, first_row=self.window.first_row,
+            lowered_rows=self.window.rows(band), left=self.window.left,
+            pitch=self.window.pitch if self.lower else conv.W,
             band=band, pieces=pieces, pad=pad_address(isa, dtype, self.window.split),
             fold=fold_address(isa, dtype),
             out_plane=conv.out_plane, workers=self.workers, zeros=self._zeros.ctypes.data,
-            sums_at=sums_at, VL=VL, phases=len(self.job),
+            sums_at=sums_at, VL=VL, together=together, slot=slot, phases=len(self.job),
         )  # fmt: skip
         number = 0
         for phase in conv.phases:
-            taps = [(tap, self.window.place(row, column)) for tap, row, column in phase.taps]
-            most = self._taps_at_once() if gradient else max(1, len(taps))
-            for first in range(0, max(1, len(taps)), most):
-                kernel = PlaneKernel(
-                    isa, dtype, tuple(taps[first : first + most]), phase.Q,
-                    self.window.stride_h * self.window.pitch, phase.out_row, phase.out_column,
-                    balanced(band, 7 if isa.registers >= 32 else 3), gradient,
-                )  # fmt: skip
+            most = self._taps_at_once() if gradient else max(1, len(phase.taps))
+            for first in range(0, max(1, len(phase.taps)), most):
+                kernel = self._kernel(phase, phase.taps[first : first + most], band)
                 self.kernels.append(kernel)
                 write(
                     self.job[number : number + 1],
@@ -76,6 +89,24 @@ class Planes:
                     kernel=kernel.address(), first_tap=first,
                 )  # fmt: skip
                 number += 1
+
+    def _kernel(
+        self, phase: Phase, taps: tuple[tuple[int, int, int], ...], band: int
+    ) -> PlaneKernel | SmallPlaneKernel:
+        """Return the kernel of some taps of a phase."""
+        conv, isa = self.conv, self.isa
+        together = 7 if isa.registers >= 32 else 3
+        if self.small:
+            return SmallPlaneKernel(
+                isa, conv.dtype, taps, conv.H, conv.W, phase.P, phase.Q, conv.stride_h,
+                conv.stride_w, phase.out_row, phase.out_column, balanced(phase.P, together),
+                self.gradient,
+            )  # fmt: skip
+        places = tuple((tap, self.window.place(row, column)) for tap, row, column in taps)
+        return PlaneKernel(
+            isa, conv.dtype, places, phase.Q, conv.stride_h * self.window.pitch, phase.out_row,
+            phase.out_column, balanced(band, together), self.gradient,
+        )  # fmt: skip
 
     def _taps_at_once(self) -> int:
         """Return the taps whose sums fit in registers beside the operands."""
@@ -92,6 +123,6 @@ class Planes:
         return {
             "instructions": self.isa.name,
             "kernel": f"planes: {len(kernel.taps)} taps, rows of {kernel.Q} pixels",
-            "source": "lowered" if self.window.lower else "in place",
+            "source": "lowered" if self.lower else "in place",
             "tasks": f"on {self.workers} cores",
         }
