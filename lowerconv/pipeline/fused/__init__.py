@@ -3,7 +3,17 @@
 Generated microkernels multiply straight from the image, or from a padded band of it that stays in
 L2: a tap of a filter is an offset in a table, so the lowered matrix never exists, not even in
 parts.  What is left of lowering, the padding of a band and the packing of filters into panels, is
-done by the core that uses it, piece by piece, while the next piece is on its way to the cache.
+done by the core that uses it, piece by piece, while the next piece is on its way to the cache:
+prefetches stand between the multiply-adds, where they cost nothing.
+
+A layout decides how, and writes a job that the loops of `lowerconv.kernels` follow:
+
+* `convolution.Layout`: forward, and the input gradient as convolutions of dy (`phases`);
+* `correlation.Correlation`: the weight gradient;
+* `planes.Planes`: groups of very few channels, where there is nothing to pack.
+
+An algorithm with fewer multiplications, as Winograd's, is another layout: its transforms are
+another way to lower a band, its products the same microkernels on what they leave.
 """
 
 from __future__ import annotations

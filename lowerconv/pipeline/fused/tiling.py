@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lowerconv.kernels.blocking import panel_bytes
 from lowerconv.kernels.microkernel import rows_max, step_time
 from lowerconv.kernels.simd import Isa
+from lowerconv.machine.workspace import LINE
 from lowerconv.pipeline.fused.phases import Convolution, Phase
 from lowerconv.pipeline.fused.window import balanced
 
@@ -20,6 +22,10 @@ PACKED = 1.0  #        to pack an item of the filters
 UNALIGNED = 0.2  #     to load a vector that straddles two cache lines
 PAGE, CROWD = 2048, 8  # rows in place at such a distance, and so many, share sets of L1
 SPLIT_MAX = 4  #       columns that lowering sets apart: more would leave too little in a vector
+# To store to memory beyond the caches, where a result is larger than they are: for each row, and
+# for each of its lines.
+FAR_ROW, FAR_LINE = 20.0, 10.0
+FAR_SHARE = 16  # of a quarter of the L2 cache
 VECTORS = (1, 2, 3, 4, 6, 8)  # of pixels in a tile
 
 
@@ -67,6 +73,14 @@ def live_taps(conv: Convolution, phase: Phase, TH: int) -> np.ndarray:
     return np.asarray(inside.any(axis=1))
 
 
+def _far(conv: Convolution, rows: int, pixels: int) -> float:
+    """Return the price of where a tile's result goes, `rows` rows of `pixels` items."""
+    size = conv.groups * conv.results * conv.out_plane * conv.dtype.itemsize
+    if size <= FAR_SHARE * panel_bytes():
+        return 0.0
+    return rows * (FAR_ROW + FAR_LINE * pixels * conv.dtype.itemsize / LINE)
+
+
 def _parts(extent: int, size: int) -> dict[int, int]:
     """Return how many parts of which size `extent` is cut into."""
     parts = {size: extent // size} if extent >= size else {}
@@ -105,7 +119,8 @@ def _filters(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
                         for height, rows in ((TH, steps[:-1]), (last, steps[-1:])):
                             m = height * width
                             one = rows.sum() * step_time(m, NV_, isa)
-                            one += len(rows) * (CALL + TRANSPOSED * NV_ * -(-m // VL))
+                            stored = TRANSPOSED * NV_ * -(-m // VL) + _far(conv, NV_ * VL, m)
+                            one += len(rows) * (CALL + stored)
                             cost += columns * panels * one
                 if best is None or cost < best[0]:
                     best = cost, (TH, TW)
@@ -145,7 +160,9 @@ def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
                     ):
                         count = height * -(-width // VL)
                         one = rows.sum() * (step_time(F_, count, isa) + UNALIGNED * count + crowded)
-                        one += len(rows) * (CALL + STORED * F_ * count * phase.out_column)
+                        stored = STORED * F_ * count * phase.out_column
+                        stored += _far(conv, F_ * height, width)
+                        one += len(rows) * (CALL + stored)
                         total += columns * panels * one
         total *= conv.images * conv.groups
         if conv.turned and not constant:
