@@ -19,6 +19,7 @@ CALL = 120.0  #        to call a microkernel and begin its sums
 TRANSPOSED = 150.0  #  to transpose and store a square of VL x VL sums
 STORED = 4.0  #        to store a vector as it is
 PACKED = 1.0  #        to pack an item of the filters
+STREAMED = 0.25  #      to read a byte of packed filters from beyond L2
 UNALIGNED = 0.2  #     to load a vector that straddles two cache lines
 PAGE, CROWD = 2048, 8  # rows in place at such a distance, and so many, share sets of L1
 SPLIT_MAX = 4  #       columns that lowering sets apart: more would leave too little in a vector
@@ -128,8 +129,14 @@ def _filters(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
             total += best[0]
             shapes.append(best[1])
         total *= conv.images * conv.groups
+        items = conv.groups * conv.results * conv.channels * conv.taps
         if not constant:
-            total += PACKED * conv.groups * conv.results * conv.channels * conv.taps
+            total += PACKED * items
+        elif items * conv.dtype.itemsize > 4 * panel_bytes():
+            # The first tile waits for panels that come from beyond L2, faster with a larger tile.
+            m = shapes[0][0] * shapes[0][1]
+            wait = max(0.0, STREAMED * NV * VL * conv.dtype.itemsize - step_time(m, NV, isa))
+            total += items / (NV * VL) * wait
         yield Tiling("filters", False, NV * VL, tuple(shapes), total)
 
 
