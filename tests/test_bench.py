@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -209,3 +210,23 @@ def test_peak_is_compiled_for_every_instruction_set(bench):
         llvm.parse_assembly(source).verify()
         called = source.count(f'@"llvm.fma.v{lanes}f32"(<') - 1  # the declaration
         assert called == (0 if name == "sse" else chains)
+
+
+def test_costs_of_calls_and_the_layers_of_googlenet():
+    printed = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from bench.costs import calls, googlenet_layers\n"
+            "print(len(list(googlenet_layers())))\n"
+            "for what, cost in calls(): print(what, cost)\n",
+        ],
+        cwd=ROOT,
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    count, *lines = printed.splitlines()
+    assert int(count) == 57
+    assert len(lines) == 2 and all(line.endswith(" us") for line in lines)
