@@ -145,11 +145,12 @@ def _check(key: str, choice: Choice) -> str:
 
 
 def _append(path: Path, line: bytes) -> None:
-    """Add a line in one write, which the system puts behind those of all other processes."""
+    """Add a line in one write, behind those of all other processes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags, 0o666)
     try:
+        _lock(descriptor, exclusive=True)
         text = line + b"\n"
         if os.lseek(descriptor, 0, os.SEEK_END):
             os.lseek(descriptor, -1, os.SEEK_END)
@@ -159,6 +160,18 @@ def _append(path: Path, line: bytes) -> None:
             raise OSError(ENOSPC, os.strerror(ENOSPC))
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, exclusive: bool) -> None:
+    """Wait until nobody is writing; closing the file ends the lock.
+
+    A write grows the file before all of it can be read.  Where there are no such locks a reader may
+    at worst take a line that is being written for a damaged one, and finds it whole the next time.
+    """
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
 
 
 def _choices(path: Path) -> dict[str, Choice]:
@@ -185,7 +198,9 @@ def _state(path: Path) -> tuple[int, ...] | None:
 def _read(path: Path) -> tuple[dict[str, Choice], str | None]:
     """Return the choices of a file, and what is wrong with it."""
     try:
-        content = path.read_bytes()
+        with open(path, "rb") as file:
+            _lock(file.fileno(), exclusive=False)
+            content = file.read()
     except FileNotFoundError:
         return {}, None
     except OSError as error:
