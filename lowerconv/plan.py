@@ -70,6 +70,10 @@ class ConvPlan:
         "forward", "input_grad" or "weight_grad".
     algorithm : str
         The one that runs, never "auto".
+    choice : str
+        The algorithm, and its variant where tuning chose one.
+    tuning : list of (str, float)
+        What was measured for this plan, and the seconds, best first; empty where nothing was.
     threads : int
         Those of :func:`lowerconv.get_num_threads` when the plan was made.
     result_shape : tuple of int
@@ -149,7 +153,7 @@ class ConvPlan:
         self.reason = "asked for"
         if algorithm == "auto":
             candidate, self.reason = self._choose(tune, constant_weights)
-        self.algorithm = candidate.algorithm
+        self.algorithm, self.choice = candidate.algorithm, str(candidate)
         if problem.N:
             options: dict[str, Any] = {"variant": candidate.variant} if candidate.variant else {}
             self._pipeline: Pipeline = PIPELINES[self.algorithm](

@@ -188,7 +188,7 @@ def _measure(layer: Layer, op: str, dtype: str) -> tuple[str, str, str, str]:
     }
     plan: Any = plan_conv2d(layer.x_shape, layer.w_shape, **layer.geometry, **choices)
     if not plan.tuning:
-        return plan.algorithm, "-", "-", "remembered"
+        return plan.choice, "-", "-", "remembered"
     (name, seconds), *others = plan.tuning
     ratio = f"{others[0][1] / seconds:.2f} times" if others else "-"
     return name, f"{1e3 * seconds:.3f}", ratio, "measured"

@@ -32,7 +32,7 @@ def planned(monkeypatch):
     def plan(x_shape, w_shape, **options):
         known = (x_shape, w_shape, options) in calls
         calls.append((x_shape, w_shape, options))
-        return SimpleNamespace(algorithm="pipelined", tuning=[] if known else MEASURED)
+        return SimpleNamespace(choice="pipelined", tuning=[] if known else MEASURED)
 
     monkeypatch.setattr(tune, "plan_conv2d", plan)
     return calls
@@ -144,7 +144,7 @@ class TestForget:
 
         def plan(*shapes, **options):
             seen.append(recall("a"))
-            return SimpleNamespace(algorithm="direct", tuning=[])
+            return SimpleNamespace(choice="direct", tuning=[])
 
         monkeypatch.setattr(tune, "plan_conv2d", plan)
         printed(*ONE_LAYER, "--forget")
