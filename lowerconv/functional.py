@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lowerconv.checks import integer
-from lowerconv.plan import cached_plan
+from lowerconv.plan_cache import cached_plan
 from lowerconv.problem import DTYPES
 
 

@@ -124,10 +124,10 @@ class Emitter:
             return self.module.globals[name]
         return ir.Function(self.module, ir.FunctionType(result, kinds), name)
 
-    def first_lanes(self, valid: int, step: int = 1) -> ir.Constant:
-        """Return the mask of every `step`-th of the lanes below `valid`."""
+    def first_lanes(self, valid: int) -> ir.Constant:
+        """Return the mask of the lanes below `valid`."""
         kind = ir.VectorType(I1, self.lanes)
-        return ir.Constant(kind, [int(i < valid and i % step == 0) for i in range(self.lanes)])
+        return ir.Constant(kind, [int(i < valid) for i in range(self.lanes)])
 
     def lanes_below(self, count: ir.Value) -> ir.Value:
         """Return the mask of the lanes below a number known at run time."""

@@ -17,7 +17,7 @@ architectures".
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from llvmlite import ir
@@ -109,10 +109,7 @@ class Microkernel:
         self._ask_for_result(e, out, out_step)
         sums = self._multiply(e, k, vectors, broadcasts, table, bias)
         builder = e.builder
-        relu = builder.icmp_signed("!=", builder.and_(mode, e.constant(RELU)), e.constant(0))
-        lowest = ir.Constant(e.scalar, -np.inf)
-        floor = e.splat(builder.select(relu, ir.Constant(e.scalar, 0.0), lowest))
-        add = builder.icmp_signed("!=", builder.and_(mode, e.constant(ADD)), e.constant(0))
+        floor, add = epilogue(e, mode)
         store = self._store_rows if self.store == "rows" else self._store_columns
         with builder.if_else(add, likely=False) as (adding, plain):
             with adding:
@@ -254,9 +251,14 @@ class Microkernel:
         """Return the assembly of the function."""
         return assembly(self.build(), self.isa)
 
-    def with_rows(self, count: int) -> Microkernel:
-        """Return the kernel of the first `count` rows."""
-        return replace(self, rows=self.rows[:count])
+
+def epilogue(e: Emitter, mode: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """Return what results are at least (minus infinity without ReLU), and whether to add."""
+    b = e.builder
+    relu = b.icmp_signed("!=", b.and_(mode, e.constant(RELU)), e.constant(0))
+    add = b.icmp_signed("!=", b.and_(mode, e.constant(ADD)), e.constant(0))
+    lowest = ir.Constant(e.scalar, -np.inf)
+    return e.splat(b.select(relu, ir.Constant(e.scalar, 0.0), lowest)), add
 
 
 def store_pixels(

@@ -18,7 +18,7 @@ from lowerconv.kernels.call import OPERANDS, call, loops
 from lowerconv.kernels.convolve import share
 from lowerconv.kernels.emit import Emitter
 from lowerconv.kernels.jit import assembly, load
-from lowerconv.kernels.microkernel import ADD, RELU, store_pixels
+from lowerconv.kernels.microkernel import epilogue, store_pixels
 from lowerconv.kernels.simd import Isa
 
 JOB = np.dtype(
@@ -105,10 +105,7 @@ class PlaneKernel:
         start = e.broadcast(bias, 0)
         few = len(self.taps) <= self.isa.registers - 8
         weights = {tap: e.broadcast(filter_, tap) for tap, _ in self.taps} if few else {}
-        relu = b.icmp_signed("!=", b.and_(mode, e.constant(RELU)), e.constant(0))
-        add = b.icmp_signed("!=", b.and_(mode, e.constant(ADD)), e.constant(0))
-        lowest = ir.Constant(e.scalar, -np.inf)
-        floor = e.splat(b.select(relu, ir.Constant(e.scalar, 0.0), lowest))
+        floor, add = epilogue(e, mode)
 
         def block(first: ir.Value, count: int) -> None:
             here = e.offset(source, b.mul(first, e.constant(self.row_step)))
@@ -159,7 +156,7 @@ class PlaneKernel:
         source, filter_, _, dy, rows, mode = e.arguments
         b = e.builder
         zero = ir.Constant(e.vector, [0.0] * e.lanes)
-        add = b.icmp_signed("!=", b.and_(mode, e.constant(ADD)), e.constant(0))
+        _, add = epilogue(e, mode)
         sums = [b.select(add, e.load(filter_, i * e.lanes), zero) for i in range(len(self.taps))]
 
         def row(index: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:

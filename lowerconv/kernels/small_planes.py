@@ -14,7 +14,7 @@ from llvmlite import ir
 
 from lowerconv.kernels.emit import Emitter
 from lowerconv.kernels.jit import assembly, load
-from lowerconv.kernels.microkernel import ADD, RELU, store_pixels
+from lowerconv.kernels.microkernel import epilogue, store_pixels
 from lowerconv.kernels.simd import Isa
 
 PRODUCTS_MAX = 2000  # vectors of products that are written out
@@ -97,10 +97,7 @@ class SmallPlaneKernel:
         b = e.builder
         start = e.broadcast(bias, 0)
         weights = [e.broadcast(filter_, tap) for tap, _, _ in self.taps]
-        relu = b.icmp_signed("!=", b.and_(mode, e.constant(RELU)), e.constant(0))
-        add = b.icmp_signed("!=", b.and_(mode, e.constant(ADD)), e.constant(0))
-        lowest = ir.Constant(e.scalar, -np.inf)
-        floor = e.splat(b.select(relu, ir.Constant(e.scalar, 0.0), lowest))
+        floor, add = epilogue(e, mode)
         for first in range(0, self.P, self.together):
             last = min(first + self.together, self.P)
             sums = dict.fromkeys(range(first, last), start)
@@ -118,7 +115,7 @@ class SmallPlaneKernel:
         _, filter_, _, dy, _, mode = e.arguments
         b = e.builder
         zero = ir.Constant(e.vector, [0.0] * e.lanes)
-        add = b.icmp_signed("!=", b.and_(mode, e.constant(ADD)), e.constant(0))
+        _, add = epilogue(e, mode)
         sums = [b.select(add, e.load(filter_, i * e.lanes), zero) for i in range(len(self.taps))]
         gradients: dict[int, ir.Value] = {}
         for p, i, value in self._steps(e, 0, self.P):

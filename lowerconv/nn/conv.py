@@ -11,7 +11,8 @@ from lowerconv.checks import Pair, integer, pair
 from lowerconv.machine.threads import get_num_threads, parallel_region
 from lowerconv.nn.init import he_normal
 from lowerconv.nn.module import Layer, Parameter, Step
-from lowerconv.plan import ConvPlan, cached_plan
+from lowerconv.plan import ConvPlan
+from lowerconv.plan_cache import cached_plan
 
 
 # Additions may be reordered, which lets them be vector code.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lowerconv as lc
-from lowerconv.plan import plan_cache_info
+from lowerconv.plan_cache import plan_cache_info
 
 from .cases import (
     ALGORITHMS,
