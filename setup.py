@@ -26,7 +26,12 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["lowerconv", "lowerconv.*"]),
-    package_data={"lowerconv": ["py.typed"], "lowerconv.data": ["embedded/*"]},
+    package_data={
+        "lowerconv": ["py.typed"],
+        "lowerconv.bench.cases": ["*.csv"],
+        "lowerconv.bench.published": ["*.csv"],
+        "lowerconv.data": ["embedded/*"],
+    },
     install_requires=[
         "numpy>=1.26",
         "scipy>=1.13",  # the BLAS that compiled code calls, through scipy.linalg.cython_blas

@@ -7,16 +7,12 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import numpy as np
-
 import lowerconv as lc
 from bench import peers
-from bench.cases import Layer, layers, networks
-from bench.interleaved import Run
-from bench.passes import PASSES, function, operands, plan_for, planned
-
-REFERENCE = "lowering"
-TOLERANCE = 1e-4  # of the largest entry: sums of a million products in float32, in any order
+from lowerconv.bench.case import REFERENCE
+from lowerconv.bench.cases import Layer, layers, networks
+from lowerconv.bench.interleaved import Run
+from lowerconv.bench.passes import PASSES, function, operands, plan_for, planned
 
 
 class Setting(NamedTuple):
@@ -45,7 +41,13 @@ def _default_settings() -> list[Setting]:
 
 def add_options(add: Callable[..., Any]) -> None:
     """Add the options that select, through argparse's `add_argument` or pytest's `addoption`."""
-    add("--network", nargs="+", choices=networks(), default=["googlenet"], help="of bench/cases")
+    add(
+        "--network",
+        nargs="+",
+        choices=networks(),
+        default=["googlenet"],
+        help="of lowerconv/bench/cases",
+    )
     add("--at", nargs="+", type=setting, default=_default_settings(), help="THREADS,BATCH pairs")
     add("--passes", nargs="+", choices=PASSES, default=PASSES)
     add(
@@ -113,15 +115,3 @@ def candidates(
             plan = plan_for(layer, at.batch, op, name, **keywords)
             runs[name] = planned(plan, first, second)
     return runs
-
-
-def check_agreement(runs: dict[str, Run], what: str) -> None:
-    """Run every candidate once; raise where one does not compute what the first does."""
-    (first, run), *others = runs.items()
-    expected = np.array(run())  # a copy: the next call writes there again
-    largest = np.abs(expected).max()
-    for name, run in others:
-        result = np.asarray(run())
-        error = np.abs(result - expected).max() / largest
-        if result.shape != expected.shape or not error < TOLERANCE:
-            raise RuntimeError(f"{what}: {name} differs from {first} by {error:.1e}")

@@ -4,12 +4,12 @@
                             [--algorithms auto direct] [--call function] [--save times.json]
 
 ``--at`` takes pairs of threads and batch.  The first of ``--algorithms`` is ours: its speed as a
-share of what multiply-adds give on as many cores (`bench.peak`), and the times of the others over
-its own.  Peers get everything as they like it, before the clock starts: tensors in their memory
-format, the weights of ONNX Runtime as a part of its model.  With ``--call plan`` we are given the
-memory of the result, as ONNX Runtime is; PyTorch allocates its own, and so does ``function``.
-On one thread every call comes after one of another candidate, which has evicted some of the data
-from the caches; on several, or with ``--warm``, it comes after calls of its own.
+share of what multiply-adds give on as many cores (`lowerconv.bench.peak`), and the times of the
+others over its own.  Peers get everything as they like it, before the clock starts: tensors in
+their memory format, the weights of ONNX Runtime as a part of its model.  With ``--call plan`` we
+are given the memory of the result, as ONNX Runtime is; PyTorch allocates its own, and so does
+``function``.  On one thread every call comes after one of another candidate, which has evicted some
+of the data from the caches; on several, or with ``--warm``, it comes after calls of its own.
 """
 
 from __future__ import annotations
@@ -28,16 +28,15 @@ from bench.candidates import (
     Setting,
     add_options,
     candidates,
-    check_agreement,
     check_options,
     names,
     selected,
 )
-from bench.interleaved import SETTLE, times
-from bench.load import Others
-from bench.passes import flops
-from bench.peak import fma_peak
 from bench.tables import Row, layer_table, summary_table
+from lowerconv.bench.interleaved import SETTLE, times
+from lowerconv.bench.load import Others
+from lowerconv.bench.passes import check_agreement, flops
+from lowerconv.bench.peak import fma_peak
 
 SECONDS = 0.8  # for all candidates of a comparison together
 NARROW, WIDE = 100, 120  # columns that the tables are made for
@@ -71,7 +70,6 @@ def save(file: Path, rows: list[Row]) -> None:
 
 def main() -> None:
     """Print a table for each network, setting and pass, and one over all of them."""
-    absent = peers.missing()  # before lowerconv starts its threads: see bench.peers
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -94,7 +92,7 @@ def main() -> None:
     width = max(NARROW, min(WIDE, Console().width))
     console = Console(width=width, markup=False, highlight=False)
     console.print(lc.machine_report()["cpu"]["name"], peers.versions(), sep=", ")
-    for name, reason in absent.items():
+    for name, reason in peers.missing().items():
         console.print(f"{name}: {reason}")
     rows: list[Row] = []
     try:

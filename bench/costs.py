@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 import lowerconv as lc
-from bench.cases import layers, networks
+from lowerconv.bench.cases import layers, networks
+from lowerconv.bench.passes import PASSES
 
-PASSES = ("forward", "input_grad", "weight_grad")
 REPEATS = 5
 
 # GoogLeNet's inception modules: H, C, and the filters of 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5,

@@ -1,10 +1,4 @@
-"""The same convolutions by PyTorch and ONNX Runtime, each as its users have them.
-
-Import this module before the first convolution of lowerconv.  GNU OpenMP is loaded once for a
-process and reads its settings then: where lowerconv comes first, PyTorch's idle threads sleep as
-soon as lowerconv wants its own to (`lowerconv.machine.threads`), and it would run with settings
-that nobody who uses it has.
-"""
+"""The same convolutions by PyTorch and ONNX Runtime, each as its users have them."""
 
 from __future__ import annotations
 
@@ -15,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.cases import Layer
-from bench.interleaved import Run
-from bench.passes import plan_for
-from lowerconv.machine.threads import parallel_region
+from lowerconv.bench.cases import Layer
+from lowerconv.bench.interleaved import Run
+from lowerconv.bench.passes import plan_for
 
 HINT = "pip install lowerconv[bench]"
 NEEDS = {
@@ -82,7 +75,7 @@ def peer(
     threads : int
         That the peer runs on.
     first, second : ndarray
-        Operands, as of :func:`bench.passes.operands`.
+        Operands, as of :func:`lowerconv.bench.passes.operands`.
     """
     if name == "onnxruntime":
         return _OnnxRuntime(layer, batch, threads, first, second)
@@ -101,8 +94,6 @@ def _torch(
     """Return a call of PyTorch, its operands already in the memory format it shall work in."""
     import torch
 
-    with parallel_region(threads):
-        pass  # numba tells OpenMP its number of threads as it starts, which is PyTorch's as well
     torch.set_num_threads(threads)
     layout = torch.channels_last if channels_last else torch.contiguous_format
 

@@ -13,10 +13,11 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from bench.candidates import REFERENCE, Setting
-from bench.interleaved import geometric_mean, median_ratio
-from bench.load import DISTURBED
+from bench.candidates import Setting
 from bench.peers import NEEDS as PEERS
+from lowerconv.bench.case import REFERENCE
+from lowerconv.bench.interleaved import geometric_mean, median_ratio
+from lowerconv.bench.load import DISTURBED
 
 LARGE, NEAR_PEAK = 50e6, 0.92  # FLOP of a call; share of the FMA peak that large ones should reach
 BEST = "best peer"

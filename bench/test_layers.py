@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from bench.candidates import Setting, candidates, check_agreement, names, selected
-from bench.cases import Layer
-from bench.passes import flops
+from bench.candidates import Setting, candidates, names, selected
+from lowerconv.bench.cases import Layer
+from lowerconv.bench.passes import check_agreement, flops
 
 pytest.importorskip("pytest_benchmark", reason="pip install lowerconv[bench]")
 

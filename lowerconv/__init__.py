@@ -14,6 +14,7 @@ layers, `lowerconv.train` trains them, `lowerconv.parallel` over several process
 """
 
 from lowerconv.functional import conv2d, conv2d_input_grad, conv2d_weight_grad
+from lowerconv.machine.affinity import get_affinity, set_affinity
 from lowerconv.machine.report import machine_report
 from lowerconv.machine.threads import get_num_threads, set_num_threads
 from lowerconv.plan import ConvPlan, algorithms, plan_conv2d
@@ -26,8 +27,10 @@ __all__ = [
     "conv2d",
     "conv2d_input_grad",
     "conv2d_weight_grad",
+    "get_affinity",
     "get_num_threads",
     "machine_report",
     "plan_conv2d",
+    "set_affinity",
     "set_num_threads",
 ]

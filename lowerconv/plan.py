@@ -10,6 +10,7 @@ import numpy as np
 from lowerconv.checks import Pair
 from lowerconv.kernels.blas import single_threaded_blas
 from lowerconv.kernels.epilogue import Epilogue
+from lowerconv.machine.team import Handle
 from lowerconv.machine.threads import get_num_threads, parallel_region
 from lowerconv.machine.workspace import check_bytes, workspace
 from lowerconv.pipeline import PIPELINES, Pipeline, choose
@@ -258,12 +259,12 @@ class ConvPlan:
                 array.reshape(shape)
                 for array, shape in zip((first, second, result), self._full_shapes, strict=True)
             )
-        with parallel_region(self.threads):
+        with parallel_region(self._pipeline.threads, self._pipeline.pairs) as team:
             if self._pipeline.uses_blas:
                 with single_threaded_blas():
-                    self._compute(first, second, operands[2:], result)
+                    self._compute(team, first, second, operands[2:], result)
             else:
-                self._compute(first, second, operands[2:], result)
+                self._compute(team, first, second, operands[2:], result)
         if self.accumulate and not self._pipeline.adds:
             target += result.reshape(target.shape)
             if self.activation == "relu":
@@ -271,6 +272,7 @@ class ConvPlan:
 
     def _compute(
         self,
+        team: Handle,
         first: np.ndarray,
         second: np.ndarray,
         bias: tuple[np.ndarray, ...],
@@ -281,11 +283,11 @@ class ConvPlan:
         if self.op == "forward":
             relu = self.activation == "relu" and (pipeline.adds or not self.accumulate)
             epilogue = Epilogue(bias[0] if bias else self._no_bias, relu)
-            pipeline.forward(first, second, epilogue, result, scratch)
+            pipeline.forward(team, first, second, epilogue, result, scratch)
         elif self.op == "input_grad":
-            pipeline.input_grad(first, second, result, scratch)
+            pipeline.input_grad(team, first, second, result, scratch)
         else:
-            pipeline.weight_grad(first, second, result, scratch)
+            pipeline.weight_grad(team, first, second, result, scratch)
 
     def _careful(self, operands: tuple[Any, ...], out: Any) -> np.ndarray:
         """Check everything, and run on copies of what kernels cannot take as it is."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lowerconv.checks import integer, pair
+from lowerconv.machine.affinity import generation
 from lowerconv.machine.threads import get_num_threads
 from lowerconv.plan import ConvPlan
 
@@ -31,7 +32,11 @@ def _key(value: Any, argument: str) -> Any:
 
 @lru_cache(maxsize=PLANS)
 def _cached_plan(
-    arguments: tuple[Any, ...], threads: int, names: tuple[str, str], options: tuple[Any, ...]
+    arguments: tuple[Any, ...],
+    threads: int,
+    binding: int,
+    names: tuple[str, str],
+    options: tuple[Any, ...],
 ) -> ConvPlan:
     return ConvPlan(*arguments, names=names, **dict(options))
 
@@ -58,7 +63,7 @@ def cached_plan(
         _key(dilation, "dilation"),
         _key(groups, "groups"),
     )
-    return _cached_plan(arguments, get_num_threads(), names, tuple(options.items()))
+    return _cached_plan(arguments, get_num_threads(), generation(), names, tuple(options.items()))
 
 
 plan_cache_info = _cached_plan.cache_info

@@ -1,6 +1,7 @@
 """What tests of several folders share."""
 
 import atexit
+import faulthandler
 import gzip
 import os
 import shutil
@@ -19,6 +20,8 @@ import pytest
 if "LOWERCONV_CACHE_DIR" not in os.environ:
     os.environ["LOWERCONV_CACHE_DIR"] = tempfile.mkdtemp(prefix="lowerconv-tests-")
     atexit.register(shutil.rmtree, os.environ["LOWERCONV_CACHE_DIR"], ignore_errors=True)
+
+WATCHDOG = 300  # seconds: a hundred times what the slowest of those tests takes
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
@@ -42,6 +45,17 @@ def tiny_fashion(tmp_path_factory) -> Path:
         write_idx(directory / f"{part}-images-idx3-ubyte", images)
         write_idx(directory / f"{part}-labels-idx1-ubyte.gz", labels)
     return directory
+
+
+@pytest.fixture
+def watchdog(pytestconfig):
+    """End the run, and tell where every thread is, if a test hangs in code that never returns."""
+    with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        stderr = os.dup(2)  # the real one: what is captured would be lost
+    faulthandler.dump_traceback_later(WATCHDOG, exit=True, file=stderr)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+    os.close(stderr)
 
 
 def clean_environment() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The benchmarks run; what they measure is for people to read."""
+"""The benchmarks of the source tree run; what they measure is for people to read."""
 
 import importlib.util
 import io
@@ -8,11 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import llvmlite.binding as llvm
-import numpy as np
 import pytest
-
-import lowerconv as lc
 
 ROOT = Path(__file__).parents[1]
 PEERS = ("torch", "onnxruntime", "onnx")
@@ -41,38 +37,6 @@ def run(module: str, options: str, absent: tuple[str, ...] = ()) -> str:
 def bench(monkeypatch):
     """Make `bench` importable: it is not installed."""
     monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT)])
-
-
-def test_algorithms():
-    printed = run("bench.algorithms", "--network cifar10_quick --batch 1 --threads 1")
-    for text in ("cifar10_quick, batch 1, weight_grad", "geometric mean", "worst layer", "conv3"):
-        assert text in printed
-
-
-def test_every_case_is_a_convolution(bench):
-    from bench.cases import layers, networks
-
-    assert len(networks()) >= 8
-    for network in networks():
-        found = layers(network)
-        assert len({layer.name for layer in found}) == len(found) > 2, network
-        shapes = {(layer.x_shape(1), layer.w_shape, layer.arguments) for layer in found}
-        assert network == "googlenet" or len(shapes) == len(found), network
-        for layer in found:
-            for op in ("forward", "input_grad", "weight_grad"):
-                plan = lc.plan_conv2d(layer.x_shape(2), layer.w_shape, *layer.arguments, op=op)
-                assert plan.problem.flops > 0
-
-
-def test_cases_have_pairs_and_groups(bench):
-    from bench.cases import layers
-
-    (wide,) = (layer for layer in layers("odd") if layer.name == "wide-1x15")
-    assert wide.padding == (0, 7)
-    assert wide.arguments == ((1, 1), (0, 7), (1, 1), 1)
-    (grouped,) = (layer for layer in layers("odd") if layer.name == "resnext-3x3")
-    assert grouped.w_shape == (128, 4, 3, 3)
-    assert layers("googlenet")[0].published == {"seed_speedup": 1.27}
 
 
 def test_compare_without_peers(tmp_path):
@@ -124,8 +88,8 @@ def test_pytorch_keeps_to_its_threads():
     printed = python(
         "import torch\n"
         "from bench import peers\n"
-        "from bench.cases import layers\n"
-        "from bench.passes import operands, plan_for\n"
+        "from lowerconv.bench.cases import layers\n"
+        "from lowerconv.bench.passes import operands, plan_for\n"
         "layer = layers('cifar10_quick')[2]\n"
         "arrays = operands(layer, 1, 'forward')\n"
         "peers.peer('torch_nchw', layer, 1, 'forward', 1, *arrays)\n"
@@ -146,15 +110,20 @@ def test_suite_under_pytest_benchmark():
     assert "torch_nchw: torch not installed, skipped" in printed
 
 
-def test_who_differs_is_named(bench):
-    from bench.candidates import check_agreement
-
-    one = np.ones((2, 3), np.float32)
-    check_agreement({"ours": lambda: one, "theirs": lambda: one + 1e-6}, "conv1")
-    with pytest.raises(RuntimeError, match=r"conv1: theirs differs from ours by 2\.0e-01"):
-        check_agreement({"ours": lambda: one, "theirs": lambda: one * 1.2}, "conv1")
-    with pytest.raises(RuntimeError, match="theirs differs from ours by nan"):
-        check_agreement({"ours": lambda: one, "theirs": lambda: one * np.nan}, "conv1")
+@pytest.mark.skipif(
+    not importlib.util.find_spec("pytest_benchmark"), reason="pytest-benchmark is not installed"
+)
+def test_tables_under_pytest_benchmark():
+    files = [f"{ROOT}/bench/test_{table}.py" for table in ("cifar10", "threads", "training")]
+    options = "--layers ^conv3$ --batch 1 --threads 1 --benchmark-disable"
+    printed = run("pytest", f"{' '.join(files)} -v {options}", absent=PEERS)
+    for test in (
+        "test_cifar10[cifar10_quick-conv3-backward-direct]",
+        "test_threads[cifar10_quick-fused-conv3-forward-1]",
+        "test_training[lenet-1-lowering]",
+    ):
+        assert test in printed
+    assert "failed" not in printed
 
 
 def test_tables_of_a_peer_without_gradients(bench):
@@ -179,37 +148,6 @@ def test_tables_of_a_peer_without_gradients(bench):
     assert "net 2,8 weight_grad - 0 of 1" in lines
     assert "net 2,8 forward 2.50 (2.50) 1 of 1" in lines
     assert "measure again, other processes were at work during: forward-layer" in lines
-
-
-def test_candidates_rest_after_their_turns(bench):
-    from bench.interleaved import LEAST, times
-
-    class Candidate:
-        calls, rests = 0, 0
-
-        def __call__(self):
-            self.calls += 1
-
-        def rest(self):
-            self.rests += 1
-
-    calm, hasty = Candidate(), Candidate()
-    taken = times({"calm": calm}, seconds=0.0, settle=0.001)
-    assert len(taken["calm"]) == LEAST
-    assert calm.rests == LEAST + 1 < calm.calls
-    times({"hasty": hasty}, seconds=0.0)
-    assert (hasty.calls, hasty.rests) == (LEAST + 2, 0)
-
-
-def test_peak_is_compiled_for_every_instruction_set(bench):
-    from bench.peak import _VECTORS, _source, fma_peak
-
-    assert fma_peak(1) > 0
-    for name, (lanes, chains) in _VECTORS.items():
-        source = _source(lanes, chains, fused=name != "sse")
-        llvm.parse_assembly(source).verify()
-        called = source.count(f'@"llvm.fma.v{lanes}f32"(<') - 1  # the declaration
-        assert called == (0 if name == "sse" else chains)
 
 
 def test_costs_of_calls_and_the_layers_of_googlenet():

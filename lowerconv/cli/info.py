@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from lowerconv.machine.mpi import launched_rank
 from lowerconv.machine.report import machine_report
-from lowerconv.machine.topology import format_cpu_list
+from lowerconv.machine.topology import format_cpu_list, read_topology, usable_threads
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -20,7 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "info",
         help="describe this machine",
         description="Describe this machine as lowerconv sees it: cores, caches, memory, BLAS, MPI, "
-        "and what holds it back.",
+        "and what holds it back. Under mpiexec rank 0 does, and each other rank tells its cores.",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.set_defaults(func=run)
@@ -28,13 +31,28 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Print the machine report; returns the exit status, 0."""
+    rank = launched_rank()
+    if rank:  # of other ranks only what differs; without asking MPI, which may be what is broken
+        if not args.json:
+            print(_describe_rank(rank))
+        return 0
     report = machine_report()
     if args.json:
         print(json.dumps(report, indent=2))
     else:
         # Plain text: markup would swallow the brackets of "lowerconv[mpi]".
-        _print_report(report, Console(markup=False, highlight=False, emoji=False))
+        console = Console(markup=False, highlight=False, emoji=False)
+        with console:  # written in one piece: other ranks write too
+            _print_report(report, console)
     return 0
+
+
+def _describe_rank(rank: int) -> str:
+    topology = read_topology()
+    return (
+        f"rank {rank} on {platform.node()}: {_plural(len(topology.cores), 'core')} "
+        f"(CPU {format_cpu_list(topology.cpus)}), {_plural(usable_threads(), 'thread')} worth using"
+    )
 
 
 def _print_report(report: dict[str, Any], console: Console) -> None:
@@ -49,7 +67,7 @@ def _print_report(report: dict[str, Any], console: Console) -> None:
             ("features", " ".join(cpu["features"])),
         ],
     )
-    _print_pairs(console, "Cores", _core_pairs(report["cores"]))
+    _print_pairs(console, "Cores", [*_core_pairs(report["cores"]), *_load_pairs(report)])
     _print_columns(
         console,
         "Caches",
@@ -68,8 +86,17 @@ def _print_report(report: dict[str, Any], console: Console) -> None:
     _print_columns(
         console,
         "NUMA nodes",
-        ["node", "CPUs"],
-        [(node["number"], format_cpu_list(node["cpus"])) for node in report["numa_nodes"]],
+        ["node", "package", "cores", "memory", "CPUs"],
+        [
+            (
+                node["number"],
+                format_cpu_list(node["packages"]),
+                node["cores"],
+                _binary(node["memory"]),
+                format_cpu_list(node["cpus"]),
+            )
+            for node in report["numa_nodes"]
+        ],
     )
     memory = report["memory"]
     _print_pairs(
@@ -78,6 +105,7 @@ def _print_report(report: dict[str, Any], console: Console) -> None:
         [
             ("physical", _binary(memory["physical"])),
             ("limit of this process", _binary(memory["limit"])),
+            ("transparent huge pages", _or_unknown(memory["huge_pages"])),
         ],
     )
     _print_columns(
@@ -95,15 +123,7 @@ def _print_report(report: dict[str, Any], console: Console) -> None:
             for blas in report["blas"]
         ],
     )
-    numba, mpi = report["numba"], report["mpi"]
-    _print_pairs(
-        console,
-        "Threading layers of numba",
-        [
-            ("available", " ".join(numba["threading_layers"])),
-            ("in use", numba["threading_layer_in_use"] or "none yet"),
-        ],
-    )
+    mpi = report["mpi"]
     _print_pairs(
         console,
         "MPI",
@@ -138,9 +158,44 @@ def _core_pairs(cores: dict[str, Any]) -> list[tuple[str, object]]:
     return [
         ("in the machine", count(cores["online"])),
         ("usable", count(cores["usable"])),
+        ("SMT siblings", _siblings(cores["usable"]["siblings"])),
         ("CPU quota", "none" if quota is None else f"{quota:g} CPUs"),
         ("threads worth using", f"{cores['usable_threads']} (one per core, within the quota)"),
         ("threads in use", cores["threads_in_use"]),
+        ("affinity", _affinity(cores["affinity"])),
+    ]
+
+
+def _affinity(affinity: dict[str, Any]) -> str:
+    policy, places = affinity["policy"], affinity["places"]
+    name = policy if isinstance(policy, str) else f"CPU {format_cpu_list(policy)}"
+    if affinity["refused"]:
+        return f"{name}, but the kernel refuses to bind threads: {affinity['refused']}"
+    if places is None:
+        return f"{name}: threads are not bound"
+    return f"{name}: thread by thread on CPU {', '.join(map(str, places))}"
+
+
+def _siblings(cores: list[list[int]]) -> str:
+    """Tell how many threads cores have, and how the siblings are numbered."""
+    widths = Counter(len(core) for core in cores)
+    if list(widths) == [1]:
+        return "none"
+    example = next(core for core in cores if len(core) > 1)
+    kinds = [f"{width} on {_plural(count, 'core')}" for width, count in sorted(widths.items())]
+    return f"{', '.join(kinds)} (CPU {' and '.join(map(str, example))} are one)"
+
+
+def _load_pairs(report: dict[str, Any]) -> list[tuple[str, object]]:
+    frequency, load = report["frequency"], report["load"]
+    governor = ", ".join(frequency["governors"]) or "unknown"
+    if frequency["drivers"]:
+        governor += f" (driver {', '.join(frequency['drivers'])})"
+    average, ranks = load["average"], load["ranks_on_host"]
+    return [
+        *([] if ranks is None else [("ranks on this host", ranks)]),
+        ("load of the last minute", "unknown" if average is None else f"{average:.2f}"),
+        ("frequency governor", governor),
     ]
 
 

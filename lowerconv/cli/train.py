@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lowerconv.data import DataError, load
+from lowerconv.machine.affinity import parse_affinity, set_affinity, set_share
 from lowerconv.machine.threads import set_num_threads
 from lowerconv.nn.models import MODELS
 from lowerconv.parallel.communicator import (
@@ -92,6 +93,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar="N",
         help="per process; default: this process's share of the cores",
     )
+    parser.add_argument(
+        "--affinity",
+        metavar="POLICY",
+        help="which cores threads are bound to: auto, compact, spread, none or a list of CPUs; "
+        "default: LOWERCONV_AFFINITY, else auto",
+    )
     parser.add_argument("--seed", type=_number(int, 0), default=0, help="default: %(default)s")
     parser.add_argument(
         "--out",
@@ -122,6 +129,8 @@ def run(options: argparse.Namespace) -> int:
         trainer = together(communicator, lambda: _prepare(options, communicator, reporter))
         prepared = True
         reporter.say(trainer.describe())
+        for warning in communicator.warnings:
+            reporter.say(f"warning: {warning}")
         with announce_compilation(reporter):
             trainer.fit()
         last = trainer.history[-1]
@@ -155,6 +164,13 @@ def _tell(error: Exception, rank: int | None) -> None:
 def _prepare(
     options: argparse.Namespace, communicator: Communicator, reporter: Reporter
 ) -> Trainer:
+    if options.affinity is not None:
+        try:
+            set_affinity(parse_affinity(options.affinity))
+        except ValueError as error:
+            raise ValueError(f"--affinity: {error}") from None
+    if communicator.ranks > 1:
+        set_share(communicator.cpus)
     try:
         set_num_threads(options.threads or communicator.threads)
     except ValueError as error:

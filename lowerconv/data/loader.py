@@ -6,21 +6,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from lowerconv.data.dataset import Dataset
+from lowerconv.kernels.call import share as part
+from lowerconv.kernels.call import spread
 from lowerconv.machine.threads import get_num_threads, parallel_region
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _look_up(images, indices, table, out):
+@njit(cache=True, nogil=True)
+def _look_up_share(worker, workers, images, indices, table, out):
     """Copy the images at `indices`, each byte replaced by its channel's entry in `table`."""
-    for i in prange(len(indices)):
+    first, last = part(len(indices), worker, workers)
+    for i in range(first, last):
         image = images[indices[i]]
         for c in range(image.shape[0]):
             for h in range(image.shape[1]):
                 for w in range(image.shape[2]):
                     out[i, c, h, w] = table[c, image[c, h, w]]
+
+
+@njit(cache=True, nogil=True)
+def _look_up(team, images, indices, table, out):
+    spread(team, _look_up_share, (images, indices, table, out))
 
 
 class Normalizer:
@@ -47,8 +55,8 @@ class Normalizer:
     def __call__(self, images: np.ndarray, indices: np.ndarray) -> np.ndarray:
         """Return the images at `indices`, (len(indices), C, H, W), float32."""
         out = np.empty((len(indices), *images.shape[1:]), np.float32)
-        with parallel_region(get_num_threads()):
-            _look_up(images, indices, self._table, out)
+        with parallel_region(get_num_threads()) as team:
+            _look_up(team, images, indices, self._table, out)
         return out
 
 

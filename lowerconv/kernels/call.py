@@ -1,4 +1,4 @@
-"""Calling generated code from numba through its address, and running it on many cores.
+"""Calling generated code from numba through its address, and running code on many cores.
 
 An address is data: numba can cache a function that is given one, and could not cache one with the
 address, new in every process, baked in.
@@ -16,8 +16,13 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import cfunc, from_dtype, njit, prange, types
+from numba import cfunc, from_dtype, njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
+
+from lowerconv.machine.team import Handle
+
+_I32 = ir.IntType(32)
 
 
 @intrinsic
@@ -36,6 +41,18 @@ def _call(typing_context, address, arguments):
 
 
 @intrinsic
+def _ask(typing_context, address):
+    """Call ``int64 function()`` at an address."""
+    signature = types.int64(types.int64)
+
+    def codegen(context, builder, signature, values):
+        kind = ir.FunctionType(ir.IntType(64), [])
+        return builder.call(builder.inttoptr(values[0], kind.as_pointer()), [])
+
+    return signature, codegen
+
+
+@intrinsic
 def _pointer(typing_context, address):
     """Return an address as a pointer, for ``carray``."""
     signature = types.voidptr(types.int64)
@@ -44,11 +61,6 @@ def _pointer(typing_context, address):
         return builder.inttoptr(values[0], context.get_value_type(types.voidptr))
 
     return signature, codegen
-
-
-# Numba supplies the typing context, which a type checker cannot know.
-call: Any = _call
-pointer: Any = _pointer
 
 
 def say(text: str) -> None:
@@ -75,10 +87,57 @@ def loops(function: Callable[..., None], job: np.dtype, what: str) -> int:
     return int(compiled.address or 0)
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _launch(function, job, workers):
-    for worker in prange(workers):
-        call(function, (job, np.int64(worker)))
+@intrinsic
+def _spread(typing_context, team, body, frame):
+    """Run ``body(worker, workers, *frame)`` on every thread of a team (`threads.Handle`).
+
+    What each thread is given is a function that reads the frame where the caller keeps it and calls
+    the body.  An exception in the body is not seen by anybody: bodies raise none.
+    """
+    parameters = (types.int64, types.int64, *frame.types)
+    dispatcher = body.dispatcher
+    call_type = body.get_call_type(typing_context, parameters, {})
+    signature = types.void(team, body, frame)
+
+    def codegen(context, builder, signature, values):
+        compiled = dispatcher.get_compile_result(call_type)
+        context.add_linking_libs([compiled.library])
+        word = ir.IntType(64)
+        handle, _, packed = values
+        address, state, workers = (builder.extract_value(handle, i) for i in range(3))
+        kind = ir.LiteralStructType([word, packed.type])
+        slot = cgutils.alloca_once(builder, kind)
+        builder.store(workers, builder.gep(slot, [_I32(0), _I32(0)]))
+        builder.store(packed, builder.gep(slot, [_I32(0), _I32(1)]))
+
+        module = builder.module
+        name = module.get_unique_name(f"{builder.function.name}.share")
+        share = ir.Function(module, ir.FunctionType(ir.VoidType(), [word, word]), name)
+        share.linkage = "internal"
+        inner = ir.IRBuilder(share.append_basic_block())
+        source = inner.inttoptr(share.args[0], kind.as_pointer())
+        count = inner.load(inner.gep(source, [_I32(0), _I32(0)]))
+        given = inner.load(inner.gep(source, [_I32(0), _I32(1)]))
+        arguments = [inner.extract_value(given, i) for i in range(len(frame.types))]
+        context.call_internal_no_propagate(
+            inner, compiled.fndesc, call_type, [share.args[1], count, *arguments]
+        )
+        inner.ret_void()
+
+        four = ir.FunctionType(ir.VoidType(), [word] * 4)
+        where = [builder.ptrtoint(value, word) for value in (share, slot)]
+        launch = builder.inttoptr(address, four.as_pointer())
+        builder.call(launch, [state, *where, workers])
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+# Numba supplies the typing context, which a type checker cannot know.
+call: Any = _call
+ask: Any = _ask
+pointer: Any = _pointer
+spread: Any = _spread
 
 
 def write(job: np.ndarray, **fields: int) -> None:
@@ -103,24 +162,19 @@ def place(words, source, filters, bias, target, scratch, relu):
 
 
 @lru_cache
-def _function(address: int):
-    return ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(address)
+def _function(address: int, arguments: int):
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * arguments)(address)
 
 
-@lru_cache
-def _parallel_loop():
-    """Compile the parallel loop, or read it from numba's cache."""
-    begin = time.perf_counter()
-    _launch.compile((types.int64, types.int64, types.int64))
-    if _launch.stats.cache_misses:
-        seconds = time.perf_counter() - begin
-        say(f"compiled the parallel loop in {seconds:.1f} s, kept for later processes")
-    return _launch
-
-
-def launch(function: int, job: int, workers: int) -> None:
+def launch(team: Handle, function: int, job: int, workers: int) -> None:
     """Run ``function(job, worker)`` for every worker, each on a thread of its own."""
     if workers == 1:
-        _function(function)(job, 0)
+        _function(function, 2)(job, 0)
     else:
-        _parallel_loop()(function, job, workers)
+        _function(team.launch, 4)(team.state, function, job, workers)
+
+
+@njit(cache=True, nogil=True)
+def share(count, worker, workers):
+    """Return the range of tasks of one worker."""
+    return count * worker // workers, count * (worker + 1) // workers

@@ -41,16 +41,10 @@ JOB = np.dtype(
             *("kernel", "kernel_tail", "kernel_last", "kernel_last_tail"),
             # generated copies, the grid of workers, offsets in a worker's scratch
             *("pad", "transpose", "turn", "touch"),
-            *("rectangles", "workers", "lowered_at", "bias_at"),
+            *("rectangles", "workers", "crews", "lowered_at", "bias_at"),
         )
     ]
 )
-
-
-@njit(cache=True, nogil=True)
-def share(count, worker, workers):
-    """Return the range of tasks of one worker."""
-    return count * worker // workers, count * (worker + 1) // workers
 
 
 @njit(cache=True, nogil=True)
@@ -147,6 +141,7 @@ def _rectangle(jobs, worker, panel0, panel1, piece0, piece1):
     scratch = job.scratch + worker * job.scratch_bytes
     lowered = scratch + job.lowered_at
     biases = scratch + job.bias_at
+    copy = carray(pointer(job.crews), (job.workers, 3), np.int64)[worker, 0]  # of its own node
     in_scratch = np.int64(-1)
     for group in range(panel0 // job.panels, (panel1 - 1) // job.panels + 1):
         g0 = max(panel0 - group * job.panels, 0)
@@ -165,7 +160,7 @@ def _rectangle(jobs, worker, panel0, panel1, piece0, piece1):
                     panel_bytes = job.F * job.channels * job.taps * item
                 elif job.feed == PACKED:
                     panel_bytes = job.F * job.channels * job.taps * item
-                    weights = job.filters + (group * job.panels + b0) * panel_bytes
+                    weights = job.filters + copy + (group * job.panels + b0) * panel_bytes
                 else:
                     panel_bytes = job.F * channels * job.taps * item
                     weights = scratch
@@ -247,12 +242,16 @@ def _convolve(jobs, worker):
 
 
 def _pack_all(jobs, worker):
-    """Pack every panel once, for a plan whose filters are constant: ``target`` is the result."""
+    """Pack every panel once for each NUMA node: ``target`` is kept by a plan of constant filters.
+
+    Who works for a node is a crew: where its copy begins, the worker's number in it, their number.
+    """
     job = carray(jobs, 1)[0]
     panel_bytes = job.F * job.channels * job.taps * job.itemsize
-    for number in range(worker, job.groups * job.panels, job.workers):
-        group, panel = number // job.panels, number % job.panels
-        _pack(job, group, 0, job.channels, panel, job.target + number * panel_bytes, True)
+    copy, number, workers = carray(pointer(job.crews), (job.workers, 3), np.int64)[worker]
+    for panel in range(number, job.groups * job.panels, workers):
+        target = job.target + copy + panel * panel_bytes
+        _pack(job, panel // job.panels, 0, job.channels, panel % job.panels, target, True)
 
 
 @lru_cache

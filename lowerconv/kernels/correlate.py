@@ -11,8 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numba import carray, njit
 
-from lowerconv.kernels.call import OPERANDS, call, loops, pointer
-from lowerconv.kernels.convolve import share
+from lowerconv.kernels.call import OPERANDS, call, loops, pointer, share
 
 JOB = np.dtype(
     [

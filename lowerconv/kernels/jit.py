@@ -80,9 +80,18 @@ def load(key: Hashable, build: Callable[[], ir.Module], isa: Isa, name: str) -> 
     if code is None:
         code = target_machine(isa).emit_object(parsed(build(), isa))
         write_checked(path, code)
+    _addresses[name, isa, key] = _linked(code, isa, name)
+    return _addresses[name, isa, key]
+
+
+def load_once(module: ir.Module, isa: Isa, name: str) -> int:
+    """Return the address of a function that is for this process alone, and kept nowhere."""
+    return _linked(target_machine(isa).emit_object(parsed(module, isa)), isa, name)
+
+
+def _linked(code: bytes, isa: Isa, name: str) -> int:
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine(isa))
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     _engines.append(engine)
-    _addresses[name, isa, key] = engine.get_function_address(name)
-    return _addresses[name, isa, key]
+    return engine.get_function_address(name)

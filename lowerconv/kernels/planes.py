@@ -14,8 +14,7 @@ import numpy as np
 from llvmlite import ir
 from numba import carray, njit
 
-from lowerconv.kernels.call import OPERANDS, call, loops
-from lowerconv.kernels.convolve import share
+from lowerconv.kernels.call import OPERANDS, call, loops, share
 from lowerconv.kernels.emit import Emitter
 from lowerconv.kernels.jit import assembly, load
 from lowerconv.kernels.microkernel import epilogue, store_pixels

@@ -1,12 +1,14 @@
-"""How much memory this process could ever have."""
+"""How much memory there is, and how much of it this process could ever have."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
 from lowerconv.machine.cgroup import CGROUP, PROC_CGROUP, control_groups, read_or_none
+from lowerconv.machine.topology import KIB, SYSFS
 
 try:
     import resource
@@ -44,6 +46,21 @@ def physical_memory() -> int | None:
     except (AttributeError, ValueError, OSError):
         return None
     return nbytes if nbytes > 0 else None
+
+
+def node_memory(number: int, sysfs: Path = SYSFS) -> int | None:
+    """Bytes of memory of a NUMA node; None where the system does not tell.
+
+    Parameters
+    ----------
+    number : int
+        Of the node, as the kernel counts.
+    sysfs : Path
+        Root of the kernel's file system of devices.
+    """
+    text = read_or_none(sysfs / f"devices/system/node/node{number}/meminfo") or ""
+    total = re.search(r"MemTotal:\s*([0-9]+) kB", text)
+    return int(total[1]) * KIB if total else None
 
 
 def _group_limits(cgroup: Path, proc: Path) -> Iterator[int]:

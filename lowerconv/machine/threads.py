@@ -2,50 +2,100 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 
-import numba
-
 from lowerconv.checks import integer
+from lowerconv.machine.affinity import bind
+from lowerconv.machine.team import MOST, PATIENCE, Handle, end, team
 from lowerconv.machine.topology import usable_threads
 
-# Turns that an idle OpenMP thread waits before it sleeps: tens of microseconds, the distance of two
-# parallel loops.  GNU's own default of 300,000 (milliseconds) takes the core from whoever has work:
-# two training processes of two threads each ran 1.8 to 9.5 times slower with it, on two cores.
-SPIN_COUNT = "2000"
+LONGEST = 60.0  # seconds that a thread that forks waits for a convolution
 
 _num_threads: int | None = None
-_started = False
 
 
-def _most_threads() -> int:
-    return int(getattr(numba.config, "NUMBA_NUM_THREADS"))  # noqa: B009 (set at run time)
+class _Door:
+    """A lock that threads get in the order in which they come.
+
+    Python's own goes to whoever is quickest, which is the thread that has just released it: one
+    that convolves in a loop kept another one waiting for minutes.
+    """
+
+    def __init__(self) -> None:
+        self._queue = threading.Lock()  # held by the one that is next
+        self._inside = threading.Lock()
+        self._owner: int | None = None
+
+    def enter(self, timeout: float = -1) -> bool:
+        """Return whether this thread is inside now."""
+        if self.mine():  # in a signal's handler, or a finalizer
+            raise RuntimeError("a thread that is inside a convolution cannot begin another one")
+        if not self._queue.acquire(timeout=timeout):
+            return False
+        try:
+            if not self._inside.acquire(timeout=timeout):
+                return False
+        finally:
+            self._queue.release()
+        self._owner = threading.get_ident()
+        return True
+
+    def mine(self) -> bool:
+        """Return whether it is this thread that is inside."""
+        return self._owner == threading.get_ident()
+
+    def leave(self) -> None:
+        """Let the next one in."""
+        self._owner = None
+        self._inside.release()
 
 
-_lock = threading.RLock()
-_set = threading.local()  # the number of threads that this module last told numba
+_door = _Door()
+_forking = threading.local()  # whether a thread that forks has closed the door
 
 
-def _renew_lock() -> None:
-    """Give a forked child a lock of its own: its parent's may be held by a thread it lacks."""
-    global _lock
-    _lock = threading.RLock()
+def _before_fork() -> None:
+    """Wait for the convolution that runs: OpenBLAS ends its threads now, and hangs if they work."""
+    _forking.inside = not _door.mine() and _door.enter(LONGEST)
+
+
+def _after_fork() -> None:
+    if _forking.inside:
+        _door.leave()
+
+
+def _renew() -> None:
+    """Give a forked child a door of its own: behind its parent's may be a thread it lacks."""
+    global _door
+    _door = _Door()
+
+
+def _end() -> None:
+    """End the team when Python ends, before it unloads the code that threads run.
+
+    Not under the feet of a daemon thread of the program that is inside; and none gets in any more,
+    because this thread stays inside.
+    """
+    if _door.enter(PATIENCE):
+        end()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_renew)
+atexit.register(_end)
 
 
 def get_num_threads() -> int:
     """Return the number of threads that kernels run on.
 
-    Until :func:`set_num_threads` is called it is the number of cores this process may use (affinity
-    mask and CPU quota counted), but no more than numba was started with (``NUMBA_NUM_THREADS``).
+    Until :func:`set_num_threads` is called it is the number of cores this process may use, the
+    affinity mask and the CPU quota counted.
     """
     global _num_threads
     if _num_threads is None:
-        _num_threads = min(usable_threads(), _most_threads())
+        _num_threads = min(usable_threads(), MOST)
     return _num_threads
 
 
@@ -55,8 +105,7 @@ def set_num_threads(n: int) -> None:
     Parameters
     ----------
     n : int
-        From 1 to ``NUMBA_NUM_THREADS``, which numba reads when it is imported (the number of CPUs
-        unless the environment says otherwise).
+        From 1 to 1024.
 
     Raises
     ------
@@ -65,55 +114,33 @@ def set_num_threads(n: int) -> None:
     """
     global _num_threads
     n = integer(n, "n", 1)
-    if n > _most_threads():
-        raise ValueError(
-            f"n: got {n} threads, expected at most {_most_threads()}; set the "
-            "environment variable NUMBA_NUM_THREADS before Python starts to allow more"
-        )
+    if n > MOST:
+        raise ValueError(f"n: got {n} threads, expected at most {MOST}")
     _num_threads = n
 
 
-def _start_threads() -> None:
-    """Start numba's threads, which loads its threading layer.
-
-    GNU OpenMP reads its settings from the environment while it is loaded, and only then: so the
-    setting is there for that moment, and neither the user's own nor other libraries are touched.
-    """
-    global _started
-    ours = not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ)
-    if ours:
-        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
-    try:
-        numba.set_num_threads(1)
-    finally:
-        if ours:
-            del os.environ["GOMP_SPINCOUNT"]
-    _started = True
-
-
 class parallel_region:
-    """Enter compiled parallel code, to run on `threads` threads.
+    """Enter compiled parallel code, to run on `threads` threads, in `pairs` if so.
 
-    One Python thread at a time: numba's workqueue threading layer aborts the process when two enter
-    it, and whoever is inside owns the shared workspace.
+    One Python thread at a time: there is one team, and whoever is inside owns it and the shared
+    workspace.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, pairs: bool = False) -> None:
         self.threads = threads
+        self.pairs = pairs
 
-    def __enter__(self) -> None:
-        self._lock = _lock
-        self._lock.acquire()
+    def __enter__(self) -> Handle:
+        self._door = _door
+        self._door.enter()
         try:
-            if not _started:
-                _start_threads()
-            # numba keeps the number for each Python thread; asking it costs half a microsecond.
-            if getattr(_set, "threads", None) != self.threads:
-                numba.set_num_threads(self.threads)
-                _set.threads = self.threads
+            crew = team()
+            handle = crew.handle(self.threads)
+            bind(crew, self.threads, self.pairs)
+            return handle
         except BaseException:
-            self._lock.release()
+            self._door.leave()
             raise
 
     def __exit__(self, *exception: object) -> None:
-        self._lock.release()
+        self._door.leave()

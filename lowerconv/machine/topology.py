@@ -79,12 +79,16 @@ class Topology:
         Each physical core as the tuple of its usable SMT siblings; ascending by first CPU.
     caches : tuple of Cache
         Ascending by level; empty where the machine does not tell.
+    capacities : tuple of int
+        What each core can do beside the fastest, which has 1024, in the order of `cores`; empty
+        where the machine does not tell.
     """
 
     packages: tuple[Package, ...]
     numa_nodes: tuple[NumaNode, ...]
     cores: tuple[tuple[int, ...], ...]
     caches: tuple[Cache, ...]
+    capacities: tuple[int, ...] = ()
 
     @property
     def cpus(self) -> tuple[int, ...]:
@@ -200,7 +204,7 @@ def read_topology(sysfs: Path = SYSFS, usable: Collection[int] | None = None) ->
     -------
     Topology
         What is missing under `sysfs` is filled in: each CPU a core of its own, one package, one
-        NUMA node, no caches.
+        NUMA node, no caches, no capacities.
 
     Raises
     ------
@@ -208,11 +212,13 @@ def read_topology(sysfs: Path = SYSFS, usable: Collection[int] | None = None) ->
         If `usable` is empty.
     """
     cpus = _running(sysfs, usable_cpus() if usable is None else usable)
+    cores = _read_cores(sysfs, cpus)
     return Topology(
         packages=_read_packages(sysfs, cpus),
         numa_nodes=_read_numa_nodes(sysfs, cpus),
-        cores=_read_cores(sysfs, cpus),
+        cores=cores,
         caches=_read_caches(sysfs, cpus),
+        capacities=_read_capacities(sysfs, cores),
     )
 
 
@@ -281,6 +287,16 @@ def _read_cores(sysfs: Path, cpus: tuple[int, ...]) -> tuple[tuple[int, ...], ..
             left -= core
             cores.append(tuple(sorted(core)))
     return tuple(cores)
+
+
+def _read_capacities(sysfs: Path, cores: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
+    texts = [
+        read_or_none(sysfs / f"devices/system/cpu/cpu{core[0]}/cpu_capacity") or ""
+        for core in cores
+    ]
+    # Of some cores only it would say nothing about the others.
+    known = all(text.isdecimal() and int(text) for text in texts)
+    return tuple(map(int, texts)) if known else ()
 
 
 def _read_packages(sysfs: Path, cpus: tuple[int, ...]) -> tuple[Package, ...]:

@@ -7,6 +7,7 @@ whoever is inside `threads.parallel_region`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import numpy as np
 from lowerconv.machine.memory import memory_limit
 
 LINE = 64  # bytes: pieces begin on cache lines of their own
+STRIDE = 2**20  # bytes: what plans need per worker is below
 PIECES = 1024  # remembered, small objects all of them
 
 _buffer = np.empty(0, np.uint8)
@@ -64,6 +66,15 @@ def workspace(items: int, dtype: np.dtype) -> Scratch:
         piece = Scratch(_buffer[start : start + needed].view(dtype), _buffer.ctypes.data + start)
         _pieces[items, dtype.char] = piece
     return piece
+
+
+def scratch_stride(nbytes: int, nodes: Sequence[int]) -> int:
+    """Return how far apart workers' parts of the scratch begin that need so many bytes each.
+
+    On several NUMA nodes as far for every plan: a page belongs to the node of who first writes to
+    it.  What is not written takes no memory.
+    """
+    return nbytes if len(set(nodes)) == 1 else -(-nbytes // STRIDE) * STRIDE
 
 
 def carved_items(dtype: np.dtype, *shapes: tuple[int, ...]) -> int:

@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
+from lowerconv.kernels.call import share, spread
 from lowerconv.machine.threads import get_num_threads, parallel_region
 from lowerconv.nn.module import Layer, Step
 
-PIECE = 1 << 14  # elements of one piece of work: a few pages
+
+@njit(cache=True, nogil=True)
+def _relu_share(worker, workers, x, y):
+    first, last = share(x.size, worker, workers)
+    x, y = x[first:last], y[first:last]  # counted from 0, loops become vector code
+    for i in range(x.size):
+        y[i] = x.dtype.type(0) if x[i] < 0 else x[i]  # so written, NaN stays NaN
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _relu(x, y):
-    for piece in prange((x.size + PIECE - 1) // PIECE):
-        for i in range(piece * PIECE, min((piece + 1) * PIECE, x.size)):
-            y[i] = x.dtype.type(0) if x[i] < 0 else x[i]  # so written, NaN stays NaN
+@njit(cache=True, nogil=True)
+def _relu(team, x, y):
+    spread(team, _relu_share, (x, y))
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _relu_grad(y, dy, dx):
-    for piece in prange((y.size + PIECE - 1) // PIECE):
-        for i in range(piece * PIECE, min((piece + 1) * PIECE, y.size)):
-            dx[i] = dy[i] if y[i] > 0 else y.dtype.type(0)
+@njit(cache=True, nogil=True)
+def _relu_grad_share(worker, workers, y, dy, dx):
+    first, last = share(y.size, worker, workers)
+    y, dy, dx = y[first:last], dy[first:last], dx[first:last]
+    for i in range(y.size):
+        dx[i] = dy[i] if y[i] > 0 else y.dtype.type(0)
+
+
+@njit(cache=True, nogil=True)
+def _relu_grad(team, y, dy, dx):
+    spread(team, _relu_grad_share, (y, dy, dx))
 
 
 @njit(cache=True, nogil=True)
@@ -33,13 +44,19 @@ def _mix(z):
     return z ^ (z >> np.uint64(31))
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _dropout(x, first, key, threshold, scale, y):
-    """Keep what draws at least `threshold` out of 2^64; element i of the step draws number i."""
-    for piece in prange((x.size + PIECE - 1) // PIECE):
-        for i in range(piece * PIECE, min((piece + 1) * PIECE, x.size)):
-            draw = _mix(key + np.uint64(first + i) * np.uint64(0x9E3779B97F4A7C15))
-            y[i] = x[i] * scale if draw >= threshold else x.dtype.type(0)
+@njit(cache=True, nogil=True)
+def _dropout_share(worker, workers, x, number, key, threshold, scale, y):
+    """Keep what draws at least `threshold` out of 2^64; elements draw `number` and following."""
+    first, last = share(x.size, worker, workers)
+    x, y = x[first:last], y[first:last]
+    for i in range(x.size):
+        draw = _mix(key + np.uint64(number + first + i) * np.uint64(0x9E3779B97F4A7C15))
+        y[i] = x[i] * scale if draw >= threshold else x.dtype.type(0)
+
+
+@njit(cache=True, nogil=True)
+def _dropout(team, x, number, key, threshold, scale, y):
+    spread(team, _dropout_share, (x, number, key, threshold, scale, y))
 
 
 class ReLU(Layer):
@@ -48,15 +65,15 @@ class ReLU(Layer):
     def forward(self, x: np.ndarray, step: Step) -> np.ndarray:
         """Return the positive part of `x`."""
         self._y = y = self._array("y", x.shape, x.dtype)
-        with parallel_region(get_num_threads()):
-            _relu(x.reshape(-1), y.reshape(-1))
+        with parallel_region(get_num_threads()) as team:
+            _relu(team, x.reshape(-1), y.reshape(-1))
         return y
 
     def backward(self, dy: np.ndarray, need_dx: bool = True) -> np.ndarray | None:
         """Return `dy` where the output was positive."""
         dx = self._array("dx", dy.shape, dy.dtype)
-        with parallel_region(get_num_threads()):
-            _relu_grad(self._y.reshape(-1), dy.reshape(-1), dx.reshape(-1))
+        with parallel_region(get_num_threads()) as team:
+            _relu_grad(team, self._y.reshape(-1), dy.reshape(-1), dx.reshape(-1))
         return dx
 
 
@@ -100,6 +117,6 @@ class Dropout(Layer):
         y = self._array(name, x.shape, x.dtype)
         threshold = np.uint64(int(self.p * 2.0**64))
         scale = x.dtype.type(1 / (1 - self.p))
-        with parallel_region(get_num_threads()):
-            _dropout(x.reshape(-1), first, key, threshold, scale, y.reshape(-1))
+        with parallel_region(get_num_threads()) as team:
+            _dropout(team, x.reshape(-1), first, key, threshold, scale, y.reshape(-1))
         return y

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from lowerconv.checks import Pair, integer, pair
+from lowerconv.kernels.call import share, spread
 from lowerconv.machine.threads import get_num_threads, parallel_region
 from lowerconv.nn.init import he_normal
 from lowerconv.nn.module import Layer, Parameter, Step
@@ -16,10 +17,11 @@ from lowerconv.plan_cache import cached_plan
 
 
 # Additions may be reordered, which lets them be vector code.
-@njit(cache=True, nogil=True, parallel=True, fastmath={"reassoc"})
-def _bias_grad(dy, db):
+@njit(cache=True, nogil=True, fastmath={"reassoc"})
+def _bias_grad_share(worker, workers, dy, db):
     N, K, pixels = dy.shape
-    for k in prange(K):
+    first, last = share(K, worker, workers)
+    for k in range(first, last):
         total = 0.0  # in float64: the sum runs over every pixel of the batch
         for n in range(N):
             part = dy.dtype.type(0)
@@ -27,6 +29,11 @@ def _bias_grad(dy, db):
                 part += dy[n, k, i]
             total += part
         db[k] = total
+
+
+@njit(cache=True, nogil=True)
+def _bias_grad(team, dy, db):
+    spread(team, _bias_grad_share, (dy, db))
 
 
 class Conv2d(Layer):
@@ -114,8 +121,8 @@ class Conv2d(Layer):
         self._plan(x.shape, "weight_grad")(dy, x, out=self.weight.grad)
         if self.bias:
             N, K, P, Q = dy.shape
-            with parallel_region(get_num_threads()):
-                _bias_grad(dy.reshape(N, K, P * Q), self.bias.grad)
+            with parallel_region(get_num_threads()) as team:
+                _bias_grad(team, dy.reshape(N, K, P * Q), self.bias.grad)
         if not need_dx:
             return None
         plan = self._plan(x.shape, "input_grad")

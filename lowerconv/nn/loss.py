@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
+from lowerconv.kernels.call import share, spread
 from lowerconv.machine.threads import get_num_threads, parallel_region
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _softmax_cross_entropy(scores, labels, scale, losses, right, gradient):
+@njit(cache=True, nogil=True)
+def _softmax_cross_entropy_share(worker, workers, scores, labels, scale, losses, right, gradient):
     N, classes = scores.shape
-    for n in prange(N):
+    first, last = share(N, worker, workers)
+    for n in range(first, last):
         largest, at = scores[n, 0], 0
         for i in range(1, classes):
             if scores[n, i] > largest:
@@ -26,8 +28,13 @@ def _softmax_cross_entropy(scores, labels, scale, losses, right, gradient):
         losses[n] = np.log(total) - (scores[n, label] - largest)
         right[n] = at == label
         for i in range(classes):
-            share = np.exp(np.float64(scores[n, i] - largest)) / total
-            gradient[n, i] = (share - (i == label)) * scale
+            part = np.exp(np.float64(scores[n, i] - largest)) / total
+            gradient[n, i] = (part - (i == label)) * scale
+
+
+@njit(cache=True, nogil=True)
+def _softmax_cross_entropy(team, scores, labels, scale, losses, right, gradient):
+    spread(team, _softmax_cross_entropy_share, (scores, labels, scale, losses, right, gradient))
 
 
 @dataclass(frozen=True)
@@ -83,8 +90,8 @@ def softmax_cross_entropy(
     losses = np.empty(len(scores))
     right = np.empty(len(scores), np.bool_)
     gradient = np.empty_like(scores)
-    with parallel_region(get_num_threads()):
+    with parallel_region(get_num_threads()) as team:
         _softmax_cross_entropy(
-            scores, labels, 1.0 / (batch or max(1, len(scores))), losses, right, gradient
+            team, scores, labels, 1.0 / (batch or max(1, len(scores))), losses, right, gradient
         )
     return LossResult(float(losses.sum()), int(right.sum()), gradient)

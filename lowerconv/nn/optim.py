@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
+from lowerconv.kernels.call import share, spread
 from lowerconv.machine.threads import get_num_threads, parallel_region
-from lowerconv.nn.activation import PIECE
 from lowerconv.nn.module import Layer
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _sgd(data, grad, velocity, lr, momentum, weight_decay):
-    for piece in prange((data.size + PIECE - 1) // PIECE):
-        for i in range(piece * PIECE, min((piece + 1) * PIECE, data.size)):
-            velocity[i] = momentum * velocity[i] + grad[i] + weight_decay * data[i]
-            data[i] -= lr * velocity[i]
+@njit(cache=True, nogil=True)
+def _sgd_share(worker, workers, data, grad, velocity, lr, momentum, weight_decay):
+    first, last = share(data.size, worker, workers)
+    data, grad, velocity = data[first:last], grad[first:last], velocity[first:last]
+    for i in range(data.size):
+        velocity[i] = momentum * velocity[i] + grad[i] + weight_decay * data[i]
+        data[i] -= lr * velocity[i]
+
+
+@njit(cache=True, nogil=True)
+def _sgd(team, data, grad, velocity, lr, momentum, weight_decay):
+    spread(team, _sgd_share, (data, grad, velocity, lr, momentum, weight_decay))
 
 
 class SGD:
@@ -63,8 +69,9 @@ class SGD:
     def step(self) -> None:
         """Update the parameters from their gradients."""
         kind = self.data.dtype.type
-        with parallel_region(get_num_threads()):
+        with parallel_region(get_num_threads()) as team:
             _sgd(
+                team,
                 self.data,
                 self.grad,
                 self.velocity,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from lowerconv.checks import Pair, pair
+from lowerconv.kernels.call import share, spread
 from lowerconv.kernels.im2col import inside
 from lowerconv.machine.threads import get_num_threads, parallel_region
 from lowerconv.nn.module import Layer, Step
@@ -49,12 +50,13 @@ def _keep_larger(image, first, stride, count, best, winner, at):
             winner[at + i] = np.int32(first + stride * i) if wins else winner[at + i]
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _max_pool(x, size, stride, pad, y, winner):
+@njit(cache=True, nogil=True)
+def _max_pool_share(worker, workers, x, size, stride, pad, y, winner):
     """`winner` is the place of each maximum in its plane, for the way back."""
     planes, H, W = x.shape
     _, P, Q = y.shape
-    for plane in prange(planes):
+    first, last = share(planes, worker, workers)
+    for plane in range(first, last):
         image = x[plane].reshape(H * W)
         for p in range(P):
             best, at = y[plane, p], winner[plane, p]
@@ -69,11 +71,17 @@ def _max_pool(x, size, stride, pad, y, winner):
                     _keep_larger(image, first, stride[1], hi - lo, best, at, lo)
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _max_pool_grad(dy, winner, dx):
+@njit(cache=True, nogil=True)
+def _max_pool(team, x, size, stride, pad, y, winner):
+    spread(team, _max_pool_share, (x, size, stride, pad, y, winner))
+
+
+@njit(cache=True, nogil=True)
+def _max_pool_grad_share(worker, workers, dy, winner, dx):
     planes, _, W = dx.shape
     _, P, Q = dy.shape
-    for plane in prange(planes):
+    first, last = share(planes, worker, workers)
+    for plane in range(first, last):
         dx[plane] = 0
         for p in range(P):
             for q in range(Q):
@@ -81,11 +89,17 @@ def _max_pool_grad(dy, winner, dx):
                 dx[plane, at // W, at % W] += dy[plane, p, q]
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _avg_pool(x, size, stride, pad, count_pad, y):
+@njit(cache=True, nogil=True)
+def _max_pool_grad(team, dy, winner, dx):
+    spread(team, _max_pool_grad_share, (dy, winner, dx))
+
+
+@njit(cache=True, nogil=True)
+def _avg_pool_share(worker, workers, x, size, stride, pad, count_pad, y):
     planes, H, W = x.shape
     _, P, Q = y.shape
-    for plane in prange(planes):
+    first, last = share(planes, worker, workers)
+    for plane in range(first, last):
         for p in range(P):
             h0, h1 = _window(p, size[0], stride[0], pad[0], H)
             rows = _counted(p, size[0], stride[0], pad[0], H, count_pad)
@@ -99,11 +113,17 @@ def _avg_pool(x, size, stride, pad, count_pad, y):
                 y[plane, p, q] = total / x.dtype.type(rows * columns)
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _avg_pool_grad(dy, size, stride, pad, count_pad, dx):
+@njit(cache=True, nogil=True)
+def _avg_pool(team, x, size, stride, pad, count_pad, y):
+    spread(team, _avg_pool_share, (x, size, stride, pad, count_pad, y))
+
+
+@njit(cache=True, nogil=True)
+def _avg_pool_grad_share(worker, workers, dy, size, stride, pad, count_pad, dx):
     planes, H, W = dx.shape
     _, P, Q = dy.shape
-    for plane in prange(planes):
+    first, last = share(planes, worker, workers)
+    for plane in range(first, last):
         dx[plane] = 0
         for p in range(P):
             h0, h1 = _window(p, size[0], stride[0], pad[0], H)
@@ -111,10 +131,15 @@ def _avg_pool_grad(dy, size, stride, pad, count_pad, dx):
             for q in range(Q):
                 w0, w1 = _window(q, size[1], stride[1], pad[1], W)
                 columns = _counted(q, size[1], stride[1], pad[1], W, count_pad)
-                share = dy[plane, p, q] / dx.dtype.type(rows * columns)
+                part = dy[plane, p, q] / dx.dtype.type(rows * columns)
                 for h in range(h0, h1):
                     for w in range(w0, w1):
-                        dx[plane, h, w] += share
+                        dx[plane, h, w] += part
+
+
+@njit(cache=True, nogil=True)
+def _avg_pool_grad(team, dy, size, stride, pad, count_pad, dx):
+    spread(team, _avg_pool_grad_share, (dy, size, stride, pad, count_pad, dx))
 
 
 @njit(cache=True, nogil=True)
@@ -195,16 +220,19 @@ class MaxPool2d(_Pool):
         x_planes, y_planes = self._shapes(x)
         y = self._array("y", y_planes, x.dtype)
         self._winner = self._array("winner", y_planes, np.int32)
-        with parallel_region(get_num_threads()):
-            _max_pool(x.reshape(x_planes), self.size, self.stride, self.padding, y, self._winner)
+        with parallel_region(get_num_threads()) as team:
+            _max_pool(
+                team, x.reshape(x_planes), self.size, self.stride, self.padding, y, self._winner
+            )
         return y.reshape(self._y_shape)
 
     def backward(self, dy: np.ndarray, need_dx: bool = True) -> np.ndarray | None:
         """Return `dy` at the places of the maxima."""
         dx = self._array("dx", self._x_shape, dy.dtype)
         planes = (self._x_shape[0] * self._x_shape[1],)
-        with parallel_region(get_num_threads()):
+        with parallel_region(get_num_threads()) as team:
             _max_pool_grad(
+                team,
                 dy.reshape(planes + self._y_shape[2:]),
                 self._winner,
                 dx.reshape(planes + self._x_shape[2:]),
@@ -233,8 +261,8 @@ class AvgPool2d(_Pool):
         x_planes, y_planes = self._shapes(x)
         y = self._array("y", y_planes, x.dtype)
         geometry = self.size, self.stride, self.padding, self.count_include_pad
-        with parallel_region(get_num_threads()):
-            _avg_pool(x.reshape(x_planes), *geometry, y)
+        with parallel_region(get_num_threads()) as team:
+            _avg_pool(team, x.reshape(x_planes), *geometry, y)
         return y.reshape(self._y_shape)
 
     def backward(self, dy: np.ndarray, need_dx: bool = True) -> np.ndarray | None:
@@ -242,8 +270,9 @@ class AvgPool2d(_Pool):
         dx = self._array("dx", self._x_shape, dy.dtype)
         planes = (self._x_shape[0] * self._x_shape[1],)
         geometry = self.size, self.stride, self.padding, self.count_include_pad
-        with parallel_region(get_num_threads()):
+        with parallel_region(get_num_threads()) as team:
             _avg_pool_grad(
+                team,
                 dy.reshape(planes + self._y_shape[2:]),
                 *geometry,
                 dx.reshape(planes + self._x_shape[2:]),

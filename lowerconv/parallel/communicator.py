@@ -5,7 +5,6 @@ MPI is initialised here, on request, and nowhere else: `import lowerconv` never 
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -13,12 +12,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from lowerconv.machine.report import GET_MPI
-from lowerconv.machine.topology import usable_cpus, usable_threads
-
-# What launchers tell the processes they start (MPICH and its kin, Open MPI, any with PMIx).
-LAUNCHED_RANK = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
-LAUNCHED_RANKS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
+from lowerconv.machine.cgroup import cpu_quota
+from lowerconv.machine.mpi import GET_MPI, launched_rank, launched_ranks
+from lowerconv.machine.placement import divide
+from lowerconv.machine.topology import Topology, online_cpus, read_topology, usable_cpus
+from lowerconv.parallel.binding import describe_squeezes, find_squeeze
 
 # Seconds that the launcher is given to pass on what a rank wrote before it ends the job: MPICH's
 # drops what is still in its pipes.
@@ -37,15 +35,33 @@ class Communicator:
     Attributes
     ----------
     rank, ranks : int
+    cpus : tuple of int
+        The CPUs of this rank: its share of those of its host, ascending.
     threads : int
-        How many threads this rank should use: its share of the cores of its host.
+        How many threads this rank should use: one for each core of its share, no more than its
+        share of the CPU quota feeds.
+    warnings : list of str
+        What the launcher did to any of the ranks that slows all of them down, each with its cure;
+        the same on every rank.
     """
 
     rank = 0
     ranks = 1
 
     def __init__(self) -> None:
-        self.threads = usable_threads()
+        self.warnings: list[str] = []
+        self._take_share([usable_cpus()], 0)
+
+    def _take_share(self, masks: list[tuple[int, ...]], rank: int) -> Topology:
+        """Take this rank's share of the CPUs of its host, where the ranks may use these masks."""
+        # The whole machine: in a container the kernel's list may hide CPUs that the masks have.
+        host = read_topology(usable={*online_cpus(), *(cpu for mask in masks for cpu in mask)})
+        self.cpus = divide(masks, rank, host)
+        cores = sum(not set(core).isdisjoint(self.cpus) for core in host.cores)
+        quota = cpu_quota()
+        # SMT siblings are not counted: they share the core's FMA units, which one thread fills.
+        self.threads = cores if quota is None else max(1, min(cores, int(quota / len(masks))))
+        return host
 
     def sum_array(self, array: np.ndarray) -> None:
         """Replace a contiguous array by its sum over all ranks, the same bits on each."""
@@ -84,19 +100,20 @@ class MPICommunicator(Communicator):
         self._mpi = MPI
         self._world = MPI.COMM_WORLD
         self.rank, self.ranks = self._world.Get_rank(), self._world.Get_size()
-        told = next((os.environ[name] for name in LAUNCHED_RANKS if name in os.environ), "")
-        if told.isdigit() and int(told) != self.ranks:
+        told = launched_ranks()
+        if told not in (None, self.ranks):
             raise MPIError(
                 f"MPI: mpiexec started {told} processes, but the MPI library of mpi4py "
                 f"({MPI.Get_library_version().splitlines()[0]}) sees {self.ranks}: they come from "
                 "different MPI installations; use the mpiexec of the same one"
             )
-        host = self._world.Split_type(MPI.COMM_TYPE_SHARED)
-        masks = host.allgather(usable_cpus())
-        host.Free()
-        # Ranks that share their CPUs divide them; ranks that the launcher bound have their own.
-        neighbours = sum(bool(set(mask) & set(usable_cpus())) for mask in masks)
-        self.threads = max(1, usable_threads() // neighbours)
+        neighbours = self._world.Split_type(MPI.COMM_TYPE_SHARED)  # the ranks of this host
+        ranks, masks = zip(*neighbours.allgather((self.rank, usable_cpus())), strict=True)
+        here = neighbours.Get_rank()
+        neighbours.Free()
+        host = self._take_share(list(masks), here)
+        squeeze = find_squeeze(ranks, masks, host) if here == 0 else None
+        self.warnings = describe_squeezes(filter(None, self._world.allgather(squeeze)))
 
     def sum_array(self, array: np.ndarray) -> None:
         """Replace a contiguous array by its sum over all ranks, the same bits on each."""
@@ -131,12 +148,6 @@ class MPICommunicator(Communicator):
         """Return who is there, in words."""
         library = self._mpi.Get_library_version().split("\n")[0].split(",")[0].strip("\x00 ")
         return f"{self.ranks} ranks ({' '.join(library.split())})"
-
-
-def launched_rank() -> int | None:
-    """Return the rank that an MPI launcher gave this process, None if none started it."""
-    told = next((os.environ[name] for name in LAUNCHED_RANK if name in os.environ), "")
-    return int(told) if told.isdigit() else None
 
 
 def world() -> Communicator:

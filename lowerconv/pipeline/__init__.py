@@ -6,11 +6,12 @@ from typing import Protocol
 
 from lowerconv.kernels.blas import GEMM_LIMIT
 from lowerconv.kernels.epilogue import Array, Epilogue
+from lowerconv.machine.team import Handle
 from lowerconv.machine.workspace import Scratch
 from lowerconv.pipeline.direct import Direct
 from lowerconv.pipeline.fused import Fused
 from lowerconv.pipeline.lowering import Lowering
-from lowerconv.pipeline.pipelined import Pipelined
+from lowerconv.pipeline.pipelined import Paired, Pipelined
 from lowerconv.problem import ConvProblem, Op
 
 
@@ -24,6 +25,8 @@ class Pipeline(Protocol):
     workspace_items: int  # of the problem's dtype, for all cores together
     blocking: dict[str, str]  # for people
     uses_blas: bool
+    threads: int  # that the team needs
+    pairs: bool  # whether threads 2i and 2i + 1 work together
     adds: bool  # whether `accumulate` has an effect
 
     def __init__(
@@ -33,18 +36,20 @@ class Pipeline(Protocol):
     def accumulate(self, add: bool) -> None:
         """Add to the results from now on, where the algorithm can do so while it stores them."""
 
-    def forward(self, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Scratch) -> None:
+    def forward(
+        self, team: Handle, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Scratch
+    ) -> None:
         """Compute `y`."""
 
-    def input_grad(self, dy: Array, w: Array, dx: Array, workspace: Scratch) -> None:
+    def input_grad(self, team: Handle, dy: Array, w: Array, dx: Array, workspace: Scratch) -> None:
         """Compute `dx`."""
 
-    def weight_grad(self, dy: Array, x: Array, dw: Array, workspace: Scratch) -> None:
+    def weight_grad(self, team: Handle, dy: Array, x: Array, dw: Array, workspace: Scratch) -> None:
         """Compute `dw`."""
 
 
 PIPELINES: dict[str, type[Pipeline]] = {
-    pipeline.name: pipeline for pipeline in (Direct, Lowering, Pipelined, Fused)
+    pipeline.name: pipeline for pipeline in (Direct, Lowering, Pipelined, Paired, Fused)
 }
 
 

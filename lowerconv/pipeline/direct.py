@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from numba import njit, prange
+from numba import njit
 
+from lowerconv.kernels.call import share, spread
 from lowerconv.kernels.direct import forward_row, input_grad_row, weight_grad_filter
 from lowerconv.kernels.epilogue import Array, Epilogue
+from lowerconv.machine.team import Handle
 from lowerconv.machine.workspace import Scratch
 from lowerconv.problem import ConvProblem, Op
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _forward(x, w, bias, relu, groups, geometry, y):
+@njit(cache=True, nogil=True)
+def _forward_share(worker, workers, x, w, bias, relu, groups, geometry, y):
     N, K, P, Q = y.shape
-    for piece in prange(N * K * P):
+    first, last = share(N * K * P, worker, workers)
+    for piece in range(first, last):
         n, k, p = piece // (K * P), piece // P % K, piece % P
         row = y[n, k, p]
         forward_row(x, w, n, k, p, groups, geometry, row)
@@ -23,20 +26,37 @@ def _forward(x, w, bias, relu, groups, geometry, y):
             row[q] = y.dtype.type(0) if relu and value < 0 else value
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _input_grad(dy, w, groups, geometry, dx):
+@njit(cache=True, nogil=True)
+def _forward(team, x, w, bias, relu, groups, geometry, y):
+    spread(team, _forward_share, (x, w, bias, relu, groups, geometry, y))
+
+
+@njit(cache=True, nogil=True)
+def _input_grad_share(worker, workers, dy, w, groups, geometry, dx):
     N, C, H, _ = dx.shape
-    for piece in prange(N * C * H):
+    first, last = share(N * C * H, worker, workers)
+    for piece in range(first, last):
         n, c, h = piece // (C * H), piece // H % C, piece % H
         input_grad_row(dy, w, n, c, h, groups, geometry, dx[n, c, h])
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _weight_grad(dy, x, groups, geometry, dw):
+@njit(cache=True, nogil=True)
+def _input_grad(team, dy, w, groups, geometry, dx):
+    spread(team, _input_grad_share, (dy, w, groups, geometry, dx))
+
+
+@njit(cache=True, nogil=True)
+def _weight_grad_share(worker, workers, dy, x, groups, geometry, dw):
     K, C = dw.shape[0], dw.shape[1]
-    for piece in prange(K * C):
+    first, last = share(K * C, worker, workers)
+    for piece in range(first, last):
         k, c = piece // C, piece % C
         weight_grad_filter(dy, x, k, c, groups, geometry, dw[k, c])
+
+
+@njit(cache=True, nogil=True)
+def _weight_grad(team, dy, x, groups, geometry, dw):
+    spread(team, _weight_grad_share, (dy, x, groups, geometry, dw))
 
 
 class Direct:
@@ -44,10 +64,12 @@ class Direct:
 
     name = "direct"
     adds = False
+    pairs = False
     uses_blas = False
 
     def __init__(self, problem: ConvProblem, op: Op, threads: int, constant: bool = False) -> None:
         self.problem = problem
+        self.threads = threads
         self.workspace_items = 0
         pieces = {
             "forward": f"{problem.N * problem.K * problem.P} rows of y",
@@ -59,14 +81,16 @@ class Direct:
     def accumulate(self, add: bool) -> None:
         """Do nothing: results are stored as they are."""
 
-    def forward(self, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Scratch) -> None:
+    def forward(
+        self, team: Handle, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Scratch
+    ) -> None:
         """Compute `y`."""
-        _forward(x, w, *epilogue, self.problem.groups, self.problem.geometry, y)
+        _forward(team, x, w, *epilogue, self.problem.groups, self.problem.geometry, y)
 
-    def input_grad(self, dy: Array, w: Array, dx: Array, workspace: Scratch) -> None:
+    def input_grad(self, team: Handle, dy: Array, w: Array, dx: Array, workspace: Scratch) -> None:
         """Compute `dx`."""
-        _input_grad(dy, w, self.problem.groups, self.problem.geometry, dx)
+        _input_grad(team, dy, w, self.problem.groups, self.problem.geometry, dx)
 
-    def weight_grad(self, dy: Array, x: Array, dw: Array, workspace: Scratch) -> None:
+    def weight_grad(self, team: Handle, dy: Array, x: Array, dw: Array, workspace: Scratch) -> None:
         """Compute `dw`."""
-        _weight_grad(dy, x, self.problem.groups, self.problem.geometry, dw)
+        _weight_grad(team, dy, x, self.problem.groups, self.problem.geometry, dw)

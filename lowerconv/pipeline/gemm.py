@@ -7,9 +7,11 @@ used: they would wait, spinning, on the cores that our threads need next.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from lowerconv.kernels.blas import GEMM_LIMIT, gemm, gemm_address, single_threaded_blas
+from lowerconv.kernels.call import share, spread
+from lowerconv.machine.team import Handle
 from lowerconv.machine.threads import get_num_threads, parallel_region
 
 PIECES = 64  #            blocks that a product is cut into at most
@@ -17,11 +19,14 @@ PIECE_FLOPS = 1_000_000  # that a block has at least, some ten microseconds of o
 WIDTH, HEIGHT = 256, 64  # columns and rows that a block has at least
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _multiply(address, a, trans_a, b, trans_b, c, groups, k, parts_m, parts_n):
+@njit(cache=True, nogil=True)
+def _multiply_share(
+    worker, workers, address, a, trans_a, b, trans_b, c, groups, k, parts_m, parts_n
+):
     """One product per group; the operands of a group are consecutive rows of the arrays."""
     m, n = c.shape[0] // groups, c.shape[1]
-    for part in prange(groups * parts_m * parts_n):
+    first, last = share(groups * parts_m * parts_n, worker, workers)
+    for part in range(first, last):
         group = part // (parts_m * parts_n)
         i, j = part // parts_n % parts_m, part % parts_n
         i0, i1 = m * i // parts_m, m * (i + 1) // parts_m
@@ -49,6 +54,11 @@ def _multiply(address, a, trans_a, b, trans_b, c, groups, k, parts_m, parts_n):
         )
 
 
+@njit(cache=True, nogil=True)
+def _multiply(team, address, a, trans_a, b, trans_b, c, groups, k, parts_m, parts_n):
+    spread(team, _multiply_share, (address, a, trans_a, b, trans_b, c, groups, k, parts_m, parts_n))
+
+
 def split(m: int, n: int, k: int) -> tuple[int, int]:
     """Return into how many blocks to cut the rows and the columns of an m x n result.
 
@@ -63,6 +73,7 @@ def split(m: int, n: int, k: int) -> tuple[int, int]:
 
 
 def multiply(
+    team: Handle,
     a: np.ndarray,
     b: np.ndarray,
     c: np.ndarray,
@@ -81,12 +92,12 @@ def multiply(
     m, n = c.shape[0] // groups, c.shape[1]
     if max(m, n, k, a.shape[1], b.shape[1]) > GEMM_LIMIT:
         raise MemoryError(f"GEMM of {m} x {n} x {k}: BLAS takes extents up to {GEMM_LIMIT}")
-    _multiply(gemm_address(c.dtype), a, trans_a, b, trans_b, c, groups, k, *split(m, n, k))
+    _multiply(team, gemm_address(c.dtype), a, trans_a, b, trans_b, c, groups, k, *split(m, n, k))
 
 
 def matmul(
     a: np.ndarray, b: np.ndarray, c: np.ndarray, *, trans_a: bool = False, trans_b: bool = False
 ) -> None:
     """Compute ``c = a b`` for row-major matrices on all threads, outside any other region."""
-    with parallel_region(get_num_threads()), single_threaded_blas():
-        multiply(a, b, c, trans_a=trans_a, trans_b=trans_b)
+    with parallel_region(get_num_threads()) as team, single_threaded_blas():
+        multiply(team, a, b, c, trans_a=trans_a, trans_b=trans_b)

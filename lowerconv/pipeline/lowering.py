@@ -6,10 +6,12 @@ memory, the product by arithmetic: two bottlenecks, met one after the other.
 
 from __future__ import annotations
 
-from numba import njit, prange
+from numba import njit
 
+from lowerconv.kernels.call import share, spread
 from lowerconv.kernels.epilogue import Array, Epilogue, gather, store
 from lowerconv.kernels.im2col import lower, raise_add
+from lowerconv.machine.team import Handle
 from lowerconv.machine.workspace import Scratch, carved_items
 from lowerconv.pipeline.gemm import multiply
 from lowerconv.problem import ConvProblem, Op
@@ -17,43 +19,67 @@ from lowerconv.problem import ConvProblem, Op
 PIXELS_PER_PIECE = 4096  # of one row of the lowered matrix: a few pages, copied at a stretch
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _lower_all(x, geometry, col):
+@njit(cache=True, nogil=True)
+def _lower_all_share(worker, workers, x, geometry, col):
     rows, pixels = col.shape
     blocks = (pixels + PIXELS_PER_PIECE - 1) // PIXELS_PER_PIECE
-    for piece in prange(rows * blocks):
+    first, last = share(rows * blocks, worker, workers)
+    for piece in range(first, last):
         k, j0 = piece // blocks, piece % blocks * PIXELS_PER_PIECE
         j1 = min(j0 + PIXELS_PER_PIECE, pixels)
         # Rows of all groups follow each other, so k counts the taps of the whole image.
         lower(x, 0, k, k + 1, j0, j1, geometry, col[k : k + 1], j0)
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _raise_all(col, geometry, dx):
+@njit(cache=True, nogil=True)
+def _lower_all(team, x, geometry, col):
+    spread(team, _lower_all_share, (x, geometry, col))
+
+
+@njit(cache=True, nogil=True)
+def _raise_all_share(worker, workers, col, geometry, dx):
     N, C = dx.shape[:2]
     taps = geometry.R * geometry.S
     pixels = geometry.P * geometry.Q
-    for piece in prange(N * C):
+    first, last = share(N * C, worker, workers)
+    for piece in range(first, last):
         n, c = piece // C, piece % C
         dx[n, c] = 0
         block = col[c * taps : (c + 1) * taps]
         raise_add(block, n * pixels, c, 0, taps, 0, pixels, geometry, dx[n : n + 1])
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _store_all(product, bias, relu, y):
+@njit(cache=True, nogil=True)
+def _raise_all(team, col, geometry, dx):
+    spread(team, _raise_all_share, (col, geometry, dx))
+
+
+@njit(cache=True, nogil=True)
+def _store_all_share(worker, workers, product, bias, relu, y):
     N, K, pixels = y.shape
-    for piece in prange(N * K):
+    first, last = share(N * K, worker, workers)
+    for piece in range(first, last):
         n, k = piece // K, piece % K
         store(product[k : k + 1], n * pixels, k, k + 1, 0, pixels, bias, relu, y[n : n + 1])
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _gather_all(y, matrix):
+@njit(cache=True, nogil=True)
+def _store_all(team, product, bias, relu, y):
+    spread(team, _store_all_share, (product, bias, relu, y))
+
+
+@njit(cache=True, nogil=True)
+def _gather_all_share(worker, workers, y, matrix):
     N, K, pixels = y.shape
-    for piece in prange(N * K):
+    first, last = share(N * K, worker, workers)
+    for piece in range(first, last):
         n, k = piece // K, piece % K
         gather(y[n : n + 1], k, k + 1, 0, pixels, matrix[k : k + 1], n * pixels)
+
+
+@njit(cache=True, nogil=True)
+def _gather_all(team, y, matrix):
+    spread(team, _gather_all_share, (y, matrix))
 
 
 class Lowering:
@@ -61,10 +87,12 @@ class Lowering:
 
     name = "lowering"
     adds = False
+    pairs = False
     uses_blas = True
 
     def __init__(self, problem: ConvProblem, op: Op, threads: int, constant: bool = False) -> None:
         self.problem = problem
+        self.threads = threads
         pixels = problem.N * problem.P * problem.Q
         self.col_shape = (problem.C * problem.R * problem.S, pixels)
         # The product of a batch is a matrix in (K, N) order; of one image it is y itself.
@@ -75,45 +103,49 @@ class Lowering:
     def _carve(self, workspace: Scratch) -> list[Array]:
         return workspace.carve(self.col_shape, self.matrix_shape)
 
-    def _as_matrix(self, y: Array, matrix: Array) -> Array:
+    def _as_matrix(self, team: Handle, y: Array, matrix: Array) -> Array:
         """Return `y` in matrix order, (K, pixels of the batch)."""
         N, K = y.shape[:2]
         if N == 1:
             return y.reshape(K, -1)
-        _gather_all(y.reshape(N, K, -1), matrix)
+        _gather_all(team, y.reshape(N, K, -1), matrix)
         return matrix
 
     def accumulate(self, add: bool) -> None:
         """Do nothing: results are stored as they are."""
 
-    def forward(self, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Scratch) -> None:
+    def forward(
+        self, team: Handle, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Scratch
+    ) -> None:
         """Compute `y`."""
         N, K = y.shape[:2]
         col, matrix = self._carve(workspace)
         product = y.reshape(K, -1) if N == 1 else matrix
-        _lower_all(x, self.problem.geometry, col)
-        multiply(w.reshape(K, -1), col, product, groups=self.problem.groups)
+        _lower_all(team, x, self.problem.geometry, col)
+        multiply(team, w.reshape(K, -1), col, product, groups=self.problem.groups)
         if N > 1 or epilogue.relu or epilogue.bias.size:
-            _store_all(product, *epilogue, y.reshape(N, K, -1))
+            _store_all(team, product, *epilogue, y.reshape(N, K, -1))
 
-    def input_grad(self, dy: Array, w: Array, dx: Array, workspace: Scratch) -> None:
+    def input_grad(self, team: Handle, dy: Array, w: Array, dx: Array, workspace: Scratch) -> None:
         """Compute `dx`."""
         col, matrix = self._carve(workspace)
         multiply(
+            team,
             w.reshape(len(w), -1),
-            self._as_matrix(dy, matrix),
+            self._as_matrix(team, dy, matrix),
             col,
             trans_a=True,
             groups=self.problem.groups,
         )
-        _raise_all(col, self.problem.geometry, dx)
+        _raise_all(team, col, self.problem.geometry, dx)
 
-    def weight_grad(self, dy: Array, x: Array, dw: Array, workspace: Scratch) -> None:
+    def weight_grad(self, team: Handle, dy: Array, x: Array, dw: Array, workspace: Scratch) -> None:
         """Compute `dw`."""
         col, matrix = self._carve(workspace)
-        _lower_all(x, self.problem.geometry, col)
+        _lower_all(team, x, self.problem.geometry, col)
         multiply(
-            self._as_matrix(dy, matrix),
+            team,
+            self._as_matrix(team, dy, matrix),
             col,
             dw.reshape(len(dw), -1),
             trans_b=True,

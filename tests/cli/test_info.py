@@ -22,11 +22,18 @@ REPORT = {
         "features": ["avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512vnni", "avx512bf16"],
     },
     "cores": {
-        "online": {"packages": 2, "cores": 128, "smt_threads": 256, "cpus": list(range(256))},
-        "usable": {"packages": 1, "cores": 1, "smt_threads": 128, "cpus": CPUS},
+        "online": {
+            **{"packages": 2, "cores": 128, "smt_threads": 256, "cpus": list(range(256))},
+            "siblings": [[cpu, cpu + 128] for cpu in range(128)],
+        },
+        "usable": {
+            **{"packages": 1, "cores": 1, "smt_threads": 128, "cpus": CPUS},
+            "siblings": [[0, 128], [2, 130], [4]],
+        },
         "cpu_quota": 1.5,
         "usable_threads": 1,
         "threads_in_use": 1,
+        "affinity": {"policy": "spread", "places": [2, 130, 4], "refused": None},
     },
     "caches": [
         {
@@ -46,8 +53,13 @@ REPORT = {
             "assumed": True,
         },
     ],
-    "numa_nodes": [{"number": 0, "cpus": CPUS}],
-    "memory": {"physical": None, "limit": 3 * KIB**3 // 2},
+    "frequency": {"drivers": ["acpi-cpufreq"], "governors": ["powersave", "schedutil"]},
+    "load": {"average": 12.345, "ranks_on_host": None},
+    "numa_nodes": [
+        {"number": 0, "packages": [1], "cores": 64, "cpus": CPUS, "memory": 96 * KIB**3},
+        {"number": 8, "packages": [0, 1], "cores": 1, "cpus": [7], "memory": None},
+    ],
+    "memory": {"physical": None, "limit": 3 * KIB**3 // 2, "huge_pages": "madvise"},
     "blas": [
         {
             "library": "openblas",
@@ -66,7 +78,6 @@ REPORT = {
             "path": "/numpy.libs/libscipy_openblas64_.so",
         },
     ],
-    "numba": {"threading_layers": ["omp", "workqueue"], "threading_layer_in_use": None},
     "mpi": {
         "state": "missing",
         "library": None,
@@ -137,13 +148,17 @@ def test_path_of_a_library_from_elsewhere_is_all_there(printed):
     [
         "CPU quota 1.5 CPUs",
         "threads in use 1",
+        "affinity spread: thread by thread on CPU 2, 130, 4",
         "L1 data 48 KiB 2 64",
         "L2 unified 256 KiB (assumed) unknown unknown",
         "physical unknown",
         "limit of this process 1.5 GiB",
         "openblas 0.3.31 SkylakeX 64 numpy",
-        "available omp workqueue",
-        "in use none yet",
+        "SMT siblings 1 on 1 core, 2 on 2 cores (CPU 0 and 128 are one)",
+        "load of the last minute 12.35",
+        "frequency governor powersave, schedutil (driver acpi-cpufreq)",
+        "transparent huge pages madvise",
+        "8 0-1 1 unknown 7",
         "library missing",
         "mpiexec on the PATH not found",
         "mpiexec beside Python /venv/bin/mpiexec",
@@ -156,6 +171,17 @@ def test_says(printed, line):
     assert line in [" ".join(each.split()) for each in printed(columns=200).splitlines()]
 
 
+@pytest.mark.parametrize(
+    ("policy", "places", "refused", "text"),
+    [
+        ([0, 2, 3], None, None, "CPU 0,2-3: threads are not bound"),
+        ("auto", None, "no", "auto, but the kernel refuses to bind threads: no"),
+    ],
+)
+def test_says_whether_threads_are_bound(policy, places, refused, text):
+    assert info._affinity({"policy": policy, "places": places, "refused": refused}) == text
+
+
 def test_singular_and_plural(printed):
     text = printed(columns=2000)
     assert "2 packages, 128 cores, 256 SMT threads (CPU 0-255)" in text
@@ -166,6 +192,50 @@ def test_a_healthy_machine_has_no_warnings_section(printed, monkeypatch):
     assert "Warnings" in printed()
     monkeypatch.setitem(REPORT, "warnings", [])
     assert "Warnings" not in printed()
+
+
+def test_what_is_not_known(printed, monkeypatch):
+    monkeypatch.setitem(REPORT, "frequency", {"drivers": [], "governors": []})
+    monkeypatch.setitem(REPORT, "load", {"average": None, "ranks_on_host": 4})
+    lines = [" ".join(line.split()) for line in printed().splitlines()]
+    assert "frequency governor unknown" in lines
+    assert "load of the last minute unknown" in lines
+    assert "ranks on this host 4" in lines
+
+
+def test_no_smt(printed, monkeypatch):
+    monkeypatch.setitem(REPORT["cores"]["usable"], "siblings", [[0], [1]])
+    assert "SMT siblings none" in [" ".join(line.split()) for line in printed().splitlines()]
+
+
+class TestRanks:
+    """Under mpiexec: rank 0 tells everything, the others what differs."""
+
+    def test_first(self, printed, monkeypatch):
+        monkeypatch.setenv("PMI_RANK", "0")
+        assert "Processor" in printed()
+
+    def test_others(self, printed, monkeypatch):
+        monkeypatch.setenv("PMI_RANK", "3")
+        (line,) = printed().splitlines()
+        assert line.startswith("rank 3 on ")
+        assert "(CPU " in line
+
+    def test_others_say_nothing_in_json(self, printed, monkeypatch):
+        monkeypatch.setenv("PMI_RANK", "3")
+        assert printed("--json") == ""
+
+    def test_under_mpiexec(self, mpiexec):
+        run = mpiexec(3, "-m", "lowerconv", "info", timeout=60)
+        assert run.returncode == 0, run.stderr
+        assert run.stdout.count("Processor") == 1
+        assert all(run.stdout.count(f"rank {rank} on ") == 1 for rank in (1, 2))
+
+    def test_json_under_mpiexec(self, mpiexec):
+        run = mpiexec(2, "-m", "lowerconv", "info", "--json", timeout=60)
+        assert run.returncode == 0, run.stderr
+        report = json.loads(run.stdout)
+        assert report["load"]["ranks_on_host"] in (None, 2)  # Open MPI and MPICH tell
 
 
 class TestCommand:

@@ -146,6 +146,22 @@ def test_an_existing_run_is_not_overwritten(run_lowerconv, tmp_path):
     assert (tmp_path / CHECKPOINT).read_bytes() == b"precious"
 
 
+def test_what_the_launcher_did_is_told_once(mpiexec, tiny_fashion, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\n"
+        "from lowerconv.cli.main import main\n"
+        "from lowerconv.parallel import binding, communicator\n"
+        "def squeezed(ranks, *_): return binding.Squeeze(binding.IDLE, tuple(ranks), 7)\n"
+        "communicator.find_squeeze = squeezed\n"
+        f"sys.exit(main(['train', '--data', 'fashion-mnist:{tiny_fashion}', '--epochs', '1']))\n"
+    )
+    run = mpiexec(3, program, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("warning: The launcher bound ranks 0-2 to a single core") == 1
+    assert run.stdout.count("--bind-to none") == 1
+
+
 def test_a_failing_rank_ends_all(mpiexec, tiny_fashion, tmp_path):
     """Only rank 1 fails, in the middle of training; the others would wait for it forever."""
     program = tmp_path / "program.py"

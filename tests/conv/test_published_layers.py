@@ -1,32 +1,15 @@
 """The layers of published networks, all passes, against the loop nest in float64."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 import lowerconv as lc
+from lowerconv.bench.cases import layers
 
-
-def load_cases():
-    """Import bench.cases by its path: the tests run on the installed package, not from the root."""
-    path = Path(__file__).parents[2] / "bench" / "cases" / "__init__.py"
-    spec = importlib.util.spec_from_file_location("bench_cases", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-cases = load_cases()
 LAYERS = {
     f"{network}-{layer.name}": layer
     for network in ("googlenet", "cifar10_quick", "alexnet_owt")
-    for layer in cases.layers(network)
+    for layer in layers(network)
 }
 SEED = 20160224
 

@@ -8,8 +8,10 @@ import types
 
 import pytest
 
+from lowerconv.machine import mpi as mpi_module
 from lowerconv.machine import report as report_module
-from lowerconv.machine.report import GET_MPI, find_problems, machine_report
+from lowerconv.machine.mpi import GET_MPI
+from lowerconv.machine.report import machine_report
 from lowerconv.machine.topology import Cache, NumaNode, Package, Topology
 from lowerconv.version import __version__
 
@@ -21,38 +23,14 @@ def this_machine():
     return machine_report()
 
 
-def openblas(kernels, loaded_by="scipy", library="openblas"):
-    return {"library": library, "loaded_by": loaded_by, "kernels": kernels}
-
-
-def healthy(instruction_set="avx512", blas=(), environment=None, online=8, usable=8, quota=None):
-    """Return the parts of a report that warnings are made from."""
-    return {
-        "cpu": {"instruction_set": instruction_set},
-        "blas": list(blas),
-        "environment": environment or {},
-        "cores": {
-            "online": {"cores": online},
-            "usable": {"cores": usable, "cpus": list(range(3, 3 + usable))},
-            "cpu_quota": quota,
-            "usable_threads": usable if quota is None else max(1, min(usable, int(quota))),
-        },
-        "mpi": {
-            "problem": None,
-            "mpiexec_on_path": None,
-            "mpiexec_beside_python": "/venv/bin/mpiexec",
-        },
-    }
-
-
 class TestForm:
     def test_is_plain_data(self, this_machine):
         assert json.loads(json.dumps(this_machine)) == this_machine
 
     def test_sections(self, this_machine):
         assert list(this_machine) == [
-            *("cpu", "cores", "caches", "numa_nodes", "memory", "blas", "numba", "mpi"),
-            *("versions", "environment", "warnings"),
+            *("cpu", "cores", "frequency", "load", "caches", "numa_nodes", "memory", "blas"),
+            *("mpi", "versions", "environment", "warnings"),
         ]
 
     def test_cores_add_up(self, this_machine):
@@ -64,6 +42,8 @@ class TestForm:
         assert 1 <= cores["usable_threads"] <= usable["cores"]
         nodes = this_machine["numa_nodes"]
         assert sorted(cpu for node in nodes for cpu in node["cpus"]) == usable["cpus"]
+        assert sum(node["cores"] for node in nodes) == usable["cores"] == len(usable["siblings"])
+        assert sorted(cpu for core in usable["siblings"] for cpu in core) == usable["cpus"]
 
     def test_the_first_two_cache_levels_are_always_there(self, this_machine):
         sizes = {c["level"]: c["bytes"] for c in this_machine["caches"]}
@@ -75,9 +55,6 @@ class TestForm:
         # and SciPy's must have been loaded before the list is made.
         assert "scipy.linalg.cython_blas" in sys.modules
         assert all(b["loaded_by"] in ("numpy", "scipy", "other") for b in this_machine["blas"])
-
-    def test_numba_can_always_use_its_own_threads(self, this_machine):
-        assert "workqueue" in this_machine["numba"]["threading_layers"]
 
     def test_versions(self, this_machine):
         assert this_machine["versions"]["lowerconv"] == __version__
@@ -212,7 +189,7 @@ class TestMpi:
         assert GET_MPI in found["mpi"]["problem"]
 
     def test_runtime_that_hangs(self, mpi_of, monkeypatch):
-        monkeypatch.setattr(report_module, "_MPI_PROBE_SECONDS", 0.2)
+        monkeypatch.setattr(mpi_module, "_MPI_PROBE_SECONDS", 0.2)
         found = mpi_of("import time; time.sleep(60)")
         assert found["mpi"]["state"] == "unknown"
         assert "more than 0.2 s" in found["mpi"]["problem"]
@@ -234,84 +211,3 @@ class TestMpi:
         monkeypatch.setattr(subprocess, "run", None)
         mpi = machine_report()["mpi"]
         assert (mpi["library"], mpi["standard"]) == ("Loaded MPI 1", "3.1")
-
-
-class TestProblems:
-    def test_none(self):
-        assert list(find_problems(healthy(blas=[openblas("SkylakeX")]))) == []
-
-    @pytest.mark.parametrize(
-        ("instruction_set", "kernels", "cure"),
-        [
-            ("avx512", "Haswell", "SkylakeX"),
-            ("avx512", "Zen", "SkylakeX"),
-            ("avx512", "Nehalem", "SkylakeX"),
-            ("avx2", "Sandybridge", "Haswell"),
-            ("avx2", "Prescott", "Haswell"),
-        ],
-    )
-    def test_kernels_older_than_the_cpu(self, instruction_set, kernels, cure):
-        (warning,) = find_problems(healthy(instruction_set, [openblas(kernels)]))
-        assert instruction_set in warning
-        assert kernels in warning
-        assert f"Set OPENBLAS_CORETYPE={cure} before Python starts" in warning
-
-    @pytest.mark.parametrize(
-        ("instruction_set", "library"),
-        [
-            ("avx512", openblas("SkylakeX")),
-            ("avx512", openblas("Cooperlake")),
-            ("avx512", openblas("KernelsOfTheFuture")),
-            ("avx512", openblas(None)),
-            ("avx512", openblas("haswell", library="blis")),
-            ("avx2", openblas("Haswell")),
-            ("avx2", openblas("Zen")),
-            ("avx2", openblas("SkylakeX")),
-            ("sse", openblas("Nehalem")),
-            ("neon", openblas("neoversen1")),
-        ],
-    )
-    def test_kernels_good_enough(self, instruction_set, library):
-        assert list(find_problems(healthy(instruction_set, [library]))) == []
-
-    def test_one_warning_for_equal_kernels(self):
-        blas = [openblas("Haswell", "numpy"), openblas("Haswell"), openblas("Zen", "other")]
-        first, second = find_problems(healthy(blas=blas))
-        assert "numpy, scipy" in first
-        assert "other" in second
-
-    def test_kernels_that_the_environment_asks_for(self):
-        environment = {"OPENBLAS_CORETYPE": "Haswell"}
-        (warning,) = find_problems(healthy(blas=[openblas("Haswell")], environment=environment))
-        assert "OPENBLAS_CORETYPE=Haswell asks for this: unset it" in warning
-        assert "OPENBLAS_CORETYPE=SkylakeX" in warning
-
-    def test_affinity_of_one_core(self):
-        (warning,) = find_problems(healthy(usable=1))
-        assert "one core only (CPU 3) of 8" in warning
-        assert "--bind-to none" in warning
-
-    def test_machine_of_one_core(self):
-        assert list(find_problems(healthy(online=1, usable=1))) == []
-
-    @pytest.mark.parametrize(("quota", "threads"), [(0.5, 1), (2.5, 2), (7.9, 7)])
-    def test_quota_smaller_than_the_affinity(self, quota, threads):
-        (warning,) = find_problems(healthy(quota=quota))
-        assert f"({quota:g} CPUs)" in warning
-        assert f"{threads} of them" in warning
-
-    @pytest.mark.parametrize("quota", [8.0, 100.0])
-    def test_quota_that_does_not_bind(self, quota):
-        assert list(find_problems(healthy(quota=quota))) == []
-
-    def test_mpi_missing(self):
-        report = healthy()
-        report["mpi"] = {"problem": f"No MPI: {GET_MPI}"}
-        assert list(find_problems(report)) == [f"No MPI: {GET_MPI}"]
-
-    def test_mpiexec_missing(self):
-        report = healthy()
-        report["mpi"]["mpiexec_beside_python"] = None
-        (warning,) = find_problems(report)
-        assert "mpiexec" in warning
-        assert GET_MPI in warning

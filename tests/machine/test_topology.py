@@ -2,7 +2,6 @@
 
 import os
 import pickle
-from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
@@ -21,76 +20,9 @@ from lowerconv.machine.topology import (
 )
 
 from .groups import write_groups
+from .machines import MACHINES, cache, machine, stored, unfold, write_sysfs
 
 KIB = 1024
-L1_L2_L3 = {"1 Data": "48K core", "1 Instruction": "32K core", "2 Unified": "2048K core"} | {
-    "3 Unified": "32768K node"
-}
-
-
-@dataclass(frozen=True)
-class Cpu:
-    """One line of a made-up machine: where a CPU sits, and "level type" -> "size scope" caches."""
-
-    number: int
-    package: int
-    node: int
-    core: int
-    caches: tuple[tuple[str, str], ...] = ()
-
-
-def machine(packages=1, nodes=1, cores=4, smt=1, caches=L1_L2_L3):
-    """Number the CPUs as Linux does on x86: first one thread of every core, then the second ones.
-
-    `nodes` counts per package, `cores` per node.
-    """
-    total = packages * nodes * cores
-    return [
-        Cpu(
-            number=thread * total + core,
-            package=core // (nodes * cores),
-            node=core // cores,
-            core=core,
-            caches=tuple(caches.items()),
-        )
-        for thread in range(smt)
-        for core in range(total)
-    ]
-
-
-def write_sysfs(root, cpus, offline=(), numa=True):
-    """Write what Linux shows of these CPUs; of offline ones it shows an almost empty directory."""
-    online = [cpu for cpu in cpus if cpu.number not in offline]
-
-    def put(path, text):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{text}\n")
-
-    def sharing(cpu, scope):
-        mine = getattr(cpu, scope)
-        return format_cpu_list(c.number for c in online if getattr(c, scope) == mine)
-
-    cpu_dir = root / "devices/system/cpu"
-    put(cpu_dir / "online", format_cpu_list(cpu.number for cpu in online))
-    for number in offline:
-        put(cpu_dir / f"cpu{number}/online", 0)
-    for cpu in online:
-        mine = cpu_dir / f"cpu{cpu.number}"
-        if cpu.number:  # Linux cannot switch CPU 0 off and shows no file for it
-            put(mine / "online", 1)
-        put(mine / "topology/physical_package_id", cpu.package)
-        put(mine / "topology/core_cpus_list", sharing(cpu, "core"))
-        for index, (what, size_scope) in enumerate(cpu.caches):
-            level, kind = what.split()
-            size, scope = size_scope.split()
-            put(mine / f"cache/index{index}/level", level)
-            put(mine / f"cache/index{index}/type", kind)
-            put(mine / f"cache/index{index}/size", size)
-            put(mine / f"cache/index{index}/shared_cpu_list", sharing(cpu, scope))
-    for node in {cpu.node for cpu in cpus} if numa else ():
-        members = [cpu.number for cpu in online if cpu.node == node]
-        put(root / f"devices/system/node/node{node}/cpulist", format_cpu_list(members))
-    return root
 
 
 def cpus_of(groups):
@@ -156,17 +88,21 @@ class TestMachines:
         assert [c.cpus for c in found.caches if c.level == 3] == [(0, 1), (2, 3), (4, 5), (6, 7)]
 
     def test_big_little_counts_the_smallest_cache(self, tmp_path):
-        little = (("1 Data", "32K core"), ("2 Unified", "128K core"))
-        big = (("1 Data", "64K core"), ("2 Unified", "512K core"))
-        cpus = [Cpu(i, 0, 0, i, little if i < 4 else big) for i in range(6)]
-        found = read_topology(write_sysfs(tmp_path, cpus), usable=range(6))
+        little, big = ["0", "1", "2", "3"], ["4", "5"]
+        described = machine(cores=6, caches={}) | {
+            "caches": [
+                *(cache(1, "Data", "32K", little), cache(2, "Unified", "128K", little)),
+                *(cache(1, "Data", "64K", big), cache(2, "Unified", "512K", big)),
+            ]
+        }
+        found = read_topology(write_sysfs(tmp_path, described), usable=range(6))
         assert (found.cache_bytes(1), found.cache_bytes(2)) == (32 * KIB, 128 * KIB)
         bound_to_big = read_topology(tmp_path, usable=(4, 5))
         assert (bound_to_big.cache_bytes(1), bound_to_big.cache_bytes(2)) == (64 * KIB, 512 * KIB)
 
     def test_cores_with_and_without_smt_in_one_package(self, tmp_path):
-        cpus = [Cpu(i, 0, 0, core) for i, core in enumerate([0, 0, 1, 1, 2, 3])]
-        found = read_topology(write_sysfs(tmp_path, cpus), usable=range(6))
+        described = machine(cores=6, caches={}) | {"cores": ["0-1", "2-3", "4", "5"]}
+        found = read_topology(write_sysfs(tmp_path, described), usable=range(6))
         assert found.cores == ((0, 1), (2, 3), (4,), (5,))
 
     def test_virtual_machine_without_caches(self, tmp_path):
@@ -190,7 +126,7 @@ class TestMachines:
         assert (found.cache_assumed(1), found.cache_assumed(2)) == (False, True)
 
     def test_no_node_directory(self, tmp_path):
-        sysfs = write_sysfs(tmp_path, machine(packages=2, cores=2), numa=False)
+        sysfs = write_sysfs(tmp_path, machine(packages=2, cores=2) | {"nodes": {}})
         assert cpus_of(read_topology(sysfs, usable=range(4)).numa_nodes) == {0: "0-3"}
 
     def test_memory_only_node_is_left_out(self, tmp_path):
@@ -205,7 +141,7 @@ class TestMachines:
         assert cpus_of(read_topology(sysfs, usable=range(4)).numa_nodes) == {0: "0-2", 1: "3"}
 
     def test_offline_cores_are_left_out(self, tmp_path):
-        sysfs = write_sysfs(tmp_path, machine(cores=4, smt=2), offline=(3, 5, 7))
+        sysfs = write_sysfs(tmp_path, machine(cores=4, smt=2) | {"offline": "3,5,7"})
         found = read_topology(sysfs, usable=range(8))
         assert found.cores == ((0, 4), (1,), (2, 6))
         assert cpus_of(found.packages) == {0: "0-2,4,6"}
@@ -259,6 +195,63 @@ class TestMachines:
     def test_can_be_sent_and_used_as_a_key(self, tmp_path):
         found = read_topology(write_sysfs(tmp_path, machine()), usable=range(4))
         assert {found: 1}[pickle.loads(pickle.dumps(found))] == 1
+
+
+# What the machines of trees/ are: packages, NUMA nodes (by number), cores, usable CPUs, last-level
+# caches, threads worth using.
+STORED = {
+    "container-cgroup1": ("0", "0", 8, 16, 1, 2),
+    "container-cgroup2": ("0", "0", 8, 16, 1, 2),
+    "core-i5-9600k": ("0", "0", 6, 6, 1, 6),
+    "core-i7-12700k": ("0", "0", 12, 20, 1, 12),
+    "epyc-7302-x2-nps4": ("0-1", "0-7", 32, 64, 16, 32),
+    "epyc-7543p": ("0", "0", 32, 64, 8, 32),
+    "kvm-bare": ("0-3", "0", 4, 4, 0, 4),
+    "kvm-offline": ("0", "0", 3, 4, 1, 3),
+    "power9-ac922": ("0,8", "0,8", 40, 160, 20, 40),
+    "rk3588": ("0", "0", 8, 8, 1, 8),
+    "ryzen-7-5800x": ("0", "0", 8, 16, 1, 8),
+    "slurm-cpuset": ("1", "1", 4, 8, 1, 4),
+    "xeon-6130-x2": ("0-1", "0-1", 32, 64, 2, 32),
+    "xeon-6248-x2-snc2": ("0-1", "0-3", 40, 80, 2, 40),
+    "xeon-e5-2630v4-x2": ("0-1", "0-1", 20, 40, 2, 20),
+    "xeon-max-9462-x2": ("0-1", "0-1", 64, 128, 2, 64),
+}
+
+
+class TestStoredMachines:
+    def test_all_are_here(self):
+        assert sorted(STORED) == MACHINES
+
+    @pytest.mark.parametrize("name", MACHINES)
+    def test_counts(self, tmp_path, name):
+        paths = unfold(tmp_path, name)
+        found = read_topology(paths["sysfs"], usable=paths["usable"])
+        last = max((cache.level for cache in found.caches), default=0)
+        assert (
+            format_cpu_list(package.number for package in found.packages),
+            format_cpu_list(node.number for node in found.numa_nodes),
+            len(found.cores),
+            len(found.cpus),
+            sum(cache.level == last for cache in found.caches),
+            usable_threads(**paths),
+        ) == STORED[name]
+        for groups in (found.packages, found.numa_nodes):
+            assert sorted(cpu for group in groups for cpu in group.cpus) == [*found.cpus]
+
+    def test_capacities_of_big_and_little_cores(self, tmp_path):
+        sysfs = write_sysfs(tmp_path, stored("rk3588"))
+        assert read_topology(sysfs, usable=range(8)).capacities == (530,) * 4 + (1024,) * 4
+        assert read_topology(sysfs, usable=(3, 4)).capacities == (530, 1024)
+        (sysfs / "devices/system/cpu/cpu5/cpu_capacity").unlink()
+        assert read_topology(sysfs, usable=range(8)).capacities == ()
+        assert read_topology(sysfs, usable=(3, 4)).capacities == (530, 1024)
+
+    @pytest.mark.parametrize("text", ["", "fast", "-1", "0"])
+    def test_capacities_that_are_none(self, tmp_path, text):
+        sysfs = write_sysfs(tmp_path, stored("rk3588"))
+        (sysfs / "devices/system/cpu/cpu2/cpu_capacity").write_text(text)
+        assert read_topology(sysfs, usable=range(8)).capacities == ()
 
 
 class TestUsableCpus:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lowerconv.data.loader import share
+from lowerconv.machine.topology import usable_cpus, usable_threads
 from lowerconv.parallel import Communicator, together, world
 
 
@@ -17,6 +18,9 @@ def test_a_process_alone_is_rank_0_of_1(monkeypatch):
     alone = world()
     assert type(alone) is Communicator
     assert (alone.rank, alone.ranks) == (0, 1)
+    assert set(alone.cpus) <= set(usable_cpus())
+    assert alone.threads == usable_threads()
+    assert alone.warnings == []
     array = np.arange(3.0)
     alone.sum_array(array)
     assert array.tolist() == [0, 1, 2]

@@ -26,6 +26,8 @@ from lowerconv.kernels.convolve import convolve_address
 from lowerconv.kernels.correlate import add_splits_address, correlate_address
 from lowerconv.kernels.epilogue import Array, Epilogue
 from lowerconv.kernels.simd import host_isa
+from lowerconv.machine.affinity import nodes
+from lowerconv.machine.team import Handle
 from lowerconv.machine.workspace import Scratch
 from lowerconv.pipeline.fused.convolution import Layout
 from lowerconv.pipeline.fused.correlation import NVS, Correlation
@@ -40,6 +42,7 @@ class Fused:
 
     name = "fused"
     uses_blas = False
+    pairs = False
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class Fused:
         constant: bool = False,
         variant: str | None = None,
     ) -> None:
+        self.threads = threads
         isa = host_isa()
         make = input_grad_convolution if op == "input_grad" else forward_convolution
         conv = make(problem)
@@ -56,19 +60,19 @@ class Fused:
         self.layout: Layout | Correlation | Planes
         self._partial_bytes = 0
         if by_planes(problem, op):
-            self.layout = Planes(conv, isa, threads, gradient)
+            self.layout = Planes(conv, isa, nodes(threads), gradient)
             self._loops = (
                 plane_loops.correlate_address() if gradient else plane_loops.convolve_address()
             )
         elif gradient:
             NV = int(variant.split()[0]) if variant else None
-            self.layout = Correlation(problem, isa, threads, NV)
+            self.layout = Correlation(problem, isa, nodes(threads), NV)
             self._loops = correlate_address()
             self._partial_bytes = self.layout.partial_bytes
         else:
             found = tilings(conv, isa, constant)
             tiling = next((tiling for tiling in found if tiling.name == variant), found[0])
-            self.layout = Layout(conv, isa, threads, tiling, constant)
+            self.layout = Layout(conv, isa, nodes(threads), tiling, constant)
             self._loops = convolve_address()
         self.adds = not gradient
         own = self.layout.workers * self.layout.scratch_bytes
@@ -87,6 +91,7 @@ class Fused:
 
     def _run(
         self,
+        team: Handle,
         source: Array,
         filters: Array,
         target: Array,
@@ -96,35 +101,37 @@ class Fused:
     ) -> None:
         bias = self._nothing if bias is None else bias
         place(self._words, source, filters, bias, target, workspace.address, relu)
-        launch(self._loops, self._job, self.layout.workers)
+        launch(team, self._loops, self._job, self.layout.workers)
 
-    def _kept(self, w: Array) -> Array:
+    def _kept(self, team: Handle, w: Array) -> Array:
         """Return the filters to multiply with: as they are, or packed once."""
         layout = self.layout
         if not isinstance(layout, Layout) or layout.packed is None:
             return w
         kept = self._packed_from
         if kept is None or kept.ctypes.data != w.ctypes.data:
-            layout.pack(w.ctypes.data)
+            layout.pack(team, w.ctypes.data)
             # While it is held nobody else can have its address, which stands for its contents.
             self._packed_from = w
         return layout.packed
 
-    def forward(self, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Scratch) -> None:
+    def forward(
+        self, team: Handle, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Scratch
+    ) -> None:
         """Compute `y`."""
-        self._run(x, self._kept(w), y, workspace, *epilogue)
+        self._run(team, x, self._kept(team, w), y, workspace, *epilogue)
 
-    def input_grad(self, dy: Array, w: Array, dx: Array, workspace: Scratch) -> None:
+    def input_grad(self, team: Handle, dy: Array, w: Array, dx: Array, workspace: Scratch) -> None:
         """Compute `dx`."""
-        self._run(dy, self._kept(w), dx, workspace)
+        self._run(team, dy, self._kept(team, w), dx, workspace)
 
-    def weight_grad(self, dy: Array, x: Array, dw: Array, workspace: Scratch) -> None:
+    def weight_grad(self, team: Handle, dy: Array, x: Array, dw: Array, workspace: Scratch) -> None:
         """Compute `dw`."""
         if isinstance(self.layout, Correlation) and self.layout.swap:
             dy, x = x, dy
-        self._run(x, dy, dw, workspace)
+        self._run(team, x, dy, dw, workspace)
         if self._partial_bytes:
-            launch(add_splits_address(), self._job, self.layout.workers)
+            launch(team, add_splits_address(), self._job, self.layout.workers)
 
 
 GROUPS = 8

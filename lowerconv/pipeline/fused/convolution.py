@@ -19,7 +19,8 @@ from lowerconv.kernels.rearrange import (
     turn_address,
 )
 from lowerconv.kernels.simd import Isa
-from lowerconv.machine.workspace import LINE
+from lowerconv.machine.team import Handle
+from lowerconv.machine.workspace import LINE, scratch_stride
 from lowerconv.pipeline.fused.partition import best
 from lowerconv.pipeline.fused.phases import Convolution
 from lowerconv.pipeline.fused.tiling import PACKED as PACK_PRICE
@@ -29,6 +30,7 @@ from lowerconv.pipeline.fused.window import balanced, window
 # Of a quarter of the L2 cache: packed filters, and beside them a band of the source.
 WEIGHTS_SHARE = 2
 BAND_SHARE = 1.25
+PAGE = 4096  # items: copies of packed filters lie on pages of their own
 STREAM = 32  # steps that packed filters are prefetched ahead: a page of 4 KiB
 OFFSET_MAX = 2**31 - 1  # items, that a table of steps can count
 
@@ -39,7 +41,7 @@ class Layout:
 
     conv: Convolution
     isa: Isa
-    threads: int
+    nodes: tuple[int, ...]  # the NUMA node of each thread, from 0
     tiling: Tiling
     constant: bool = False
     kernels: list[Microkernel] = field(default_factory=list)
@@ -109,7 +111,7 @@ class Layout:
 
     def _choose_partition(self) -> None:
         """Cut images to pieces, and share pieces and panels out: the busiest worker least so."""
-        conv = self.conv
+        conv, threads = self.conv, len(self.nodes)
         P = max(phase.P for phase in conv.phases)
         TH = self.tiles[0][0]
         panels = conv.groups * self.panels
@@ -120,8 +122,8 @@ class Layout:
         units = ceil(tiles / per_unit)
         most = self.band // TH if self.window.lower else units
         fewest = ceil(units / most)
-        sizes = {ceil(units / min(units, fewest + more)) for more in range(4 * self.threads)}
-        sizes = sizes if conv.images * fewest < 8 * self.threads else {ceil(units / fewest)}
+        sizes = {ceil(units / min(units, fewest + more)) for more in range(4 * threads)}
+        sizes = sizes if conv.images * fewest < 8 * threads else {ceil(units / fewest)}
         # Times, in multiply-adds of one vector.
         work = self.tiling.cost / (conv.images * panels)
         items = self.F * conv.channels * conv.taps
@@ -134,7 +136,7 @@ class Layout:
                 lower = conv.channels * lines * (10 + 4 * self.window.pitch / self.VL)
             pieces = ceil(units / size)
             options.append((conv.images * pieces, work * size / units, lower))
-        number, self.partition = best(panels, self.threads, self.panels_per_block, pack, options)
+        number, self.partition = best(panels, self.nodes, self.panels_per_block, pack, options)
         size = sorted(sizes, reverse=True)[number]
         self.pieces = ceil(units / size)
         self.piece_units = size
@@ -245,10 +247,22 @@ class Layout:
         bias_at = lines(weights) if packs else 0
         lowered_at = bias_at + lines(self.panels_per_block * self.F)
         lowered = lines(self.plane * self.channel_block) if self.window.lower else 0
-        self.scratch_bytes = lowered_at + lowered
+        self.scratch_bytes = scratch_stride(lowered_at + lowered, self.nodes)
         items = conv.groups * self.panels * self.F * conv.channels * conv.taps
         # Of as many dimensions as filters, which is the kind of array kernels are compiled for.
-        self.packed = np.empty((items + spare, 1, 1, 1), conv.dtype) if keeps else None
+        # A copy for every NUMA node, packed by its own workers: their writes decide where it lies.
+        copies = max(self.nodes[: self.workers]) + 1
+        size = -(-(items + spare) // PAGE) * PAGE
+        self.packed = np.empty((copies * size, 1, 1, 1), conv.dtype) if keeps else None
+        crews = [
+            (
+                size * item * node,
+                self.nodes[:worker].count(node),
+                self.nodes[: self.workers].count(node),
+            )
+            for worker, node in enumerate(self.nodes[: self.workers])
+        ]
+        self._crews = np.array(crews, np.int64)
         # For every worker: where its rectangles begin, and all rectangles.
         counts = [0, *(len(rectangles) for rectangles in self.partition)]
         begins = np.cumsum(counts) * 4 + len(counts)
@@ -272,6 +286,7 @@ class Layout:
             touch=touch_address(isa, conv.dtype),
             turn=turn_address(isa, conv.dtype, conv.taps) if conv.turned else 0,
             rectangles=self._rectangles.ctypes.data, workers=self.workers,
+            crews=self._crews.ctypes.data,
             lowered_at=lowered_at, bias_at=bias_at,
         )  # fmt: skip
         self._kept: list[np.ndarray] = []  # tables live as long as their addresses
@@ -294,12 +309,12 @@ class Layout:
                 kernel_last=kernels[2].address(), kernel_last_tail=kernels[3].address(),
             )  # fmt: skip
 
-    def pack(self, filters: int) -> None:
+    def pack(self, team: Handle, filters: int) -> None:
         """Pack the filters at an address into `packed`, and use that from now on."""
         assert self.packed is not None
         feed = TURNED if self.conv.turned else FORWARD
         write(self.job, feed=feed, filters=filters, target=self.packed.ctypes.data)
-        launch(pack_address(), self.job.ctypes.data, self.workers)
+        launch(team, pack_address(), self.job.ctypes.data, self.workers)
         write(self.job, feed=PACKED)
 
     def explain(self) -> dict[str, str]:

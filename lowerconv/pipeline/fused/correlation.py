@@ -13,7 +13,7 @@ from lowerconv.kernels.correlate import JOB, TILE
 from lowerconv.kernels.microkernel import Microkernel, rows_max, step_time
 from lowerconv.kernels.rearrange import pad_address, slack, touch_address, transpose_address
 from lowerconv.kernels.simd import Isa
-from lowerconv.machine.workspace import LINE
+from lowerconv.machine.workspace import LINE, scratch_stride
 from lowerconv.pipeline.fused.convolution import OFFSET_MAX
 from lowerconv.pipeline.fused.partition import LAUNCH
 from lowerconv.pipeline.fused.phases import Convolution, forward_convolution
@@ -39,8 +39,10 @@ def _parts(extent: int, size: int) -> list[int]:
 class Correlation:
     """All decisions for a weight gradient, and the job they make."""
 
-    def __init__(self, problem: ConvProblem, isa: Isa, threads: int, NV: int | None = None) -> None:
-        self.isa, self.threads = isa, threads
+    def __init__(
+        self, problem: ConvProblem, isa: Isa, nodes: tuple[int, ...], NV: int | None = None
+    ) -> None:
+        self.isa, self.nodes, self.threads = isa, nodes, len(nodes)
         self.options = NVS if NV is None else (NV,)
         self.dtype, self.item = problem.dtype, problem.dtype.itemsize
         self.VL = isa.lanes(problem.dtype)
@@ -263,7 +265,8 @@ class Correlation:
         sums = self.panels_per_block * self.F * self.channel_block * self.taps
         lowered_at = lines(panels)
         sums_at = lowered_at + lines(lowered)
-        self.scratch_bytes = sums_at + lines(0 if self.straight else sums)
+        own = sums_at + lines(0 if self.straight else sums)
+        self.scratch_bytes = scratch_stride(own, self.nodes)
         self.partial_bytes = lines(self.splits * self.dw_items) if self.splits > 1 else 0
         last = conv.channels - (self.channel_blocks - 1) * self.channel_block
         self._kept: list[np.ndarray] = []  # tables live as long as their addresses

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from math import ceil
 
 LAUNCH = 50e3  # to start threads and wait for them, in multiply-adds of one vector: microseconds
+ELSEWHERE = 1.25  # time of a pass whose images lie on another NUMA node, by that on its own
 Rectangle = tuple[int, int, int, int]  # panels from and to, pieces from and to
 
 
@@ -75,9 +77,34 @@ def busiest(
     )
 
 
+def by_node(
+    panels: int,
+    pieces: int,
+    nodes: Sequence[int],
+    cost: Callable[[list[list[Rectangle]]], float],
+) -> list[list[Rectangle]]:
+    """Return the partition that keeps a piece on one NUMA node, which has its share of them all.
+
+    `nodes` tells that of each worker, those of a node together.  What `cost` tells of the workers
+    of one node decides how they share its pieces.
+    """
+    result: list[list[Rectangle]] = []
+    for node in dict.fromkeys(nodes):
+        begin, count = nodes.index(node), nodes.count(node)
+        first, _ = share(pieces, begin, len(nodes))
+        last, _ = share(pieces, begin + count, len(nodes))
+        mine = min(partitions(panels, last - first, count), key=cost) if last > first else []
+        result += [
+            [(p0, p1, first + q0, first + q1) for p0, p1, q0, q1 in rectangles]
+            for rectangles in mine
+        ]
+        result += [[]] * (count - len(mine))
+    return result
+
+
 def best(
     panels: int,
-    threads: int,
+    nodes: Sequence[int],
     at_once: int,
     pack: float,
     options: list[tuple[int, float, float]],
@@ -85,17 +112,29 @@ def best(
     """Return which option, and which partition, ends first, the start of threads counted.
 
     Options are numbers of pieces with the times of a piece: of its tiles, and of its lowering.
+    `nodes` has the NUMA node of each thread: where there are several, images stay on theirs if that
+    costs no more than `ELSEWHERE`.
     """
 
-    def time(choice: tuple[int, list[list[Rectangle]]]) -> float:
-        number, partition = choice
+    def busy(number: int, partition: list[list[Rectangle]]) -> float:
         _, tile, lower = options[number]
-        start = LAUNCH if len(partition) > 1 else 0.0
-        return start + busiest(partition, at_once, tile, pack, lower)
+        return busiest(partition, at_once, tile, pack, lower)
+
+    def time(choice: tuple[int, list[list[Rectangle]]]) -> float:
+        return busy(*choice) + (LAUNCH if len(choice[1]) > 1 else 0.0)
 
     choices = [
         (number, partition)
         for number, (pieces, _, _) in enumerate(options)
-        for partition in partitions(panels, pieces, threads)
+        for partition in partitions(panels, pieces, len(nodes))
     ]
-    return min(choices, key=time)
+    found = min(choices, key=time)
+    if len(set(nodes)) > 1 and len(found[1]) > 1:
+        local = [
+            (number, by_node(panels, pieces, nodes, partial(busy, number)))
+            for number, (pieces, _, _) in enumerate(options)
+        ]
+        least = min(local, key=time)
+        if time(least) <= ELSEWHERE * time(found):
+            return least
+    return found

@@ -11,7 +11,7 @@ from lowerconv.kernels.planes import JOB, PlaneKernel
 from lowerconv.kernels.rearrange import fold_address, pad_address, slack
 from lowerconv.kernels.simd import Isa
 from lowerconv.kernels.small_planes import PRODUCTS_MAX, SmallPlaneKernel
-from lowerconv.machine.workspace import LINE
+from lowerconv.machine.workspace import LINE, scratch_stride
 from lowerconv.pipeline.fused.partition import LAUNCH
 from lowerconv.pipeline.fused.phases import Convolution, Phase
 from lowerconv.pipeline.fused.window import balanced, window
@@ -30,8 +30,9 @@ def is_small(conv: Convolution, VL: int) -> bool:
 class Planes:
     """All decisions for a convolution plane by plane, or its weight gradient, and their job."""
 
-    def __init__(self, conv: Convolution, isa: Isa, threads: int, gradient: bool) -> None:
+    def __init__(self, conv: Convolution, isa: Isa, nodes: tuple[int, ...], gradient: bool) -> None:
         self.isa, self.conv, self.gradient = isa, conv, gradient
+        threads = len(nodes)
         item, dtype = conv.dtype.itemsize, conv.dtype
         VL = isa.lanes(dtype)
         self.window = window(conv, VL)
@@ -63,7 +64,8 @@ class Planes:
         together = max(1, min(TOGETHER, tasks // self.workers, SLOTS_BYTES // group))
         sums_at = together * conv.channels * slot
         sums = conv.channels * conv.results * conv.taps * VL if gradient else 0
-        self.scratch_bytes = sums_at + ceil(together * sums * item / LINE) * LINE
+        own = sums_at + ceil(together * sums * item / LINE) * LINE
+        self.scratch_bytes = scratch_stride(own, nodes)
         write(
             self.job,
             scratch_bytes=self.scratch_bytes, itemsize=item, images=conv.images,

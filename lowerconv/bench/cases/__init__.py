@@ -60,7 +60,7 @@ def networks() -> list[str]:
 
 def layers(network: str) -> list[Layer]:
     """Return the layers of ``NETWORK.csv``."""
-    with open(HERE / f"{network}.csv") as file:
+    with open(HERE / f"{network}.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return [
         Layer(

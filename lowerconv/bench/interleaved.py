@@ -5,11 +5,11 @@ call and hold the core that the next candidate needs.  Measured on two cores, 3x
 GoogLeNet's 3a, a millisecond of work: PyTorch's threads (GNU OpenMP) spin 5 to 8 ms and make ONNX
 Runtime 1.9 times slower, whose threads spin 30 ms and make the others up to 6 times slower, call by
 call.  Sleeping between the turns costs more than it mends: after 5 ms of sleep a virtual machine
-has halted its idle core, the kernel wakes all threads of lowerconv on the other one, and they take
-twice as long for tens of milliseconds.  So a turn begins with `SETTLE` seconds of calls that do not
-count, and ends with `rest` where a candidate has it, which ends its threads.  Every candidate then
-takes as long as it does alone, within 2%.  Its data is in the caches, where they fit; on one thread
-the candidates before it have evicted some of it.
+has halted its idle cores, and where threads are not bound to cores the kernel may wake all of them
+on one, where they take twice as long for tens of milliseconds.  So a turn begins with `SETTLE`
+seconds of calls that do not count, and ends with `rest` where a candidate has it, which ends its
+threads.  Every candidate then takes as long as it does alone, within 2%.  Its data is in the
+caches, where they fit; on one thread the candidates before it have evicted some of it.
 """
 
 from __future__ import annotations

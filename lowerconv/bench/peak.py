@@ -1,6 +1,6 @@
 """The most that fused multiply-adds give on this machine, measured: what 100% of peak means.
 
-    python -m bench.peak [THREADS]
+    python -m lowerconv.bench.peak [THREADS]
 
 The loop touches no memory: chains of multiply-adds in registers, enough of them that none waits for
 the one before it.
@@ -17,8 +17,8 @@ from functools import lru_cache
 import llvmlite.binding as llvm
 from llvmlite import ir
 
-import lowerconv as lc
 from lowerconv.machine.features import host_features, instruction_set
+from lowerconv.machine.threads import get_num_threads
 
 #          set:     floats in a register, chains: as many as leave registers for the two factors
 _VECTORS = {"avx512": (16, 24), "avx2": (8, 12), "sse": (4, 12), "neon": (4, 24)}
@@ -127,5 +127,5 @@ def fma_peak(threads: int) -> float:
 
 
 if __name__ == "__main__":
-    threads = int(sys.argv[1]) if len(sys.argv) > 1 else lc.get_num_threads()
+    threads = int(sys.argv[1]) if len(sys.argv) > 1 else get_num_threads()
     print(f"{fma_peak(threads) / 1e9:.0f} GFLOP/s on {threads} threads ({instruction_set()})")

@@ -1,0 +1,25 @@
+"""AlexNet-OWT, forward and backward, and its other layers.
+
+python -m pytest bench/test_alexnet.py --layers conv3 --batch 16
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bench.suite import generate, time_candidate
+from lowerconv.bench.case import Case
+
+pytest.importorskip("pytest_benchmark", reason="pip install lowerconv[bench]")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make the benchmarks that the options select."""
+    generate(metafunc, "alexnet")
+
+
+def test_alexnet(benchmark: Any, request: pytest.FixtureRequest, case: Case, name: str) -> None:
+    """Time a candidate."""
+    time_candidate(benchmark, request, case, name)

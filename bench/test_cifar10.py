@@ -1,0 +1,25 @@
+"""The CIFAR-10 network, every algorithm, forward and backward.
+
+python -m pytest bench/test_cifar10.py --layers conv2
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bench.suite import generate, time_candidate
+from lowerconv.bench.case import Case
+
+pytest.importorskip("pytest_benchmark", reason="pip install lowerconv[bench]")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make the benchmarks that the options select."""
+    generate(metafunc, "cifar10")
+
+
+def test_cifar10(benchmark: Any, request: pytest.FixtureRequest, case: Case, name: str) -> None:
+    """Time a candidate."""
+    time_candidate(benchmark, request, case, name)

@@ -1,0 +1,143 @@
+"""Watching a convolution: which core lowers, packs and multiplies, and when.
+
+From outside: pipelines with stages keep a log if they are given one (`lowerconv.pipeline.stages`),
+and the kernels of the fused engine are replaced by others that note when they are called
+(`lowerconv.kernels.watch`).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lowerconv.kernels.call import OPERANDS
+from lowerconv.kernels.watch import by_worker, new_log, watched
+from lowerconv.pipeline.fused import Fused
+from lowerconv.pipeline.fused.convolution import Layout
+from lowerconv.pipeline.pipelined import Pipelined
+from lowerconv.plan import ConvPlan
+
+LINES = 100_000  # of a worker's log: more than a call of 100 ms has
+LOWER, MULTIPLY, PACK, BACK = "lower", "multiply", "pack filters", "add back"
+KINDS = (LOWER, MULTIPLY, PACK, BACK)
+
+#   the two stages of a pass
+STAGES = {
+    "forward": (LOWER, MULTIPLY),
+    "input_grad": (MULTIPLY, BACK),
+    "weight_grad": (LOWER, MULTIPLY),
+}
+#   fields of a fused job: what they do, and with how many arguments
+KERNELS = {
+    "pad": (LOWER, 9),
+    "transpose": (PACK, 7),
+    "turn": (PACK, 8),
+    "kernel": (MULTIPLY, 9),
+    "kernel_tail": (MULTIPLY, 9),
+    "kernel_last": (MULTIPLY, 9),
+    "kernel_last_tail": (MULTIPLY, 9),
+}
+
+Event = tuple[int, str, int, int]  # worker, what it did, begin and end in nanoseconds
+
+
+class Watched:
+    """A plan that tells what its workers do.
+
+    Parameters
+    ----------
+    plan : ConvPlan
+        Of algorithm "pipelined", "paired" or, but for weight gradients, "fused".  It is changed:
+        give one that nobody else has.
+
+    Raises
+    ------
+    ValueError
+        Of any other algorithm.
+    """
+
+    def __init__(self, plan: ConvPlan) -> None:
+        self.plan = plan
+        pipeline: Any = plan._pipeline
+        if isinstance(pipeline, Pipelined):
+            self._names: tuple[str, ...] = STAGES[plan.op]
+            logs = np.zeros((pipeline.threads, LINES, 3), np.int64)
+            pipeline.lanes = pipeline.lanes._replace(logs=logs)
+            self._logs = list(logs)
+        elif isinstance(pipeline, Fused) and isinstance(pipeline.layout, Layout):
+            self._names = KINDS
+            self._logs = [new_log(LINES) for _ in range(pipeline.layout.workers)]
+            self._jobs = [_watched_job(pipeline.layout.job, log) for log in self._logs]
+            self._table = np.array([job.ctypes.data for job in self._jobs], np.int64)
+            pipeline._loops = by_worker(pipeline._loops, self._table, len(OPERANDS))
+        else:
+            raise ValueError(
+                f"plan: got {plan.algorithm!r} for {plan.op}, which has no stages to watch"
+            )
+
+    def __call__(self, *operands: np.ndarray, out: np.ndarray) -> tuple[int, list[Event]]:
+        """Run the plan, and return how long it took and what its workers did, from its begin."""
+        for log in self._logs:
+            log[0, 0] = 0
+        begin = time.monotonic_ns()
+        self.plan(*operands, out=out)
+        taken = time.monotonic_ns() - begin
+        events = [
+            (worker, self._names[kind], int(since) - begin, int(until) - begin)
+            for worker, log in enumerate(self._logs)
+            for kind, since, until in log[1 : log[0, 0] + 1]
+        ]
+        return taken, events
+
+
+def _watched_job(job: np.ndarray, log: np.ndarray) -> np.ndarray:
+    """Return a copy of a fused job whose kernels write to a log."""
+    copy = job.copy()
+    for field, (what, arguments) in KERNELS.items():
+        for phase in copy:  # what all phases share stands in the first
+            if phase[field]:
+                kind = KINDS.index(what)
+                phase[field] = watched(int(phase[field]), arguments, kind, log)
+    return copy
+
+
+def shares(events: Sequence[Event], span: int, workers: int) -> Mapping[str, float]:
+    """Return the share of all workers' time that each kind of work took."""
+    result = dict.fromkeys(KINDS, 0)
+    for _, what, begin, end in events:
+        result[what] += end - begin
+    return {what: total / (span * workers) for what, total in result.items()}
+
+
+def perfetto(traces: Mapping[str, Sequence[Event]]) -> bytes:
+    """Return traces as a file that https://ui.perfetto.dev opens: a process for each.
+
+    The format is the "Trace Event Format" of Chromium: complete events, in microseconds.
+    """
+    lines: list[dict[str, Any]] = []
+    for process, (name, events) in enumerate(traces.items(), 1):
+        lines.append(
+            {"ph": "M", "name": "process_name", "pid": process, "tid": 0, "args": {"name": name}}
+        )
+        for worker in sorted({event[0] for event in events}):
+            about = {"name": f"thread {worker}"}
+            lines.append(
+                {"ph": "M", "name": "thread_name", "pid": process, "tid": worker, "args": about}
+            )
+        lines += [
+            {
+                "ph": "X",
+                "name": what,
+                "cat": "lowerconv",
+                "pid": process,
+                "tid": worker,
+                "ts": begin / 1e3,
+                "dur": (end - begin) / 1e3,
+            }
+            for worker, what, begin, end in events
+        ]
+    return json.dumps({"traceEvents": lines, "displayTimeUnit": "ns"}).encode()

@@ -1,0 +1,123 @@
+"""MPI as it can be seen without initialising it: what launchers tell, and what is installed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+GET_MPI = 'pip install "lowerconv[mpi]"'
+# The options by which launchers give each rank several cores, or leave all cores to all ranks.
+UNBIND = (
+    "Open MPI --map-by slot:PE=n or --bind-to none, MPICH -bind-to core:n or -bind-to none, "
+    "Slurm --cpus-per-task=n"
+)
+
+# What launchers tell the processes they start (MPICH and its kin, Open MPI, any with PMIx).
+LAUNCHED_RANK = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
+LAUNCHED_RANKS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
+LAUNCHED_ON_HOST = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")
+
+# Run in a process of its own: loading a broken MPI can end the process, or hang it. The module
+# search path is handed over, so that both find the same mpi4py.
+_MPI_PROBE = """
+import sys
+sys.path[:] = sys.argv[1:]
+import json
+try:
+    import mpi4py
+    mpi4py.rc.initialize = False
+    from mpi4py import MPI
+except (ImportError, RuntimeError) as error:
+    print(json.dumps({"missing": str(error)}))
+else:
+    print(json.dumps({"library": MPI.Get_library_version(), "standard": MPI.Get_version()}))
+"""
+_MPI_PROBE_SECONDS = 30
+
+
+def launched_rank() -> int | None:
+    """Return the rank that an MPI launcher gave this process, None if none started it."""
+    return _told(LAUNCHED_RANK)
+
+
+def launched_ranks() -> int | None:
+    """Return how many ranks a launcher says it started, None if it does not."""
+    return _told(LAUNCHED_RANKS)
+
+
+def launched_on_host() -> int | None:
+    """Return how many of them it started on this host, None if it does not say."""
+    return _told(LAUNCHED_ON_HOST)
+
+
+def _told(variables: Sequence[str]) -> int | None:
+    told = next((os.environ[name] for name in variables if name in os.environ), "")
+    return int(told) if told.isdecimal() else None
+
+
+def describe_mpi() -> dict[str, Any]:
+    """Describe the MPI library and its launchers.
+
+    Starts a short process, unless this process has loaded MPI already.
+
+    Returns
+    -------
+    dict
+        ``state`` (``"found"``, ``"missing"`` or ``"unknown"``), ``library`` and ``standard``
+        (texts or None), ``problem`` (a text with its cure, or None), ``mpiexec_on_path`` and
+        ``mpiexec_beside_python`` (paths or None).
+    """
+    python_dir = Path(sys.executable).parent
+    return {
+        **(_loaded_mpi() or _probe_mpi()),
+        "mpiexec_on_path": shutil.which("mpiexec"),
+        "mpiexec_beside_python": shutil.which("mpiexec", path=python_dir),
+    }
+
+
+def _loaded_mpi() -> dict[str, Any] | None:
+    """Ask the MPI that this process has loaded already: no child, which some MPIs forbid."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is None:
+        return None
+    return _mpi_found(mpi.Get_library_version(), mpi.Get_version())
+
+
+def _probe_mpi() -> dict[str, Any]:
+    try:
+        child = subprocess.run(
+            [sys.executable, "-c", _MPI_PROBE, *sys.path],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_MPI_PROBE_SECONDS,
+            check=True,
+        )
+        answer = json.loads(child.stdout.splitlines()[-1])  # the lines before are MPI's own
+    except subprocess.TimeoutExpired:
+        return _mpi_unknown(f"loading it took more than {_MPI_PROBE_SECONDS} s")
+    except subprocess.CalledProcessError as error:
+        return _mpi_unknown(f"loading it ended the process with status {error.returncode}")
+    except (OSError, ValueError, IndexError) as error:
+        return _mpi_unknown(f"no answer: {error}")
+    if "missing" in answer:
+        reason = " ".join(answer["missing"].split())
+        problem = f"No MPI ({reason}). Training over several processes needs one: {GET_MPI}"
+        return {"state": "missing", "library": None, "standard": None, "problem": problem}
+    return _mpi_found(answer["library"], answer["standard"])
+
+
+def _mpi_found(library: str, standard: Sequence[int]) -> dict[str, Any]:
+    # MPICH answers with its whole configuration, line by line; the first says which one it is.
+    first_line = " ".join(library.rstrip("\0").partition("\n")[0].split())
+    number = ".".join(map(str, standard))
+    return {"state": "found", "library": first_line, "standard": number, "problem": None}
+
+
+def _mpi_unknown(reason: str) -> dict[str, Any]:
+    problem = f"MPI could not be examined ({reason}). One that works: {GET_MPI}"
+    return {"state": "unknown", "library": None, "standard": None, "problem": problem}

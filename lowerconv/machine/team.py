@@ -1,0 +1,109 @@
+"""The threads that kernels run on: started once, asleep when there is nothing to do.
+
+They are Python threads, so that debuggers and profilers name them, but they never come back from
+generated code (`lowerconv.kernels.handoff`) and never hold Python's lock.  Not numba's threads:
+those are OpenMP's where there is OpenMP, one team for every Python thread that calls; they share
+their settings with PyTorch's, and end the process when a forked child uses them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+from typing import NamedTuple
+
+from lowerconv.kernels import handoff
+
+MOST = 1024  # threads: more than any machine has cores
+PATIENCE = 1.0  # seconds that the end of the process waits for threads
+
+_I64 = ctypes.c_int64
+
+
+class Handle(NamedTuple):
+    """A team as compiled code takes it: where to launch, on whom, and on how many threads."""
+
+    launch: int
+    state: int
+    threads: int
+
+
+class Team:
+    """Threads 1, 2, ... beside the one that calls, which is thread 0.
+
+    Attributes
+    ----------
+    threads : list of threading.Thread
+        Those that have been started; ``threads[0]`` is thread 1.
+    places : tuple of int or None
+        CPUs that they are bound to, thread 0 first (`lowerconv.machine.affinity`); empty where only
+        some of them are bound, None where none is.
+    """
+
+    def __init__(self) -> None:
+        self._state = handoff.new_state(MOST)
+        self.state = self._state.ctypes.data
+        self.launch_address = handoff.address("launch")
+        self._handles: dict[int, Handle] = {}
+        self._launch = ctypes.CFUNCTYPE(None, *[_I64] * 4)(self.launch_address)
+        self._serve = ctypes.CFUNCTYPE(None, _I64, _I64)(handoff.address("serve"))
+        self.threads: list[threading.Thread] = []
+        self.places: tuple[int, ...] | None = None
+
+    def handle(self, threads: int) -> Handle:
+        """Return the team with at least so many threads, the caller counted."""
+        known = self._handles.get(threads)
+        if known is not None:
+            return known
+        for number in range(len(self.threads) + 1, threads):
+            thread = threading.Thread(
+                target=self._serve,
+                args=(self.state, number),
+                name=f"lowerconv-{number}",
+                daemon=True,  # `stop` ends them, and Python does not wait for them before
+            )
+            thread.start()
+            self.threads.append(thread)
+            if self.places is not None:
+                self.places = ()  # some are bound, but not this one
+        return self._handles.setdefault(threads, Handle(self.launch_address, self.state, threads))
+
+    def stop(self) -> None:
+        """End the threads."""
+        self._launch(self.state, 0, 0, len(self.threads) + 1)
+        end = time.monotonic() + PATIENCE
+        for thread in self.threads:
+            thread.join(max(0.0, end - time.monotonic()))
+
+
+_team: Team | None = None
+_ended: list[Team] = []  # a thread that is late may still look at the state
+
+
+def team() -> Team:
+    """Return the team of this process."""
+    global _team
+    if _team is None:
+        _team = Team()
+    return _team
+
+
+def _forget() -> None:
+    """Have a forked child start threads of its own: its parent's are not in it."""
+    global _team
+    _team = None
+
+
+def end() -> None:
+    """End the threads; whoever needs a team afterwards gets another."""
+    global _team
+    if _team is not None:
+        _team.stop()
+        _ended.append(_team)
+        _team = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
