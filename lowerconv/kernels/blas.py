@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,22 @@ def _blas_libraries() -> tuple[Any, ...]:
     libraries = ThreadpoolController().select(user_api="blas").lib_controllers
     # SciPy's wheels bring a copy of their own, and NumPy's is then none of our business; where
     # there is no such copy, SciPy shares whatever there is.
-    own = [library for library in libraries if "scipy" in str(library.filepath).lower()]
+    own = [
+        library
+        for library in libraries
+        # Not the name of the file: NumPy's copy is named after SciPy too.
+        if {"scipy", "scipy.libs"} & set(Path(library.filepath).parent.parts)
+    ]
     return tuple(own or libraries)
+
+
+def _set_threads(library: Any, threads: int) -> None:
+    """Set the threads of BLAS for all Python threads, whichever has set them before.
+
+    From threadpoolctl 3.8 on, its own function does nothing for OpenBLAS but in the first Python
+    thread that calls it, and would keep the program's threads from setting theirs.
+    """
+    getattr(library, "_real_set_num_threads", library.set_num_threads)(threads)
 
 
 @lru_cache
@@ -79,12 +94,12 @@ def single_threaded_blas() -> Iterator[None]:
         for library in _blas_libraries():
             threads = library.get_num_threads()
             if threads != 1:
-                library.set_num_threads(1)
                 changed.append((library, threads))
+                _set_threads(library, 1)
         yield
     finally:
         for library, threads in changed:
-            library.set_num_threads(threads)
+            _set_threads(library, threads)
 
 
 @intrinsic

@@ -103,9 +103,10 @@ def forward_blocking(problem: ConvProblem) -> Blocking:
         )
         return _core_time(tasks, per_task), Blocking(MC, NC, KC, tasks)
 
-    blockings = [
-        price(MC, NC) for NC in _cuts(n, min(NC_MAX, items // KC)) for MC in _cuts(m, items // NC)
-    ]
+    # Whole groups of columns, because BLAS takes longer for a rest.
+    most = min(NC_MAX, items // KC)
+    widths = {min(n, max(NC, min(_whole_groups(NC, COLUMNS), most))) for NC in _cuts(n, most)}
+    blockings = [price(MC, NC) for NC in sorted(widths) for MC in _cuts(m, items // NC)]
     return min(blockings, key=lambda priced: priced[0])[1]
 
 

@@ -188,8 +188,10 @@ def places(threads: int, pairs: bool = False) -> tuple[int, ...] | None:
             if not full or threads == 1:
                 return None
             policy = "compact"
-    elif threads > len(policy):
-        return None
+    else:
+        policy = tuple(cpu for cpu in policy if cpu in machine.cpus)  # of this process's share
+        if threads > len(policy):
+            return None
     return placement(machine, policy, threads, pairs)
 
 
@@ -242,27 +244,33 @@ def bind(team: Team, threads: int, pairs: bool = False) -> None:
         if _current_cpu() != bound[0]:
             _move_here(bound[0])
     except OSError as error:
-        _report(error)
-        _free(team)
+        try:
+            _free(team)
+        finally:
+            _report(error)
 
 
 def _move_here(cpu: int) -> None:
     """Put the calling thread on a CPU, and let it go again: it stays while nothing disturbs it."""
     mask = os.sched_getaffinity(0)
     if cpu in mask and len(mask) > 1:
-        os.sched_setaffinity(0, (cpu,))
-        os.sched_setaffinity(0, mask)
+        try:
+            os.sched_setaffinity(0, (cpu,))
+        finally:  # also where the user interrupts in between
+            os.sched_setaffinity(0, mask)
 
 
 def _free(team: Team) -> None:
     """Let the threads of a team run where the calling one may."""
     team.places = None
-    mask = os.sched_getaffinity(0)
+    mask, refused = os.sched_getaffinity(0), None
     for thread in team.threads:
         try:
             os.sched_setaffinity(thread.native_id or 0, mask)
         except OSError as error:
-            _report(error)
+            refused = error
+    if refused:  # told when all is done: users may turn warnings into errors
+        _report(refused)
 
 
 def _report(error: OSError) -> None:

@@ -38,8 +38,8 @@ class Team:
     threads : list of threading.Thread
         Those that have been started; ``threads[0]`` is thread 1.
     places : tuple of int or None
-        CPUs that they are bound to, thread 0 first (`lowerconv.machine.affinity`); empty where only
-        some of them are bound, None where none is.
+        CPUs that the first of them are bound to, thread 0 first (`lowerconv.machine.affinity`);
+        None where none is.
     """
 
     def __init__(self) -> None:
@@ -50,6 +50,7 @@ class Team:
         self._launch = ctypes.CFUNCTYPE(None, *[_I64] * 4)(self.launch_address)
         self._serve = ctypes.CFUNCTYPE(None, _I64, _I64)(handoff.address("serve"))
         self.threads: list[threading.Thread] = []
+        self._joining = threading.Lock()
         self.places: tuple[int, ...] | None = None
 
     def handle(self, threads: int) -> Handle:
@@ -57,18 +58,29 @@ class Team:
         known = self._handles.get(threads)
         if known is not None:
             return known
-        for number in range(len(self.threads) + 1, threads):
-            thread = threading.Thread(
-                target=self._serve,
-                args=(self.state, number),
-                name=f"lowerconv-{number}",
-                daemon=True,  # `stop` ends them, and Python does not wait for them before
-            )
-            thread.start()
-            self.threads.append(thread)
-            if self.places is not None:
-                self.places = ()  # some are bound, but not this one
+        while len(self.threads) < threads - 1:
+            self._start(len(self.threads) + 1)
         return self._handles.setdefault(threads, Handle(self.launch_address, self.state, threads))
+
+    def _start(self, number: int) -> None:
+        """Start one more thread; another one follows where that is interrupted."""
+        ready = threading.Event()
+        threading.Thread(
+            target=self._work,
+            args=(number, ready),
+            name=f"lowerconv-{number}",
+            daemon=True,  # `stop` ends them, and Python does not wait for them before
+        ).start()
+        ready.wait()
+
+    def _work(self, number: int, ready: threading.Event) -> None:
+        with self._joining:
+            joins = len(self.threads) < number
+            if joins:
+                self.threads.append(threading.current_thread())
+        ready.set()
+        if joins:
+            self._serve(self.state, number)  # and as long as that lasts, so does the state
 
     def stop(self) -> None:
         """End the threads."""
@@ -79,7 +91,6 @@ class Team:
 
 
 _team: Team | None = None
-_ended: list[Team] = []  # a thread that is late may still look at the state
 
 
 def team() -> Team:
@@ -101,7 +112,6 @@ def end() -> None:
     global _team
     if _team is not None:
         _team.stop()
-        _ended.append(_team)
         _team = None
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+from collections.abc import Callable
+from typing import Any
 
 from lowerconv.checks import integer
 from lowerconv.machine.affinity import bind
@@ -25,44 +27,45 @@ class _Door:
 
     def __init__(self) -> None:
         self._queue = threading.Lock()  # held by the one that is next
-        self._inside = threading.Lock()
-        self._owner: int | None = None
+        self.inside: Any = threading.RLock()  # which knows its owner, whenever that is interrupted
 
     def enter(self, timeout: float = -1) -> bool:
         """Return whether this thread is inside now."""
-        if self.mine():  # in a signal's handler, or a finalizer
-            raise RuntimeError("a thread that is inside a convolution cannot begin another one")
+        if self.mine():
+            return self.inside.acquire()
+        if timeout < 0:
+            with self._queue:
+                return self.inside.acquire()
         if not self._queue.acquire(timeout=timeout):
             return False
         try:
-            if not self._inside.acquire(timeout=timeout):
-                return False
+            return self.inside.acquire(timeout=timeout)
         finally:
             self._queue.release()
-        self._owner = threading.get_ident()
-        return True
 
     def mine(self) -> bool:
         """Return whether it is this thread that is inside."""
-        return self._owner == threading.get_ident()
+        return self.inside._is_owned()
 
     def leave(self) -> None:
         """Let the next one in."""
-        self._owner = None
-        self._inside.release()
+        self.inside.release()
 
 
 _door = _Door()
-_forking = threading.local()  # whether a thread that forks has closed the door
+_forking = threading.local()  # whether a thread that forks closes the door
+_ended = False
 
 
 def _before_fork() -> None:
     """Wait for the convolution that runs: OpenBLAS ends its threads now, and hangs if they work."""
-    _forking.inside = not _door.mine() and _door.enter(LONGEST)
+    _forking.closes = not _door.mine()
+    if _forking.closes:
+        _door.enter(LONGEST)
 
 
 def _after_fork() -> None:
-    if _forking.inside:
+    if _forking.closes and _door.mine():
         _door.leave()
 
 
@@ -76,9 +79,11 @@ def _end() -> None:
     """End the team when Python ends, before it unloads the code that threads run.
 
     Not under the feet of a daemon thread of the program that is inside; and none gets in any more,
-    because this thread stays inside.
+    because this thread stays inside, where it may still convolve at exit.
     """
+    global _ended
     if _door.enter(PATIENCE):
+        _ended = True
         end()
 
 
@@ -129,18 +134,23 @@ class parallel_region:
     def __init__(self, threads: int, pairs: bool = False) -> None:
         self.threads = threads
         self.pairs = pairs
+        self._door = _door
 
     def __enter__(self) -> Handle:
-        self._door = _door
-        self._door.enter()
+        if self._door.mine() and not _ended:  # in a signal's handler, or a finalizer
+            raise RuntimeError("a thread that is inside a convolution cannot begin another one")
         try:
+            self._door.enter()
             crew = team()
             handle = crew.handle(self.threads)
             bind(crew, self.threads, self.pairs)
             return handle
         except BaseException:
-            self._door.leave()
+            if self._door.mine():
+                self._door.leave()
             raise
 
-    def __exit__(self, *exception: object) -> None:
-        self._door.leave()
+    @property
+    def __exit__(self) -> Callable[..., None]:
+        # Not a function of Python's: that can be interrupted before it has done anything.
+        return self._door.inside.__exit__

@@ -110,6 +110,7 @@ class Fused:
             return w
         kept = self._packed_from
         if kept is None or kept.ctypes.data != w.ctypes.data:
+            self._packed_from = None  # whatever interrupts it
             layout.pack(team, w.ctypes.data)
             # While it is held nobody else can have its address, which stands for its contents.
             self._packed_from = w

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from math import ceil
 
-LAUNCH = 50e3  # to start threads and wait for them, in multiply-adds of one vector: microseconds
+LAUNCH = 10e3  # to hand a job to threads, in multiply-adds of one vector: a microsecond or two
 ELSEWHERE = 1.25  # time of a pass whose images lie on another NUMA node, by that on its own
 Rectangle = tuple[int, int, int, int]  # panels from and to, pieces from and to
 
@@ -85,20 +85,20 @@ def by_node(
 ) -> list[list[Rectangle]]:
     """Return the partition that keeps a piece on one NUMA node, which has its share of them all.
 
-    `nodes` tells that of each worker, those of a node together.  What `cost` tells of the workers
-    of one node decides how they share its pieces.
+    `nodes` tells that of each worker.  What `cost` tells of the workers of one node decides how
+    they share its pieces.
     """
-    result: list[list[Rectangle]] = []
+    result: list[list[Rectangle]] = [[] for _ in nodes]
+    begin = 0
     for node in dict.fromkeys(nodes):
-        begin, count = nodes.index(node), nodes.count(node)
+        crew = [worker for worker, other in enumerate(nodes) if other == node]
         first, _ = share(pieces, begin, len(nodes))
-        last, _ = share(pieces, begin + count, len(nodes))
-        mine = min(partitions(panels, last - first, count), key=cost) if last > first else []
-        result += [
-            [(p0, p1, first + q0, first + q1) for p0, p1, q0, q1 in rectangles]
-            for rectangles in mine
-        ]
-        result += [[]] * (count - len(mine))
+        begin += len(crew)
+        last, _ = share(pieces, begin, len(nodes))
+        if last > first:
+            mine = min(partitions(panels, last - first, len(crew)), key=cost)
+            for worker, rectangles in zip(crew, mine, strict=False):
+                result[worker] = [(p0, p1, first + q0, first + q1) for p0, p1, q0, q1 in rectangles]
     return result
 
 
