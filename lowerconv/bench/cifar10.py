@@ -91,7 +91,7 @@ def plot(result: Result, figure: Figure) -> None:
         axes,
         [name(row) for row in result.rows],
         {which: [1e3 * row.median(which) for row in result.rows] for which in names},
-        number="{:.3g}",
+        number=lambda height: ms(height / 1e3),
     )
     axes.set_yscale("log")
     low, high = axes.get_ylim()

@@ -7,7 +7,7 @@ print in grey can be read.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -101,7 +101,7 @@ def grouped_bars(
     groups: Sequence[str],
     series: Mapping[str, Sequence[float | None]],
     labels: Mapping[str, str] | None = None,
-    number: str | None = None,
+    number: Callable[[float], str] | None = None,
 ) -> None:
     """Draw a group of bars for each place of the series, a bar of each series in it.
 
@@ -114,8 +114,8 @@ def grouped_bars(
         Heights; None leaves the place empty.
     labels : mapping of str to str, optional
         For the legend, where the name does not do.
-    number : str, optional
-        Format of heights written over the bars.
+    number : callable, optional
+        Writes heights as they stand over the bars.
     """
     width = 0.84 / len(series)
     for place, (name, heights) in enumerate(series.items()):

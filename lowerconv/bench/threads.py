@@ -160,7 +160,8 @@ def plot(result: Result, figure: Figure) -> None:
         axes.set_xlabel("threads")
     for axes in panels[:, 0]:
         axes.set_ylabel("speed-up over one thread")
-    panels[0, 0].legend(loc="upper left")
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, ncols=len(labels), loc="outside lower center", frameon=False)
     figure.suptitle(draw.heading("Threads", result))
 
 
