@@ -12,8 +12,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lowerconv.data import DataError, load
-from lowerconv.machine.affinity import parse_affinity, set_affinity, set_share
+from lowerconv.data import Augment, DataError, load
+from lowerconv.data.augment import EFFECTS
+from lowerconv.machine.affinity import cores, parse_affinity, set_affinity, set_share, topology
 from lowerconv.machine.threads import set_num_threads
 from lowerconv.nn.models import MODELS
 from lowerconv.parallel.communicator import (
@@ -68,7 +69,15 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         default="fashion-mnist",
         metavar="SPEC",
         help="fashion-mnist (a part of it comes with the library; the default), "
-        "fashion-mnist:DIR, cifar10:DIR or folder:DIR[?size=S]",
+        "fashion-mnist:DIR, cifar10:DIR, folder:DIR[?size=S], or shards:DIR[?size=S] that "
+        "lowerconv pack has made of any of them",
+    )
+    parser.add_argument(
+        "--augment",
+        metavar="NAME,NAME...",
+        help="random changes to training images, each with its default amount or NAME=AMOUNT: "
+        + ", ".join(f"{name}={amount}" for name, (amount, _, _) in EFFECTS.items())
+        + " (what these are: docs/augment.md); default: none",
     )
     parser.add_argument("--epochs", type=_number(int, 1), metavar="N")
     parser.add_argument(
@@ -98,6 +107,18 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar="POLICY",
         help="which cores threads are bound to: auto, compact, spread, none or a list of CPUs; "
         "default: LOWERCONV_AFFINITY, else auto",
+    )
+    parser.add_argument(
+        "--loader-threads",
+        type=_number(int, 0),
+        metavar="N",
+        help="per process, that decode and augment images ahead of their use; default: 1, and 0 "
+        "(images are made when they are needed) where there is nothing to decode or augment",
+    )
+    parser.add_argument(
+        "--spare-core",
+        action="store_true",
+        help="keep one core of each process free of convolutions, for these threads alone",
     )
     parser.add_argument("--seed", type=_number(int, 0), default=0, help="default: %(default)s")
     parser.add_argument(
@@ -169,10 +190,18 @@ def _prepare(
             set_affinity(parse_affinity(options.affinity))
         except ValueError as error:
             raise ValueError(f"--affinity: {error}") from None
-    if communicator.ranks > 1:
+    cpus = None
+    threads = communicator.threads
+    if options.spare_core:
+        spare = set_share(communicator.cpus, spare=True)
+        if spare is None:
+            raise ValueError("--spare-core: got a process with a single core, expected two or more")
+        cpus, threads = (spare,), min(threads, cores())
+        set_share(topology().cpus)  # this thread, too, leaves the spare core alone
+    elif communicator.ranks > 1:
         set_share(communicator.cpus)
     try:
-        set_num_threads(options.threads or communicator.threads)
+        set_num_threads(options.threads or threads)
     except ValueError as error:
         raise ValueError(f"--threads: {error}") from None
     model = MODELS[options.model]
@@ -190,6 +219,7 @@ def _prepare(
         weight_decay=given(options.weight_decay, model.weight_decay),
         seed=options.seed,
         algorithm=options.algorithm,
+        augment=str(Augment.parse(options.augment)) if options.augment else None,
     )
     train_set, test_set = load(options.data)
     # Rank 0 owns the directory: the others might not even see its file system.
@@ -201,7 +231,16 @@ def _prepare(
                 f"{out}: holds a run already; --resume continues it, another --out starts a new one"
             )
         out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(settings, train_set, test_set, out, communicator, reporter)
+    trainer = Trainer(
+        settings,
+        train_set,
+        test_set,
+        out,
+        communicator,
+        reporter,
+        workers=options.loader_threads,
+        cpus=cpus,
+    )
     if options.resume:
         trainer.resume()
     return trainer

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from lowerconv.data.source import Pixels, count_bytes
+
 
 class DataError(ValueError):
     """Damaged, incomplete or inconsistent data.
@@ -90,6 +92,21 @@ class Dataset:
         """Channels, height and width (C, H, W) of every image, in pixels."""
         _, channels, height, width = self.images.shape
         return channels, height, width
+
+    @property
+    def runs(self) -> None:
+        """None: nothing is read from a disk any more (see `source.Source`)."""
+        return None
+
+    def histogram(self) -> npt.NDArray[np.int64]:
+        """Return how often each byte occurs in each channel, (C, 256)."""
+        return count_bytes(self.images)
+
+    def locate(self, indices: npt.NDArray[np.int64]) -> Pixels:
+        """Return where some images lie."""
+        images = self.images
+        addresses = images.ctypes.data + indices * images[0].nbytes
+        return Pixels(addresses, np.tile(images.shape[2:], (len(indices), 1)), images)
 
     def _error(self, field: str, found: str, expected: str) -> DataError:
         return DataError.at(f"dataset {self.name!r}", field, found, expected)

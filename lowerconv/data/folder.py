@@ -14,6 +14,7 @@ import operator
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +65,38 @@ def read_folder(directory: str | os.PathLike[str], size: int = 32) -> tuple[Data
     size = operator.index(size)
     if size < 1:
         raise ValueError(f"size: found {size}, expected >= 1 pixel")
+    listing = list_folder(directory)
+    train, test = (_read_part(listing, part, size) for part in (listing.train, listing.test))
+    return train, test
+
+
+class Listing(NamedTuple):
+    """What is in a folder of images.
+
+    Attributes
+    ----------
+    root : Path
+    name : str
+    classes : tuple of str
+    train, test : list of (Path, int)
+        Files, sorted by class, and the class of each.
+    """
+
+    root: Path
+    name: str
+    classes: tuple[str, ...]
+    train: list[tuple[Path, int]]
+    test: list[tuple[Path, int]]
+
+
+def list_folder(directory: str | os.PathLike[str]) -> Listing:
+    """List the images of class folders without reading them, for `read_folder`.
+
+    Raises
+    ------
+    DataError
+        As `read_folder`, except for what is wrong with an image.
+    """
     root = find_directory(directory, "train/<class>/ and test/<class>/, or <class>/, with images")
     if _has_parts(root):
         train = _list_classes(root / "train")
@@ -84,8 +117,12 @@ def read_folder(directory: str | os.PathLike[str], size: int = 32) -> tuple[Data
                 f"at most {most} images in a class",
                 f"at least {_TEST_EVERY} in one class (every fifth is for testing), or test/",
             )
-    name = root.resolve().name or "folder"
-    return _read_part(name, train, size), _read_part(name, test, size)
+    classes = tuple(train)
+    parts = (
+        [(file, label) for label, name in enumerate(classes) for file in part[name]]
+        for part in (train, test)
+    )
+    return Listing(root, root.resolve().name or "folder", classes, *parts)
 
 
 def _has_parts(root: Path) -> bool:
@@ -142,24 +179,41 @@ def _check_same_classes(root: Path, train: list[str], test: list[str]) -> None:
             raise DataError.at(root / part, "class folders", found, f"the classes of {other}")
 
 
-def _read_part(name: str, classes: dict[str, list[Path]], size: int) -> Dataset:
-    files = [file for files in classes.values() for file in files]
-    images = np.empty((len(files), 3, size, size), np.uint8)
+def _read_part(listing: Listing, part: list[tuple[Path, int]], size: int) -> Dataset:
+    images = np.empty((len(part), 3, size, size), np.uint8)
 
     def read_into(index: int) -> None:
-        images[index] = _read_image(files[index], size)
+        images[index] = read_image(part[index][0], size)
 
     # Pillow releases the GIL while it decodes and resizes.
-    with ThreadPoolExecutor(_cores()) as pool:
-        for _ in pool.map(read_into, range(len(files))):  # an error cancels the files not begun
+    with ThreadPoolExecutor(cores()) as pool:
+        for _ in pool.map(read_into, range(len(part))):  # an error cancels the files not begun
             pass
-    counts = [len(files) for files in classes.values()]
-    labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
-    return Dataset(name, images, labels, tuple(classes))
+    labels = np.array([label for _, label in part], np.int64)
+    return Dataset(listing.name, images, labels, listing.classes)
 
 
-def _read_image(path: Path, size: int) -> npt.NDArray[np.uint8]:
-    """Decode one file into an array (3, size, size)."""
+def read_image(path: Path, size: int, longest: int | None = None) -> npt.NDArray[np.uint8]:
+    """Decode one file.
+
+    Parameters
+    ----------
+    path : Path
+    size : int
+        Pixels of the shorter side of the result.
+    longest : int, optional
+        Most pixels of the longer side: what is more is cut off at both ends. By default as many
+        as of the shorter one. The square in the middle does not depend on it.
+
+    Returns
+    -------
+    uint8 array (3, height, width), red, green, blue.
+
+    Raises
+    ------
+    DataError
+        It cannot be decoded.
+    """
     try:
         with Image.open(path, formats=_FORMATS) as image:
             # Pillow only warns up to twice its limit.
@@ -176,12 +230,16 @@ def _read_image(path: Path, size: int) -> npt.NDArray[np.uint8]:
                 ImageOps.exif_transpose(image, in_place=True)
             rgb = _to_rgb(image)
         side = min(rgb.size)
-        left, top = (rgb.width - side) / 2, (rgb.height - side) / 2
+        # Pixels of the longer side: as many on both sides of the square, which stays the same.
+        room = (min(max(rgb.size) * size // side, longest or size) - size) // 2
+        width, height = (size if length == side else size + 2 * room for length in rgb.size)
+        across, down = width * side / size, height * side / size
+        left, top = (rgb.width - across) / 2, (rgb.height - down) / 2
         # Cropping by the resize keeps a sliver of an image from growing before it is cut. Pillow
         # widens the bilinear filter to the pixels that fall together, which is the antialiasing.
-        box = (left, top, left + side, top + side)
-        square = rgb.resize((size, size), Image.Resampling.BILINEAR, box=box)
-        return np.asarray(square).transpose(2, 0, 1)
+        box = (left, top, left + across, top + down)
+        resized = rgb.resize((width, height), Image.Resampling.BILINEAR, box=box)
+        return np.asarray(resized).transpose(2, 0, 1)
     except Exception as error:
         # On damaged files Pillow's decoders raise whatever they stumble over: OSError,
         # SyntaxError, ValueError, struct.error, IndexError, ...
@@ -200,7 +258,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _cores() -> int:
+def cores() -> int:
     """Count the cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

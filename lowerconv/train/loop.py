@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from lowerconv.data.dataset import Dataset
+from lowerconv.data.augment import Augment
 from lowerconv.data.loader import Loader, Normalizer
+from lowerconv.data.source import Source
 from lowerconv.machine.threads import get_num_threads
 from lowerconv.nn.loss import softmax_cross_entropy
 from lowerconv.nn.models import MODELS
@@ -35,7 +36,8 @@ CHECKPOINT = "checkpoint.safetensors"
 class Settings:
     """All that decides what a run computes.
 
-    ``batch`` counts the samples of all ranks together; ``lr`` is where the learning rate starts.
+    ``batch`` counts the samples of all ranks together; ``lr`` is where the learning rate starts;
+    ``augment`` is what `Augment.parse` takes, None for images as they are.
     """
 
     model: str
@@ -47,6 +49,7 @@ class Settings:
     weight_decay: float
     seed: int
     algorithm: str = "auto"
+    augment: str | None = None
 
 
 def train_epoch(
@@ -112,11 +115,15 @@ class Trainer:
     Parameters
     ----------
     settings : Settings
-    train_set, test_set : Dataset
+    train_set, test_set : Source
     out : Path
         Directory of ``metrics.csv``, ``curves.png`` and the checkpoint; only rank 0 writes.
     communicator : Communicator
     reporter : Reporter
+    workers : int, optional
+        Threads that make batches ahead of their use; default: those of `Loader`.
+    cpus : collection of int, optional
+        The only CPUs they run on.
 
     Attributes
     ----------
@@ -129,11 +136,13 @@ class Trainer:
     def __init__(
         self,
         settings: Settings,
-        train_set: Dataset,
-        test_set: Dataset,
+        train_set: Source,
+        test_set: Source,
         out: Path,
         communicator: Communicator,
         reporter: Reporter,
+        workers: int | None = None,
+        cpus: Collection[int] | None = None,
     ) -> None:
         self.settings, self.out = settings, Path(out)
         self.communicator, self.reporter = communicator, reporter
@@ -143,10 +152,21 @@ class Trainer:
         )
         self.network.initialize(np.random.default_rng(settings.seed))
         self.optimizer = SGD(self.network, settings.lr, settings.momentum, settings.weight_decay)
-        normalizer = Normalizer(train_set.images)
-        place = communicator.rank, communicator.ranks
-        self._train = Loader(train_set, normalizer, settings.batch, *place)
-        self._test = Loader(test_set, normalizer, settings.batch, *place)
+        normalizer = Normalizer(train_set)
+        augment = Augment.parse(settings.augment) if settings.augment else None
+        self._train, self._test = (
+            Loader(
+                source,
+                normalizer,
+                settings.batch,
+                communicator.rank,
+                communicator.ranks,
+                augment=changes,
+                workers=workers,
+                cpus=cpus,
+            )
+            for source, changes in ((train_set, augment), (test_set, None))
+        )
         self.history: list[EpochMetrics] = []
         self.losses: list[float] = []
 
@@ -216,9 +236,21 @@ class Trainer:
             if chief:
                 self.reporter.end_epoch(self.history[-1], self.settings.epochs)
                 self.save()
+        self._report_data()
         if chief:
             title = f"{self.settings.model} on {self.settings.data}"
             draw_curves(self.out / "curves.png", self.history, title)
+
+    def _report_data(self) -> None:
+        """Tell whether training waited for its data, and end the threads that made it."""
+        report = self._train.report()
+        waits = self.communicator.sum_numbers(report.waits)[0]
+        if report.workers:
+            self.reporter.say(str(report))
+            if waits > report.waits:
+                self.reporter.say(f"data: all ranks together waited for {waits:.0f} batches")
+        for loader in (self._train, self._test):
+            loader.close()
 
     def _learning_rate(self, step: int) -> float:
         return cosine(self.settings.lr, step, self.settings.epochs * len(self._train))
@@ -252,6 +284,8 @@ class Trainer:
             after_step,
         )
         trained = time.perf_counter()
+        if epoch + 1 < self.settings.epochs:  # while the network is tested
+            self._train.prefetch(self.settings.seed, epoch + 1)
         self._check_agreement()
         self.losses.extend(losses)
         test_loss, test_accuracy = evaluate(self.network, self._test, self.communicator)
@@ -282,4 +316,5 @@ class Trainer:
             f"{len(self._train.dataset):,} training and {len(self._test.dataset):,} test images; "
             f"{self.communicator.describe()} x {threads}, "
             f"batch {self.settings.batch}, algorithm {self.settings.algorithm}"
+            + (f", augmented by {self.settings.augment}" if self.settings.augment else "")
         )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lowerconv.data import DataError, Dataset, load
+from lowerconv.data.spec import find_spec
 
 
 def fields(**changes):
@@ -82,6 +83,8 @@ def test_error_names_its_four_parts_and_crosses_processes():
         "cifar10:",
         "folder",
         "folder:",
+        "shards",
+        "shards:",
         "fashion-mnist:",
         "Fashion-MNIST",
         "fashion-mnist ",
@@ -106,12 +109,13 @@ def test_load_refuses_what_is_not_text(spec):
     "option", ["size=0", "size=-3", "size=", "size=3.5", "size=a", "size=9999999", "scale=2", "="]
 )
 def test_load_refuses_folder_option(tmp_path, option):
-    with pytest.raises(ValueError, match=r"^data: got option") as caught:
-        load(f"folder:{tmp_path}?{option}")
+    for kind in ("folder", "shards"):
+        with pytest.raises(ValueError, match=r"^data: got option") as caught:
+            load(f"{kind}:{tmp_path}?{option}")
     assert repr(option) in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["fashion-mnist", "cifar10", "folder"])
+@pytest.mark.parametrize("kind", ["fashion-mnist", "cifar10", "folder", "shards"])
 @pytest.mark.parametrize("there", ["nothing", "file"])
 def test_load_names_missing_directory(tmp_path, kind, there):
     path = tmp_path / "away"
@@ -133,3 +137,21 @@ def test_load_expands_home(tmp_path, monkeypatch):
     train, test = load("fashion-mnist:~")
     assert train.image_shape == test.image_shape == (1, 3, 4)
     assert train.labels.tolist() == [9, 0]
+
+
+def test_a_directory_is_specified_by_what_it_holds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("cifar10", "idx", "pictures", "fashion-mnist", "with:colon"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "cifar10/data_batch_1.bin").write_bytes(b"")
+    (tmp_path / "idx/train-images-idx3-ubyte.gz").write_bytes(b"")
+    for source, expected in {
+        "cifar10": "cifar10:cifar10",
+        "idx": "fashion-mnist:idx",
+        "pictures": "folder:pictures",
+        "with:colon": "folder:with:colon",
+        "fashion-mnist": "fashion-mnist",
+        "cifar10:idx": "cifar10:idx",
+        "nothing": "nothing",
+    }.items():
+        assert find_spec(source) == expected

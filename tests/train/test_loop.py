@@ -61,8 +61,9 @@ def test_algorithms_train_alike(tiny_fashion, tmp_path, algorithm):
     np.testing.assert_allclose(forced.losses, auto.losses, rtol=1e-4)
 
 
-def test_resumed_run_ends_with_the_weights_of_an_unbroken_one(tiny_fashion, tmp_path):
-    unbroken = trainer(tiny_fashion, tmp_path / "unbroken", epochs=3)
+@pytest.mark.parametrize("augment", [None, "crop,rotate,cast"])
+def test_resumed_run_ends_with_the_weights_of_an_unbroken_one(tiny_fashion, tmp_path, augment):
+    unbroken = trainer(tiny_fashion, tmp_path / "unbroken", epochs=3, augment=augment)
     unbroken.fit()
 
     class Killed(Exception):
@@ -73,11 +74,11 @@ def test_resumed_run_ends_with_the_weights_of_an_unbroken_one(tiny_fashion, tmp_
             if len(broken.history) == 1 and images > 100:
                 raise Killed
 
-    broken = trainer(tiny_fashion, tmp_path / "broken", epochs=3)
+    broken = trainer(tiny_fashion, tmp_path / "broken", epochs=3, augment=augment)
     broken.reporter = KillingReporter()
     with pytest.raises(Killed):
         broken.fit()
-    resumed = trainer(tiny_fashion, tmp_path / "broken", epochs=3)
+    resumed = trainer(tiny_fashion, tmp_path / "broken", epochs=3, augment=augment)
     resumed.resume()
     assert len(resumed.history) == 1
     resumed.fit()
@@ -98,7 +99,14 @@ def test_the_learning_rate_falls_from_its_start_to_zero():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"seed": 2}, {"model": "cifar10_quick"}, {"lr": 0.5}, {"batch": 31}, {"epochs": 9}],
+    [
+        {"seed": 2},
+        {"model": "cifar10_quick"},
+        {"lr": 0.5},
+        {"batch": 31},
+        {"epochs": 9},
+        {"augment": "flip"},
+    ],
     ids=str,
 )
 def test_resume_refuses_other_settings(tiny_fashion, tmp_path, changes):

@@ -1,0 +1,81 @@
+"""What a loader reads from: labelled images that lie somewhere in memory."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+
+class Pixels(NamedTuple):
+    """Where some images lie.
+
+    Attributes
+    ----------
+    addresses : ndarray, (n,), int64
+        Of the first byte of each image (C, H, W), which has no gaps.
+    sizes : ndarray, (n, 2), int64
+        Height and width of each.
+    owner : object
+        Keeps the memory alive.
+    """
+
+    addresses: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
+    owner: object
+
+
+class Source(Protocol):
+    """Labelled images, of which a loader takes some at a time, from several threads.
+
+    `dataset.Dataset` has them in memory, `shards.ShardSet` in mapped files.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name of the data set; its train and test parts share it."""
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Index into `classes` for each image, (N,)."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width that training sees; stored images may be larger."""
+
+    @property
+    def runs(self) -> npt.NDArray[np.int64] | None:
+        """Where runs of images begin that are read from a disk in one piece, and their bytes.
+
+        int64, (runs, 2), or None for images in memory.
+        """
+
+    def __len__(self) -> int: ...
+
+    def histogram(self) -> npt.NDArray[np.int64]:
+        """Return how often each byte occurs in each channel, (C, 256)."""
+
+    def locate(self, indices: npt.NDArray[np.int64]) -> Pixels:
+        """Return where some images lie, decoded and found undamaged."""
+
+
+@njit(cache=True, nogil=True)
+def _count(images, counts):
+    for n in range(images.shape[0]):
+        for c in range(images.shape[1]):
+            for h in range(images.shape[2]):
+                for w in range(images.shape[3]):
+                    counts[c, images[n, c, h, w]] += 1
+
+
+def count_bytes(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Return how often each byte occurs in each channel of images (N, C, H, W)."""
+    counts = np.zeros((images.shape[1], 256), np.int64)
+    _count(images, counts)
+    return counts
