@@ -33,7 +33,7 @@ PATIENCE = 200  # seconds: a process that takes so long hangs
 
 # Of many steps, and of fewer than there are pairs; several blocks of taps, groups, splits.
 CASES = [
-    Case("pairs-many-steps", (6, 32, 28, 28), (48, 32, 3, 3), padding=1),
+    Case("pairs-many-steps", (5, 24, 24, 24), (32, 24, 3, 3), padding=1),
     Case("pairs-few-steps", (1, 3, 9, 9), (5, 3, 3, 3)),
     Case("pairs-single-step", (1, 2, 3, 3), (2, 2, 3, 3)),
     Case("pairs-groups", (3, 24, 17, 13), (36, 8, 5, 3), 2, ((1, 2), (0, 1)), 1, 3),

@@ -4,6 +4,7 @@
 """
 
 import atexit
+import gc
 import os
 import sys
 import threading
@@ -90,6 +91,7 @@ def main() -> None:
     global way
     if len(WAYS) > 1:
         convolve()  # loads what children would have to load one by one
+        gc.freeze()  # and need not look through when they end
         children: dict[int, str] = {}
         for way in WAYS:
             if len(children) == AT_ONCE:

@@ -17,7 +17,7 @@ from convolutions import same, works
 
 import lowerconv as lc
 
-CHILDREN, ROUNDS = 3, 6
+CHILDREN, ROUNDS = 3, 4
 THREADS = 3
 LIMIT = 100  # seconds, after which a child that hangs is killed
 
