@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from lowerconv.nn.activation import ReLU
 from lowerconv.nn.conv import Conv2d
-from lowerconv.nn.linear import Flatten, Linear
+from lowerconv.nn.combine import Flatten
+from lowerconv.nn.linear import Linear
 from lowerconv.nn.module import Sequential
 from lowerconv.nn.pooling import MaxPool2d
 
