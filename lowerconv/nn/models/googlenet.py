@@ -79,7 +79,7 @@ class GoogLeNet(nn.Module):
     Parameters
     ----------
     image_shape : (C, H, W)
-        At least 65x65 pixels with auxiliary classifiers, at least 17x17 without.
+        At least 79x79 pixels with auxiliary classifiers, 47x47 without.
     classes : int
     algorithm : str
         Of the convolutions.

@@ -188,7 +188,7 @@ class InceptionV3(nn.Module):
     Parameters
     ----------
     image_shape : (C, H, W)
-        At least 75x75 pixels, and ZZxZZ with the auxiliary classifier.
+        At least 299x299 pixels with the auxiliary classifier, 75x75 without.
     classes : int
     algorithm : str
         Of the convolutions.
