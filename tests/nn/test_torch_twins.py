@@ -1,14 +1,23 @@
 """The models beside their twins in PyTorch: results, gradients, and a hundred steps."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from lowerconv import nn
 from lowerconv.nn.models import MODELS, inception_v3
+from lowerconv.nn.models.build import Layers
+from lowerconv.nn.models.inception_v3 import InceptionAux
 
 torch = pytest.importorskip("torch")
 
-from bench import torch_networks  # noqa: E402  # needs torch
+# `bench` is not installed.
+_file = Path(__file__).parents[2] / "bench" / "torch_networks.py"
+_spec = importlib.util.spec_from_file_location("torch_networks", _file)
+torch_networks = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(torch_networks)
 
 TOLERANCE = {np.float64: 1e-9, np.float32: 1e-3}
 CLASSES = 7
