@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from lowerconv.nn.graph import Graph
 
 from lowerconv import nn
 from lowerconv.nn.models import MODELS
@@ -43,7 +44,7 @@ class NoNumbers:
 
 
 def test_cifar10_quick_has_the_published_shapes():
-    graph = nn.Graph(MODELS["cifar10_quick"].build(), (1, 3, 32, 32), np.float32, training=False)
+    graph = Graph(MODELS["cifar10_quick"].build(), (1, 3, 32, 32), np.float32, training=False)
     assert [
         node.operands[0].shape[1:] + node.layer.weight.data.shape[:1]
         for node in graph.nodes
@@ -74,7 +75,7 @@ def test_images_too_small_are_refused(name, monkeypatch):
     ):
         MODELS[name].build((3, least + 9, least - 1))
     network = MODELS[name].build((3, least, least), CLASSES)
-    graph = nn.Graph(network, (2, 3, least, least), np.float32, training=True)
+    graph = Graph(network, (2, 3, least, least), np.float32, training=True)
     assert all(value.shape == (2, CLASSES) for value in graph.results)
 
 

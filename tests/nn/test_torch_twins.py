@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lowerconv.nn.graph import Graph
 
 from lowerconv import nn
 from lowerconv.nn.models import MODELS, inception_v3
@@ -131,7 +132,7 @@ def test_the_auxiliary_classifier_of_inception_v3_agrees_with_pytorch():
     network, twin = same_weights(network, torch_networks.InceptionAux(CLASSES), np.float64, 0)
     x = np.random.default_rng(1).standard_normal((5, 768, 17, 17))
     compare_training_step(network, twin, x, TOLERANCE[np.float64], seed=2)
-    graph = nn.Graph(inception_v3(classes=CLASSES), (1, 3, 299, 299), np.float32, True)
+    graph = Graph(inception_v3(classes=CLASSES), (1, 3, 299, 299), np.float32, True)
     assert [value.shape for value in graph.results] == [(1, CLASSES)] * 2
 
 
@@ -169,3 +170,49 @@ def test_a_hundred_steps_agree_with_pytorch(name, image_shape, options):
     assert losses[-10:].mean() < 0.8 * losses[:10].mean()
     apart = np.abs(losses[:, 0] - losses[:, 1])
     assert apart.max() <= 1e-3, f"step {apart.argmax()}: {losses[apart.argmax()]}"
+
+
+EXCHANGED = {
+    "alexnet": ((3, 63, 63), {}),
+    "vgg11": ((3, 32, 32), {"batch_norm": True}),
+    "googlenet": ((3, 79, 79), {"batch_norm": True}),
+    "resnet18": ((3, 32, 32), {}),
+    "resnet50": ((3, 32, 32), {}),
+    "inception_v3": ((3, 75, 75), {"auxiliary": False}),
+}
+
+
+@pytest.mark.parametrize("name", EXCHANGED)
+def test_weights_go_both_ways(name, tmp_path):
+    """A state_dict of PyTorch is loaded, from memory and as a file; and PyTorch loads our file."""
+    from safetensors.torch import load_file, save_file
+
+    image_shape, options = EXCHANGED[name]
+    x = np.random.default_rng(1).standard_normal((2, *image_shape)).astype(np.float32)
+
+    def build():
+        return MODELS[name].build(image_shape, CLASSES, **options)
+
+    def build_twin():
+        return getattr(torch_networks, name)(image_shape, CLASSES, **options).eval()
+
+    def scores(twin):
+        with torch.no_grad():
+            return twin(torch.from_numpy(x)).numpy()
+
+    twin = build_twin()
+    with torch.no_grad():
+        for buffer in twin.buffers():
+            if buffer.dtype.is_floating_point:
+                buffer.uniform_(0.5, 1.5)
+    network = build()
+    network.load(twin.state_dict())
+    expected = scores(twin)
+    assert error(network(x), expected) <= 1e-3
+    save_file(twin.state_dict(), tmp_path / "theirs.safetensors")
+    network = build()
+    network.load(tmp_path / "theirs.safetensors")
+    network.save(tmp_path / "ours.safetensors")
+    twin = build_twin()
+    twin.load_state_dict(load_file(tmp_path / "ours.safetensors"))
+    assert np.array_equal(scores(twin), expected)
