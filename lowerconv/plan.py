@@ -164,6 +164,7 @@ class ConvPlan:
             self.workspace_bytes = 0
         self._no_bias = np.empty(0, problem.dtype)
         self._count = 3 if self.bias else 2
+        self._images = (0, 1) if op == "weight_grad" else (0, 2)  # where operands, out are images
         self._single = single
         self._operand_shapes = (*self._shapes[:2], (problem.K,))[: self._count]
 
@@ -231,25 +232,50 @@ class ConvPlan:
     def _ready(self, operands: tuple[np.ndarray, ...], out: np.ndarray | None) -> bool:
         """Return whether kernels can take the arrays as they are: the usual case, told quickly."""
         dtype = self.problem.dtype
-        for array, shape in zip(operands, self._operand_shapes, strict=True):
+        for i, (array, shape) in enumerate(zip(operands, self._operand_shapes, strict=True)):
             if type(array) is not np.ndarray or array.shape != shape or array.dtype != dtype:
                 return False
             flags = array.flags
             if not (flags.c_contiguous and flags.aligned and flags.writeable):
-                return False
+                if not (i in self._images and self._takes(array)):
+                    return False
         if out is None:
             return self.problem.N > 0
         if type(out) is not np.ndarray or out.shape != self.result_shape or out.dtype != dtype:
             return False
         flags = out.flags
         if not (flags.c_contiguous and flags.aligned and flags.writeable):
-            return False
+            if not (2 in self._images and self._takes(out)):
+                return False
         return self.problem.N > 0 and not any(
             np.may_share_memory(out, operand) for operand in operands
         )
 
+    def _takes(self, images: np.ndarray) -> bool:
+        """Return whether `images` are some channels of larger ones, which the algorithm can read.
+
+        Each is contiguous itself, as what `x[:, 3:7]` gives of a contiguous `x`.
+        """
+        if images.ndim != 4 or not self.problem.N or not self._pipeline.slices:
+            return False
+        _, C, H, W = images.shape
+        item = images.itemsize
+        plain = (C * H * W * item, H * W * item, W * item, item)
+        first, *rest = images.strides
+        flags = images.flags
+        return (
+            flags.aligned
+            and flags.writeable
+            and first >= plain[0]
+            and first % item == 0
+            and all(
+                step == expected or extent == 1
+                for step, expected, extent in zip(rest, plain[1:], (C, H, W), strict=True)
+            )
+        )
+
     def _run(self, operands: tuple[np.ndarray, ...], result: np.ndarray) -> None:
-        """Run on C-contiguous arrays of the one type that kernels are compiled for."""
+        """Run on arrays that are contiguous, or whose images are if the algorithm `slices`."""
         first, second = operands[:2]
         target = result
         if self.accumulate and not self._pipeline.adds:

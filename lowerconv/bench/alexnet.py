@@ -32,7 +32,7 @@ LIBRARY = "nn"  # who computes them
 POOLED = ("conv1", "conv2", "conv5")
 BATCH = 128  # the published one
 HIDDEN, CLASSES = 4096, 1000
-TRAINING = nn.Step(training=True)
+TRAINING = nn.Step(training=True, input_grad=True)
 
 
 def cases(options: Options) -> list[Case]:
@@ -79,12 +79,12 @@ def _other_runs(batch: int, op: str, names: Iterable[str]) -> dict[str, Run]:
     blocks = [
         (block, rng.standard_normal((batch, *shape), np.float32)) for block, shape in other_layers()
     ]
-    shapes = [block.forward(x, TRAINING).shape for block, x in blocks]
+    shapes = [block.run(x, TRAINING).shape for block, x in blocks]
     gradients = [rng.standard_normal(shape, np.float32) for shape in shapes]
 
     def forward() -> None:
         for block, x in blocks:
-            block.forward(x, TRAINING)
+            block.run(x, TRAINING)
 
     def backward() -> None:
         for (block, _), dy in zip(blocks, gradients, strict=True):

@@ -1,6 +1,6 @@
 """Where a training step spends its time: the library's own models, layer by layer.
 
-The layers of a network are wrapped from outside; nothing in `lowerconv.nn` knows that it is timed.
+A network tells when a layer is done; nothing in `lowerconv.nn` knows that it is timed.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from lowerconv.bench.interleaved import Run
 from lowerconv.bench.result import Result, Row
 from lowerconv.bench.show import NONE, caption, ms, new_table, percent
 from lowerconv.bench.study import Study
+from lowerconv.nn.frame import Frame
 from lowerconv.nn.models import MODELS
-from lowerconv.problem import conv_problem
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,6 +48,8 @@ HEADS = {CONVOLUTION: "conv", "fully connected": "linear", "pooling": "pool", "a
 class TrainingStep:
     """Calls are training steps of a network; each notes what every kind of layer takes.
 
+    A ReLU that a layer applies to its own result counts with that layer.
+
     Parameters
     ----------
     model : str
@@ -70,25 +72,16 @@ class TrainingStep:
         self.step = nn.Step(training=True)
         self.spent: list[dict[str, float]] = []
         self.flops: dict[str, int] = {}
-        leaves = [(name, leaf) for name, leaf in self.network.layers() if not leaf.children()]
-        for place, (name, leaf) in enumerate(leaves):
-            self._wrap(name, leaf, first=place == 0)
+        self.network.watch = self._note
 
-    def _wrap(self, name: str, layer: nn.Layer, first: bool) -> None:
-        kind = KINDS.get(type(layer), REST)
-        forward, backward = layer.forward, layer.backward
-
-        def timed_forward(x: np.ndarray, step: nn.Step) -> np.ndarray:
-            if isinstance(layer, nn.Conv2d):
-                work = conv_problem(x.shape, layer.weight.data.shape, *layer.geometry).flops
-                self.flops[name] = work * (2 if first else 3)  # nobody needs the images' gradient
-            return self._timed(kind, partial(forward, x, step))
-
-        def timed_backward(dy: np.ndarray, need_dx: bool = True) -> np.ndarray | None:
-            return self._timed(kind, partial(backward, dy, need_dx))
-
-        layer.forward = timed_forward  # type: ignore[method-assign]
-        layer.backward = timed_backward  # type: ignore[method-assign]
+    def _note(self, layer: nn.Layer, frame: Frame, phase: str) -> None:
+        """Add the time since the last layer to those of a kind."""
+        now = time.perf_counter()
+        self.spent[-1][KINDS.get(type(layer), REST)] += now - self._since
+        self._since = now
+        if isinstance(layer, nn.Conv2d) and phase == "forward":
+            passes = 2 if frame.dx is None else 3  # nobody needs the images' gradient
+            self.flops[frame.name] = layer.flops(frame.x.shape) * passes
 
     def _timed(self, kind: str, call: Callable[[], Any]) -> Any:
         begin = time.perf_counter()
@@ -99,10 +92,11 @@ class TrainingStep:
     def __call__(self) -> None:
         """Train one step."""
         self.spent.append(dict.fromkeys(PARTS, 0.0))
-        begin = time.perf_counter()
-        scores = self.network.forward(self.images, self.step)
+        begin = self._since = time.perf_counter()
+        scores = self.network.run(self.images, self.step)
         loss = self._timed(LOSS, partial(nn.softmax_cross_entropy, scores, self.labels))
-        self.network.backward(loss.gradient, need_dx=False)
+        self._since = time.perf_counter()
+        self.network.backward(loss.gradient)
         self._timed(UPDATE, self.optimizer.step)
         parts = self.spent[-1]
         parts[REST] += time.perf_counter() - begin - sum(parts.values())

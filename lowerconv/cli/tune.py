@@ -15,7 +15,7 @@ from rich.table import Table
 from lowerconv.machine.threads import get_num_threads, set_num_threads
 from lowerconv.nn import Conv2d
 from lowerconv.nn.models import MODELS
-from lowerconv.nn.module import INFERENCE, Step
+from lowerconv.nn.graph import Graph
 from lowerconv.plan import plan_conv2d
 from lowerconv.problem import DTYPES, OPS
 from lowerconv.wisdom import forget, wisdom_path
@@ -213,27 +213,18 @@ def model_layers(
         image_shape = inspect.signature(build).parameters["image_shape"].default
     assert image_shape is not None
     network = build(tuple(image_shape))
+    graph = Graph(network, (batch or MODELS[model].batch, *image_shape), np.float32, False)
+    names = {id(module): name for name, module in network.modules()}
     met: list[Layer] = []
-    for name, layer in network.layers():
+    for node in graph.nodes:
+        layer = node.layer
         if isinstance(layer, Conv2d):
-            _watch(layer, name, batch or MODELS[model].batch, met)
-    network.forward(np.zeros((1, *image_shape), np.float32), INFERENCE)  # the batch changes nothing
+            geometry = dict(zip(GEOMETRY, layer.geometry, strict=True))
+            filters = layer.weight.data.shape
+            label = f"{names[id(layer)]}: {_commas(filters)}"
+            shape = node.operands[0].shape
+            met.append(Layer(label, shape, filters, geometry, layer.bias is not None))
     return met
-
-
-def _watch(layer: Conv2d, name: str, batch: int, met: list[Layer]) -> None:
-    """Have this one layer note every convolution that it makes."""
-    forward = layer.forward
-
-    def watching(x: np.ndarray, step: Step) -> np.ndarray:
-        geometry = dict(zip(GEOMETRY, layer.geometry, strict=True))
-        shape, filters = (batch, *x.shape[1:]), layer.weight.data.shape
-        met.append(
-            Layer(f"{name}: {_commas(filters)}", shape, filters, geometry, layer.bias is not None)
-        )
-        return forward(x, step)
-
-    layer.forward = watching  # type: ignore[method-assign]
 
 
 def _commas(shape: Iterable[int]) -> str:

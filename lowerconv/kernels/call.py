@@ -146,8 +146,12 @@ def write(job: np.ndarray, **fields: int) -> None:
         job[name] = value
 
 
-# The first fields of every job: the operands of a call.
-OPERANDS = ("source", "filters", "bias", "target", "scratch", "relu")
+# The first fields of every job: the operands of a call, and the items from one image of an operand
+# to the next, which may be more than an image has: it can be some channels of a larger array.
+OPERANDS = (
+    *("source", "filters", "bias", "target", "scratch", "relu"),
+    *("source_step", "filters_step", "target_step"),
+)
 
 
 @njit(cache=True, nogil=True)
@@ -159,6 +163,9 @@ def place(words, source, filters, bias, target, scratch, relu):
     words[3] = target.ctypes.data
     words[4] = scratch
     words[5] = relu
+    words[6] = source.strides[0] // source.itemsize
+    words[7] = filters.strides[0] // filters.itemsize
+    words[8] = target.strides[0] // target.itemsize
 
 
 @lru_cache

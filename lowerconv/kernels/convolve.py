@@ -25,8 +25,8 @@ JOB = np.dtype(
             # operands: addresses; scratch_bytes of scratch for each worker
             *OPERANDS,
             *("scratch_bytes", "itemsize"),
-            # the source: images of `planes` planes, H rows of W items
-            *("images", "planes", "H", "W", "stride_h", "stride_w"),
+            # the source: planes of H rows of W items
+            *("images", "H", "W", "stride_h", "stride_w"),
             # channels are summed over, filters are the result's; both per group
             *("groups", "channels", "channel_block", "taps", "results"),
             # panels of F filters, panels_per_block of them packed at a time
@@ -95,7 +95,7 @@ def _pack(job, group, first_channel, channels, panel, target, exact):
 def _lower(job, image, group, first_channel, channels, first_row, target):
     """Copy a band of rows of some channels, zeros around it."""
     item = job.itemsize
-    plane = (image * job.planes + group * job.channels + first_channel) * job.H * job.W
+    plane = image * job.source_step + (group * job.channels + first_channel) * job.H * job.W
     for channel in range(channels):
         call(
             job.pad,
@@ -114,7 +114,7 @@ def _ask_for(job, piece, group, first_channel, channels):
     image, band = piece // job.pieces, piece % job.pieces
     row0 = max(0, band * job.band * job.stride_h + job.first_row)
     row1 = min(job.H, band * job.band * job.stride_h + job.first_row + job.lowered_rows)
-    plane = (image * job.planes + group * job.channels + first_channel) * job.H * job.W
+    plane = image * job.source_step + (group * job.channels + first_channel) * job.H * job.W
     at = job.source + (plane + row0 * job.W) * item
     lines = (row1 - row0) * job.W * item // 64 + 1
     call(job.touch, (at, channels, job.H * job.W * item, lines))
@@ -186,10 +186,10 @@ def _rectangle(jobs, worker, panel0, panel1, piece0, piece1):
                             _ask_for(job, piece + 1, group, channel, channels)
                         source = lowered - row0 * job.stride_h * job.pitch * item
                     else:
-                        plane = image * job.planes + group * job.channels + channel
-                        source = job.source + plane * job.plane * item
-                    out_plane = (image * job.groups + group) * job.results + b0 * job.F
-                    out = job.target + out_plane * job.out_plane * item
+                        plane = (group * job.channels + channel) * job.plane
+                        source = job.source + (image * job.source_step + plane) * item
+                    plane = (group * job.results + b0 * job.F) * job.out_plane
+                    out = job.target + (image * job.target_step + plane) * item
                     for number in range(job.phases):
                         phase = phases[number]
                         tile0 = band * phase.tiles_per_piece

@@ -66,8 +66,8 @@ def _gather(job, piece, group, first, last, target):
             at = target + (panel - first) * panel_items * item
             at += (image - image0) * job.band * job.Q * job.F * item
             for lane in range(0, filters, job.VL):
-                filter_ = (image * job.groups + group) * job.results + panel * job.F + lane
-                source = filter_ * job.P * job.Q + row * job.Q
+                filter_ = group * job.results + panel * job.F + lane
+                source = image * job.filters_step + (filter_ * job.P + row) * job.Q
                 call(
                     job.transpose,
                     (
@@ -84,13 +84,13 @@ def _lower(job, piece, group, channel, channels, target):
     size = job.H * job.W
     image0, image1, row = _place(job, piece)
     for image in range(image0, image1):
-        plane = job.source + ((image * job.groups + group) * job.channels + channel) * size * item
+        plane = image * job.source_step + (group * job.channels + channel) * size
         to = target + (image - image0) * job.channel_block * job.plane * item
         for number in range(channels):
             call(
                 job.pad,
                 (
-                    plane + number * size * item, job.W, job.H, job.W,
+                    job.source + (plane + number * size) * item, job.W, job.H, job.W,
                     row * job.stride_h + job.first_row, job.lowered_rows, job.left,
                     to + number * job.plane * item, job.pitch,
                 ),
@@ -107,7 +107,7 @@ def _ask_for(job, piece, group, channel, channels, panel0, panel1):
     filters = min(panel1 * job.F, job.results) - first
     lines = min(job.band, job.P - row) * job.Q * item // 64 + 1
     for image in range(image0, image1):
-        plane = ((image * job.groups + group) * job.results + first) * job.P * job.Q + row * job.Q
+        plane = image * job.filters_step + ((group * job.results + first) * job.P + row) * job.Q
         call(job.touch, (job.filters + plane * item, filters, job.P * job.Q * item, lines))
     if not job.lower:
         return
@@ -115,7 +115,7 @@ def _ask_for(job, piece, group, channel, channels, panel0, panel1):
     row1 = min(job.H, row * job.stride_h + job.first_row + job.lowered_rows)
     lines = (row1 - row0) * job.W * item // 64 + 1
     for image in range(image0, image1):
-        plane = ((image * job.groups + group) * job.channels + channel) * size + row0 * job.W
+        plane = image * job.source_step + (group * job.channels + channel) * size + row0 * job.W
         call(job.touch, (job.source + plane * item, channels, size * item, lines))
 
 
@@ -154,8 +154,8 @@ def _correlate(jobs, worker):
                 _lower(job, piece, group, channel, channels, lowered)
                 source = lowered
             else:
-                plane = (image0 * job.groups + group) * job.channels + channel
-                source = job.source + (plane * job.plane + row * job.stride_h * job.pitch) * item
+                plane = image0 * job.source_step + (group * job.channels + channel) * job.plane
+                source = job.source + (plane + row * job.stride_h * job.pitch) * item
             if piece + 1 < piece1:
                 _ask_for(job, piece + 1, group, channel, channels, panel0, panel1)
             # The last piece may have fewer images, or the last band of an image fewer rows.

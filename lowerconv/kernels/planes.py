@@ -189,21 +189,21 @@ def _source(job, image, group, channel, band, slot):
     """Return where a band of a plane of the source lies: in place, or in a slot of the scratch."""
     if job.lower:
         return slot + channel * job.slot
-    plane = (image * job.groups + group) * job.channels + channel
+    plane = image * job.source_step + (group * job.channels + channel) * job.H * job.W
     row = band * job.band * job.stride_h
-    return job.source + (plane * job.H * job.W + row * job.pitch) * job.itemsize
+    return job.source + (plane + row * job.pitch) * job.itemsize
 
 
 @njit(cache=True, nogil=True)
 def _lower(job, image, group, band, slot):
     """Copy a band of the planes of a group, zeros around it."""
     item = job.itemsize
-    plane = (image * job.groups + group) * job.channels
+    plane = image * job.source_step + group * job.channels * job.H * job.W
     for channel in range(job.channels):
         call(
             job.pad,
             (
-                job.source + (plane + channel) * job.H * job.W * item, job.W, job.H, job.W,
+                job.source + (plane + channel * job.H * job.W) * item, job.W, job.H, job.W,
                 band * job.band * job.stride_h + job.first_row, job.lowered_rows, job.left,
                 slot + channel * job.slot, job.pitch,
             ),
@@ -229,12 +229,13 @@ def _results(jobs, image, group, band, slot):
             bias = job.zeros
             if job.bias and channel == 0:
                 bias = job.bias + (group * job.results + result) * item
-            out = (image * job.groups + group) * job.results + result
+            plane = group * job.results + result
+            out = image * job.target_step + plane * job.out_plane
             for i in range(job.phases):
                 phase = phases[i]
                 row = band * job.band
                 rows = min(job.band, phase.P - row)
-                to = out * job.out_plane + phase.out_offset + row * phase.out_row
+                to = out + phase.out_offset + row * phase.out_row
                 call(
                     phase.kernel,
                     (
@@ -276,7 +277,8 @@ def _gradients(jobs, image, group, band, slot, sums):
     for channel in range(job.channels):
         source = _source(job, image, group, channel, band, slot)
         for result in range(job.results):
-            dy = ((image * job.groups + group) * job.results + result) * job.out_plane
+            plane = group * job.results + result
+            dy = image * job.filters_step + plane * job.out_plane
             dy += band * job.band * job.out_row
             pair = (result * job.channels + channel) * job.taps
             for i in range(job.phases):

@@ -5,35 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from lowerconv.checks import Pair, integer, pair
-from lowerconv.kernels.call import share, spread
+from lowerconv.kernels.elementwise import bias_relu_grad
 from lowerconv.machine.threads import get_num_threads, parallel_region
+from lowerconv.nn.combine import move
+from lowerconv.nn.frame import Frame
 from lowerconv.nn.init import he_normal
-from lowerconv.nn.module import Layer, Parameter, Step
+from lowerconv.nn.module import Layer, Parameter, Shape, Step
 from lowerconv.plan import ConvPlan
-from lowerconv.plan_cache import cached_plan
-
-
-# Additions may be reordered, which lets them be vector code.
-@njit(cache=True, nogil=True, fastmath={"reassoc"})
-def _bias_grad_share(worker, workers, dy, db):
-    N, K, pixels = dy.shape
-    first, last = share(K, worker, workers)
-    for k in range(first, last):
-        total = 0.0  # in float64: the sum runs over every pixel of the batch
-        for n in range(N):
-            part = dy.dtype.type(0)
-            for i in range(pixels):
-                part += dy[n, k, i]
-            total += part
-        db[k] = total
-
-
-@njit(cache=True, nogil=True)
-def _bias_grad(team, dy, db):
-    spread(team, _bias_grad_share, (dy, db))
+from lowerconv.problem import ConvProblem, conv_problem
 
 
 class Conv2d(Layer):
@@ -52,6 +33,10 @@ class Conv2d(Layer):
     dtype : dtype-like
         float32 or float64.
     """
+
+    keeps_x = True
+    takes_relu = True
+    takes_residual = True
 
     def __init__(
         self,
@@ -81,7 +66,6 @@ class Conv2d(Layer):
         self.bias = Parameter(np.zeros(filters, dtype)) if bias else None
         self.geometry = (stride, padding, dilation, groups)
         self.algorithm = algorithm
-        self._x: np.ndarray | None = None
         self.initialize(np.random.default_rng())
 
     def initialize(self, rng: np.random.Generator) -> None:
@@ -94,36 +78,72 @@ class Conv2d(Layer):
         """Return the filters and the bias."""
         return {"weight": self.weight} | ({"bias": self.bias} if self.bias else {})
 
-    def _plan(self, x_shape: tuple[int, ...], op: str, **options: Any) -> ConvPlan:
-        return cached_plan(
-            x_shape,
-            self.weight.data.shape,
-            *self.geometry,
-            names=("x", "weight"),
-            op=op,
-            dtype=self.weight.data.dtype,
-            algorithm=self.algorithm,
-            **options,
+    def problem(self, x_shape: Shape) -> ConvProblem:
+        """Return the convolution of images of a shape."""
+        weight = self.weight.data
+        names = ("x", "weight")
+        return conv_problem(x_shape, weight.shape, *self.geometry, weight.dtype, names=names)
+
+    def result_shape(self, *shapes: Shape) -> Shape:
+        """Return (N, K, P, Q)."""
+        problem = self.problem(shapes[0])
+        return (problem.N, problem.K, problem.P, problem.Q)
+
+    def flops(self, *shapes: Shape) -> int:
+        """Return the operations of the forward step."""
+        return self.problem(shapes[0]).flops
+
+    def prepare(self, frame: Frame) -> None:
+        """Plan the passes."""
+
+        def plan(op: str, **options: Any) -> ConvPlan:
+            made = ConvPlan(
+                frame.x.shape,
+                self.weight.data.shape,
+                *self.geometry,
+                op=op,
+                dtype=frame.dtype,
+                algorithm=self.algorithm,
+                names=("x", "weight"),
+                **options,
+            )
+            frame.workspace_bytes = max(frame.workspace_bytes, made.workspace_bytes)
+            return made
+
+        frame.kept["forward"] = plan(
+            "forward",
+            bias=self.bias is not None,
+            activation="relu" if frame.relu else None,
+            accumulate=frame.residual is not None,
+            constant_weights=frame.constant,
         )
+        if frame.dy is not None:
+            frame.kept["weight_grad"] = plan("weight_grad")
+        if frame.dx is not None:
+            frame.kept["input_grad"] = plan("input_grad", accumulate=frame.adds[0])
 
-    def forward(self, x: np.ndarray, step: Step) -> np.ndarray:
-        """Return the convolution of `x` (N, C, H, W)."""
-        self._x = x if step.training else None
-        plan = self._plan(x.shape, "forward", bias=self.bias is not None)
-        operands = (x, self.weight.data) + ((self.bias.data,) if self.bias else ())
-        return plan(*operands, out=self._array("y", plan.result_shape, x.dtype))
-
-    def backward(self, dy: np.ndarray, need_dx: bool = True) -> np.ndarray | None:
-        """Set the gradients of filters and bias; return that of the images."""
-        x = self._x
-        if x is None:
-            raise RuntimeError("Conv2d.backward: no forward step with training=True came before")
-        self._plan(x.shape, "weight_grad")(dy, x, out=self.weight.grad)
+    def compute(self, frame: Frame, step: Step) -> None:
+        """Convolve."""
+        if frame.residual is not None and not frame.over_residual:
+            move(frame.residual, frame.y, False)
+        plan = frame.kept["forward"]
         if self.bias:
+            plan(frame.x.array, self.weight.data, self.bias.data, out=frame.y.array)
+        else:
+            plan(frame.x.array, self.weight.data, out=frame.y.array)
+
+    def differentiate(self, frame: Frame, step: Step) -> None:
+        """Compute the gradients of bias, filters and images."""
+        x, dy, y = frame.x, frame.gradient, frame.y
+        if self.bias or frame.relu:
             N, K, P, Q = dy.shape
+            sums = self.bias.grad if self.bias else self.weight.grad.reshape(-1)[:0]
             with parallel_region(get_num_threads()) as team:
-                _bias_grad(team, dy.reshape(N, K, P * Q), self.bias.grad)
-        if not need_dx:
-            return None
-        plan = self._plan(x.shape, "input_grad")
-        return plan(dy, self.weight.data, out=self._array("dx", plan.result_shape, x.dtype))
+                bias_relu_grad(
+                    team, dy.flat, dy.step, y.flat, y.step, sums, N, K, P * Q, frame.relu
+                )
+        if frame.dresidual is not None:
+            move(dy, frame.dresidual, frame.add_residual)
+        frame.kept["weight_grad"](dy.array, x.array, out=self.weight.grad)
+        if frame.dx is not None:
+            frame.kept["input_grad"](dy.array, self.weight.data, out=frame.dx.array)

@@ -1,4 +1,4 @@
-"""The fully connected layer, and the change of shape before it."""
+"""The fully connected layer."""
 
 from __future__ import annotations
 
@@ -7,22 +7,13 @@ from typing import Any
 import numpy as np
 
 from lowerconv.checks import integer
+from lowerconv.kernels.elementwise import relu as relu_kernel
+from lowerconv.machine.threads import get_num_threads, parallel_region
+from lowerconv.nn.combine import mask
+from lowerconv.nn.frame import Frame
 from lowerconv.nn.init import lecun_normal
-from lowerconv.nn.module import Layer, Parameter, Step
+from lowerconv.nn.module import Layer, Parameter, Shape, Step
 from lowerconv.pipeline.gemm import matmul
-
-
-class Flatten(Layer):
-    """(N, C, H, W) to (N, C*H*W), without copying."""
-
-    def forward(self, x: np.ndarray, step: Step) -> np.ndarray:
-        """Return `x` as one row per sample."""
-        self._shape = x.shape
-        return x.reshape(len(x), int(np.prod(x.shape[1:])))
-
-    def backward(self, dy: np.ndarray, need_dx: bool = True) -> np.ndarray | None:
-        """Return `dy` in the shape of the input."""
-        return dy.reshape(self._shape)
 
 
 class Linear(Layer):
@@ -36,6 +27,9 @@ class Linear(Layer):
         float32 or float64.
     """
 
+    keeps_x = True
+    takes_relu = True
+
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, *, dtype: Any = np.float32
     ) -> None:
@@ -43,7 +37,6 @@ class Linear(Layer):
         shape = (integer(out_features, "out_features", 1), integer(in_features, "in_features", 1))
         self.weight = Parameter(np.zeros(shape, dtype))
         self.bias = Parameter(np.zeros(shape[0], dtype)) if bias else None
-        self._x: np.ndarray | None = None
         self.initialize(np.random.default_rng())
 
     def initialize(self, rng: np.random.Generator) -> None:
@@ -56,31 +49,37 @@ class Linear(Layer):
         """Return the weights and the bias."""
         return {"weight": self.weight} | ({"bias": self.bias} if self.bias else {})
 
-    def forward(self, x: np.ndarray, step: Step) -> np.ndarray:
-        """Return the product for `x` (N, in_features)."""
+    def result_shape(self, *shapes: Shape) -> Shape:
+        """Return (N, out_features)."""
         outputs, inputs = self.weight.data.shape
-        if x.ndim != 2 or x.shape[1] != inputs:
-            raise ValueError(f"x: got shape {x.shape}, expected (N, {inputs})")
-        self._x = x if step.training else None
-        y = self._array("y", (len(x), outputs), x.dtype)
-        matmul(x, self.weight.data, y, trans_b=True)
-        if self.bias:
-            y += self.bias.data
-        return y
+        if len(shapes[0]) != 2 or shapes[0][1] != inputs:
+            raise ValueError(f"x: got shape {shapes[0]}, expected (N, {inputs})")
+        return (shapes[0][0], outputs)
 
-    def backward(self, dy: np.ndarray, need_dx: bool = True) -> np.ndarray | None:
-        """Set the gradients of weights and bias; return that of the input."""
-        x = self._x
-        if x is None:
-            raise RuntimeError("Linear.backward: no forward step with training=True came before")
+    def flops(self, *shapes: Shape) -> int:
+        """Return the operations of the forward step."""
+        return 2 * shapes[0][0] * self.weight.data.size
+
+    def compute(self, frame: Frame, step: Step) -> None:
+        """Multiply."""
+        y = frame.y
+        matmul(frame.x.array, self.weight.data, y.array, trans_b=True)
+        if self.bias:
+            np.add(y.array, self.bias.data, out=y.array)
+        if frame.relu:
+            with parallel_region(get_num_threads()) as team:
+                relu_kernel(team, y.flat, y.step, y.flat, y.step, y.shape[0], y.size)
+
+    def differentiate(self, frame: Frame, step: Step) -> None:
+        """Compute the gradients of weights, bias and input."""
+        x, dy, dx = frame.x.array, frame.gradient.array, frame.dx
+        if frame.relu:
+            mask(frame.gradient, frame.y)
         if len(x):
             matmul(dy, x, self.weight.grad, trans_a=True)
         else:
             self.weight.grad[:] = 0
         if self.bias:
             np.sum(dy, axis=0, out=self.bias.grad)
-        if not need_dx:
-            return None
-        dx = self._array("dx", x.shape, x.dtype)
-        matmul(dy, self.weight.data, dx)
-        return dx
+        if dx is not None:
+            matmul(dy, self.weight.data, dx.array, add=frame.adds[0])

@@ -1,34 +1,51 @@
-"""What every layer is: a forward step, a backward step, and parameters with their gradients."""
+"""What networks are made of: parameters, layers, and modules that put layers together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import prod
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+
+from lowerconv.nn.graph import Node, Value
+from lowerconv.nn.memory import Arena
+
+if TYPE_CHECKING:
+    from lowerconv.nn.frame import Frame
+    from lowerconv.nn.memory import MemoryReport
+    from lowerconv.nn.program import Program, Watch
+    from lowerconv.parallel.communicator import Communicator
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a layer may need to know about the step it is part of.
+    """What layers may need to know about the step that they are part of.
 
     Attributes
     ----------
     training : bool
-        Layers keep what `backward` needs, and dropout drops.
+        Whether `Module.backward` follows, and dropout drops.
     seed, number : int
         Of the run and of the step: with `first_sample` they decide what dropout drops.
     first_sample : int
         Place of ``x[0]`` in the global batch, so that a batch split over ranks loses the same
         activations as a whole one.
+    input_grad : bool
+        Whether `Module.backward` returns the gradient of the input too.
+    communicator : Communicator, optional
+        The ranks that share a batch, for layers that look at all of it.
     """
 
     training: bool = False
     seed: int = 0
     number: int = 0
     first_sample: int = 0
+    input_grad: bool = False
+    communicator: Communicator | None = None
 
 
 INFERENCE = Step()
@@ -42,77 +59,274 @@ class Parameter:
         self.grad = np.zeros_like(data)
 
 
-class Layer:
-    """One layer.
+class Module:
+    """Layers put together; the base of networks, their blocks, and the layers themselves.
 
-    `forward` and `backward` return arrays that belong to the layer and stay valid until its next
-    call, so that a training loop takes no fresh memory at every step; call the layer itself to get
-    a result to keep.
+    As in PyTorch, modules that are attributes of a module are its children, and their names give
+    those of the parameters.  `forward` tells how values flow through the children.  It is called
+    once for every shape of the input, with values that stand for arrays; what it records is planned
+    as a whole (`lowerconv.nn.program`): which memory every array uses, what is done in one pass.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lowerconv import nn
+    >>> class Block(nn.Module):
+    ...     def __init__(self, channels):
+    ...         super().__init__()
+    ...         self.left = nn.Conv2d(channels, 4, 1)
+    ...         self.right = nn.Conv2d(channels, 8, 3, padding=1)
+    ...
+    ...     def forward(self, x):
+    ...         return nn.relu(nn.concat(self.left(x), self.right(x)))
+    >>> block = Block(3)
+    >>> block(np.ones((2, 3, 5, 5), np.float32)).shape
+    (2, 12, 5, 5)
+    >>> list(block.parameters())
+    ['left.weight', 'left.bias', 'right.weight', 'right.bias']
+
+    Attributes
+    ----------
+    watch : callable or None
+        Told ``(layer, frame, "forward" or "backward")`` after everything that a layer has computed,
+        when this module runs: what measures and looks for errors stays outside of networks.
     """
 
+    watch: Watch | None = None
+
     def __init__(self) -> None:
-        self._memory: dict[str, np.ndarray] = {}
+        self._children: dict[str, Module] = {}
+        self._forget()
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Return the output for `x`, at inference."""
-        return self.forward(x, INFERENCE).copy()
+    def _forget(self) -> None:
+        """Start without programs: they know addresses, which copies of a module do not share."""
+        self._programs: dict[Any, Program] = {}
+        self._current: Program | None = None
+        self._arena = Arena()
 
-    def forward(self, x: np.ndarray, step: Step) -> np.ndarray:
-        """Return the output for `x`."""
-        raise NotImplementedError
+    def __getstate__(self) -> dict[str, Any]:
+        kept = dict(self.__dict__)
+        for name in ("_programs", "_current", "_arena"):
+            del kept[name]
+        return kept
 
-    def backward(self, dy: np.ndarray, need_dx: bool = True) -> np.ndarray | None:
-        """Set the gradients of the parameters and return the gradient of the input.
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
 
-        Parameters
-        ----------
-        dy : ndarray
-            Gradient of the loss with respect to the output of the last `forward`.
-        need_dx : bool
-            False for a first layer, whose input is not learnt: then None is returned.
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, Module):
+            if "_children" not in self.__dict__:
+                raise AttributeError(f"{name}: set before super().__init__() was called")
+            self._children[name] = value
+        super().__setattr__(name, value)
+
+    def forward(self, *values: Value) -> Any:
+        """Return the value, or the tuple of values, that the module makes of `values`.
+
+        Of a tuple the first is the result; the others exist in training only, for auxiliary losses.
         """
         raise NotImplementedError
 
-    def initialize(self, rng: np.random.Generator) -> None:
-        """Draw the parameters anew."""
+    def __call__(self, *values: Any) -> Any:
+        """Apply the module: to values in another module's `forward`, or to an array, at inference.
+
+        An array gives an array of its own; use `run` to get one that is written again.
+        """
+        if values and isinstance(values[0], np.ndarray):
+            (x,) = values
+            result = self.run(x)
+            return cast(np.ndarray, result).copy()
+        return self.forward(*values)
+
+    # --- parameters ---
+
+    def children(self) -> dict[str, Module]:
+        """Return the modules that this one is made of, by name."""
+        return self._children
+
+    def modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """Yield this module and all below it with their names, such as ``"features.0"``."""
+        yield prefix.rstrip("."), self
+        for name, child in self._children.items():
+            yield from child.modules(f"{prefix}{name}.")
 
     def own_parameters(self) -> dict[str, Parameter]:
-        """Return the parameters of this layer by name."""
+        """Return the parameters of this module itself by name."""
         return {}
 
-    def children(self) -> dict[str, Layer]:
-        """Return the layers that this one is made of, by name."""
+    def own_buffers(self) -> dict[str, np.ndarray]:
+        """Return what this module itself keeps beside its parameters, and does not learn."""
         return {}
-
-    def layers(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
-        """Yield this layer and all below it with their names, such as ``"3.0"``."""
-        yield prefix.rstrip("."), self
-        for name, child in self.children().items():
-            yield from child.layers(f"{prefix}{name}.")
 
     def parameters(self) -> dict[str, Parameter]:
-        """Return all parameters by name, such as ``"3.weight"``, in the order of the layers."""
+        """Return all parameters by name, such as ``"features.0.weight"``."""
         return {
             f"{name}.{own}" if name else own: parameter
-            for name, layer in self.layers()
-            for own, parameter in layer.own_parameters().items()
+            for name, module in self.modules()
+            for own, parameter in module.own_parameters().items()
         }
 
-    def _array(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """Return memory of this layer; a smaller batch uses the beginning of a larger one's."""
-        items = prod(shape)
-        memory = self._memory.get(name)
-        if memory is None or memory.size < items or memory.dtype != dtype:
-            self._memory[name] = memory = np.empty(items, dtype)
-        return memory[:items].reshape(shape)
+    def buffers(self) -> dict[str, np.ndarray]:
+        """Return the arrays that are kept with the parameters but not learnt, by name."""
+        return {
+            f"{name}.{own}" if name else own: array
+            for name, module in self.modules()
+            for own, array in module.own_buffers().items()
+        }
+
+    def initialize(self, rng: np.random.Generator) -> None:
+        """Draw the parameters of all layers anew, in order."""
+        for child in self._children.values():
+            child.initialize(rng)
+
+    # --- running ---
+
+    def run(self, x: np.ndarray, step: Step = INFERENCE) -> Any:
+        """Compute the result for a batch.
+
+        Parameters
+        ----------
+        x : ndarray, (N, C, H, W) or (N, features)
+            Of the dtype of the parameters.
+        step : Step
+            With ``training=True`` what `backward` needs is kept until then.
+
+        Returns
+        -------
+        ndarray or tuple of ndarray
+            Arrays of the module, valid until it runs again. A tuple only in training, where
+            `forward` returns one.
+
+        Raises
+        ------
+        TypeError, ValueError
+            `x` is not what the module takes.
+        MemoryError
+            This machine cannot hold the batch; the message tells the largest that it can.
+        """
+        from lowerconv.nn.program import program_of  # programs run modules, which know no more
+
+        program = program_of(self, x, step.training, step.input_grad)
+        self._current = program
+        return program.forward(x, step, self.watch)
+
+    def backward(self, *dy: np.ndarray) -> np.ndarray | None:
+        """Set the gradients of all parameters, after `run` in training.
+
+        Parameters
+        ----------
+        *dy : ndarray
+            Gradient of the loss with respect to each result of `run`.
+
+        Returns
+        -------
+        ndarray or None
+            Gradient of the loss with respect to `x` where the step asked for it: an array of the
+            module, valid until it runs again.
+        """
+        if self._current is None or not self._current.training:
+            raise RuntimeError("backward: no run with training=True came before")
+        return self._current.backward(dy, self.watch)
+
+    def compile(self, x_shape: Shape) -> Callable[[np.ndarray], np.ndarray]:
+        """Return the module as a function for inference, with the parameters as they are now.
+
+        Batch norm is folded into the convolutions before it, and filters are packed once: changes
+        of the parameters are not seen any more.
+
+        Parameters
+        ----------
+        x_shape : tuple of int
+            Of the arrays that the function takes.
+        """
+        from lowerconv.nn.program import compiled
+
+        return compiled(self, tuple(x_shape))
+
+    def memory_report(self, x_shape: Shape, training: bool = True) -> MemoryReport:
+        """Return how many bytes a step with an input of this shape needs, by kind."""
+        from lowerconv.nn.program import memory_report
+
+        return memory_report(self, tuple(x_shape), training)
+
+    def save(self, path: str | Path) -> None:
+        """Write parameters and buffers as safetensors, under PyTorch's names."""
+        from lowerconv.nn.exchange import save_weights
+
+        save_weights(self, path)
+
+    def load(self, weights: Any) -> None:
+        """Take parameters and buffers from a safetensors file or a dict of arrays."""
+        from lowerconv.nn.exchange import load_weights
+
+        load_weights(self, weights)
 
 
-class Sequential(Layer):
-    """Layers one after the other.
+class Layer(Module):
+    """A module that computes: one node of the graph.
+
+    What a layer computes with is in a `Frame`, one for each place where it is applied.
+
+    Attributes
+    ----------
+    keeps_x, keeps_y : bool
+        Whether `differentiate` reads what the layer was given, or what it returned.
+    in_place : bool
+        Whether a result may be written over the first operand, and the gradient of that over the
+        result's.
+    is_view : bool
+        Whether the result is the first operand in another shape.
+    takes_relu, takes_residual : bool
+        Whether the layer can apply a ReLU that follows it, and before that add another value.
+    """
+
+    keeps_x = False
+    keeps_y = False
+    in_place = False
+    is_view = False
+    takes_relu = False
+    takes_residual = False
+
+    def forward(self, *values: Value) -> Value:
+        """Record the layer."""
+        shapes = tuple(value.shape for value in values)
+        return Node(self, values, self.result_shape(*shapes), values[0].dtype).result
+
+    def result_shape(self, *shapes: Shape) -> Shape:
+        """Return the shape of the result; raise ValueError where operands do not fit."""
+        raise NotImplementedError
+
+    def saved(self, *shapes: Shape) -> dict[str, tuple[Shape, Any]]:
+        """Return shapes and dtypes of what the layer keeps from a forward to a backward step."""
+        return {}
+
+    def flops(self, *shapes: Shape) -> int:
+        """Return the additions and multiplications of a forward step that count: of products."""
+        return 0
+
+    def prepare(self, frame: Frame) -> None:
+        """Decide once how to compute a frame."""
+
+    def compute(self, frame: Frame, step: Step) -> None:
+        """Write ``frame.y``."""
+        raise NotImplementedError
+
+    def differentiate(self, frame: Frame, step: Step) -> None:
+        """Set the gradients of the parameters, and write or add to ``frame.dxs``.
+
+        ``frame.dy`` is complete and nobody else's: it may be changed.  ``frame.dresidual`` comes
+        before ``frame.dxs``, each of these in its turn.
+        """
+        raise NotImplementedError
+
+
+class Sequential(Module):
+    """Modules one after the other, named by their place.
 
     Parameters
     ----------
-    *layers : Layer
+    *modules : Module
 
     Examples
     --------
@@ -123,36 +337,16 @@ class Sequential(Layer):
     (2, 10)
     """
 
-    def __init__(self, *layers: Layer) -> None:
+    def __init__(self, *modules: Module) -> None:
         super().__init__()
-        for i, layer in enumerate(layers):
-            if not isinstance(layer, Layer):
-                raise TypeError(f"layers[{i}]: got {layer!r}, expected a Layer")
-        self._children = layers
-        # Layers that draw random numbers draw different ones; the outermost container counts them.
-        for stream, (_, layer) in enumerate(self.layers()):
-            if hasattr(layer, "stream"):
-                layer.stream = stream
+        for i, module in enumerate(modules):
+            if not isinstance(module, Module):
+                raise TypeError(f"modules[{i}]: got {module!r}, expected a Module")
+            self._children[str(i)] = module
 
-    def children(self) -> dict[str, Layer]:
-        """Return the layers by their place, ``"0"`` first."""
-        return {str(i): layer for i, layer in enumerate(self._children)}
-
-    def initialize(self, rng: np.random.Generator) -> None:
-        """Draw the parameters of all layers anew, in order."""
-        for layer in self._children:
-            layer.initialize(rng)
-
-    def forward(self, x: np.ndarray, step: Step) -> np.ndarray:
-        """Return the output of the last layer."""
-        for layer in self._children:
-            x = layer.forward(x, step)
+    def forward(self, *values: Value) -> Value:
+        """Return the value of the last module."""
+        (x,) = values
+        for module in self._children.values():
+            x = module(x)
         return x
-
-    def backward(self, dy: np.ndarray, need_dx: bool = True) -> np.ndarray | None:
-        """Pass the gradient from the last layer to the first."""
-        gradient: np.ndarray | None = dy
-        for i, layer in reversed(list(enumerate(self._children))):
-            assert gradient is not None
-            gradient = layer.backward(gradient, need_dx or i > 0)
-        return gradient

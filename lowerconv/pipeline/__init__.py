@@ -28,6 +28,7 @@ class Pipeline(Protocol):
     threads: int  # that the team needs
     pairs: bool  # whether threads 2i and 2i + 1 work together
     adds: bool  # whether `accumulate` has an effect
+    slices: bool  # whether images may be some channels of larger ones
 
     def __init__(
         self, problem: ConvProblem, op: Op, threads: int, constant: bool = False

@@ -64,6 +64,7 @@ class Direct:
 
     name = "direct"
     adds = False
+    slices = False
     pairs = False
     uses_blas = False
 

@@ -21,7 +21,7 @@ WIDTH, HEIGHT = 256, 64  # columns and rows that a block has at least
 
 @njit(cache=True, nogil=True)
 def _multiply_share(
-    worker, workers, address, a, trans_a, b, trans_b, c, groups, k, parts_m, parts_n
+    worker, workers, address, a, trans_a, b, trans_b, beta, c, groups, k, parts_m, parts_n
 ):
     """One product per group; the operands of a group are consecutive rows of the arrays."""
     m, n = c.shape[0] // groups, c.shape[1]
@@ -43,7 +43,7 @@ def _multiply_share(
             trans_a,
             b_block,
             trans_b,
-            0,
+            beta,
             c_block,
             i1 - i0,
             j1 - j0,
@@ -55,8 +55,12 @@ def _multiply_share(
 
 
 @njit(cache=True, nogil=True)
-def _multiply(team, address, a, trans_a, b, trans_b, c, groups, k, parts_m, parts_n):
-    spread(team, _multiply_share, (address, a, trans_a, b, trans_b, c, groups, k, parts_m, parts_n))
+def _multiply(team, address, a, trans_a, b, trans_b, beta, c, groups, k, parts_m, parts_n):
+    spread(
+        team,
+        _multiply_share,
+        (address, a, trans_a, b, trans_b, beta, c, groups, k, parts_m, parts_n),
+    )
 
 
 def split(m: int, n: int, k: int) -> tuple[int, int]:
@@ -81,8 +85,9 @@ def multiply(
     trans_a: bool = False,
     trans_b: bool = False,
     groups: int = 1,
+    add: bool = False,
 ) -> None:
-    """Compute ``c = a b`` for row-major matrices, the work shared by the cores.
+    """Compute ``c = a b``, or add it, for row-major matrices, the work shared by the cores.
 
     With `groups`, the rows of each matrix are that many blocks one under the other, and each block
     of `c` is the product of its blocks of `a` and `b`.  Call it inside `parallel_region` and
@@ -92,12 +97,19 @@ def multiply(
     m, n = c.shape[0] // groups, c.shape[1]
     if max(m, n, k, a.shape[1], b.shape[1]) > GEMM_LIMIT:
         raise MemoryError(f"GEMM of {m} x {n} x {k}: BLAS takes extents up to {GEMM_LIMIT}")
-    _multiply(team, gemm_address(c.dtype), a, trans_a, b, trans_b, c, groups, k, *split(m, n, k))
+    beta, parts = int(add), split(m, n, k)
+    _multiply(team, gemm_address(c.dtype), a, trans_a, b, trans_b, beta, c, groups, k, *parts)
 
 
 def matmul(
-    a: np.ndarray, b: np.ndarray, c: np.ndarray, *, trans_a: bool = False, trans_b: bool = False
+    a: np.ndarray,
+    b: np.ndarray,
+    c: np.ndarray,
+    *,
+    trans_a: bool = False,
+    trans_b: bool = False,
+    add: bool = False,
 ) -> None:
-    """Compute ``c = a b`` for row-major matrices on all threads, outside any other region."""
+    """Compute ``c = a b``, or add it, for row-major matrices, outside any other region."""
     with parallel_region(get_num_threads()) as team, single_threaded_blas():
-        multiply(team, a, b, c, trans_a=trans_a, trans_b=trans_b)
+        multiply(team, a, b, c, trans_a=trans_a, trans_b=trans_b, add=add)

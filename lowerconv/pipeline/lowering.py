@@ -87,6 +87,7 @@ class Lowering:
 
     name = "lowering"
     adds = False
+    slices = False
     pairs = False
     uses_blas = True
 

@@ -142,6 +142,7 @@ class Pipelined:
 
     name = "pipelined"
     adds = False
+    slices = False
     pairs = False
     uses_blas = True
     slots = 2  # panels of a core

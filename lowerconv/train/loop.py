@@ -85,9 +85,9 @@ def train_epoch(
     for number, batch in enumerate(loader.batches(seed, epoch)):
         step = Step(True, seed, epoch * len(loader) + number, batch.first_sample)
         optimizer.lr = learning_rate(step.number)
-        scores = network.forward(batch.images, step)
+        scores = network.run(batch.images, step)
         result = softmax_cross_entropy(scores, batch.labels, batch.size)
-        network.backward(result.gradient, need_dx=False)
+        network.backward(result.gradient)
         communicator.sum_array(optimizer.grad)
         optimizer.step()
         losses[number] = result.loss
@@ -101,7 +101,7 @@ def evaluate(network: Layer, loader: Loader, communicator: Communicator) -> tupl
     """Return loss and accuracy over a data set, each rank having looked at its share."""
     loss, right = 0.0, 0
     for batch in loader.batches():
-        scores = network.forward(batch.images, INFERENCE)
+        scores = network.run(batch.images, INFERENCE)
         result = softmax_cross_entropy(scores, batch.labels)
         loss += result.loss
         right += result.right

@@ -9,7 +9,7 @@ SEED = 20240229
 
 
 def loss_of(layer: nn.Layer, x: np.ndarray, weights: np.ndarray, step: nn.Step) -> float:
-    return float((layer.forward(x, step) * weights).sum())
+    return float((layer.run(x, step) * weights).sum())
 
 
 def differences(function, array: np.ndarray, places: list[tuple[int, ...]]) -> list[float]:
@@ -29,9 +29,9 @@ def differences(function, array: np.ndarray, places: list[tuple[int, ...]]) -> l
 def check_gradients(layer: nn.Layer, x: np.ndarray, training: bool = True) -> None:
     rng = np.random.default_rng(SEED)
     print(f"seed {SEED}")
-    step = nn.Step(training=training, seed=3, number=5, first_sample=2)
-    weights = rng.standard_normal(layer.forward(x, step).shape)
-    layer.forward(x, step)
+    step = nn.Step(input_grad=training, training=training, seed=3, number=5, first_sample=2)
+    weights = rng.standard_normal(layer.run(x, step).shape)
+    layer.run(x, step)
     dx = layer.backward(weights)
     assert dx is not None
     assert dx.shape == x.shape
@@ -92,7 +92,7 @@ def test_backward_is_the_derivative_of_forward(name):
 def test_an_empty_share_of_a_batch_passes_through(name):
     build, shape = LAYERS[name]
     layer = build()
-    y = layer.forward(np.empty((0, *shape[1:])), nn.Step(training=True))
+    y = layer.run(np.empty((0, *shape[1:])), nn.Step(input_grad=True, training=True))
     assert y.shape[0] == 0
     dx = layer.backward(np.empty_like(y))
     assert dx is not None
@@ -103,8 +103,8 @@ def test_an_empty_share_of_a_batch_passes_through(name):
 
 def test_first_layer_returns_no_gradient_of_the_images():
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
-    y = net.forward(np.ones((1, 1, 4, 4), np.float32), nn.Step(training=True))
-    assert net.backward(np.ones_like(y), need_dx=False) is None
+    y = net.run(np.ones((1, 1, 4, 4), np.float32), nn.Step(training=True))
+    assert net.backward(np.ones_like(y)) is None
 
 
 def test_loss_gradient():

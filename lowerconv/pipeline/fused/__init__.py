@@ -43,6 +43,7 @@ class Fused:
     name = "fused"
     uses_blas = False
     pairs = False
+    slices = True
 
     def __init__(
         self,
@@ -78,12 +79,15 @@ class Fused:
         own = self.layout.workers * self.layout.scratch_bytes
         self.workspace_items = (own + self._partial_bytes) // problem.dtype.itemsize
         self.blocking = self.layout.explain()
+        self._use_job()
+        self._nothing = np.empty(0, problem.dtype)
+        self._packed_from: Array | None = None
+
+    def _use_job(self) -> None:
         # The job as plain integers, to write the addresses of a call into: those in the record of
         # the first phase are everybody's.
         self._words = self.layout.job.view(np.int64)
         self._job = self.layout.job.ctypes.data
-        self._nothing = np.empty(0, problem.dtype)
-        self._packed_from: Array | None = None
 
     def accumulate(self, add: bool) -> None:
         """Add to the results from now on, in the epilogue of the microkernels."""
@@ -130,6 +134,9 @@ class Fused:
         """Compute `dw`."""
         if isinstance(self.layout, Correlation) and self.layout.swap:
             dy, x = x, dy
+        if isinstance(self.layout, Correlation) and len(x) > 1:
+            self.layout.place_images(x.strides[0] // x.itemsize)
+            self._use_job()
         self._run(team, x, dy, dw, workspace)
         if self._partial_bytes:
             launch(team, add_splits_address(), self._job, self.layout.workers)

@@ -272,7 +272,7 @@ class Layout:
         write(
             self.job,
             scratch_bytes=self.scratch_bytes, itemsize=item, images=conv.images,
-            planes=conv.groups * conv.channels, H=conv.H, W=conv.W, stride_h=conv.stride_h,
+            H=conv.H, W=conv.W, stride_h=conv.stride_h,
             stride_w=self.window.column_step, groups=conv.groups, channels=conv.channels,
             channel_block=self.channel_block, taps=conv.taps, results=conv.results, F=self.F,
             VL=self.VL, panels=self.panels, panels_per_block=self.panels_per_block,

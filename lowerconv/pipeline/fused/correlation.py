@@ -64,6 +64,7 @@ class Correlation:
         self.straight = self.swap or self.conv.images * phase.P * phase.Q <= few
         self._choose_tile()
         self._choose_blocks()
+        self.image_step = self.conv.groups * self.conv.channels * self.conv.H * self.conv.W
         self._build()
 
     def _choose_tile(self) -> None:
@@ -203,8 +204,7 @@ class Correlation:
         if self.paired:
             at = self._row_of_tap(r) + np.arange(rows) * step
             row = row[:, (at >= 0) & (at < conv.H)]
-        size = self.channel_block * self.plane if self.lower else conv.groups * conv.channels
-        size = size if self.lower else size * self.plane
+        size = self.channel_block * self.plane if self.lower else self.image_step
         source = image * size + row * step * pitch + column * conv.stride_w
         if source.size and source.max() > OFFSET_MAX:
             raise MemoryError(
@@ -312,6 +312,12 @@ class Correlation:
             lowered_at=lowered_at, sums_at=sums_at,
             partial_at=self.workers * self.scratch_bytes,
         )  # fmt: skip
+
+    def place_images(self, step: int) -> None:
+        """Read images that lie `step` items apart: where pieces have several, tables know it."""
+        if step != self.image_step and self.together > 1 and not self.lower:
+            self.image_step = step
+            self._build()
 
     def explain(self) -> dict[str, str]:
         """Return the decisions, for people."""

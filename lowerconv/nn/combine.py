@@ -1,0 +1,137 @@
+"""Where branches meet, and where images become rows of features."""
+
+from __future__ import annotations
+
+from math import prod
+
+from lowerconv.kernels.elementwise import add, copy, relu_grad
+from lowerconv.machine.threads import get_num_threads, parallel_region
+from lowerconv.nn.frame import Frame, Tensor
+from lowerconv.nn.graph import Value
+from lowerconv.nn.module import Layer, Shape, Step
+
+
+def move(source: Tensor, target: Tensor, adding: bool) -> None:
+    """Copy a tensor, or add it to another of the same size."""
+    with parallel_region(get_num_threads()) as team:
+        copy(
+            team, source.flat, source.step, target.flat, target.step, source.shape[0], source.size,
+            adding,
+        )  # fmt: skip
+
+
+class Concat(Layer):
+    """Channels of one value after those of another.
+
+    Values are computed where they belong in the result: nothing is moved, but for a value that has
+    other places to be in.
+    """
+
+    def result_shape(self, *shapes: Shape) -> Shape:
+        """Return the common shape with the channels of all."""
+        for i, shape in enumerate(shapes):
+            if len(shape) < 2 or (shape[0], *shape[2:]) != (shapes[0][0], *shapes[0][2:]):
+                raise ValueError(
+                    f"values[{i}]: got shape {shape}, expected that of values[0], {shapes[0]}, "
+                    "but for the channels"
+                )
+        return (shapes[0][0], sum(shape[1] for shape in shapes), *shapes[0][2:])
+
+    @staticmethod
+    def _parts(whole: Tensor, parts: tuple[Tensor, ...]) -> list[Tensor]:
+        """Return the channels of `whole` that belong to each of `parts`."""
+        found, begin = [], 0
+        for part in parts:
+            tensor = Tensor(part.shape, whole.step)
+            tensor.place(whole.flat[begin:])
+            begin += part.size
+            found.append(tensor)
+        return found
+
+    def compute(self, frame: Frame, step: Step) -> None:
+        """Copy what is not there yet."""
+        if all(frame.views):
+            return
+        for i, part in enumerate(self._parts(frame.y, frame.xs)):
+            if not frame.views[i]:
+                move(frame.xs[i], part, False)
+
+    def differentiate(self, frame: Frame, step: Step) -> None:
+        """Hand out the parts of the gradient that are not where they are wanted."""
+        if all(frame.views_gradient):
+            return
+        for i, part in enumerate(self._parts(frame.gradient, frame.xs)):
+            dx = frame.dxs[i]
+            if dx is not None and not frame.views_gradient[i]:
+                move(part, dx, frame.adds[i])
+
+
+class Add(Layer):
+    """The sum of two values, followed by a ReLU where there is one.
+
+    After a convolution or batch norm it is computed there, in the same pass.
+    """
+
+    takes_relu = True
+
+    def result_shape(self, *shapes: Shape) -> Shape:
+        """Return the common shape."""
+        a, b = shapes
+        if a != b:
+            raise ValueError(f"values: got shapes {a} and {b}, expected the same")
+        return a
+
+    def compute(self, frame: Frame, step: Step) -> None:
+        """Add."""
+        a, b = frame.xs
+        y = frame.y
+        with parallel_region(get_num_threads()) as team:
+            add(
+                team, a.flat, a.step, b.flat, b.step, y.flat, y.step, y.shape[0], y.size, frame.relu
+            )
+
+    def differentiate(self, frame: Frame, step: Step) -> None:
+        """Give the gradient to both."""
+        if frame.relu:
+            mask(frame.gradient, frame.y)
+        for dx, adding in zip(frame.dxs, frame.adds, strict=True):
+            if dx is not None:
+                move(frame.gradient, dx, adding)
+
+
+def mask(dy: Tensor, y: Tensor) -> None:
+    """Zero a gradient where a ReLU did."""
+    with parallel_region(get_num_threads()) as team:
+        relu_grad(
+            team, y.flat, y.step, dy.flat, dy.step, dy.flat, dy.step, dy.shape[0], dy.size, False
+        )
+
+
+class Flatten(Layer):
+    """(N, C, H, W) to (N, C*H*W), without copying where images lie together."""
+
+    is_view = True
+
+    def result_shape(self, *shapes: Shape) -> Shape:
+        """Return one row per sample."""
+        return (shapes[0][0], prod(shapes[0][1:]))
+
+    def compute(self, frame: Frame, step: Step) -> None:
+        """Do nothing, or copy."""
+        if not frame.views[0]:
+            move(frame.x, frame.y, False)
+
+    def differentiate(self, frame: Frame, step: Step) -> None:
+        """Do nothing, or copy back."""
+        if frame.dx is not None and not frame.views_gradient[0]:
+            move(frame.gradient, frame.dx, frame.adds[0])
+
+
+def concat(*values: Value) -> Value:
+    """Return the channels of all values, one after the other, in a module's `forward`."""
+    return Concat()(*values)
+
+
+def flatten(value: Value) -> Value:
+    """Return a value with one row of features per sample, in a module's `forward`."""
+    return Flatten()(value)

@@ -1,0 +1,125 @@
+"""What a layer computes with at one place of a network: arrays with a plan of their memory."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+Shape = tuple[int, ...]
+
+
+class Tensor:
+    """An array in memory that is planned: whole, or some channels of a larger one.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (N, C, H, W) or (N, features).
+    step : int
+        Items from one image to the next, at least as many as an image has.
+    flat : ndarray, (items,)
+        The memory from the first item of the array to its last.
+    array : ndarray
+        The array itself.
+    """
+
+    def __init__(self, shape: Shape, step: int | None = None) -> None:
+        self.shape = shape
+        self.size = prod(shape[1:])  # of an image
+        self.step = self.size if step is None else step
+        self.flat = np.empty(0)
+        self.array = np.empty(0)
+
+    @property
+    def span(self) -> int:
+        """Items from the first to the last, those of others between them included."""
+        return (self.shape[0] - 1) * self.step + self.size if self.shape[0] else 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether images follow each other without anything in between."""
+        return self.step == self.size or self.shape[0] <= 1
+
+    def place(self, memory: np.ndarray) -> None:
+        """Lie at the beginning of `memory`, 1-D and contiguous."""
+        self.flat = memory[: self.span]
+        if self.whole:
+            self.array = self.flat.reshape(self.shape)
+            return
+        item = memory.itemsize
+        strides = [item]
+        for extent in self.shape[:1:-1]:
+            strides.insert(0, strides[0] * extent)
+        self.array = np.ndarray(self.shape, memory.dtype, memory, 0, (self.step * item, *strides))
+
+
+class Frame:
+    """One place of a network: the operands of a layer there, its result, and their gradients.
+
+    Attributes
+    ----------
+    xs : tuple of Tensor
+        The operands.
+    y : Tensor
+        The result.
+    residual : Tensor or None
+        What is added to the result, before the ReLU.
+    over_residual : bool
+        Whether the result is written over the residual.
+    relu : bool
+        Whether the layer applies a ReLU to its result.
+    training, constant : bool
+        Whether a backward step follows; whether the parameters will never change.
+    views, views_gradient : tuple of bool
+        Whether an operand, or its gradient, lies where the result's does, or in its part of that.
+    saved : dict of str to ndarray
+        What `Layer.saved` asks for; empty at inference.
+    dy : Tensor or None
+        Gradient of the result; None where nothing before it is learnt.
+    dxs : tuple of Tensor or None
+        Gradients of the operands; None where nobody asks.
+    adds : tuple of bool
+        Whether to add to a gradient in `dxs`, because the value has had other readers.
+    dresidual, add_residual
+        The same for the residual.
+    stream : int
+        Tells the nodes of a network apart.
+    kept : dict
+        Whatever the layer prepares.
+    workspace_bytes : int
+        Scratch memory that its kernels need, which everybody shares.
+    """
+
+    def __init__(self, name: str, dtype: np.dtype, xs: tuple[Tensor, ...], y: Tensor) -> None:
+        self.name, self.dtype = name, dtype
+        self.xs, self.y = xs, y
+        self.residual: Tensor | None = None
+        self.relu = self.training = self.constant = self.over_residual = False
+        self.views = self.views_gradient = (False,) * len(xs)
+        self.workspace_bytes = 0
+        self.saved: dict[str, np.ndarray] = {}
+        self.dy: Tensor | None = None
+        self.dxs: tuple[Tensor | None, ...] = (None,) * len(xs)
+        self.adds = (False,) * len(xs)
+        self.dresidual: Tensor | None = None
+        self.add_residual = False
+        self.stream = 0
+        self.kept: dict[str, Any] = {}
+
+    @property
+    def x(self) -> Tensor:
+        """The first operand."""
+        return self.xs[0]
+
+    @property
+    def dx(self) -> Tensor | None:
+        """The gradient of the first operand."""
+        return self.dxs[0]
+
+    @property
+    def gradient(self) -> Tensor:
+        """The gradient of the result, where there is one."""
+        assert self.dy is not None
+        return self.dy

@@ -1,0 +1,175 @@
+"""The graph of a network: which layer makes which value of which others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from lowerconv.nn.module import Layer, Module
+
+Shape = tuple[int, ...]
+
+
+class Value:
+    """What stands for an array while a module tells how it computes.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (N, C, H, W) or (N, features).
+    dtype : dtype
+    node : Node or None
+        The node that makes the value; None for the input of the network.
+    """
+
+    def __init__(self, shape: Shape, dtype: np.dtype, node: Node | None = None) -> None:
+        self.shape, self.dtype, self.node = shape, dtype, node
+
+    def __add__(self, other: Value) -> Value:
+        from lowerconv.nn.combine import Add
+
+        if not isinstance(other, Value):
+            return NotImplemented
+        return Add()(self, other)
+
+
+class Node:
+    """A layer applied to values.
+
+    Attributes
+    ----------
+    result : Value
+    relu : bool
+        Whether the layer applies a ReLU last.
+    residual : Value or None
+        What the layer adds to its result before that.
+    number : int
+        Tells the nodes of a network apart, whatever becomes of their neighbours.
+    """
+
+    def __init__(
+        self, layer: Layer, operands: tuple[Value, ...], shape: Shape, dtype: np.dtype
+    ) -> None:
+        self.layer, self.operands = layer, operands
+        self.result = Value(shape, dtype, self)
+        self.name = ""
+        self.number = 0
+        self.relu = False
+        self.residual: Value | None = None
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        """All values that the node reads."""
+        return self.operands + ((self.residual,) if self.residual is not None else ())
+
+
+class Graph:
+    """The nodes that make the results of a module, each after those that it reads from.
+
+    Attributes
+    ----------
+    input : Value
+    results : tuple of Value
+        What the module returns.
+    nodes : list of Node
+    """
+
+    def __init__(self, module: Module, x_shape: Shape, dtype: Any, training: bool) -> None:
+        self.input = Value(tuple(map(int, x_shape)), np.dtype(dtype))
+        made = module(self.input)
+        results = made if isinstance(made, tuple) else (made,)
+        for result in results:
+            if not isinstance(result, Value):
+                raise TypeError(
+                    f"{type(module).__name__}.forward: returned {result!r}, expected a Value"
+                )
+        self.results = results if training else results[:1]
+        self.nodes: list[Node] = []
+        self._collect()
+        self._name(module)
+
+    def _collect(self) -> None:
+        """List the nodes that the results need, without recursion: networks are deep."""
+        seen: set[int] = set()
+        stack = [(result.node, False) for result in reversed(self.results)]
+        while stack:
+            node, ready = stack.pop()
+            if node is None or (id(node) in seen and not ready):
+                continue
+            if ready:
+                self.nodes.append(node)
+                continue
+            seen.add(id(node))
+            stack.append((node, True))
+            stack += [(value.node, False) for value in reversed(node.inputs)]
+
+    def _name(self, module: Module) -> None:
+        names = {id(part): name for name, part in module.modules()}
+        owners: set[int] = set()
+        for number, node in enumerate(self.nodes):
+            node.number = number
+            name = names.get(id(node.layer))
+            kind = type(node.layer).__name__
+            node.name = f"{name} {kind}" if name else kind
+            if node.layer.own_parameters():
+                if id(node.layer) in owners:
+                    raise ValueError(
+                        f"{node.name}: applied twice, expected once for layers with parameters"
+                    )
+                owners.add(id(node.layer))
+
+    def consumers(self) -> dict[Value, list[Node]]:
+        """Return who reads each value, a node as often as it does."""
+        found: dict[Value, list[Node]] = {self.input: []}
+        for node in self.nodes:
+            found[node.result] = []
+        for node in self.nodes:
+            for value in node.inputs:
+                found[value].append(node)
+        return found
+
+
+def fuse(graph: Graph) -> None:
+    """Let layers do what follows them while they store their results: additions, then ReLUs."""
+    from lowerconv.nn.activation import ReLU
+    from lowerconv.nn.combine import Add
+
+    readers = graph.consumers()
+
+    def absorb(maker: Node, node: Node) -> None:
+        """Let `maker` make what `node` does, at its place: all it reads is there by then."""
+        readers[maker.result].remove(node)
+        node.result.node = maker
+        maker.result = node.result
+        graph.nodes.remove(maker)
+        graph.nodes[graph.nodes.index(node)] = maker
+
+    for node in list(graph.nodes):
+        if isinstance(node.layer, Add):
+            for value, other in (node.operands, node.operands[::-1]):
+                maker = value.node
+                if (
+                    maker is not None
+                    and maker.layer.takes_residual
+                    and maker.residual is None
+                    and not maker.relu
+                    and readers[value] == [node]
+                    and value not in graph.results
+                ):
+                    maker.residual = other
+                    readers[other][readers[other].index(node)] = maker
+                    absorb(maker, node)
+                    break
+        elif isinstance(node.layer, ReLU):
+            maker = node.operands[0].node
+            if (
+                maker is not None
+                and maker.layer.takes_relu
+                and not maker.relu
+                and readers[node.operands[0]] == [node]
+                and node.operands[0] not in graph.results
+            ):
+                maker.relu = True
+                absorb(maker, node)

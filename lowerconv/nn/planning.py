@@ -1,0 +1,194 @@
+"""Where every value of a graph lies, and the gradient of every value, and for how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from lowerconv.nn.combine import Concat
+from lowerconv.nn.graph import Graph, Node, Value
+from lowerconv.nn.memory import Block, lay_out
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value lies: some items after the beginning of a block, images `step` items apart."""
+
+    block: Block
+    offset: int
+    step: int
+
+
+class MemoryPlan:
+    """The memory of a step: places of all values and gradients, and the bytes of all together.
+
+    Time is counted in nodes: node i of n computes at moment i, and differentiates at 2n - 1 - i.
+
+    Attributes
+    ----------
+    learnt : set of Value
+        The values whose gradients are computed.
+    values, gradients : dict of Value to Place
+        The input of the graph has no place: it is where the caller has it.
+    saved : dict of (Node, str) to Block
+    nbytes : int
+        Of the arena.
+    """
+
+    def __init__(self, graph: Graph, training: bool, input_grad: bool) -> None:
+        self.graph, self.training = graph, training
+        self.itemsize = graph.input.dtype.itemsize
+        self.readers = graph.consumers()
+        n = len(graph.nodes)
+        self.end = 2 * n
+        self.forward = {node: i for i, node in enumerate(graph.nodes)}
+        self.backward = {node: 2 * n - 1 - i for i, node in enumerate(graph.nodes)}
+        self.learnt: set[Value] = {graph.input} if input_grad else set()
+        for node in graph.nodes if training else ():
+            if node.layer.own_parameters() or any(v in self.learnt for v in node.inputs):
+                self.learnt.add(node.result)
+        self.blocks: list[Block] = []
+        self.values: dict[Value, Place] = {}
+        self.gradients: dict[Value, Place] = {}
+        self.saved: dict[tuple[Node, str], Block] = {}
+        self._place_values()
+        if training:
+            self._place_gradients()
+            self._place_saved()
+        self.nbytes = lay_out(self.blocks)
+
+    def bytes_of(self, kind: str) -> int:
+        """Return the bytes of all blocks of a kind, if none shared memory with another."""
+        return sum(block.nbytes for block in self.blocks if block.kind == kind)
+
+    def lies_in(self, node: Node, gradient: bool = False) -> tuple[bool, ...]:
+        """Return which operands of a node lie where the result does, or in their part of it."""
+        places = self.gradients if gradient else self.values
+        whole = places.get(node.result)
+        found, offset = [], 0
+        for value in node.operands:
+            if whole is None:
+                found.append(False)
+                continue
+            found.append(places.get(value) == Place(whole.block, whole.offset + offset, whole.step))
+            if isinstance(node.layer, Concat):
+                offset += prod(value.shape[1:])
+        return tuple(found)
+
+    # --- values ---
+
+    def _place_values(self) -> None:
+        for node in reversed(self.graph.nodes):
+            if isinstance(node.layer, Concat):
+                place = self.values.get(node.result) or self._new_value(node.result)
+                for value, offset in self._slices(node):
+                    if value.node is not None and value not in self.values:
+                        self._share(value, Place(place.block, place.offset + offset, place.step))
+        for node in self.graph.nodes:
+            if node.result in self.values:
+                continue
+            place = self._inherited(node)
+            if place:
+                self._share(node.result, place)
+            else:
+                self._new_value(node.result)
+
+    def _inherited(self, node: Node) -> Place | None:
+        """Return the place of an operand that the result may have, or be written over."""
+        place = self.values.get(node.operands[0])
+        if node.layer.is_view:
+            whole = place and place.step == prod(node.result.shape[1:])
+            return place if whole else None
+        if node.layer.in_place and place and place.block.last <= self.forward[node]:
+            return place
+        place = self.values.get(node.residual) if node.residual else None
+        if place and place.block.last <= self.forward[node]:
+            return place
+        return None
+
+    def _new_value(self, value: Value) -> Place:
+        place = self._new_place(value, "activations")
+        self._share(value, place)
+        return place
+
+    def _share(self, value: Value, place: Place) -> None:
+        """Put a value into a place, for as long as anybody reads it."""
+        self.values[value] = place
+        block, node = place.block, value.node
+        assert node is not None
+        block.use(self.forward[node])
+        if value in self.learnt and (node.layer.keeps_y or node.relu):
+            block.use(self.backward[node])
+        for reader in self.readers[value]:
+            block.use(self.forward[reader])
+            if reader.result in self.learnt and reader.layer.keeps_x and value in reader.operands:
+                block.use(self.backward[reader])
+        if value in self.graph.results:
+            block.use(self.end)
+
+    def _new_place(self, value: Value, kind: str) -> Place:
+        never = Block(prod(value.shape) * self.itemsize, self.end, 0, kind)
+        self.blocks.append(never)
+        return Place(never, 0, prod(value.shape[1:]))
+
+    def _slices(self, node: Node) -> list[tuple[Value, int]]:
+        """Return the operands of a concatenation that can be written where they belong."""
+        found, offset = [], 0
+        for value in node.operands:
+            single = node.operands.count(value) == 1
+            if len(value.shape) == 4 and single and not (value.node and value.node.layer.is_view):
+                found.append((value, offset))
+            offset += prod(value.shape[1:])
+        return found
+
+    # --- gradients ---
+
+    def _place_gradients(self) -> None:
+        for node in reversed(self.graph.nodes):
+            if node.result not in self.learnt:
+                continue
+            place = self.gradients.get(node.result) or self._new_gradient(node.result)
+            if isinstance(node.layer, Concat):
+                for value, offset in self._slices(node):
+                    if value in self.learnt and self._only(value, node):
+                        at = Place(place.block, place.offset + offset, place.step)
+                        self._share_gradient(value, at)
+                continue
+            value = node.operands[0]
+            if value not in self.learnt or not self._only(value, node):
+                continue
+            if node.layer.is_view:
+                if place.step == prod(value.shape[1:]):
+                    self._share_gradient(value, place)
+            elif node.layer.in_place and value.shape == node.result.shape:
+                self._share_gradient(value, place)
+        if self.graph.input in self.learnt and self.graph.input not in self.gradients:
+            self._new_gradient(self.graph.input)
+
+    def _only(self, value: Value, node: Node) -> bool:
+        """Return whether the gradient of a value comes from one node alone."""
+        return self.readers[value] == [node] and value not in self.graph.results
+
+    def _new_gradient(self, value: Value) -> Place:
+        place = self._new_place(value, "gradients")
+        self._share_gradient(value, place)
+        return place
+
+    def _share_gradient(self, value: Value, place: Place) -> None:
+        self.gradients[value] = place
+        place.block.use(self.backward[value.node] if value.node else self.end)
+        for reader in self.readers[value]:
+            place.block.use(self.backward[reader])
+        if value in self.graph.results:
+            place.block.use(len(self.graph.nodes))  # the caller's is copied there
+
+    def _place_saved(self) -> None:
+        for node in self.graph.nodes:
+            if node.result in self.learnt:
+                shapes = [value.shape for value in node.operands]
+                for name, (shape, dtype) in node.layer.saved(*shapes).items():
+                    nbytes = prod(shape) * dtype.itemsize
+                    moments = self.forward[node], self.backward[node]
+                    block = Block(nbytes, *moments, "saved")
+                    self.saved[node, name] = block
+                    self.blocks.append(block)

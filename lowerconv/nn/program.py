@@ -1,0 +1,259 @@
+"""A network for one shape of input: nodes in order, every array in planned memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lowerconv.machine.affinity import generation
+from lowerconv.machine.memory import memory_limit
+from lowerconv.machine.threads import get_num_threads
+from lowerconv.nn.frame import Frame, Tensor
+from lowerconv.nn.graph import Graph, Value, fuse
+from lowerconv.nn.memory import Arena, MemoryReport
+from lowerconv.nn.planning import MemoryPlan
+
+if TYPE_CHECKING:
+    from lowerconv.nn.module import Layer, Module, Step
+
+PROGRAMS = 16  # kept by a module, the latest: their memory is one arena
+Shape = tuple[int, ...]
+Watch = Callable[["Layer", Frame, str], None]  # told "forward" or "backward" after every node
+
+
+class Program:
+    """All that a step does, decided: fused nodes, kernels, and the memory of every array.
+
+    Parameters
+    ----------
+    module : Module
+    x_shape, dtype
+        Of the input.
+    training, input_grad : bool
+        As of `Step`.
+    arena : Arena
+        Memory, that programs of the same network may share.
+    constant : bool
+        Whether parameters never change: they are folded together and packed.
+    """
+
+    def __init__(
+        self,
+        module: Module,
+        x_shape: Shape,
+        dtype: np.dtype,
+        training: bool,
+        input_grad: bool,
+        arena: Arena,
+        constant: bool = False,
+    ) -> None:
+        self.training, self.arena = training, arena
+        self.graph = graph = make_graph(module, x_shape, dtype, training, constant)
+        self.plan = plan = MemoryPlan(graph, training, input_grad)
+        kept = sum(2 * p.data.nbytes for p in module.parameters().values())
+        if plan.nbytes + kept > memory_limit():
+            raise MemoryError(_too_large(module, x_shape, dtype, training, plan.nbytes + kept))
+        self._generation = -1
+        self._placed: list[tuple[Tensor, int]] = []
+        self._input = Tensor(graph.input.shape)
+        self._tensors: dict[tuple[Value, bool], Tensor] = {}
+        self.results = [self._tensor(value) for value in graph.results]
+        self.dresults = [self._tensor(v, True) if v in plan.learnt else None for v in graph.results]
+        self.dx = self._tensor(graph.input, True) if input_grad else None
+        self.steps: list[tuple[Layer, Frame]] = []
+        written = set(graph.results)
+        frames = {}
+        for node in reversed(graph.nodes):  # as gradients are written
+            frames[node] = self._frame(node, constant, written)
+        for node in graph.nodes:
+            frame = frames[node]
+            frame.stream = node.number
+            node.layer.prepare(frame)
+            self.steps.append((node.layer, frame))
+
+    def _tensor(self, value: Value, gradient: bool = False) -> Tensor:
+        """Return the one tensor of a value or gradient."""
+        if value is self.graph.input and not gradient:
+            return self._input
+        tensor = self._tensors.get((value, gradient))
+        if tensor is None:
+            place = (self.plan.gradients if gradient else self.plan.values)[value]
+            tensor = self._tensors[value, gradient] = Tensor(value.shape, place.step)
+            offset = place.block.offset + place.offset * self.plan.itemsize
+            self._placed.append((tensor, offset))
+        return tensor
+
+    def _frame(self, node: Any, constant: bool, written: set[Value]) -> Frame:
+        xs = tuple(self._tensor(value) for value in node.operands)
+        frame = Frame(node.name, self.graph.input.dtype, xs, self._tensor(node.result))
+        frame.relu, frame.training, frame.constant = node.relu, self.training, constant
+        frame.views = self.plan.lies_in(node)
+        if node.residual is not None:
+            frame.residual = self._tensor(node.residual)
+            frame.over_residual = self.plan.values[node.result] == self.plan.values.get(node.residual)
+        if node.result not in self.plan.learnt:
+            return frame
+        frame.dy = self._tensor(node.result, True)
+        frame.views_gradient = self.plan.lies_in(node, gradient=True)
+
+        def target(value: Value) -> tuple[Tensor | None, bool]:
+            """Return where the next part of a gradient goes, and whether others came before."""
+            adds = value in written
+            written.add(value)
+            return self._tensor(value, True) if value in self.plan.learnt else None, adds
+
+        if node.residual is not None:
+            frame.dresidual, frame.add_residual = target(node.residual)
+        dxs, adds = zip(*map(target, node.operands), strict=True)
+        frame.dxs, frame.adds = dxs, adds
+        return frame
+
+    def _place(self) -> None:
+        """Put all tensors into the arena, where it has moved."""
+        self.arena.reserve(self.plan.nbytes)
+        if self._generation == self.arena.generation:
+            return
+        self._generation = self.arena.generation
+        memory, item = self.arena.memory, self.plan.itemsize
+        for tensor, offset in self._placed:
+            tensor.place(memory[offset : offset + tensor.span * item].view(self.graph.input.dtype))
+        for (node, name), block in self.plan.saved.items():
+            frame = self.steps[self.plan.forward[node]][1]
+            shape, dtype = node.layer.saved(*(value.shape for value in node.operands))[name]
+            nbytes = prod(shape) * dtype.itemsize
+            piece = memory[block.offset : block.offset + nbytes]
+            frame.saved[name] = piece.view(dtype).reshape(shape)
+
+    def forward(self, x: np.ndarray, step: Step, watch: Watch | None = None) -> Any:
+        """Compute the results for `x`; see `Module.run`."""
+        self._place()
+        self.arena.user = self if self.training else None
+        self._input.place(np.ascontiguousarray(x).reshape(-1))
+        for layer, frame in self.steps:
+            layer.compute(frame, step)
+            if watch:
+                watch(layer, frame, "forward")
+        self._step = step
+        arrays = tuple(result.array for result in self.results)
+        return arrays if len(arrays) > 1 else arrays[0]
+
+    def backward(self, dy: tuple[np.ndarray, ...], watch: Watch | None = None) -> np.ndarray | None:
+        """Compute all gradients; see `Module.backward`."""
+        if self.arena.user is not self:
+            raise RuntimeError("backward: the network ran again, or differentiated, since its run")
+        if len(dy) != len(self.results):
+            raise TypeError(f"dy: got {len(dy)} arrays, expected {len(self.results)}")
+        for given, result in zip(dy, self.results, strict=True):
+            if given.shape != result.shape or given.dtype != result.array.dtype:
+                raise ValueError(
+                    f"dy: got {given.dtype} {given.shape}, expected {result.array.dtype} "
+                    f"{result.shape}"
+                )
+        self.arena.user = None  # activations are overwritten from here on
+        for given, target in zip(dy, self.dresults, strict=True):
+            if target is not None:
+                target.array[...] = given
+        for layer, frame in reversed(self.steps):
+            if frame.dy is not None:
+                layer.differentiate(frame, self._step)
+                if watch:
+                    watch(layer, frame, "backward")
+        return self.dx.array if self.dx is not None else None
+
+    def report(self, module: Module) -> MemoryReport:
+        """Return the memory of a step."""
+        data = [parameter.data.nbytes for parameter in module.parameters().values()]
+        buffers = sum(array.nbytes for array in module.buffers().values())
+        return MemoryReport(
+            parameters=sum(data) + buffers,
+            parameter_gradients=sum(data) if self.training else 0,
+            activations=self.plan.bytes_of("activations"),
+            gradients=self.plan.bytes_of("gradients"),
+            saved=self.plan.bytes_of("saved"),
+            arena=self.plan.nbytes,
+            workspace=max((frame.workspace_bytes for _, frame in self.steps), default=0),
+        )
+
+
+def make_graph(
+    module: Module, x_shape: Shape, dtype: np.dtype, training: bool, constant: bool = False
+) -> Graph:
+    """Return the graph of a module with everything in it that can be done in one pass."""
+    from lowerconv.nn.fold import fold_batch_norm
+
+    graph = Graph(module, x_shape, dtype, training)
+    if constant:
+        fold_batch_norm(graph)
+    fuse(graph)
+    return graph
+
+
+def _dtype(module: Module, default: Any) -> np.dtype:
+    """Return the dtype of a module's parameters."""
+    return next((p.data.dtype for p in module.parameters().values()), np.dtype(default))
+
+
+def program_of(module: Module, x: np.ndarray, training: bool, input_grad: bool) -> Program:
+    """Return the program of a module for an input, from those it keeps where it was made before."""
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"x: got {type(x).__name__}, expected a numpy array")
+    key = (x.shape, x.dtype, training, input_grad, get_num_threads(), generation())
+    program = module._programs.pop(key, None)
+    if program is None:
+        expected = _dtype(module, x.dtype)
+        if x.dtype != expected:
+            raise TypeError(f"x: got dtype {x.dtype}, expected {expected}, that of the parameters")
+        program = Program(module, x.shape, x.dtype, training, input_grad, module._arena)
+        while len(module._programs) >= PROGRAMS:
+            del module._programs[next(iter(module._programs))]
+    module._programs[key] = program  # the latest is last
+    return program
+
+
+def compiled(module: Module, x_shape: Shape) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function for inference with the parameters as they are; see `Module.compile`."""
+    from lowerconv.nn.module import INFERENCE
+
+    dtype = _dtype(module, np.float32)
+    program = Program(module, x_shape, dtype, False, False, Arena(), constant=True)
+
+    def infer(x: np.ndarray) -> np.ndarray:
+        """Return the result for `x`, an array that is valid until the next call."""
+        if x.shape != x_shape or x.dtype != dtype:
+            raise ValueError(f"x: got {x.dtype} {x.shape}, expected {dtype} {x_shape}")
+        return program.forward(x, INFERENCE)
+
+    return infer
+
+
+def memory_report(module: Module, x_shape: Shape, training: bool) -> MemoryReport:
+    """Return the memory of a step; see `Module.memory_report`."""
+    dtype = _dtype(module, np.float32)
+    return Program(module, x_shape, dtype, training, False, Arena()).report(module)
+
+
+def _arena_bytes(module: Module, dtype: Any, training: bool, rest: Shape, N: int) -> int:
+    return MemoryPlan(make_graph(module, (N, *rest), dtype, training), training, False).nbytes
+
+
+def _too_large(module: Module, x_shape: Shape, dtype: Any, training: bool, needed: int) -> str:
+    """Say how much is missing, and with how large a batch nothing would be."""
+    N, *rest = x_shape
+    size = partial(_arena_bytes, module, dtype, training, tuple(rest))
+    kept = needed - size(N)
+    fits, fails = 0, N
+    while fails - fits > 1:
+        middle = (fits + fails) // 2
+        if size(middle) + kept <= memory_limit():
+            fits = middle
+        else:
+            fails = middle
+    advice = f"a batch of {fits} fits" if fits else "not even a single image fits"
+    return (
+        f"x: a batch of {N} needs {needed:,} bytes, this process can have {memory_limit():,}; "
+        + advice
+    )
