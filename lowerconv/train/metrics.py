@@ -7,7 +7,7 @@ import io
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from lowerconv.train.checkpoint import write_atomically
+from lowerconv.files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from lowerconv.train import checkpoint as module
+from lowerconv import files
 from lowerconv.train.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -92,7 +92,7 @@ def test_a_full_disk_leaves_the_old_one(tmp_path, monkeypatch, failing):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.os, failing, fail)
+    monkeypatch.setattr(files.os, failing, fail)
     with pytest.raises(OSError, match="No space"):
         save_checkpoint(path, Checkpoint({}, {}))
     monkeypatch.undo()

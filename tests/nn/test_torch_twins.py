@@ -1,0 +1,218 @@
+"""The models beside their twins in PyTorch: results, gradients, and a hundred steps."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lowerconv.nn.graph import Graph
+
+from lowerconv import nn
+from lowerconv.nn.models import MODELS, inception_v3
+from lowerconv.nn.models.build import Layers
+from lowerconv.nn.models.inception_v3 import InceptionAux
+
+torch = pytest.importorskip("torch")
+
+# `bench` is not installed.
+_file = Path(__file__).parents[2] / "bench" / "torch_networks.py"
+_spec = importlib.util.spec_from_file_location("torch_networks", _file)
+torch_networks = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(torch_networks)
+
+TOLERANCE = {np.float64: 1e-9, np.float32: 1e-3}
+CLASSES = 7
+
+# Small images, odd extents among them; enough of them that batch norm has something to normalise.
+CASES = {
+    "lenet": ("lenet", (3, 1, 28, 28), {}),
+    "lenet-odd": ("lenet", (2, 3, 17, 22), {}),
+    "cifar10_quick": ("cifar10_quick", (3, 3, 32, 32), {}),
+    "cifar10_quick-odd": ("cifar10_quick", (2, 1, 33, 47), {}),
+    "nin": ("nin", (2, 3, 32, 32), {}),
+    "alexnet": ("alexnet", (2, 3, 63, 70), {}),
+    "vgg11": ("vgg11", (2, 3, 33, 32), {}),
+    "vgg16": ("vgg16", (2, 1, 32, 32), {}),
+    "vgg16-batch_norm": ("vgg16", (4, 3, 64, 32), {"batch_norm": True}),
+    "googlenet": ("googlenet", (2, 3, 79, 83), {}),
+    "googlenet-small": ("googlenet", (2, 3, 47, 47), {"auxiliary": False}),
+    "googlenet-batch_norm": ("googlenet", (4, 3, 127, 127), {"batch_norm": True}),
+    "resnet20": ("resnet20", (3, 3, 32, 32), {}),
+    "resnet20-odd": ("resnet20", (4, 1, 17, 23), {}),
+    "resnet56": ("resnet56", (3, 3, 16, 16), {}),
+    "resnet18": ("resnet18", (4, 3, 65, 48), {}),
+    "resnet50": ("resnet50", (4, 3, 64, 64), {}),
+    "inception_v3": ("inception_v3", (3, 3, 127, 127), {"auxiliary": False}),
+}
+
+
+def pair(name, image_shape, dtype=np.float64, seed=0, **options):
+    """Return a model and its twin with the same random weights and statistics, without dropout."""
+    network = MODELS[name].build(image_shape, CLASSES, dtype=dtype, **options)
+    twin = getattr(torch_networks, name)(image_shape, CLASSES, **options)
+    return same_weights(network, twin, dtype, seed)
+
+
+def same_weights(network, twin, dtype, seed):
+    rng = np.random.default_rng(seed)
+    network.initialize(rng)
+    twin = twin.to(getattr(torch, np.dtype(dtype).name))
+    state = {name: parameter.data for name, parameter in network.parameters().items()}
+    for name, array in (state | network.buffers()).items():
+        if name.endswith(("bias", "running_mean")):
+            array[...] = rng.normal(0, 0.1, array.shape)
+        elif array.ndim == 1:
+            array[...] = rng.uniform(0.5, 1.5, array.shape)
+    state |= network.buffers()
+    theirs = {k: v for k, v in twin.state_dict().items() if not k.endswith("num_batches_tracked")}
+    assert list(theirs) == list(state)
+    for name, tensor in theirs.items():
+        assert tuple(tensor.shape) == state[name].shape, name
+        tensor.copy_(torch.from_numpy(state[name]))
+    for _, module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    for module in twin.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return network, twin
+
+
+def error(found, expected, scale=0.0):
+    """Return how far arrays are apart, relative to the norm of the expected one."""
+    return np.linalg.norm(found - expected) / max(np.linalg.norm(expected), scale)
+
+
+def as_tuple(results):
+    return results if isinstance(results, tuple) else (results,)
+
+
+def compare_training_step(network, twin, x, tolerance, seed):
+    """Compare results, gradients and running statistics of a step."""
+    rng = np.random.default_rng(seed)
+    x_torch = torch.from_numpy(x).requires_grad_()
+    expected = as_tuple(twin.train()(x_torch))
+    found = as_tuple(network.run(x, nn.Step(training=True, input_grad=True)))
+    assert len(found) == len(expected)
+    dys = [rng.standard_normal(y.shape).astype(x.dtype) for y in found]
+    for y, y_torch in zip(found, expected, strict=True):
+        assert error(y, y_torch.detach().numpy()) <= tolerance
+    dx = network.backward(*dys)
+    torch.autograd.backward(expected, [torch.from_numpy(dy) for dy in dys])
+    assert error(dx, x_torch.grad.numpy()) <= tolerance
+    gradients = {name: p.grad.numpy() for name, p in twin.named_parameters()}
+    wrong = {}
+    for name, parameter in network.parameters().items():
+        # A bias before batch norm has no gradient but rounding errors: those of the layer count.
+        layer = name.rpartition(".")[0]
+        scale = np.linalg.norm(gradients[f"{layer}.weight"])
+        wrong[name] = error(parameter.grad, gradients[name], scale)
+    assert max(wrong.values()) <= tolerance, wrong
+    statistics = dict(twin.named_buffers())
+    for name, array in network.buffers().items():
+        assert error(array, statistics[name].numpy()) <= tolerance, name
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: np.dtype(dtype).name)
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_agrees_with_pytorch(case, dtype):
+    name, x_shape, options = CASES[case]
+    network, twin = pair(name, x_shape[1:], dtype, **options)
+    x = np.random.default_rng(1).standard_normal(x_shape).astype(dtype)
+    with torch.no_grad():
+        expected = twin.eval()(torch.from_numpy(x)).numpy()
+    assert error(network(x), expected) <= TOLERANCE[dtype]
+    assert error(network.compile(x_shape)(x), expected) <= TOLERANCE[dtype]
+    compare_training_step(network, twin, x, TOLERANCE[dtype], seed=2)
+
+
+def test_the_auxiliary_classifier_of_inception_v3_agrees_with_pytorch():
+    """Alone: it needs images of 299 x 299 pixels."""
+    network = InceptionAux(Layers(dtype=np.float64), 768, CLASSES)
+    network, twin = same_weights(network, torch_networks.InceptionAux(CLASSES), np.float64, 0)
+    x = np.random.default_rng(1).standard_normal((5, 768, 17, 17))
+    compare_training_step(network, twin, x, TOLERANCE[np.float64], seed=2)
+    graph = Graph(inception_v3(classes=CLASSES), (1, 3, 299, 299), np.float32, True)
+    assert [value.shape for value in graph.results] == [(1, CLASSES)] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "image_shape", "options"),
+    [
+        ("cifar10_quick", (3, 32, 32), {}),
+        ("resnet20", (3, 16, 16), {}),
+        ("googlenet", (3, 48, 48), {"auxiliary": False}),
+    ],
+    ids=["cifar10_quick", "resnet20", "googlenet"],
+)
+def test_a_hundred_steps_agree_with_pytorch(name, image_shape, options):
+    network, twin = pair(name, image_shape, np.float32, **options)
+    settings = {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-3}
+    ours = nn.SGD(network, **settings)
+    theirs = torch.optim.SGD(twin.parameters(), **settings)
+    twin.train()
+    rng = np.random.default_rng(3)
+    patterns = rng.standard_normal((CLASSES, *image_shape))  # something to be learnt
+    losses = np.zeros((100, 2))
+    for step in range(len(losses)):
+        labels = rng.integers(CLASSES, size=16)
+        noise = rng.standard_normal((len(labels), *image_shape))
+        x = (0.5 * patterns[labels] + noise).astype(np.float32)
+        result = nn.softmax_cross_entropy(network.run(x, nn.Step(training=True)), labels)
+        network.backward(result.gradient)
+        ours.step()
+        theirs.zero_grad()
+        scores = twin(torch.from_numpy(x))
+        loss = torch.nn.functional.cross_entropy(scores, torch.from_numpy(labels))
+        loss.backward()
+        theirs.step()
+        losses[step] = result.loss / len(labels), loss.item()
+    assert losses[-10:].mean() < 0.8 * losses[:10].mean()
+    apart = np.abs(losses[:, 0] - losses[:, 1])
+    assert apart.max() <= 1e-3, f"step {apart.argmax()}: {losses[apart.argmax()]}"
+
+
+EXCHANGED = {
+    "alexnet": ((3, 63, 63), {}),
+    "vgg11": ((3, 32, 32), {"batch_norm": True}),
+    "googlenet": ((3, 79, 79), {"batch_norm": True}),
+    "resnet18": ((3, 32, 32), {}),
+    "resnet50": ((3, 32, 32), {}),
+    "inception_v3": ((3, 75, 75), {"auxiliary": False}),
+}
+
+
+@pytest.mark.parametrize("name", EXCHANGED)
+def test_weights_go_both_ways(name, tmp_path):
+    """A state_dict of PyTorch is loaded, from memory and as a file; and PyTorch loads our file."""
+    from safetensors.torch import load_file, save_file
+
+    image_shape, options = EXCHANGED[name]
+    x = np.random.default_rng(1).standard_normal((2, *image_shape)).astype(np.float32)
+
+    def build():
+        return MODELS[name].build(image_shape, CLASSES, **options)
+
+    def build_twin():
+        return getattr(torch_networks, name)(image_shape, CLASSES, **options).eval()
+
+    def scores(twin):
+        with torch.no_grad():
+            return twin(torch.from_numpy(x)).numpy()
+
+    twin = build_twin()
+    with torch.no_grad():
+        for buffer in twin.buffers():
+            if buffer.dtype.is_floating_point:
+                buffer.uniform_(0.5, 1.5)
+    network = build()
+    network.load(twin.state_dict())
+    expected = scores(twin)
+    assert error(network(x), expected) <= 1e-3
+    save_file(twin.state_dict(), tmp_path / "theirs.safetensors")
+    network = build()
+    network.load(tmp_path / "theirs.safetensors")
+    network.save(tmp_path / "ours.safetensors")
+    twin = build_twin()
+    twin.load_state_dict(load_file(tmp_path / "ours.safetensors"))
+    assert np.array_equal(scores(twin), expected)
