@@ -147,7 +147,7 @@ def _read_part(name: str, classes: dict[str, list[Path]], size: int) -> Dataset:
     images = np.empty((len(files), 3, size, size), np.uint8)
 
     def read_into(index: int) -> None:
-        images[index] = _read_image(files[index], size)
+        images[index] = read_image(files[index], (3, size, size))
 
     # Pillow releases the GIL while it decodes and resizes.
     with ThreadPoolExecutor(_cores()) as pool:
@@ -158,8 +158,26 @@ def _read_part(name: str, classes: dict[str, list[Path]], size: int) -> Dataset:
     return Dataset(name, images, labels, tuple(classes))
 
 
-def _read_image(path: Path, size: int) -> npt.NDArray[np.uint8]:
-    """Decode one file into an array (3, size, size)."""
+def read_image(path: Path, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+    """Decode one file into an array.
+
+    Parameters
+    ----------
+    path
+    shape
+        C, H, W: 3 channels for RGB, or 1 for grey. Of the image, the largest centred part with
+        these proportions is resized.
+
+    Raises
+    ------
+    ValueError
+        If there are other channels.
+    DataError
+        If the image cannot be decoded.
+    """
+    channels, height, width = shape
+    if channels not in (1, 3):
+        raise ValueError(f"shape: got {channels} channels, expected 1 or 3")
     try:
         with Image.open(path, formats=_FORMATS) as image:
             # Pillow only warns up to twice its limit.
@@ -170,18 +188,20 @@ def _read_image(path: Path, size: int) -> npt.NDArray[np.uint8]:
                 )
             # A JPEG decodes several times faster at 1/2, 1/4 or 1/8 of its size; twice the
             # wanted size leaves the resampling its antialiasing.
-            image.draft(None, (2 * size, 2 * size))
+            image.draft(None, (2 * width, 2 * height))
             image.load()
             if image.format != "TIFF":  # loading turns these; Pillow 10.0 would do it twice
                 ImageOps.exif_transpose(image, in_place=True)
             rgb = _to_rgb(image)
-        side = min(rgb.size)
-        left, top = (rgb.width - side) / 2, (rgb.height - side) / 2
+        left = (rgb.width - min(rgb.width, rgb.height * width / height)) / 2
+        top = (rgb.height - min(rgb.height, rgb.width * height / width)) / 2
         # Cropping by the resize keeps a sliver of an image from growing before it is cut. Pillow
         # widens the bilinear filter to the pixels that fall together, which is the antialiasing.
-        box = (left, top, left + side, top + side)
-        square = rgb.resize((size, size), Image.Resampling.BILINEAR, box=box)
-        return np.asarray(square).transpose(2, 0, 1)
+        box = (left, top, rgb.width - left, rgb.height - top)
+        resized = rgb.resize((width, height), Image.Resampling.BILINEAR, box=box)
+        if channels == 1:
+            return np.asarray(resized.convert("L"))[None]
+        return np.asarray(resized).transpose(2, 0, 1)
     except Exception as error:
         # On damaged files Pillow's decoders raise whatever they stumble over: OSError,
         # SyntaxError, ValueError, struct.error, IndexError, ...
