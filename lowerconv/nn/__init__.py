@@ -1,4 +1,4 @@
-"""Networks: layers with a forward and a backward step, a loss, an optimizer, and models.
+"""Networks: layers with a forward and a backward step, a loss, optimizers, and models.
 
 Layers other than convolution run on all threads too, so that none of them dominates a step.
 """
@@ -8,11 +8,13 @@ from lowerconv.nn.conv import Conv2d
 from lowerconv.nn.linear import Flatten, Linear
 from lowerconv.nn.loss import LossResult, softmax_cross_entropy
 from lowerconv.nn.module import Layer, Parameter, Sequential, Step
-from lowerconv.nn.optim import SGD
+from lowerconv.nn.optim import LARS, SGD, Adam, Optimizer
 from lowerconv.nn.pooling import AvgPool2d, MaxPool2d
 
 __all__ = [
+    "LARS",
     "SGD",
+    "Adam",
     "AvgPool2d",
     "Conv2d",
     "Dropout",
@@ -21,6 +23,7 @@ __all__ = [
     "Linear",
     "LossResult",
     "MaxPool2d",
+    "Optimizer",
     "Parameter",
     "ReLU",
     "Sequential",
