@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from lowerconv.cli.mistakes import EXPECTED, tell
 from lowerconv.data import load
 from lowerconv.train.checkpoint import BEST
 from lowerconv.train.classifier import Classifier
-
-# Mistakes of the user or of the machine: told in a line, without a traceback.
-EXPECTED = (MemoryError, OSError, ValueError)
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -38,8 +35,7 @@ def run(options: argparse.Namespace) -> int:
         _, test_set = load(options.data)
         loss, accuracy = classifier.evaluate(test_set)
     except EXPECTED as error:
-        print(f"lowerconv: error: {error}", file=sys.stderr)
-        return 1
+        return tell(error)
     averaged = ", averaged weights" if classifier.averaged else ""
     print(
         f"test accuracy {accuracy:.2%}, loss {loss:.4f}, over {len(test_set):,} images; "

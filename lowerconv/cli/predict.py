@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 
+from lowerconv.cli.mistakes import EXPECTED, tell
 from lowerconv.data import DataError
 from lowerconv.train.checkpoint import BEST
 from lowerconv.train.classifier import Classifier
-
-# Mistakes of the user or of the machine: told in a line, without a traceback.
-EXPECTED = (MemoryError, OSError, ValueError)
 
 BATCH = 64  # images at a time
 TOP = 5  # classes shown
@@ -43,22 +40,21 @@ def run(options: argparse.Namespace) -> int:
             for start in range(0, len(options.images), BATCH)
         ]
     except EXPECTED as error:
-        print(f"lowerconv: error: {error}", file=sys.stderr)
-        return 1
+        return tell(error)
     return 0 if all(read) else 1
 
 
 def _predict(classifier: Classifier, paths: list[Path]) -> bool:
     """Print the classes of some images; return whether all could be read."""
-    images: dict[Path, np.ndarray] = {}
+    images: list[tuple[Path, np.ndarray]] = []
     for path in paths:
         try:
-            images[path] = classifier.read(path)
+            images.append((path, classifier.read(path)))
         except DataError as error:
-            print(f"lowerconv: error: {error}", file=sys.stderr)
+            tell(error)
     if images:
-        probabilities = classifier.probabilities(np.stack(list(images.values())))
-        for path, row in zip(images, probabilities, strict=True):
+        probabilities = classifier.probabilities(np.stack([image for _, image in images]))
+        for (path, _), row in zip(images, probabilities, strict=True):
             print(path)
             for label in np.argsort(-row, kind="stable")[:TOP]:
                 print(f"  {row[label]:7.2%}  {classifier.inputs.classes[label]}")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lowerconv.cli import mistakes
 from lowerconv.data.augment import EFFECTS
 from lowerconv.machine.affinity import cores, parse_affinity, set_affinity, set_share, topology
 from lowerconv.machine.threads import set_num_threads
@@ -31,8 +32,7 @@ from lowerconv.train.progress import ConsoleReporter, Reporter
 from lowerconv.train.settings import OPTIMIZERS, RANGES, SCHEDULES, Settings, describe_range
 from lowerconv.train.trainer import Trainer
 
-# Mistakes of the user or of the machine: told in a line, without a traceback.
-EXPECTED = (DivergenceError, MPIError, OSError, MemoryError, ValueError)
+EXPECTED = (*mistakes.EXPECTED, DivergenceError, MPIError)
 
 SETTINGS = [field.name for field in fields(Settings) if field.name not in ("model", "data")]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 import zlib
 from collections.abc import Collection
@@ -24,26 +23,16 @@ from lowerconv.nn.models import MODELS
 from lowerconv.nn.module import Layer
 from lowerconv.nn.optim import LARS, SGD, Adam, Optimizer
 from lowerconv.parallel.communicator import Communicator, world
-from lowerconv.train.checkpoint import (
-    BEST,
-    LAST,
-    Checkpoint,
-    CheckpointError,
-    load_checkpoint,
-    save_checkpoint,
-    state,
-)
+from lowerconv.train.checkpoint import LAST, Checkpoint, CheckpointError, state
+from lowerconv.train.directory import RunDirectory, default_path
 from lowerconv.train.divergence import check_weights
 from lowerconv.train.ema import WeightAverage
 from lowerconv.train.inputs import Inputs
 from lowerconv.train.loop import evaluate, train_epoch, update_sizes
-from lowerconv.train.metrics import EpochMetrics, best_epoch, draw_curves, write_csv
+from lowerconv.train.metrics import EpochMetrics, best_epoch
 from lowerconv.train.progress import ConsoleReporter, Reporter, announce_compilation
 from lowerconv.train.schedule import learning_rate
 from lowerconv.train.settings import Settings, resolve
-from lowerconv.train.tensorboard import TensorBoard
-
-RUNS = Path("runs")
 
 
 def make_optimizer(network: Layer, settings: Settings) -> Optimizer:
@@ -120,7 +109,7 @@ class Trainer:
         **settings: Any,
     ) -> None:
         self.communicator = _join() if communicator is None else communicator
-        self._chief = self.communicator.rank == 0
+        chief = self.communicator.rank == 0
         if isinstance(model, str) and model not in MODELS:
             raise ValueError(f"model: got {model!r}, expected one of {', '.join(MODELS)}")
         self.settings = resolve(
@@ -168,28 +157,25 @@ class Trainer:
         self.history: list[EpochMetrics] = []
         self.losses: list[float] = []
         if reporter is None:
-            reporter = ConsoleReporter(Console()) if self._chief else Reporter()
+            reporter = ConsoleReporter(Console()) if chief else Reporter()
         reporter.part = part
         self.reporter = reporter
         # Rank 0 owns the directory: the others might not even see its file system.
-        self.out = Path()
-        self._events: TensorBoard | None = None
-        if self._chief:
-            self.out = _default_out(self.settings, resume) if out is None else Path(out)
-            self._open(resume, tensorboard)
+        self._directory: RunDirectory | None = None
+        if chief:
+            names = self.settings.model, self.settings.data
+            path = default_path(*names, resume) if out is None else Path(out)
+            self._directory = RunDirectory(path)
+            if resume:
+                self._restore(self._directory.load(), path / LAST)
+            else:
+                self._directory.check_new()
+            self._directory.open(self.history, tensorboard)
 
-    def _open(self, resume: bool, tensorboard: bool) -> None:
-        path = self.out / LAST
-        if resume:
-            self._restore(load_checkpoint(path), path)
-        elif path.exists():
-            raise CheckpointError(
-                f"{self.out}: holds a run already; --resume continues it, another --out starts a "
-                "new one"
-            )
-        if tensorboard:
-            self._events = TensorBoard(self.out, self.history)
-        self.out.mkdir(parents=True, exist_ok=True)
+    @property
+    def out(self) -> Path:
+        """The directory of the run, on rank 0."""
+        return self._directory.path if self._directory is not None else Path()
 
     def _restore(self, checkpoint: Checkpoint, path: Path) -> None:
         mine = json.loads(json.dumps(self._facts()))
@@ -219,18 +205,10 @@ class Trainer:
         }
 
     def save(self) -> None:
-        """Write the metrics and the checkpoints.
-
-        The last checkpoint comes last: what it says is done is on disk, and whatever a killed run
-        wrote before it is written once more, the same, by the run that resumes.
-        """
-        checkpoint = Checkpoint(self._tensors(), self._facts())
-        if self.history and best_epoch(self.history) == len(self.history):
-            save_checkpoint(self.out / BEST, checkpoint)
-        write_csv(self.out / "metrics.csv", self.history)
-        if self._events is not None and self.history:
-            self._events.write(self.history[-1])
-        save_checkpoint(self.out / LAST, checkpoint)
+        """Write the metrics and the checkpoints, on rank 0."""
+        if self._directory is not None:
+            checkpoint = Checkpoint(self._tensors(), self._facts())
+            self._directory.save(checkpoint, self.history)
 
     def fit(self) -> list[EpochMetrics]:
         """Train until all epochs are done, those of the checkpoint included; return the history.
@@ -252,21 +230,19 @@ class Trainer:
             for loader in (self._train, self._test):
                 loader.close()
             self.reporter.close()
-            if self._events is not None:
-                self._events.close()
-        if self._chief:
-            title = f"{self.settings.model} on {self.settings.data}"
-            draw_curves(self.out / "curves.png", self.history, title)
+            if self._directory is not None:
+                self._directory.close()
+        if self._directory is not None:
+            self._directory.draw(self.history, f"{self.settings.model} on {self.settings.data}")
         return self.history
 
     def _train_epochs(self) -> None:
-        if self._chief and not self.history:
+        if not self.history:
             self.save()  # so that a run killed in its first epoch can be resumed too
         while len(self.history) < self.settings.epochs and not self._out_of_patience():
             self.history.append(self._epoch(len(self.history)))
-            if self._chief:
-                self.reporter.end_epoch(self.history[-1], self.settings.epochs)
-                self.save()
+            self.reporter.end_epoch(self.history[-1], self.settings.epochs)
+            self.save()
 
     def _share(self) -> None:
         """Give all ranks what rank 0 may have read from a checkpoint."""
@@ -380,16 +356,3 @@ def _join() -> Communicator:
         set_share(communicator.cpus)
         set_num_threads(communicator.threads)
     return communicator
-
-
-def _default_out(settings: Settings, resume: bool) -> Path:
-    """Return the next directory for runs of this model and data, or the last one to resume."""
-    data = re.sub(r"[^A-Za-z0-9]+", "-", settings.data).strip("-")
-    stem = f"{settings.model}-{data}-"
-    numbers = [
-        int(path.name.removeprefix(stem))
-        for path in RUNS.glob(f"{stem}*")
-        if path.name.removeprefix(stem).isdecimal()
-    ]
-    last = max(numbers, default=0)
-    return RUNS / f"{stem}{last if resume else last + 1}"

@@ -1,5 +1,6 @@
 """``lowerconv evaluate`` and ``lowerconv predict`` as a user calls them."""
 
+import random
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lowerconv.cli.main import main
 from lowerconv.data import load
 from lowerconv.train import Classifier, Trainer
 from lowerconv.train.progress import Reporter
@@ -44,6 +46,7 @@ def test_evaluate_prints_what_training_measured(run_lowerconv, tiny_fashion, tra
 
 
 def test_predict_prints_the_top_five(run_lowerconv, trained, images):
+    images = [*images, images[0]]  # twice is not once
     run = run_lowerconv("predict", trained, *images)
     assert run.returncode == 0, run.stderr
     blocks = re.findall(r"^(\S.*)\n((?:  .*\n)+)", run.stdout, re.M)
@@ -77,6 +80,38 @@ def test_unreadable_images_are_named_and_the_others_predicted(
         str(images[1]),
     ]
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of some damage before it gives up
+def test_damaged_images_are_named_or_predicted(trained, tmp_path, capsys):
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    pixels = np.random.default_rng(seed).integers(0, 256, (20, 24, 3), np.uint8)
+    paths = []
+    for form in ("png", "jpeg", "bmp", "gif", "webp", "tiff"):
+        Image.fromarray(pixels).save(tmp_path / f"whole.{form}")
+        whole = (tmp_path / f"whole.{form}").read_bytes()
+        for i in range(200):
+            data = bytearray(whole)
+            for _ in range(rng.choice((1, 1, 1, 10))):
+                # Headers are where damage does most.
+                data[rng.randrange(min(len(data), rng.choice((64, 4096))))] = rng.randrange(256)
+            paths.append(tmp_path / f"{i}.{form}")
+            paths[-1].write_bytes(data[: rng.randrange(len(data))] if i % 10 == 0 else data)
+    capsys.readouterr()
+    assert main(["predict", str(trained), *map(str, paths)]) == 1
+    told = capsys.readouterr()
+    print(f"seed {seed}")
+    lines = told.out.splitlines()
+    predicted = lines[::6]
+    percents = [float(line.split("%")[0]) for i, line in enumerate(lines) if i % 6]
+    assert all(0 <= percent <= 100 for percent in percents)
+    errors = [line for line in told.err.splitlines() if line.startswith("lowerconv: error: ")]
+    refused = [
+        line.removeprefix("lowerconv: error: ").split(": image: found ")[0] for line in errors
+    ]
+    assert sorted(predicted + refused) == sorted(map(str, paths))
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict"])
