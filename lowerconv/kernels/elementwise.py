@@ -13,6 +13,7 @@ from lowerconv.kernels.call import share, spread
 
 PIECE = 16384  # items: enough for a loop to run at speed, and many pieces for each thread
 SUMMED = 1024  # items added up in the dtype before the sum goes on in float64
+PARTS = 256  # that sums over a batch are cut into at least, if there are as many pieces
 
 
 @njit(cache=True, nogil=True)
@@ -21,6 +22,17 @@ def piece_of(task, pieces, items):
     size = (items + pieces - 1) // pieces
     first = task % pieces * size
     return task // pieces, min(first, items), min(first + size, items)
+
+
+@njit(cache=True, nogil=True)
+def cut_channel(N, C, pixels):
+    """Return the pieces of a plane, and into how many groups the pieces of a channel are cut.
+
+    For sums over a channel: few channels are work for many threads, too.  The groups do not depend
+    on how many threads there are, and neither do sums that go through them in order.
+    """
+    pieces = max(1, (pixels + PIECE - 1) // PIECE)
+    return pieces, max(1, min(N * pieces, (PARTS + C - 1) // max(1, C)))
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc"})
@@ -108,30 +120,24 @@ def relu_grad(team, y, y_step, dy, dy_step, dx, dx_step, N, items, add):
 
 
 @njit(cache=True, nogil=True)
-def _masked_plane(dy, y, masked):
-    if masked:
-        zero = dy.dtype.type(0)
-        for i in range(dy.size):
-            dy[i] = dy[i] if y[i] > 0 else zero
-
-
-@njit(cache=True, nogil=True)
-def _bias_relu_grad_share(
-    worker, workers, dy, dy_step, y, y_step, sums, N, K, pixels, masked, images
-):
-    groups = sums.size // K
+def _bias_relu_grad_share(worker, workers, dy, dy_step, y, y_step, sums, N, K, pixels, masked):
+    zero = dy.dtype.type(0)
+    pieces, groups = cut_channel(N, K, pixels)
     first, last = share(K * groups, worker, workers)
     for task in range(first, last):
-        k, group = task // groups, task % groups
+        k = task // groups
         total = 0.0
-        for n in range(group * images, min(N, (group + 1) * images)):
-            for at in range(0, pixels, SUMMED):
-                end = min(pixels, at + SUMMED)
-                place = n * dy_step + k * pixels
-                part = dy[place + at : place + end]
+        begin, end = share(N * pieces, task % groups, groups)
+        for piece in range(begin, end):
+            n, start, stop = piece_of(piece, pieces, pixels)
+            at, at_y = n * dy_step + k * pixels, n * y_step + k * pixels
+            for i in range(start, stop, SUMMED):
+                j = min(i + SUMMED, stop)
+                part = dy[at + i : at + j]
                 if masked:
-                    place = n * y_step + k * pixels
-                    _masked_plane(part, y[place + at : place + end], masked)
+                    result = y[at_y + i : at_y + j]
+                    for item in range(part.size):
+                        part[item] = part[item] if result[item] > 0 else zero
                 total += _sum(part)
         sums[task] = total
 
@@ -160,23 +166,14 @@ def bias_relu_grad(team, dy, dy_step, y, y_step, db, N, K, pixels, relu):
                 (y, y_step, dy, dy_step, dy, dy_step, N, K * pixels, False),
             )  # fmt: skip
         return
-    # Few filters are work for many threads, too.  The parts do not depend on how many there are,
-    # and neither do the sums.
-    groups = max(1, min(N, (PARTS + K - 1) // max(1, K)))
-    images = (N + groups - 1) // groups
+    _, groups = cut_channel(N, K, pixels)
     sums = np.zeros(K * groups)
-    spread(
-        team, _bias_relu_grad_share,
-        (dy, dy_step, y, y_step, sums, N, K, pixels, relu, images),
-    )  # fmt: skip
+    spread(team, _bias_relu_grad_share, (dy, dy_step, y, y_step, sums, N, K, pixels, relu))
     for k in range(K):
         total = 0.0
         for group in range(groups):
             total += sums[k * groups + group]
         db[k] = total
-
-
-PARTS = 256  # that a batch is cut into at least, if it has as many planes
 
 
 @njit(cache=True, nogil=True)
