@@ -182,6 +182,12 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
         help="of the convolutions; default: %(default)s",
     )
     group.add_argument(
+        "--sync-batch-norm",
+        action="store_true",
+        default=None,
+        help="normalise by the batches of all ranks together, not by each rank's own",
+    )
+    group.add_argument(
         "--threads",
         type=_number(int, 1),
         metavar="N",

@@ -88,6 +88,8 @@ class Settings:
     seed : int
     algorithm : str
         Of the convolutions.
+    sync_batch_norm : bool
+        Whether batch norm looks at the batches of all ranks together, and not at each rank's own.
     augment : str, optional
         What happens to training images, as :meth:`lowerconv.data.Augment.parse` takes it.
     """
@@ -114,6 +116,7 @@ class Settings:
     patience: int | None = None
     seed: int = 0
     algorithm: str = "auto"
+    sync_batch_norm: bool = False
     augment: str | None = None
 
     def __post_init__(self) -> None:

@@ -21,6 +21,7 @@ from lowerconv.machine.affinity import set_share
 from lowerconv.machine.threads import get_num_threads, set_num_threads
 from lowerconv.nn.models import MODELS
 from lowerconv.nn.module import Module
+from lowerconv.nn.norm import BatchNorm2d
 from lowerconv.nn.optim import LARS, SGD, Adam, Optimizer
 from lowerconv.parallel.communicator import Communicator, world
 from lowerconv.train.checkpoint import LAST, Checkpoint, CheckpointError, state
@@ -136,6 +137,9 @@ class Trainer:
             self.network.initialize(np.random.default_rng(seed))
         else:
             self.network = model
+        for _, module in self.network.modules():
+            if isinstance(module, BatchNorm2d):
+                module.synchronized |= self.settings.sync_batch_norm
         self.optimizer = make_optimizer(self.network, self.settings)
         self.average: WeightAverage | None = None
         if self.settings.ema is not None:
@@ -306,6 +310,7 @@ class Trainer:
         if epoch + 1 < self.settings.epochs:  # while the network is tested
             self._train.prefetch(self.settings.seed, epoch + 1)
         self._check_agreement()
+        self._average_buffers()
         check_weights(self.network, epoch + 1)
         self.losses.extend(losses)
         test_loss, test_accuracy = evaluate(self.network, self._test, self.communicator)
@@ -332,6 +337,12 @@ class Trainer:
         sums = self.communicator.gather(zlib.crc32(self.optimizer.data.tobytes()))
         if len(set(sums)) > 1:
             raise RuntimeError(f"weights differ between ranks: checksums {sums}")
+
+    def _average_buffers(self) -> None:
+        """Give all ranks the same statistics: the means of those that each has seen."""
+        for array in self.network.buffers().values():
+            self.communicator.sum_array(array)
+            array /= self.communicator.ranks
 
     def describe(self) -> str:
         """Return what runs where, in words."""
