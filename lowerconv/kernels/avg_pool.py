@@ -64,7 +64,7 @@ def _sum_taps(source, at, step, size, stride, a, first, total):
         first = False
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _avg_pool_share(
     worker, workers, x, x_step, y, y_step, N, C, H, W, P, Q, size, stride, pad, count_pad
 ):
@@ -146,7 +146,7 @@ def avg_pool(team, x, x_step, y, y_step, N, C, H, W, P, Q, size, stride, pad, co
     )
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _avg_pool_grad_share(
     worker, workers, dy, dy_step, dx, dx_step, N, C, H, W, P, Q, size, stride, pad, count_pad, add
 ):

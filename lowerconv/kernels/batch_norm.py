@@ -30,7 +30,7 @@ def _deviations(values, about):
     return total, squares
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def merge(count, mean, m2, more, other_mean, other_m2):
     """Return count, mean and sum of squared deviations of two sets of numbers together."""
     both = count + more
@@ -41,7 +41,7 @@ def merge(count, mean, m2, more, other_mean, other_m2):
     return both, mean, m2 + other_m2 + difference * difference * (count * (more / both))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _statistics_of(x, x_step, c, pixels, pieces, begin, end):
     """Return count, mean and squared deviations of some pieces of a channel."""
     count, mean, m2 = 0.0, 0.0, 0.0
@@ -100,7 +100,7 @@ def statistics(team, x, x_step, mean, m2, N, C, pixels):
             )
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def finish(mean, m2, count, eps, momentum, inv_std, running_mean, running_var, first, last):
     """Turn the statistics of channels ``first:last`` into what normalises, and remember them.
 

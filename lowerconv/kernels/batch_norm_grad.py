@@ -133,7 +133,7 @@ def _input_piece(gradient, x, dx, middle, slope, shift, scale):
             dx[i] = (gradient[i] - shift - (x[i] - middle) * slope) * scale
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _input_plane(
     n, c, start, stop, gradient, step, x, x_step, dx, dx_step, mean, inv_std, gamma, total,
     product, count, pixels,
