@@ -65,7 +65,7 @@ def same_weights(network, twin, dtype, seed):
             array[...] = rng.uniform(0.5, 1.5, array.shape)
     state |= network.buffers()
     theirs = {k: v for k, v in twin.state_dict().items() if not k.endswith("num_batches_tracked")}
-    assert list(theirs) == list(state)
+    assert sorted(theirs) == sorted(state)
     for name, tensor in theirs.items():
         assert tuple(tensor.shape) == state[name].shape, name
         tensor.copy_(torch.from_numpy(state[name]))
