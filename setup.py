@@ -13,6 +13,7 @@ VERSION = re.search(
 # An MPI runtime with mpiexec, for machines that have none.
 MPI = ["mpich; sys_platform != 'win32'", "impi-rt; sys_platform == 'win32'"]
 PLOT = ["matplotlib>=3.7"]
+TENSORBOARD = ["tensorboardX>=2.6"]  # writes events without TensorBoard itself
 BENCH = ["pytest>=8.3", "pytest-benchmark>=4.0"]
 PEERS = ["torch>=2.2", "onnxruntime>=1.17", "onnx>=1.15"]
 TEST = ["pytest>=8.3", "hypothesis>=6.90"]
@@ -46,8 +47,9 @@ setup(
     extras_require={
         "mpi": MPI,
         "plot": PLOT,
+        "tensorboard": TENSORBOARD,
         "bench": BENCH + PEERS,
-        "test": TEST + PLOT,
+        "test": TEST + PLOT + TENSORBOARD,
     },
     entry_points={"console_scripts": ["lowerconv = lowerconv.cli.main:main"]},
     classifiers=[

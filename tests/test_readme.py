@@ -4,9 +4,11 @@ import doctest
 import importlib
 import pkgutil
 import re
+import shlex
 from pathlib import Path
 
 import lowerconv
+from lowerconv.cli.main import build_parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -16,13 +18,29 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.S)
 
 
-def test_python_examples_run_in_order():
+def test_python_examples_run_in_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     examples = blocks("python")
     assert len(examples) >= 3
     namespace: dict = {}
     for example in examples:
         exec(compile(example, "README.md", "exec"), namespace)
     assert namespace["dw"].shape == namespace["w"].shape
+    assert namespace["history"][-1].test_accuracy == namespace["accuracy"]
+    assert namespace["probabilities"].shape == (5, 10)
+
+
+def test_commands_have_these_options():
+    """Every option of a ``lowerconv`` command that an example names."""
+    parser = build_parser()
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    tried = 0
+    for line in lines:
+        words = shlex.split(line.split("&&")[-1], comments=True)
+        if "lowerconv" in words and "-m" not in words:
+            parser.parse_args(words[words.index("lowerconv") + 1 :])  # ends the test if it cannot
+            tried += 1
+    assert tried > 8
 
 
 def test_ci_runs_the_test_command_as_it_stands():

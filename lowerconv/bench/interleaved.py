@@ -47,7 +47,10 @@ def _turn(run: Run, settle: float) -> float:
 
 
 def times(
-    candidates: Mapping[str, Run], seconds: float = SECONDS, settle: float = 0.0
+    candidates: Mapping[str, Run],
+    seconds: float = SECONDS,
+    settle: float = 0.0,
+    least: int = LEAST,
 ) -> dict[str, list[float]]:
     """Return the seconds that each candidate took, round by round, once all are warm.
 
@@ -55,7 +58,9 @@ def times(
     ----------
     candidates : mapping of str to callable
     seconds : float
-        For all candidates together; there are `LEAST` rounds even where they take longer.
+        For all candidates together.
+    least : int
+        Rounds that there are even where they take longer.
     settle : float
         `SETTLE` where candidates run on several threads.
     """
@@ -65,7 +70,7 @@ def times(
         begin = time.perf_counter()
         _turn(run, settle)
         first += time.perf_counter() - begin
-    rounds = max(LEAST, min(MOST, int(seconds / first)))
+    rounds = max(least, min(MOST, int(seconds / first)))
     taken: dict[str, list[float]] = {name: [] for name in candidates}
     order, rng = list(candidates.items()), random.Random(0)
     for _ in range(rounds):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,10 @@ from lowerconv.bench.passes import BACKWARD, PASSES
 from lowerconv.bench.result import Result
 from lowerconv.bench.study import Study, measure
 from lowerconv.bench.tables import TABLES
+from lowerconv.cli import mistakes
 from lowerconv.machine.threads import get_num_threads, set_num_threads
 
-# Mistakes of the user or of the machine: told in a line, without a traceback.
-EXPECTED = (MemoryError, OSError, RuntimeError, ValueError)
+EXPECTED = (*mistakes.EXPECTED, RuntimeError)
 NARROW, WIDE = 100, 120  # columns that the tables are made for
 BESIDE = True  # --plot without a folder
 
@@ -161,8 +160,7 @@ def run(options: argparse.Namespace) -> int:
             _do(job, options, console)
         return 0
     except EXPECTED as error:
-        print(f"lowerconv: error: {error}", file=sys.stderr)
-        return 1
+        return mistakes.tell(error)
 
 
 def prepare(options: argparse.Namespace, console: Console) -> list[Job]:

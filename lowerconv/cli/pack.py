@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 import time
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 
-from lowerconv.data.dataset import DataError
+from lowerconv.cli.mistakes import EXPECTED, tell
 from lowerconv.data.packing import SHARD_BYTES, SIZE, pack
 from lowerconv.data.shardset import read_shards
-
-# Mistakes of the user or of the machine: told in a line, without a traceback.
-EXPECTED = (DataError, OSError, MemoryError, ValueError)
 
 _BAR_STEP = 64  # images between two looks of the bar
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -87,8 +83,7 @@ def run(options: argparse.Namespace) -> int:
             _pack(options, console)
         return 0
     except EXPECTED as error:
-        print(f"lowerconv: error: {error}", file=sys.stderr)
-        return 1
+        return tell(error)
 
 
 def _pack(options: argparse.Namespace, console: Console) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import math
-import re
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import fields
+from math import inf
 from pathlib import Path
 
 from rich.console import Console
 
-from lowerconv.data import Augment, DataError, load
+from lowerconv.cli import mistakes
 from lowerconv.data.augment import EFFECTS
 from lowerconv.machine.affinity import cores, parse_affinity, set_affinity, set_share, topology
 from lowerconv.machine.threads import set_num_threads
@@ -25,28 +25,42 @@ from lowerconv.parallel.communicator import (
     world,
 )
 from lowerconv.plan import algorithms
-from lowerconv.train.checkpoint import CheckpointError
-from lowerconv.train.loop import CHECKPOINT, Settings, Trainer
-from lowerconv.train.progress import ConsoleReporter, Reporter, announce_compilation
+from lowerconv.train.checkpoint import BEST, LAST
+from lowerconv.train.divergence import DivergenceError
+from lowerconv.train.metrics import best_epoch
+from lowerconv.train.progress import ConsoleReporter, Reporter
+from lowerconv.train.settings import OPTIMIZERS, RANGES, SCHEDULES, Settings, describe_range
+from lowerconv.train.trainer import Trainer
 
-RUNS = Path("runs")
+EXPECTED = (*mistakes.EXPECTED, DivergenceError, MPIError)
 
-# Mistakes of the user or of the machine: told in a line, without a traceback.
-EXPECTED = (CheckpointError, DataError, MPIError, OSError, MemoryError, ValueError)
+SETTINGS = [field.name for field in fields(Settings) if field.name not in ("model", "data")]
 
 
 def _number(
-    kind: Callable[[str], float], least: float, below: float = math.inf
+    kind: Callable[[str], float], least: float, below: float = inf
 ) -> Callable[[str], float]:
+    """Return what reads a number, in its range, for argparse."""
+
     def parse(text: str) -> float:
         value = kind(text)
         if not least <= value < below:
-            bound = f" and below {below:g}" if below < math.inf else ""
-            raise argparse.ArgumentTypeError(f"got {text}, expected at least {least:g}{bound}")
+            expected = describe_range(least, below)
+            raise argparse.ArgumentTypeError(f"got {text}, expected {expected}")
         return value
 
     parse.__name__ = kind.__name__  # argparse names it where the text is no number
     return parse
+
+
+def _setting(name: str) -> Callable[[str], float]:
+    """Return what reads a setting that is a number."""
+    return _number(*RANGES[name])
+
+
+def epochs(text: str) -> tuple[int, ...]:
+    """Read a list of epochs; argparse names this function where it is none."""
+    return tuple(int(part) for part in text.split(","))
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -61,6 +75,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
             f"  {name}: --epochs {m.epochs} --batch {m.batch} --lr {m.lr:g} "
             f"--momentum {m.momentum:g} --weight-decay {m.weight_decay:g}"
             for name, m in MODELS.items()
+        )
+        + "\n"
+        + "\n".join(
+            f"  with --optimizer {name}: "
+            + " ".join(f"--{key.replace('_', '-')} {value:g}" for key, value in own.items())
+            for name, own in OPTIMIZERS.items()
+            if own
         ),
     )
     parser.add_argument("--model", choices=MODELS, default="lenet", help="default: %(default)s")
@@ -72,67 +93,135 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "fashion-mnist:DIR, cifar10:DIR, folder:DIR[?size=S], or shards:DIR[?size=S] that "
         "lowerconv pack has made of any of them",
     )
+    parser.add_argument("--epochs", type=_setting("epochs"), metavar="N")
     parser.add_argument(
+        "--batch", type=_setting("batch"), metavar="N", help="images of all ranks together"
+    )
+    parser.add_argument("--seed", type=_setting("seed"), default=0, help="default: %(default)s")
+    _add_recipe(parser.add_argument_group("recipe"))
+    _add_machine(parser.add_argument_group("machine"))
+    _add_results(parser.add_argument_group("results"))
+    parser.set_defaults(func=run)
+
+
+def _add_recipe(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--augment",
         metavar="NAME,NAME...",
         help="random changes to training images, each with its default amount or NAME=AMOUNT: "
         + ", ".join(f"{name}={amount}" for name, (amount, _, _) in EFFECTS.items())
         + " (what these are: docs/augment.md); default: none",
     )
-    parser.add_argument("--epochs", type=_number(int, 1), metavar="N")
-    parser.add_argument(
-        "--batch", type=_number(int, 1), metavar="N", help="images of all ranks together"
+    group.add_argument("--optimizer", choices=OPTIMIZERS, help="default: sgd")
+    group.add_argument("--lr", type=_setting("lr"), help="learning rate at its highest")
+    group.add_argument("--momentum", type=_setting("momentum"), help="of sgd and lars")
+    group.add_argument("--nesterov", action="store_true", default=None, help="momentum of sgd")
+    group.add_argument(
+        "--weight-decay", type=_setting("weight_decay"), help="biases and normalisation have none"
     )
-    parser.add_argument(
-        "--lr",
-        type=_number(float, 0),
-        help="learning rate to start with; it falls to zero along a cosine",
+    group.add_argument(
+        "--schedule", choices=SCHEDULES, help="how the learning rate falls; default: cosine"
     )
-    parser.add_argument("--momentum", type=_number(float, 0, 1))
-    parser.add_argument("--weight-decay", type=_number(float, 0))
-    parser.add_argument(
+    group.add_argument(
+        "--warmup",
+        type=_setting("warmup"),
+        metavar="EPOCHS",
+        help="in which it rises before; default: 0",
+    )
+    group.add_argument(
+        "--milestones",
+        type=epochs,
+        metavar="E,E,...",
+        help="epochs after which schedule step multiplies it; default: 3/9, 6/9 and 8/9 of all",
+    )
+    group.add_argument("--gamma", type=_setting("gamma"), help="... by this; default: 0.1")
+    group.add_argument("--power", type=_setting("power"), help="of schedule poly; default: 2")
+    group.add_argument(
+        "--scale-lr-from",
+        type=_setting("scale_lr_from"),
+        metavar="BATCH",
+        help="--lr is for updates of so many images, and grows in proportion",
+    )
+    group.add_argument(
+        "--accumulate",
+        type=_setting("accumulate"),
+        metavar="K",
+        help="batches that make one update, as if they were one; default: 1",
+    )
+    group.add_argument(
+        "--label-smoothing",
+        type=_setting("label_smoothing"),
+        metavar="PART",
+        help="of the target that all classes share; default: 0",
+    )
+    group.add_argument(
+        "--ema",
+        type=_setting("ema"),
+        metavar="DECAY",
+        help="keep an exponential average of the weights, test it too, and predict with it",
+    )
+    group.add_argument(
+        "--validation",
+        type=_setting("validation"),
+        metavar="FRACTION",
+        help="test on so many of the training images, held out, instead of the test set",
+    )
+    group.add_argument(
+        "--patience",
+        type=_setting("patience"),
+        metavar="EPOCHS",
+        help="stop after so many without a better accuracy",
+    )
+
+
+def _add_machine(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--algorithm",
         choices=("auto", *algorithms()),
         default="auto",
         help="of the convolutions; default: %(default)s",
     )
-    parser.add_argument(
+    group.add_argument(
         "--threads",
         type=_number(int, 1),
         metavar="N",
         help="per process; default: this process's share of the cores",
     )
-    parser.add_argument(
+    group.add_argument(
         "--affinity",
         metavar="POLICY",
         help="which cores threads are bound to: auto, compact, spread, none or a list of CPUs; "
         "default: LOWERCONV_AFFINITY, else auto",
     )
-    parser.add_argument(
+    group.add_argument(
         "--loader-threads",
         type=_number(int, 0),
         metavar="N",
         help="per process, that decode and augment images ahead of their use; default: 1, and 0 "
         "(images are made when they are needed) where there is nothing to decode or augment",
     )
-    parser.add_argument(
+    group.add_argument(
         "--spare-core",
         action="store_true",
         help="keep one core of each process free of convolutions, for these threads alone",
     )
-    parser.add_argument("--seed", type=_number(int, 0), default=0, help="default: %(default)s")
-    parser.add_argument(
+
+
+def _add_results(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
-        help="where checkpoint, metrics and curves go; default: runs/MODEL-DATA-NUMBER",
+        help=f"where {LAST}, {BEST}, metrics and curves go; default: runs/MODEL-DATA-NUMBER",
     )
-    parser.add_argument(
+    group.add_argument(
         "--resume",
         action="store_true",
-        help="go on from the checkpoint in --out, by default the last run of this model and data",
+        help=f"go on from {LAST} in --out, by default in the last run of this model and data",
     )
-    parser.set_defaults(func=run)
+    group.add_argument(
+        "--tensorboard", action="store_true", help="write events for TensorBoard too"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -149,15 +238,13 @@ def run(options: argparse.Namespace) -> int:
     try:
         trainer = together(communicator, lambda: _prepare(options, communicator, reporter))
         prepared = True
-        reporter.say(trainer.describe())
-        for warning in communicator.warnings:
-            reporter.say(f"warning: {warning}")
-        with announce_compilation(reporter):
-            trainer.fit()
-        last = trainer.history[-1]
+        history = trainer.fit()
+        last, best = history[-1], history[best_epoch(history) - 1]
+        averaged = "" if trainer.average is None else " of averaged weights"
         reporter.say(
-            f"test accuracy {last.test_accuracy:.2%} after {last.epoch} epochs, "
-            f"{sum(row.seconds for row in trainer.history):.0f} s; everything is in {trainer.out}"
+            f"{reporter.part} accuracy{averaged} {last.accuracy:.2%} after {last.epoch} epochs, "
+            f"best {best.accuracy:.2%} after {best.epoch}, "
+            f"{sum(row.seconds for row in history):.0f} s; everything is in {trainer.out}"
         )
         return 0
     except Exception as error:
@@ -204,56 +291,15 @@ def _prepare(
         set_num_threads(options.threads or threads)
     except ValueError as error:
         raise ValueError(f"--threads: {error}") from None
-    model = MODELS[options.model]
-
-    def given(value: float | None, default: float) -> float:
-        return default if value is None else value
-
-    settings = Settings(
-        model=options.model,
-        data=options.data,
-        epochs=options.epochs or model.epochs,
-        batch=options.batch or model.batch,
-        lr=given(options.lr, model.lr),
-        momentum=given(options.momentum, model.momentum),
-        weight_decay=given(options.weight_decay, model.weight_decay),
-        seed=options.seed,
-        algorithm=options.algorithm,
-        augment=str(Augment.parse(options.augment)) if options.augment else None,
-    )
-    train_set, test_set = load(options.data)
-    # Rank 0 owns the directory: the others might not even see its file system.
-    out = Path()
-    if communicator.rank == 0:
-        out = options.out or _default_out(settings, options.resume)
-        if not options.resume and (out / CHECKPOINT).exists():
-            raise CheckpointError(
-                f"{out}: holds a run already; --resume continues it, another --out starts a new one"
-            )
-        out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(
-        settings,
-        train_set,
-        test_set,
-        out,
-        communicator,
-        reporter,
+    return Trainer(
+        options.model,
+        options.data,
+        options.out,
+        resume=options.resume,
+        tensorboard=options.tensorboard,
+        communicator=communicator,
+        reporter=reporter,
         workers=options.loader_threads,
         cpus=cpus,
+        **{name: getattr(options, name) for name in SETTINGS},  # None where not given
     )
-    if options.resume:
-        trainer.resume()
-    return trainer
-
-
-def _default_out(settings: Settings, resume: bool) -> Path:
-    """Return the next directory for runs of this model and data, or the last one to resume."""
-    data = re.sub(r"[^A-Za-z0-9]+", "-", settings.data).strip("-")
-    stem = f"{settings.model}-{data}-"
-    numbers = [
-        int(path.name.removeprefix(stem))
-        for path in RUNS.glob(f"{stem}*")
-        if path.name.removeprefix(stem).isdecimal()
-    ]
-    last = max(numbers, default=0)
-    return RUNS / f"{stem}{last if resume else last + 1}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from lowerconv.cli.mistakes import EXPECTED, tell
 from lowerconv.machine.threads import get_num_threads, set_num_threads
 from lowerconv.nn import Conv2d
 from lowerconv.nn.models import MODELS
@@ -19,9 +19,6 @@ from lowerconv.nn.graph import Graph
 from lowerconv.plan import plan_conv2d
 from lowerconv.problem import DTYPES, OPS
 from lowerconv.wisdom import forget, wisdom_path
-
-# Mistakes of the user or of the machine: told in a line, without a traceback.
-EXPECTED = (MemoryError, OSError, ValueError)
 
 GEOMETRY = ("stride", "padding", "dilation", "groups")
 ONLY_WITH = {"model": ("batch", "input"), "x": ("w", *GEOMETRY)}
@@ -131,8 +128,7 @@ def run(options: argparse.Namespace) -> int:
             _tune(options, console)
         return 0
     except EXPECTED as error:
-        print(f"lowerconv: error: {error}", file=sys.stderr)
-        return 1
+        return tell(error)
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -94,6 +94,11 @@ class Dataset:
         return channels, height, width
 
     @property
+    def stored_size(self) -> tuple[int, int]:
+        """Height and width: training sees all of an image."""
+        return self.image_shape[1:]
+
+    @property
     def runs(self) -> None:
         """None: nothing is read from a disk any more (see `source.Source`)."""
         return None

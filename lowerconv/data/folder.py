@@ -183,7 +183,7 @@ def _read_part(listing: Listing, part: list[tuple[Path, int]], size: int) -> Dat
     images = np.empty((len(part), 3, size, size), np.uint8)
 
     def read_into(index: int) -> None:
-        images[index] = read_image(part[index][0], size)
+        images[index] = read_image(part[index][0], (3, size, size))
 
     # Pillow releases the GIL while it decodes and resizes.
     with ThreadPoolExecutor(cores()) as pool:
@@ -193,27 +193,37 @@ def _read_part(listing: Listing, part: list[tuple[Path, int]], size: int) -> Dat
     return Dataset(listing.name, images, labels, listing.classes)
 
 
-def read_image(path: Path, size: int, longest: int | None = None) -> npt.NDArray[np.uint8]:
+def read_image(
+    path: Path, shape: tuple[int, int, int], longest: int | None = None
+) -> npt.NDArray[np.uint8]:
     """Decode one file.
+
+    Of the image, the largest centred part with the proportions of `shape` is resized to it.
 
     Parameters
     ----------
     path : Path
-    size : int
-        Pixels of the shorter side of the result.
+    shape : (C, H, W)
+        3 channels for red, green and blue, or 1 for grey.
     longest : int, optional
-        Most pixels of the longer side: what is more is cut off at both ends. By default as many
-        as of the shorter one. The square in the middle does not depend on it.
+        Most pixels of a side of the result. Where the image has more to show than `shape`, so much
+        of that stays on both sides of the part in the middle, which does not depend on it. By
+        default none.
 
     Returns
     -------
-    uint8 array (3, height, width), red, green, blue.
+    uint8 array (C, height, width), at least as large as `shape`.
 
     Raises
     ------
+    ValueError
+        There are other channels.
     DataError
         It cannot be decoded.
     """
+    channels, H, W = shape
+    if channels not in (1, 3):
+        raise ValueError(f"shape: got {channels} channels, expected 1 or 3")
     try:
         with Image.open(path, formats=_FORMATS) as image:
             # Pillow only warns up to twice its limit.
@@ -224,21 +234,26 @@ def read_image(path: Path, size: int, longest: int | None = None) -> npt.NDArray
                 )
             # A JPEG decodes several times faster at 1/2, 1/4 or 1/8 of its size; twice the
             # wanted size leaves the resampling its antialiasing.
-            image.draft(None, (2 * size, 2 * size))
+            image.draft(None, (2 * max(H, W), 2 * max(H, W)))  # not turned yet
             image.load()
             if image.format != "TIFF":  # loading turns these; Pillow 10.0 would do it twice
                 ImageOps.exif_transpose(image, in_place=True)
             rgb = _to_rgb(image)
-        side = min(rgb.size)
-        # Pixels of the longer side: as many on both sides of the square, which stays the same.
-        room = (min(max(rgb.size) * size // side, longest or size) - size) // 2
-        width, height = (size if length == side else size + 2 * room for length in rgb.size)
-        across, down = width * side / size, height * side / size
+        tight = rgb.width * H <= rgb.height * W  # in width: all of it is in the middle part
+        pixels, length = (W, rgb.width) if tight else (H, rgb.height)
+        sides = (W, rgb.width * pixels // length), (H, rgb.height * pixels // length)
+        # As many pixels on both sides of the middle part, which stays the same.
+        width, height = (
+            side + 2 * (max(0, min(whole, longest or 0) - side) // 2) for side, whole in sides
+        )
+        across, down = width * length / pixels, height * length / pixels
         left, top = (rgb.width - across) / 2, (rgb.height - down) / 2
         # Cropping by the resize keeps a sliver of an image from growing before it is cut. Pillow
         # widens the bilinear filter to the pixels that fall together, which is the antialiasing.
         box = (left, top, left + across, top + down)
         resized = rgb.resize((width, height), Image.Resampling.BILINEAR, box=box)
+        if channels == 1:
+            return np.asarray(resized.convert("L"))[np.newaxis]
         return np.asarray(resized).transpose(2, 0, 1)
     except Exception as error:
         # On damaged files Pillow's decoders raise whatever they stumble over: OSError,

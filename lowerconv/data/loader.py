@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -63,8 +63,19 @@ class Normalizer:
         else:
             counts = images.histogram()
         values = np.arange(256) / 255
-        self.mean = counts @ values / counts.sum(1)
-        self.deviation = np.sqrt(np.maximum(counts @ values**2 / counts.sum(1) - self.mean**2, 0))
+        mean = counts @ values / counts.sum(1)
+        self._set(mean, np.sqrt(np.maximum(counts @ values**2 / counts.sum(1) - mean**2, 0)))
+
+    @classmethod
+    def of(cls, mean: Sequence[float], deviation: Sequence[float]) -> Normalizer:
+        """Return one with a known mean and deviation of each channel."""
+        normalizer = cls.__new__(cls)
+        normalizer._set(np.array(mean), np.array(deviation))
+        return normalizer
+
+    def _set(self, mean: np.ndarray, deviation: np.ndarray) -> None:
+        self.mean, self.deviation = mean, deviation
+        values = np.arange(256) / 255
         # A channel of one colour has no deviation: it becomes all zeros.
         divisor = np.where(self.deviation > 0, self.deviation, 1)
         self.table = ((values - self.mean[:, None]) / divisor[:, None]).astype(np.float32)

@@ -231,7 +231,7 @@ def _open_folder(listing: Listing, size: int) -> _Set:
             fingerprint.append(f"{name} {status.st_size} {status.st_mtime_ns}")
 
         def image(i: int, files: list[Path] = files) -> npt.NDArray[np.uint8]:
-            return read_image(files[i], size, LONGEST * size)
+            return read_image(files[i], (3, size, size), LONGEST * size)
 
         opened.append(_Part(np.array([label for _, label in part], np.int64), image))
     # Pillow releases the GIL while it decodes and resizes.

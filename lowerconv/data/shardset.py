@@ -33,6 +33,8 @@ class ShardSet:
     shards : list of Shard
     size : (height, width)
         Of the images that training sees: a part of the stored ones, where these are larger.
+    stored_size : (height, width)
+        What images were resized to when they were packed.
 
     Raises
     ------
@@ -41,9 +43,15 @@ class ShardSet:
     """
 
     def __init__(
-        self, name: str, classes: tuple[str, ...], shards: list[Shard], size: tuple[int, int]
+        self,
+        name: str,
+        classes: tuple[str, ...],
+        shards: list[Shard],
+        size: tuple[int, int],
+        stored_size: tuple[int, int],
     ) -> None:
         self.name, self.classes, self.shards = name, classes, shards
+        self.stored_size = stored_size
         self.image_shape = (shards[0].header.channels, *size)
         self._coded = bool(shards[0].header.coded)
         records = np.concatenate([shard.records for shard in shards])
@@ -146,11 +154,12 @@ def read_shards(
     root = find_directory(directory, f"{INDEX} and the shards that lowerconv pack has made")
     index = read_index(root / INDEX)
     classes = tuple(index["classes"])
-    shape = tuple(index["size"]) if size is None else (size, size)
+    height, width = index["size"]
+    shape = (height, width) if size is None else (size, size)
     _allow_files(sum(len(index["shards"][part]) for part in PARTS))
     train, test = (
-        ShardSet(index["name"], classes, _open_part(root, index, part, len(classes)), shape)
-        for part in range(len(PARTS))
+        ShardSet(index["name"], classes, shards, shape, (height, width))
+        for shards in (_open_part(root, index, part, len(classes)) for part in range(len(PARTS)))
     )
     return train, test
 

@@ -50,6 +50,13 @@ class Source(Protocol):
         """Channels, height and width that training sees; stored images may be larger."""
 
     @property
+    def stored_size(self) -> tuple[int, int]:
+        """Height and width that images were resized to, of which training sees the middle.
+
+        A stored image may have more than that on both sides.
+        """
+
+    @property
     def runs(self) -> npt.NDArray[np.int64] | None:
         """Where runs of images begin that are read from a disk in one piece, and their bytes.
 

@@ -1,25 +1,301 @@
-"""TEMPORARY numpy stand-ins."""
+"""Layers that do the same to each item: ReLU, addition, copies, dropout, and the bias' gradient.
+
+An image tensor is a flat array that begins at its first item, and a step from one image to the
+next.  Work is cut into pieces of an image, and each is a loop over slices counted from 0, which
+numba makes vector code.  Where the result may lie on an operand, that case has a loop of its own:
+vector code is for arrays that are one or apart, and the compiler cannot know which.
+"""
+
 import numpy as np
-def v(f, step, N, items):
-    return np.lib.stride_tricks.as_strided(f, (N, items), (step*f.itemsize, f.itemsize))
-def relu(team, x, xs, y, ys, N, items):
-    np.maximum(v(x,xs,N,items), 0, out=v(y,ys,N,items))
-def put(dx, g, add):
-    dx[...] = dx + g if add else g
-def relu_grad(team, y, ys, dy, dys, dx, dxs, N, items, add):
-    put(v(dx,dxs,N,items), v(dy,dys,N,items)*(v(y,ys,N,items)>0), add)
-def bias_relu_grad(team, dy, dys, y, ys, db, N, K, pixels, relu):
-    d = v(dy,dys,N,K*pixels)
-    if relu: d *= v(y,ys,N,K*pixels) > 0
-    if db.size: db[...] = d.reshape(N,K,pixels).sum((0,2))
-def add(team, a, as_, b, bs, y, ys, N, items, relu):
-    r = v(a,as_,N,items)+v(b,bs,N,items)
-    v(y,ys,N,items)[...] = np.maximum(r,0) if relu else r
-def copy(team, x, xs, y, ys, N, items, add):
-    put(v(y,ys,N,items), v(x,xs,N,items), add)
-def dropout(team, x, xs, y, ys, N, items, number, key, threshold, scale, add):
-    z = (key + np.arange(number, number+N*items).astype(np.uint64)*np.uint64(0x9E3779B97F4A7C15))
+from numba import njit
+
+from lowerconv.kernels.call import share, spread
+
+PIECE = 16384  # items: enough for a loop to run at speed, and many pieces for each thread
+SUMMED = 1024  # items added up in the dtype before the sum goes on in float64
+PARTS = 256  # that sums over a batch are cut into at least, if there are as many pieces
+
+
+@njit(cache=True, nogil=True)
+def piece_of(task, pieces, items):
+    """Return the image of a task, and the part of it."""
+    size = (items + pieces - 1) // pieces
+    first = task % pieces * size
+    return task // pieces, min(first, items), min(first + size, items)
+
+
+@njit(cache=True, nogil=True)
+def cut_channel(N, C, pixels):
+    """Return the pieces of a plane, and into how many groups the pieces of a channel are cut.
+
+    For sums over a channel: few channels are work for many threads, too.  The groups do not depend
+    on how many threads there are, and neither do sums that go through them in order.
+    """
+    pieces = max(1, (pixels + PIECE - 1) // PIECE)
+    return pieces, max(1, min(N * pieces, (PARTS + C - 1) // max(1, C)))
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc"})
+def _sum(values):
+    total = values.dtype.type(0)
+    for i in range(values.size):
+        total += values[i]
+    return total
+
+
+@njit(cache=True, nogil=True)
+def row_sum(values):
+    """Return the sum of a flat array in float64: of sums of short ranges in its own dtype."""
+    total = 0.0
+    for i in range(0, values.size, SUMMED):
+        total += _sum(values[i : i + SUMMED])
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _relu_share(worker, workers, x, x_step, y, y_step, N, items):
+    zero = x.dtype.type(0)
+    pieces = max(1, (items + PIECE - 1) // PIECE)
+    in_place = x.ctypes.data == y.ctypes.data
+    first, last = share(N * pieces, worker, workers)
+    for task in range(first, last):
+        n, begin, end = piece_of(task, pieces, items)
+        target = y[n * y_step + begin : n * y_step + end]
+        if in_place:
+            for i in range(target.size):
+                target[i] = zero if target[i] < 0 else target[i]  # so written, NaN stays NaN
+        else:
+            source = x[n * x_step + begin : n * x_step + end]
+            for i in range(target.size):
+                target[i] = zero if source[i] < 0 else source[i]
+
+
+@njit(cache=True, nogil=True)
+def relu(team, x, x_step, y, y_step, N, items):
+    """Write ``max(x, 0)`` to `y`, which may be `x`: N images of so many items.
+
+    Parameters
+    ----------
+    team : Handle
+        From `threads.parallel_region`.
+    x, y : ndarray, 1-D
+        Each begins at the first item of its tensor.
+    x_step, y_step : int
+        Items from one image to the next.
+    N, items : int
+        Images, and items of each.
+    """
+    spread(team, _relu_share, (x, x_step, y, y_step, N, items))
+
+
+@njit(cache=True, nogil=True)
+def _relu_grad_share(worker, workers, y, y_step, dy, dy_step, dx, dx_step, N, items, add):
+    zero = dy.dtype.type(0)
+    pieces = max(1, (items + PIECE - 1) // PIECE)
+    in_place = dx.ctypes.data == dy.ctypes.data
+    first, last = share(N * pieces, worker, workers)
+    for task in range(first, last):
+        n, begin, end = piece_of(task, pieces, items)
+        result = y[n * y_step + begin : n * y_step + end]
+        target = dx[n * dx_step + begin : n * dx_step + end]
+        source = dy[n * dy_step + begin : n * dy_step + end]
+        if in_place:
+            for i in range(target.size):
+                target[i] = target[i] if result[i] > 0 else zero
+        elif add:
+            for i in range(target.size):
+                target[i] += source[i] if result[i] > 0 else zero
+        else:
+            for i in range(target.size):
+                target[i] = source[i] if result[i] > 0 else zero
+
+
+@njit(cache=True, nogil=True)
+def relu_grad(team, y, y_step, dy, dy_step, dx, dx_step, N, items, add):
+    """Write `dy` where ``y > 0``, and zero elsewhere, to `dx`, or add it there.
+
+    `dx` may be `dy`, and is not added to then.  Parameters as of :func:`relu`.
+    """
+    spread(team, _relu_grad_share, (y, y_step, dy, dy_step, dx, dx_step, N, items, add))
+
+
+@njit(cache=True, nogil=True)
+def _bias_relu_grad_share(worker, workers, dy, dy_step, y, y_step, sums, N, K, pixels, masked):
+    zero = dy.dtype.type(0)
+    pieces, groups = cut_channel(N, K, pixels)
+    first, last = share(K * groups, worker, workers)
+    for task in range(first, last):
+        k = task // groups
+        total = 0.0
+        begin, end = share(N * pieces, task % groups, groups)
+        for piece in range(begin, end):
+            n, start, stop = piece_of(piece, pieces, pixels)
+            at, at_y = n * dy_step + k * pixels, n * y_step + k * pixels
+            for i in range(start, stop, SUMMED):
+                j = min(i + SUMMED, stop)
+                part = dy[at + i : at + j]
+                if masked:
+                    result = y[at_y + i : at_y + j]
+                    for item in range(part.size):
+                        part[item] = part[item] if result[item] > 0 else zero
+                total += _sum(part)
+        sums[task] = total
+
+
+@njit(cache=True, nogil=True)
+def bias_relu_grad(team, dy, dy_step, y, y_step, db, N, K, pixels, relu):
+    """Mask `dy` in place by ``y > 0``, and add it up over images and pixels: one pass over it.
+
+    Parameters
+    ----------
+    team : Handle
+        From `threads.parallel_region`.
+    dy, y : ndarray, 1-D
+        (N, K, pixels) each, from its first item on.  `y` is not read unless `relu` is set.
+    dy_step, y_step : int
+        Items from one image to the next.
+    db : ndarray, (K,)
+        Gets the sums, which are float64 until then; empty where they are not wanted.
+    relu : bool
+        Whether `dy` is masked.
+    """
+    if db.size == 0:
+        if relu:
+            spread(
+                team, _relu_grad_share,
+                (y, y_step, dy, dy_step, dy, dy_step, N, K * pixels, False),
+            )  # fmt: skip
+        return
+    _, groups = cut_channel(N, K, pixels)
+    sums = np.zeros(K * groups)
+    spread(team, _bias_relu_grad_share, (dy, dy_step, y, y_step, sums, N, K, pixels, relu))
+    for k in range(K):
+        total = 0.0
+        for group in range(groups):
+            total += sums[k * groups + group]
+        db[k] = total
+
+
+@njit(cache=True, nogil=True)
+def _add_share(worker, workers, a, a_step, b, b_step, y, y_step, N, items, positive):
+    zero = y.dtype.type(0)
+    pieces = max(1, (items + PIECE - 1) // PIECE)
+    on_a, on_b = y.ctypes.data == a.ctypes.data, y.ctypes.data == b.ctypes.data
+    first, last = share(N * pieces, worker, workers)
+    for task in range(first, last):
+        n, begin, end = piece_of(task, pieces, items)
+        one = a[n * a_step + begin : n * a_step + end]
+        two = b[n * b_step + begin : n * b_step + end]
+        target = y[n * y_step + begin : n * y_step + end]
+        if on_a:
+            for i in range(target.size):
+                target[i] += two[i]
+        elif on_b:
+            for i in range(target.size):
+                target[i] += one[i]
+        elif positive:
+            for i in range(target.size):
+                total = one[i] + two[i]
+                target[i] = zero if total < 0 else total
+        else:
+            for i in range(target.size):
+                target[i] = one[i] + two[i]
+        if positive and (on_a or on_b):
+            for i in range(target.size):
+                target[i] = zero if target[i] < 0 else target[i]
+
+
+@njit(cache=True, nogil=True)
+def add(team, a, a_step, b, b_step, y, y_step, N, items, relu):
+    """Write ``a + b`` to `y`, which may be one of them; its positive part where `relu` is set.
+
+    Parameters as of :func:`relu`.
+    """
+    spread(team, _add_share, (a, a_step, b, b_step, y, y_step, N, items, relu))
+
+
+@njit(cache=True, nogil=True)
+def _copy_share(worker, workers, x, x_step, y, y_step, N, items, add):
+    pieces = max(1, (items + PIECE - 1) // PIECE)
+    first, last = share(N * pieces, worker, workers)
+    for task in range(first, last):
+        n, begin, end = piece_of(task, pieces, items)
+        source = x[n * x_step + begin : n * x_step + end]
+        target = y[n * y_step + begin : n * y_step + end]
+        if add:
+            for i in range(target.size):
+                target[i] += source[i]
+        else:
+            for i in range(target.size):
+                target[i] = source[i]
+
+
+@njit(cache=True, nogil=True)
+def copy(team, x, x_step, y, y_step, N, items, add):
+    """Copy `x` to `y`, or add it there.  Parameters as of :func:`relu`."""
+    spread(team, _copy_share, (x, x_step, y, y_step, N, items, add))
+
+
+@njit(cache=True, nogil=True)
+def _mix(z):
+    """Scramble 64 bits: the output function of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014)."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z = z ^ (z >> np.uint64(31))
-    put(v(y,ys,N,items), v(x,xs,N,items)*scale*(z>=threshold).reshape(N,items), add)
+    return z ^ (z >> np.uint64(31))
+
+
+@njit(cache=True, nogil=True)
+def _dropout_share(
+    worker, workers, x, x_step, y, y_step, N, items, number, key, threshold, scale, add
+):
+    zero = x.dtype.type(0)
+    pieces = max(1, (items + PIECE - 1) // PIECE)
+    in_place = x.ctypes.data == y.ctypes.data
+    first, last = share(N * pieces, worker, workers)
+    for task in range(first, last):
+        n, begin, end = piece_of(task, pieces, items)
+        source = x[n * x_step + begin : n * x_step + end]
+        target = y[n * y_step + begin : n * y_step + end]
+        at = np.uint64(number + n * items + begin)
+        if in_place:
+            for i in range(target.size):
+                draw = _mix(key + (at + np.uint64(i)) * np.uint64(0x9E3779B97F4A7C15))
+                target[i] = target[i] * scale if draw >= threshold else zero
+        else:
+            for i in range(target.size):
+                draw = _mix(key + (at + np.uint64(i)) * np.uint64(0x9E3779B97F4A7C15))
+                kept = source[i] * scale if draw >= threshold else zero
+                target[i] = target[i] + kept if add else kept
+
+
+@njit(cache=True, nogil=True)
+def dropout(team, x, x_step, y, y_step, N, items, number, key, threshold, scale, add):
+    """Write ``x * scale`` to `y` where an item draws at least `threshold`, and zero elsewhere.
+
+    Each item draws out of 2^64 by its place in the global batch and the key alone: forward and
+    backward, and on any number of threads and ranks, the same.
+
+    Parameters
+    ----------
+    team : Handle
+        From `threads.parallel_region`.
+    x, y : ndarray, 1-D
+        Each begins at the first item of its tensor.
+    x_step, y_step : int
+        Items from one image to the next.
+    N, items : int
+        Images, and items of each.
+    number : int
+        Of the first item in the global batch.
+    key, threshold : uint64
+        What tells layers and steps apart; the fraction dropped, times 2^64.
+    scale : of the dtype
+        One over the fraction kept.
+    add : bool
+        Whether `y` is added to; not where it is `x`.
+    """
+    spread(
+        team,
+        _dropout_share,
+        (x, x_step, y, y_step, N, items, number, key, threshold, scale, add),
+    )

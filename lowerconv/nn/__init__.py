@@ -14,12 +14,14 @@ from lowerconv.nn.linear import Linear
 from lowerconv.nn.loss import LossResult, softmax_cross_entropy
 from lowerconv.nn.module import INFERENCE, Layer, Module, Parameter, Sequential, Step
 from lowerconv.nn.norm import BatchNorm2d, LocalResponseNorm
-from lowerconv.nn.optim import SGD
+from lowerconv.nn.optim import LARS, SGD, Adam, Optimizer
 from lowerconv.nn.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 
 __all__ = [
     "INFERENCE",
+    "LARS",
     "SGD",
+    "Adam",
     "Add",
     "AvgPool2d",
     "BatchNorm2d",
@@ -34,6 +36,7 @@ __all__ = [
     "LossResult",
     "MaxPool2d",
     "Module",
+    "Optimizer",
     "Parameter",
     "ReLU",
     "Sequential",

@@ -11,10 +11,17 @@ from lowerconv.kernels.call import share, spread
 from lowerconv.machine.threads import get_num_threads, parallel_region
 
 
+# Weight of an auxiliary loss: Szegedy et al., "Going deeper with convolutions" (2015), section 5.
+AUXILIARY = 0.3
+
+
 @njit(cache=True, nogil=True)
-def _softmax_cross_entropy_share(worker, workers, scores, labels, scale, losses, right, gradient):
+def _softmax_cross_entropy_share(
+    worker, workers, scores, labels, smoothing, scale, losses, right, gradient
+):
     N, classes = scores.shape
     first, last = share(N, worker, workers)
+    others = smoothing / classes  # the target of a class that is not the sample's own
     for n in range(first, last):
         largest, at = scores[n, 0], 0
         for i in range(1, classes):
@@ -25,16 +32,24 @@ def _softmax_cross_entropy_share(worker, workers, scores, labels, scale, losses,
         for i in range(classes):
             total += np.exp(np.float64(scores[n, i] - largest))
         label = labels[n]
-        losses[n] = np.log(total) - (scores[n, label] - largest)
+        losses[n] = np.log(total) - (1.0 - smoothing) * (scores[n, label] - largest)
         right[n] = at == label
+        if smoothing > 0.0:  # else a score of minus infinity would make it 0 * inf
+            for i in range(classes):
+                losses[n] -= others * (scores[n, i] - largest)
         for i in range(classes):
             part = np.exp(np.float64(scores[n, i] - largest)) / total
-            gradient[n, i] = (part - (i == label)) * scale
+            target = others + (1.0 - smoothing if i == label else 0.0)
+            gradient[n, i] = (part - target) * scale
 
 
 @njit(cache=True, nogil=True)
-def _softmax_cross_entropy(team, scores, labels, scale, losses, right, gradient):
-    spread(team, _softmax_cross_entropy_share, (scores, labels, scale, losses, right, gradient))
+def _softmax_cross_entropy(team, scores, labels, smoothing, scale, losses, right, gradient):
+    spread(
+        team,
+        _softmax_cross_entropy_share,
+        (scores, labels, smoothing, scale, losses, right, gradient),
+    )
 
 
 @dataclass(frozen=True)
@@ -57,7 +72,10 @@ class LossResult:
 
 
 def softmax_cross_entropy(
-    scores: np.ndarray, labels: np.ndarray, batch: int | None = None
+    scores: np.ndarray,
+    labels: np.ndarray,
+    batch: int | None = None,
+    label_smoothing: float = 0.0,
 ) -> LossResult:
     """Return the cross-entropy of softmax(scores) against the labels, and its gradient.
 
@@ -69,6 +87,9 @@ def softmax_cross_entropy(
     batch : int, optional
         What the gradient is divided by: N unless these samples are one rank's share of a larger
         batch.
+    label_smoothing : float
+        Share of the target that is spread over all classes alike, as in PyTorch. Szegedy et al.,
+        "Rethinking the Inception architecture for computer vision" (2016), section 7.
 
     Returns
     -------
@@ -77,8 +98,10 @@ def softmax_cross_entropy(
     Raises
     ------
     ValueError
-        Shapes that do not fit, or a label that is no class.
+        Shapes that do not fit, a label that is no class, or smoothing outside 0 to 1.
     """
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing: got {label_smoothing}, expected from 0 to 1")
     if scores.ndim != 2 or labels.shape != scores.shape[:1]:
         raise ValueError(
             f"labels: got shape {labels.shape}, expected one for each row of scores {scores.shape}"
@@ -92,6 +115,34 @@ def softmax_cross_entropy(
     gradient = np.empty_like(scores)
     with parallel_region(get_num_threads()) as team:
         _softmax_cross_entropy(
-            team, scores, labels, 1.0 / (batch or max(1, len(scores))), losses, right, gradient
+            team,
+            scores,
+            labels,
+            float(label_smoothing),
+            1.0 / (batch or max(1, len(scores))),
+            losses,
+            right,
+            gradient,
         )
     return LossResult(float(losses.sum()), int(right.sum()), gradient)
+
+
+def network_loss(
+    results: np.ndarray | tuple[np.ndarray, ...],
+    labels: np.ndarray,
+    batch: int | None = None,
+    label_smoothing: float = 0.0,
+) -> tuple[LossResult, tuple[np.ndarray, ...]]:
+    """Return the loss of what `Module.run` returns in training, and the gradients of all of that.
+
+    Auxiliary scores have losses of their own, which count `AUXILIARY` in the gradients and are not
+    part of the loss that is returned.  Arguments as for `softmax_cross_entropy`.
+    """
+    scores, *auxiliary = results if isinstance(results, tuple) else (results,)
+    loss = softmax_cross_entropy(scores, labels, batch, label_smoothing)
+    gradients = [loss.gradient]
+    for other in auxiliary:
+        gradient = softmax_cross_entropy(other, labels, batch, label_smoothing).gradient
+        gradient *= gradient.dtype.type(AUXILIARY)
+        gradients.append(gradient)
+    return loss, tuple(gradients)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from lowerconv.files import write_atomically
+from lowerconv.nn.module import Module
 
-FORMAT = "lowerconv checkpoint 1"
+FORMAT = "lowerconv checkpoint 2"
+
+# In the directory of a run: the state after the last epoch, and after the most accurate one.
+LAST, BEST = "checkpoint.safetensors", "best.safetensors"
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged or of another run; the message names the file."""
+
+
+def state(network: Module) -> dict[str, np.ndarray]:
+    """Return what a network has learnt: the arrays themselves, to be read and written, by name."""
+    learnt = {name: parameter.data for name, parameter in network.parameters().items()}
+    return learnt | network.buffers()
 
 
 @dataclass(frozen=True)
@@ -28,13 +39,31 @@ class Checkpoint:
     Attributes
     ----------
     tensors : dict of str to ndarray
-        Parameters by name, and what the optimizer keeps of each as ``velocity.NAME``.
+        The `state` of the network; its exponential average as ``ema/NAME``; and what the optimizer
+        keeps of each parameter, such as ``velocity/NAME``.
     state : dict
         Everything else, as JSON can hold it.
     """
 
     tensors: dict[str, np.ndarray]
     state: dict[str, Any]
+
+    def copy_to(self, arrays: Mapping[str, np.ndarray], path: Path) -> None:
+        """Fill arrays with the tensors of the same names.
+
+        Raises
+        ------
+        CheckpointError
+            One is missing, or of another shape or dtype.
+        """
+        for name, array in arrays.items():
+            stored = self.tensors.get(name)
+            if stored is None or stored.shape != array.shape or stored.dtype != array.dtype:
+                found = "nothing" if stored is None else f"{stored.dtype} {stored.shape}"
+                raise CheckpointError(
+                    f"{path}: tensor {name!r} is {found}, expected {array.dtype} {array.shape}"
+                )
+            array[...] = stored
 
 
 def _digest(tensors: dict[str, np.ndarray], state: str) -> str:
@@ -72,6 +101,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     CheckpointError
         There is none, or it is damaged, or it is no checkpoint of this library.
     """
+    if path.is_dir():
+        raise CheckpointError(f"{path}: a directory, expected a file such as {path / BEST}")
     if not path.is_file():
         raise CheckpointError(f"{path}: no checkpoint there")
     try:

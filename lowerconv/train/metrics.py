@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from lowerconv.files import write_atomically
 class EpochMetrics:
     """One epoch: losses in nats per sample, accuracies from 0 to 1.
 
-    The speed is that of training after the first step, which may have compiled; `seconds` is all of
-    the epoch, its test included.
+    Those of the test are of the weights after the epoch, on the test set or on the images held out
+    for validation; ``ema`` stands for the same test of the averaged weights.  The speed is that of
+    training after the first step, which may have compiled; `seconds` is all of the epoch, its tests
+    included; the learning rate is that of the last update.
     """
 
     epoch: int
@@ -25,6 +28,19 @@ class EpochMetrics:
     test_accuracy: float
     images_per_second: float
     seconds: float
+    learning_rate: float
+    ema_loss: float | None = None
+    ema_accuracy: float | None = None
+
+    @property
+    def accuracy(self) -> float:
+        """Of the weights that will predict: the averaged ones where there are any."""
+        return self.test_accuracy if self.ema_accuracy is None else self.ema_accuracy
+
+
+def best_epoch(history: Sequence[EpochMetrics]) -> int:
+    """Return the number of the most accurate epoch, the first of equals; 0 if there is none."""
+    return max(history, key=lambda row: row.accuracy).epoch if history else 0
 
 
 def write_csv(path: Path, history: list[EpochMetrics]) -> None:
@@ -54,9 +70,22 @@ def draw_curves(path: Path, history: list[EpochMetrics], title: str) -> bool:
     ):
         axes = figure.add_subplot(1, 2, place)
         # Told apart by line style too, so that a print in grey can be read.
-        for part, style, colour in (("train", "--", "tab:blue"), ("test", "-", "tab:red")):
-            values = [factor * getattr(row, f"{part}_{quantity}") for row in history]
-            axes.plot(epochs, values, style, color=colour, marker="o", markersize=3, label=part)
+        for part, style, colour in (
+            ("train", "--", "tab:blue"),
+            ("test", "-", "tab:red"),
+            ("ema", ":", "tab:green"),
+        ):
+            values = [getattr(row, f"{part}_{quantity}") for row in history]
+            if None not in values:
+                axes.plot(
+                    epochs,
+                    [factor * value for value in values],
+                    style,
+                    color=colour,
+                    marker="o",
+                    markersize=3,
+                    label=part,
+                )
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

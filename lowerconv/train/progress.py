@@ -17,7 +17,15 @@ TEXT_COLUMNS = 76  # that the text beside the bar may take: the bar gets what is
 
 
 class Reporter:
-    """Says nothing: what ranks other than 0 use, and what the others derive from."""
+    """Says nothing: what ranks other than 0 use, and what the others derive from.
+
+    Attributes
+    ----------
+    part : str
+        What the images are called that an epoch ends with: ``test``, or ``validation``.
+    """
+
+    part = "test"
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -95,9 +103,10 @@ class ConsoleReporter(Reporter):
 
     def end_epoch(self, row: EpochMetrics, epochs: int) -> None:
         """Tell the figures of the epoch."""
+        ema = "" if row.ema_accuracy is None else f"ema {row.ema_accuracy:6.2%}  "
         self.say(
             f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  loss {row.train_loss:.4f}  "
-            f"train {row.train_accuracy:6.2%}  test {row.test_accuracy:6.2%}  "
+            f"train {row.train_accuracy:6.2%}  {self.part} {row.test_accuracy:6.2%}  {ema}"
             f"{row.images_per_second:,.0f} images/s"
         )
 

@@ -3,7 +3,6 @@
 import csv
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -17,8 +16,8 @@ from lowerconv.train.checkpoint import load_checkpoint
 CHECKPOINT = "checkpoint.safetensors"
 
 
-def weights(out: Path) -> dict[str, bytes]:
-    return {n: t.tobytes() for n, t in load_checkpoint(out / CHECKPOINT).tensors.items()}
+def weights(out: Path, file: str) -> dict[str, bytes]:
+    return {n: t.tobytes() for n, t in load_checkpoint(out / file).tensors.items()}
 
 
 def losses(out: Path) -> list[float]:
@@ -38,7 +37,7 @@ def test_a_run_leaves_everything(run_lowerconv, tiny_fashion, tmp_path):
     assert "test accuracy" in run.stdout.splitlines()[-1]
     (out,) = (tmp_path / "runs").iterdir()
     assert out.name.startswith("lenet-fashion-mnist-")
-    assert {"metrics.csv", CHECKPOINT} <= {path.name for path in out.iterdir()}
+    assert {"metrics.csv", CHECKPOINT, "best.safetensors"} <= {path.name for path in out.iterdir()}
     assert len(losses(out)) == 2
 
     again = run_lowerconv(*arguments, cwd=tmp_path)  # never over an older run
@@ -66,35 +65,83 @@ def test_ranks_agree_with_one_process(run_lowerconv, mpiexec, tiny_fashion, tmp_
     np.testing.assert_allclose(losses(tmp_path / "many"), losses(tmp_path / "alone"), rtol=1e-4)
 
 
+def test_ranks_resume_and_agree_with_one_process(run_lowerconv, mpiexec, tiny_fashion, tmp_path):
+    """All that a rank must know of a checkpoint comes from rank 0."""
+    recipe = "--optimizer lars --accumulate 2 --batch 32 --ema 0.8 --schedule step --warmup 1"
+    recipe += " --label-smoothing 0.1 --scale-lr-from 32 --validation 0.2 --patience 2 --epochs 3"
+    arguments = ("train", "--data", f"fashion-mnist:{tiny_fashion}", *recipe.split())
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\n"
+        "from lowerconv.cli.main import main\n"
+        "from lowerconv.train.trainer import Trainer\n"
+        "save = Trainer.save\n"
+        "def save_and_die(self):\n"
+        "    save(self)\n"
+        "    if len(self.history) == 1: raise OSError('killed')\n"
+        "if '--resume' not in sys.argv: Trainer.save = save_and_die\n"
+        "sys.exit(main())\n"
+    )
+    alone = run_lowerconv(*arguments, "--out", tmp_path / "alone")
+    assert alone.returncode == 0, alone.stderr
+    killed = mpiexec(2, program, *arguments, "--out", tmp_path / "many")
+    assert "killed" in killed.stderr
+    resumed = mpiexec(2, program, *arguments, "--out", tmp_path / "many", "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert len(losses(tmp_path / "alone")) > 1
+    np.testing.assert_allclose(losses(tmp_path / "many"), losses(tmp_path / "alone"), rtol=1e-3)
+
+
+def test_a_program_of_ones_own_trains_on_all_ranks(mpiexec, tiny_fashion, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from lowerconv.train import Trainer\n"
+        f"Trainer('lenet', 'fashion-mnist:{tiny_fashion}', epochs=1).fit()\n"
+    )
+    run = mpiexec(2, "-m", "mpi4py", program, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert "2 ranks" in run.stdout
+    assert run.stdout.count("epoch 1/1  loss") == 1
+    assert (tmp_path / "runs").exists()
+
+
 def test_a_killed_run_resumes_to_the_same_weights(run_lowerconv, tiny_fashion, tmp_path):
+    """Killed at random moments, five times or as often as LOWERCONV_KILLS says."""
+    kills = int(os.environ.get("LOWERCONV_KILLS", "5"))
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     rng = random.Random(seed)
-    arguments = ["train", "--data", f"fashion-mnist:{tiny_fashion}", "--epochs", "12"]
+    recipe = "--optimizer adam --ema 0.9 --accumulate 2 --batch 32 --schedule step --warmup 2"
+    recipe += " --augment crop,rotate,cast"
+    arguments = ["train", "--data", f"fashion-mnist:{tiny_fashion}", "--epochs", f"{8 * kills}"]
+    arguments += recipe.split()
     unbroken = run_lowerconv(*arguments, "--out", tmp_path / "unbroken")
     assert unbroken.returncode == 0, unbroken.stderr
+    with open(tmp_path / "unbroken" / "metrics.csv") as file:
+        seconds = sum(float(row["seconds"]) for row in csv.DictReader(file)) / (8 * kills)
 
     broken = tmp_path / "broken"
     command = [sys.executable, "-m", "lowerconv", *arguments, "--out", str(broken)]
-    kills = 0
-    for _ in range(3):
+    done = []
+    while len(done) < kills:
         resume = ["--resume"] if (broken / CHECKPOINT).exists() else []
-        process = subprocess.Popen(command + resume, stdout=subprocess.DEVNULL)
-        # Kill it somewhere in an epoch, at a time that counts from its first checkpoint.
-        deadline = time.monotonic() + 120
-        while not (broken / CHECKPOINT).exists() and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 1.5))
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
-            kills += 1
-        process.wait()
-        load_checkpoint(broken / CHECKPOINT)  # whole, whenever it was
-    assert kills > 0
+        with subprocess.Popen(command + resume, stdout=subprocess.PIPE, text=True) as process:
+            # Somewhere in its first epochs; and now and then while it starts.
+            wanted = "first step" if rng.random() < 0.8 else "training and"
+            if not any(wanted in line for line in process.stdout):
+                break  # all epochs are done
+            time.sleep(rng.uniform(0, 10 * seconds))
+            process.kill()
+        if (broken / CHECKPOINT).exists():  # then it is whole, whenever it was
+            done.append(len(load_checkpoint(broken / CHECKPOINT).state["history"]))
+        else:
+            done.append(0)
+    assert done
+    print(f"epochs done when killed: {done}")
     resumed = run_lowerconv(*arguments, "--out", broken, "--resume")
     assert resumed.returncode == 0, resumed.stderr
-    assert weights(broken) == weights(tmp_path / "unbroken")
+    for file in (CHECKPOINT, "best.safetensors"):
+        assert weights(broken, file) == weights(tmp_path / "unbroken", file)
     assert losses(broken) == losses(tmp_path / "unbroken")
 
 
@@ -107,6 +154,13 @@ MISTAKES = {
     "negative": (["--lr", "-1"], "--lr"),
     "nan": (["--lr", "nan"], "--lr: got nan"),
     "momentum-of-one": (["--momentum", "1"], "--momentum: got 1, expected at least 0 and below 1"),
+    "ema-of-one": (["--ema", "1"], "--ema: got 1, expected at least 0 and below 1"),
+    "unknown-effect": (["--augment", "mirror"], "augment: got 'mirror' in 'mirror', expected some"),
+    "less-than-no-threads": (["--loader-threads", "-1"], "--loader-threads: got -1, expected at"),
+    "no-milestones": (["--milestones", "a"], "--milestones: invalid epochs value: 'a'"),
+    "all-warmup": (["--epochs", "2", "--warmup", "2"], "warmup: got 2, expected less than 2"),
+    "not-of-adam": (["--optimizer", "adam", "--momentum", "0.5"], "optimizer 'adam' has no"),
+    "all-held-out": (["--validation", "0.99999"], "validation of 0.99999: found 8500 of 8500"),
     "too-many-threads": (["--threads", "100000"], "--threads: n: got 100000 threads"),
     "nothing-to-resume": (["--resume", "--out", "nowhere"], "no checkpoint there"),
     "out-is-a-file": (["--out", "/dev/null"], "/dev/null"),
@@ -136,6 +190,16 @@ def test_ranks_tell_a_mistake_once(mpiexec, tmp_path, name):
     run = mpiexec(3, "-m", "lowerconv", "train", *arguments, cwd=tmp_path, timeout=60)
     assert run.returncode != 0
     assert (run.stderr + run.stdout).count(message) == 1
+
+
+def test_a_run_that_diverges_names_the_layer(run_lowerconv, tiny_fashion, tmp_path):
+    data = f"fashion-mnist:{tiny_fashion}"
+    run = run_lowerconv("train", "--data", data, "--lr", "1e20", "--out", tmp_path / "run")
+    assert run.returncode == 1
+    (line,) = [line for line in run.stderr.splitlines() if "compiled" not in line]
+    assert line.startswith("lowerconv: error: ")
+    assert "is the first whose output holds" in line or "holds nan" in line
+    assert load_checkpoint(tmp_path / "run" / CHECKPOINT).state["history"] == []
 
 
 def test_an_existing_run_is_not_overwritten(run_lowerconv, tmp_path):

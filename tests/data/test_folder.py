@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from lowerconv.data import DataError, Dataset, load, read_folder
+from lowerconv.data.folder import read_image
 
 
 def paint(path, value=0, size=(8, 8)):
@@ -209,6 +210,46 @@ def test_centre_of_the_longer_side(tmp_path):
     np.testing.assert_array_equal(result, pixels[:, 3:7].transpose(2, 0, 1))
     result = decode(tmp_path, encode(Image.fromarray(pixels.transpose(1, 0, 2)), "PNG"))
     np.testing.assert_array_equal(result, pixels[:, 3:7].transpose(2, 1, 0))
+
+
+@pytest.mark.parametrize("size", [(90, 30), (30, 90), (41, 67)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 10, 20), (1, 7, 5), (1, 28, 28)], ids=str)
+def test_any_shape_shows_the_centre(tmp_path, size, shape):
+    """The middle fifth is white; what is cut off leaves it there."""
+    width, height = size
+    image = Image.new("RGB", size, (0, 0, 255))
+    middle = (width * 2 // 5, height * 2 // 5, width * 3 // 5, height * 3 // 5)
+    image.paste((255, 255, 255), middle)
+    image.save(tmp_path / "image.png")
+    found = read_image(tmp_path / "image.png", shape)
+    assert found.shape == shape
+    assert found.dtype == np.uint8
+    _, H, W = shape
+    assert (found[:, H // 2, W // 2] > 150).all()
+    assert found[0, 0, 0] < 40  # blue is dark in grey too
+
+
+@pytest.mark.parametrize("size", [(90, 30), (30, 90), (41, 67), (31, 30)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 10, 20), (1, 7, 5), (3, 16, 16)], ids=str)
+@pytest.mark.parametrize("longest", [1, 20, 25, 1000])
+def test_more_of_the_image_leaves_the_middle_as_it_is(tmp_path, size, shape, longest):
+    noise(size).save(tmp_path / "image.png")
+    middle = read_image(tmp_path / "image.png", shape)
+    found = read_image(tmp_path / "image.png", shape, longest)
+    for side, least in zip(found.shape[1:], shape[1:], strict=True):
+        assert least <= side <= max(least, longest)
+        assert (side - least) % 2 == 0
+    assert found.shape[1:] == middle.shape[1:] or longest > min(shape[1:])
+    top, left = (
+        (side - least) // 2 for side, least in zip(found.shape[1:], shape[1:], strict=True)
+    )
+    part = found[:, top : top + shape[1], left : left + shape[2]]
+    np.testing.assert_allclose(part.astype(int), middle, atol=1)
+
+
+def test_other_channels_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"^shape: got 2 channels"):
+        read_image(tmp_path / "image.png", (2, 8, 8))
 
 
 def test_shrinking_is_antialiased(tmp_path):

@@ -310,7 +310,11 @@ def use(directory: Path) -> bytes:
     return b"".join(found)
 
 
-def test_every_flipped_byte_is_noticed(packed):
+@pytest.mark.parametrize("encoded", [False, True], ids=["pixels", "jpeg"])
+def test_every_flipped_byte_is_noticed(packed, folder, tmp_path, encoded):
+    if encoded:
+        packed = tmp_path / "encoded"
+        pack(str(folder), packed, size=24, encoded=True)
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     rng = random.Random(seed)

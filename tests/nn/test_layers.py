@@ -136,31 +136,26 @@ def test_loss_is_the_cross_entropy_and_does_not_overflow():
     assert np.array_equal(share.gradient, result.gradient[:1])
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_label_smoothing_is_that_of_pytorch(smoothing):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(3)
+    scores, labels = 5 * rng.standard_normal((9, 6)), rng.integers(0, 6, 9)
+    result = nn.softmax_cross_entropy(scores, labels, label_smoothing=smoothing)
+    theirs = torch.tensor(scores, requires_grad=True)
+    criterion = torch.nn.CrossEntropyLoss(label_smoothing=smoothing)
+    loss = criterion(theirs, torch.tensor(labels))
+    loss.backward()
+    assert result.loss / 9 == pytest.approx(loss.item(), rel=1e-12)
+    np.testing.assert_allclose(result.gradient, theirs.grad.numpy(), rtol=1e-12, atol=1e-15)
+
+
+def test_label_smoothing_out_of_range_is_named():
+    with pytest.raises(ValueError, match=r"^label_smoothing: got -0\.1, expected"):
+        nn.softmax_cross_entropy(np.zeros((1, 2)), np.array([0]), label_smoothing=-0.1)
+
+
 @pytest.mark.parametrize("labels", [np.array([0, 3]), np.array([-1, 0]), np.array([0])])
 def test_loss_refuses_labels_that_do_not_fit(labels):
     with pytest.raises(ValueError, match=r"^labels: got"):
         nn.softmax_cross_entropy(np.zeros((2, 3), np.float32), labels)
-
-
-def test_sgd_by_its_formula_on_flat_memory():
-    net = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 1))
-    before = {name: p.data.copy() for name, p in net.parameters().items()}
-    sgd = nn.SGD(net, lr=0.1, momentum=0.9, weight_decay=0.01)
-    velocity = {name: np.zeros_like(data) for name, data in before.items()}
-    rng = np.random.default_rng(4)
-    for _ in range(3):
-        for name, p in net.parameters().items():
-            assert np.shares_memory(p.data, sgd.data)
-            assert np.shares_memory(p.grad, sgd.grad)
-            p.grad[...] = rng.standard_normal(p.grad.shape)
-            velocity[name] = 0.9 * velocity[name] + p.grad + 0.01 * before[name]
-            before[name] = before[name] - 0.1 * velocity[name]
-        sgd.step()
-    for name, p in net.parameters().items():
-        np.testing.assert_allclose(p.data, before[name], rtol=1e-5, atol=1e-7)
-
-
-@pytest.mark.parametrize("bad", [{"lr": -1}, {"momentum": 1.0}, {"weight_decay": -0.1}])
-def test_sgd_names_bad_settings(bad):
-    with pytest.raises(ValueError, match=f"^{next(iter(bad))}: got"):
-        nn.SGD(nn.Linear(2, 2), **({"lr": 0.1} | bad))

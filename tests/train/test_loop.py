@@ -1,121 +1,79 @@
-"""Training in one process: it learns, it repeats itself exactly, it resumes exactly."""
+"""The loop itself: batches that make one update together."""
 
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from lowerconv.data import load
+from lowerconv import nn
+from lowerconv.data import Dataset
+from lowerconv.data.loader import Loader, Normalizer
 from lowerconv.parallel import Communicator
-from lowerconv.train import CheckpointError, Settings, Trainer
-from lowerconv.train.progress import Reporter
-from lowerconv.train.schedule import cosine
+from lowerconv.train.loop import train_epoch, update_sizes
 
 
-def trainer(directory: Path, out: Path, **changes) -> Trainer:
-    data = f"fashion-mnist:{directory}"
-    settings = {
-        "model": "lenet",
-        "data": data,
-        "epochs": 1,
-        "batch": 32,
-        "lr": 0.02,
-        "momentum": 0.9,
-        "weight_decay": 5e-4,
-        "seed": 1,
-    } | changes
-    out.mkdir(exist_ok=True)
-    return Trainer(Settings(**settings), *load(data), out, Communicator(), Reporter())
+class Float64Loader(Loader):
+    def batches(self, *arguments):
+        for batch in super().batches(*arguments):
+            yield replace(batch, images=batch.images.astype(np.float64))
 
 
-def weights(run: Trainer) -> bytes:
-    return run.optimizer.data.tobytes() + run.optimizer.velocity.tobytes()
-
-
-def test_it_learns(tiny_fashion, tmp_path):
-    run = trainer(tiny_fashion, tmp_path / "run", epochs=4)
-    run.fit()
-    assert run.history[-1].test_accuracy > 0.9
-    assert run.history[-1].train_loss < run.history[0].train_loss
-    assert len(run.losses) == 4 * 7  # 203 images in batches of 32, the last of 11
-    rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
-    assert len(rows) == 5
-    assert rows[0].startswith("epoch,train_loss,train_accuracy,test_loss,test_accuracy")
-
-
-def test_the_same_seed_gives_the_same_run(tiny_fashion, tmp_path):
-    runs = [trainer(tiny_fashion, tmp_path / f"{i}", seed=seed) for i, seed in enumerate((1, 1, 2))]
-    for run in runs:
-        run.fit()
-    assert runs[0].losses == runs[1].losses
-    assert weights(runs[0]) == weights(runs[1])
-    assert runs[0].losses != runs[2].losses
-
-
-@pytest.mark.parametrize("algorithm", ["direct", "lowering", "pipelined"])
-def test_algorithms_train_alike(tiny_fashion, tmp_path, algorithm):
-    auto = trainer(tiny_fashion, tmp_path / "auto")
-    forced = trainer(tiny_fashion, tmp_path / "forced", algorithm=algorithm)
-    for run in (auto, forced):
-        run.fit()
-    np.testing.assert_allclose(forced.losses, auto.losses, rtol=1e-4)
-
-
-@pytest.mark.parametrize("augment", [None, "crop,rotate,cast"])
-def test_resumed_run_ends_with_the_weights_of_an_unbroken_one(tiny_fashion, tmp_path, augment):
-    unbroken = trainer(tiny_fashion, tmp_path / "unbroken", epochs=3, augment=augment)
-    unbroken.fit()
-
-    class Killed(Exception):
-        pass
-
-    class KillingReporter(Reporter):
-        def step(self, images, loss, accuracy):
-            if len(broken.history) == 1 and images > 100:
-                raise Killed
-
-    broken = trainer(tiny_fashion, tmp_path / "broken", epochs=3, augment=augment)
-    broken.reporter = KillingReporter()
-    with pytest.raises(Killed):
-        broken.fit()
-    resumed = trainer(tiny_fashion, tmp_path / "broken", epochs=3, augment=augment)
-    resumed.resume()
-    assert len(resumed.history) == 1
-    resumed.fit()
-    assert weights(resumed) == weights(unbroken)
-    assert [row.epoch for row in resumed.history] == [1, 2, 3]
-    assert [row.train_loss for row in resumed.history] == [
-        row.train_loss for row in unbroken.history
+def train(samples: int, batch: int, accumulate: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return losses, weights and steps of two epochs in float64, with dropout."""
+    rng = np.random.default_rng(5)
+    images = rng.integers(0, 256, (samples, 2, 6, 6)).astype(np.uint8)
+    dataset = Dataset("random", images, rng.integers(0, 3, samples), ("a", "b", "c"))
+    network = nn.Sequential(
+        nn.Conv2d(2, 4, 3, dtype=np.float64),
+        nn.ReLU(),
+        nn.Dropout(0.4),
+        nn.Flatten(),
+        nn.Linear(64, 3, dtype=np.float64),
+    )
+    network.initialize(rng)
+    optimizer = nn.SGD(network, 0.1, 0.9, 1e-3)
+    loader = Float64Loader(dataset, Normalizer(images), batch)
+    losses = [
+        train_epoch(
+            network,
+            optimizer,
+            loader,
+            epoch,
+            3,
+            lambda update: 0.1 / (1 + update),
+            Communicator(),
+            lambda *_: None,
+            accumulate=accumulate,
+            label_smoothing=0.1,
+        )[0]
+        for epoch in range(2)
     ]
+    return np.concatenate(losses), optimizer.data, optimizer.updates
 
 
-def test_the_learning_rate_falls_from_its_start_to_zero():
-    rates = [cosine(0.4, step, 100) for step in range(101)]
-    assert rates[0] == 0.4
-    assert rates[50] == pytest.approx(0.2)
-    assert rates[100] == pytest.approx(0, abs=1e-12)
-    assert sorted(rates, reverse=True) == rates
+#         samples, batch, accumulate
+GROUPS = {
+    "whole": (24, 4, 3),
+    "last-group-of-fewer-batches": (28, 4, 3),
+    "last-batch-smaller": (31, 4, 3),
+    "one-group-for-all": (10, 3, 9),
+    "last-group-of-one-sample": (25, 4, 3),
+}
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"seed": 2},
-        {"model": "cifar10_quick"},
-        {"lr": 0.5},
-        {"batch": 31},
-        {"epochs": 9},
-        {"augment": "flip"},
-    ],
-    ids=str,
-)
-def test_resume_refuses_other_settings(tiny_fashion, tmp_path, changes):
-    trainer(tiny_fashion, tmp_path / "run").save()
-    with pytest.raises(CheckpointError, match=f"was trained with {next(iter(changes))}"):
-        trainer(tiny_fashion, tmp_path / "run", **changes).resume()
+@pytest.mark.parametrize("name", GROUPS)
+def test_accumulated_batches_are_one_batch(name):
+    samples, batch, accumulate = GROUPS[name]
+    parts, whole = train(samples, batch, accumulate), train(samples, batch * accumulate, 1)
+    assert parts[2] == whole[2]
+    np.testing.assert_allclose(parts[0], whole[0], rtol=1e-12)
+    np.testing.assert_allclose(parts[1], whole[1], rtol=1e-10, atol=1e-12)
 
 
-def test_curves_are_drawn(tiny_fashion, tmp_path):
-    pytest.importorskip("matplotlib")
-    trainer(tiny_fashion, tmp_path / "run").fit()
-    assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
+def test_sizes_of_updates():
+    images = np.zeros((31, 1, 1, 1), np.uint8)
+    dataset = Dataset("d", images, np.zeros(31, np.int64), ("a",))
+    loader = Loader(dataset, Normalizer(images), 4)
+    assert update_sizes(loader, 1).tolist() == [4] * 7 + [3]
+    assert update_sizes(loader, 3).tolist() == [12, 12, 7]
+    assert update_sizes(loader, 100).tolist() == [31]

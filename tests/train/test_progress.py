@@ -8,7 +8,7 @@ from rich.console import Console
 from lowerconv.train import progress
 from lowerconv.train.metrics import EpochMetrics
 
-ROW = EpochMetrics(2, 0.5, 0.8, 0.6, 0.75, 1234.5, 3.0)
+ROW = EpochMetrics(2, 0.5, 0.8, 0.6, 0.75, 1234.5, 3.0, 0.1, 0.7, 0.875)
 
 
 @pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
@@ -28,7 +28,7 @@ def test_everything_promised_is_shown(monkeypatch, terminal):
     text = output.getvalue()
     for part in ("hello [world]", "2/3", "50%", "0.7123", "62.50%", "images/s", "0:00 left"):
         assert part in text
-    assert "epoch 2/3  loss 0.5000  train 80.00%  test 75.00%  1,234 images/s" in text
+    assert "epoch 2/3  loss 0.5000  train 80.00%  test 75.00%  ema 87.50%  1,234 images/s" in text
     if not terminal:
         assert "\r" not in text
         assert "[##########..........]" in text

@@ -1,0 +1,106 @@
+"""Adam, and AdamW."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import numpy as np
+from numba import njit
+
+from lowerconv.kernels.call import share, spread
+from lowerconv.machine.team import Handle
+from lowerconv.nn.module import Module
+from lowerconv.nn.optim.optimizer import Optimizer, check_range
+
+
+# numpy's model of errors: Python's check for division by zero keeps loops from being vector code.
+@njit(cache=True, nogil=True, error_model="numpy")
+def _adam_share(worker, workers, bounds, decays, kept, data, grad, mean, square, numbers):
+    part1, beta2, part2, size, root, eps = numbers
+    first, last = share(data.size, worker, workers)
+    for p in range(decays.size):
+        decay, keep = decays[p], kept[p]
+        begin, end = max(first, bounds[p]), min(last, bounds[p + 1])
+        w, g, m, v = data[begin:end], grad[begin:end], mean[begin:end], square[begin:end]
+        for i in range(end - begin):
+            change = g[i] + decay * w[i]
+            m[i] += part1 * (change - m[i])
+            v[i] = beta2 * v[i] + part2 * change * change
+            w[i] = keep * w[i] - size * m[i] / (np.sqrt(v[i]) / root + eps)
+
+
+@njit(cache=True, nogil=True)
+def _adam(team, bounds, decays, kept, data, grad, mean, square, numbers):
+    spread(team, _adam_share, (bounds, decays, kept, data, grad, mean, square, numbers))
+
+
+class Adam(Optimizer):
+    """Steps of a size that does not depend on the scale of the gradients, as PyTorch defines them.
+
+    ``m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2``, and at step t
+    ``w = w - lr m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps)``.
+
+    Kingma, Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1.
+
+    Parameters
+    ----------
+    network : Module
+    lr : float
+    betas : (float, float)
+    eps, weight_decay : float
+    decoupled : bool
+        AdamW: weights shrink by ``lr weight_decay`` at each step, and their gradients are left
+        alone; else ``g = grad + weight_decay w``. Loshchilov, Hutter, "Decoupled weight decay
+        regularization" (2019), algorithm 2.
+    decay_biases : bool
+        As for :class:`Optimizer`.
+
+    Attributes
+    ----------
+    mean, square : ndarray, (parameters,)
+        The moments m and v.
+    """
+
+    def __init__(
+        self,
+        network: Module,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        decoupled: bool = False,
+        *,
+        decay_biases: bool = False,
+    ) -> None:
+        for i, beta in enumerate(betas):
+            check_range(f"betas[{i}]", beta, 1.0)
+        check_range("eps", eps)
+        super().__init__(network, lr, weight_decay, decay_biases)
+        self.betas, self.eps, self.decoupled = betas, eps, decoupled
+        self.mean, self.square = np.zeros_like(self.data), np.zeros_like(self.data)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return both moments."""
+        return {"mean": self.mean, "square": self.square}
+
+    def _update(self, team: Handle) -> None:
+        kind = self.data.dtype.type
+        decays = self._decays()
+        kept = np.ones_like(decays)
+        if self.decoupled:
+            decays, kept = np.zeros_like(decays), 1 - kind(self.lr) * decays
+        beta1, beta2 = self.betas
+        size = self.lr / (1 - beta1**self.updates)
+        root = sqrt(1 - beta2**self.updates)
+        numbers = tuple(map(kind, (1 - beta1, beta2, 1 - beta2, size, root, self.eps)))
+        _adam(
+            team,
+            self.bounds,
+            decays,
+            kept,
+            self.data,
+            self.grad,
+            self.mean,
+            self.square,
+            numbers,
+        )

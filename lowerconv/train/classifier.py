@@ -1,0 +1,115 @@
+"""A trained network, as a checkpoint has it: to test, and to classify images with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from lowerconv.data.folder import read_image
+from lowerconv.data.loader import Loader
+from lowerconv.data.source import Source
+from lowerconv.nn.models import MODELS
+from lowerconv.nn.module import INFERENCE, Module
+from lowerconv.parallel.communicator import Communicator
+from lowerconv.train.checkpoint import CheckpointError, load_checkpoint, state
+from lowerconv.train.inputs import Inputs
+from lowerconv.train.loop import evaluate
+
+
+class Classifier:
+    """A network with all that it takes to use it.
+
+    Parameters
+    ----------
+    path : path
+        A checkpoint. Of the weights the exponential average counts, where the run kept one.
+    network : Module, optional
+        What was trained, if it is none of :data:`lowerconv.nn.models.MODELS`; its parameters are
+        overwritten.
+
+    Attributes
+    ----------
+    network : Module
+    inputs : Inputs
+        What it takes; ``inputs.classes`` are the names of the classes.
+    epoch : int
+        After which the checkpoint was made.
+    averaged : bool
+        Whether the weights are an exponential average.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such checkpoint, it is damaged, or of another network.
+    """
+
+    def __init__(self, path: str | Path, network: Module | None = None) -> None:
+        path = Path(path)
+        checkpoint = load_checkpoint(path)
+        settings = checkpoint.state["settings"]
+        self.inputs = Inputs.from_json(checkpoint.state["inputs"])
+        self.epoch = len(checkpoint.state["history"])
+        if network is None:
+            if settings["model"] not in MODELS:
+                raise CheckpointError(
+                    f"{path}: of network {settings['model']!r}, expected one of "
+                    f"{', '.join(MODELS)}, or the network itself as an argument in Python"
+                )
+            network = MODELS[settings["model"]].build(
+                self.inputs.image_shape, len(self.inputs.classes), settings["algorithm"]
+            )
+        self.network = network
+        self.averaged = settings["ema"] is not None
+        prefix = "ema/" if self.averaged else ""
+        checkpoint.copy_to({prefix + name: a for name, a in state(network).items()}, path)
+        self._normalizer = self.inputs.normalizer()
+
+    def read(self, path: str | Path) -> np.ndarray:
+        """Return an image file, of any size, as the network takes it: (C, H, W), uint8.
+
+        Raises
+        ------
+        DataError
+            It cannot be read; the message names it.
+        """
+        C, H, W = self.inputs.image_shape
+        height, width = self.inputs.stored_size
+        top, left = (height - H) // 2, (width - W) // 2
+        image = read_image(Path(path), (C, height, width))
+        return np.ascontiguousarray(image[:, top : top + H, left : left + W])
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Return how probable each class is, (N, classes), for images (N, C, H, W), uint8."""
+        if images.dtype != np.uint8 or images.shape[1:] != self.inputs.image_shape:
+            raise ValueError(
+                f"images: got {images.dtype} {images.shape}, expected uint8 "
+                f"(N, {', '.join(map(str, self.inputs.image_shape))})"
+            )
+        x = self._normalizer(np.ascontiguousarray(images), np.arange(len(images)))
+        scores = self.network.run(x, INFERENCE).astype(np.float64)
+        powers = np.exp(scores - scores.max(1, keepdims=True))
+        return powers / powers.sum(1, keepdims=True)
+
+    def evaluate(self, dataset: Source, batch: int = 64) -> tuple[float, float]:
+        """Return loss and accuracy over a data set of the same classes.
+
+        Raises
+        ------
+        ValueError
+            Images of another shape, or other classes.
+        """
+        for name, found, expected in (
+            ("image_shape", dataset.image_shape, self.inputs.image_shape),
+            ("classes", dataset.classes, self.inputs.classes),
+        ):
+            if found != expected:
+                raise ValueError(
+                    f"dataset: {dataset.name} has {name} {found}, expected {expected}, which the "
+                    "network was trained on"
+                )
+        loader = Loader(dataset, self._normalizer, batch)
+        try:
+            return evaluate(self.network, loader, Communicator())
+        finally:
+            loader.close()

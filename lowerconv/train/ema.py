@@ -1,0 +1,77 @@
+"""An exponential average of the weights, which often predicts better than the last ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from numba import njit
+
+from lowerconv.kernels.call import share, spread
+from lowerconv.machine.threads import get_num_threads, parallel_region
+from lowerconv.nn.module import Module
+from lowerconv.train.checkpoint import state
+
+
+@njit(cache=True, nogil=True)
+def _approach_share(worker, workers, average, data, part):
+    first, last = share(data.size, worker, workers)
+    a, w = average[first:last], data[first:last]
+    for i in range(w.size):
+        a[i] += part * (w[i] - a[i])
+
+
+@njit(cache=True, nogil=True)
+def _approach(team, average, data, part):
+    spread(team, _approach_share, (average, data, part))
+
+
+class WeightAverage:
+    """``average = decay average + (1 - decay) weights`` after each update, from the first on.
+
+    Polyak, Juditsky, "Acceleration of stochastic approximation by averaging" (1992), with weights
+    that fade, as PyTorch's ``AveragedModel`` with ``get_ema_multi_avg_fn(decay)`` has them.
+
+    Parameters
+    ----------
+    network : Module
+        All of whose `checkpoint.state` is averaged.
+    decay : float
+        From 0 and below 1; 0.999 remembers some thousand updates.
+
+    Attributes
+    ----------
+    values : dict of str to ndarray
+        The average, as `checkpoint.state` has the weights.
+    """
+
+    def __init__(self, network: Module, decay: float) -> None:
+        self._network, self.decay = network, decay
+        self.values = {name: array.copy() for name, array in state(network).items()}
+
+    def update(self, updates: int) -> None:
+        """Take in the weights after an update, the first of which has number 1."""
+        if updates <= 1:  # the initial weights, drawn at random, do not count
+            _copy(state(self._network), self.values)
+            return
+        with parallel_region(get_num_threads()) as team:
+            for name, array in state(self._network).items():
+                part = array.dtype.type(1 - self.decay)
+                _approach(team, self.values[name].reshape(-1), array.reshape(-1), part)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Have the network compute with the average for a while."""
+        weights = state(self._network)
+        kept = {name: array.copy() for name, array in weights.items()}
+        _copy(self.values, weights)
+        try:
+            yield
+        finally:
+            _copy(kept, weights)
+
+
+def _copy(source: dict[str, np.ndarray], target: dict[str, np.ndarray]) -> None:
+    for name, array in target.items():
+        array[...] = source[name]

@@ -1,0 +1,358 @@
+"""A training run: a network, its data, and all that is kept of them."""
+
+from __future__ import annotations
+
+import json
+import time
+import zlib
+from collections.abc import Collection
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from lowerconv.data import Augment, load
+from lowerconv.data.loader import Loader
+from lowerconv.data.source import Source
+from lowerconv.data.split import hold_out
+from lowerconv.machine.affinity import set_share
+from lowerconv.machine.threads import get_num_threads, set_num_threads
+from lowerconv.nn.models import MODELS
+from lowerconv.nn.module import Module
+from lowerconv.nn.optim import LARS, SGD, Adam, Optimizer
+from lowerconv.parallel.communicator import Communicator, world
+from lowerconv.train.checkpoint import LAST, Checkpoint, CheckpointError, state
+from lowerconv.train.directory import RunDirectory, default_path
+from lowerconv.train.divergence import check_weights
+from lowerconv.train.ema import WeightAverage
+from lowerconv.train.inputs import Inputs
+from lowerconv.train.loop import evaluate, train_epoch, update_sizes
+from lowerconv.train.metrics import EpochMetrics, best_epoch
+from lowerconv.train.progress import ConsoleReporter, Reporter, announce_compilation
+from lowerconv.train.schedule import learning_rate
+from lowerconv.train.settings import Settings, resolve
+
+
+def make_optimizer(network: Module, settings: Settings) -> Optimizer:
+    """Return the optimizer that the settings name."""
+    lr, decay = settings.lr, settings.weight_decay
+    if settings.optimizer == "sgd":
+        return SGD(network, lr, settings.momentum, decay, settings.nesterov)
+    if settings.optimizer == "lars":
+        return LARS(network, lr, settings.momentum, decay)
+    return Adam(network, lr, weight_decay=decay, decoupled=settings.optimizer == "adamw")
+
+
+class Trainer:
+    """A run: network, data, optimizer, what it has measured, and where it is kept.
+
+    Parameters
+    ----------
+    model : str or Module
+        One of :data:`lowerconv.nn.models.MODELS`, initialised from the seed, or a network of your
+        own, trained from the weights that it has.
+    data : str or (Source, Source or None)
+        What :func:`lowerconv.data.load` takes, or images to train with and to test on; None holds
+        out some of the former, as setting ``validation`` says.
+    out : path, optional
+        Directory of ``metrics.csv``, ``curves.png`` and the checkpoints; by default a new one,
+        ``runs/MODEL-DATA-NUMBER``. Only rank 0 writes.
+    resume : bool
+        Go on from the last checkpoint in `out`, by default in the last run of this model and data.
+    tensorboard : bool
+        Write events for TensorBoard too.
+    communicator : Communicator, optional
+        By default all ranks that ``mpiexec`` has started, this process taking its share of the
+        cores. ``mpiexec -n 4 python -m mpi4py PROGRAM`` ends all of them when one fails.
+    reporter : Reporter, optional
+        By default prints on rank 0; ``Reporter()`` prints nothing.
+    workers : int, optional
+        Threads that make batches ahead of their use; default: those of `Loader`.
+    cpus : collection of int, optional
+        The only CPUs they run on.
+    **settings
+        Attributes of :class:`Settings`; by default those that suit the model.
+
+    Attributes
+    ----------
+    settings : Settings
+    network : Module
+    history : list of EpochMetrics
+    losses : list of float
+        Mean loss of every update since this object was made.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A setting, named in the message, that is none or out of its range.
+    DataError
+        Data that cannot be read.
+    CheckpointError
+        On rank 0: `out` holds a run already; or there is none to resume, it is damaged, or was made
+        with other settings.
+    """
+
+    def __init__(
+        self,
+        model: str | Module,
+        data: str | tuple[Source, Source | None],
+        out: str | Path | None = None,
+        *,
+        resume: bool = False,
+        tensorboard: bool = False,
+        communicator: Communicator | None = None,
+        reporter: Reporter | None = None,
+        workers: int | None = None,
+        cpus: Collection[int] | None = None,
+        **settings: Any,
+    ) -> None:
+        self.communicator = _join() if communicator is None else communicator
+        chief = self.communicator.rank == 0
+        if isinstance(model, str) and model not in MODELS:
+            raise ValueError(f"model: got {model!r}, expected one of {', '.join(MODELS)}")
+        self.settings = resolve(
+            model if isinstance(model, str) else type(model).__name__,
+            data if isinstance(data, str) else data[0].name,
+            settings,
+        )
+        train_set, test_set = load(data) if isinstance(data, str) else data
+        seed, part = self.settings.seed, "test"
+        if self.settings.validation:
+            train_set, test_set = hold_out(train_set, self.settings.validation, seed)
+            part = "validation"
+        elif test_set is None:
+            raise ValueError(
+                "validation: got 0 and no test set, expected the fraction of the training images "
+                "to hold out"
+            )
+        self.inputs = Inputs.of(train_set)
+        if isinstance(model, str):
+            build = MODELS[model].build
+            self.network: Module = build(
+                train_set.image_shape, len(train_set.classes), self.settings.algorithm
+            )
+            self.network.initialize(np.random.default_rng(seed))
+        else:
+            self.network = model
+        self.optimizer = make_optimizer(self.network, self.settings)
+        self.average: WeightAverage | None = None
+        if self.settings.ema is not None:
+            self.average = WeightAverage(self.network, self.settings.ema)
+        augment = Augment.parse(self.settings.augment) if self.settings.augment else None
+        self._train, self._test = (
+            Loader(
+                source,
+                self.inputs.normalizer(),
+                self.settings.batch,
+                self.communicator.rank,
+                self.communicator.ranks,
+                augment=changes,
+                workers=workers,
+                cpus=cpus,
+            )
+            for source, changes in ((train_set, augment), (test_set, None))
+        )
+        self.history: list[EpochMetrics] = []
+        self.losses: list[float] = []
+        if reporter is None:
+            reporter = ConsoleReporter(Console()) if chief else Reporter()
+        reporter.part = part
+        self.reporter = reporter
+        # Rank 0 owns the directory: the others might not even see its file system.
+        self._directory: RunDirectory | None = None
+        if chief:
+            names = self.settings.model, self.settings.data
+            path = default_path(*names, resume) if out is None else Path(out)
+            self._directory = RunDirectory(path)
+            if resume:
+                self._restore(self._directory.load(), path / LAST)
+            else:
+                self._directory.check_new()
+            self._directory.open(self.history, tensorboard)
+
+    @property
+    def out(self) -> Path:
+        """The directory of the run, on rank 0."""
+        return self._directory.path if self._directory is not None else Path()
+
+    def _restore(self, checkpoint: Checkpoint, path: Path) -> None:
+        mine = json.loads(json.dumps(self._facts()))
+        for name, value in (mine["settings"] | mine["inputs"]).items():
+            saved = (checkpoint.state["settings"] | checkpoint.state["inputs"]).get(name)
+            if saved != value:
+                raise CheckpointError(f"{path}: was trained with {name} {saved!r}, not {value!r}")
+        checkpoint.copy_to(self._tensors(), path)
+        self.optimizer.updates = checkpoint.state["updates"]
+        self.history = [EpochMetrics(**row) for row in checkpoint.state["history"]]
+
+    def _tensors(self) -> dict[str, np.ndarray]:
+        """Return the arrays that change from one update to the next, as checkpoints name them."""
+        kept = {key: self.optimizer.by_name(flat) for key, flat in self.optimizer.state().items()}
+        if self.average is not None:
+            kept["ema"] = self.average.values
+        prefixed = {f"{key}/{n}": array for key, by in kept.items() for n, array in by.items()}
+        return state(self.network) | prefixed
+
+    def _facts(self) -> dict[str, Any]:
+        """Return all else that a checkpoint keeps."""
+        return {
+            "settings": asdict(self.settings),
+            "inputs": asdict(self.inputs),
+            "updates": self.optimizer.updates,
+            "history": [asdict(row) for row in self.history],
+        }
+
+    def save(self) -> None:
+        """Write the metrics and the checkpoints, on rank 0."""
+        if self._directory is not None:
+            checkpoint = Checkpoint(self._tensors(), self._facts())
+            self._directory.save(checkpoint, self.history)
+
+    def fit(self) -> list[EpochMetrics]:
+        """Train until all epochs are done, those of the checkpoint included; return the history.
+
+        Raises
+        ------
+        DivergenceError
+            A loss or a weight is not finite; the checkpoints are of epochs before.
+        """
+        self._share()
+        self.reporter.say(self.describe())
+        for warning in self.communicator.warnings:
+            self.reporter.say(f"warning: {warning}")
+        try:
+            with announce_compilation(self.reporter):
+                self._train_epochs()
+            self._report_data()
+        finally:
+            for loader in (self._train, self._test):
+                loader.close()
+            self.reporter.close()
+            if self._directory is not None:
+                self._directory.close()
+        if self._directory is not None:
+            self._directory.draw(self.history, f"{self.settings.model} on {self.settings.data}")
+        return self.history
+
+    def _train_epochs(self) -> None:
+        if not self.history:
+            self.save()  # so that a run killed in its first epoch can be resumed too
+        while len(self.history) < self.settings.epochs and not self._out_of_patience():
+            self.history.append(self._epoch(len(self.history)))
+            self.reporter.end_epoch(self.history[-1], self.settings.epochs)
+            self.save()
+
+    def _share(self) -> None:
+        """Give all ranks what rank 0 may have read from a checkpoint."""
+        for array in self._tensors().values():
+            self.communicator.broadcast_array(array)
+        self.history, self.optimizer.updates = self.communicator.broadcast(
+            (self.history, self.optimizer.updates)
+        )
+
+    def _report_data(self) -> None:
+        """Tell whether training waited for its data."""
+        report = self._train.report()
+        waits = self.communicator.sum_numbers(report.waits)[0]
+        if report.workers:
+            self.reporter.say(str(report))
+            if waits > report.waits:
+                self.reporter.say(f"data: all ranks together waited for {waits:.0f} batches")
+
+    def _out_of_patience(self) -> bool:
+        patience = self.settings.patience
+        if patience is None or len(self.history) - best_epoch(self.history) < patience:
+            return False
+        self.reporter.say(
+            f"stopped: the {self.reporter.part} accuracy was best after epoch "
+            f"{best_epoch(self.history)}, {patience} epochs ago"
+        )
+        return True
+
+    def _epoch(self, epoch: int) -> EpochMetrics:
+        ranks, images = self.communicator.ranks, len(self._train.dataset)
+        self.reporter.start_epoch(epoch + 1, self.settings.epochs, images)
+        begin = time.perf_counter()
+        first_batch = begin
+        done, loss, right, batches = 0, 0.0, 0, 0
+
+        def after_batch(samples: int, batch_loss: float, batch_right: int) -> None:
+            nonlocal done, loss, right, batches, first_batch
+            done, loss, right = done + samples, loss + batch_loss, right + batch_right
+            batches += 1
+            if batches == 1 and len(self._train) > 1:
+                first_batch = time.perf_counter()
+                if not self.losses:
+                    self.reporter.say(f"first step after {first_batch - begin:.1f} s")
+            self.reporter.step(min(done * ranks, images), loss / max(1, done), right / max(1, done))
+
+        sizes = update_sizes(self._train, self.settings.accumulate)
+        losses, all_right = train_epoch(
+            self.network,
+            self.optimizer,
+            self._train,
+            epoch,
+            self.settings.seed,
+            lambda update: learning_rate(self.settings, update, len(sizes)),
+            self.communicator,
+            after_batch,
+            accumulate=self.settings.accumulate,
+            label_smoothing=self.settings.label_smoothing,
+            average=self.average,
+        )
+        trained = time.perf_counter()
+        if epoch + 1 < self.settings.epochs:  # while the network is tested
+            self._train.prefetch(self.settings.seed, epoch + 1)
+        self._check_agreement()
+        check_weights(self.network, epoch + 1)
+        self.losses.extend(losses)
+        test_loss, test_accuracy = evaluate(self.network, self._test, self.communicator)
+        ema_loss, ema_accuracy = None, None
+        if self.average is not None:
+            with self.average.in_place():
+                ema_loss, ema_accuracy = evaluate(self.network, self._test, self.communicator)
+        timed = images - (self._train.batch if first_batch > begin else 0)
+        return EpochMetrics(
+            epoch=epoch + 1,
+            train_loss=float(losses @ sizes / images),
+            train_accuracy=all_right / images,
+            test_loss=test_loss,
+            test_accuracy=test_accuracy,
+            images_per_second=timed / (trained - first_batch),
+            seconds=time.perf_counter() - begin,
+            learning_rate=self.optimizer.lr,
+            ema_loss=ema_loss,
+            ema_accuracy=ema_accuracy,
+        )
+
+    def _check_agreement(self) -> None:
+        """Raise if the ranks' weights differ in a single bit: they would train apart."""
+        sums = self.communicator.gather(zlib.crc32(self.optimizer.data.tobytes()))
+        if len(set(sums)) > 1:
+            raise RuntimeError(f"weights differ between ranks: checksums {sums}")
+
+    def describe(self) -> str:
+        """Return what runs where, in words."""
+        parameters = self.optimizer.data.size
+        threads = f"{get_num_threads()} thread" + ("s" if get_num_threads() > 1 else "")
+        accumulate = self.settings.accumulate
+        groups = f" x {accumulate} accumulated" if accumulate > 1 else ""
+        return (
+            f"{self.settings.model}, {parameters:,} parameters, on {self.settings.data}: "
+            f"{len(self._train.dataset):,} training and {len(self._test.dataset):,} "
+            f"{self.reporter.part} images; "
+            f"{self.communicator.describe()} x {threads}, "
+            f"batch {self.settings.batch}{groups}, algorithm {self.settings.algorithm}"
+            + (f", augmented by {self.settings.augment}" if self.settings.augment else "")
+        )
+
+
+def _join() -> Communicator:
+    """Return all ranks of this job, having taken this one's share of the cores."""
+    communicator = world()
+    if communicator.ranks > 1:
+        set_share(communicator.cpus)
+        set_num_threads(communicator.threads)
+    return communicator

@@ -1,0 +1,39 @@
+"""Image tensors as kernels take them: a flat array from the first item on, and a step."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+
+class Tensor(NamedTuple):
+    """Some channels of a larger tensor: what the kernel is given, and what lies around it."""
+
+    whole: np.ndarray  # (N, C + more, ...)
+    flat: np.ndarray
+    step: int
+    values: np.ndarray  # the view of the channels
+    first: int  # of them
+
+    def neighbours_untouched(self) -> bool:
+        """Whether the other channels still hold what `tensor` put there."""
+        others = self.whole.copy()
+        others[:, self.first : self.first + self.values.shape[1]] = 77
+        return bool((others == 77).all())
+
+
+def _tensor(values: np.ndarray, sliced: bool = True) -> Tensor:
+    """Return `values` (N, C, ...) as channels 2 and following of a larger tensor, or plain."""
+    N, C, *rest = values.shape
+    before, after = (2, 1) if sliced else (0, 0)
+    whole = np.full((N, before + C + after, *rest), 77, values.dtype)
+    whole[:, before : before + C] = values
+    pixels = int(np.prod(rest))
+    flat = whole.reshape(-1)[before * pixels :]
+    return Tensor(whole, flat, whole.shape[1] * pixels, whole[:, before : before + C], before)
+
+
+@pytest.fixture(scope="session")
+def tensor():
+    """Return the function that makes one."""
+    return _tensor

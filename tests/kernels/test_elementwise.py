@@ -1,0 +1,168 @@
+"""ReLU, addition, copies, dropout and the bias' gradient against NumPy."""
+
+import numpy as np
+import pytest
+
+from lowerconv.kernels.elementwise import (
+    add,
+    bias_relu_grad,
+    copy,
+    dropout,
+    relu,
+    relu_grad,
+    row_sum,
+)
+from lowerconv.machine.threads import parallel_region
+
+SHAPES = [(3, 5, 7), (0, 3, 4), (1, 1, 1), (2, 3, 70_001), (70, 2, 33)]
+shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
+dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+
+
+def run(function, threads, *arguments):
+    with parallel_region(threads) as team:
+        function(team, *arguments)
+
+
+def draw(shape, dtype, seed):
+    x = np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+    if x.size > 3:
+        x.reshape(-1)[[0, 1, -1]] = np.nan, -np.inf, np.inf
+    return x
+
+
+def positive(x):
+    return np.where(x < 0, 0, x)
+
+
+def sizes(shape):
+    return shape[0], shape[1] * shape[2]
+
+
+@shapes
+@dtypes
+def test_relu(tensor, shape, dtype):
+    values = draw(shape, dtype, 1)
+    x, y = tensor(values), tensor(np.full(shape, 3, dtype))
+    run(relu, 2, x.flat, x.step, y.flat, y.step, *sizes(shape))
+    np.testing.assert_array_equal(y.values, positive(values))
+    run(relu, 3, x.flat, x.step, x.flat, x.step, *sizes(shape))
+    np.testing.assert_array_equal(x.values, positive(values))
+    assert x.neighbours_untouched()
+    assert y.neighbours_untouched()
+
+
+@shapes
+@dtypes
+def test_relu_grad(tensor, shape, dtype):
+    values, gradient, there = (draw(shape, dtype, seed) for seed in (1, 2, 3))
+    masked = np.where(values > 0, gradient, 0)
+    y, dy = tensor(values), tensor(gradient)
+    for more in (False, True):
+        dx = tensor(there if more else np.full_like(there, np.nan))
+        operands = y.flat, y.step, dy.flat, dy.step, dx.flat, dx.step
+        run(relu_grad, 2, *operands, *sizes(shape), more)
+        np.testing.assert_array_equal(dx.values, masked + there if more else masked)
+        assert dx.neighbours_untouched()
+    operands = y.flat, y.step, dy.flat, dy.step, dy.flat, dy.step
+    run(relu_grad, 3, *operands, *sizes(shape), False)
+    np.testing.assert_array_equal(dy.values, masked)
+    assert dy.neighbours_untouched()
+
+
+@shapes
+@dtypes
+@pytest.mark.parametrize("masked", [False, True])
+def test_bias_relu_grad(tensor, shape, dtype, masked):
+    N, K, pixels = shape
+    rng = np.random.default_rng(1)
+    values, gradient = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
+    expected = np.where(values > 0, gradient, 0) if masked else gradient
+    sums = []
+    for threads in (1, 2, 3, 5):
+        y, dy = tensor(values), tensor(gradient)
+        db = np.full(K, np.nan, dtype)
+        operands = dy.flat, dy.step, y.flat, y.step
+        run(bias_relu_grad, threads, *operands, db, N, K, pixels, masked)
+        np.testing.assert_array_equal(dy.values, expected)
+        assert dy.neighbours_untouched()
+        sums.append(db)
+    tolerance = 1e-10 if dtype == np.float64 else 1e-5 * np.sqrt(1 + N * pixels)
+    exact = expected.sum((0, 2), dtype=np.float64)
+    np.testing.assert_allclose(sums[0], exact, 1e-5, tolerance)
+    assert all(np.array_equal(sums[0], other) for other in sums)
+
+    dy = tensor(gradient)
+    operands = dy.flat, dy.step, y.flat, y.step
+    run(bias_relu_grad, 2, *operands, np.empty(0, dtype), N, K, pixels, masked)
+    np.testing.assert_array_equal(dy.values, expected)
+
+
+def test_a_sum_of_much_stays_exact():
+    values = np.full(10_000_019, 0.1, np.float32)
+    np.testing.assert_allclose(row_sum(values), 10_000_019 * np.float64(np.float32(0.1)), 1e-6)
+
+
+@shapes
+@dtypes
+@pytest.mark.parametrize("positive_only", [False, True])
+def test_add(tensor, shape, dtype, positive_only):
+    values = draw(shape, dtype, 1), np.random.default_rng(2).standard_normal(shape).astype(dtype)
+    expected = values[0] + values[1]
+    if positive_only:
+        expected = positive(expected)
+    for onto in (None, 0, 1):
+        a, b = (tensor(v) for v in values)
+        y = tensor(np.zeros(shape, dtype)) if onto is None else (a, b)[onto]
+        operands = a.flat, a.step, b.flat, b.step, y.flat, y.step
+        run(add, 2, *operands, *sizes(shape), positive_only)
+        np.testing.assert_array_equal(y.values, expected)
+        assert y.neighbours_untouched()
+
+
+def test_add_of_a_tensor_to_itself(tensor):
+    x = tensor(np.arange(12, dtype=np.float32).reshape(2, 2, 3))
+    run(add, 2, *(x.flat, x.step) * 3, 2, 6, False)
+    np.testing.assert_array_equal(x.values.reshape(-1), 2 * np.arange(12))
+
+
+@shapes
+@dtypes
+def test_copy(tensor, shape, dtype):
+    values, there = (np.random.default_rng(s).standard_normal(shape).astype(dtype) for s in (1, 2))
+    for more in (False, True):
+        x, y = tensor(values, False), tensor(there)
+        run(copy, 2, x.flat, x.step, y.flat, y.step, *sizes(shape), more)
+        np.testing.assert_array_equal(y.values, values + there if more else values)
+        assert y.neighbours_untouched()
+
+
+def splitmix(key, numbers):
+    """What items draw: the output function of SplitMix64, in Python's integers."""
+    mask = 2**64 - 1
+    drawn = []
+    for number in numbers:
+        z = (key + number * 0x9E3779B97F4A7C15) & mask
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+        drawn.append(z ^ (z >> 31))
+    return drawn
+
+
+@pytest.mark.parametrize("shape", [s for s in SHAPES if s[2] < 1000], ids=str)
+@dtypes
+def test_dropout(tensor, shape, dtype):
+    values, there = (np.random.default_rng(s).standard_normal(shape).astype(dtype) for s in (1, 2))
+    key, first, threshold = 2**63 + 12345, 1000, int(0.3 * 2.0**64)
+    drawn = splitmix(key, range(first, first + values.size))
+    kept = np.reshape([d >= threshold for d in drawn], shape)
+    scale = dtype(1 / 0.7)
+    expected = np.where(kept, values * scale, dtype(0))
+    last = first, np.uint64(key), np.uint64(threshold), scale
+    for more in (False, True):
+        x, y = tensor(values), tensor(there)
+        run(dropout, 2, x.flat, x.step, y.flat, y.step, *sizes(shape), *last, more)
+        np.testing.assert_array_equal(y.values, expected + there if more else expected)
+        assert y.neighbours_untouched()
+    run(dropout, 3, x.flat, x.step, x.flat, x.step, *sizes(shape), *last, False)
+    np.testing.assert_array_equal(x.values, expected)
