@@ -7,8 +7,13 @@ from typing import Any
 import numpy as np
 
 from lowerconv.checks import integer
-from lowerconv.nn.frame import Frame
+from lowerconv.kernels.batch_norm import batch_norm, finish, normalise, statistics
+from lowerconv.kernels.batch_norm_grad import batch_norm_grad, gradient_sums, input_gradient
+from lowerconv.machine.threads import get_num_threads, parallel_region
+from lowerconv.nn.combine import move
+from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.module import Layer, Parameter, Shape, Step
+from lowerconv.parallel.communicator import Communicator
 
 
 class BatchNorm2d(Layer):
@@ -91,31 +96,92 @@ class BatchNorm2d(Layer):
         return scale, self.bias.data - self.running_mean * scale
 
     def compute(self, frame: Frame, step: Step) -> None:
-        x=frame.x.array.astype(np.float64); c=(None,slice(None),None,None)
-        if step.training:
-            mean=x.mean((0,2,3)); var=x.var((0,2,3)); inv=1/np.sqrt(var+self.eps); n=x.size//x.shape[1]
-            if frame.saved: frame.saved["mean"][:]=mean; frame.saved["inv_std"][:]=inv
-            self.running_mean[:]+=self.momentum*(mean-self.running_mean)
-            self.running_var[:]+=self.momentum*(var*n/max(1,n-1)-self.running_var)
-            y=(x-mean[c])*(inv*self.weight.data)[c]+self.bias.data[c]
-        else:
-            a,b=self.scale_and_shift(); y=x*a[c]+b[c]
-        if frame.residual is not None: y=y+frame.residual.array
-        if frame.relu: y=np.maximum(y,0)
-        frame.y.array[...]=y
+        """Normalise by the batch's statistics, or at inference by the running ones."""
+        x, y, residual = frame.x, frame.y, frame.residual or NOTHING
+        N, C, H, W = x.shape
+        flats = (x.flat, x.step, y.flat, y.step, _like(residual, x), residual.step)
+        gamma, beta = self.weight.data, self.bias.data
+        if not step.training:
+            inv_std = 1 / np.sqrt(self.running_var.astype(np.float64) + self.eps)
+            mean = self.running_mean.astype(np.float64)
+            with parallel_region(get_num_threads()) as team:
+                normalise(team, *flats, mean, inv_std, gamma, beta, N, C, H * W, frame.relu)
+            return
+        mean, inv_std = frame.saved["mean"], frame.saved["inv_std"]
+        running = self.running_mean, self.running_var
+        if not self.synchronized or step.communicator is None:
+            with parallel_region(get_num_threads()) as team:
+                batch_norm(
+                    team, *flats, mean, inv_std, *running, gamma, beta, N, C, H * W, self.eps,
+                    self.momentum, frame.relu,
+                )  # fmt: skip
+            return
+        m2 = np.empty(C)
+        with parallel_region(get_num_threads()) as team:
+            statistics(team, x.flat, x.step, mean, m2, N, C, H * W)
+        count = _merged(step.communicator, N * H * W, mean, m2)
+        finish(mean, m2, count, self.eps, self.momentum, inv_std, *running, 0, C)
+        with parallel_region(get_num_threads()) as team:
+            normalise(team, *flats, mean, inv_std, gamma, beta, N, C, H * W, frame.relu)
 
     def differentiate(self, frame: Frame, step: Step) -> None:
-        x=frame.x.array.astype(np.float64); c=(None,slice(None),None,None)
-        dy=frame.gradient.array
-        if frame.relu: dy*=frame.y.array>0
-        if frame.dresidual is not None:
-            d=frame.dresidual.array; d[...]=d+dy if frame.add_residual else dy
-        xh=(x-frame.saved["mean"][c])*frame.saved["inv_std"][c]
-        db=dy.sum((0,2,3)); dg=(dy*xh).sum((0,2,3)); self.weight.grad[:]=dg; self.bias.grad[:]=db
-        n=x.size//x.shape[1]
-        if frame.dx is not None:
-            g=(self.weight.data*frame.saved["inv_std"])[c]*(dy-db[c]/n-xh*dg[c]/n)
-            frame.dx.array[...]=frame.dx.array+g if frame.adds[0] else g
+        """Compute the gradients of scale, shift, operand and residual."""
+        x, y, dy = frame.x, frame.y, frame.gradient
+        residual = frame.dresidual or NOTHING
+        # Where a gradient is added to another, what is added comes to be in place of dy.
+        dx = frame.dx if frame.dx is not None and not frame.adds[0] else dy
+        N, C, H, W = x.shape
+        flats = (
+            dy.flat, dy.step, y.flat, y.step, x.flat, x.step, dx.flat, dx.step,
+            _like(residual, x), residual.step, frame.saved["mean"], frame.saved["inv_std"],
+        )  # fmt: skip
+        gamma, dgamma, dbeta = self.weight.data, self.weight.grad, self.bias.grad
+        if not self.synchronized or step.communicator is None:
+            with parallel_region(get_num_threads()) as team:
+                batch_norm_grad(
+                    team, *flats, gamma, dgamma, dbeta, N, C, H * W, frame.relu,
+                    frame.add_residual,
+                )  # fmt: skip
+        else:
+            sums = np.empty((2, C))
+            with parallel_region(get_num_threads()) as team:
+                gradient_sums(
+                    team, *flats, sums[0], sums[1], N, C, H * W, frame.relu, frame.add_residual
+                )
+            dbeta[:], dgamma[:] = sums  # of this rank: those of all are added up with the others
+            count = int(step.communicator.sum_numbers(N * H * W)[0])
+            step.communicator.sum_array(sums)
+            g = dx if frame.relu else dy
+            with parallel_region(get_num_threads()) as team:
+                input_gradient(
+                    team, g.flat, g.step, x.flat, x.step, dx.flat, dx.step, frame.saved["mean"],
+                    frame.saved["inv_std"], gamma, sums[0], sums[1], count, N, C, H * W,
+                )  # fmt: skip
+        if frame.dx is not None and frame.adds[0]:
+            move(dx, frame.dx, True)
+
+
+NOTHING = Tensor((0, 0))
+
+
+def _like(tensor: Tensor, x: Tensor) -> np.ndarray:
+    """Return the memory of a tensor; of none, an empty array of the dtype of `x`."""
+    return tensor.flat if tensor is not NOTHING else x.flat[:0]
+
+
+def _merged(communicator: Communicator, count: int, mean: np.ndarray, m2: np.ndarray) -> int:
+    """Replace each rank's mean and squared deviations by those of all; return the pixels of all.
+
+    Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample
+    variances" (1979).
+    """
+    total = int(communicator.sum_numbers(count)[0])
+    own = mean.copy()
+    mean *= count / max(1, total)
+    communicator.sum_array(mean)
+    m2 += count * (own - mean) ** 2
+    communicator.sum_array(m2)
+    return total
 
 
 class LocalResponseNorm(Layer):

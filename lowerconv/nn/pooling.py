@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from lowerconv.checks import Pair, pair
-from lowerconv.kernels.pooling import avg_pool, avg_pool_grad, max_pool, max_pool_grad
+from lowerconv.kernels.avg_pool import avg_pool, avg_pool_grad
+from lowerconv.kernels.max_pool import max_pool, max_pool_grad
 from lowerconv.machine.threads import get_num_threads, parallel_region
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.module import Layer, Shape, Step
