@@ -121,7 +121,7 @@ class Module:
             self._children[name] = value
         super().__setattr__(name, value)
 
-    def forward(self, *values: Value) -> Any:
+    def forward(self, *values: Any, **_: Any) -> Any:  # so that mypy lets others name theirs
         """Return the value, or the tuple of values, that the module makes of `values`.
 
         Of a tuple the first is the result; the others exist in training only, for auxiliary losses.
