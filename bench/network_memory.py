@@ -91,7 +91,9 @@ def main() -> None:
                 continue
             values = (model, options.batch, options.threads, options.steps, name)
             names = ("--models", "--batch", "--threads", "--steps", "--only")
-            arguments = [word for pair in zip(names, map(str, values), strict=True) for word in pair]
+            arguments = [
+                word for pair in zip(names, map(str, values), strict=True) for word in pair
+            ]
             subprocess.run([sys.executable, "-m", "bench.network_memory", *arguments], check=True)
 
 

@@ -236,17 +236,17 @@ class ConvPlan:
             if type(array) is not np.ndarray or array.shape != shape or array.dtype != dtype:
                 return False
             flags = array.flags
-            if not (flags.c_contiguous and flags.aligned and flags.writeable):
-                if not (i in self._images and self._takes(array)):
-                    return False
+            plain = flags.c_contiguous and flags.aligned and flags.writeable
+            if not plain and not (i in self._images and self._takes(array)):
+                return False
         if out is None:
             return self.problem.N > 0
         if type(out) is not np.ndarray or out.shape != self.result_shape or out.dtype != dtype:
             return False
         flags = out.flags
-        if not (flags.c_contiguous and flags.aligned and flags.writeable):
-            if not (2 in self._images and self._takes(out)):
-                return False
+        plain = flags.c_contiguous and flags.aligned and flags.writeable
+        if not plain and not (2 in self._images and self._takes(out)):
+            return False
         return self.problem.N > 0 and not any(
             np.may_share_memory(out, operand) for operand in operands
         )

@@ -52,12 +52,12 @@ def cases(options: Options) -> list[Case]:
     return found
 
 
-def other_layers() -> list[tuple[nn.Layer, tuple[int, int, int]]]:
+def other_layers() -> list[tuple[nn.Module, tuple[int, int, int]]]:
     """Return what follows each convolution, and the shape of an image there."""
-    blocks: list[tuple[nn.Layer, tuple[int, int, int]]] = []
+    blocks: list[tuple[nn.Module, tuple[int, int, int]]] = []
     for layer in layers(NETWORK):
         _, K, P, Q = problem(layer, 1).y_shape
-        parts: list[nn.Layer] = [nn.ReLU()]
+        parts: list[nn.Module] = [nn.ReLU()]
         if layer.name in POOLED:
             parts.append(nn.MaxPool2d(3, 2))
         blocks.append((nn.Sequential(*parts), (K, P, Q)))

@@ -72,6 +72,7 @@ class TrainingStep:
         self.step = nn.Step(training=True)
         self.spent: list[dict[str, float]] = []
         self.flops: dict[str, int] = {}
+        self._since = 0.0
         self.network.watch = self._note
 
     def _note(self, layer: nn.Layer, frame: Frame, phase: str) -> None:

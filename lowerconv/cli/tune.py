@@ -14,8 +14,8 @@ from rich.table import Table
 from lowerconv.cli.mistakes import EXPECTED, tell
 from lowerconv.machine.threads import get_num_threads, set_num_threads
 from lowerconv.nn import Conv2d
-from lowerconv.nn.models import MODELS
 from lowerconv.nn.graph import Graph
+from lowerconv.nn.models import MODELS
 from lowerconv.plan import plan_conv2d
 from lowerconv.problem import DTYPES, OPS
 from lowerconv.wisdom import forget, wisdom_path

@@ -29,8 +29,8 @@ class Tensor:
         self.shape = shape
         self.size = prod(shape[1:])  # of an image
         self.step = self.size if step is None else step
-        self.flat = np.empty(0)
-        self.array = np.empty(0)
+        self.flat: np.ndarray = np.empty(0)
+        self.array: np.ndarray = self.flat
 
     @property
     def span(self) -> int:

@@ -10,7 +10,6 @@ from numba import njit
 from lowerconv.kernels.call import share, spread
 from lowerconv.machine.threads import get_num_threads, parallel_region
 
-
 # Weight of an auxiliary loss: Szegedy et al., "Going deeper with convolutions" (2015), section 5.
 AUXILIARY = 0.3
 

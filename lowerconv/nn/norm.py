@@ -9,6 +9,7 @@ import numpy as np
 from lowerconv.checks import integer
 from lowerconv.kernels.batch_norm import batch_norm, finish, normalise, statistics
 from lowerconv.kernels.batch_norm_grad import batch_norm_grad, gradient_sums, input_gradient
+from lowerconv.kernels.response_norm import response_norm, response_norm_grad
 from lowerconv.machine.threads import get_num_threads, parallel_region
 from lowerconv.nn.combine import move
 from lowerconv.nn.frame import Frame, Tensor
@@ -200,9 +201,7 @@ class LocalResponseNorm(Layer):
 
     keeps_x = True
 
-    def __init__(
-        self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
-    ) -> None:
+    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
         super().__init__()
         self.size = integer(size, "size", 1)
         self.alpha, self.beta, self.k = float(alpha), float(beta), float(k)
@@ -213,21 +212,24 @@ class LocalResponseNorm(Layer):
             raise ValueError(f"x: got shape {shapes[0]}, expected (N, C, H, W)")
         return shapes[0]
 
-    def _s(self,a):
-        C=a.shape[1]; o=np.zeros_like(a); h=self.size//2
-        for c in range(C):
-            o[:,c]=a[:,max(0,c-h):c-h+self.size].sum(1)
-        return o
-    def _t(self,a):
-        C=a.shape[1]; o=np.zeros_like(a); h=self.size//2
-        for c in range(C):
-            o[:,max(0,c-h):c-h+self.size]+=a[:,c:c+1]
-        return o
     def compute(self, frame: Frame, step: Step) -> None:
-        x=frame.x.array; s=self.k+self.alpha/self.size*self._s(x*x)
-        frame.y.array[...]=x*s**-self.beta
+        """Normalise."""
+        x, y = frame.x, frame.y
+        N, C, H, W = x.shape
+        with parallel_region(get_num_threads()) as team:
+            response_norm(team, x.flat, x.step, y.flat, y.step, N, C, H * W, *self._constants())
+
     def differentiate(self, frame: Frame, step: Step) -> None:
-        if frame.dx is None: return
-        x=frame.x.array; dy=frame.gradient.array; s=self.k+self.alpha/self.size*self._s(x*x)
-        g=dy*s**-self.beta-2*self.alpha*self.beta/self.size*x*self._t(dy*x*s**(-self.beta-1))
-        d=frame.dx.array; d[...]=d+g if frame.adds[0] else g
+        """Compute the gradient of the operand."""
+        x, dy, dx = frame.x, frame.gradient, frame.dx
+        if dx is None:
+            return
+        N, C, H, W = x.shape
+        with parallel_region(get_num_threads()) as team:
+            response_norm_grad(
+                team, dy.flat, dy.step, x.flat, x.step, dx.flat, dx.step, N, C, H * W,
+                *self._constants(), frame.adds[0],
+            )  # fmt: skip
+
+    def _constants(self) -> tuple[int, float, float, float]:
+        return self.size, self.alpha, self.beta, self.k

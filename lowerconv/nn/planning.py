@@ -87,9 +87,9 @@ class MemoryPlan:
         for node in self.graph.nodes:
             if node.result in self.values:
                 continue
-            place = self._inherited(node)
-            if place:
-                self._share(node.result, place)
+            inherited = self._inherited(node)
+            if inherited:
+                self._share(node.result, inherited)
             else:
                 self._new_value(node.result)
 

@@ -67,8 +67,8 @@ class _Pool(Layer):
         )
         return (*shape[:2], *pooled)
 
-    def _geometry(self, frame: Frame) -> tuple[Any, ...]:
-        return (*frame.x.shape, *frame.y.shape[2:], self.size, self.stride, self.padding)
+    def _geometry(self, frame: Frame, *more: Any) -> tuple[Any, ...]:
+        return (*frame.x.shape, *frame.y.shape[2:], self.size, self.stride, self.padding, *more)
 
 
 class MaxPool2d(_Pool):
@@ -102,7 +102,7 @@ class MaxPool2d(_Pool):
         with parallel_region(get_num_threads()) as team:
             max_pool_grad(
                 team, dy.flat, dy.step, frame.saved["winner"], dx.flat, dx.step,
-                *self._geometry(frame), frame.adds[0],
+                *self._geometry(frame, frame.adds[0]),
             )  # fmt: skip
 
 
@@ -127,8 +127,8 @@ class AvgPool2d(_Pool):
         x, y = frame.x, frame.y
         with parallel_region(get_num_threads()) as team:
             avg_pool(
-                team, x.flat, x.step, y.flat, y.step, *self._geometry(frame),
-                self.count_include_pad,
+                team, x.flat, x.step, y.flat, y.step,
+                *self._geometry(frame, self.count_include_pad),
             )  # fmt: skip
 
     def differentiate(self, frame: Frame, step: Step) -> None:
@@ -138,8 +138,8 @@ class AvgPool2d(_Pool):
             return
         with parallel_region(get_num_threads()) as team:
             avg_pool_grad(
-                team, dy.flat, dy.step, dx.flat, dx.step, *self._geometry(frame),
-                self.count_include_pad, frame.adds[0],
+                team, dy.flat, dy.step, dx.flat, dx.step,
+                *self._geometry(frame, self.count_include_pad, frame.adds[0]),
             )  # fmt: skip
 
 
@@ -155,6 +155,6 @@ class GlobalAvgPool2d(AvgPool2d):
             raise ValueError(f"x: got shape {shapes[0]}, expected (N, C, H, W)")
         return (*shapes[0][:2], 1, 1)
 
-    def _geometry(self, frame: Frame) -> tuple[Any, ...]:
+    def _geometry(self, frame: Frame, *more: Any) -> tuple[Any, ...]:
         size = frame.x.shape[2:]
-        return (*frame.x.shape, 1, 1, size, size, (0, 0))
+        return (*frame.x.shape, 1, 1, size, size, (0, 0), *more)

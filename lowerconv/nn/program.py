@@ -94,7 +94,9 @@ class Program:
         frame.views = self.plan.lies_in(node)
         if node.residual is not None:
             frame.residual = self._tensor(node.residual)
-            frame.over_residual = self.plan.values[node.result] == self.plan.values.get(node.residual)
+            frame.over_residual = self.plan.values[node.result] == self.plan.values.get(
+                node.residual
+            )
         if node.result not in self.plan.learnt:
             return frame
         frame.dy = self._tensor(node.result, True)

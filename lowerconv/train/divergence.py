@@ -45,8 +45,7 @@ def describe_divergence(network: Module, images: np.ndarray, step: Step, loss: f
     bad = [own for own, p in layer.own_parameters().items() if not np.isfinite(p.data).all()]
     cause = f", because its {' and '.join(bad)} already did" if bad else ", from finite inputs"
     return (
-        f"{what}layer {frame.name!r} is the first whose output holds "
-        f"{_describe(y)}{cause}; {CURE}"
+        f"{what}layer {frame.name!r} is the first whose output holds {_describe(y)}{cause}; {CURE}"
     )
 
 

@@ -74,9 +74,7 @@ def train_epoch(
         is_last = part == accumulate - 1 or number == len(loader) - 1
         # Samples have the places they would have in a single batch: so dropout drops the same.
         place = part * loader.batch + batch.first_sample
-        step = Step(
-            True, seed, epoch * len(sizes) + update, place, communicator=communicator
-        )
+        step = Step(True, seed, epoch * len(sizes) + update, place, communicator=communicator)
         results = network.run(batch.images, step)
         size = int(sizes[update])
         result, gradients = network_loss(results, batch.labels, size, label_smoothing)

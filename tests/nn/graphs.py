@@ -18,7 +18,9 @@ class RandomNetwork(nn.Module):
         self.plan: list[tuple] = []
         widths = [channels]
         for i in range(nodes):
-            kind = str(rng.choice(["conv", "conv", "relu", "pool", "drop", "concat", "add", "norm"]))
+            kind = str(
+                rng.choice(["conv", "conv", "relu", "pool", "drop", "concat", "add", "norm"])
+            )
             a = int(rng.integers(max(0, len(widths) - 4), len(widths)))
             width = widths[a]
             if kind == "conv":

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from lowerconv.nn.graph import Graph
 
 from lowerconv import nn
+from lowerconv.nn.graph import Graph
 from lowerconv.nn.models import MODELS
 
 CLASSES = 7

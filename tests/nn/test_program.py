@@ -67,7 +67,7 @@ def test_inference_compiled_or_not_agrees_with_the_plain_graph(seed, monkeypatch
     rng = np.random.default_rng(seed)
     for parameter in network.parameters().values():
         parameter.data[...] = rng.standard_normal(parameter.data.shape)
-    for name, buffer in network.buffers().items():
+    for buffer in network.buffers().values():
         buffer[...] = rng.uniform(0.5, 2, buffer.shape)
     x = rng.standard_normal((2, 3, 5, 6))
     found, compiled = network(x), network.compile(x.shape)(x).copy()
@@ -87,9 +87,7 @@ def test_blocks_that_live_together_do_not_overlap():
             last = first + int(rng.integers(0, 20))
             blocks.append(memory.Block(int(rng.integers(1, 5000)), first, last, "saved"))
         total = memory.lay_out(blocks)
-        at_once = max(
-            sum(b.nbytes for b in blocks if b.first <= t <= b.last) for t in range(40)
-        )
+        at_once = max(sum(b.nbytes for b in blocks if b.first <= t <= b.last) for t in range(40))
         assert at_once <= total <= sum(b.nbytes for b in blocks)
         for i, a in enumerate(blocks):
             assert a.offset % 64 == 0
@@ -205,7 +203,7 @@ def test_a_batch_that_cannot_fit_is_refused(monkeypatch):
     network = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 1))
     limit = 64 * 2**20
     monkeypatch.setattr(program, "memory_limit", lambda: limit)
-    with pytest.raises(MemoryError, match="a batch of ([0-9]+) fits") as caught:
+    with pytest.raises(MemoryError, match=r"a batch of \d+ fits") as caught:
         network.run(np.zeros((500, 3, 32, 32), np.float32), nn.Step(training=True))
     words = str(caught.value).split()
     largest = int(words[words.index("fits") - 1])

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lowerconv.nn.graph import Graph
 
 from lowerconv import nn
+from lowerconv.nn.graph import Graph
 from lowerconv.nn.models import MODELS, inception_v3
 from lowerconv.nn.models.build import Layers
 from lowerconv.nn.models.inception_v3 import InceptionAux
