@@ -15,6 +15,7 @@ from lowerconv.machine.threads import get_num_threads, parallel_region
 from lowerconv.machine.workspace import check_bytes, workspace
 from lowerconv.pipeline import PIPELINES, Pipeline, choose
 from lowerconv.pipeline.fused import Fused
+from lowerconv.pipeline.winograd import check
 from lowerconv.problem import OPS, Op, conv_problem
 from lowerconv.tune import Candidate, measure, recalled
 
@@ -151,6 +152,8 @@ class ConvPlan:
         self.reason = "asked for"
         if algorithm == "auto":
             candidate, self.reason = self._choose(tune, constant_weights)
+        if algorithm == "winograd":
+            check(problem, self.op)
         self.algorithm, self.choice = candidate.algorithm, str(candidate)
         if problem.N:
             options: dict[str, Any] = {"variant": candidate.variant} if candidate.variant else {}

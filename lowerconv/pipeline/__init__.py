@@ -12,6 +12,7 @@ from lowerconv.pipeline.direct import Direct
 from lowerconv.pipeline.fused import Fused
 from lowerconv.pipeline.lowering import Lowering
 from lowerconv.pipeline.pipelined import Paired, Pipelined
+from lowerconv.pipeline.winograd import Winograd
 from lowerconv.problem import ConvProblem, Op
 
 
@@ -49,7 +50,7 @@ class Pipeline(Protocol):
 
 
 PIPELINES: dict[str, type[Pipeline]] = {
-    pipeline.name: pipeline for pipeline in (Direct, Lowering, Pipelined, Paired, Fused)
+    pipeline.name: pipeline for pipeline in (Direct, Lowering, Pipelined, Paired, Fused, Winograd)
 }
 
 
