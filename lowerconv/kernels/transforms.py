@@ -51,16 +51,17 @@ def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
     return coefficients
 
 
-def matrices() -> tuple[Matrix, Matrix, Matrix]:
-    """Return AT (4x6), G (6x3) and BT (6x6), by Cook and Toom's construction."""
+def matrices(m: int = M) -> tuple[Matrix, Matrix, Matrix]:
+    """Return AT (m x 6), G (6 x (7 - m)) and BT (6 x 6), by Cook and Toom's construction."""
+    r = ALPHA + 1 - m
     others = [[q for q in POINTS if q != p] for p in POINTS]
-    AT = tuple((*(p**i for p in POINTS), Fraction(int(i == M - 1))) for i in range(M))
+    AT = tuple((*(p**i for p in POINTS), Fraction(int(i == m - 1))) for i in range(m))
     G = tuple(
-        tuple(p**i / prod((p - q for q in rest), start=Fraction(1)) for i in range(R))
+        tuple(p**i / prod((p - q for q in rest), start=Fraction(1)) for i in range(r))
         for p, rest in zip(POINTS, others, strict=True)
     )
     BT = tuple((*_polynomial(rest), Fraction(0)) for rest in others)
-    last = tuple(Fraction(int(i == R - 1)) for i in range(R))
+    last = tuple(Fraction(int(i == r - 1)) for i in range(r))
     return AT, (*G, last), (*BT, tuple(_polynomial(POINTS)))
 
 
@@ -129,39 +130,40 @@ def _fold(e: Emitter, matrix: Matrix, values: Sequence[ir.Value]) -> tuple[Matri
     return tuple(zip(*columns, strict=True)), values
 
 
-def _transform_source(isa: Isa, dtype: np.dtype) -> ir.Module:
+def _transform_source(isa: Isa, dtype: np.dtype, matrix: Matrix) -> ir.Module:
     """Emit ``transform_source``: BT d B of `count` tiles that follow each other in a row.
 
     Pixels are vectors, `pitch` items from one row to the next, tiles four pixels apart; point i of
-    tile t goes to ``target + i * step + t * VL``.
+    tile t goes to ``target + i * step + t * VL``.  A `matrix` of four columns, instead of BT's six,
+    takes tiles of 4x4 pixels.
     """
     names = ("source", "pitch", "count", "target", "step")
     e = Emitter.function("transform_source", names, isa, dtype)
     source, pitch, count, target, step = e.arguments
     b = e.builder
-    BT = matrices()[2]
-    lines = [b.mul(pitch, e.constant(i)) for i in range(ALPHA)]
+    extent = len(matrix[0])
+    lines = [b.mul(pitch, e.constant(i)) for i in range(extent)]
     spots = [b.mul(step, e.constant(i)) for i in range(POINTS_2D)]
 
     def tile(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
         begin = e.offset(source, b.mul(index, e.constant(M * e.lanes)))
         to = e.offset(target, b.mul(index, e.constant(e.lanes)))
         # A few rows of the result at a time: all that they need stays in registers.
-        paired = [i for pair in _pairs(BT) for i in pair]
-        groups = [(i,) for i in range(ALPHA) if i not in paired] + _pairs(BT)
+        paired = [i for pair in _pairs(matrix) for i in pair]
+        groups = [(i,) for i in range(ALPHA) if i not in paired] + _pairs(matrix)
         for group in groups:
-            rows = tuple(BT[i] for i in group)
+            rows = tuple(matrix[i] for i in group)
             half = []
-            for j in range(ALPHA):
+            for j in range(extent):
                 column = [
                     e.load(e.offset(begin, lines[i]), j * e.lanes)
                     if any(row[i] for row in rows)
                     else ir.Constant(e.vector, ir.Undefined)
-                    for i in range(ALPHA)
+                    for i in range(extent)
                 ]
                 half.append(_product(e, rows, column))
             for number, i in enumerate(group):
-                for j, value in enumerate(_product(e, BT, [column[number] for column in half])):
+                for j, value in enumerate(_product(e, matrix, [column[number] for column in half])):
                     e.store(value, e.offset(to, spots[i * ALPHA + j]), 0)
         return []
 
@@ -169,31 +171,31 @@ def _transform_source(isa: Isa, dtype: np.dtype) -> ir.Module:
     return e.finish()
 
 
-def _transform_target(isa: Isa, dtype: np.dtype) -> ir.Module:
+def _transform_target(isa: Isa, dtype: np.dtype, matrix: Matrix) -> ir.Module:
     """Emit ``transform_target``: AT m A of `count` tiles, the last one first.
 
     Point i of tile t is at ``source + i * step + t * width``; pixels go to `target`, `row` items
-    from one row to the next, tiles four pixels apart.  All 16 pixels are stored: those of the last
-    tile beyond the end of a row are overwritten when the first tile, or the next row, is stored.
+    from one row to the next, `advance` from one tile to the next.  All are stored: those of the
+    last tile beyond the end of a row are overwritten when the first tile, or the next row, is
+    stored.
     """
-    names = ("source", "step", "width", "count", "target", "row")
+    names = ("source", "step", "width", "count", "target", "row", "advance")
     e = Emitter.function("transform_target", names, isa, dtype)
-    source, step, width, count, target, row = e.arguments
+    source, step, width, count, target, row, advance = e.arguments
     b = e.builder
-    AT = matrices()[0]
     spots = [b.mul(step, e.constant(i)) for i in range(POINTS_2D)]
 
     def tile(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
         number = b.sub(b.sub(count, e.constant(1)), index)
         begin = e.offset(source, b.mul(number, width))
-        to = e.offset(target, b.mul(number, e.constant(M * e.lanes)))
+        to = e.offset(target, b.mul(number, advance))
         half = []
         for j in range(ALPHA):
             column = [e.load(e.offset(begin, spots[i * ALPHA + j]), 0) for i in range(ALPHA)]
-            half.append(_product(e, AT, column))
-        for i in range(M):
+            half.append(_product(e, matrix, column))
+        for i in range(len(matrix)):
             line = e.offset(to, b.mul(row, e.constant(i)))
-            for j, value in enumerate(_product(e, AT, [column[i] for column in half])):
+            for j, value in enumerate(_product(e, matrix, [column[i] for column in half])):
                 e.store(value, line, j * e.lanes)
         return []
 
@@ -336,15 +338,19 @@ def _scatter(isa: Isa, dtype: np.dtype) -> ir.Module:
 
 
 @lru_cache
-def transform_source_address(isa: Isa, dtype: np.dtype) -> int:
-    """Return the address of ``transform_source``."""
-    return load(dtype.str, lambda: _transform_source(isa, dtype), isa, "transform_source")
+def transform_source_address(isa: Isa, dtype: np.dtype, extent: int = ALPHA) -> int:
+    """Return the address of ``transform_source``, for tiles of 6x6 pixels or of 4x4 (of dy)."""
+    matrix = matrices()[2] if extent == ALPHA else matrices(R)[1]
+    key = (dtype.str, extent)
+    return load(key, lambda: _transform_source(isa, dtype, matrix), isa, "transform_source")
 
 
 @lru_cache
-def transform_target_address(isa: Isa, dtype: np.dtype) -> int:
-    """Return the address of ``transform_target``."""
-    return load(dtype.str, lambda: _transform_target(isa, dtype), isa, "transform_target")
+def transform_target_address(isa: Isa, dtype: np.dtype, m: int = M) -> int:
+    """Return the address of ``transform_target``, for 4x4 pixels or for 3x3 taps."""
+    matrix = matrices(m)[0]
+    key = (dtype.str, m)
+    return load(key, lambda: _transform_target(isa, dtype, matrix), isa, "transform_target")
 
 
 @lru_cache

@@ -22,7 +22,7 @@ from numba import carray, njit
 
 from lowerconv.kernels.call import OPERANDS, call, loops, pointer, share
 from lowerconv.kernels.convolve import pack_panel, start_sums
-from lowerconv.kernels.transforms import ALPHA, POINTS_2D, M, R
+from lowerconv.kernels.transforms import POINTS_2D, M, R
 
 TAPS = R * R
 CHUNK = 32  # channels of a panel that are transformed at a time
@@ -44,7 +44,8 @@ JOB = np.dtype(
             *("first_row", "left", "skip", "pitch", "band_rows", "places"),
             # items from one point to the next; tiles that V has room for
             *("step_V", "step_U", "step_M", "room"),
-            *("gather", "scatter", "transform_source", "transform_filters", "transform_target"),
+            *("extent", "gather", "transform_source"),
+            *("transform_filters", "transform_target", "scatter"),
             # microkernels by the tiles that are left: of a panel, and of the last one
             *("MR", "kernels", "table", "zeros"),
             # transformed filters: kept by the plan, else in the workspace, else for each piece
@@ -68,7 +69,7 @@ def _place(job, piece):
 
 
 @njit(cache=True, nogil=True)
-def _clear(address, count):
+def clear(address, count):
     """Write zeros to so many bytes."""
     target = carray(pointer(address), count, np.uint8)
     for i in range(count):
@@ -76,53 +77,57 @@ def _clear(address, count):
 
 
 @njit(cache=True, nogil=True)
-def _source(job, piece, group, band, target):
-    """Transform the source of a piece: V.
+def transform_block(job, image, group, channel, row, rows, column, across, band, target):
+    """Transform tiles of VL channels of an image, `rows` times `across` of them.
 
-    The band has zeros where a tile reaches beyond the image.  They are written once for all
-    channels, because pixels always go to the same places.
+    The band must have zeros where a tile reaches beyond the image: pixels of all images and
+    channels go to the same places.
     """
     item, VL = job.itemsize, job.VL
-    image0, images, row, rows, column, across = _place(job, piece)
+    line, size = job.pitch * VL * item, job.H * job.W
     first_row, first_column = M * row + job.first_row, M * column - job.left
-    row0, row1 = max(0, first_row), min(job.H, first_row + M * rows + ALPHA - M)
-    column0, column1 = np.int64(0), job.W
-    if job.segments > 1:
-        first_column += job.skip
+    row0, row1 = max(0, first_row), min(job.H, first_row + M * (rows - 1) + job.extent)
+    plane = image * job.source_planes + group * job.channels + channel
+    source = job.source + plane * size * item
+    count = min(VL, job.channels - channel)
+    skip = job.skip
+    if job.segments == 1:
+        source += row0 * job.W * item
+        corner = band + (row0 - first_row) * line + job.left * VL * item
+        if row1 > row0:
+            pixels = (row1 - row0) * job.W
+            call(job.gather, (source, size, count, pixels, job.places, corner))
+    else:
+        first_column += skip
+        skip = np.int64(0)
         column0 = max(0, first_column)
-        column1 = min(job.W, first_column + M * across + ALPHA - M)
-    skip = job.skip if job.segments == 1 else np.int64(0)
-    line = job.pitch * VL * item
-    _clear(band, job.band_rows * line)
-    corner = band + (row0 - first_row) * line + (column0 - first_column) * VL * item
-    size = job.H * job.W
-    begin = row0 * job.W + column0
+        column1 = min(job.W, first_column + M * (across - 1) + job.extent)
+        for i in range(row0, row1):
+            if column1 > column0:
+                corner = band + (i - first_row) * line + (column0 - first_column) * VL * item
+                begin = source + (i * job.W + column0) * item
+                call(job.gather, (begin, size, count, column1 - column0, job.places, corner))
+    for i in range(rows):
+        call(
+            job.transform_source,
+            (
+                band + M * i * line + skip * VL * item, job.pitch * VL, across,
+                target + i * across * VL * item, job.step_V,
+            ),
+        )  # fmt: skip
+
+
+@njit(cache=True, nogil=True)
+def _source(job, piece, group, band, target):
+    """Transform the source of a piece: V."""
+    item, VL = job.itemsize, job.VL
+    image0, images, row, rows, column, across = _place(job, piece)
+    clear(band, job.band_rows * job.pitch * VL * item)
     for number in range(images):
         for channel in range(0, job.channels, VL):
-            plane = (image0 + number) * job.source_planes + group * job.channels + channel
-            source = job.source + (plane * size + begin) * item
-            count = min(VL, job.channels - channel)
-            if job.segments == 1 and row1 > row0:
-                pixels = (row1 - row0) * job.W
-                call(job.gather, (source, size, count, pixels, job.places, corner))
-            elif column1 > column0:
-                for i in range(row1 - row0):
-                    call(
-                        job.gather,
-                        (
-                            source + i * job.W * item, size, count, column1 - column0,
-                            job.places, corner + i * line,
-                        ),
-                    )  # fmt: skip
             to = target + (channel * job.room + number * rows * across * VL) * item
-            for i in range(rows):
-                call(
-                    job.transform_source,
-                    (
-                        band + M * i * line + skip * VL * item, job.pitch * VL, across,
-                        to + i * across * VL * item, job.step_V,
-                    ),
-                )  # fmt: skip
+            image = image0 + number
+            transform_block(job, image, group, channel, row, rows, column, across, band, to)
 
 
 @njit(cache=True, nogil=True)
@@ -187,7 +192,7 @@ def _target(job, piece, group, panel, products, strip, biases):
                     job.transform_target,
                     (
                         source + i * across * job.F * item, job.step_M, job.F, across,
-                        strip + M * i * width * VL * item, width * VL,
+                        strip + M * i * width * VL * item, width * VL, M * VL,
                     ),
                 )  # fmt: skip
             plane = (image0 + number) * job.target_planes + group * job.results + begin + lane

@@ -49,9 +49,9 @@ CALL = 120.0  #     to call a microkernel, and begin its sums
 STORED = 4.0  #     to store a vector of sums
 FAR = 0.04  #       to read a byte from beyond L2
 
-TILES = 128  #      of a piece at most
+TILES = 64  #      of a piece at most
 SHARED_BYTES = 12 * 2**20  # of transformed filters; more are transformed again for every piece
-BLOCK_SHARE = 1.2  # of a quarter of the L2 cache: the filters transformed at a time
+BLOCK_SHARE = 2.4  # of a quarter of the L2 cache: the filters transformed at a time
 STREAM = 32  #      steps that transformed filters are prefetched ahead
 
 
@@ -273,7 +273,7 @@ class Layout:
             segments=ceil(self.across / piece.segment), segment=piece.segment,
             tiles_down=self.down, tiles_across=self.across, first_row=top, left=left, skip=skip,
             pitch=pitch, band_rows=band_rows, places=self._places.ctypes.data,
-            step_V=step_V, step_U=step_U, step_M=step_M, room=room,
+            extent=ALPHA, step_V=step_V, step_U=step_U, step_M=step_M, room=room,
             gather=gather_address(isa, conv.dtype), scatter=scatter_address(isa, conv.dtype),
             transform_source=transform_source_address(isa, conv.dtype),
             transform_filters=transform_filters_address(isa, conv.dtype, conv.turned),
