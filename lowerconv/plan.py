@@ -153,7 +153,7 @@ class ConvPlan:
         if algorithm == "auto":
             candidate, self.reason = self._choose(tune, constant_weights)
         if algorithm == "winograd":
-            check(problem, self.op)
+            check(problem)
         self.algorithm, self.choice = candidate.algorithm, str(candidate)
         if problem.N:
             options: dict[str, Any] = {"variant": candidate.variant} if candidate.variant else {}

@@ -51,7 +51,7 @@ def candidates(problem: ConvProblem, op: Op, constant: bool) -> list[Candidate]:
     for name in PIPELINES:
         if name == "fused" or (name == "direct" and problem.flops >= SLOW):
             continue
-        if name != "winograd" or takes(problem, op):
+        if name != "winograd" or takes(problem):
             found.append(Candidate(name))
     return found
 

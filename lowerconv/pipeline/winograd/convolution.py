@@ -1,9 +1,4 @@
-"""Winograd's convolution: four by four pixels with 36 products instead of 144.
-
-For filters of 3x3 taps at stride 1 in float32, forward and input gradient.  Results are rounded
-differently than by the other algorithms: on normal data the error is about twice theirs, 8e-7 of
-the results' root mean square with 64 channels and 2e-6 with 512 (at worst 6e-6 and 1.5e-5).
-"""
+"""Decisions of Winograd's convolution, forward and input gradient: panels, pieces, workers."""
 
 from __future__ import annotations
 
@@ -14,12 +9,11 @@ from math import ceil
 import numpy as np
 
 from lowerconv.kernels.blocking import panel_bytes
-from lowerconv.kernels.call import launch, place, write
+from lowerconv.kernels.call import write
 from lowerconv.kernels.convolve import FORWARD, TURNED
-from lowerconv.kernels.epilogue import Array, Epilogue
 from lowerconv.kernels.microkernel import Microkernel, rows_max, step_time
 from lowerconv.kernels.rearrange import slack, transpose_address, turn_address
-from lowerconv.kernels.simd import Isa, host_isa
+from lowerconv.kernels.simd import Isa
 from lowerconv.kernels.transforms import (
     ALPHA,
     POINTS_2D,
@@ -31,14 +25,11 @@ from lowerconv.kernels.transforms import (
     transform_source_address,
     transform_target_address,
 )
-from lowerconv.kernels.winograd import CHUNK, JOB, TAPS, prepare_address, winograd_address
-from lowerconv.machine.affinity import nodes
-from lowerconv.machine.team import Handle
-from lowerconv.machine.workspace import LINE, Scratch, scratch_stride
+from lowerconv.kernels.winograd import CHUNK, JOB, TAPS
+from lowerconv.machine.workspace import LINE, scratch_stride
 from lowerconv.pipeline.fused.partition import best
-from lowerconv.pipeline.fused.phases import Convolution, forward_convolution, input_grad_convolution
+from lowerconv.pipeline.fused.phases import Convolution
 from lowerconv.pipeline.fused.window import balanced
-from lowerconv.problem import ConvProblem, Op
 
 # Prices in multiply-adds of one vector.
 SOURCE = 170.0  #   to transform a vector of channels of a tile
@@ -53,30 +44,6 @@ TILES = 64  #      of a piece at most
 SHARED_BYTES = 12 * 2**20  # of transformed filters; more are transformed again for every piece
 BLOCK_SHARE = 2.4  # of a quarter of the L2 cache: the filters transformed at a time
 STREAM = 32  #      steps that transformed filters are prefetched ahead
-
-
-def check(problem: ConvProblem, op: Op) -> None:
-    """Raise ValueError for what the algorithm does not take."""
-    p = problem
-    for name, got, expected in (
-        ("the pass", op, ("forward", "input_grad")),
-        ("dtype", p.dtype.name, ("float32",)),
-        ("filters of R x S", (p.R, p.S), ((R, R),)),
-        ("stride", p.stride, ((1, 1),)),
-        ("dilation", p.dilation, ((1, 1),)),
-    ):
-        if got not in expected:
-            wanted = " or ".join(map(str, expected))
-            raise ValueError(f"algorithm: got 'winograd' where {name} is {got}, expected {wanted}")
-
-
-def takes(problem: ConvProblem, op: Op) -> bool:
-    """Return whether the algorithm takes a problem."""
-    try:
-        check(problem, op)
-    except ValueError:
-        return False
-    return True
 
 
 @dataclass(frozen=True)
@@ -297,60 +264,3 @@ class Layout:
             "blocks": f"{self.channel_block} channels",
             "cores": f"{self.workers}",
         }
-
-
-class Winograd:
-    """Winograd's minimal filtering, F(4x4, 3x3), its products on the microkernels of `Fused`."""
-
-    name = "winograd"
-    uses_blas = False
-    pairs = False
-    adds = True
-
-    def __init__(
-        self, problem: ConvProblem, op: Op, threads: int, constant: bool = False
-    ) -> None:
-        self.threads = threads
-        make = input_grad_convolution if op == "input_grad" else forward_convolution
-        self.layout = Layout(make(problem), host_isa(), nodes(threads), constant)
-        layout = self.layout
-        own = layout.workers * layout.scratch_bytes + layout.shared_bytes
-        self.workspace_items = own // problem.dtype.itemsize
-        self.blocking = layout.explain()
-        self._words = layout.job.view(np.int64)
-        self._job = layout.job.ctypes.data
-        self._nothing = np.empty(0, problem.dtype)
-        self._kept_from: Array | None = None
-
-    def accumulate(self, add: bool) -> None:
-        """Add to the results from now on, when they are stored."""
-        write(self.layout.job, add=add)
-
-    def _run(
-        self, team: Handle, source: Array, filters: Array, target: Array, address: int,
-        bias: Array, relu: bool,
-    ) -> None:  # fmt: skip
-        layout = self.layout
-        place(self._words, source, filters, bias, target, address, relu)
-        kept = self._kept_from
-        if layout.kept is None or kept is None or kept.ctypes.data != filters.ctypes.data:
-            self._kept_from = None  # whatever interrupts it
-            if layout.keeps:
-                launch(team, prepare_address(), self._job, layout.workers)
-            # While it is held nobody else can have its address, which stands for its contents.
-            self._kept_from = filters if layout.kept is not None else None
-        launch(team, winograd_address(), self._job, layout.workers)
-
-    def forward(
-        self, team: Handle, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Scratch
-    ) -> None:
-        """Compute `y`."""
-        self._run(team, x, w, y, workspace.address, *epilogue)
-
-    def input_grad(self, team: Handle, dy: Array, w: Array, dx: Array, workspace: Scratch) -> None:
-        """Compute `dx`."""
-        self._run(team, dy, w, dx, workspace.address, self._nothing, False)
-
-    def weight_grad(self, team: Handle, dy: Array, x: Array, dw: Array, workspace: Scratch) -> None:
-        """Not offered: `check` says so before there is a plan."""
-        raise NotImplementedError("winograd: no weight gradient")
