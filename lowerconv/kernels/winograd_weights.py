@@ -18,7 +18,7 @@ from functools import lru_cache
 import numpy as np
 from numba import carray, njit
 
-from lowerconv.kernels.call import OPERANDS, call, loops, pointer, share
+from lowerconv.kernels.call import OPERANDS, call, loops, share
 from lowerconv.kernels.transforms import POINTS_2D, R
 from lowerconv.kernels.winograd import clear, transform_block
 

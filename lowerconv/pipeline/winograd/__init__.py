@@ -19,7 +19,13 @@ from lowerconv.kernels.winograd_weights import finish_address, multiply_address,
 from lowerconv.machine.affinity import nodes
 from lowerconv.machine.team import Handle
 from lowerconv.machine.workspace import Scratch
-from lowerconv.pipeline.fused.phases import forward_convolution, input_grad_convolution
+from lowerconv.pipeline.fused import by_planes
+from lowerconv.pipeline.fused.phases import (
+    Convolution,
+    forward_convolution,
+    input_grad_convolution,
+)
+from lowerconv.pipeline.fused.tiling import tilings
 from lowerconv.pipeline.winograd.convolution import Layout
 from lowerconv.pipeline.winograd.weights import Weights
 from lowerconv.problem import ConvProblem, Op
@@ -48,6 +54,30 @@ def takes(problem: ConvProblem) -> bool:
     return True
 
 
+def _convolution(problem: ConvProblem, op: Op) -> Convolution:
+    return (input_grad_convolution if op == "input_grad" else forward_convolution)(problem)
+
+
+def _layout(
+    problem: ConvProblem, op: Op, threads_nodes: tuple[int, ...], constant: bool
+) -> Layout | Weights:
+    if op == "weight_grad":
+        return Weights(problem, host_isa(), threads_nodes)
+    return Layout(_convolution(problem, op), host_isa(), threads_nodes, constant)
+
+
+def gain(problem: ConvProblem, op: Op, constant: bool) -> float:
+    """Return how many times faster than the fused engine it should be; 0 where it cannot run.
+
+    By the prices of both, for one thread: results differ, so that the choice must not depend on
+    how many there are.
+    """
+    if not takes(problem) or by_planes(problem, op):
+        return 0.0
+    fused = tilings(_convolution(problem, op), host_isa(), constant)[0].cost
+    return fused / _layout(problem, op, (0,), constant).cost
+
+
 class Winograd:
     """Winograd's minimal filtering, F(4x4, 3x3), its products on the microkernels of `Fused`."""
 
@@ -58,13 +88,8 @@ class Winograd:
 
     def __init__(self, problem: ConvProblem, op: Op, threads: int, constant: bool = False) -> None:
         self.threads = threads
-        make = input_grad_convolution if op == "input_grad" else forward_convolution
-        self.layout: Layout | Weights
-        if op == "weight_grad":
-            self.layout = Weights(problem, host_isa(), nodes(threads))
-        else:
-            self.layout = Layout(make(problem), host_isa(), nodes(threads), constant)
-        layout = self.layout
+        layout = self.layout = _layout(problem, op, nodes(threads), constant)
+        layout.build()
         own = layout.workers * layout.scratch_bytes + layout.shared_bytes
         self.workspace_items = own // problem.dtype.itemsize
         self.blocking = layout.explain()

@@ -32,13 +32,13 @@ from lowerconv.pipeline.fused.phases import Convolution
 from lowerconv.pipeline.fused.window import balanced
 
 # Prices in multiply-adds of one vector.
-SOURCE = 170.0  #   to transform a vector of channels of a tile
-TARGET = 150.0  #   to transform a vector of filters of a tile back
-MOVED = 150.0  #    to turn VL pixels of VL planes into vectors, or back
-FILTERS = 300.0  #  to transform a vector of filters of a channel
+SOURCE = 185.0  #   to transform a vector of channels of a tile
+TARGET = 160.0  #   to transform a vector of filters of a tile back
+MOVED = 100.0  #    to turn VL pixels of VL planes into vectors, or back
+FILTERS = 350.0  #  to transform a vector of filters of a channel
 CALL = 120.0  #     to call a microkernel, and begin its sums
 STORED = 4.0  #     to store a vector of sums
-FAR = 0.04  #       to read a byte from beyond L2
+FAR = 0.25  #       to read a byte from beyond L2, where that takes longer than what is done with it
 
 TILES = 64  #      of a piece at most
 SHARED_BYTES = 12 * 2**20  # of transformed filters; more are transformed again for every piece
@@ -73,7 +73,7 @@ def _pieces(images: int, down: int, across: int) -> Iterator[Piece]:
 
 
 class Layout:
-    """All decisions for a convolution, and the job they make."""
+    """All decisions for a convolution; `build` makes the job."""
 
     def __init__(
         self, conv: Convolution, isa: Isa, threads_nodes: tuple[int, ...], constant: bool
@@ -84,7 +84,6 @@ class Layout:
         self.P, self.Q = phase.P, phase.Q
         self.down, self.across = ceil(self.P / M), ceil(self.Q / M)
         self._choose()
-        self._build()
 
     def _choose(self) -> None:
         """Choose panels, pieces and workers: the busiest worker least so.
@@ -97,12 +96,11 @@ class Layout:
         self.keeps = self.shared <= SHARED_BYTES
         found = None
         for NV in (1, 2, 3):
-            if NV > vectors:
+            if vectors < NV:
                 continue
-            F = NV * self.VL
             block = conv.channels
             if not self.keeps:
-                most = int(BLOCK_SHARE * panel_bytes()) // (POINTS_2D * F * self.item)
+                most = int(BLOCK_SHARE * panel_bytes()) // (POINTS_2D * 2 * self.VL * self.item)
                 block = balanced(conv.channels, max(self.VL, most))
                 block = ceil(block / self.VL) * self.VL
             panels = ceil(vectors / NV)
@@ -137,15 +135,21 @@ class Layout:
         U = POINTS_2D * conv.channels * NV * VL * item
         products = POINTS_2D * piece.tiles * NV * VL * item
         L2 = 4 * panel_bytes()
-        if self.keeps:
-            filters = FAR * U if self.shared + V + products > L2 else 0.0
+        far = 0.0
+        if self.constant and self.keeps:
+            filters = 0.0
+        elif self.keeps:
+            filters = conv.channels * NV * FILTERS / number  # each piece's share
         else:
             filters = conv.channels * NV * FILTERS
-        far = FAR * V if V + products + (0 if self.keeps else BLOCK_SHARE / 4 * L2) > L2 else 0.0
+        if self.keeps and self.shared + V + products > L2:
+            far += U
+        if V + products + (0 if self.keeps else BLOCK_SHARE / 4 * L2) > L2:
+            far += V
         rows = M * piece.band + ALPHA - M
         source = rows * min(conv.W, M * piece.segment + 2) * piece.together / VL * MOVED
         lower = ceil(conv.channels / VL) * (tiles * SOURCE + source)
-        return number, multiply + back + filters + far, lower
+        return number, max(multiply, FAR * far) + back + filters, lower
 
     def _lines(self, items: int) -> int:
         """Return the bytes of so many items with room for slack, in whole cache lines."""
@@ -180,8 +184,8 @@ class Layout:
                 addresses[last, count] = kernel.address()
         return addresses
 
-    def _build(self) -> None:
-        """Write the job, all of it but the addresses of a call."""
+    def build(self) -> None:
+        """Emit the microkernels and write the job, all of it but the addresses of a call."""
         conv, isa, piece, VL = self.conv, self.isa, self.piece, self.VL
         self.kernels: list[Microkernel] = []
         top, _, first_column, _ = conv.reach
@@ -260,7 +264,7 @@ class Layout:
             "microkernel": f"{self.MR} tiles x {self.F} filters",
             "tiles": f"{self.down} x {self.across} of an image, pieces of {piece.together} images x"
             f" {piece.band} x {piece.segment}",
-            "filters": "transformed once" if self.keeps else "transformed for every piece",
+            "filters are": "transformed once" if self.keeps else "transformed for every piece",
             "blocks": f"{self.channel_block} channels",
             "cores": f"{self.workers}",
         }

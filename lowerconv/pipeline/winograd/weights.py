@@ -35,7 +35,7 @@ CHUNK = 16  #   channels that are transformed back at a time
 
 
 class Weights:
-    """All decisions for a weight gradient, and the job they make."""
+    """All decisions for a weight gradient; `build` makes the job."""
 
     def __init__(self, problem: ConvProblem, isa: Isa, threads_nodes: tuple[int, ...]) -> None:
         self.problem, self.isa, self.nodes = problem, isa, threads_nodes
@@ -46,7 +46,6 @@ class Weights:
         self.down, self.across = ceil(self.P / M), ceil(self.Q / M)
         self.blocks = ceil(conv.channels / self.VL), ceil(conv.results / self.VL)
         self._choose()
-        self._build()
 
     def _choose(self) -> None:
         """Choose units, batches and the tile of the sums; batches round, so threads do not count.
@@ -62,7 +61,7 @@ class Weights:
         self.units = conv.images * ceil(self.down / self.band) * ceil(self.across / self.segment)
         vectors = self.blocks[1]
         self.MR = max(rows for rows in (1, 2, 4, 8) if VL % rows == 0 and rows <= rows_max(isa, 2))
-        options = [NV for NV in (1, 2, 3) if NV <= vectors and self.MR <= rows_max(isa, NV)]
+        options = [NV for NV in (1, 2, 3) if vectors >= NV and rows_max(isa, NV) >= self.MR]
 
         def steps(NV: int) -> float:
             rest = vectors % NV
@@ -87,7 +86,7 @@ class Weights:
         multiply += batches * self.panels * (CALL + 2 * STORED * self.MR * self.NV)
         finish = conv.groups * conv.channels * vectors * FILTERS
         far = FAR * (2 * tile * tiles + 2 * sums * batches)
-        self.cost = transforms + calls * multiply + finish + far
+        self.cost = transforms + max(calls * multiply, far) + finish
         self.workers = len(self.nodes) if self.cost > 4 * LAUNCH else 1
 
     def _lines(self, items: int) -> int:
@@ -107,8 +106,8 @@ class Weights:
         self.kernels.append(kernel)
         return kernel
 
-    def _build(self) -> None:
-        """Write the job, all of it but the addresses of a call."""
+    def build(self) -> None:
+        """Emit the microkernels and write the job, all of it but the addresses of a call."""
         conv, isa, VL, dtype = self.conv, self.isa, self.VL, self.conv.dtype
         self.kernels: list[Microkernel] = []
         top, _, first_column, _ = conv.reach
