@@ -15,7 +15,8 @@ from lowerconv.machine.threads import get_num_threads, parallel_region
 from lowerconv.machine.workspace import check_bytes, workspace
 from lowerconv.pipeline import PIPELINES, Pipeline, choose
 from lowerconv.pipeline.fused import Fused
-from lowerconv.problem import OPS, Op, conv_problem
+from lowerconv.pipeline.winograd import Winograd, check, takes
+from lowerconv.problem import OPS, ConvProblem, Op, conv_problem
 from lowerconv.tune import Candidate, measure, recalled
 
 #        pass:          its operands and its result, as the public functions name them
@@ -26,9 +27,17 @@ NAMES = {
 }
 
 
-def algorithms() -> tuple[str, ...]:
-    """Return the names that ``algorithm=`` takes, beside ``"auto"``."""
-    return tuple(PIPELINES)
+def algorithms(problem: ConvProblem | None = None) -> tuple[str, ...]:
+    """Return the names that ``algorithm=`` takes, beside ``"auto"``.
+
+    Parameters
+    ----------
+    problem : ConvProblem, optional
+        As of ``plan.problem``: only those that take it.  Default: all of them.
+    """
+    return tuple(
+        name for name in PIPELINES if name != "winograd" or problem is None or takes(problem)
+    )
 
 
 class _Alias:
@@ -151,6 +160,8 @@ class ConvPlan:
         self.reason = "asked for"
         if algorithm == "auto":
             candidate, self.reason = self._choose(tune, constant_weights)
+        if algorithm == "winograd":
+            check(problem)
         self.algorithm, self.choice = candidate.algorithm, str(candidate)
         if problem.N:
             options: dict[str, Any] = {"variant": candidate.variant} if candidate.variant else {}
@@ -177,7 +188,7 @@ class ConvPlan:
         if candidate:
             return candidate, "the fastest when it was measured"
         if not tune:
-            name, reason = choose(problem, self.op)
+            name, reason = choose(problem, self.op, constant)
             return Candidate(name), reason
 
         def build(candidate: Candidate) -> ConvPlan:
@@ -411,8 +422,10 @@ class ConvPlan:
             The algorithm has none: its inner loops are BLAS's or numba's.
         """
         pipeline = self._pipeline if self.problem.N else None
-        if not isinstance(pipeline, Fused):
-            raise ValueError(f"assembly: got algorithm {self.algorithm!r}, expected 'fused'")
+        if not isinstance(pipeline, (Fused, Winograd)):
+            raise ValueError(
+                f"assembly: got algorithm {self.algorithm!r}, expected 'fused' or 'winograd'"
+            )
         return pipeline.layout.kernels[0].assembly()
 
     def __repr__(self) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from lowerconv.pipeline import PIPELINES
 from lowerconv.pipeline.fused import variants
+from lowerconv.pipeline.winograd import takes
 from lowerconv.problem import ConvProblem, Op
 from lowerconv.wisdom import recall, remember
 
@@ -48,7 +49,9 @@ def candidates(problem: ConvProblem, op: Op, constant: bool) -> list[Candidate]:
     """Return what could be fastest."""
     found = [Candidate("fused", variant) for variant in variants(problem, op, constant)]
     for name in PIPELINES:
-        if name != "fused" and (name != "direct" or problem.flops < SLOW):
+        if name == "fused" or (name == "direct" and problem.flops >= SLOW):
+            continue
+        if name != "winograd" or takes(problem):
             found.append(Candidate(name))
     return found
 

@@ -63,7 +63,7 @@ def test_documented_files_are_there():
 
 
 def test_algorithms_are_the_documented_ones():
-    table = README[README.index("## Five ways") : README.index("## How it is built")]
+    table = README[README.index("## Six ways") : README.index("## How it is built")]
     assert tuple(re.findall(r'^\| `"(\w+)"` \|', table, re.M)) == lowerconv.algorithms()
 
 

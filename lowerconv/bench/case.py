@@ -10,7 +10,7 @@ from typing import Any
 
 from lowerconv.bench.cases import Layer, layers
 from lowerconv.bench.interleaved import Run
-from lowerconv.bench.passes import arrays_of, compulsory_bytes, flops, planned_run
+from lowerconv.bench.passes import arrays_of, compulsory_bytes, flops, planned_run, problem
 from lowerconv.plan import algorithms
 
 REFERENCE = "lowering"
@@ -83,13 +83,21 @@ def selected(network: str, options: Options) -> list[Layer]:
     return [layer for layer in layers(network) if options.layers.search(layer.name)]
 
 
-def fast_enough(work: int) -> tuple[str, ...]:
-    """Return the algorithms that a call of so many FLOP is measured with."""
-    return tuple(name for name in algorithms() if name != "direct" or work <= SLOW)
+def able(layer: Layer, batch: int, op: str = "") -> tuple[str, ...]:
+    """Return the algorithms that take a layer."""
+    return algorithms(problem(layer, batch))
+
+
+def fast_enough(layer: Layer, batch: int, op: str) -> tuple[str, ...]:
+    """Return the algorithms that a pass of a layer is measured with."""
+    slow = flops(layer, batch, op) > SLOW
+    return tuple(name for name in able(layer, batch, op) if name != "direct" or not slow)
 
 
 def layer_cases(
-    network: str, options: Options, choose: Callable[[int], tuple[str, ...]] = fast_enough
+    network: str,
+    options: Options,
+    choose: Callable[[Layer, int, str], tuple[str, ...]] = fast_enough,
 ) -> list[Case]:
     """Return a case for each layer and pass; algorithms are its candidates.
 
@@ -99,12 +107,12 @@ def layer_cases(
         Of `cases/`.
     options : Options
     choose : callable
-        Takes the FLOP of a call, and returns the algorithms.
+        Takes a layer, the batch and the pass, and returns the algorithms.
     """
     return [
         Case(
             {"network": network, "layer": layer.name, "pass": op},
-            choose(flops(layer, options.images, op)),
+            choose(layer, options.images, op),
             partial(algorithm_runs, layer, options.images, op),
             layer_facts(layer, options.images, op),
         )

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from lowerconv.bench import draw, published
-from lowerconv.bench.case import REFERENCE, Case, Options, layer_cases
+from lowerconv.bench.case import REFERENCE, Case, Options, able, layer_cases
 from lowerconv.bench.passes import BACKWARD
 from lowerconv.bench.result import Result, Row, total
 from lowerconv.bench.show import caption, ms, new_table, percent, times, title
 from lowerconv.bench.study import Study
-from lowerconv.plan import algorithms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +25,7 @@ SHORT = {"forward": "P", BACKWARD: "BP"}
 
 def cases(options: Options) -> list[Case]:
     """Return every layer and pass; the loop nest is measured whatever it takes."""
-    return layer_cases("cifar10_quick", options, lambda work: algorithms())
+    return layer_cases("cifar10_quick", options, able)
 
 
 def name(row: Row) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from lowerconv.bench import draw
-from lowerconv.bench.case import SLOW, Case, Options, layer_facts, selected
+from lowerconv.bench.case import SLOW, Case, Options, able, layer_facts, selected
 from lowerconv.bench.cases import Layer
 from lowerconv.bench.interleaved import Run
 from lowerconv.bench.passes import BACKWARD, arrays_of, flops, planned_run
@@ -36,8 +36,8 @@ def thread_counts(most: int) -> list[int]:
 def cases(options: Options) -> list[Case]:
     """Return a case for each network, algorithm, layer and pass; candidates are thread counts.
 
-    The loop nest takes part where no layer of the network is too large for it, so that the sums of
-    a network are of all its layers.
+    An algorithm takes part where it takes every layer of the network, the loop nest where none is
+    too large for it, so that the sums of a network are of all its layers.
     """
     names = tuple(map(str, thread_counts(options.threads)))
     found = []
@@ -46,6 +46,8 @@ def cases(options: Options) -> list[Case]:
         for algorithm in algorithms():
             work = [flops(layer, options.images, op) for layer in chosen for op in options.passes]
             if algorithm == "direct" and max(work, default=0) > SLOW:
+                continue
+            if any(algorithm not in able(layer, options.images) for layer in chosen):
                 continue
             found += [
                 Case(

@@ -48,7 +48,7 @@ JOB = np.dtype(
 
 
 @njit(cache=True, nogil=True)
-def _pack(job, group, first_channel, channels, panel, target, exact):
+def pack_panel(job, group, first_channel, channels, panel, target, exact):
     """Pack the filters of one panel as ``[channel, tap][filter]``.
 
     Unless it has to be `exact`, what follows the panel may be overwritten with the slack of its
@@ -121,7 +121,7 @@ def _ask_for(job, piece, group, first_channel, channels):
 
 
 @njit(cache=True, nogil=True)
-def _start_sums(target, room, source, count):
+def start_sums(target, room, source, count):
     """Write what sums start from: `count` bytes of the bias, and zeros up to `room`."""
     # Loops, because assigning slices would have numba compile the messages of its errors.
     sums = carray(pointer(target), room, np.uint8)
@@ -166,13 +166,13 @@ def _rectangle(jobs, worker, panel0, panel1, piece0, piece1):
                     weights = scratch
                     for panel in range(b0, b1):
                         to = scratch + (panel - b0) * panel_bytes
-                        _pack(job, group, channel, channels, panel, to, False)
+                        pack_panel(job, group, channel, channels, panel, to, False)
                 begin = group * job.results + b0 * job.F
                 count = min((b1 - b0) * job.F, job.results - b0 * job.F)
                 if not job.bias or channel > 0:
                     count = 0
                 room = (b1 - b0) * job.F * item
-                _start_sums(biases, room, job.bias + begin * item, count * item)
+                start_sums(biases, room, job.bias + begin * item, count * item)
                 for piece in range(piece0, piece1):
                     image, band = piece // job.pieces, piece % job.pieces
                     row0 = band * job.band
@@ -251,7 +251,7 @@ def _pack_all(jobs, worker):
     copy, number, workers = carray(pointer(job.crews), (job.workers, 3), np.int64)[worker]
     for panel in range(number, job.groups * job.panels, workers):
         target = job.target + copy + panel * panel_bytes
-        _pack(job, panel // job.panels, 0, job.channels, panel % job.panels, target, True)
+        pack_panel(job, panel // job.panels, 0, job.channels, panel % job.panels, target, True)
 
 
 @lru_cache

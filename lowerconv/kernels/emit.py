@@ -136,6 +136,12 @@ class Emitter:
         count = self.splat(self.builder.trunc(count, I32), kind)
         return self.builder.icmp_signed("<", numbers, count)
 
+    def entry(self, table: ir.Value, index: ir.Value) -> ir.Value:
+        """Load an entry of a table of 32-bit integers."""
+        pointer = self.builder.inttoptr(table, ir.PointerType(I32))
+        pointer = self.builder.gep(pointer, [index], source_etype=I32)
+        return self.builder.sext(self.builder.load(pointer, typ=I32), I64)
+
     def splat(self, value: ir.Value, kind: ir.VectorType | None = None) -> ir.Value:
         """Return a vector with `value` in every lane."""
         kind = kind or self.vector

@@ -192,10 +192,7 @@ class Microkernel:
     def _entry(self, e: Emitter, table: ir.Value, index: ir.Value, column: int) -> ir.Value:
         """Load an entry of step `index` from the table."""
         place = e.builder.mul(index, e.constant(self.tables))
-        place = e.builder.add(place, e.constant(column))
-        pointer = e.builder.inttoptr(table, ir.PointerType(I32))
-        pointer = e.builder.gep(pointer, [place], source_etype=I32)
-        return e.builder.sext(e.builder.load(pointer, typ=I32), index.type)
+        return e.entry(table, e.builder.add(place, e.constant(column)))
 
     def _store_rows(
         self,

@@ -12,6 +12,7 @@ from lowerconv.pipeline.direct import Direct
 from lowerconv.pipeline.fused import Fused
 from lowerconv.pipeline.lowering import Lowering
 from lowerconv.pipeline.pipelined import Paired, Pipelined
+from lowerconv.pipeline.winograd import Winograd, gain
 from lowerconv.problem import ConvProblem, Op
 
 
@@ -50,7 +51,7 @@ class Pipeline(Protocol):
 
 
 PIPELINES: dict[str, type[Pipeline]] = {
-    pipeline.name: pipeline for pipeline in (Direct, Lowering, Pipelined, Paired, Fused)
+    pipeline.name: pipeline for pipeline in (Direct, Lowering, Pipelined, Paired, Fused, Winograd)
 }
 
 
@@ -59,9 +60,10 @@ PIPELINES: dict[str, type[Pipeline]] = {
 FEW_PIXELS = {"forward": 3, "input_grad": 3, "weight_grad": 8}
 FEW_PIXELS_RxS = {"forward": 3, "input_grad": 16, "weight_grad": 24}
 PHASES_MAX = 64  # of an input gradient, each with a microkernel of its own
+CLEARLY = 1.3  # faster by the prices than the fused engine, whose rounding is the plain one
 
 
-def choose(problem: ConvProblem, op: Op) -> tuple[str, str]:
+def choose(problem: ConvProblem, op: Op, constant: bool = False) -> tuple[str, str]:
     """Return the name of the fastest algorithm for a pass, and why it should be.
 
     Measured with ``python -m bench.compare``.  The choice does not depend on the number of
@@ -78,4 +80,6 @@ def choose(problem: ConvProblem, op: Op) -> tuple[str, str]:
     depthwise = problem.groups > 1 and problem.groups in (problem.C, problem.K)
     if pixels < few and not depthwise and problem.gemm_shape("forward")[2] <= GEMM_LIMIT:
         return "lowering", "so few pixels that the filters only pass by"
+    if gain(problem, op, constant) > CLEARLY:
+        return "winograd", "3x3 taps and enough to do that fewer multiplications pay for transforms"
     return "fused", "microkernels multiply straight from the image"

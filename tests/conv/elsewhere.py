@@ -39,7 +39,7 @@ def run(job: Job) -> Done:
     print(job.name, file=sys.stderr, flush=True)
     # As if threads started in no time: the small problems of tests too are shared out.
     for name, module in sys.modules.items():
-        if name.startswith("lowerconv.pipeline.fused") and hasattr(module, "LAUNCH"):
+        if name.startswith("lowerconv.pipeline.") and hasattr(module, "LAUNCH"):
             module.LAUNCH = 0.0  # type: ignore[attr-defined]
     lc.set_num_threads(job.threads)
     plan = lc.plan_conv2d(*job.plan, **job.options)
@@ -48,7 +48,7 @@ def run(job: Job) -> Done:
 
 
 def elsewhere(jobs: list[Job], **environment: str) -> list[Done]:
-    """Run jobs of the fused engine in a process with these environment variables."""
+    """Run jobs of an engine that has workers in a process with these environment variables."""
     import lowerconv as lc
 
     package_dir = str(Path(lc.__file__).parents[1])
