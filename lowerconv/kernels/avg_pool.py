@@ -5,7 +5,8 @@ from numba import njit
 
 from lowerconv.kernels.call import share, spread
 from lowerconv.kernels.elementwise import row_sum
-from lowerconv.kernels.windows import fill, grouping, lower_rows, plane_at, raise_rows
+from lowerconv.kernels.lanes import bare
+from lowerconv.kernels.windows import copy_rows, fill, grouping, lower_rows, plane_at, raise_rows
 
 
 @njit(cache=True, nogil=True)
@@ -15,6 +16,25 @@ def _counted(i, size, stride, pad, extent, count_pad):
     if count_pad:
         return min(start + size, extent + pad) - start
     return min(start + size, extent) - max(start, 0)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _weights(H, W, P, Q, size, stride, pad, count_pad, pitch, above, before, like):
+    """Return one over the pixels counted of each window, in rows of `pitch`, zeros around them."""
+    height = (H - 1 + pad[0]) // stride[0] + 1  # the rows in which windows can begin
+    weights = np.zeros((height + above) * pitch, like.dtype)
+    for p in range(P):
+        rows = _counted(p, size[0], stride[0], pad[0], H, count_pad)
+        at = (p + above) * pitch + before
+        for q in range(Q):
+            weights[at + q] = 1 / (rows * _counted(q, size[1], stride[1], pad[1], W, count_pad))
+    return weights
+
+
+@njit(cache=True, nogil=True)
+def _multiply(values, weights):
+    for i in range(values.size):
+        values[i] *= weights[i]
 
 
 @njit(cache=True, nogil=True)
@@ -68,6 +88,7 @@ def _sum_taps(source, at, step, size, stride, a, first, total):
 def _avg_pool_share(
     worker, workers, x, x_step, y, y_step, N, C, H, W, P, Q, size, stride, pad, count_pad
 ):
+    x, y = bare(x), bare(y)
     R, S = size
     zero = x.dtype.type(0)
     if _is_global(H, W, P, Q, size, pad):
@@ -89,10 +110,7 @@ def _avg_pool_share(
     lowered = np.empty(column_phases * by + beside, x.dtype)
     across, total = np.empty(by, x.dtype), np.empty(between * pitch, x.dtype)
     fill(lowered, column_phases * by, beside, zero)
-    columns = np.empty(Q, x.dtype)
-    for q in range(Q):
-        columns[q] = _counted(q, S, stride[1], pad[1], W, count_pad)
-
+    weights = _weights(H, W, P, Q, size, stride, pad, count_pad, pitch, 0, 0, x)
     begin, end = share(groups * pieces, worker, workers)
     for task in range(begin, end):
         plane0, p0 = task // pieces * together, task % pieces * band
@@ -112,14 +130,9 @@ def _avg_pool_share(
             at = b * between * pitch
             _sum_taps(across, at, pitch, R, stride[0], b, b == 0, total[:count])
         for i in range(planes):
-            result = plane_at(y, y_step, plane0 + i, C, P * Q)
-            for p in range(rows):
-                counted = _counted(p0 + p, R, stride[0], pad[0], H, count_pad)
-                height = x.dtype.type(counted)
-                at = (i * (band + below) + p) * pitch
-                source, target = total[at : at + Q], result[(p0 + p) * Q : (p0 + p + 1) * Q]
-                for q in range(Q):
-                    target[q] = source[q] / (height * columns[q])
+            at = i * (band + below) * pitch
+            _multiply(total[at : at + rows * pitch], weights[p0 * pitch : (p0 + rows) * pitch])
+            copy_rows(total, at, pitch, plane_at(y, y_step, plane0 + i, C, P * Q), p0 * Q, Q, rows)
 
 
 @njit(cache=True, nogil=True)
@@ -150,6 +163,7 @@ def avg_pool(team, x, x_step, y, y_step, N, C, H, W, P, Q, size, stride, pad, co
 def _avg_pool_grad_share(
     worker, workers, dy, dy_step, dx, dx_step, N, C, H, W, P, Q, size, stride, pad, count_pad, add
 ):
+    dy, dx = bare(dy), bare(dx)
     R, S = size
     zero = dy.dtype.type(0)
     if _is_global(H, W, P, Q, size, pad):
@@ -174,25 +188,23 @@ def _avg_pool_grad_share(
         height, pitch * (2 * phases + 1), above, N * C, workers
     )
     by = (band + above) * together * pitch
-    gradient = np.empty(by + before, dy.dtype)
+    gradient = np.zeros(by + before, dy.dtype)
     across, total = np.empty(phases * by, dy.dtype), np.empty(phases * by, dy.dtype)
-    columns = np.empty(Q, dy.dtype)
-    for q in range(Q):
-        columns[q] = _counted(q, S, stride[1], pad[1], W, count_pad)
-
+    weights = _weights(H, W, P, Q, size, stride, pad, count_pad, pitch, above, before, dy)
     begin, end = share(groups * pieces, worker, workers)
     for task in range(begin, end):
         plane0, row0 = task // pieces * together, task % pieces * band
         planes, rows = min(together, N * C - plane0), min(band, height - row0)
-        fill(gradient, 0, gradient.size, zero)
         for i in range(planes):
-            source = plane_at(dy, dy_step, plane0 + i, C, P * Q)
-            for p in range(max(0, row0 - above), min(P, row0 + rows)):
-                counted = dy.dtype.type(_counted(p, R, stride[0], pad[0], H, count_pad))
-                at = (i * (band + above) + p - row0 + above) * pitch + before
-                row, target = source[p * Q : (p + 1) * Q], gradient[at : at + Q]
-                for q in range(Q):
-                    target[q] = row[q] / (counted * columns[q])
+            at = i * (band + above) * pitch
+            lower_rows(
+                plane_at(dy, dy_step, plane0 + i, C, P * Q), P, Q, row0 - above, rows + above,
+                (1, 1), (1, 1), before, pitch, 0, 0, zero, gradient, at,
+            )  # fmt: skip
+            _multiply(
+                gradient[at : at + (rows + above) * pitch],
+                weights[row0 * pitch : (row0 + rows + above) * pitch],
+            )
         # What a pixel gets from the windows that reach it: along the rows, then the columns.
         count = planes * (band + above) * pitch
         for a in range(phases):

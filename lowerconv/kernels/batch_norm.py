@@ -13,8 +13,9 @@ variance costs no digits, and parts of a batch on several ranks merge in the sam
 import numpy as np
 from numba import njit
 
+from lowerconv.kernels.blocks import BLOCK, block_of, cut, gather, scatter
 from lowerconv.kernels.call import share, spread
-from lowerconv.kernels.elementwise import SUMMED, cut_channel, piece_of
+from lowerconv.kernels.lanes import bare
 
 CHANNELS = 4  # for each thread; where there are fewer, a channel is the work of several
 
@@ -42,36 +43,42 @@ def merge(count, mean, m2, more, other_mean, other_m2):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _statistics_of(x, x_step, c, pixels, pieces, begin, end):
-    """Return count, mean and squared deviations of some pieces of a channel."""
+def _statistics_of(x, x_step, c, N, pixels, together, pieces, begin, end, buffer):
+    """Return count, mean and squared deviations of some blocks of a channel."""
     count, mean, m2 = 0.0, 0.0, 0.0
-    for piece in range(begin, end):
-        n, start, stop = piece_of(piece, pieces, pixels)
-        at = n * x_step + c * pixels
-        for i in range(start, stop, SUMMED):
-            part = x[at + i : at + min(i + SUMMED, stop)]
-            if count == 0:
-                total, _ = _deviations(part, x.dtype.type(0))
-                mean = total / np.float64(part.size)
-            # About what is nearly the mean.  Where the range is far from it, what rounding costs
-            # is small beside the deviation of the range itself.
+    for block in range(begin, end):
+        n, images, start, stop = block_of(block, N, pixels, together, pieces)
+        at, size = n * x_step + c * pixels, images * (stop - start)
+        if images > 1:
+            gather(x, at, x_step, images, pixels, buffer)
+        # About what is nearly the mean.  Where the block is far from it, what rounding costs is
+        # small beside the deviation of the block itself.
+        for turn in range(2 if count == 0 else 1):
             about = x.dtype.type(mean)
-            total, squares = _deviations(part, about)
-            shift = np.float64(total) / part.size
-            own = np.float64(squares) - shift * np.float64(total)
-            own = 0.0 if own < 0 else own  # so written, NaN stays NaN
-            count, mean, m2 = merge(count, mean, m2, float(part.size), about + shift, own)
+            if images > 1:
+                total, squares = _deviations(buffer[:size], about)
+            else:
+                total, squares = _deviations(x[at + start : at + stop], about)
+            if turn == 0 and count == 0:
+                mean = np.float64(total) / size
+        shift = np.float64(total) / size
+        own = np.float64(squares) - shift * np.float64(total)
+        own = 0.0 if own < 0 else own  # so written, NaN stays NaN
+        count, mean, m2 = merge(count, mean, m2, float(size), about + shift, own)
     return count, mean, m2
 
 
 @njit(cache=True, nogil=True)
 def _statistics_share(worker, workers, x, x_step, parts, N, C, pixels):
-    pieces, groups = cut_channel(N, C, pixels)
+    x = bare(x)
+    together, pieces, blocks, groups = cut(N, C, pixels)
+    buffer = np.empty(BLOCK, x.dtype)
     first, last = share(C * groups, worker, workers)
     for task in range(first, last):
-        begin, end = share(N * pieces, task % groups, groups)
-        result = _statistics_of(x, x_step, task // groups, pixels, pieces, begin, end)
-        parts[3 * task], parts[3 * task + 1], parts[3 * task + 2] = result
+        begin, end = share(blocks, task % groups, groups)
+        parts[3 * task], parts[3 * task + 1], parts[3 * task + 2] = _statistics_of(
+            x, x_step, task // groups, N, pixels, together, pieces, begin, end, buffer
+        )
 
 
 @njit(cache=True, nogil=True)
@@ -89,7 +96,7 @@ def statistics(team, x, x_step, mean, m2, N, C, pixels):
     mean, m2 : ndarray, (C,), float64
         The results; those of several ranks merge by :func:`merge`.
     """
-    _, groups = cut_channel(N, C, pixels)
+    _, _, _, groups = cut(N, C, pixels)
     parts = np.empty(3 * C * groups)
     spread(team, _statistics_share, (x, x_step, parts, N, C, pixels))
     for c in range(C):
@@ -127,7 +134,7 @@ def finish(mean, m2, count, eps, momentum, inv_std, running_mean, running_var, f
 
 
 @njit(cache=True, nogil=True)
-def _apply_piece(x, y, residual, added, middle, scale, shift, floor):
+def _apply(x, y, residual, added, middle, scale, shift, floor):
     """``y = (x - middle) * scale + shift + residual``, at least `floor`; NaN stays NaN.
 
     A loop for each way in which the result may lie on an operand, since vector code is for arrays
@@ -157,37 +164,51 @@ def _apply_piece(x, y, residual, added, middle, scale, shift, floor):
 
 
 @njit(cache=True, nogil=True)
-def _apply_plane(
-    n, c, start, stop, x, x_step, y, y_step, residual, residual_step, mean, inv_std, gamma, beta,
-    pixels, relu,
+def _apply_block(
+    block, c, x, x_step, y, y_step, residual, residual_step, mean, inv_std, gamma, beta, N, pixels,
+    together, pieces, relu, buffer, other,
 ):  # fmt: skip
     kind = x.dtype.type
     middle = kind(mean[c])
-    scale = gamma[c] * inv_std[c]
-    shift = kind(beta[c] + (np.float64(middle) - mean[c]) * scale)  # what rounding the mean took
+    factor = gamma[c] * inv_std[c]
+    shift = kind(beta[c] + (np.float64(middle) - mean[c]) * factor)  # what rounding the mean took
+    scale = kind(factor)
     floor = kind(0) if relu else kind(-np.inf)
-    at = n * x_step + c * pixels
-    source = x[at + start : at + stop]
-    at = n * y_step + c * pixels
-    target = y[at + start : at + stop]
+    n, images, start, stop = block_of(block, N, pixels, together, pieces)
+    at, to = n * x_step + c * pixels, n * y_step + c * pixels
+    at_residual = n * residual_step + c * pixels
     added = residual.size > 0
-    at = n * residual_step + c * pixels
-    more = residual[at + start : at + stop] if added else residual
-    _apply_piece(source, target, more, added, middle, kind(scale), shift, floor)
+    if images > 1:
+        size = images * pixels
+        gather(x, at, x_step, images, pixels, buffer)
+        if added:
+            gather(residual, at_residual, residual_step, images, pixels, other)
+        part = buffer[:size]
+        _apply(part, part, other[:size], added, middle, scale, shift, floor)
+        scatter(buffer, y, to, y_step, images, pixels, False)
+    elif added:
+        _apply(
+            x[at + start : at + stop], y[to + start : to + stop],
+            residual[at_residual + start : at_residual + stop], True, middle, scale, shift, floor,
+        )  # fmt: skip
+    else:
+        target = y[to + start : to + stop]
+        _apply(x[at + start : at + stop], target, target, False, middle, scale, shift, floor)
 
 
 @njit(cache=True, nogil=True)
-def _apply_share(
+def _normalise_share(
     worker, workers, x, x_step, y, y_step, residual, residual_step, mean, inv_std, gamma, beta,
     N, C, pixels, relu,
 ):  # fmt: skip
-    pieces, _ = cut_channel(N, C, pixels)
-    first, last = share(N * C * pieces, worker, workers)
+    x, y, residual = bare(x), bare(y), bare(residual)
+    together, pieces, blocks, _ = cut(N, C, pixels)
+    buffer, other = np.empty(BLOCK, x.dtype), np.empty(BLOCK, x.dtype)
+    first, last = share(C * blocks, worker, workers)
     for task in range(first, last):
-        plane, start, stop = piece_of(task, pieces, pixels)
-        _apply_plane(
-            plane // C, plane % C, start, stop, x, x_step, y, y_step, residual, residual_step,
-            mean, inv_std, gamma, beta, pixels, relu,
+        _apply_block(
+            task % blocks, task // blocks, x, x_step, y, y_step, residual, residual_step, mean,
+            inv_std, gamma, beta, N, pixels, together, pieces, relu, buffer, other,
         )  # fmt: skip
 
 
@@ -202,7 +223,7 @@ def normalise(
     Parameters are those of :func:`batch_norm`.
     """
     spread(
-        team, _apply_share,
+        team, _normalise_share,
         (
             x, x_step, y, y_step, residual, residual_step, mean, inv_std, gamma, beta,
             N, C, pixels, relu,
@@ -215,19 +236,23 @@ def _batch_norm_share(
     worker, workers, x, x_step, y, y_step, residual, residual_step, mean, m2, inv_std,
     running_mean, running_var, gamma, beta, N, C, pixels, eps, momentum, relu,
 ):  # fmt: skip
-    pieces, groups = cut_channel(N, C, pixels)
+    x, y, residual = bare(x), bare(y), bare(residual)
+    together, pieces, blocks, groups = cut(N, C, pixels)
+    buffer, other = np.empty(BLOCK, x.dtype), np.empty(BLOCK, x.dtype)
     first, last = share(C, worker, workers)
     for c in range(first, last):
         count, mean[c], m2[c] = 0.0, 0.0, 0.0
         for group in range(groups):
-            begin, end = share(N * pieces, group, groups)
-            more, own_mean, own_m2 = _statistics_of(x, x_step, c, pixels, pieces, begin, end)
+            begin, end = share(blocks, group, groups)
+            more, own_mean, own_m2 = _statistics_of(
+                x, x_step, c, N, pixels, together, pieces, begin, end, buffer
+            )
             count, mean[c], m2[c] = merge(count, mean[c], m2[c], more, own_mean, own_m2)
         finish(mean, m2, N * pixels, eps, momentum, inv_std, running_mean, running_var, c, c + 1)
-        for n in range(N - 1, -1, -1):  # what was read last is nearest
-            _apply_plane(
-                n, c, 0, pixels, x, x_step, y, y_step, residual, residual_step, mean, inv_std,
-                gamma, beta, pixels, relu,
+        for block in range(blocks - 1, -1, -1):  # what was read last is nearest
+            _apply_block(
+                block, c, x, x_step, y, y_step, residual, residual_step, mean, inv_std, gamma,
+                beta, N, pixels, together, pieces, relu, buffer, other,
             )  # fmt: skip
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from numba import njit
 
 from lowerconv.kernels.batch_norm import CHANNELS
+from lowerconv.kernels.blocks import BLOCK, block_of, cut, gather, scatter
 from lowerconv.kernels.call import share, spread
-from lowerconv.kernels.elementwise import SUMMED, cut_channel, piece_of
+from lowerconv.kernels.lanes import bare
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
@@ -51,28 +52,45 @@ def _pass_on(gradient, residual, add):
 @njit(cache=True, nogil=True)
 def _sums_of(
     c, begin, end, dy, dy_step, y, y_step, x, x_step, dx, dx_step, residual, residual_step, mean,
-    inv_std, pixels, pieces, relu, add,
+    inv_std, N, pixels, together, pieces, relu, add, buffer, other,
 ):  # fmt: skip
-    """Return the sums of g and of g * xhat over some pieces of a channel; mask and pass on g."""
+    """Return the sums of g and of g * xhat over some blocks of a channel; mask and pass on g."""
     middle = x.dtype.type(mean[c])
     total, products = 0.0, 0.0
-    for piece in range(begin, end):
-        n, start, stop = piece_of(piece, pieces, pixels)
-        for i in range(start, stop, SUMMED):
-            first, last = c * pixels + i, c * pixels + min(i + SUMMED, stop)
-            gradient = dy[n * dy_step + first : n * dy_step + last]
+    own, own_products = x.dtype.type(0), x.dtype.type(0)
+    for block in range(begin, end):
+        n, images, start, stop = block_of(block, N, pixels, together, pieces)
+        at, to = n * dy_step + c * pixels, n * dx_step + c * pixels
+        at_y, at_x = n * y_step + c * pixels, n * x_step + c * pixels
+        at_residual = n * residual_step + c * pixels
+        if images > 1:
+            size = images * pixels
+            gradient = buffer[:size]
+            gather(dy, at, dy_step, images, pixels, buffer)
             if relu:
-                masked = dx[n * dx_step + first : n * dx_step + last]
-                _mask(gradient, y[n * y_step + first : n * y_step + last], masked)
-                gradient = masked
+                gather(y, at_y, y_step, images, pixels, other)
+                _mask(gradient, other[:size], gradient)
+                scatter(buffer, dx, to, dx_step, images, pixels, False)
             if residual.size:
-                at = n * residual_step
-                _pass_on(gradient, residual[at + first : at + last], add)
-            own, own_products = _products(
-                gradient, x[n * x_step + first : n * x_step + last], middle
-            )
-            total += own
-            products += own_products
+                scatter(buffer, residual, at_residual, residual_step, images, pixels, add)
+            gather(x, at_x, x_step, images, pixels, other)
+            own, own_products = _products(gradient, other[:size], middle)
+        else:
+            values = x[at_x + start : at_x + stop]
+            passed = residual[at_residual + start : at_residual + stop]
+            if relu:
+                gradient = dx[to + start : to + stop]
+                _mask(dy[at + start : at + stop], y[at_y + start : at_y + stop], gradient)
+                if residual.size:
+                    _pass_on(gradient, passed, add)
+                own, own_products = _products(gradient, values, middle)
+            else:
+                gradient = dy[at + start : at + stop]
+                if residual.size:
+                    _pass_on(gradient, passed, add)
+                own, own_products = _products(gradient, values, middle)
+        total += own
+        products += own_products
     return total, (products + (np.float64(middle) - mean[c]) * total) * inv_std[c]
 
 
@@ -81,13 +99,16 @@ def _sums_share(
     worker, workers, parts, dy, dy_step, y, y_step, x, x_step, dx, dx_step, residual,
     residual_step, mean, inv_std, N, C, pixels, relu, add,
 ):  # fmt: skip
-    pieces, groups = cut_channel(N, C, pixels)
+    dy, y, x, dx, residual = bare(dy), bare(y), bare(x), bare(dx), bare(residual)
+    together, pieces, blocks, groups = cut(N, C, pixels)
+    buffer, other = np.empty(BLOCK, x.dtype), np.empty(BLOCK, x.dtype)
     first, last = share(C * groups, worker, workers)
     for task in range(first, last):
-        begin, end = share(N * pieces, task % groups, groups)
+        begin, end = share(blocks, task % groups, groups)
         parts[2 * task], parts[2 * task + 1] = _sums_of(
             task // groups, begin, end, dy, dy_step, y, y_step, x, x_step, dx, dx_step,
-            residual, residual_step, mean, inv_std, pixels, pieces, relu, add,
+            residual, residual_step, mean, inv_std, N, pixels, together, pieces, relu, add,
+            buffer, other,
         )  # fmt: skip
 
 
@@ -107,7 +128,7 @@ def gradient_sums(
     others
         As of :func:`batch_norm_grad`.
     """
-    _, groups = cut_channel(N, C, pixels)
+    _, _, _, groups = cut(N, C, pixels)
     parts = np.empty(2 * C * groups)
     spread(
         team, _sums_share,
@@ -124,7 +145,7 @@ def gradient_sums(
 
 
 @njit(cache=True, nogil=True)
-def _input_piece(gradient, x, dx, middle, slope, shift, scale):
+def _input(gradient, x, dx, middle, slope, shift, scale):
     if gradient.ctypes.data == dx.ctypes.data:
         for i in range(dx.size):
             dx[i] = (dx[i] - shift - (x[i] - middle) * slope) * scale
@@ -134,21 +155,29 @@ def _input_piece(gradient, x, dx, middle, slope, shift, scale):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _input_plane(
-    n, c, start, stop, gradient, step, x, x_step, dx, dx_step, mean, inv_std, gamma, total,
-    product, count, pixels,
+def _input_block(
+    block, c, gradient, step, x, x_step, dx, dx_step, mean, inv_std, gamma, total, product, count,
+    N, pixels, together, pieces, buffer, other,
 ):  # fmt: skip
     kind = x.dtype.type
     middle = kind(mean[c])
-    slope = product / count * inv_std[c]
-    shift = total / count + (np.float64(middle) - mean[c]) * slope
-    first, last = c * pixels + start, c * pixels + stop
-    _input_piece(
-        gradient[n * step + first : n * step + last],
-        x[n * x_step + first : n * x_step + last],
-        dx[n * dx_step + first : n * dx_step + last],
-        middle, kind(slope), kind(shift), kind(gamma[c] * inv_std[c]),
-    )  # fmt: skip
+    factor = product / count * inv_std[c]
+    shift = kind(total / count + (np.float64(middle) - mean[c]) * factor)
+    slope, scale = kind(factor), kind(gamma[c] * inv_std[c])
+    n, images, start, stop = block_of(block, N, pixels, together, pieces)
+    at, at_x, to = n * step + c * pixels, n * x_step + c * pixels, n * dx_step + c * pixels
+    if images > 1:
+        size = images * pixels
+        gather(gradient, at, step, images, pixels, buffer)
+        gather(x, at_x, x_step, images, pixels, other)
+        part = buffer[:size]
+        _input(part, other[:size], part, middle, slope, shift, scale)
+        scatter(buffer, dx, to, dx_step, images, pixels, False)
+    else:
+        _input(
+            gradient[at + start : at + stop], x[at_x + start : at_x + stop],
+            dx[to + start : to + stop], middle, slope, shift, scale,
+        )  # fmt: skip
 
 
 @njit(cache=True, nogil=True)
@@ -156,14 +185,15 @@ def _input_share(
     worker, workers, gradient, step, x, x_step, dx, dx_step, mean, inv_std, gamma, sums,
     products, count, N, C, pixels,
 ):  # fmt: skip
-    pieces, _ = cut_channel(N, C, pixels)
-    first, last = share(N * C * pieces, worker, workers)
+    gradient, x, dx = bare(gradient), bare(x), bare(dx)
+    together, pieces, blocks, _ = cut(N, C, pixels)
+    buffer, other = np.empty(BLOCK, x.dtype), np.empty(BLOCK, x.dtype)
+    first, last = share(C * blocks, worker, workers)
     for task in range(first, last):
-        plane, start, stop = piece_of(task, pieces, pixels)
-        n, c = plane // C, plane % C
-        _input_plane(
-            n, c, start, stop, gradient, step, x, x_step, dx, dx_step, mean, inv_std, gamma,
-            sums[c], products[c], count, pixels,
+        c = task // blocks
+        _input_block(
+            task % blocks, c, gradient, step, x, x_step, dx, dx_step, mean, inv_std, gamma,
+            sums[c], products[c], count, N, pixels, together, pieces, buffer, other,
         )  # fmt: skip
 
 
@@ -199,24 +229,26 @@ def _batch_norm_grad_share(
     worker, workers, dy, dy_step, y, y_step, x, x_step, dx, dx_step, residual, residual_step,
     mean, inv_std, gamma, sums, products, N, C, pixels, relu, add,
 ):  # fmt: skip
-    pieces, groups = cut_channel(N, C, pixels)
+    dy, y, x, dx, residual = bare(dy), bare(y), bare(x), bare(dx), bare(residual)
+    together, pieces, blocks, groups = cut(N, C, pixels)
+    buffer, other = np.empty(BLOCK, x.dtype), np.empty(BLOCK, x.dtype)
     gradient, step = (dx, dx_step) if relu else (dy, dy_step)
     first, last = share(C, worker, workers)
     for c in range(first, last):
         total, product = 0.0, 0.0
         for group in range(groups):
-            begin, end = share(N * pieces, group, groups)
+            begin, end = share(blocks, group, groups)
             more, more_products = _sums_of(
                 c, begin, end, dy, dy_step, y, y_step, x, x_step, dx, dx_step, residual,
-                residual_step, mean, inv_std, pixels, pieces, relu, add,
+                residual_step, mean, inv_std, N, pixels, together, pieces, relu, add, buffer, other,
             )  # fmt: skip
             total += more
             product += more_products
         sums[c], products[c] = total, product
-        for n in range(N - 1, -1, -1):  # what was read last is nearest
-            _input_plane(
-                n, c, 0, pixels, gradient, step, x, x_step, dx, dx_step, mean, inv_std, gamma,
-                total, product, N * pixels, pixels,
+        for block in range(blocks - 1, -1, -1):  # what was read last is nearest
+            _input_block(
+                block, c, gradient, step, x, x_step, dx, dx_step, mean, inv_std, gamma, total,
+                product, N * pixels, N, pixels, together, pieces, buffer, other,
             )  # fmt: skip
 
 

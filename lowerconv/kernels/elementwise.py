@@ -9,11 +9,12 @@ vector code is for arrays that are one or apart, and the compiler cannot know wh
 import numpy as np
 from numba import njit
 
+from lowerconv.kernels.blocks import BLOCK, block_of, cut, gather, scatter
 from lowerconv.kernels.call import share, spread
+from lowerconv.kernels.lanes import bare
 
 PIECE = 16384  # items: enough for a loop to run at speed, and many pieces for each thread
 SUMMED = 1024  # items added up in the dtype before the sum goes on in float64
-PARTS = 256  # that sums over a batch are cut into at least, if there are as many pieces
 
 
 @njit(cache=True, nogil=True)
@@ -22,17 +23,6 @@ def piece_of(task, pieces, items):
     size = (items + pieces - 1) // pieces
     first = task % pieces * size
     return task // pieces, min(first, items), min(first + size, items)
-
-
-@njit(cache=True, nogil=True)
-def cut_channel(N, C, pixels):
-    """Return the pieces of a plane, and into how many groups the pieces of a channel are cut.
-
-    For sums over a channel: few channels are work for many threads, too.  The groups do not depend
-    on how many threads there are, and neither do sums that go through them in order.
-    """
-    pieces = max(1, (pixels + PIECE - 1) // PIECE)
-    return pieces, max(1, min(N * pieces, (PARTS + C - 1) // max(1, C)))
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc"})
@@ -54,6 +44,7 @@ def row_sum(values):
 
 @njit(cache=True, nogil=True)
 def _relu_share(worker, workers, x, x_step, y, y_step, N, items):
+    x, y = bare(x), bare(y)
     zero = x.dtype.type(0)
     pieces = max(1, (items + PIECE - 1) // PIECE)
     in_place = x.ctypes.data == y.ctypes.data
@@ -90,6 +81,7 @@ def relu(team, x, x_step, y, y_step, N, items):
 
 @njit(cache=True, nogil=True)
 def _relu_grad_share(worker, workers, y, y_step, dy, dy_step, dx, dx_step, N, items, add):
+    y, dy, dx = bare(y), bare(dy), bare(dx)
     zero = dy.dtype.type(0)
     pieces = max(1, (items + PIECE - 1) // PIECE)
     in_place = dx.ctypes.data == dy.ctypes.data
@@ -120,25 +112,38 @@ def relu_grad(team, y, y_step, dy, dy_step, dx, dx_step, N, items, add):
 
 
 @njit(cache=True, nogil=True)
-def _bias_relu_grad_share(worker, workers, dy, dy_step, y, y_step, sums, N, K, pixels, masked):
+def _mask(dy, y):
     zero = dy.dtype.type(0)
-    pieces, groups = cut_channel(N, K, pixels)
+    for i in range(dy.size):
+        dy[i] = dy[i] if y[i] > 0 else zero
+
+
+@njit(cache=True, nogil=True)
+def _bias_relu_grad_share(worker, workers, dy, dy_step, y, y_step, sums, N, K, pixels, masked):
+    dy, y = bare(dy), bare(y)
+    together, pieces, blocks, groups = cut(N, K, pixels)
+    gradient, result = np.empty(BLOCK, dy.dtype), np.empty(BLOCK, dy.dtype)
     first, last = share(K * groups, worker, workers)
     for task in range(first, last):
         k = task // groups
         total = 0.0
-        begin, end = share(N * pieces, task % groups, groups)
-        for piece in range(begin, end):
-            n, start, stop = piece_of(piece, pieces, pixels)
+        begin, end = share(blocks, task % groups, groups)
+        for block in range(begin, end):
+            n, images, start, stop = block_of(block, N, pixels, together, pieces)
             at, at_y = n * dy_step + k * pixels, n * y_step + k * pixels
-            for i in range(start, stop, SUMMED):
-                j = min(i + SUMMED, stop)
-                part = dy[at + i : at + j]
+            if images == 1:
+                part = dy[at + start : at + stop]
                 if masked:
-                    result = y[at_y + i : at_y + j]
-                    for item in range(part.size):
-                        part[item] = part[item] if result[item] > 0 else zero
+                    _mask(part, y[at_y + start : at_y + stop])
                 total += _sum(part)
+            else:
+                size = images * pixels
+                gather(dy, at, dy_step, images, pixels, gradient)
+                if masked:
+                    gather(y, at_y, y_step, images, pixels, result)
+                    _mask(gradient[:size], result[:size])
+                    scatter(gradient, dy, at, dy_step, images, pixels, False)
+                total += _sum(gradient[:size])
         sums[task] = total
 
 
@@ -166,7 +171,7 @@ def bias_relu_grad(team, dy, dy_step, y, y_step, db, N, K, pixels, relu):
                 (y, y_step, dy, dy_step, dy, dy_step, N, K * pixels, False),
             )  # fmt: skip
         return
-    _, groups = cut_channel(N, K, pixels)
+    _, _, _, groups = cut(N, K, pixels)
     sums = np.zeros(K * groups)
     spread(team, _bias_relu_grad_share, (dy, dy_step, y, y_step, sums, N, K, pixels, relu))
     for k in range(K):
@@ -178,6 +183,7 @@ def bias_relu_grad(team, dy, dy_step, y, y_step, db, N, K, pixels, relu):
 
 @njit(cache=True, nogil=True)
 def _add_share(worker, workers, a, a_step, b, b_step, y, y_step, N, items, positive):
+    a, b, y = bare(a), bare(b), bare(y)
     zero = y.dtype.type(0)
     pieces = max(1, (items + PIECE - 1) // PIECE)
     on_a, on_b = y.ctypes.data == a.ctypes.data, y.ctypes.data == b.ctypes.data
@@ -216,6 +222,7 @@ def add(team, a, a_step, b, b_step, y, y_step, N, items, relu):
 
 @njit(cache=True, nogil=True)
 def _copy_share(worker, workers, x, x_step, y, y_step, N, items, add):
+    x, y = bare(x), bare(y)
     pieces = max(1, (items + PIECE - 1) // PIECE)
     first, last = share(N * pieces, worker, workers)
     for task in range(first, last):
@@ -248,6 +255,7 @@ def _mix(z):
 def _dropout_share(
     worker, workers, x, x_step, y, y_step, N, items, number, key, threshold, scale, add
 ):
+    x, y = bare(x), bare(y)
     zero = x.dtype.type(0)
     pieces = max(1, (items + PIECE - 1) // PIECE)
     in_place = x.ctypes.data == y.ctypes.data

@@ -55,7 +55,7 @@ class _Array:
         self.item = context.get_data_type(kind.dtype)
         self.size = context.get_abi_sizeof(self.item)
 
-    def _place(self, index: ir.Value, lanes: int) -> tuple[ir.Value, ir.VectorType, str]:
+    def place(self, index: ir.Value, lanes: int) -> tuple[ir.Value, ir.VectorType, str]:
         kind = _vector(self.item, lanes)
         pointer = self.builder.gep(self.data, [index], source_etype=self.item)
         pointer = self.builder.bitcast(pointer, kind.as_pointer())
@@ -68,7 +68,7 @@ class _Array:
     def load(self, index: ir.Value, mask: ir.Value, other: ir.Value) -> ir.Value:
         """Return the lanes that the mask selects, and `other` in its place elsewhere."""
         lanes = mask.type.count
-        pointer, kind, name = self._place(index, lanes)
+        pointer, kind, name = self.place(index, lanes)
         signature = ir.FunctionType(kind, [pointer.type, _I32, mask.type, kind])
         function = cgutils.get_or_insert_function(
             self.builder.module, signature, f"llvm.masked.load.{name}"
@@ -77,7 +77,7 @@ class _Array:
 
     def store(self, value: ir.Value, index: ir.Value, mask: ir.Value) -> None:
         """Store the lanes that the mask selects."""
-        pointer, kind, name = self._place(index, mask.type.count)
+        pointer, kind, name = self.place(index, mask.type.count)
         signature = ir.FunctionType(ir.VoidType(), [kind, pointer.type, _I32, mask.type])
         function = cgutils.get_or_insert_function(
             self.builder.module, signature, f"llvm.masked.store.{name}"
@@ -181,6 +181,33 @@ def _put_pairs(typing_context, source, at, at_next, target, start, first, last, 
     return signature, codegen
 
 
+@intrinsic
+def _bare(typing_context, array):
+    def codegen(context, builder, signature, values):
+        kind = signature.args[0]
+        view = context.make_array(kind)(context, builder, values[0])
+        for field in ("meminfo", "parent"):
+            setattr(view, field, cgutils.get_null_value(getattr(view, field).type))
+        return view._getvalue()
+
+    return array(array), codegen
+
+
+@intrinsic
+def _prefetch(typing_context, array, index):
+    def codegen(context, builder, signature, values):
+        array = _Array(context, builder, signature.args[0], values[0])
+        pointer, _, _ = array.place(values[1], 1)
+        pointer = builder.bitcast(pointer, ir.IntType(8).as_pointer())
+        name = "llvm.prefetch.p0" + ("" if str(pointer.type) == "ptr" else "i8")
+        signature = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, signature, name)
+        builder.call(function, [pointer, _I32(0), _I32(3), _I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), codegen
+
+
 # Numba supplies the typing context, which a type checker cannot know.
 # read(source, start, first, last, value, target, at, count):
 #   target[at + i] = source[start + i] if first <= i < last else value, for i < count
@@ -194,3 +221,9 @@ put: Any = _put
 # put_pairs(source, at, at_next, target, start, first, last, add):
 #   the same of 2 * LANES items, taken in turn from `at` and from `at_next`
 put_pairs: Any = _put_pairs
+# prefetch(array, index): ask for the cache line of an item, which need not exist
+prefetch: Any = _prefetch
+# bare(array): the array without its owner.  Slices of arrays count references with atomic
+#   instructions, on one cache line that all threads want; those of a bare one do not.  It is for
+#   arguments, which their caller keeps alive.
+bare: Any = _bare

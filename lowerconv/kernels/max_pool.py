@@ -9,17 +9,14 @@ import numpy as np
 from numba import njit
 
 from lowerconv.kernels.call import share, spread
+from lowerconv.kernels.lanes import bare
 from lowerconv.kernels.windows import (
     copy_rows,
     fill,
     grouping,
-    lower_plain,
     lower_rows,
     plane_at,
-    raise_rows,
 )
-
-GATHERED = 36  # taps; beyond, the gradient is scattered window by window
 
 
 @njit(cache=True, nogil=True)
@@ -99,6 +96,7 @@ def _along(source, numbers, phases, size, phase_step, tap_step, scale, best, win
 def _max_pool_share(
     worker, workers, x, x_step, y, y_step, winner, N, C, H, W, P, Q, size, stride, pad
 ):
+    x, y, winner = bare(x), bare(y), bare(winner)
     R, S = size
     kind = x.dtype.type
     recorded = winner.size > 0
@@ -188,86 +186,32 @@ def max_pool(team, x, x_step, y, y_step, winner, N, C, H, W, P, Q, size, stride,
 
 
 @njit(cache=True, nogil=True)
-def _take(dy, winner, tap, first, total):
-    """Add `dy` where the tap has won; the first tap of a pixel overwrites."""
-    zero = dy.dtype.type(0)
-    if first:
-        for i in range(total.size):
-            total[i] = dy[i] if winner[i] == tap else zero
-    else:
-        for i in range(total.size):
-            total[i] += dy[i] if winner[i] == tap else zero
-
-
-@njit(cache=True, nogil=True)
-def _gather_share(
+def _max_pool_grad_share(
     worker, workers, dy, dy_step, winner, dx, dx_step, N, C, H, W, P, Q, size, stride, pad, add
 ):
-    """Give each pixel the gradients of the windows that it has won, tap by tap."""
+    """Give the gradient of each window to its winner.
+
+    Faster than to ask for each pixel which windows it has won, though that would be vector code.
+    """
+    dy, winner, dx = bare(dy), bare(winner), bare(dx)
     R, S = size
-    above, before = (R - 1) // stride[0], (S - 1) // stride[1]  # windows that reach a pixel
-    phases = min(S, stride[1])
-    height, width = (H - 1 + pad[0]) // stride[0] + 1, (W - 1 + pad[1]) // stride[1] + 1
-    pitch = width + before
-    band, together, pieces, groups = grouping(height, pitch * (phases + 2), above, N * C, workers)
-    step = (band + above) * together * pitch
-    gradient, number = np.empty(step + before, dy.dtype), np.zeros(step + before, winner.dtype)
-    total = np.empty(phases * step, dy.dtype)
-    fill(gradient, step, before, dy.dtype.type(0))
-
-    begin, end = share(groups * pieces, worker, workers)
-    for task in range(begin, end):
-        plane0, row0 = task // pieces * together, task % pieces * band
-        planes, rows = min(together, N * C - plane0), min(band, height - row0)
-        for i in range(planes):
-            at, plane = i * (band + above) * pitch, plane0 + i
-            lower_plain(
-                plane_at(dy, dy_step, plane, C, P * Q), P, Q, row0 - above, 1, rows + above,
-                before, pitch, dy.dtype.type(0), gradient, at,
-            )  # fmt: skip
-            lower_plain(
-                winner[plane * P * Q : (plane + 1) * P * Q], P, Q, row0 - above, 1, rows + above,
-                before, pitch, winner.dtype.type(0), number, at,
-            )  # fmt: skip
-        count = ((planes - 1) * (band + above) + rows) * pitch
-        for b in range(stride[0]):
-            for r in range(b, R, stride[0]):
-                for s in range(S):
-                    at = (above - r // stride[0]) * pitch + before - s // stride[1]
-                    to = s % stride[1] * step
-                    _take(
-                        gradient[at : at + count], number[at : at + count],
-                        winner.dtype.type(r * S + s), r == b and s < stride[1],
-                        total[to : to + count],
-                    )  # fmt: skip
-            for i in range(planes):
-                raise_rows(
-                    total, i * (band + above) * pitch, step, phases if b < R else 0, pitch,
-                    plane_at(dx, dx_step, plane0 + i, C, H * W), H, W,
-                    row0 * stride[0] + b - pad[0], rows, stride, pad[1], add,
-                )  # fmt: skip
-
-
-@njit(cache=True, nogil=True)
-def _scatter_share(
-    worker, workers, dy, dy_step, winner, dx, dx_step, N, C, H, W, P, Q, size, stride, pad, add
-):
-    """Give the gradient of each window to its winner, window by window."""
-    R, S = size
-    places = np.empty(R * S, np.int64)
+    places = np.empty(R * S, np.int64)  # of the taps in the plane, so that nothing is divided
     for tap in range(R * S):
         places[tap] = tap // S * W + tap % S
     begin, end = share(N * C, worker, workers)
     for plane in range(begin, end):
         target = plane_at(dx, dx_step, plane, C, H * W)
-        source = plane_at(dy, dy_step, plane, C, P * Q)
-        numbers = winner[plane * P * Q : (plane + 1) * P * Q]
         if not add:
             fill(target, 0, H * W, dy.dtype.type(0))
+        source = plane_at(dy, dy_step, plane, C, P * Q)
+        numbers = winner[plane * P * Q : (plane + 1) * P * Q]
         for p in range(P):
+            first = (p * stride[0] - pad[0]) * W - pad[1]
+            row, taps = source[p * Q : (p + 1) * Q], numbers[p * Q : (p + 1) * Q]
             for q in range(Q):
-                first = (p * stride[0] - pad[0]) * W + q * stride[1] - pad[1]
-                target[first + places[numbers[p * Q + q]]] += source[p * Q + q]
+                # Unsigned: for a signed index numba tests whether it counts from the end.
+                target[np.uint64(first + places[np.uint64(taps[q])])] += row[q]
+                first += stride[1]
 
 
 @njit(cache=True, nogil=True)
@@ -276,10 +220,7 @@ def max_pool_grad(team, dy, dy_step, winner, dx, dx_step, N, C, H, W, P, Q, size
 
     Parameters are those of :func:`max_pool`; where `add` is set, `dx` (N, C, H, W) is added to.
     """
-    arguments = (
-        dy, dy_step, winner, dx, dx_step, N, C, H, W, P, Q, size, stride, pad, add,
+    spread(
+        team, _max_pool_grad_share,
+        (dy, dy_step, winner, dx, dx_step, N, C, H, W, P, Q, size, stride, pad, add),
     )  # fmt: skip
-    if size[0] * size[1] <= GATHERED:
-        spread(team, _gather_share, arguments)
-    else:
-        spread(team, _scatter_share, arguments)

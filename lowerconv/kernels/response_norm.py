@@ -19,6 +19,7 @@ import numpy as np
 from numba import njit
 
 from lowerconv.kernels.call import share, spread
+from lowerconv.kernels.lanes import bare
 
 BLOCK = 512  # pixels
 LEAST = 64  # pixels that are worth a block of their own, where there are threads for more
@@ -32,15 +33,26 @@ def _pieces(N, pixels, workers):
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"})
-def _add_squares(a, b, c, d, e, total):
-    for i in range(total.size):
-        total[i] += a[i] * a[i] + b[i] * b[i] + c[i] * c[i] + d[i] * d[i] + e[i] * e[i]
+def _squares(a, b, c, d, e, first, k, slope, total):
+    """Add ``slope`` times the sum of squares to the total, which begins at `k`."""
+    if first:
+        for i in range(total.size):
+            squares = a[i] * a[i] + b[i] * b[i] + c[i] * c[i] + d[i] * d[i] + e[i] * e[i]
+            total[i] = k + slope * squares
+    else:
+        for i in range(total.size):
+            squares = a[i] * a[i] + b[i] * b[i] + c[i] * c[i] + d[i] * d[i] + e[i] * e[i]
+            total[i] += slope * squares
 
 
 @njit(cache=True, nogil=True)
-def _add_rows(a, b, c, d, e, total):
-    for i in range(total.size):
-        total[i] += a[i] + b[i] + c[i] + d[i] + e[i]
+def _add_rows(a, b, c, d, e, first, total):
+    if first:
+        for i in range(total.size):
+            total[i] = a[i] + b[i] + c[i] + d[i] + e[i]
+    else:
+        for i in range(total.size):
+            total[i] += a[i] + b[i] + c[i] + d[i] + e[i]
 
 
 @njit(cache=True, nogil=True)
@@ -53,20 +65,16 @@ def _row(x, at, pixels, c, last, count, zeros):
 def _scale(x, at, pixels, c, C, size, slope, k, zeros, total):
     """Compute ``k + slope * sum(x ** 2)`` over the window of channel `c`, five channels a time."""
     count = total.size
-    for i in range(count):
-        total[i] = 0
     first, last = max(0, c - size // 2), min(C, c + (size - 1) // 2 + 1)
     for j in range(first, last, 5):
-        _add_squares(
+        _squares(
             _row(x, at, pixels, j, last, count, zeros),
             _row(x, at, pixels, j + 1, last, count, zeros),
             _row(x, at, pixels, j + 2, last, count, zeros),
             _row(x, at, pixels, j + 3, last, count, zeros),
             _row(x, at, pixels, j + 4, last, count, zeros),
-            total,
-        )
-    for i in range(count):
-        total[i] = k + slope * total[i]
+            j == first, k, slope, total,
+        )  # fmt: skip
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -97,6 +105,7 @@ def _multiply(x, power, y):
 
 @njit(cache=True, nogil=True)
 def _response_norm_share(worker, workers, x, x_step, y, y_step, N, C, pixels, size, alpha, beta, k):
+    x, y = bare(x), bare(y)
     kind = x.dtype.type
     slope, least = kind(alpha / size), kind(k)
     zeros = np.zeros(BLOCK, x.dtype)
@@ -162,6 +171,7 @@ def _finish(direct, x, total, slope, dx, add):
 def _response_norm_grad_share(
     worker, workers, dy, dy_step, x, x_step, dx, dx_step, N, C, pixels, size, alpha, beta, k, add
 ):
+    dy, x, dx = bare(dy), bare(x), bare(dx)
     kind = x.dtype.type
     slope, least = kind(alpha / size), kind(k)
     before, after = size // 2, (size - 1) // 2
@@ -190,18 +200,16 @@ def _response_norm_grad_share(
             c = j - before  # the channel that has all of its terms now
             if c < 0:
                 continue
-            for i in range(count):
-                total[i] = 0
-            for other in range(max(0, c - after), min(C, j + 1), 5):
-                rows = min(C, j + 1)
+            rows, earliest = min(C, j + 1), max(0, c - after)
+            for other in range(earliest, rows, 5):
                 _add_rows(
                     _slot(terms, other, rows, size, count, zeros),
                     _slot(terms, other + 1, rows, size, count, zeros),
                     _slot(terms, other + 2, rows, size, count, zeros),
                     _slot(terms, other + 3, rows, size, count, zeros),
                     _slot(terms, other + 4, rows, size, count, zeros),
-                    total,
-                )
+                    other == earliest, total,
+                )  # fmt: skip
             _finish(
                 _slot(direct, c, C, size, count, zeros),
                 _row(x, at, pixels, c, C, count, zeros),

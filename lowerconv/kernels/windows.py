@@ -18,8 +18,10 @@ An image tensor is a flat array that begins at its first item, and a step from o
 next: a slice of the channels of a larger tensor is one too.
 """
 
+import numpy as np
 from numba import njit
 
+from lowerconv.kernels.im2col import inside
 from lowerconv.kernels.lanes import LANES, put, put_pairs, read, read_pairs
 
 SCRATCH = 6144  # items of a group of windows: what is read and written again stays in the L1 cache
@@ -70,11 +72,7 @@ def copy_rows(source, start, pitch, target, at, width, rows):
 
 
 @njit(cache=True, nogil=True)
-def lower_plain(plane, H, W, first, step, rows, pad, pitch, value, out, at):
-    """Write image rows `first` and every `step`-th after it, `value` as padding beside and below.
-
-    They begin at ``out[at + i * pitch]``, `pad` items before the first pixel.
-    """
+def _lower_1(plane, H, W, first, step, rows, pad, pitch, value, out, at):
     for j in range(0, pitch, LANES):
         for i in range(rows):
             h = first + i * step
@@ -96,11 +94,18 @@ def _lower_2(plane, H, W, first, step, rows, pad, pitch, value, by, out, at):
 @njit(cache=True, nogil=True)
 def _lower_any(plane, H, W, first, step, rows, stride, phases, pad, pitch, value, by, out, at):
     for a in range(phases):
+        lo, hi = inside(W, a - pad, stride, pitch)
         for i in range(rows):
             h, to = first + i * step, at + a * by + i * pitch
-            for j in range(pitch):
-                w = j * stride + a - pad
-                out[to + j] = plane[h * W + w] if 0 <= h < H and 0 <= w < W else value
+            if 0 <= h < H:
+                fill(out, to, lo, value)
+                place = np.uint64(h * W + lo * stride + a - pad)
+                for j in range(to + lo, to + hi):
+                    out[np.uint64(j)] = plane[place]
+                    place += np.uint64(stride)
+                fill(out, to + hi, pitch - hi, value)
+            else:
+                fill(out, to, pitch, value)
 
 
 @njit(cache=True, nogil=True)
@@ -117,7 +122,7 @@ def lower_rows(plane, H, W, first, rows, size, stride, pad, pitch, between, by, 
         if stride[0] > 1:
             count = (rows - b + stride[0] - 1) // stride[0]
         if stride[1] == 1:
-            lower_plain(plane, H, W, h, stride[0], count, pad, pitch, value, out, to)
+            _lower_1(plane, H, W, h, stride[0], count, pad, pitch, value, out, to)
         elif stride[1] == 2 and phases == 2:
             _lower_2(plane, H, W, h, stride[0], count, pad, pitch, value, by, out, to)
         else:
@@ -148,13 +153,16 @@ def _raise_2(source, at, by, pitch, plane, H, W, first, step, rows, pad, add):
 @njit(cache=True, nogil=True)
 def _raise_any(source, at, by, phases, pitch, plane, H, W, first, step, rows, stride, pad, add):
     for a in range(stride):
+        lo, hi = inside(W, a - pad, stride, pitch)
         for i in range(rows):
-            h, place = first + i * step, at + a * by + i * pitch
-            for j in range((W - 1 + pad) // stride + 1):
-                w = j * stride + a - pad
-                if 0 <= h < H and 0 <= w < W:
-                    part = source[place + j] if a < phases else plane.dtype.type(0)
-                    plane[h * W + w] = plane[h * W + w] + part if add else part
+            h = first + i * step
+            if 0 <= h < H:
+                place = np.uint64(h * W + lo * stride + a - pad)
+                row = at + a * by + i * pitch
+                for j in range(row + lo, row + hi):
+                    part = source[np.uint64(j)] if a < phases else plane.dtype.type(0)
+                    plane[place] = plane[place] + part if add else part
+                    place += np.uint64(stride)
 
 
 @njit(cache=True, nogil=True)
