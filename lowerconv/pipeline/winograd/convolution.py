@@ -40,7 +40,7 @@ CALL = 120.0  #     to call a microkernel, and begin its sums
 STORED = 4.0  #     to store a vector of sums
 FAR = 0.25  #       to read a byte from beyond L2, where that takes longer than what is done with it
 
-TILES = 64  #      of a piece at most
+TILES = 48  #      of a piece at most
 SHARED_BYTES = 12 * 2**20  # of transformed filters; more are transformed again for every piece
 BLOCK_SHARE = 2.4  # of a quarter of the L2 cache: the filters transformed at a time
 STREAM = 32  #      steps that transformed filters are prefetched ahead
