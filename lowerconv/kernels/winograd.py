@@ -47,7 +47,7 @@ JOB = np.dtype(
             *("transform_filters", "transform_target", "scatter"),
             # microkernels by the tiles that are left: of a panel, and of the last one
             *("MR", "kernels", "table", "zeros"),
-            # transformed filters: kept by the plan, else in the workspace, else for each piece
+            # transformed filters: kept by the plan, else in the workspace, else of each core's own
             *("kept", "shared_at", "rectangles", "workers"),
             *("V_at", "U_at", "M_at", "taps_at", "band_at", "strip_at", "bias_at"),
         )
@@ -231,7 +231,7 @@ def _rectangle(job, scratch, panel0, panel1, piece0, piece1):
                     channels = min(job.channel_block, job.channels - channel)
                     if filters:
                         number = (group * job.panels + panel) * POINTS_2D
-                        U = filters + number * job.step_U * item
+                        U = filters + (number * job.step_U + channel * job.F) * item
                     else:
                         U = scratch + job.U_at
                         taps = scratch + job.taps_at

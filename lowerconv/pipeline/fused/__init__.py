@@ -12,8 +12,8 @@ A layout decides how, and writes a job that the loops of `lowerconv.kernels` fol
 * `correlation.Correlation`: the weight gradient;
 * `planes.Planes`: groups of very few channels, where there is nothing to pack.
 
-An algorithm with fewer multiplications, as Winograd's, is another layout: its transforms are
-another way to lower a band, its products the same microkernels on what they leave.
+`lowerconv.pipeline.winograd` has fewer multiplications: its transforms are another way to lower a
+band, its products the same microkernels on what they leave.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ CALL = 120.0  #     to call a microkernel, and begin its sums
 STORED = 4.0  #     to store a vector of sums
 FAR = 0.25  #       to read a byte from beyond L2, where that takes longer than what is done with it
 
-TILES = 64  #      of a piece at most
-SHARED_BYTES = 12 * 2**20  # of transformed filters; more are transformed again for every piece
+TILES = 48  #      of a piece at most
+SHARED_BYTES = 12 * 2**20  # of transformed filters; more are transformed by who needs them
 BLOCK_SHARE = 2.4  # of a quarter of the L2 cache: the filters transformed at a time
 STREAM = 32  #      steps that transformed filters are prefetched ahead
 
@@ -93,39 +93,41 @@ class Layout:
         conv = self.conv
         vectors = ceil(conv.results / self.VL)
         self.shared = POINTS_2D * conv.channels * conv.results * conv.groups * self.item
-        self.keeps = self.shared <= SHARED_BYTES
+        # So few tiles that filters are used only once: they need not leave the core's cache.
+        once = conv.images * self.down * self.across <= TILES
+        self.keeps = self.shared <= SHARED_BYTES and (self.constant or not once)
+        self.channel_block = conv.channels
+        if once or self.shared > SHARED_BYTES:
+            most = int(BLOCK_SHARE * panel_bytes()) // (POINTS_2D * 2 * self.VL * self.item)
+            block = balanced(conv.channels, max(self.VL, most))
+            self.channel_block = ceil(block / self.VL) * self.VL
+        shapes = list(dict.fromkeys(_pieces(conv.images, self.down, self.across)))
         found = None
         for NV in (1, 2, 3):
             if vectors < NV:
                 continue
-            block = conv.channels
-            if not self.keeps:
-                most = int(BLOCK_SHARE * panel_bytes()) // (POINTS_2D * 2 * self.VL * self.item)
-                block = balanced(conv.channels, max(self.VL, most))
-                block = ceil(block / self.VL) * self.VL
             panels = ceil(vectors / NV)
-            shapes = list(dict.fromkeys(_pieces(conv.images, self.down, self.across)))
-            options = [self._times(shape, NV, block) for shape in shapes]
+            options = [self._times(shape, NV) for shape in shapes]
             number, partition = best(conv.groups * panels, self.nodes, panels, 0.0, options)
             pieces, work, lower = options[number]
             total = pieces * conv.groups * (panels * work + lower)
             if found is None or total < found[0]:
-                found = total, NV, block, shapes[number], partition
+                found = total, NV, shapes[number], partition
         assert found is not None
-        self.cost, self.NV, self.channel_block, self.piece, self.partition = found
+        self.cost, self.NV, self.piece, self.partition = found
         self.F = self.NV * self.VL
         self.panels = ceil(vectors / self.NV)
         self.MR = balanced(self.piece.tiles, rows_max(self.isa, self.NV))
         self.workers = len(self.partition)
 
-    def _times(self, piece: Piece, NV: int, block: int) -> tuple[int, float, float]:
+    def _times(self, piece: Piece, NV: int) -> tuple[int, float, float]:
         """Return the pieces, and the times of one: of each panel, and of V."""
         conv, isa, VL, item = self.conv, self.isa, self.VL, self.item
         number = ceil(conv.images / piece.together) * ceil(self.down / piece.band)
         number *= ceil(self.across / piece.segment)
         tiles = conv.images * self.down * self.across / number  # of the average piece
         MR = balanced(piece.tiles, rows_max(isa, NV))
-        blocks = ceil(conv.channels / block)
+        blocks = ceil(conv.channels / self.channel_block)
         calls = POINTS_2D * tiles / MR
         multiply = calls * (
             conv.channels * step_time(MR, NV, isa) + blocks * (CALL + STORED * MR * NV)
@@ -205,7 +207,7 @@ class Layout:
         self._kernel_table = self._kernels()
         self._zeros = np.zeros(self.MR, conv.dtype)
         step_V = self._step(ceil(conv.channels / VL) * room * VL)
-        step_U = self._step(self.channel_block * self.F)
+        step_U = self._step((conv.channels if self.keeps else self.channel_block) * self.F)
         step_M = self._step(room * self.F)
         width = min(self.Q, M * piece.segment)
         own, at = 0, {}
@@ -263,7 +265,7 @@ class Layout:
             "microkernel": f"{self.MR} tiles x {self.F} filters",
             "tiles": f"{self.down} x {self.across} of an image, pieces of {piece.together} images x"
             f" {piece.band} x {piece.segment}",
-            "filters are": "transformed once" if self.keeps else "transformed for every piece",
+            "filters are": "transformed once" if self.keeps else "transformed for each piece",
             "blocks": f"{self.channel_block} channels",
             "cores": f"{self.workers}",
         }

@@ -87,7 +87,9 @@ class Weights:
         finish = conv.groups * conv.channels * vectors * FILTERS
         far = FAR * (2 * tile * tiles + 2 * sums * batches)
         self.cost = transforms + max(calls * multiply, far) + finish
-        self.workers = len(self.nodes) if self.cost > 4 * LAUNCH else 1
+        self.workers = 1
+        if self.cost > 4 * LAUNCH:
+            self.workers = min(len(self.nodes), POINTS_2D * conv.groups * self.panels)
 
     def _lines(self, items: int) -> int:
         """Return the bytes of so many items with room for slack, in whole cache lines."""
