@@ -182,27 +182,30 @@ def test_the_auxiliary_classifier_of_inception_v3_agrees_with_pytorch():
 
 
 @pytest.mark.parametrize(
-    ("name", "image_shape", "options"),
+    ("name", "image_shape", "dtype", "lr", "batch", "tolerance"),
     [
-        ("cifar10_quick", (3, 32, 32), {}),
-        ("resnet20", (3, 16, 16), {}),
-        ("googlenet", (3, 48, 48), {"auxiliary": False}),
+        ("cifar10_quick", (3, 16, 16), np.float64, 0.01, 8, 1e-9),
+        ("resnet20", (3, 16, 16), np.float64, 0.01, 8, 1e-9),
+        ("googlenet", (3, 47, 47), np.float64, 0.001, 2, 1e-9),
+        # Gently: where a network learns fast, float32 strays from float64 in PyTorch too.
+        ("cifar10_quick", (3, 16, 16), np.float32, 0.001, 8, 1e-3),
+        ("resnet20", (3, 16, 16), np.float32, 0.005, 16, 1e-3),
     ],
-    ids=["cifar10_quick", "resnet20", "googlenet"],
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
-def test_a_hundred_steps_agree_with_pytorch(name, image_shape, options):
-    network, twin = pair(name, image_shape, np.float32, **options)
-    settings = {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-3}
-    ours = nn.SGD(network, **settings)
-    theirs = torch.optim.SGD(twin.parameters(), **settings)
-    twin.train()
+def test_a_hundred_steps_agree_with_pytorch(name, image_shape, dtype, lr, batch, tolerance):
+    options = {"auxiliary": False} if name == "googlenet" else {}
+    network, twin = pair(name, image_shape, dtype, **options)
+    settings = {"lr": lr, "momentum": 0.9, "weight_decay": 1e-3}
+    ours = nn.SGD(network, **settings, decay_biases=True)
+    theirs = torch.optim.SGD(twin.train().parameters(), **settings)
     rng = np.random.default_rng(3)
     patterns = rng.standard_normal((CLASSES, *image_shape))  # something to be learnt
     losses = np.zeros((100, 2))
     for step in range(len(losses)):
-        labels = rng.integers(CLASSES, size=16)
-        noise = rng.standard_normal((len(labels), *image_shape))
-        x = (0.5 * patterns[labels] + noise).astype(np.float32)
+        labels = rng.integers(CLASSES, size=batch)
+        noise = 0.3 * rng.standard_normal((batch, *image_shape))
+        x = (patterns[labels] + noise).astype(dtype)
         result = nn.softmax_cross_entropy(network.run(x, nn.Step(training=True)), labels)
         network.backward(result.gradient)
         ours.step()
@@ -211,10 +214,10 @@ def test_a_hundred_steps_agree_with_pytorch(name, image_shape, options):
         loss = torch.nn.functional.cross_entropy(scores, torch.from_numpy(labels))
         loss.backward()
         theirs.step()
-        losses[step] = result.loss / len(labels), loss.item()
-    assert losses[-10:].mean() < 0.8 * losses[:10].mean()
+        losses[step] = result.loss / batch, loss.item()
+    assert losses[-20:].mean() < 0.9 * losses[:5].mean()
     apart = np.abs(losses[:, 0] - losses[:, 1])
-    assert apart.max() <= 1e-3, f"step {apart.argmax()}: {losses[apart.argmax()]}"
+    assert apart.max() <= tolerance, f"step {apart.argmax()}: {losses[apart.argmax()]}"
 
 
 EXCHANGED = {
