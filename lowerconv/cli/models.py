@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lowerconv.nn.graph import Graph
+from lowerconv.nn.init import undrawn
 from lowerconv.nn.models import MODELS, Model
 
 
@@ -42,7 +43,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _cells(model: Model) -> list[str]:
     """Return what the table says of a model, after its name."""
-    network = model.build()
+    with undrawn():
+        network = model.build()
     x_shape = 1, *model.image_shape
     graph = Graph(network, x_shape, np.float32, training=False)
     flops = sum(node.layer.flops(*(value.shape for value in node.operands)) for node in graph.nodes)
@@ -52,5 +54,5 @@ def _cells(model: Model) -> list[str]:
         f"{model.classes:,}",
         f"{sum(p.data.size for p in network.parameters().values()):,}",
         f"{flops / 1e9:.3g}",
-        *(f"{arena / 2**20:,.1f}" for arena in arenas),
+        *(f"{arena / 2**20:,.2f}" for arena in arenas),
     ]

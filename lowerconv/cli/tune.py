@@ -15,6 +15,7 @@ from lowerconv.cli.mistakes import EXPECTED, tell
 from lowerconv.machine.threads import get_num_threads, set_num_threads
 from lowerconv.nn import Conv2d
 from lowerconv.nn.graph import Graph
+from lowerconv.nn.init import undrawn
 from lowerconv.nn.models import MODELS
 from lowerconv.plan import plan_conv2d
 from lowerconv.problem import DTYPES, OPS
@@ -208,7 +209,8 @@ def model_layers(
     if image_shape is None:
         image_shape = inspect.signature(build).parameters["image_shape"].default
     assert image_shape is not None
-    network = build(tuple(image_shape))
+    with undrawn():
+        network = build(tuple(image_shape))
     graph = Graph(network, (batch or MODELS[model].batch, *image_shape), np.float32, False)
     names = {id(module): name for name, module in network.modules()}
     met: list[Layer] = []

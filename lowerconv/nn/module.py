@@ -56,7 +56,7 @@ class Parameter:
 
     def __init__(self, data: np.ndarray) -> None:
         self.data = data
-        self.grad = np.zeros_like(data)
+        self.grad = np.zeros(data.shape, data.dtype)  # takes no memory before it is written
 
 
 class Module:

@@ -9,6 +9,7 @@ import numpy as np
 from lowerconv.data.folder import read_image
 from lowerconv.data.loader import Loader
 from lowerconv.data.source import Source
+from lowerconv.nn.init import undrawn
 from lowerconv.nn.models import MODELS
 from lowerconv.nn.module import INFERENCE, Module
 from lowerconv.parallel.communicator import Communicator
@@ -56,9 +57,10 @@ class Classifier:
                     f"{path}: of network {settings['model']!r}, expected one of "
                     f"{', '.join(MODELS)}, or the network itself as an argument in Python"
                 )
-            network = MODELS[settings["model"]].build(
-                self.inputs.image_shape, len(self.inputs.classes), settings["algorithm"]
-            )
+            with undrawn():
+                network = MODELS[settings["model"]].build(
+                    self.inputs.image_shape, len(self.inputs.classes), settings["algorithm"]
+                )
         self.network = network
         self.averaged = settings["ema"] is not None
         prefix = "ema/" if self.averaged else ""

@@ -5,6 +5,7 @@ import pytest
 
 from lowerconv import nn
 from lowerconv.nn.graph import Graph
+from lowerconv.nn.init import undrawn
 from lowerconv.nn.models import MODELS
 
 CLASSES = 7
@@ -32,15 +33,10 @@ CLASSES = 7
         ("inception_v3", {"auxiliary": False}, 23_834_568),
     ],
 )
-def test_parameter_counts_are_those_published(name, options, parameters, monkeypatch):
-    monkeypatch.setattr(np.random, "default_rng", lambda *_: NoNumbers())  # drawing takes seconds
-    network = MODELS[name].build(**options)
+def test_parameter_counts_are_those_published(name, options, parameters):
+    with undrawn():
+        network = MODELS[name].build(**options)
     assert sum(p.data.size for p in network.parameters().values()) == parameters
-
-
-class NoNumbers:
-    def standard_normal(self, shape):
-        return np.float64(0)
 
 
 def test_cifar10_quick_has_the_published_shapes():
@@ -65,8 +61,7 @@ LEAST = {
 
 
 @pytest.mark.parametrize("name", LEAST)
-def test_images_too_small_are_refused(name, monkeypatch):
-    monkeypatch.setattr(np.random, "default_rng", lambda *_: NoNumbers())
+def test_images_too_small_are_refused(name):
     least = LEAST[name]
     with pytest.raises(
         ValueError,
@@ -74,7 +69,8 @@ def test_images_too_small_are_refused(name, monkeypatch):
         rf"{least} x {least} pixels for {name}",
     ):
         MODELS[name].build((3, least + 9, least - 1))
-    network = MODELS[name].build((3, least, least), CLASSES)
+    with undrawn():
+        network = MODELS[name].build((3, least, least), CLASSES)
     graph = Graph(network, (2, 3, least, least), np.float32, training=True)
     assert all(value.shape == (2, CLASSES) for value in graph.results)
 
@@ -102,3 +98,12 @@ def test_a_model_tells_what_it_was_made_for(name):
     model = MODELS[name]
     assert model.classes in (10, 1000)
     assert len(model.image_shape) == 3
+
+
+def test_undrawn_weights_are_zero_until_they_are_drawn():
+    with undrawn():
+        network = MODELS["lenet"].build()
+    weights = [p.data for name, p in network.parameters().items() if name.endswith("weight")]
+    assert not any(array.any() for array in weights)
+    network.initialize(np.random.default_rng(0))
+    assert all(array.all() for array in weights)
