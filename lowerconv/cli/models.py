@@ -11,6 +11,7 @@ from rich.table import Table
 from lowerconv.nn.graph import Graph
 from lowerconv.nn.init import undrawn
 from lowerconv.nn.models import MODELS, Model
+from lowerconv.nn.program import arena_bytes
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -48,7 +49,7 @@ def _cells(model: Model) -> list[str]:
     x_shape = 1, *model.image_shape
     graph = Graph(network, x_shape, np.float32, training=False)
     flops = sum(node.layer.flops(*(value.shape for value in node.operands)) for node in graph.nodes)
-    arenas = [network.memory_report(x_shape, training).arena for training in (False, True)]
+    arenas = [arena_bytes(network, x_shape, training) for training in (False, True)]
     return [
         "x".join(map(str, model.image_shape)),
         f"{model.classes:,}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +55,7 @@ class Program:
         self.plan = plan = MemoryPlan(graph, training, input_grad)
         kept = sum(2 * p.data.nbytes for p in module.parameters().values())
         if plan.nbytes + kept > memory_limit():
-            raise MemoryError(_too_large(module, x_shape, dtype, training, plan.nbytes + kept))
+            raise MemoryError(_too_large(module, x_shape, training, plan.nbytes + kept))
         self._generation = -1
         self._placed: list[tuple[Tensor, int]] = []
         self._input = Tensor(graph.input.shape)
@@ -238,14 +237,19 @@ def memory_report(module: Module, x_shape: Shape, training: bool) -> MemoryRepor
     return Program(module, x_shape, dtype, training, False, Arena()).report(module)
 
 
-def _arena_bytes(module: Module, dtype: Any, training: bool, rest: Shape, N: int) -> int:
-    return MemoryPlan(make_graph(module, (N, *rest), dtype, training), training, False).nbytes
+def arena_bytes(module: Module, x_shape: Shape, training: bool) -> int:
+    """Return the bytes of the arena of a step, without deciding anything else about it."""
+    graph = make_graph(module, x_shape, _dtype(module, np.float32), training)
+    return MemoryPlan(graph, training, False).nbytes
 
 
-def _too_large(module: Module, x_shape: Shape, dtype: Any, training: bool, needed: int) -> str:
+def _too_large(module: Module, x_shape: Shape, training: bool, needed: int) -> str:
     """Say how much is missing, and with how large a batch nothing would be."""
     N, *rest = x_shape
-    size = partial(_arena_bytes, module, dtype, training, tuple(rest))
+
+    def size(batch: int) -> int:
+        return arena_bytes(module, (batch, *rest), training)
+
     kept = needed - size(N)
     fits, fails = 0, N
     while fails - fits > 1:
