@@ -93,13 +93,16 @@ def _relu_grad_share(worker, workers, y, y_step, dy, dy_step, dx, dx_step, N, it
         source = dy[n * dy_step + begin : n * dy_step + end]
         if in_place:
             for i in range(target.size):
-                target[i] = target[i] if result[i] > 0 else zero
+                part = target[i]  # read in any case, so that a vector is
+                target[i] = part if result[i] > 0 else zero
         elif add:
             for i in range(target.size):
-                target[i] += source[i] if result[i] > 0 else zero
+                part = source[i]
+                target[i] += part if result[i] > 0 else zero
         else:
             for i in range(target.size):
-                target[i] = source[i] if result[i] > 0 else zero
+                part = source[i]
+                target[i] = part if result[i] > 0 else zero
 
 
 @njit(cache=True, nogil=True)

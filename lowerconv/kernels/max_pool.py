@@ -195,23 +195,25 @@ def _max_pool_grad_share(
     """
     dy, winner, dx = bare(dy), bare(winner), bare(dx)
     R, S = size
+    one = np.uint64(1)
     places = np.empty(R * S, np.int64)  # of the taps in the plane, so that nothing is divided
     for tap in range(R * S):
         places[tap] = tap // S * W + tap % S
     begin, end = share(N * C, worker, workers)
     for plane in range(begin, end):
-        target = plane_at(dx, dx_step, plane, C, H * W)
+        n, c = plane // C, plane % C
+        at = n * dx_step + c * H * W
         if not add:
-            fill(target, 0, H * W, dy.dtype.type(0))
-        source = plane_at(dy, dy_step, plane, C, P * Q)
-        numbers = winner[plane * P * Q : (plane + 1) * P * Q]
+            fill(dx, at, H * W, dy.dtype.type(0))
+        # Unsigned: for a signed index numba tests whether it counts from the end.
+        number, source = np.uint64(plane * P * Q), np.uint64(n * dy_step + c * P * Q)
         for p in range(P):
-            first = (p * stride[0] - pad[0]) * W - pad[1]
-            row, taps = source[p * Q : (p + 1) * Q], numbers[p * Q : (p + 1) * Q]
+            first = at + (p * stride[0] - pad[0]) * W - pad[1]
             for q in range(Q):
-                # Unsigned: for a signed index numba tests whether it counts from the end.
-                target[np.uint64(first + places[np.uint64(taps[q])])] += row[q]
-                first += stride[1]
+                place = np.uint64(first + q * stride[1] + places[np.uint64(winner[number])])
+                dx[place] += dy[source]
+                number += one
+                source += one
 
 
 @njit(cache=True, nogil=True)

@@ -104,12 +104,14 @@ def _multiply(x, power, y):
 
 
 @njit(cache=True, nogil=True)
-def _response_norm_share(worker, workers, x, x_step, y, y_step, N, C, pixels, size, alpha, beta, k):
+def _response_norm_share(
+    worker, workers, zeros, scratch, x, x_step, y, y_step, N, C, pixels, size, alpha, beta, k
+):
     x, y = bare(x), bare(y)
     kind = x.dtype.type
     slope, least = kind(alpha / size), kind(k)
-    zeros = np.zeros(BLOCK, x.dtype)
-    scales, powers = np.empty(BLOCK, x.dtype), np.empty(BLOCK, x.dtype)
+    zeros, mine = bare(zeros), bare(scratch)[2 * BLOCK * worker :]
+    scales, powers = mine[:BLOCK], mine[BLOCK : 2 * BLOCK]
     pieces = _pieces(N, pixels, workers)
     begin, end = share(N * pieces, worker, workers)
     for task in range(begin, end):
@@ -143,9 +145,11 @@ def response_norm(team, x, x_step, y, y_step, N, C, pixels, size, alpha, beta, k
         Channels of a window: ``size // 2`` before and ``(size - 1) // 2`` after its own.
     alpha, beta, k : float
     """
+    zeros = np.zeros(BLOCK, x.dtype)
+    scratch = np.empty(2 * BLOCK * team.threads, x.dtype)
     spread(
         team, _response_norm_share,
-        (x, x_step, y, y_step, N, C, pixels, size, alpha, beta, k),
+        (zeros, scratch, x, x_step, y, y_step, N, C, pixels, size, alpha, beta, k),
     )  # fmt: skip
 
 
@@ -169,16 +173,18 @@ def _finish(direct, x, total, slope, dx, add):
 
 @njit(cache=True, nogil=True)
 def _response_norm_grad_share(
-    worker, workers, dy, dy_step, x, x_step, dx, dx_step, N, C, pixels, size, alpha, beta, k, add
-):
+    worker, workers, zeros, scratch, dy, dy_step, x, x_step, dx, dx_step, N, C, pixels, size,
+    alpha, beta, k, add,
+):  # fmt: skip
     dy, x, dx = bare(dy), bare(x), bare(dx)
     kind = x.dtype.type
     slope, least = kind(alpha / size), kind(k)
     before, after = size // 2, (size - 1) // 2
+    zeros, mine = bare(zeros), bare(scratch)[(3 + 2 * size) * BLOCK * worker :]
+    scales, powers, totals = mine[:BLOCK], mine[BLOCK : 2 * BLOCK], mine[2 * BLOCK : 3 * BLOCK]
     # Rows of the last `size` channels, each in place of the one that is needed no longer.
-    zeros, totals = np.zeros(BLOCK, x.dtype), np.empty(BLOCK, x.dtype)
-    scales, powers = np.empty(BLOCK, x.dtype), np.empty(BLOCK, x.dtype)
-    direct, terms = np.empty(size * BLOCK, x.dtype), np.empty(size * BLOCK, x.dtype)
+    direct = mine[3 * BLOCK : (3 + size) * BLOCK]
+    terms = mine[(3 + size) * BLOCK : (3 + 2 * size) * BLOCK]
     pieces = _pieces(N, pixels, workers)
     begin, end = share(N * pieces, worker, workers)
     for task in range(begin, end):
@@ -232,7 +238,12 @@ def response_norm_grad(
 
     `dx` may be `dy`, but not `x`.  Parameters are those of :func:`response_norm`.
     """
+    zeros = np.zeros(BLOCK, x.dtype)
+    scratch = np.empty((3 + 2 * size) * BLOCK * team.threads, x.dtype)
     spread(
         team, _response_norm_grad_share,
-        (dy, dy_step, x, x_step, dx, dx_step, N, C, pixels, size, alpha, beta, k, add),
+        (
+            zeros, scratch, dy, dy_step, x, x_step, dx, dx_step, N, C, pixels, size, alpha, beta,
+            k, add,
+        ),
     )  # fmt: skip
