@@ -45,8 +45,16 @@ def measure(model: str, batch: int, op: str, options: argparse.Namespace) -> dic
     """Return the times of all candidates on one network."""
     runs = {}
     for name in options.candidates or available(op):
-        if name in available(op):
-            runs[name] = candidate(name, model, batch, op, options.threads)
+        if name not in available(op):
+            continue
+        run = candidate(name, model, batch, op, options.threads)
+        if name == "torch_compile":
+            try:
+                run()
+            except Exception as error:
+                print(f"torch_compile does not work here: {str(error).splitlines()[0]}")
+                continue
+        runs[name] = run
     peak, others = fma_peak(options.threads), Others()
     taken = times(runs, options.seconds, SETTLE, options.rounds)
     return {
