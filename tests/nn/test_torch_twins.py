@@ -8,6 +8,7 @@ import pytest
 
 from lowerconv import nn
 from lowerconv.nn.graph import Graph
+from lowerconv.nn.init import undrawn
 from lowerconv.nn.models import MODELS, inception_v3
 from lowerconv.nn.models.build import Layers
 from lowerconv.nn.models.inception_v3 import InceptionAux
@@ -56,7 +57,8 @@ def one_thread_of_pytorch():
 
 def pair(name, image_shape, dtype=np.float64, seed=0, **options):
     """Return a model and its twin with the same random weights and statistics, without dropout."""
-    network = MODELS[name].build(image_shape, CLASSES, dtype=dtype, **options)
+    with undrawn():
+        network = MODELS[name].build(image_shape, CLASSES, dtype=dtype, **options)
     twin = getattr(torch_networks, name)(image_shape, CLASSES, **options)
     return same_weights(network, twin, dtype, seed)
 
