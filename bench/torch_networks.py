@@ -67,7 +67,7 @@ def nin(image_shape: ImageShape = (3, 32, 32), classes: int = 10) -> nn.Module:
         *mlpconv(96, 5, 192, 192, 192),
         nn.AvgPool2d(3, 2, ceil_mode=True),
         nn.Dropout(0.5),
-        *mlpconv(192, 3, 192, 192, classes),
+        *mlpconv(192, 3, 192, 192, classes)[:-1],  # scores without ReLU
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
     )

@@ -55,7 +55,7 @@ MODELS = {
     #                      build  epochs batch lr momentum weight_decay
     "lenet": Model(lenet, 12, 64, 0.02, 0.9, 1e-3),
     "cifar10_quick": Model(cifar10_quick, 10, 50, 0.02, 0.9, 1e-3),
-    "nin": Model(nin, 100, 128, 0.02, 0.9, 5e-4),
+    "nin": Model(nin, 100, 128, 0.05, 0.9, 5e-4),
     "resnet20": Model(resnet20, 164, 128, 0.1, 0.9, 1e-4),
     "resnet56": Model(resnet56, 164, 128, 0.1, 0.9, 1e-4),
     "alexnet": Model(alexnet, 90, 128, 0.01, 0.9, 5e-4),
