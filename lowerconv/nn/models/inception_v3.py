@@ -194,7 +194,7 @@ class InceptionV3(nn.Module):
         Of the convolutions.
     dtype : dtype-like
     auxiliary : bool
-        Have one more classifier in training, whose loss counts 0.4. The result of a training step
+        Have one more classifier in training, whose loss counts 0.3. The result of a training step
         is then (scores, its scores).
     """
 
