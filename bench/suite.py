@@ -31,6 +31,9 @@ def generate(metafunc: pytest.Metafunc, table: str) -> None:
     metafunc.parametrize(("case", "name"), found)
 
 
+ROUNDS = 5  # where every call has to be prepared
+
+
 def time_candidate(benchmark: Any, request: pytest.FixtureRequest, case: Case, name: str) -> None:
     """Time one candidate, once it is known to compute what the first one does."""
     lc.set_num_threads(request.config.option.threads)
@@ -40,7 +43,10 @@ def time_candidate(benchmark: Any, request: pytest.FixtureRequest, case: Case, n
     run = runs[name]
     del runs  # nobody else's threads spin meanwhile
     benchmark.group = str(case)
-    benchmark(run)
+    if hasattr(run, "prepare"):  # before every call, and not timed
+        benchmark.pedantic(run, setup=run.prepare, rounds=ROUNDS, warmup_rounds=1)
+    else:
+        benchmark(run)
     if benchmark.stats:  # there are none with --benchmark-disable
         if "flops" in case.facts:
             speed = case.facts["flops"] / benchmark.stats["median"]

@@ -30,14 +30,19 @@ SETTLE = 0.010  # longer than threads of OpenMP spin; those of ONNX Runtime are 
 def _turn(run: Run, settle: float) -> float:
     """Return the seconds of a call: of one, or the median of several once the machine is its."""
     rests = settle > 0 and hasattr(run, "rest")
+    prepare = getattr(run, "prepare", None)
     if rests:
         run()  # begins again what `rest` has ended
     until = time.perf_counter() + settle
     while time.perf_counter() < until:
+        if prepare:
+            prepare()
         run()
     taken: list[float] = []
     until += settle / 2
     while not taken or time.perf_counter() < until:
+        if prepare:
+            prepare()
         begin = time.perf_counter()
         run()
         taken.append(time.perf_counter() - begin)
@@ -57,6 +62,8 @@ def times(
     Parameters
     ----------
     candidates : mapping of str to callable
+        What a call needs each time, and does not count, is its attribute ``prepare`` where it has
+        one.
     seconds : float
         For all candidates together.
     least : int
@@ -66,6 +73,8 @@ def times(
     """
     first = 0.0
     for run in candidates.values():
+        if hasattr(run, "prepare"):
+            run.prepare()
         run()  # compiles, and faults pages in
         begin = time.perf_counter()
         _turn(run, settle)

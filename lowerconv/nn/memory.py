@@ -96,8 +96,6 @@ class MemoryReport:
         What these take: arrays that are never needed together share memory.
     workspace : int
         Scratch of the kernels, for all threads; one buffer for all networks of the process.
-    packed : int
-        Copies of the parameters that a compiled network keeps.
     """
 
     parameters: int
@@ -107,19 +105,16 @@ class MemoryReport:
     saved: int
     arena: int
     workspace: int
-    packed: int = 0
 
     @property
     def total(self) -> int:
         """All that is in memory at once."""
-        kept = self.parameters + self.parameter_gradients + self.packed
-        return kept + self.arena + self.workspace
+        return self.parameters + self.parameter_gradients + self.arena + self.workspace
 
     def __str__(self) -> str:
         rows = [
             ("parameters", self.parameters),
             ("their gradients", self.parameter_gradients),
-            ("packed parameters", self.packed),
             ("arena", self.arena),
             ("  activations", self.activations),
             ("  gradients", self.gradients),

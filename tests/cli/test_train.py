@@ -164,7 +164,7 @@ MISTAKES = {
     "too-many-threads": (["--threads", "100000"], "--threads: n: got 100000 threads"),
     "nothing-to-resume": (["--resume", "--out", "nowhere"], "no checkpoint there"),
     "out-is-a-file": (["--out", "/dev/null"], "/dev/null"),
-    "too-small-images": (["--data", "folder:SMALL?size=4"], "kernel of 5 rows"),
+    "too-small-images": (["--data", "folder:SMALL?size=4"], "at least 16 x 16 pixels"),
 }
 
 

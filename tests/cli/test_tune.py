@@ -170,7 +170,7 @@ MISTAKES = {
     "negative-padding": ([*ONE_LAYER, "--padding", "-1"], "--padding: got -1, expected N or N,N"),
     "unknown-pass": ([*ONE_LAYER, "--passes", "backward"], "--passes: invalid choice: 'backward'"),
     "dtype": ([*ONE_LAYER, "--dtype", "int8"], "--dtype: invalid choice: 'int8'"),
-    "too-small-images": (["--model", "lenet", "--input", "1", "4", "4"], "kernel of 5 rows"),
+    "too-small-images": (["--model", "lenet", "--input", "1", "4", "4"], "at least 16 x 16 pixels"),
 }
 
 
