@@ -8,6 +8,7 @@ import numpy as np
 
 from lowerconv.checks import integer
 from lowerconv.kernels.elementwise import relu as relu_kernel
+from lowerconv.kernels.few_rows import FEW, few_rows
 from lowerconv.machine.threads import get_num_threads, parallel_region
 from lowerconv.nn.combine import mask
 from lowerconv.nn.frame import Frame
@@ -63,6 +64,11 @@ class Linear(Layer):
     def compute(self, frame: Frame, step: Step) -> None:
         """Multiply."""
         y = frame.y
+        if len(y.array) <= FEW:
+            bias = self.bias.data if self.bias else self.weight.data.reshape(-1)[:0]
+            with parallel_region(get_num_threads()) as team:
+                few_rows(team, frame.x.array, self.weight.data, bias, y.array, frame.relu)
+            return
         matmul(frame.x.array, self.weight.data, y.array, trans_b=True)
         if self.bias:
             np.add(y.array, self.bias.data, out=y.array)

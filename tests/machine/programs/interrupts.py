@@ -3,6 +3,7 @@
 It prints a line when it begins, and after each interrupt when all is as it was before.
 """
 
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -14,6 +15,7 @@ from threadpoolctl import ThreadpoolController
 
 import lowerconv as lc
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 lc.set_num_threads(3)
 WORKS = works(len(lc.algorithms()))
 EXPECTED = [work.run() for work in WORKS]
