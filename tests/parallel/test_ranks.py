@@ -57,3 +57,11 @@ def test_twice_the_same_is_exactly_the_same(steps, ranks):
 def test_some_ranks_have_nothing_to_do(steps):
     """In the last batch, of three samples, two of five ranks have an empty share."""
     assert (steps(5, "batch-7-last-of-3")["shares"] == 0).any()
+
+
+@pytest.mark.parametrize(("ranks", "batch"), [(1, 4), (2, 5), (3, 7), (5, 3)])
+def test_batch_norm_over_all_ranks(mpiexec, ranks, batch):
+    """Of five ranks two have nothing of a batch of three, and still take part."""
+    run = mpiexec(ranks, PROGRAMS / "normalising.py", ranks, batch)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("right") == ranks
