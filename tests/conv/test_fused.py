@@ -262,3 +262,31 @@ def test_the_explanation_names_the_instructions() -> None:
     for op in PASSES:
         text = lc.plan_conv2d((2, 40, 9, 9), (40, 40, 3, 3), op=op, algorithm="fused").explain()
         assert host_isa().name in text
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_phases_of_different_heights_in_bands(threads: int, dtype: str) -> None:
+    """Seven rows of the image in one phase and six in the other, which tiles of four and six fit."""
+    rng = np.random.default_rng(5)
+    before = lc.get_num_threads()
+    lc.set_num_threads(threads)
+    try:
+        for H, W, taps, stride, dilation in (
+            (13, 5, (3, 4), (2, 1), (3, 1)),
+            (13, 5, (3, 4), (2, 2), (1, 1)),
+            (27, 9, (5, 3), (2, 2), (1, 1)),
+            (29, 7, (3, 3), (3, 2), (2, 1)),
+        ):
+            options = {"stride": stride, "dilation": dilation, "groups": 3}
+            w = rng.standard_normal((12, 4, *taps)).astype(dtype)
+            x_shape = (3, 12, H, W)
+            y = lc.conv2d(np.zeros(x_shape, dtype), w, **options)
+            dy = rng.standard_normal(y.shape).astype(dtype)
+            expected = lc.conv2d_input_grad(dy, w, x_shape, algorithm="direct", **options)
+            out = np.full(x_shape, np.nan, dtype)
+            lc.conv2d_input_grad(dy, w, x_shape, algorithm="fused", out=out, **options)
+            tolerance = 1e-4 if dtype == "float32" else 1e-12
+            np.testing.assert_allclose(out, expected, rtol=tolerance, atol=tolerance)
+    finally:
+        lc.set_num_threads(before)

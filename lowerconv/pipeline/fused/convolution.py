@@ -67,6 +67,10 @@ class Layout:
         """
         conv = self.conv
         self.window = window(conv, self.VL if self.swap else 0)
+        if self.window.lower:
+            # A band has the same rows of pixels in all phases, so it is cut by the same tiles.
+            rows = min(TH for TH, _ in self.tiles)
+            self.tiles = tuple((rows, TW) for _, TW in self.tiles)
         P = max(phase.P for phase in conv.phases)
         TH = self.tiles[0][0]
         weights = int(WEIGHTS_SHARE * panel_bytes()) // self.item
