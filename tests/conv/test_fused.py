@@ -267,7 +267,7 @@ def test_the_explanation_names_the_instructions() -> None:
 @pytest.mark.parametrize("threads", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_phases_of_different_heights_in_bands(threads: int, dtype: str) -> None:
-    """Seven rows of the image in one phase and six in the other, which tiles of four and six fit."""
+    """Seven rows of the image in one phase and six in the other: tiles of four and of six fit."""
     rng = np.random.default_rng(5)
     before = lc.get_num_threads()
     lc.set_num_threads(threads)
