@@ -93,6 +93,7 @@ class Module:
     """
 
     watch: Watch | None = None
+    _structures = 0  # counts changes of what modules are made of: programs of older ones are stale
 
     def __init__(self) -> None:
         self._children: dict[str, Module] = {}
@@ -115,10 +116,14 @@ class Module:
         self._forget()
 
     def __setattr__(self, name: str, value: Any) -> None:
+        children = self.__dict__.get("_children")
         if isinstance(value, Module):
-            if "_children" not in self.__dict__:
+            if children is None:
                 raise AttributeError(f"{name}: set before super().__init__() was called")
-            self._children[name] = value
+            children[name] = value
+            Module._structures += 1
+        elif children and children.pop(name, None):
+            Module._structures += 1
         super().__setattr__(name, value)
 
     def forward(self, *values: Any, **_: Any) -> Any:  # so that mypy lets others name theirs

@@ -202,7 +202,8 @@ def program_of(module: Module, x: np.ndarray, training: bool, input_grad: bool) 
     """Return the program of a module for an input, from those it keeps where it was made before."""
     if not isinstance(x, np.ndarray):
         raise TypeError(f"x: got {type(x).__name__}, expected a numpy array")
-    key = (x.shape, x.dtype, training, input_grad, get_num_threads(), generation())
+    setting = get_num_threads(), generation(), module._structures
+    key = (x.shape, x.dtype, training, input_grad, *setting)
     program = module._programs.pop(key, None)
     if program is None:
         expected = _dtype(module, x.dtype)
@@ -224,6 +225,8 @@ def compiled(module: Module, x_shape: Shape) -> Callable[[np.ndarray], np.ndarra
 
     def infer(x: np.ndarray) -> np.ndarray:
         """Return the result for `x`, an array that is valid until the next call."""
+        if not isinstance(x, np.ndarray):
+            raise TypeError(f"x: got {type(x).__name__}, expected a numpy array")
         if x.shape != x_shape or x.dtype != dtype:
             raise ValueError(f"x: got {x.dtype} {x.shape}, expected {dtype} {x_shape}")
         return program.forward(x, INFERENCE)

@@ -241,3 +241,22 @@ def test_empty_batches_have_no_gradients():
     assert scores.shape == (0, 2)
     network.backward(np.zeros((0, 2), np.float32))
     assert not any(parameter.grad.any() for parameter in network.parameters().values())
+
+
+def test_another_layer_in_place_of_one_is_seen():
+    block = Inception()
+    x = np.random.default_rng(0).standard_normal((2, 8, 6, 6)).astype(np.float32)
+    assert block(x).shape == (2, 8, 6, 6)
+    block.left = nn.Conv2d(8, 7, 1)
+    assert block(x).shape == (2, 12, 6, 6)
+    assert block.parameters()["left.weight"].data.shape == (7, 8, 1, 1)
+    block.left = None
+    assert [name for name in block.parameters() if name.startswith("left")] == []
+
+
+def test_a_compiled_network_tells_what_it_takes():
+    infer = nn.Sequential(nn.Conv2d(2, 3, 3)).compile((1, 2, 4, 4))
+    with pytest.raises(TypeError, match="x: got list"):
+        infer([1.0])
+    with pytest.raises(ValueError, match=r"x: got float32 \(2, 2, 4, 4\), expected"):
+        infer(np.zeros((2, 2, 4, 4), np.float32))
