@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from lowerconv.arrays import are_slices, contiguous, overlap
 from lowerconv.checks import Pair
 from lowerconv.kernels.blas import single_threaded_blas
 from lowerconv.kernels.epilogue import Epilogue
@@ -38,29 +39,6 @@ def algorithms(problem: ConvProblem | None = None) -> tuple[str, ...]:
     return tuple(
         name for name in PIPELINES if name != "winograd" or problem is None or takes(problem)
     )
-
-
-class _Alias:
-    """The memory of an array, offered as if it were writable; keeps the array alive."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self.array = array
-        interface = dict(array.__array_interface__)
-        interface["data"] = (interface["data"][0], False)
-        self.__array_interface__ = interface
-
-
-def _contiguous(array: np.ndarray, name: str) -> np.ndarray:
-    """Return `array` in C order, aligned, and of the one type that kernels are compiled for.
-
-    Numba compiles a kernel anew for each kind of array: so read-only arrays come as a writable
-    alias of the same memory (inputs are never written), and all others as a copy in C order.
-    """
-    flags = array.flags
-    if flags.c_contiguous and flags.aligned:
-        return np.asarray(array) if flags.writeable else np.asarray(_Alias(array))
-    check_bytes(array.size * array.itemsize, f"{name}: a contiguous copy")
-    return np.array(array, order="C", subok=False)
 
 
 class ConvPlan:
@@ -263,27 +241,8 @@ class ConvPlan:
         )
 
     def _takes(self, images: np.ndarray) -> bool:
-        """Return whether `images` are some channels of larger ones, which the algorithm can read.
-
-        Each is contiguous itself, as what `x[:, 3:7]` gives of a contiguous `x`.
-        """
-        if images.ndim != 4 or not self.problem.N or not self._pipeline.slices:
-            return False
-        _, C, H, W = images.shape
-        item = images.itemsize
-        plain = (C * H * W * item, H * W * item, W * item, item)
-        first, *rest = images.strides
-        flags = images.flags
-        return (
-            flags.aligned
-            and flags.writeable
-            and first >= plain[0]
-            and first % item == 0
-            and all(
-                step == expected or extent == 1
-                for step, expected, extent in zip(rest, plain[1:], (C, H, W), strict=True)
-            )
-        )
+        """Return whether the algorithm can read images that are some channels of larger ones."""
+        return bool(self.problem.N) and self._pipeline.slices and are_slices(images)
 
     def _run(self, operands: tuple[np.ndarray, ...], result: np.ndarray) -> None:
         """Run on arrays that are contiguous, or whose images are if the algorithm `slices`."""
@@ -341,9 +300,7 @@ class ConvPlan:
         dtype = self.problem.dtype
         if self.problem.N == 0:
             return self._empty_batch(out)
-        plain = tuple(
-            _contiguous(array, name) for array, name in zip(operands, names, strict=False)
-        )
+        plain = tuple(contiguous(array, name) for array, name in zip(operands, names, strict=False))
         if out is not None and out.flags.c_contiguous and out.flags.aligned:
             self._run(plain, np.asarray(out))
             return out
@@ -385,7 +342,7 @@ class ConvPlan:
             raise ValueError("out: got elements that share memory, expected one cell for each")
         for name, operand in zip((*self._names[:2], "bias"), operands, strict=False):
             # The bounds first: the exact question can be expensive.
-            if np.may_share_memory(out, operand) and _overlap(out, operand):
+            if np.may_share_memory(out, operand) and overlap(out, operand):
                 raise ValueError(f"out: got memory of {name}, expected memory of its own")
 
     def explain(self) -> str:
@@ -431,13 +388,6 @@ class ConvPlan:
     def __repr__(self) -> str:
         shapes = " ".join(map(str, self._shapes))
         return f"<ConvPlan {self.op} {shapes} {self.algorithm} on {self.threads} threads>"
-
-
-def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
-    try:
-        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]
-    except np.exceptions.TooHardError:
-        return True  # cannot be told in reasonable time, so it is not taken
 
 
 def plan_conv2d(
