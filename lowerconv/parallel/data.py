@@ -86,6 +86,6 @@ class DataParallel(Strategy):
 
     def describe(self) -> str:
         """Return how gradients are summed."""
-        if self.communicator.ranks == 1 or self.chosen is None:
+        if self.communicator.ranks == 1 or self.buckets is None:
             return ""
         return f"gradients in {len(self.buckets.buckets)} buckets, {self.chosen}"
