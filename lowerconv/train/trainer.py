@@ -26,7 +26,7 @@ from lowerconv.nn.optim import LARS, SGD, Adam, Optimizer
 from lowerconv.parallel.communicator import Communicator, world
 from lowerconv.train.checkpoint import LAST, Checkpoint, CheckpointError, state
 from lowerconv.train.directory import RunDirectory, default_path
-from lowerconv.train.divergence import check_weights
+from lowerconv.nn.divergence import check_weights
 from lowerconv.train.ema import WeightAverage
 from lowerconv.train.inputs import Inputs
 from lowerconv.train.loop import evaluate, train_epoch, update_sizes
