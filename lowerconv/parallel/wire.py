@@ -3,8 +3,8 @@
 Each bucket is cut into pieces, one for each rank, and reduced in two stages.  Whoever rounds keeps
 what rounding has left, and adds it to what it rounds in the next step::
 
-    rank 0   gradient + residual -> codes --- piece 1 --> rank 1, 2 -> codes, for rank 1, 2, ...
-    rank 1   piece 1 of all ranks -> sum + residual of sum -> codes ---> everybody -> gradient
+    rank r   gradient + residual -> codes, piece s of them to rank s, one rank after the other
+    rank s   piece s of all ranks -> sum + residual of sum -> codes, around a ring -> gradient
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from lowerconv.kernels.half import expand_half, round_compensated
-from lowerconv.parallel.collectives import Routine, all_gather, parts
+from lowerconv.parallel.collectives import Routine, parts
 from lowerconv.parallel.link import Link, Requests
 
 KINDS = ("bf16", "fp16")
@@ -103,21 +103,25 @@ class Compressed:
         received = link.scratch(self._ranks * mine.size, np.uint16)
         received = received.reshape(self._ranks, mine.size)  # my piece, of each rank
 
-        # The next rank first, so that not all ranks send to the same one.
-        others = [(self._rank + i) % self._ranks for i in range(1, self._ranks)]
+        # One neighbour at a time, in both stages: streams to several ranks at once share a link
+        # badly, and took a third longer between three and four hosts with 1 Gbit/s.
+        p, rank = self._ranks, self._rank
         requests: Requests = []
-        for r in others:
-            requests += link.receive(received[r], r)
-        for r in others:  # each piece is on its way while the next one is rounded
-            self._round(pieces[r], residuals[r], sent[r])
-            requests += link.send(sent[r], r)
-        self._round(mine, residuals[self._rank], received[self._rank])
+        for i in range(1, p):
+            to, source = (rank + i) % p, (rank - i) % p
+            self._round(pieces[to], residuals[to], sent[to])  # while the last one is on its way
+            yield requests
+            requests = link.receive(received[source], source) + link.send(sent[to], to)
+        self._round(mine, residuals[rank], received[rank])
         yield requests
 
         for r, part in enumerate(received):
             expand_half(part, mine, r > 0, self._fp16)
-        self._round(mine, self._residual_of_sum, sent[self._rank])
-        yield from all_gather(link, sent)
+        self._round(mine, self._residual_of_sum, sent[rank])
+        right, left = (rank + 1) % p, (rank - 1) % p
+        for i in range(p - 1):
+            out, incoming = sent[(rank - i) % p], sent[(rank - 1 - i) % p]
+            yield link.receive(incoming, left) + link.send(out, right)
         expand_half(codes, array, False, self._fp16)
 
     def _round(self, values: np.ndarray, residual: np.ndarray, codes: np.ndarray) -> None:
