@@ -13,7 +13,7 @@ PROGRAM = Path(__file__).parent / "programs/compressed.py"
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 5])
 def test_ranks(mpiexec, ranks):
-    run = mpiexec(ranks, PROGRAM, ranks, timeout=120)
+    run = mpiexec(ranks, PROGRAM, ranks)
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("right") == ranks
 
