@@ -44,9 +44,7 @@ def candidates(communicator: Communicator, array: np.ndarray) -> dict[str, Calla
     engine = communicator.engine()
 
     def ours(name: str) -> Callable[[], None]:
-        return lambda: engine.run(
-            lambda link: ALLREDUCE[name](link, array), name, array.nbytes
-        )
+        return lambda: engine.run(lambda link: ALLREDUCE[name](link, array), name, array.nbytes)
 
     level = len(communicator.hosts) not in (1, communicator.ranks)
     names = [name for name in ALLREDUCE if name != "two-level" or level]

@@ -33,6 +33,9 @@ from pathlib import Path
 
 NEEDS = {"ip": "iproute2", "tc": "iproute2", "unshare": "util-linux", "mpiexec": "Open MPI"}
 PREFIX = "lowerconv"
+ON_ONE_MACHINE = (
+    "LOWERCONV_HOSTS_GBIT"  # tells ranks that their hosts are made, and the links' rate
+)
 NETWORK = "10.0.0."  # nobody outside of the namespaces sees it
 MOST = 250  # addresses of the network
 # A link passes this much at once, and queues this much more: enough for what the kernel hands over
@@ -153,6 +156,7 @@ class Hosts:
         assert self._directory is not None
         agent = str(self._directory / "agent")
         environment = os.environ | {
+            ON_ONE_MACHINE: str(self.gbit),
             "OMPI_ALLOW_RUN_AS_ROOT": "1",
             "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
             "PRTE_MCA_plm_ssh_agent": agent,  # Open MPI 5
