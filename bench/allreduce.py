@@ -130,7 +130,7 @@ def main() -> None:
         "seconds": taken,
     }
     if communicator.rank == 0:
-        Console(width=100, markup=False, highlight=False).print(table_of(result))
+        Console(width=100, markup=False, highlight=False, color_system=None).print(table_of(result))
         if options.save:
             options.save.write_text(json.dumps(result) + "\n")
 

@@ -241,7 +241,7 @@ def main() -> None:
     if options.save:
         options.save.write_text(json.dumps(results) + "\n")
     if not options.quiet:
-        console = Console(width=110, markup=False, highlight=False)
+        console = Console(width=120, markup=False, highlight=False, color_system=None)
         for table in efficiency_tables(results):
             console.print(table)
     if options.plot:

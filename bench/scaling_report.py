@@ -45,7 +45,7 @@ def merge(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         whole = found[key]
         whole["others"] = max(whole["others"], result["others"])
         for row in result["results"]:
-            names = ("model", "parallel", "how", "batch")
+            names = ("model", "parallel", "batch")
             same = [r for r in whole["results"] if all(r[n] == row[n] for n in names)]
             if same:
                 same[0]["turns"] = same[0]["turns"] + row["turns"]
@@ -119,8 +119,8 @@ def _table(results: Sequence[dict[str, Any]]) -> Table:
     )
     for title in ("network", "strategy"):
         table.add_column(title, no_wrap=True)
-    titles = ["ranks", "batch", "ms a step", "images/s", "sent MB", "hidden", "efficiency"]
-    for title in titles + (["of one rank"] if single else []):
+    titles = ["ranks", "batch", "ms", "images/s", "sent MB", "hidden", "efficiency"]
+    for title in titles + (["to one rank"] if single else []):
         table.add_column(title, justify="right", no_wrap=True)
     for model in dict.fromkeys(row["model"] for r in results for row in r["results"]):
         for result in results:
