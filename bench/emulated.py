@@ -26,6 +26,7 @@ from lowerconv.nn.program import Program, Watch
 
 COMMUNICATING = "lowerconv.parallel"
 MOVED = 5  # arrays of an update with momentum
+SMALL = 64 << 20  # bytes: larger ones come from the system, as zeros that take no memory
 SHORTEST = 1e-4  # seconds: shorter sleeps are put off, so that waking up costs little
 
 
@@ -124,6 +125,9 @@ class _Programs(dict[Any, Program]):
             self[key] = program
 
     def __setitem__(self, key: Any, program: Program) -> None:
+        program.arena.reserve(program.plan.nbytes)
+        if program.arena.memory.size < SMALL:  # whatever was there need not be numbers
+            program.arena.memory[:] = 0
         program.steps = [
             (layer if _works(layer) else Sleeping(layer, frame, self.machine), frame)
             for layer, frame in program.steps

@@ -7,7 +7,6 @@ same messages and computes nothing, so that nothing can hide them.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -84,6 +83,20 @@ class Ranks(MPICommunicator):
         return engine
 
 
+def modules_of(strategy: Strategy) -> list[Module]:
+    """Return all modules that a strategy may run, those of strategies that it is made of too."""
+    found: dict[int, Module] = {}
+    for value in vars(strategy).values():
+        if isinstance(value, Strategy):
+            modules = modules_of(value)
+        elif isinstance(value, Module):
+            modules = [module for _, module in value.modules()]
+        else:
+            continue
+        found |= {id(module): module for module in modules}
+    return list(found.values())
+
+
 class Contender:
     """A network trained by one strategy, on batches that are always the same.
 
@@ -136,20 +149,10 @@ class Contender:
 
     def _still(self, machine: Machine) -> None:
         self.machine = machine
-        emulate(self._modules(), machine)
+        emulate(modules_of(self.strategy), machine)
         for optimizer in self.optimizers:
             optimizer.machine = machine
             optimizer.grad[:] = 0  # sums of sums would not stay finite
-
-    def _modules(self) -> Iterator[Module]:
-        """Yield all modules that the strategy may run."""
-        found = [v for v in vars(self.strategy).values() if isinstance(v, Module)]
-        seen: set[int] = set()
-        for root in (self.strategy.network, *found):
-            for _, module in root.modules():
-                if id(module) not in seen:
-                    seen.add(id(module))
-                    yield module
 
     def step(self) -> None:
         """Train on the batch."""
