@@ -125,19 +125,21 @@ class _Programs(dict[Any, Program]):
             self[key] = program
 
     def __setitem__(self, key: Any, program: Program) -> None:
-        program.arena.reserve(program.plan.nbytes)
-        if program.arena.memory.size < SMALL:  # whatever was there need not be numbers
-            program.arena.memory[:] = 0
+        super().__setitem__(key, program)
+        if any(isinstance(layer, Sleeping) for layer, _ in program.steps):
+            return  # known already, and used again
         program.steps = [
             (layer if _works(layer) else Sleeping(layer, frame, self.machine), frame)
             for layer, frame in program.steps
         ]
-        super().__setitem__(key, program)
+        program.arena.reserve(program.plan.nbytes)
+        if program.arena.memory.size < SMALL:  # whatever was there need not be numbers
+            program.arena.memory[:] = 0
 
 
 def _works(layer: Layer) -> bool:
     """Return whether a layer goes on as it is."""
-    return isinstance(layer, Sleeping) or type(layer).__module__.startswith(COMMUNICATING)
+    return type(layer).__module__.startswith(COMMUNICATING)
 
 
 def emulate(modules: Iterable[Module], machine: Machine) -> None:
