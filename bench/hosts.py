@@ -232,9 +232,17 @@ def _alive(pid: int) -> bool:
 def sweep() -> None:
     """Take away hosts whose makers were killed before they could."""
     for name in _namespaces():
-        found = re.fullmatch(rf"{PREFIX}-(\d+)-(?:\d+|switch)", name)
-        if found and not _alive(int(found[1])):
+        if _is_left(name):
             _remove(name)
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}-*"):
+        if _is_left(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_left(name: str) -> bool:
+    """Return whether the maker of what has a name is gone."""
+    found = re.fullmatch(rf"{PREFIX}-(\d+)-\w+", name)
+    return bool(found) and not _alive(int(found[1]))
 
 
 @contextlib.contextmanager
@@ -257,15 +265,18 @@ def main() -> None:
     """Run a command on hosts; exit with its code."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.hosts",
+        usage="%(prog)s [-h] HOSTS [--gbit GBIT] [--ranks RANKS] -- COMMAND ...",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("hosts", type=int, help="how many")
     parser.add_argument("--gbit", type=float, default=1.0, help="of each link (%(default)s)")
     parser.add_argument("--ranks", type=int, default=1, help="on each host (%(default)s)")
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
-    options = parser.parse_args()
-    command = options.command[options.command[:1] == ["--"] :]
+    arguments, command = sys.argv[1:], []
+    if "--" in arguments:  # the command has options of its own
+        at = arguments.index("--")
+        arguments, command = arguments[:at], arguments[at + 1 :]
+    options = parser.parse_args(arguments)
     if not command:
         parser.error("no command, expected one behind --")
     try:
