@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from math import inf
 from pathlib import Path
@@ -17,6 +17,7 @@ from lowerconv.data.augment import EFFECTS
 from lowerconv.machine.affinity import cores, parse_affinity, set_affinity, set_share, topology
 from lowerconv.machine.threads import set_num_threads
 from lowerconv.nn.models import MODELS
+from lowerconv.parallel.agreement import DisagreementError
 from lowerconv.parallel.communicator import (
     Communicator,
     MPIError,
@@ -32,7 +33,7 @@ from lowerconv.train.progress import ConsoleReporter, Reporter
 from lowerconv.train.settings import OPTIMIZERS, RANGES, SCHEDULES, Settings, describe_range
 from lowerconv.train.trainer import Trainer
 
-EXPECTED = (*mistakes.EXPECTED, DivergenceError, MPIError)
+EXPECTED = (*mistakes.EXPECTED, DisagreementError, DivergenceError, MPIError)
 
 SETTINGS = [field.name for field in fields(Settings) if field.name not in ("model", "data")]
 
@@ -242,7 +243,19 @@ def run(options: argparse.Namespace) -> int:
     reporter = ConsoleReporter(Console()) if chief else Reporter()
     prepared = False
     try:
-        trainer = together(communicator, lambda: _prepare(options, communicator, reporter))
+        spare = together(communicator, lambda: _take_cores(options, communicator))
+        trainer = Trainer(
+            options.model,
+            options.data,
+            options.out,
+            resume=options.resume,
+            tensorboard=options.tensorboard,
+            communicator=communicator,
+            reporter=reporter,
+            workers=options.loader_threads,
+            cpus=spare,
+            **{name: getattr(options, name) for name in SETTINGS},  # None where not given
+        )
         prepared = True
         history = trainer.fit()
         last, best = history[-1], history[best_epoch(history) - 1]
@@ -275,9 +288,8 @@ def _tell(error: Exception, rank: int | None) -> None:
     sys.stderr.write(text)  # in one piece: launchers mix what ranks write in several
 
 
-def _prepare(
-    options: argparse.Namespace, communicator: Communicator, reporter: Reporter
-) -> Trainer:
+def _take_cores(options: argparse.Namespace, communicator: Communicator) -> Sequence[int] | None:
+    """Take this rank's share of its host; returns what of it is left to the loader's threads."""
     if options.affinity is not None:
         try:
             set_affinity(parse_affinity(options.affinity))
@@ -297,15 +309,4 @@ def _prepare(
         set_num_threads(options.threads or threads)
     except ValueError as error:
         raise ValueError(f"--threads: {error}") from None
-    return Trainer(
-        options.model,
-        options.data,
-        options.out,
-        resume=options.resume,
-        tensorboard=options.tensorboard,
-        communicator=communicator,
-        reporter=reporter,
-        workers=options.loader_threads,
-        cpus=cpus,
-        **{name: getattr(options, name) for name in SETTINGS},  # None where not given
-    )
+    return cpus

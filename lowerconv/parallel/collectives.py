@@ -209,9 +209,7 @@ def all_gather(link: Link, blocks: Sequence[np.ndarray]) -> Routine:
     yield requests
 
 
-def all_to_all(
-    link: Link, given: Sequence[np.ndarray], received: Sequence[np.ndarray]
-) -> Routine:
+def all_to_all(link: Link, given: Sequence[np.ndarray], received: Sequence[np.ndarray]) -> Routine:
     """Fill ``received[r]`` with what rank r has in ``given`` for this rank."""
     requests: Requests = []
     for r in _others(link):

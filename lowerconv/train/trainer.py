@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import zlib
 from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +22,15 @@ from lowerconv.nn.models import MODELS
 from lowerconv.nn.module import Module
 from lowerconv.nn.norm import BatchNorm2d
 from lowerconv.nn.optim import LARS, SGD, Adam, Optimizer
-from lowerconv.parallel.communicator import Communicator, world
+from lowerconv.parallel.agreement import (
+    check_facts_agree,
+    check_weights_agree,
+    describe_data,
+    describe_parameters,
+    versions,
+)
+from lowerconv.parallel.communicator import Communicator, together, world
+from lowerconv.parallel.roster import Roster
 from lowerconv.train.checkpoint import LAST, Checkpoint, CheckpointError, state
 from lowerconv.train.directory import RunDirectory, default_path
 from lowerconv.train.divergence import check_weights
@@ -84,15 +91,21 @@ class Trainer:
     losses : list of float
         Mean loss of every update since this object was made.
 
+    All ranks make one together, and it fails on all of them or on none.
+
     Raises
     ------
     TypeError, ValueError
         A setting, named in the message, that is none or out of its range.
+    DisagreementError
+        Ranks have different versions, settings, data or parameters.
     DataError
         Data that cannot be read.
     CheckpointError
-        On rank 0: `out` holds a run already; or there is none to resume, it is damaged, or was made
-        with other settings.
+        `out` holds a run already; or there is none to resume, it is damaged, or was made with other
+        settings.
+    RuntimeError
+        Any of these on another rank, which the message names.
     """
 
     def __init__(
@@ -110,7 +123,25 @@ class Trainer:
         **settings: Any,
     ) -> None:
         self.communicator = _join() if communicator is None else communicator
-        chief = self.communicator.rank == 0
+        together(
+            self.communicator,
+            lambda: self._assemble(model, data, reporter, workers, cpus, settings),
+        )
+        if self.communicator.ranks > 1:
+            check_facts_agree(self.communicator, self._common_facts())
+        self.roster = Roster.gather(self.communicator, get_num_threads())
+        together(self.communicator, lambda: self._open(out, resume, tensorboard))
+
+    def _assemble(
+        self,
+        model: str | Module,
+        data: str | tuple[Source, Source | None],
+        reporter: Reporter | None,
+        workers: int | None,
+        cpus: Collection[int] | None,
+        settings: dict[str, Any],
+    ) -> None:
+        """Make all that a run consists of; writes nothing."""
         if isinstance(model, str) and model not in MODELS:
             raise ValueError(f"model: got {model!r}, expected one of {', '.join(MODELS)}")
         self.settings = resolve(
@@ -161,12 +192,26 @@ class Trainer:
         self.history: list[EpochMetrics] = []
         self.losses: list[float] = []
         if reporter is None:
+            chief = self.communicator.rank == 0
             reporter = ConsoleReporter(Console()) if chief else Reporter()
         reporter.part = part
         self.reporter = reporter
-        # Rank 0 owns the directory: the others might not even see its file system.
+
+    def _common_facts(self) -> dict[str, Any]:
+        """Return what all ranks must have in common, or they would train apart."""
+        return (
+            versions()
+            | asdict(self.settings)
+            | {f"training images: {name}": value for name, value in asdict(self.inputs).items()}
+            | describe_data("training", self._train.dataset)
+            | describe_data(self.reporter.part, self._test.dataset)
+            | describe_parameters(self.network)
+        )
+
+    def _open(self, out: str | Path | None, resume: bool, tensorboard: bool) -> None:
+        """Make or resume the directory; rank 0's, the others might not see its file system."""
         self._directory: RunDirectory | None = None
-        if chief:
+        if self.communicator.rank == 0:
             names = self.settings.model, self.settings.data
             path = default_path(*names, resume) if out is None else Path(out)
             self._directory = RunDirectory(path)
@@ -226,6 +271,8 @@ class Trainer:
         self.reporter.say(self.describe())
         for warning in self.communicator.warnings:
             self.reporter.say(f"warning: {warning}")
+        for advice in self.roster.advice():
+            self.reporter.say(f"advice: {advice}")
         try:
             with announce_compilation(self.reporter):
                 self._train_epochs()
@@ -309,7 +356,7 @@ class Trainer:
         trained = time.perf_counter()
         if epoch + 1 < self.settings.epochs:  # while the network is tested
             self._train.prefetch(self.settings.seed, epoch + 1)
-        self._check_agreement()
+        check_weights_agree(self.communicator, self.optimizer.by_name(self.optimizer.data))
         self._average_buffers()
         check_weights(self.network, epoch + 1)
         self.losses.extend(losses)
@@ -332,12 +379,6 @@ class Trainer:
             ema_accuracy=ema_accuracy,
         )
 
-    def _check_agreement(self) -> None:
-        """Raise if the ranks' weights differ in a single bit: they would train apart."""
-        sums = self.communicator.gather(zlib.crc32(self.optimizer.data.tobytes()))
-        if len(set(sums)) > 1:
-            raise RuntimeError(f"weights differ between ranks: checksums {sums}")
-
     def _average_buffers(self) -> None:
         """Give all ranks the same statistics: the means of those that each has seen."""
         for array in self.network.buffers().values():
@@ -345,18 +386,20 @@ class Trainer:
             array /= self.communicator.ranks
 
     def describe(self) -> str:
-        """Return what runs where, in words."""
+        """Return what runs where, in words: of several ranks a line for each kind of host."""
         parameters = self.optimizer.data.size
-        threads = f"{get_num_threads()} thread" + ("s" if get_num_threads() > 1 else "")
+        threads = f" x {get_num_threads()} thread" + ("s" if get_num_threads() > 1 else "")
+        several = self.communicator.ranks > 1
         accumulate = self.settings.accumulate
         groups = f" x {accumulate} accumulated" if accumulate > 1 else ""
         return (
             f"{self.settings.model}, {parameters:,} parameters, on {self.settings.data}: "
             f"{len(self._train.dataset):,} training and {len(self._test.dataset):,} "
             f"{self.reporter.part} images; "
-            f"{self.communicator.describe()} x {threads}, "
+            f"{self.communicator.describe()}{'' if several else threads}, "
             f"batch {self.settings.batch}{groups}, algorithm {self.settings.algorithm}"
             + (f", augmented by {self.settings.augment}" if self.settings.augment else "")
+            + "".join(f"\n{line}" for line in self.roster.lines() if several)
         )
 
 
