@@ -27,7 +27,7 @@ from lowerconv.parallel.communicator import (
 )
 from lowerconv.plan import algorithms
 from lowerconv.train.checkpoint import BEST, LAST
-from lowerconv.train.divergence import DivergenceError
+from lowerconv.nn.divergence import DivergenceError
 from lowerconv.train.metrics import best_epoch
 from lowerconv.train.progress import ConsoleReporter, Reporter
 from lowerconv.train.settings import OPTIMIZERS, RANGES, SCHEDULES, Settings, describe_range

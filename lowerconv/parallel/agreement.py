@@ -7,10 +7,11 @@ import json
 import platform
 import zlib
 from collections.abc import Mapping
-from importlib.metadata import version
 from itertools import takewhile
 from typing import Any
 
+import llvmlite
+import numba
 import numpy as np
 
 from lowerconv.data.source import Source
@@ -34,7 +35,7 @@ class DisagreementError(RuntimeError):
 def versions() -> dict[str, str]:
     """Return the versions of what decides a rank's results."""
     found = {"lowerconv": __version__, "python": platform.python_version()}
-    return found | {package: version(package) for package in ("numpy", "numba", "llvmlite")}
+    return found | {package.__name__: package.__version__ for package in (np, numba, llvmlite)}
 
 
 def describe_data(part: str, source: Source) -> dict[str, Any]:

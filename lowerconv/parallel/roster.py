@@ -21,8 +21,6 @@ class Place(NamedTuple):
     ----------
     host : str
         Its name.
-    neighbours : tuple of int
-        The ranks of this host, this one among them.
     threads : int
     cores : int
         That this rank has of its host.
@@ -31,7 +29,6 @@ class Place(NamedTuple):
     """
 
     host: str
-    neighbours: tuple[int, ...]
     threads: int
     cores: int
     numa_nodes: int
@@ -39,8 +36,7 @@ class Place(NamedTuple):
     @classmethod
     def of(cls, communicator: Communicator, threads: int) -> Place:
         """Return where this process runs."""
-        neighbours, cores = communicator.neighbours, communicator.cores
-        return cls(platform.node(), neighbours, threads, cores, communicator.numa_nodes)
+        return cls(platform.node(), threads, communicator.cores, communicator.numa_nodes)
 
 
 class _Kind(NamedTuple):
@@ -58,22 +54,24 @@ class Roster:
     ----------
     places : sequence of Place
         Of each rank, in their order.
+    hosts : sequence of sequence of int
+        The ranks of each host.
     """
 
-    def __init__(self, places: Sequence[Place]) -> None:
+    def __init__(self, places: Sequence[Place], hosts: Sequence[Sequence[int]]) -> None:
         self.places = list(places)
         self._hosts: dict[_Kind, list[tuple[str, tuple[int, ...]]]] = {}
         # Not by name: containers on different machines may have the same.
-        for neighbours in dict.fromkeys(place.neighbours for place in places):
-            here = [places[rank] for rank in neighbours]
+        for ranks in hosts:
+            here = [places[rank] for rank in ranks]
             threads, cores = (tuple(p.threads for p in here), tuple(p.cores for p in here))
             kind = _Kind(threads, cores, here[0].numa_nodes)
-            self._hosts.setdefault(kind, []).append((here[0].host, neighbours))
+            self._hosts.setdefault(kind, []).append((here[0].host, tuple(ranks)))
 
     @classmethod
     def gather(cls, communicator: Communicator, threads: int) -> Roster:
         """Return that of a job; all ranks call it together, each with how many threads it has."""
-        return cls(communicator.gather(Place.of(communicator, threads)))
+        return cls(communicator.gather(Place.of(communicator, threads)), communicator.hosts)
 
     def lines(self) -> list[str]:
         """Return who is where, a line for each kind of host."""

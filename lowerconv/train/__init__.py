@@ -28,7 +28,7 @@ your own, may stand for the names.
 
 from lowerconv.train.checkpoint import CheckpointError
 from lowerconv.train.classifier import Classifier
-from lowerconv.train.divergence import DivergenceError
+from lowerconv.nn.divergence import DivergenceError
 from lowerconv.train.settings import Settings
 from lowerconv.train.trainer import Trainer
 

@@ -12,7 +12,7 @@ from lowerconv.nn.loss import network_loss, softmax_cross_entropy
 from lowerconv.nn.module import INFERENCE, Module, Step
 from lowerconv.nn.optim import Optimizer
 from lowerconv.parallel.communicator import Communicator
-from lowerconv.train.divergence import DivergenceError, describe_divergence
+from lowerconv.nn.divergence import DivergenceError, describe_divergence
 from lowerconv.train.ema import WeightAverage
 
 

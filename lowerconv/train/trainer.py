@@ -33,7 +33,7 @@ from lowerconv.parallel.communicator import Communicator, together, world
 from lowerconv.parallel.roster import Roster
 from lowerconv.train.checkpoint import LAST, Checkpoint, CheckpointError, state
 from lowerconv.train.directory import RunDirectory, default_path
-from lowerconv.train.divergence import check_weights
+from lowerconv.nn.divergence import check_weights
 from lowerconv.train.ema import WeightAverage
 from lowerconv.train.inputs import Inputs
 from lowerconv.train.loop import evaluate, train_epoch, update_sizes
@@ -123,12 +123,12 @@ class Trainer:
         **settings: Any,
     ) -> None:
         self.communicator = _join() if communicator is None else communicator
-        together(
-            self.communicator,
-            lambda: self._assemble(model, data, reporter, workers, cpus, settings),
-        )
-        if self.communicator.ranks > 1:
-            check_facts_agree(self.communicator, self._common_facts())
+
+        def assemble() -> dict[str, Any]:
+            self._assemble(model, data, reporter, workers, cpus, settings)
+            return self._common_facts() if self.communicator.ranks > 1 else {}
+
+        check_facts_agree(self.communicator, together(self.communicator, assemble))
         self.roster = Roster.gather(self.communicator, get_num_threads())
         together(self.communicator, lambda: self._open(out, resume, tensorboard))
 

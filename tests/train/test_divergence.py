@@ -6,7 +6,7 @@ import pytest
 from lowerconv import nn
 from lowerconv.train import DivergenceError
 from lowerconv.train.checkpoint import LAST, load_checkpoint
-from lowerconv.train.divergence import describe_divergence
+from lowerconv.nn.divergence import describe_divergence
 from lowerconv.train.progress import Reporter
 
 STEP = nn.Step(training=True, number=4)
