@@ -6,7 +6,7 @@ import ctypes
 import json
 import platform
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -23,7 +23,7 @@ from lowerconv.version import __version__
 #: So many images of a data set are looked at: shards are read and verified around each.
 IMAGES = 8
 #: So many differences are told; after an upgrade of one host there is no end of them.
-TOLD = 8
+TOLD = 4
 #: Values longer than this are cut to where they begin to differ.
 LONG = 60
 
@@ -109,8 +109,9 @@ def check_facts_agree(communicator: Communicator, facts: Mapping[str, Any]) -> N
         for name in names
         if (told := _who_has_what([known.get(name, "nothing") for known in everyone]))
     ]
-    if not different:
-        different = ["the order of the parameters"]
+    if not different:  # flat arrays are in the order of their parameters
+        orders = map(_who_has_what, zip(*everyone, strict=True))
+        different = [f"the first name that is in another place is {next(filter(None, orders))}"]
     more = [f"and {len(different) - TOLD} more differ"] if len(different) > TOLD else []
     raise DisagreementError(
         "ranks that do not belong together: " + "; ".join(different[:TOLD] + more)
@@ -154,14 +155,16 @@ def _bytes(array: np.ndarray) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def _who_has_what(values: list[str]) -> str:
+def _who_has_what(values: Sequence[str]) -> str:
     """Write each value with the ranks that have it, the most common first; "" if all are equal."""
     ranks: dict[str, list[int]] = {}
     for rank, value in enumerate(values):
         ranks.setdefault(value, []).append(rank)
     if len(ranks) == 1:
         return ""
-    same = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*ranks)))
+    same = sum(
+        1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*ranks, strict=False))
+    )
     return ", ".join(
         f"{_shorten(value, same)} on rank{'s' * (len(owners) > 1)} {format_cpu_list(owners)}"
         for value, owners in sorted(ranks.items(), key=lambda entry: (-len(entry[1]), entry[1]))

@@ -142,13 +142,14 @@ def format_hosts(names: Iterable[str]) -> str:
     >>> format_hosts(["rack1-node009.local", "rack1-node010.local"])
     'rack1-node[009-010].local'
     """
-    groups: dict[tuple[str, str], list[str]] = {}
+    groups: dict[tuple[str, str | None], list[str]] = {}
     for name in names:
         found = re.fullmatch(r"(.*?)([0-9]+)([^0-9]*)", name, re.DOTALL)
-        prefix, number, suffix = found.groups() if found else (name, "", "")
+        prefix, number, suffix = found.groups() if found else (name, "", None)
         groups.setdefault((prefix, suffix), []).append(number)
     return ",".join(
-        _format_group(prefix, suffix, numbers) for (prefix, suffix), numbers in groups.items()
+        prefix if suffix is None else _format_group(prefix, suffix, numbers)
+        for (prefix, suffix), numbers in groups.items()
     )
 
 
@@ -156,10 +157,10 @@ def _format_group(prefix: str, suffix: str, numbers: list[str]) -> str:
     # Zeros in front make n009 and n9 different hosts, and n009 and n100 a row.
     widths = {len(number) for number in numbers if number.startswith("0") and number != "0"}
     by_width: dict[int, set[int]] = {}
-    for number in filter(None, numbers):
+    for number in numbers:
         width = len(number) if len(number) in widths else 0
         by_width.setdefault(width, set()).add(int(number))
-    written = [] if by_width else [""]
+    written = []
     for width, group in by_width.items():
         runs = re.findall("([0-9]+)([-,]?)", format_cpu_list(group))
         written.append("".join(number.zfill(width) + sign for number, sign in runs))
