@@ -18,6 +18,7 @@ from lowerconv.data.source import Source
 from lowerconv.data.split import hold_out
 from lowerconv.machine.affinity import set_share
 from lowerconv.machine.threads import get_num_threads, set_num_threads
+from lowerconv.nn.divergence import check_weights
 from lowerconv.nn.models import MODELS
 from lowerconv.nn.module import Module
 from lowerconv.nn.norm import BatchNorm2d
@@ -33,7 +34,6 @@ from lowerconv.parallel.communicator import Communicator, together, world
 from lowerconv.parallel.roster import Roster
 from lowerconv.train.checkpoint import LAST, Checkpoint, CheckpointError, state
 from lowerconv.train.directory import RunDirectory, default_path
-from lowerconv.nn.divergence import check_weights
 from lowerconv.train.ema import WeightAverage
 from lowerconv.train.inputs import Inputs
 from lowerconv.train.loop import evaluate, train_epoch, update_sizes
