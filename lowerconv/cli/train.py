@@ -19,6 +19,7 @@ from lowerconv.machine.threads import set_num_threads
 from lowerconv.nn.divergence import DivergenceError
 from lowerconv.nn.models import MODELS
 from lowerconv.parallel.agreement import DisagreementError
+from lowerconv.parallel.collectives import ALLREDUCE
 from lowerconv.parallel.communicator import (
     Communicator,
     MPIError,
@@ -26,6 +27,15 @@ from lowerconv.parallel.communicator import (
     together,
     world,
 )
+from lowerconv.parallel.options import (
+    AUTO,
+    OVERLAPS,
+    SCHEMES,
+    STRATEGIES,
+    WIRES,
+    ParallelOptions,
+)
+from lowerconv.parallel.options import RANGES as OPTION_RANGES
 from lowerconv.plan import algorithms
 from lowerconv.train.checkpoint import BEST, LAST
 from lowerconv.train.metrics import best_epoch
@@ -36,6 +46,7 @@ from lowerconv.train.trainer import Trainer
 EXPECTED = (*mistakes.EXPECTED, DisagreementError, DivergenceError, MPIError)
 
 SETTINGS = [field.name for field in fields(Settings) if field.name not in ("model", "data")]
+OPTIONS = [field.name for field in fields(ParallelOptions)]
 
 
 def _number(
@@ -101,6 +112,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--seed", type=_setting("seed"), default=0, help="default: %(default)s")
     _add_recipe(parser.add_argument_group("recipe"))
     _add_machine(parser.add_argument_group("machine"))
+    _add_parallel(parser.add_argument_group("ranks of mpiexec"))
     _add_results(parser.add_argument_group("results"))
     parser.set_defaults(func=run)
 
@@ -214,6 +226,101 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _option(name: str) -> Callable[[str], float]:
+    """Return what reads an option of `ParallelOptions` that is a number."""
+    kind, least, most = OPTION_RANGES[name]
+    return _number(kind, least, most)
+
+
+def _add_parallel(group: argparse._ArgumentGroup) -> None:
+    """Add the options of `ParallelOptions`; what is not given is not set."""
+    group.add_argument(
+        "--parallel",
+        choices=STRATEGIES,
+        dest="strategy",
+        help="how they share the work (docs/cluster.md); default: data",
+    )
+    group.add_argument(
+        "--allreduce",
+        choices=(AUTO, *ALLREDUCE),
+        help="how gradients are summed; default: auto, the fastest of a measurement at the start",
+    )
+    group.add_argument(
+        "--overlap",
+        choices=(AUTO, *OVERLAPS),
+        help="who moves messages while layers are computed: a thread, the main thread between "
+        "layers, or nobody; default: auto",
+    )
+    group.add_argument(
+        "--bucket-mib",
+        type=_option("bucket_mib"),
+        metavar="MIB",
+        help="of gradients that travel together; default: 4",
+    )
+    group.add_argument("--wire", choices=WIRES, help="how gradients travel; default: float32")
+    group.add_argument(
+        "--deterministic",
+        action="store_true",
+        default=None,
+        help="sum in the order of the ranks: the same ranks give the same bits each time",
+    )
+    group.add_argument(
+        "--check-every",
+        type=_option("check_every"),
+        metavar="UPDATES",
+        help="compare the weights of all ranks by checksum; default: every epoch, every 100 "
+        "updates with --deterministic",
+    )
+    group.add_argument(
+        "--owt-border",
+        metavar="LAYER",
+        help="of --parallel owt: the first layer that is not data-parallel; default: the first "
+        "fully connected one",
+    )
+    group.add_argument(
+        "--owt-scheme", choices=SCHEMES, help="how activations cross the border; default: c"
+    )
+    group.add_argument(
+        "--owt-chunks",
+        type=_option("owt_chunks"),
+        metavar="K",
+        help="pieces of a batch in scheme c; default: as many as ranks",
+    )
+    group.add_argument(
+        "--owt-updates",
+        type=_option("owt_updates"),
+        metavar="K",
+        help="updates of the layers behind the border in each step; default: 1",
+    )
+    group.add_argument(
+        "--staleness",
+        type=_option("staleness"),
+        metavar="STEPS",
+        help="by which gradients may be late, with --parallel async or server; default: 1",
+    )
+    group.add_argument(
+        "--servers",
+        type=_option("servers"),
+        metavar="N",
+        help="ranks that keep a share of the weights, with --parallel server; default: all",
+    )
+    group.add_argument(
+        "--stall-timeout",
+        type=_option("stall_timeout"),
+        metavar="SECONDS",
+        help="end the run, naming the rank, when one does not answer for so long",
+    )
+    group.add_argument(
+        "--elastic",
+        action="store_true",
+        default=None,
+        help="go on with the others when a rank dies (Open MPI, mpiexec --with-ft ulfm)",
+    )
+    group.add_argument(
+        "--timeline", metavar="FILE", help="write a trace of some steps, for lowerconv timeline"
+    )
+
+
 def _add_results(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--out",
@@ -243,13 +350,14 @@ def run(options: argparse.Namespace) -> int:
     reporter = ConsoleReporter(Console()) if chief else Reporter()
     prepared = False
     try:
-        spare = together(communicator, lambda: _take_cores(options, communicator))
+        parallel, spare = together(communicator, lambda: _prepare(options, communicator))
         trainer = Trainer(
             options.model,
             options.data,
             options.out,
             resume=options.resume,
             tensorboard=options.tensorboard,
+            parallel=parallel,
             communicator=communicator,
             reporter=reporter,
             workers=options.loader_threads,
@@ -286,6 +394,15 @@ def _tell(error: Exception, rank: int | None) -> None:
     else:
         text = f"lowerconv: error{place}:\n{traceback.format_exc()}"
     sys.stderr.write(text)  # in one piece: launchers mix what ranks write in several
+
+
+def _prepare(
+    options: argparse.Namespace, communicator: Communicator
+) -> tuple[ParallelOptions, Sequence[int] | None]:
+    """Return how ranks share the work, and which CPUs are left to the loader's threads."""
+    given = {name: getattr(options, name) for name in OPTIONS}
+    parallel = ParallelOptions(**{k: v for k, v in given.items() if v is not None})
+    return parallel, _take_cores(options, communicator)
 
 
 def _take_cores(options: argparse.Namespace, communicator: Communicator) -> Sequence[int] | None:

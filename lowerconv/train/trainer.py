@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Collection
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ from lowerconv.parallel.agreement import (
     versions,
 )
 from lowerconv.parallel.communicator import Communicator, together, world
+from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.roster import Roster
+from lowerconv.parallel.strategies import STRATEGIES
 from lowerconv.train.checkpoint import LAST, Checkpoint, CheckpointError, state
 from lowerconv.train.directory import RunDirectory, default_path
 from lowerconv.train.ema import WeightAverage
@@ -71,6 +74,8 @@ class Trainer:
         Go on from the last checkpoint in `out`, by default in the last run of this model and data.
     tensorboard : bool
         Write events for TensorBoard too.
+    parallel : str or ParallelOptions
+        How ranks share the work: the name of a strategy, such as ``owt``, or all about it.
     communicator : Communicator, optional
         By default all ranks that ``mpiexec`` has started, this process taking its share of the
         cores. ``mpiexec -n 4 python -m mpi4py PROGRAM`` ends all of them when one fails.
@@ -116,6 +121,7 @@ class Trainer:
         *,
         resume: bool = False,
         tensorboard: bool = False,
+        parallel: str | ParallelOptions = "data",
         communicator: Communicator | None = None,
         reporter: Reporter | None = None,
         workers: int | None = None,
@@ -124,24 +130,25 @@ class Trainer:
     ) -> None:
         self.communicator = _join() if communicator is None else communicator
 
-        def assemble() -> dict[str, Any]:
-            self._assemble(model, data, reporter, workers, cpus, settings)
-            return self._common_facts() if self.communicator.ranks > 1 else {}
-
-        check_facts_agree(self.communicator, together(self.communicator, assemble))
+        # In each step all ranks fail or none: the next one is for all of them.
+        facts = together(self.communicator, lambda: self._read(model, data, parallel, settings))
+        check_facts_agree(self.communicator, facts)
         self.roster = Roster.gather(self.communicator, get_num_threads())
-        together(self.communicator, lambda: self._open(out, resume, tensorboard))
+        together(self.communicator, lambda: self._build(reporter, workers, cpus))
+        try:
+            together(self.communicator, lambda: self._open(out, resume, tensorboard))
+        except Exception:
+            self.strategy.close()
+            raise
 
-    def _assemble(
+    def _read(
         self,
         model: str | Module,
         data: str | tuple[Source, Source | None],
-        reporter: Reporter | None,
-        workers: int | None,
-        cpus: Collection[int] | None,
+        parallel: str | ParallelOptions,
         settings: dict[str, Any],
-    ) -> None:
-        """Make all that a run consists of; writes nothing."""
+    ) -> dict[str, Any]:
+        """Take settings, data and network; return what all ranks must have in common."""
         if isinstance(model, str) and model not in MODELS:
             raise ValueError(f"model: got {model!r}, expected one of {', '.join(MODELS)}")
         self.settings = resolve(
@@ -150,10 +157,10 @@ class Trainer:
             settings,
         )
         train_set, test_set = load(data) if isinstance(data, str) else data
-        seed, part = self.settings.seed, "test"
+        seed, self._part = self.settings.seed, "test"
         if self.settings.validation:
             train_set, test_set = hold_out(train_set, self.settings.validation, seed)
-            part = "validation"
+            self._part = "validation"
         elif test_set is None:
             raise ValueError(
                 "validation: got 0 and no test set, expected the fraction of the training images "
@@ -171,46 +178,59 @@ class Trainer:
         for _, module in self.network.modules():
             if isinstance(module, BatchNorm2d):
                 module.synchronized |= self.settings.sync_batch_norm
-        self.optimizer = make_optimizer(self.network, self.settings)
+        self.parallel = ParallelOptions(parallel) if isinstance(parallel, str) else parallel
+        self._sources: tuple[Source, Source] = train_set, test_set
+        if self.communicator.ranks == 1:
+            return {}
+        return (
+            versions()
+            | asdict(self.settings)
+            | {f"parallel option {name}": value for name, value in asdict(self.parallel).items()}
+            | {f"training images: {name}": value for name, value in asdict(self.inputs).items()}
+            | describe_data("training", train_set)
+            | describe_data(self._part, test_set)
+            | describe_parameters(self.network)
+        )
+
+    def _build(
+        self, reporter: Reporter | None, workers: int | None, cpus: Collection[int] | None
+    ) -> None:
+        """Make what trains; writes nothing."""
+        self.strategy = STRATEGIES[self.parallel.strategy](
+            self.network,
+            partial(make_optimizer, settings=self.settings),
+            self.communicator,
+            self.parallel,
+            self._sources[0].image_shape,
+        )
         self.average: WeightAverage | None = None
         if self.settings.ema is not None:
-            self.average = WeightAverage(self.network, self.settings.ema)
+            self.average = WeightAverage(self.strategy.network, self.settings.ema)
         augment = Augment.parse(self.settings.augment) if self.settings.augment else None
         self._train, self._test = (
             Loader(
                 source,
                 self.inputs.normalizer(),
                 self.settings.batch,
-                self.communicator.rank,
-                self.communicator.ranks,
+                *self.strategy.loader_share,
                 augment=changes,
                 workers=workers,
                 cpus=cpus,
             )
-            for source, changes in ((train_set, augment), (test_set, None))
+            for source, changes in zip(self._sources, (augment, None), strict=True)
         )
         self.history: list[EpochMetrics] = []
         self.losses: list[float] = []
         if reporter is None:
             chief = self.communicator.rank == 0
             reporter = ConsoleReporter(Console()) if chief else Reporter()
-        reporter.part = part
+        reporter.part = self._part
         self.reporter = reporter
-
-    def _common_facts(self) -> dict[str, Any]:
-        """Return what all ranks must have in common, or they would train apart."""
-        return (
-            versions()
-            | asdict(self.settings)
-            | {f"training images: {name}": value for name, value in asdict(self.inputs).items()}
-            | describe_data("training", self._train.dataset)
-            | describe_data(self.reporter.part, self._test.dataset)
-            | describe_parameters(self.network)
-        )
 
     def _open(self, out: str | Path | None, resume: bool, tensorboard: bool) -> None:
         """Make or resume the directory; rank 0's, the others might not see its file system."""
         self._directory: RunDirectory | None = None
+        self._restored: dict[str, np.ndarray] | None = None
         if self.communicator.rank == 0:
             names = self.settings.model, self.settings.data
             path = default_path(*names, resume) if out is None else Path(out)
@@ -232,17 +252,24 @@ class Trainer:
             saved = (checkpoint.state["settings"] | checkpoint.state["inputs"]).get(name)
             if saved != value:
                 raise CheckpointError(f"{path}: was trained with {name} {saved!r}, not {value!r}")
-        checkpoint.copy_to(self._tensors(), path)
+        checkpoint.check(self.strategy.shapes(self._tensors()), path)
+        self._restored = checkpoint.tensors
         self.optimizer.updates = checkpoint.state["updates"]
         self.history = [EpochMetrics(**row) for row in checkpoint.state["history"]]
 
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer; of several that a strategy may have, the first."""
+        return self.strategy.optimizer
+
     def _tensors(self) -> dict[str, np.ndarray]:
-        """Return the arrays that change from one update to the next, as checkpoints name them."""
-        kept = {key: self.optimizer.by_name(flat) for key, flat in self.optimizer.state().items()}
-        if self.average is not None:
-            kept["ema"] = self.average.values
-        prefixed = {f"{key}/{n}": array for key, by in kept.items() for n, array in by.items()}
-        return state(self.network) | prefixed
+        """Return what this rank has of the arrays that updates change, as checkpoints name them."""
+        averages = self.average.values if self.average is not None else {}
+        return (
+            state(self.strategy.network)
+            | self.strategy.arrays()
+            | {f"ema/{name}": array for name, array in averages.items()}
+        )
 
     def _facts(self) -> dict[str, Any]:
         """Return all else that a checkpoint keeps."""
@@ -254,10 +281,10 @@ class Trainer:
         }
 
     def save(self) -> None:
-        """Write the metrics and the checkpoints, on rank 0."""
+        """Write the metrics and the checkpoints, on rank 0; all ranks call it."""
+        tensors = self.strategy.whole(self._tensors())
         if self._directory is not None:
-            checkpoint = Checkpoint(self._tensors(), self._facts())
-            self._directory.save(checkpoint, self.history)
+            self._directory.save(Checkpoint(tensors, self._facts()), self.history)
 
     def fit(self) -> list[EpochMetrics]:
         """Train until all epochs are done, those of the checkpoint included; return the history.
@@ -268,6 +295,7 @@ class Trainer:
             A loss or a weight is not finite; the checkpoints are of epochs before.
         """
         self._share()
+        self.strategy.start()
         self.reporter.say(self.describe())
         for warning in self.communicator.warnings:
             self.reporter.say(f"warning: {warning}")
@@ -277,7 +305,10 @@ class Trainer:
             with announce_compilation(self.reporter):
                 self._train_epochs()
             self._report_data()
+            for line in self.strategy.report():
+                self.reporter.say(line)
         finally:
+            self.strategy.close()
             for loader in (self._train, self._test):
                 loader.close()
             self.reporter.close()
@@ -297,8 +328,13 @@ class Trainer:
 
     def _share(self) -> None:
         """Give all ranks what rank 0 may have read from a checkpoint."""
-        for array in self._tensors().values():
-            self.communicator.broadcast_array(array)
+        arrays = self._tensors()
+        if self.communicator.broadcast(self._restored is not None):
+            self.strategy.take(arrays, self._restored)
+            self._restored = None
+        else:
+            for name in self.strategy.replicated():
+                self.communicator.broadcast_array(arrays[name])
         self.history, self.optimizer.updates = self.communicator.broadcast(
             (self.history, self.optimizer.updates)
         )
@@ -323,7 +359,7 @@ class Trainer:
         return True
 
     def _epoch(self, epoch: int) -> EpochMetrics:
-        ranks, images = self.communicator.ranks, len(self._train.dataset)
+        ranks, images = self.strategy.loader_share[1], len(self._train.dataset)
         self.reporter.start_epoch(epoch + 1, self.settings.epochs, images)
         begin = time.perf_counter()
         first_batch = begin
@@ -341,13 +377,11 @@ class Trainer:
 
         sizes = update_sizes(self._train, self.settings.accumulate)
         losses, all_right = train_epoch(
-            self.network,
-            self.optimizer,
+            self.strategy,
             self._train,
             epoch,
             self.settings.seed,
             lambda update: learning_rate(self.settings, update, len(sizes)),
-            self.communicator,
             after_batch,
             accumulate=self.settings.accumulate,
             label_smoothing=self.settings.label_smoothing,
@@ -356,15 +390,18 @@ class Trainer:
         trained = time.perf_counter()
         if epoch + 1 < self.settings.epochs:  # while the network is tested
             self._train.prefetch(self.settings.seed, epoch + 1)
-        check_weights_agree(self.communicator, self.optimizer.by_name(self.optimizer.data))
+        check_weights_agree(self.communicator, self.strategy.replicated())
         self._average_buffers()
-        check_weights(self.network, epoch + 1)
+        check_weights(self.strategy.network, epoch + 1)
         self.losses.extend(losses)
-        test_loss, test_accuracy = evaluate(self.network, self._test, self.communicator)
+        test = partial(
+            evaluate, self.strategy.infer, self._test, self.communicator, self.strategy.copies
+        )
+        test_loss, test_accuracy = test()
         ema_loss, ema_accuracy = None, None
         if self.average is not None:
             with self.average.in_place():
-                ema_loss, ema_accuracy = evaluate(self.network, self._test, self.communicator)
+                ema_loss, ema_accuracy = test()
         timed = images - (self._train.batch if first_batch > begin else 0)
         return EpochMetrics(
             epoch=epoch + 1,
@@ -381,13 +418,13 @@ class Trainer:
 
     def _average_buffers(self) -> None:
         """Give all ranks the same statistics: the means of those that each has seen."""
-        for array in self.network.buffers().values():
+        for array in self.strategy.differing_buffers().values():
             self.communicator.sum_array(array)
             array /= self.communicator.ranks
 
     def describe(self) -> str:
         """Return what runs where, in words: of several ranks a line for each kind of host."""
-        parameters = self.optimizer.data.size
+        parameters = sum(p.data.size for p in self.network.parameters().values())
         threads = f" x {get_num_threads()} thread" + ("s" if get_num_threads() > 1 else "")
         several = self.communicator.ranks > 1
         accumulate = self.settings.accumulate
@@ -399,6 +436,7 @@ class Trainer:
             f"{self.communicator.describe()}{'' if several else threads}, "
             f"batch {self.settings.batch}{groups}, algorithm {self.settings.algorithm}"
             + (f", augmented by {self.settings.augment}" if self.settings.augment else "")
+            + (f"; {self.strategy.describe()}" if self.strategy.describe() else "")
             + "".join(f"\n{line}" for line in self.roster.lines() if several)
         )
 

@@ -163,6 +163,20 @@ PREPARED = {
         "    Dataset.locate = locate",
         "rank 2: image 3: damaged",
     ),
+    "strategy": (
+        "sys.argv += ['--allreduce', 'ring']",
+        'parallel option allreduce is "auto" on ranks 0-1, "ring" on rank 2',
+    ),
+    "strategy-that-is-none": (
+        "sys.argv += ['--staleness', '3']",
+        "rank 2: staleness: got 3 with strategy 'data'",
+    ),
+    "loader-threads": (
+        "from lowerconv.cli import train\n"
+        "    from lowerconv.train import Trainer\n"
+        "    train.Trainer = lambda *a, **k: Trainer(*a, **k | {'workers': -1})",
+        "rank 2: workers: got -1",
+    ),
     "too-many-threads": ("sys.argv += ['--threads', '100000']", "rank 2: --threads: n: got 100000"),
 }
 
