@@ -1,0 +1,219 @@
+"""What moves messages while layers are computed.
+
+Collectives are generators (`lowerconv.parallel.collectives`). The engine starts them in the order
+in which they are submitted, a few at a time, and moves all of them on whenever somebody asks: a
+communication thread, the main thread after each layer, or whoever waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from lowerconv.parallel.collectives import Routine
+from lowerconv.parallel.link import Link, Requests, Scratch
+from lowerconv.parallel.waiting import Patience, wait_until
+
+# Collectives at a time: one waits for its neighbours while the other fills the wire. More would
+# share the wire, and the first to be needed would arrive with the last.
+AT_ONCE = 2
+TAGS = 1 << 14  # MPI has at least twice as many; so many are never in flight
+NAP = 3e-4  # seconds between two looks of the communication thread while layers are computed
+
+
+class Listener(Protocol):
+    """Who is told what has been on the wire, such as a timeline."""
+
+    def task_finished(self, task: Task) -> None:
+        """Note a task; its `times` are complete."""
+
+    def waited(self, name: str, begin: int, end: int) -> None:
+        """Note that the main thread has waited for a task, from and to nanoseconds."""
+
+
+class Task:
+    """A collective under way.
+
+    Attributes
+    ----------
+    name : str
+    nbytes : int
+        Of the arrays concerned, to be shown.
+    done : bool
+    times : list of int
+        When it was submitted, started and finished, ``time.monotonic_ns()``; as far as it got.
+    """
+
+    def __init__(self, name: str, nbytes: int, routine: Routine, link: Link) -> None:
+        self.name, self.nbytes = name, nbytes
+        self.times = [time.monotonic_ns()]
+        self.done = False
+        self.error: Exception | None = None
+        self._routine, self._link = routine, link
+        self._requests: Requests = []
+
+    def advance(self) -> bool:
+        """Go on as far as messages have come; return whether the task is done."""
+        if len(self.times) == 1:
+            self.times.append(time.monotonic_ns())
+        try:
+            while _all_done(self._requests):
+                self._requests = next(self._routine)
+        except StopIteration:
+            self._end()
+        except Exception as error:
+            self.error = error
+            self._end()
+        return self.done
+
+    def _end(self) -> None:
+        self.times.append(time.monotonic_ns())
+        self._link.close()
+        self.done = True
+
+
+def _all_done(requests: Requests) -> bool:
+    if not requests:
+        return True
+    from mpi4py import MPI
+
+    return MPI.Request.Testall(requests)
+
+
+class Engine:
+    """Moves the messages of one rank.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Comm or None
+        The engine's own, that nobody else sends on; None for a process alone.
+    threaded : bool
+        Have a thread of its own; else messages move on when `progress` or `wait` is called.
+    cpus : collection of int, optional
+        Where the thread runs; by default wherever the system puts it.
+    hosts : sequence of sequence of int, optional
+        The ranks of each host.
+    patience : Patience, optional
+        Who is told when a wait gets long.
+    listener : Listener, optional
+    """
+
+    def __init__(
+        self,
+        comm: Any = None,
+        *,
+        threaded: bool = False,
+        cpus: Sequence[int] | None = None,
+        hosts: Sequence[Sequence[int]] | None = None,
+        patience: Patience | None = None,
+        listener: Listener | None = None,
+    ) -> None:
+        self.comm, self.hosts, self.listener, self.patience = comm, hosts, listener, patience
+        self.threaded = threaded and comm is not None
+        self._cpus = cpus
+        self._scratch = Scratch()
+        self._number = 0
+        self._waiting: deque[Task] = deque()
+        self._active: list[Task] = []
+        self._moving = threading.Lock()
+        self._wake = threading.Event()
+        self._ended = False
+        self._thread: threading.Thread | None = None
+        if self.threaded:
+            self._thread = threading.Thread(
+                target=self._serve, name="lowerconv-communication", daemon=True
+            )
+            self._thread.start()
+
+    @property
+    def rank(self) -> int:
+        """Of this process."""
+        return self.comm.Get_rank() if self.comm is not None else 0
+
+    @property
+    def ranks(self) -> int:
+        """How many there are."""
+        return self.comm.Get_size() if self.comm is not None else 1
+
+    def submit(self, routine: Callable[[Link], Routine], name: str, nbytes: int = 0) -> Task:
+        """Begin a collective; all ranks submit the same ones in the same order.
+
+        Parameters
+        ----------
+        routine : callable
+            Given a `Link`, returns the generator.
+        name : str
+        nbytes : int
+        """
+        link = Link(self.comm, self._number % TAGS, self.hosts, self._scratch)
+        self._number += 1
+        task = Task(name, nbytes, routine(link), link)
+        self._waiting.append(task)
+        if self.threaded:
+            self._wake.set()
+        else:
+            self.progress()
+        return task
+
+    def progress(self) -> bool:
+        """Move all that is under way; return whether anything still is."""
+        with self._moving:
+            while True:
+                while self._waiting and len(self._active) < AT_ONCE:
+                    self._active.append(self._waiting.popleft())
+                ended = [task for task in self._active if task.advance()]
+                self._active = [task for task in self._active if not task.done]
+                for task in ended:
+                    if self.listener is not None:
+                        self.listener.task_finished(task)
+                if not ended or not self._waiting:
+                    return bool(self._active)
+
+    def wait(self, task: Task) -> None:
+        """Return when a task is done.
+
+        Raises
+        ------
+        Exception
+            Of the task; StallError where it takes longer than the patience lasts.
+        """
+        if not task.done:
+            begin = time.monotonic_ns()
+            wait_until(lambda: self._moved(task), task.name, self.patience)
+            if self.listener is not None:
+                self.listener.waited(task.name, begin, time.monotonic_ns())
+        if task.error is not None:
+            raise task.error
+
+    def run(self, routine: Callable[[Link], Routine], name: str, nbytes: int = 0) -> None:
+        """Submit a collective and wait for it."""
+        self.wait(self.submit(routine, name, nbytes))
+
+    def _moved(self, task: Task) -> bool:
+        # Whoever waits looks more often than the thread, which gives the layers room.
+        if not task.done:
+            self.progress()
+        return task.done
+
+    def _serve(self) -> None:
+        if self._cpus and hasattr(os, "sched_setaffinity"):
+            with contextlib.suppress(OSError):  # it runs unbound
+                os.sched_setaffinity(0, self._cpus)
+        while not self._ended:
+            if self.progress():
+                time.sleep(NAP)
+            elif not self._waiting:
+                self._wake.wait(0.1)
+                self._wake.clear()
+
+    def close(self) -> None:
+        """End the thread; what is under way is not waited for."""
+        self._ended = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(1.0)

@@ -1,0 +1,40 @@
+"""Waiting for others without hanging, and without stealing the core that they may need."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+EAGER = 200e-6  # seconds of looking without a pause: what a small message takes
+SHORTEST, LONGEST = 20e-6, 1e-3  # seconds of sleep between two looks, growing
+
+
+class Patience(Protocol):
+    """Who decides how long waiting makes sense."""
+
+    def check(self, what: str, seconds: float) -> None:
+        """Look around; raise where waiting any longer is in vain."""
+
+
+def wait_until(test: Callable[[], bool], what: str, patience: Patience | None = None) -> None:
+    """Return when a test succeeds.
+
+    Parameters
+    ----------
+    test : callable
+        Moves messages on and tells whether they are there.
+    what : str
+        Is waited for, to be shown.
+    patience : Patience, optional
+    """
+    begin = time.monotonic()
+    pause = SHORTEST
+    while not test():
+        waited = time.monotonic() - begin
+        if waited < EAGER:
+            continue
+        if patience is not None:
+            patience.check(what, waited)
+        time.sleep(pause)
+        pause = min(LONGEST, 1.2 * pause)
