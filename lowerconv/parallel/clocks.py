@@ -92,7 +92,11 @@ def compare_clocks(
     ------
     ClockError
         A rank did not answer within `timeout`.
+    ValueError
+        `rounds` is below 1.
     """
+    if rounds < 1:
+        raise ValueError(f"rounds: got {rounds}, expected 1 or more")
     if comm is None or comm.Get_rank() == 0:
         for rank in range(1, comm.Get_size() if comm is not None else 1):
             _answer(comm, rank, rounds, timeout, clock)
@@ -123,8 +127,7 @@ def _ask(comm: Any, rounds: int, timeout: float, clock: Callable[[], int]) -> Re
         found = Reading(end, int(answer[0]) - (begin + end) // 2, (end - begin + 1) // 2)
         if best is None or found.uncertainty < best.uncertainty:
             best = found
-    if best is None:
-        raise ValueError(f"rounds: got {rounds}, expected 1 or more")
+    assert best is not None  # there is a round at least
     return best
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lowerconv.parallel.engine import Task
 
 NOTHING: AbstractContextManager[None] = nullcontext()
-
 LOSS, UPDATE = "loss", "update"
-WAIT, PROGRESS = "wait", "progress"
 
 
 class Listener:
@@ -25,28 +27,19 @@ class Listener:
         """
         return NOTHING
 
-    def waiting(self, name: str) -> AbstractContextManager[None]:
-        """Return a context in which the main thread waits for a piece of communication."""
-        return NOTHING
-
-    def progressing(self) -> AbstractContextManager[None]:
-        """Return a context in which the main thread moves communication along, and goes on."""
-        return NOTHING
-
-    def task_finished(
-        self, name: str, nbytes: int, submitted: int, started: int, finished: int
-    ) -> None:
-        """Hear of a piece of communication that is done; any thread may call this.
+    def waited(self, name: str, begin: int, end: int) -> None:
+        """Hear that the main thread has waited for a task until now.
 
         Parameters
         ----------
         name : str
-            The same as `waiting` is told.
-        nbytes : int
-            That this rank has sent.
-        submitted, started, finished : int
+            Of the task.
+        begin, end : int
             `time.monotonic_ns`.
         """
+
+    def task_finished(self, task: Task) -> None:
+        """Hear of a task that is done; any thread may call this."""
 
 
 SILENT = Listener()

@@ -22,12 +22,24 @@ from lowerconv.nn.frame import Frame
 from lowerconv.nn.module import Layer, Module
 from lowerconv.parallel.clocks import Alignment, Reading, compare_clocks
 from lowerconv.parallel.communicator import Communicator
-from lowerconv.parallel.listener import NOTHING, PROGRESS, WAIT, Listener
+from lowerconv.parallel.engine import Task
+from lowerconv.parallel.listener import NOTHING, Listener
 from lowerconv.parallel.lowering_share import lowering_share
-from lowerconv.parallel.trace import DATA, Event, RankTrace, Step, Trace, Transfer
+from lowerconv.parallel.trace import (
+    DATA,
+    PROGRESS,
+    WAIT,
+    Event,
+    RankTrace,
+    Step,
+    Trace,
+    Transfer,
+)
 from lowerconv.plan import ConvPlan
 
 FIRST, COUNT = 5, 10  # the first steps compile, and touch memory for the first time
+
+BRIEF = 10_000  # nanoseconds: after most layers there is nothing to move along
 
 Clock = Callable[[], int]
 
@@ -40,7 +52,7 @@ class Timeline(Listener):
     first, count : int
         Steps to record, counted from 0 where the run begins.
     clock : callable
-        Nanoseconds, the clock of `Listener.task_finished`.
+        Nanoseconds, the clock of `Task.times`.
 
     Raises
     ------
@@ -84,7 +96,10 @@ class Timeline(Listener):
         def watch(layer: Layer, frame: Frame, phase: str) -> None:
             if self._recording:
                 self._layer_done(layer, frame, phase)
-            if inner is not None:
+                if inner is not None:
+                    with self._context(PROGRESS, ""):
+                        inner(layer, frame, phase)
+            elif inner is not None:
                 inner(layer, frame, phase)
 
         network.watch = watch
@@ -108,13 +123,11 @@ class Timeline(Listener):
 
     def _next_step(self) -> None:
         """Begin a step where the last one has ended."""
-        self._recording = self.first <= self._number and not self.complete
-        if self._recording:
-            now = self._clock()
-            # Without a gap in between, if this is the same epoch.
-            self._begin = self._since = now
+        if self.first <= self._number and not self.complete:
+            self._begin = self._since = now = self._clock()
             if not self._steps:
                 self._window = (now, now)
+            self._recording = True
 
     def _end_step(self, images: int) -> None:
         if self._recording:
@@ -128,7 +141,7 @@ class Timeline(Listener):
     def _note(self, kind: str, name: str) -> None:
         """Keep what has ended now."""
         now = self._clock()
-        if now > self._since:
+        if now - self._since > (BRIEF if kind == PROGRESS else 0):
             self._events.append((kind, name, self._since, now))
         self._since = now
 
@@ -147,25 +160,13 @@ class Timeline(Listener):
         """Return a context in which the main thread computes something that is no layer."""
         return self._context(kind, name) if self._recording else NOTHING
 
-    def waiting(self, name: str) -> AbstractContextManager[None]:
-        """Return a context in which the main thread waits for a piece of communication."""
-        return self._context(WAIT, name) if self._recording else NOTHING
-
-    def progressing(self) -> AbstractContextManager[None]:
-        """Return a context in which the main thread moves communication along, and goes on."""
-        return self._context(PROGRESS, "") if self._recording else NOTHING
-
     @contextmanager
     def _context(self, kind: str, name: str) -> Iterator[None]:
-        now = self._clock()
-        if self._open:  # that one is cut in two
-            self._note(*self._open[-1])
-        elif kind in (WAIT, PROGRESS):  # perhaps of a layer, which tells its name later
-            if now > self._since:
-                self._parts.append((self._since, now))
+        if self._open:
+            self._note(*self._open[-1])  # that one is cut in two
         else:
-            self._parts.clear()
-        self._since = now
+            self._parts.clear()  # what came before was no layer
+            self._since = self._clock()
         self._open.append((kind, name))
         try:
             yield
@@ -173,16 +174,28 @@ class Timeline(Listener):
             self._open.pop()
             self._note(kind, name)
 
+    def waited(self, name: str, begin: int, end: int) -> None:
+        """Keep that the main thread has waited for a task, and what it did before."""
+        if not self._recording:
+            return
+        if begin > self._since:
+            if self._open:
+                self._events.append((*self._open[-1], self._since, begin))
+            else:  # perhaps a layer, that tells its name later
+                self._parts.append((self._since, begin))
+        self._events.append((WAIT, name, begin, end))
+        self._since = end
+
     # --- communication ---
 
-    def task_finished(
-        self, name: str, nbytes: int, submitted: int, started: int, finished: int
-    ) -> None:
-        """Keep a piece of communication if a part of it lies in the recorded steps."""
+    def task_finished(self, task: Task) -> None:
+        """Keep a task if a part of it lies in the recorded steps."""
+        submitted, started, finished = task.times
         begin, end = self._window
-        if self._recording or begin < end and started < end:
-            if finished >= begin:
-                self._transfers.append(Transfer(name, nbytes, submitted, started, finished))
+        if finished >= begin and (self._recording or started < end):
+            self._transfers.append(
+                Transfer(task.name, task.nbytes, task.sent, submitted, started, finished)
+            )
 
     # --- all ranks together ---
 
@@ -239,7 +252,7 @@ class Timeline(Listener):
                 for kind, name, begin, end in sorted(self._events, key=lambda event: event[2])
             ],
             [
-                Transfer(*sent[:2], *(clock(at) for at in sent[2:]))
+                Transfer(*sent[:3], *(clock(at) for at in sent[3:]))
                 for sent in sorted(self._transfers, key=lambda sent: sent.started)
             ],
         )
