@@ -16,6 +16,7 @@ from lowerconv.cli import mistakes
 from lowerconv.data.augment import EFFECTS
 from lowerconv.machine.affinity import cores, parse_affinity, set_affinity, set_share, topology
 from lowerconv.machine.threads import set_num_threads
+from lowerconv.nn.divergence import DivergenceError
 from lowerconv.nn.models import MODELS
 from lowerconv.parallel.communicator import (
     Communicator,
@@ -26,7 +27,6 @@ from lowerconv.parallel.communicator import (
 )
 from lowerconv.plan import algorithms
 from lowerconv.train.checkpoint import BEST, LAST
-from lowerconv.train.divergence import DivergenceError
 from lowerconv.train.metrics import best_epoch
 from lowerconv.train.progress import ConsoleReporter, Reporter
 from lowerconv.train.settings import OPTIMIZERS, RANGES, SCHEDULES, Settings, describe_range
