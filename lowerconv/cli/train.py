@@ -25,6 +25,7 @@ from lowerconv.parallel.communicator import (
     together,
     world,
 )
+from lowerconv.parallel.options import ParallelOptions
 from lowerconv.plan import algorithms
 from lowerconv.train.checkpoint import BEST, LAST
 from lowerconv.train.metrics import best_epoch
@@ -100,6 +101,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--seed", type=_setting("seed"), default=0, help="default: %(default)s")
     _add_recipe(parser.add_argument_group("recipe"))
     _add_machine(parser.add_argument_group("machine"))
+    _add_parallel(parser.add_argument_group("ranks"))
     _add_results(parser.add_argument_group("results"))
     parser.set_defaults(func=run)
 
@@ -213,6 +215,30 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _add_parallel(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--timeline",
+        metavar="FILE",
+        help="record what all ranks do in some steps: https://ui.perfetto.dev opens FILE, "
+        "lowerconv timeline draws it and tells how much communication was hidden",
+    )
+    defaults = ParallelOptions()
+    group.add_argument(
+        "--timeline-first",
+        type=_number(int, 0),
+        default=defaults.timeline_first,
+        metavar="N",
+        help="first step of it; default: %(default)s",
+    )
+    group.add_argument(
+        "--timeline-count",
+        type=_number(int, 1),
+        default=defaults.timeline_count,
+        metavar="N",
+        help="steps in it; default: %(default)s",
+    )
+
+
 def _add_results(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--out",
@@ -303,6 +329,11 @@ def _prepare(
         options.out,
         resume=options.resume,
         tensorboard=options.tensorboard,
+        parallel=ParallelOptions(
+            timeline=options.timeline,
+            timeline_first=options.timeline_first,
+            timeline_count=options.timeline_count,
+        ),
         communicator=communicator,
         reporter=reporter,
         workers=options.loader_threads,

@@ -3,9 +3,9 @@
 A rank asks rank 0 for the time and looks at its own clock before and after.  The answer was given
 somewhere in between: so the clock of rank 0 is ahead by the answer less the middle of the two, to
 within half of the round trip (F. Cristian, "Probabilistic clock synchronization", Distributed
-Computing 3, 1989, section 3; NTP filters its samples in the same way, RFC 5905, section 10).  Of
-many exchanges the quickest tells most.  Clocks drift apart, by up to 0.1 ms in a second: `Alignment`
-goes in a straight line from one measurement to another.
+Computing 3, 1989; NTP filters its samples in the same way, RFC 5905, section 10).  Of many
+exchanges the quickest tells most.  Clocks drift apart, by up to 0.1 ms in a second: `Alignment` goes
+in a straight line from one measurement to another.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _finish(request: Any, rank: int, timeout: float) -> None:
         if waited > timeout:
             request.Cancel()
             raise ClockError(
-                f"clocks: rank {rank} has not answered for {waited:.0f} s while clocks were compared"
+                f"rank {rank} has not answered for {waited:.0f} s while clocks were compared"
             )
         # A rank that shares our core cannot answer while we look.
         time.sleep(0 if waited < SPIN else PAUSE)

@@ -13,6 +13,7 @@ from lowerconv.parallel.buckets import Buckets
 from lowerconv.parallel.choice import Chosen, choose_allreduce
 from lowerconv.parallel.collectives import Allreduce
 from lowerconv.parallel.communicator import Communicator
+from lowerconv.parallel.listener import LOSS
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.overlap import make_engine
 from lowerconv.parallel.strategy import Strategy, Work
@@ -62,7 +63,8 @@ class DataParallel(Strategy):
         """Compute this rank's share, and sum the gradients if it is the last of an update."""
         network, optimizer = self.network, self.optimizer
         results = network.run(work.images, work.step)
-        result, gradients = network_loss(results, work.labels, work.size, work.label_smoothing)
+        with self.engine.listener.doing(LOSS):
+            result, gradients = network_loss(results, work.labels, work.size, work.label_smoothing)
         self._check(result.loss, work)
         if work.last:
             assert self.buckets is not None
@@ -86,6 +88,6 @@ class DataParallel(Strategy):
 
     def describe(self) -> str:
         """Return how gradients are summed."""
-        if self.communicator.ranks == 1 or self.chosen is None:
+        if self.communicator.ranks == 1 or self.chosen is None or self.buckets is None:
             return ""
         return f"gradients in {len(self.buckets.buckets)} buckets, {self.chosen}"

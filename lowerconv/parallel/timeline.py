@@ -37,8 +37,6 @@ from lowerconv.parallel.trace import (
 )
 from lowerconv.plan import ConvPlan
 
-FIRST, COUNT = 5, 10  # the first steps compile, and touch memory for the first time
-
 BRIEF = 10_000  # nanoseconds: after most layers there is nothing to move along
 
 Clock = Callable[[], int]
@@ -60,9 +58,7 @@ class Timeline(Listener):
         `first` or `count` out of its range.
     """
 
-    def __init__(
-        self, first: int = FIRST, count: int = COUNT, clock: Clock = time.monotonic_ns
-    ) -> None:
+    def __init__(self, first: int, count: int, clock: Clock = time.monotonic_ns) -> None:
         if first < 0:
             raise ValueError(f"first: got {first}, expected 0 or more")
         if count < 1:
@@ -81,6 +77,11 @@ class Timeline(Listener):
         self._window = (0, 0)  # from the first step that was recorded to the last
         self._plans: dict[tuple[str, str], dict[str, ConvPlan]] = {}
         self._start = Reading(clock(), 0, 0)
+
+    @property
+    def empty(self) -> bool:
+        """Whether no step has been recorded."""
+        return not self._steps
 
     @property
     def complete(self) -> bool:
@@ -231,6 +232,8 @@ class Timeline(Listener):
             The run ended before the first step that should have been recorded.
         """
         alignment = Alignment(self._start, compare_clocks(comm, clock=self._clock))
+        if communicator.ranks == 1:  # it has summed with nobody
+            self._transfers.clear()
         ranks = communicator.gather(self._aligned(communicator.rank, alignment))
         if not all(rank.steps for rank in ranks):
             raise ValueError(

@@ -185,8 +185,8 @@ def _lines(rank: RankTrace, zero: int) -> list[dict[str, Any]]:
         event(COMPUTE, kind, _title(kind, what), begin, end, {"of": what, **about})
     for lane, sent in zip(where, rank.transfers, strict=True):
         queued = (sent.started - sent.submitted) / 1e3
-        about = {"bytes": sent.nbytes, "bytes_sent": sent.sent, "queued_us": queued}
-        event(COMPUTE + 1 + lane, TRANSFER, sent.name, sent.started, sent.finished, about)
+        numbers = {"bytes": sent.nbytes, "bytes_sent": sent.sent, "queued_us": queued}
+        event(COMPUTE + 1 + lane, TRANSFER, sent.name, sent.started, sent.finished, numbers)
     return made
 
 

@@ -170,9 +170,9 @@ def _bars(rank: RankTrace, top: float, zero: int, last: int) -> Iterable[Bar]:
                 labels = (f"{event.kind}\n{event.name}".strip(), event.kind)
             yield Bar(event.kind, ms(event.begin), ms(event.end), top, BAND, labels)
     sent = [s for s in rank.transfers if s.finished > zero and s.started < last]
-    where = lanes(sent)
-    height = WIRE / (1 + max(where, default=0))
-    for lane, transfer in zip(where, sent, strict=True):
+    places = lanes(sent)
+    height = WIRE / (1 + max(places, default=0))
+    for lane, transfer in zip(places, sent, strict=True):
         low = top + BAND + lane * height
         size = f"{transfer.nbytes / 1e6:.3g} MB"
         labels = (f"{transfer.name}, {size}", f"{transfer.name}\n{size}", transfer.name)
@@ -194,8 +194,7 @@ def _fill(look: Style) -> dict[str, Any]:
 
 def _label(axes: Axes, bars: Iterable[Bar]) -> None:
     """Write into each bar the first of its labels that fits, upright where that is too wide."""
-    figure = axes.figure
-    figure.draw_without_rendering()  # so that places are known in pixels
+    axes.figure.draw_without_rendering()  # type: ignore[union-attr] # so that places are known in pixels
     to_pixels = axes.transData.transform
     text: Text = axes.text(0, 0, "", fontsize=LABEL, ha="center", va="center")
     sizes: dict[str, tuple[float, float]] = {}

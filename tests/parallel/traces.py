@@ -8,10 +8,10 @@ MS = 1_000_000
 def rank_trace(rank: int, steps: int = 3, late: float = 0.0) -> RankTrace:
     """Return steps of 100 ms, each rank `late` ms behind the one before, in milliseconds::
 
-        0      10         40    45            80        90     98  100
-        | data | forward  | loss | backward   | wait    | update |
-                                    55..............90  bucket 0, 4 MB
-                                          60......85    bucket 1, 2 MB
+    0      10         40    45            80        90     98  100
+    | data | forward  | loss | backward   | wait    | update |
+                                55..............90  bucket 0, 4 MB
+                                      60......85    bucket 1, 2 MB
     """
     made = RankTrace(rank, f"host{rank // 2}", 0 if rank == 0 else 2000 + rank)
     for number in range(5, 5 + steps):

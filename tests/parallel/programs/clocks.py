@@ -29,7 +29,7 @@ for _ in range(20):
     seen.append(time.monotonic_ns())
 last = compare_clocks(engine.comm, clock=clock)
 align = Alignment(first, last)
-assert c.rank == 0 or 0 < align.uncertainty
+assert c.rank == 0 or align.uncertainty > 0
 # Readings cannot be wrong by more, however busy the host is; but for what clocks drift apart
 # during an exchange.
 allowed = align.uncertainty + align.uncertainty // 1000 + 10
