@@ -4,8 +4,8 @@ A rank asks rank 0 for the time and looks at its own clock before and after.  Th
 somewhere in between: so the clock of rank 0 is ahead by the answer less the middle of the two, to
 within half of the round trip (F. Cristian, "Probabilistic clock synchronization", Distributed
 Computing 3, 1989; NTP filters its samples in the same way, RFC 5905, section 10).  Of many
-exchanges the quickest tells most.  Clocks drift apart, by up to 0.1 ms in a second: `Alignment` goes
-in a straight line from one measurement to another.
+exchanges the quickest tells most.  Clocks drift apart, by up to 0.1 ms in a second: `Alignment`
+goes in a straight line from one measurement to another.
 """
 
 from __future__ import annotations
