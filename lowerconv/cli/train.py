@@ -18,6 +18,7 @@ from lowerconv.machine.affinity import cores, parse_affinity, set_affinity, set_
 from lowerconv.machine.threads import set_num_threads
 from lowerconv.nn.divergence import DivergenceError
 from lowerconv.nn.models import MODELS
+from lowerconv.parallel.collectives import ALLREDUCE
 from lowerconv.parallel.communicator import (
     Communicator,
     MPIError,
@@ -25,7 +26,15 @@ from lowerconv.parallel.communicator import (
     together,
     world,
 )
-from lowerconv.parallel.options import ParallelOptions
+from lowerconv.parallel.options import (
+    AUTO,
+    OVERLAPS,
+    SCHEMES,
+    STRATEGIES,
+    WIRES,
+    ParallelOptions,
+)
+from lowerconv.parallel.options import RANGES as OPTION_RANGES
 from lowerconv.plan import algorithms
 from lowerconv.train.checkpoint import BEST, LAST
 from lowerconv.train.metrics import best_epoch
@@ -36,6 +45,7 @@ from lowerconv.train.trainer import Trainer
 EXPECTED = (*mistakes.EXPECTED, DivergenceError, MPIError)
 
 SETTINGS = [field.name for field in fields(Settings) if field.name not in ("model", "data")]
+OPTIONS = [field.name for field in fields(ParallelOptions)]
 
 
 def _number(
@@ -101,7 +111,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--seed", type=_setting("seed"), default=0, help="default: %(default)s")
     _add_recipe(parser.add_argument_group("recipe"))
     _add_machine(parser.add_argument_group("machine"))
-    _add_parallel(parser.add_argument_group("ranks"))
+    _add_parallel(parser.add_argument_group("ranks of mpiexec"))
     _add_results(parser.add_argument_group("results"))
     parser.set_defaults(func=run)
 
@@ -215,27 +225,113 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _option(name: str) -> Callable[[str], float]:
+    """Return what reads an option of `ParallelOptions` that is a number."""
+    kind, least, most = OPTION_RANGES[name]
+    return _number(kind, least, most)
+
+
 def _add_parallel(group: argparse._ArgumentGroup) -> None:
+    """Add the options of `ParallelOptions`; what is not given is not set."""
+    group.add_argument(
+        "--parallel",
+        choices=STRATEGIES,
+        dest="strategy",
+        help="how they share the work (docs/cluster.md); default: data",
+    )
+    group.add_argument(
+        "--allreduce",
+        choices=(AUTO, *ALLREDUCE),
+        help="how gradients are summed; default: auto, the fastest of a measurement at the start",
+    )
+    group.add_argument(
+        "--overlap",
+        choices=(AUTO, *OVERLAPS),
+        help="who moves messages while layers are computed: a thread, the main thread between "
+        "layers, or nobody; default: auto",
+    )
+    group.add_argument(
+        "--bucket-mib",
+        type=_option("bucket_mib"),
+        metavar="MIB",
+        help="of gradients that travel together; default: 4",
+    )
+    group.add_argument("--wire", choices=WIRES, help="how gradients travel; default: float32")
+    group.add_argument(
+        "--deterministic",
+        action="store_true",
+        default=None,
+        help="sum in the order of the ranks: the same ranks give the same bits each time",
+    )
+    group.add_argument(
+        "--check-every",
+        type=_option("check_every"),
+        metavar="UPDATES",
+        help="compare the weights of all ranks by checksum; default: every epoch, every 100 "
+        "updates with --deterministic",
+    )
+    group.add_argument(
+        "--owt-border",
+        metavar="LAYER",
+        help="of --parallel owt: the first layer that is not data-parallel; default: the first "
+        "fully connected one",
+    )
+    group.add_argument(
+        "--owt-scheme", choices=SCHEMES, help="how activations cross the border; default: c"
+    )
+    group.add_argument(
+        "--owt-chunks",
+        type=_option("owt_chunks"),
+        metavar="K",
+        help="pieces of a batch in scheme c; default: as many as ranks",
+    )
+    group.add_argument(
+        "--owt-updates",
+        type=_option("owt_updates"),
+        metavar="K",
+        help="updates of the layers behind the border in each step; default: 1",
+    )
+    group.add_argument(
+        "--staleness",
+        type=_option("staleness"),
+        metavar="STEPS",
+        help="by which gradients may be late, with --parallel async or server; default: 1",
+    )
+    group.add_argument(
+        "--servers",
+        type=_option("servers"),
+        metavar="N",
+        help="ranks that keep a share of the weights, with --parallel server; default: all",
+    )
+    group.add_argument(
+        "--stall-timeout",
+        type=_option("stall_timeout"),
+        metavar="SECONDS",
+        help="end the run, naming the rank, when one does not answer for so long",
+    )
+    group.add_argument(
+        "--elastic",
+        action="store_true",
+        default=None,
+        help="go on with the others when a rank dies (Open MPI, mpiexec --with-ft ulfm)",
+    )
     group.add_argument(
         "--timeline",
         metavar="FILE",
         help="record what all ranks do in some steps: https://ui.perfetto.dev opens FILE, "
         "lowerconv timeline draws it and tells how much communication was hidden",
     )
-    defaults = ParallelOptions()
     group.add_argument(
         "--timeline-first",
-        type=_number(int, 0),
-        default=defaults.timeline_first,
+        type=_option("timeline_first"),
         metavar="N",
-        help="first step of it; default: %(default)s",
+        help="first step of it; default: 5",
     )
     group.add_argument(
         "--timeline-count",
-        type=_number(int, 1),
-        default=defaults.timeline_count,
+        type=_option("timeline_count"),
         metavar="N",
-        help="steps in it; default: %(default)s",
+        help="steps in it; default: 10",
     )
 
 
@@ -323,17 +419,14 @@ def _prepare(
         set_num_threads(options.threads or threads)
     except ValueError as error:
         raise ValueError(f"--threads: {error}") from None
+    given = {name: getattr(options, name) for name in OPTIONS}
     return Trainer(
         options.model,
         options.data,
         options.out,
         resume=options.resume,
         tensorboard=options.tensorboard,
-        parallel=ParallelOptions(
-            timeline=options.timeline,
-            timeline_first=options.timeline_first,
-            timeline_count=options.timeline_count,
-        ),
+        parallel=ParallelOptions(**{k: v for k, v in given.items() if v is not None}),
         communicator=communicator,
         reporter=reporter,
         workers=options.loader_threads,

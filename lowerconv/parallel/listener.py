@@ -9,19 +9,19 @@ if TYPE_CHECKING:
     from lowerconv.parallel.engine import Task
 
 NOTHING: AbstractContextManager[None] = nullcontext()
-LOSS, UPDATE = "loss", "update"
+LOSS, UPDATE, PROGRESS = "loss", "update", "progress"
 
 
 class Listener:
     """Hears nothing; `lowerconv.parallel.timeline.Timeline` derives from it."""
 
     def doing(self, kind: str, name: str = "") -> AbstractContextManager[None]:
-        """Return a context in which the main thread computes something that is no layer.
+        """Return a context in which the main thread does something that is no layer.
 
         Parameters
         ----------
         kind : str
-            ``LOSS`` or ``UPDATE``.
+            ``LOSS``, ``UPDATE``, or ``PROGRESS``: moves communication along, without waiting.
         name : str
             Of what: ``"bucket 3"``.
         """

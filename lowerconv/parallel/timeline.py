@@ -23,11 +23,10 @@ from lowerconv.nn.module import Layer, Module
 from lowerconv.parallel.clocks import Alignment, Reading, compare_clocks
 from lowerconv.parallel.communicator import Communicator
 from lowerconv.parallel.engine import Task
-from lowerconv.parallel.listener import NOTHING, Listener
+from lowerconv.parallel.listener import NOTHING, PROGRESS, Listener
 from lowerconv.parallel.lowering_share import lowering_share
 from lowerconv.parallel.trace import (
     DATA,
-    PROGRESS,
     WAIT,
     Event,
     RankTrace,

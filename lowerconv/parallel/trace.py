@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lowerconv.files import write_atomically
-from lowerconv.parallel.listener import LOSS, UPDATE
+from lowerconv.parallel.listener import LOSS, PROGRESS, UPDATE
 
 FORMAT = "lowerconv timeline 1"
-FORWARD, BACKWARD, DATA, WAIT, PROGRESS = "forward", "backward", "data", "wait", "progress"
+FORWARD, BACKWARD, DATA, WAIT = "forward", "backward", "data", "wait"
 KINDS = (DATA, FORWARD, LOSS, BACKWARD, UPDATE, PROGRESS, WAIT)
 STEP, TRANSFER = "step", "communication"
 LANES = 1000  # thread numbers of a process

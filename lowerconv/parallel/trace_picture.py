@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lowerconv.bench.draw import DPI, HINT, Style, available
 from lowerconv.bench.show import plural
 from lowerconv.files import write_atomically
-from lowerconv.parallel.listener import LOSS, UPDATE
+from lowerconv.parallel.listener import LOSS, PROGRESS, UPDATE
 from lowerconv.parallel.trace import (
     BACKWARD,
     DATA,
     FORWARD,
-    PROGRESS,
     TRANSFER,
     WAIT,
     RankTrace,
@@ -174,7 +173,7 @@ def _bars(rank: RankTrace, top: float, zero: int, last: int) -> Iterable[Bar]:
     height = WIRE / (1 + max(places, default=0))
     for lane, transfer in zip(places, sent, strict=True):
         low = top + BAND + lane * height
-        size = f"{transfer.nbytes / 1e6:.3g} MB"
+        size = _size(transfer.nbytes)
         labels = (f"{transfer.name}, {size}", f"{transfer.name}\n{size}", transfer.name)
         short = transfer.name.rpartition(" ")[2]
         yield Bar(
@@ -190,6 +189,11 @@ def _fill(look: Style) -> dict[str, Any]:
         "edgecolor": "black",
         "linewidth": 0.3,
     }
+
+
+def _size(nbytes: int) -> str:
+    """Return bytes in a unit that suits them."""
+    return f"{nbytes / 1e6:.3g} MB" if nbytes >= 1e6 else f"{nbytes / 1e3:.3g} kB"
 
 
 def _label(axes: Axes, bars: Iterable[Bar]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lowerconv.parallel.listener import LOSS, UPDATE
-from lowerconv.parallel.trace import BACKWARD, DATA, FORWARD, PROGRESS, WAIT, RankTrace, Trace
+from lowerconv.parallel.listener import LOSS, PROGRESS, UPDATE
+from lowerconv.parallel.trace import BACKWARD, DATA, FORWARD, WAIT, RankTrace, Trace
 
 COMPUTE = (FORWARD, BACKWARD, LOSS, UPDATE)
 EXPOSED = (WAIT, PROGRESS)

@@ -298,7 +298,9 @@ class Trainer:
                 "first that should have been recorded"
             )
             return
-        about = f"{self.settings.model} on {self.settings.data}, {self.parallel.strategy}"
+        about = f"{self.settings.model} on {self.settings.data}"
+        if self.communicator.ranks > 1:
+            about += f", strategy {self.parallel.strategy}"
         comm = self.strategy.engine.comm
         trace = timeline.finish(self.communicator, comm, about)
         if trace is not None:
