@@ -107,7 +107,7 @@ def _draw(axes: Axes, trace: Trace, shown: list[RankTrace], number: int) -> None
     length = (last - zero) / 1e6
     axes.set_xlim(0, length)
     axes.set_ylim(len(shown) * (BAND + WIRE + GAP) - GAP + 0.1, -0.1)  # rank 0 is at the top
-    axes.set_xlabel("time (ms)")
+    axes.set_xlabel("time (ms); black upright lines: a step begins, or ends")
     axes.tick_params(axis="y", length=0)
     for side in ("left", "right", "top"):
         axes.spines[side].set_visible(False)
