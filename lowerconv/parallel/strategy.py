@@ -15,6 +15,7 @@ from lowerconv.nn.module import INFERENCE, Module, Step
 from lowerconv.nn.optim import Optimizer
 from lowerconv.parallel.communicator import Communicator
 from lowerconv.parallel.engine import Engine
+from lowerconv.parallel.listener import SILENT, Listener
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.timeline import Timeline
 
@@ -73,12 +74,15 @@ class Strategy:
         Which share of every batch this rank loads: its number, of how many.
     copies : int
         How many ranks return the same loss of the same samples.
-    engine : Engine
-        Moves the messages of the strategy.
+    engine : Engine or None
+        Moves the messages of the strategy, from `start` on; None for a process alone.
+    listener : Listener
+        Is told what this rank does.
     """
 
     copies = 1
-    engine: Engine
+    engine: Engine | None = None
+    listener: Listener = SILENT
 
     def __init__(
         self,
@@ -98,7 +102,9 @@ class Strategy:
 
     def listen(self, timeline: Timeline) -> None:
         """Let a timeline hear what this rank does; after `start`."""
-        self.engine.listener = timeline
+        self.listener = timeline
+        if self.engine is not None:
+            self.engine.listener = timeline
         timeline.attach(self.network)
 
     def train(self, work: Work) -> LossResult:

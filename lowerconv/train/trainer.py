@@ -255,7 +255,7 @@ class Trainer:
         self.strategy.start()
         if self._timeline is not None:
             self.strategy.listen(self._timeline)
-            self._timeline.start(self.strategy.engine.comm)
+            self._timeline.start(self._comm)
         self.reporter.say(self.describe())
         for warning in self.communicator.warnings:
             self.reporter.say(f"warning: {warning}")
@@ -288,6 +288,11 @@ class Trainer:
             if self._timeline is not None and self._timeline.complete:
                 self._write_timeline(self._timeline)
 
+    @property
+    def _comm(self) -> Any:
+        """MPI's communicator of the strategy, on which nothing is sent between epochs."""
+        return self.strategy.engine.comm if self.strategy.engine is not None else None
+
     def _write_timeline(self, timeline: Timeline) -> None:
         """Write what all ranks have recorded, and record no more; nothing is in flight."""
         self._timeline = None
@@ -301,8 +306,7 @@ class Trainer:
         about = f"{self.settings.model} on {self.settings.data}"
         if self.communicator.ranks > 1:
             about += f", strategy {self.parallel.strategy}"
-        comm = self.strategy.engine.comm
-        trace = timeline.finish(self.communicator, comm, about)
+        trace = timeline.finish(self.communicator, self._comm, about)
         if trace is not None:
             write_trace(trace, path)
             self.reporter.say(
