@@ -317,7 +317,22 @@ def _add_parallel(group: argparse._ArgumentGroup) -> None:
         help="go on with the others when a rank dies (Open MPI, mpiexec --with-ft ulfm)",
     )
     group.add_argument(
-        "--timeline", metavar="FILE", help="write a trace of some steps, for lowerconv timeline"
+        "--timeline",
+        metavar="FILE",
+        help="record what all ranks do in some steps: https://ui.perfetto.dev opens FILE, "
+        "lowerconv timeline draws it and tells how much communication was hidden",
+    )
+    group.add_argument(
+        "--timeline-first",
+        type=_option("timeline_first"),
+        metavar="N",
+        help="first step of it; default: 5",
+    )
+    group.add_argument(
+        "--timeline-count",
+        type=_option("timeline_count"),
+        metavar="N",
+        help="steps in it; default: 10",
     )
 
 

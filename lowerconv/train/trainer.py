@@ -35,6 +35,9 @@ from lowerconv.parallel.communicator import Communicator, together, world
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.roster import Roster
 from lowerconv.parallel.strategies import STRATEGIES
+from lowerconv.parallel.timeline import Timeline
+from lowerconv.parallel.trace import write as write_trace
+from lowerconv.parallel.trace_summary import describe as describe_trace
 from lowerconv.train.checkpoint import LAST, Checkpoint, CheckpointError, state
 from lowerconv.train.directory import RunDirectory, default_path
 from lowerconv.train.ema import WeightAverage
@@ -219,6 +222,12 @@ class Trainer:
             )
             for source, changes in zip(self._sources, (augment, None), strict=True)
         )
+        self._timeline: Timeline | None = None
+        if self.parallel.timeline is not None:
+            folder = Path(self.parallel.timeline).parent
+            if self.communicator.rank == 0 and not folder.is_dir():  # told now, not after hours
+                raise ValueError(f"timeline: got a file in {folder}, expected a folder that exists")
+            self._timeline = Timeline(self.parallel.timeline_first, self.parallel.timeline_count)
         self.history: list[EpochMetrics] = []
         self.losses: list[float] = []
         if reporter is None:
@@ -296,6 +305,9 @@ class Trainer:
         """
         self._share()
         self.strategy.start()
+        if self._timeline is not None:
+            self.strategy.listen(self._timeline)
+            self._timeline.start(self._comm)
         self.reporter.say(self.describe())
         for warning in self.communicator.warnings:
             self.reporter.say(f"warning: {warning}")
@@ -305,6 +317,8 @@ class Trainer:
             with announce_compilation(self.reporter):
                 self._train_epochs()
             self._report_data()
+            if self._timeline is not None:  # the run was shorter than the steps asked for
+                self._write_timeline(self._timeline)
             for line in self.strategy.report():
                 self.reporter.say(line)
         finally:
@@ -325,6 +339,34 @@ class Trainer:
             self.history.append(self._epoch(len(self.history)))
             self.reporter.end_epoch(self.history[-1], self.settings.epochs)
             self.save()
+            if self._timeline is not None and self._timeline.complete:
+                self._write_timeline(self._timeline)
+
+    @property
+    def _comm(self) -> Any:
+        """MPI's communicator of the strategy, on which nothing is sent between epochs."""
+        return self.strategy.engine.comm if self.strategy.engine is not None else None
+
+    def _write_timeline(self, timeline: Timeline) -> None:
+        """Write what all ranks have recorded, and record no more; nothing is in flight."""
+        self._timeline = None
+        path = Path(str(self.parallel.timeline))
+        if timeline.empty:  # on all ranks, which have the same steps
+            self.reporter.say(
+                f"warning: no timeline in {path}: the run ended before step {timeline.first}, the "
+                "first that should have been recorded"
+            )
+            return
+        about = f"{self.settings.model} on {self.settings.data}"
+        if self.communicator.ranks > 1:
+            about += f", strategy {self.parallel.strategy}"
+        trace = timeline.finish(self.communicator, self._comm, about)
+        if trace is not None:
+            write_trace(trace, path)
+            self.reporter.say(
+                f"timeline: {describe_trace(trace)}; https://ui.perfetto.dev opens {path}, "
+                f"lowerconv timeline {path} --plot draws it"
+            )
 
     def _share(self) -> None:
         """Give all ranks what rank 0 may have read from a checkpoint."""
@@ -386,6 +428,7 @@ class Trainer:
             accumulate=self.settings.accumulate,
             label_smoothing=self.settings.label_smoothing,
             average=self.average,
+            timeline=self._timeline,
         )
         trained = time.perf_counter()
         if epoch + 1 < self.settings.epochs:  # while the network is tested
