@@ -142,12 +142,13 @@ def measure(
 
 
 def _worst(communicator: Communicator, taken: dict[str, float]) -> dict[str, float]:
-    """Return the seconds of the slowest rank, the mean wait, and the most that a rank has sent."""
+    """Return of the ranks the longest step, the most bytes, and the mean of all else."""
     everywhere = communicator.gather(taken)
     return {
         "seconds": max(each["seconds"] for each in everywhere),
         "waits": statistics.mean(each["waits"] for each in everywhere),
         "sent": max(each["sent"] for each in everywhere),
+        "emulated": statistics.mean(each["emulated"] for each in everywhere),
     }
 
 

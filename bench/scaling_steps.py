@@ -7,7 +7,6 @@ same messages and computes nothing, so that nothing can hide them.
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,18 @@ from lowerconv.nn.models import MODELS
 from lowerconv.nn.module import Module, Step
 from lowerconv.parallel.communicator import Communicator, MPICommunicator
 from lowerconv.parallel.engine import Engine, Task
+from lowerconv.parallel.listener import Listener
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.strategies import STRATEGIES
 from lowerconv.parallel.strategy import Strategy, Work
 
 
-class Wire:
+class Wire(Listener):
     """Told by the engines of a strategy what has been on the wire.
+
+    Parameters
+    ----------
+    ranks : int
 
     Attributes
     ----------
@@ -35,52 +39,31 @@ class Wire:
         Seconds that the main thread has waited.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: int) -> None:
+        self.ranks = ranks
         self.sent = 0
         self.waits = 0.0
 
     def task_finished(self, task: Task) -> None:
-        """Nothing to note."""
+        """Note what a task has sent."""
+        ring = 2 * (self.ranks - 1) * task.nbytes // self.ranks
+        self.sent += ring if task.sent is None else task.sent
 
     def waited(self, name: str, begin: int, end: int) -> None:
-        """Note a wait of the main thread, from and to nanoseconds."""
+        """Note a wait of the main thread."""
         self.waits += 1e-9 * (end - begin)
-
-    def doing(self, kind: str, name: str = "") -> AbstractContextManager[None]:
-        """Nothing to note."""
-        return nullcontext()
-
-
-def _counting(comm: Any, wire: Wire) -> Any:
-    """Return the same MPI communicator, that counts what is sent."""
-    from mpi4py import MPI
-
-    class Counting(MPI.Intracomm):
-        def Isend(self, buf: np.ndarray, dest: int, tag: int = 0) -> Any:
-            wire.sent += buf.nbytes
-            return super().Isend(buf, dest, tag)
-
-        def Iallreduce(self, sendbuf: Any, recvbuf: np.ndarray, op: Any = MPI.SUM) -> Any:
-            ranks = self.Get_size()
-            wire.sent += 2 * (ranks - 1) * recvbuf.nbytes // ranks
-            return super().Iallreduce(sendbuf, recvbuf, op)
-
-    return Counting(comm)
 
 
 class Ranks(MPICommunicator):
     """The ranks of this job, whose engines tell a `Wire`."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._wire = wire
+        self.wire = Wire(self.ranks)
 
     def engine(self, **options: Any) -> Engine:
         """Return an engine as of `MPICommunicator`."""
-        engine = super().engine(**options)
-        engine.listener = self._wire
-        engine.comm = _counting(engine.comm, self._wire)
-        return engine
+        return super().engine(listener=self.wire, **options)
 
 
 def modules_of(strategy: Strategy) -> list[Module]:
@@ -121,9 +104,11 @@ class Contender:
         ranks: int,
         machine: Machine | None,
     ) -> None:
-        self.wire, self.batch, self.machine = Wire(), batch, machine
-        apart = options is None or ranks == 1
-        self.communicator = Communicator() if apart else Ranks(self.wire)
+        self.batch, self.machine, self.wire = batch, machine, Wire(1)
+        self.communicator = Communicator()
+        if options is not None and ranks > 1:
+            self.communicator = together = Ranks()
+            self.wire = together.wire
         network = MODELS[model].build(**options_of(model))
         if machine is None:
             network.initialize(np.random.default_rng(1))
@@ -161,11 +146,12 @@ class Contender:
         self._number += 1
 
     def turn(self, steps: int) -> dict[str, float]:
-        """Return the seconds of a step, those of its waits, and the bytes that it has sent.
+        """Return of a step the seconds, of them waits and emulated ones, and the bytes sent.
 
         The mean of some steps, the last messages of all of them included.
         """
         sent, waits = self.wire.sent, self.wire.waits
+        computed = self.machine.computed if self.machine else 0.0
         begin = time.perf_counter()
         for _ in range(steps):
             self.step()
@@ -174,6 +160,7 @@ class Contender:
             "seconds": (time.perf_counter() - begin) / steps,
             "waits": (self.wire.waits - waits) / steps,
             "sent": (self.wire.sent - sent) / steps,
+            "emulated": (self.machine.computed - computed) / steps if self.machine else 0.0,
         }
 
     def still_turn(self, steps: int) -> dict[str, float]:
