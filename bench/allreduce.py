@@ -26,6 +26,7 @@ from rich.table import Table
 
 from lowerconv.bench.interleaved import median_ratio
 from lowerconv.bench.load import Others
+from lowerconv.bench.show import plural
 from lowerconv.parallel.collectives import ALLREDUCE
 from lowerconv.parallel.communicator import Communicator, world
 
@@ -77,7 +78,7 @@ def table_of(result: dict[str, Any]) -> Table:
     """Return a row for each algorithm, the fastest first."""
     nbytes, ranks, gbit = result["bytes"], result["ranks"], result["gbit"]
     table = Table(
-        title=f"{nbytes / 2**20:.4g} MiB of float32, {ranks} ranks on {result['hosts']} hosts"
+        title=f"{nbytes / 2**20:.3g} MiB of float32, {ranks} ranks on {plural(result['hosts'], 'host')}"
         + (f" with links of {gbit:g} Gbit/s" if gbit else ""),
         caption=f"{result['library']}; speed-up: time of {BLOCKING} / time",
         box=SIMPLE_HEAD,

@@ -120,10 +120,10 @@ def measure(
                 communicator.gather(None)
                 turns[name].append(_worst(communicator, contender.turn(options.steps)))
         for name, contender in contenders.items():
-            still = None
+            still = []
             if name != ALONE:
                 communicator.gather(None)
-                still = _worst(communicator, contender.still_turn(options.steps))
+                still.append(_worst(communicator, contender.still_turn(options.steps)))
             rows.append(
                 {
                     "model": model,

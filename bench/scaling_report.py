@@ -48,7 +48,8 @@ def merge(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             names = ("model", "parallel", "batch")
             same = [r for r in whole["results"] if all(r[n] == row[n] for n in names)]
             if same:
-                same[0]["turns"] = same[0]["turns"] + row["turns"]
+                for kind in ("turns", "still"):
+                    same[0][kind] = same[0][kind] + row[kind]
             else:
                 whole["results"].append(dict(row))
     return list(found.values())
@@ -66,11 +67,12 @@ def seconds(row: dict[str, Any]) -> list[float]:
 
 def hidden(row: dict[str, Any]) -> float | None:
     """Return the share of communication that nobody waited for; None where there is none."""
-    still = row["still"]
-    if still is None or still["waits"] <= 0:
+    if not row["still"]:
         return None
-    waits = statistics.median(turn["waits"] for turn in row["turns"])
-    return max(0.0, 1 - waits / still["waits"])
+    waits, most = (
+        statistics.median(turn["waits"] for turn in row[kind]) for kind in ("turns", "still")
+    )
+    return max(0.0, 1 - waits / most) if most > 0 else None
 
 
 def ratio(taken: Sequence[float], reference: Sequence[float]) -> float:
