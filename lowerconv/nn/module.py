@@ -34,6 +34,9 @@ class Step:
     first_sample : int
         Place of ``x[0]`` in the global batch, so that a batch split over ranks loses the same
         activations as a whole one.
+    runs : tuple of (int, int)
+        Where the samples of ``x`` do not follow each other there: the place of the first of some
+        that do, and how many they are; `first_sample` is not looked at then.
     input_grad : bool
         Whether `Module.backward` returns the gradient of the input too.
     communicator : Communicator, optional
@@ -46,6 +49,17 @@ class Step:
     first_sample: int = 0
     input_grad: bool = False
     communicator: Communicator | None = None
+    runs: tuple[tuple[int, int], ...] | None = None
+
+    def places(self, count: int) -> np.ndarray:
+        """Return the places of all `count` samples in the global batch, int64."""
+        if self.runs is None:
+            return np.arange(self.first_sample, self.first_sample + count, dtype=np.int64)
+        places = [np.arange(first, first + n, dtype=np.int64) for first, n in self.runs]
+        found = np.concatenate([np.empty(0, np.int64), *places])
+        if len(found) != count:
+            raise ValueError(f"runs: got places of {len(found)} samples, expected {count}")
+        return found
 
 
 INFERENCE = Step()
