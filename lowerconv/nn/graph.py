@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,7 +47,8 @@ class Node:
     residual : Value or None
         What the layer adds to its result before that.
     number : int
-        Tells the nodes of a network apart, whatever becomes of their neighbours.
+        Tells the nodes of a network apart, whatever becomes of their neighbours; -1 until the node
+        is part of a graph, which it keeps its number of in others.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class Node:
         self.layer, self.operands = layer, operands
         self.result = Value(shape, dtype, self)
         self.name = ""
-        self.number = 0
+        self.number = -1
         self.relu = False
         self.residual: Value | None = None
 
@@ -108,8 +110,11 @@ class Graph:
     def _name(self, module: Module) -> None:
         names = {id(part): name for name, part in module.modules()}
         owners: set[int] = set()
-        for number, node in enumerate(self.nodes):
-            node.number = number
+        taken = {node.number for node in self.nodes}
+        free = (number for number in count() if number not in taken)
+        for node in self.nodes:
+            if node.number < 0:
+                node.number = next(free)
             name = names.get(id(node.layer))
             kind = type(node.layer).__name__
             node.name = f"{name} {kind}" if name else kind
@@ -119,6 +124,13 @@ class Graph:
                         f"{node.name}: applied twice, expected once for layers with parameters"
                     )
                 owners.add(id(node.layer))
+
+    def replace(self, old: Value, new: Value) -> None:
+        """Have all nodes read another value instead of one."""
+        for node in self.nodes:
+            node.operands = tuple(new if v is old else v for v in node.operands)
+            if node.residual is old:
+                node.residual = new
 
     def consumers(self) -> dict[Value, list[Node]]:
         """Return who reads each value, a node as often as it does."""

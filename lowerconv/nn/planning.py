@@ -102,7 +102,9 @@ class MemoryPlan:
         if node.layer.in_place and place and place.block.last <= self.forward[node]:
             return place
         place = self.values.get(node.residual) if node.residual else None
-        if place and place.block.last <= self.forward[node]:
+        # An operand in the same memory would be overwritten while it is still read.
+        read = [self.values[v].block for v in node.operands if v in self.values]
+        if place and place.block.last <= self.forward[node] and place.block not in read:
             return place
         return None
 
