@@ -106,6 +106,10 @@ class Graph:
             seen.add(id(node))
             stack.append((node, True))
             stack += [(value.node, False) for value in reversed(node.inputs)]
+        for node in [node for node in self.nodes if node.layer.early]:
+            self.nodes.remove(node)
+            makers = [self.nodes.index(v.node) for v in node.inputs if v.node is not None]
+            self.nodes.insert(max(makers, default=-1) + 1, node)
 
     def _name(self, module: Module) -> None:
         names = {id(part): name for name, part in module.modules()}

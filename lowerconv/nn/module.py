@@ -298,6 +298,12 @@ class Layer(Module):
         Whether the result is the first operand in another shape.
     takes_relu, takes_residual : bool
         Whether the layer can apply a ReLU that follows it, and before that add another value.
+    early : bool
+        Whether the layer comes right behind what it reads, and in a backward step as late as it
+        can: it begins what another one ends, and those between them are computed meanwhile.
+    late : bool
+        Whether `differentiate` leaves out what only the layer's own parameters need, for
+        `differentiate_late`.
     """
 
     keeps_x = False
@@ -306,6 +312,8 @@ class Layer(Module):
     is_view = False
     takes_relu = False
     takes_residual = False
+    early = False
+    late = False
 
     def forward(self, *values: Value) -> Value:
         """Record the layer."""
@@ -338,6 +346,9 @@ class Layer(Module):
         before ``frame.dxs``, each of these in its turn.
         """
         raise NotImplementedError
+
+    def differentiate_late(self, frame: Frame, step: Step) -> None:
+        """Set the gradients that `differentiate` has left, when the next node has had its turn."""
 
 
 class Sequential(Module):

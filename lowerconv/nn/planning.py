@@ -124,7 +124,7 @@ class MemoryPlan:
         for reader in self.readers[value]:
             block.use(self.forward[reader])
             if reader.result in self.learnt and reader.layer.keeps_x and value in reader.operands:
-                block.use(self.backward[reader])
+                block.use(self.backward[reader] + reader.layer.late)
         if value in self.graph.results:
             block.use(self.end)
 
@@ -178,7 +178,8 @@ class MemoryPlan:
 
     def _share_gradient(self, value: Value, place: Place) -> None:
         self.gradients[value] = place
-        place.block.use(self.backward[value.node] if value.node else self.end)
+        node = value.node
+        place.block.use(self.backward[node] + node.layer.late if node else self.end)
         for reader in self.readers[value]:
             place.block.use(self.backward[reader])
         if value in self.graph.results:
