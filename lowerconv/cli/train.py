@@ -16,7 +16,9 @@ from lowerconv.cli import mistakes
 from lowerconv.data.augment import EFFECTS
 from lowerconv.machine.affinity import cores, parse_affinity, set_affinity, set_share, topology
 from lowerconv.machine.threads import set_num_threads
+from lowerconv.nn.divergence import DivergenceError
 from lowerconv.nn.models import MODELS
+from lowerconv.parallel.collectives import ALLREDUCE
 from lowerconv.parallel.communicator import (
     Communicator,
     MPIError,
@@ -24,9 +26,17 @@ from lowerconv.parallel.communicator import (
     together,
     world,
 )
+from lowerconv.parallel.options import (
+    AUTO,
+    OVERLAPS,
+    SCHEMES,
+    STRATEGIES,
+    WIRES,
+    ParallelOptions,
+)
+from lowerconv.parallel.options import RANGES as OPTION_RANGES
 from lowerconv.plan import algorithms
 from lowerconv.train.checkpoint import BEST, LAST
-from lowerconv.train.divergence import DivergenceError
 from lowerconv.train.metrics import best_epoch
 from lowerconv.train.progress import ConsoleReporter, Reporter
 from lowerconv.train.settings import OPTIMIZERS, RANGES, SCHEDULES, Settings, describe_range
@@ -35,6 +45,7 @@ from lowerconv.train.trainer import Trainer
 EXPECTED = (*mistakes.EXPECTED, DivergenceError, MPIError)
 
 SETTINGS = [field.name for field in fields(Settings) if field.name not in ("model", "data")]
+OPTIONS = [field.name for field in fields(ParallelOptions)]
 
 
 def _number(
@@ -100,6 +111,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--seed", type=_setting("seed"), default=0, help="default: %(default)s")
     _add_recipe(parser.add_argument_group("recipe"))
     _add_machine(parser.add_argument_group("machine"))
+    _add_parallel(parser.add_argument_group("ranks of mpiexec"))
     _add_results(parser.add_argument_group("results"))
     parser.set_defaults(func=run)
 
@@ -213,6 +225,101 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _option(name: str) -> Callable[[str], float]:
+    """Return what reads an option of `ParallelOptions` that is a number."""
+    kind, least, most = OPTION_RANGES[name]
+    return _number(kind, least, most)
+
+
+def _add_parallel(group: argparse._ArgumentGroup) -> None:
+    """Add the options of `ParallelOptions`; what is not given is not set."""
+    group.add_argument(
+        "--parallel",
+        choices=STRATEGIES,
+        dest="strategy",
+        help="how they share the work (docs/cluster.md); default: data",
+    )
+    group.add_argument(
+        "--allreduce",
+        choices=(AUTO, *ALLREDUCE),
+        help="how gradients are summed; default: auto, the fastest of a measurement at the start",
+    )
+    group.add_argument(
+        "--overlap",
+        choices=(AUTO, *OVERLAPS),
+        help="who moves messages while layers are computed: a thread, the main thread between "
+        "layers, or nobody; default: auto",
+    )
+    group.add_argument(
+        "--bucket-mib",
+        type=_option("bucket_mib"),
+        metavar="MIB",
+        help="of gradients that travel together; default: 4",
+    )
+    group.add_argument("--wire", choices=WIRES, help="how gradients travel; default: float32")
+    group.add_argument(
+        "--deterministic",
+        action="store_true",
+        default=None,
+        help="sum in the order of the ranks: the same ranks give the same bits each time",
+    )
+    group.add_argument(
+        "--check-every",
+        type=_option("check_every"),
+        metavar="UPDATES",
+        help="compare the weights of all ranks by checksum; default: every epoch, every 100 "
+        "updates with --deterministic",
+    )
+    group.add_argument(
+        "--owt-border",
+        metavar="LAYER",
+        help="of --parallel owt: the first layer that is not data-parallel; default: the first "
+        "fully connected one",
+    )
+    group.add_argument(
+        "--owt-scheme", choices=SCHEMES, help="how activations cross the border; default: c"
+    )
+    group.add_argument(
+        "--owt-chunks",
+        type=_option("owt_chunks"),
+        metavar="K",
+        help="pieces of a batch in scheme c; default: as many as ranks",
+    )
+    group.add_argument(
+        "--owt-updates",
+        type=_option("owt_updates"),
+        metavar="K",
+        help="updates of the layers behind the border in each step; default: 1",
+    )
+    group.add_argument(
+        "--staleness",
+        type=_option("staleness"),
+        metavar="STEPS",
+        help="by which gradients may be late, with --parallel async or server; default: 1",
+    )
+    group.add_argument(
+        "--servers",
+        type=_option("servers"),
+        metavar="N",
+        help="ranks that keep a share of the weights, with --parallel server; default: all",
+    )
+    group.add_argument(
+        "--stall-timeout",
+        type=_option("stall_timeout"),
+        metavar="SECONDS",
+        help="end the run, naming the rank, when one does not answer for so long",
+    )
+    group.add_argument(
+        "--elastic",
+        action="store_true",
+        default=None,
+        help="go on with the others when a rank dies (Open MPI, mpiexec --with-ft ulfm)",
+    )
+    group.add_argument(
+        "--timeline", metavar="FILE", help="write a trace of some steps, for lowerconv timeline"
+    )
+
+
 def _add_results(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--out",
@@ -297,12 +404,14 @@ def _prepare(
         set_num_threads(options.threads or threads)
     except ValueError as error:
         raise ValueError(f"--threads: {error}") from None
+    given = {name: getattr(options, name) for name in OPTIONS}
     return Trainer(
         options.model,
         options.data,
         options.out,
         resume=options.resume,
         tensorboard=options.tensorboard,
+        parallel=ParallelOptions(**{k: v for k, v in given.items() if v is not None}),
         communicator=communicator,
         reporter=reporter,
         workers=options.loader_threads,

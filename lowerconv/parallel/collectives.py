@@ -19,6 +19,7 @@ Thakur, Rabenseifner, Gropp, "Optimization of collective communication operation
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -31,7 +32,7 @@ Allreduce = Callable[[Link, np.ndarray], Routine]
 def parts(array: np.ndarray, count: int) -> list[np.ndarray]:
     """Return an array in so many consecutive parts, that differ by one item at most."""
     bounds = [array.size * i // count for i in range(count + 1)]
-    return [array[begin:end] for begin, end in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [array[begin:end] for begin, end in pairwise(bounds)]
 
 
 def ring(link: Link, array: np.ndarray) -> Routine:
@@ -209,9 +210,7 @@ def all_gather(link: Link, blocks: Sequence[np.ndarray]) -> Routine:
     yield requests
 
 
-def all_to_all(
-    link: Link, given: Sequence[np.ndarray], received: Sequence[np.ndarray]
-) -> Routine:
+def all_to_all(link: Link, given: Sequence[np.ndarray], received: Sequence[np.ndarray]) -> Routine:
     """Fill ``received[r]`` with what rank r has in ``given`` for this rank."""
     requests: Requests = []
     for r in _others(link):

@@ -5,6 +5,7 @@ MPI is initialised here, on request, and nowhere else: `import lowerconv` never 
 
 from __future__ import annotations
 
+import pickle
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from lowerconv.machine.mpi import GET_MPI, launched_rank, launched_ranks
 from lowerconv.machine.placement import divide
 from lowerconv.machine.topology import Topology, online_cpus, read_topology, usable_cpus
 from lowerconv.parallel.binding import describe_squeezes, find_squeeze
+from lowerconv.parallel.engine import Engine
+from lowerconv.parallel.waiting import Patience, wait_until
 
 # Seconds that the launcher is given to pass on what a rank wrote before it ends the job: MPICH's
 # drops what is still in its pipes.
@@ -35,6 +38,10 @@ class Communicator:
     Attributes
     ----------
     rank, ranks : int
+    hosts : list of list of int
+        The ranks of each host.
+    patience : Patience or None
+        Who is told when waiting for other ranks takes long.
     cpus : tuple of int
         The CPUs of this rank: its share of those of its host, ascending.
     threads : int
@@ -47,8 +54,10 @@ class Communicator:
 
     rank = 0
     ranks = 1
+    patience: Patience | None = None
 
     def __init__(self) -> None:
+        self.hosts = [[0]]
         self.warnings: list[str] = []
         self._take_share([usable_cpus()], 0)
 
@@ -80,6 +89,10 @@ class Communicator:
     def gather(self, value: Any) -> list[Any]:
         """Return what each rank passes, in order of the ranks, on every rank."""
         return [value]
+
+    def engine(self, **options: Any) -> Engine:
+        """Return an engine for messages of its own; options as of `Engine`. All ranks call it."""
+        return Engine(None, **options)
 
     def abort(self) -> None:
         """End all ranks at once, with a non-zero exit code; a process alone just goes on."""
@@ -113,11 +126,16 @@ class MPICommunicator(Communicator):
         neighbours.Free()
         host = self._take_share(list(masks), here)
         squeeze = find_squeeze(ranks, masks, host) if here == 0 else None
-        self.warnings = describe_squeezes(filter(None, self._world.allgather(squeeze)))
+        found = self.gather((squeeze, ranks if here == 0 else None))
+        self.hosts = sorted(list(members) for _, members in found if members)
+        self.warnings = describe_squeezes(squeeze for squeeze, _ in found if squeeze)
+
+    def _wait(self, request: Any, what: str) -> None:
+        wait_until(request.Test, what, self.patience)
 
     def sum_array(self, array: np.ndarray) -> None:
         """Replace a contiguous array by its sum over all ranks, the same bits on each."""
-        self._world.Allreduce(self._mpi.IN_PLACE, array, op=self._mpi.SUM)
+        self._wait(self._world.Iallreduce(self._mpi.IN_PLACE, array, op=self._mpi.SUM), "a sum")
 
     def sum_numbers(self, *numbers: float) -> tuple[float, ...]:
         """Return each number summed over all ranks."""
@@ -127,15 +145,37 @@ class MPICommunicator(Communicator):
 
     def broadcast_array(self, array: np.ndarray) -> None:
         """Replace a contiguous array by that of rank 0."""
-        self._world.Bcast(array)
+        self._wait(self._world.Ibcast(array), "what rank 0 has")
 
     def broadcast(self, value: Any) -> Any:
         """Return what rank 0 passes."""
-        return self._world.bcast(value)
+        packed = np.frombuffer(pickle.dumps(value) if self.rank == 0 else b"", np.uint8).copy()
+        size = np.array([packed.size])
+        self.broadcast_array(size)
+        if self.rank:
+            packed = np.empty(size[0], np.uint8)
+        self.broadcast_array(packed)
+        return pickle.loads(packed.tobytes())
 
     def gather(self, value: Any) -> list[Any]:
         """Return what each rank passes, in order of the ranks, on every rank."""
-        return self._world.allgather(value)
+        packed = np.frombuffer(pickle.dumps(value), np.uint8)
+        sizes = np.zeros(self.ranks, np.int64)
+        own = np.array([packed.size])
+        self._wait(self._world.Iallgather(own, sizes), "what each rank has")
+        everything = np.empty(sizes.sum(), np.uint8)
+        request = self._world.Iallgatherv(packed, [everything, sizes])
+        self._wait(request, "what each rank has")
+        ends = np.cumsum(sizes)
+        return [
+            pickle.loads(everything[end - size : end].tobytes())
+            for size, end in zip(sizes, ends, strict=True)
+        ]
+
+    def engine(self, **options: Any) -> Engine:
+        """Return an engine for messages of its own; options as of `Engine`. All ranks call it."""
+        comm = self._world.Dup()
+        return Engine(comm, hosts=self.hosts, patience=self.patience, **options)
 
     def abort(self) -> None:
         """End all ranks at once, with a non-zero exit code."""

@@ -26,9 +26,9 @@ All settings are those of :class:`Settings`; a network of layers of your own, an
 your own, may stand for the names.
 """
 
+from lowerconv.nn.divergence import DivergenceError
 from lowerconv.train.checkpoint import CheckpointError
 from lowerconv.train.classifier import Classifier
-from lowerconv.train.divergence import DivergenceError
 from lowerconv.train.settings import Settings
 from lowerconv.train.trainer import Trainer
 

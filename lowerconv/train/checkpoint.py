@@ -48,22 +48,27 @@ class Checkpoint:
     tensors: dict[str, np.ndarray]
     state: dict[str, Any]
 
-    def copy_to(self, arrays: Mapping[str, np.ndarray], path: Path) -> None:
-        """Fill arrays with the tensors of the same names.
+    def check(self, expected: Mapping[str, tuple[tuple[int, ...], np.dtype]], path: Path) -> None:
+        """Compare shapes and dtypes.
 
         Raises
         ------
         CheckpointError
-            One is missing, or of another shape or dtype.
+            A tensor is missing, or of another shape or dtype than expected of its name.
         """
-        for name, array in arrays.items():
+        for name, (shape, dtype) in expected.items():
             stored = self.tensors.get(name)
-            if stored is None or stored.shape != array.shape or stored.dtype != array.dtype:
+            if stored is None or stored.shape != shape or stored.dtype != dtype:
                 found = "nothing" if stored is None else f"{stored.dtype} {stored.shape}"
                 raise CheckpointError(
-                    f"{path}: tensor {name!r} is {found}, expected {array.dtype} {array.shape}"
+                    f"{path}: tensor {name!r} is {found}, expected {dtype} {shape}"
                 )
-            array[...] = stored
+
+    def copy_to(self, arrays: Mapping[str, np.ndarray], path: Path) -> None:
+        """Fill arrays with the tensors of the same names, which `check` has to find right."""
+        self.check({name: (a.shape, a.dtype) for name, a in arrays.items()}, path)
+        for name, array in arrays.items():
+            array[...] = self.tensors[name]
 
 
 def _digest(tensors: dict[str, np.ndarray], state: str) -> str:

@@ -112,6 +112,9 @@ class Classifier:
                 )
         loader = Loader(dataset, self._normalizer, batch)
         try:
-            return evaluate(self.network, loader, Communicator())
+            return evaluate(self._infer, loader, Communicator())
         finally:
             loader.close()
+
+    def _infer(self, images: np.ndarray) -> np.ndarray:
+        return self.network.run(images, INFERENCE)

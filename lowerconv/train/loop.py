@@ -1,18 +1,16 @@
-"""The training loop: synchronous data parallelism over any number of ranks, one included."""
+"""The training loop, whatever the strategy by which ranks share the work."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isfinite
 
 import numpy as np
 
 from lowerconv.data.loader import Loader
-from lowerconv.nn.loss import network_loss, softmax_cross_entropy
-from lowerconv.nn.module import INFERENCE, Module, Step
-from lowerconv.nn.optim import Optimizer
+from lowerconv.nn.loss import softmax_cross_entropy
+from lowerconv.nn.module import Step
 from lowerconv.parallel.communicator import Communicator
-from lowerconv.train.divergence import DivergenceError, describe_divergence
+from lowerconv.parallel.strategy import Strategy, Work
 from lowerconv.train.ema import WeightAverage
 
 
@@ -22,13 +20,11 @@ def update_sizes(loader: Loader, accumulate: int) -> np.ndarray:
 
 
 def train_epoch(
-    network: Module,
-    optimizer: Optimizer,
+    strategy: Strategy,
     loader: Loader,
     epoch: int,
     seed: int,
     learning_rate: Callable[[int], float],
-    communicator: Communicator,
     after_batch: Callable[[int, float, int], None],
     *,
     accumulate: int = 1,
@@ -39,6 +35,8 @@ def train_epoch(
 
     Parameters
     ----------
+    strategy : Strategy
+        That has been started.
     epoch : int
         From 0.
     learning_rate : callable
@@ -65,46 +63,62 @@ def train_epoch(
     DivergenceError
         A loss is not finite.
     """
+    communicator = strategy.communicator
     sizes = update_sizes(loader, accumulate)
     losses = np.zeros(len(sizes))
     right = 0
-    held = np.empty_like(optimizer.grad) if accumulate > 1 else optimizer.grad
     for number, batch in enumerate(loader.batches(seed, epoch)):
         update, part = divmod(number, accumulate)
-        is_last = part == accumulate - 1 or number == len(loader) - 1
         # Samples have the places they would have in a single batch: so dropout drops the same.
         place = part * loader.batch + batch.first_sample
-        step = Step(True, seed, epoch * len(sizes) + update, place, communicator=communicator)
-        results = network.run(batch.images, step)
-        size = int(sizes[update])
-        result, gradients = network_loss(results, batch.labels, size, label_smoothing)
-        if not isfinite(result.loss):
-            raise DivergenceError(describe_divergence(network, batch.images, step, result.loss))
-        network.backward(*gradients)
-        if part > 0:
-            optimizer.grad += held
-        if is_last:
-            communicator.sum_array(optimizer.grad)
-            optimizer.lr = learning_rate(step.number)
-            optimizer.step()
-            if average is not None:
-                average.update(optimizer.updates)
-        else:
-            held[:] = optimizer.grad
+        step_number = epoch * len(sizes) + update
+        step = Step(True, seed, step_number, place, communicator=communicator)
+        work = Work(
+            batch.images,
+            batch.labels,
+            batch.size,
+            int(sizes[update]),
+            step,
+            learning_rate(step_number),
+            first=part == 0,
+            last=part == accumulate - 1 or number == len(loader) - 1,
+            label_smoothing=label_smoothing,
+        )
+        result = strategy.train(work)
+        if work.last and average is not None:
+            average.update(strategy.optimizer.updates)
         losses[update] += result.loss
         right += result.right
         after_batch(len(batch.labels), result.loss, result.right)
+    strategy.finish()
     communicator.sum_array(losses)
-    return losses / sizes, int(communicator.sum_numbers(right)[0])
+    all_right = communicator.sum_numbers(right)[0] / strategy.copies
+    return losses / strategy.copies / sizes, round(all_right)
 
 
-def evaluate(network: Module, loader: Loader, communicator: Communicator) -> tuple[float, float]:
-    """Return loss and accuracy over a data set, each rank having looked at its share."""
+def evaluate(
+    infer: Callable[[np.ndarray], np.ndarray],
+    loader: Loader,
+    communicator: Communicator,
+    copies: int = 1,
+) -> tuple[float, float]:
+    """Return loss and accuracy over a data set.
+
+    Parameters
+    ----------
+    infer : callable
+        Returns the scores of images.
+    loader : Loader
+        Of this rank's share.
+    communicator : Communicator
+    copies : int
+        How many ranks look at the same images.
+    """
     loss, right = 0.0, 0
     for batch in loader.batches():
-        scores = network.run(batch.images, INFERENCE)
-        result = softmax_cross_entropy(scores, batch.labels)
+        result = softmax_cross_entropy(infer(batch.images), batch.labels)
         loss += result.loss
         right += result.right
     all_loss, all_right = communicator.sum_numbers(loss, right)
-    return all_loss / len(loader.dataset), all_right / len(loader.dataset)
+    samples = copies * len(loader.dataset)
+    return all_loss / samples, all_right / samples

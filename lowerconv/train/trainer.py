@@ -7,6 +7,7 @@ import time
 import zlib
 from collections.abc import Collection
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,16 @@ from lowerconv.data.source import Source
 from lowerconv.data.split import hold_out
 from lowerconv.machine.affinity import set_share
 from lowerconv.machine.threads import get_num_threads, set_num_threads
+from lowerconv.nn.divergence import check_weights
 from lowerconv.nn.models import MODELS
 from lowerconv.nn.module import Module
 from lowerconv.nn.norm import BatchNorm2d
 from lowerconv.nn.optim import LARS, SGD, Adam, Optimizer
 from lowerconv.parallel.communicator import Communicator, world
+from lowerconv.parallel.options import ParallelOptions
+from lowerconv.parallel.strategies import STRATEGIES
 from lowerconv.train.checkpoint import LAST, Checkpoint, CheckpointError, state
 from lowerconv.train.directory import RunDirectory, default_path
-from lowerconv.train.divergence import check_weights
 from lowerconv.train.ema import WeightAverage
 from lowerconv.train.inputs import Inputs
 from lowerconv.train.loop import evaluate, train_epoch, update_sizes
@@ -64,6 +67,8 @@ class Trainer:
         Go on from the last checkpoint in `out`, by default in the last run of this model and data.
     tensorboard : bool
         Write events for TensorBoard too.
+    parallel : str or ParallelOptions
+        How ranks share the work: the name of a strategy, such as ``owt``, or all about it.
     communicator : Communicator, optional
         By default all ranks that ``mpiexec`` has started, this process taking its share of the
         cores. ``mpiexec -n 4 python -m mpi4py PROGRAM`` ends all of them when one fails.
@@ -103,6 +108,7 @@ class Trainer:
         *,
         resume: bool = False,
         tensorboard: bool = False,
+        parallel: str | ParallelOptions = "data",
         communicator: Communicator | None = None,
         reporter: Reporter | None = None,
         workers: int | None = None,
@@ -140,18 +146,24 @@ class Trainer:
         for _, module in self.network.modules():
             if isinstance(module, BatchNorm2d):
                 module.synchronized |= self.settings.sync_batch_norm
-        self.optimizer = make_optimizer(self.network, self.settings)
+        self.parallel = ParallelOptions(parallel) if isinstance(parallel, str) else parallel
+        self.strategy = STRATEGIES[self.parallel.strategy](
+            self.network,
+            partial(make_optimizer, settings=self.settings),
+            self.communicator,
+            self.parallel,
+            train_set.image_shape,
+        )
         self.average: WeightAverage | None = None
         if self.settings.ema is not None:
-            self.average = WeightAverage(self.network, self.settings.ema)
+            self.average = WeightAverage(self.strategy.network, self.settings.ema)
         augment = Augment.parse(self.settings.augment) if self.settings.augment else None
         self._train, self._test = (
             Loader(
                 source,
                 self.inputs.normalizer(),
                 self.settings.batch,
-                self.communicator.rank,
-                self.communicator.ranks,
+                *self.strategy.loader_share,
                 augment=changes,
                 workers=workers,
                 cpus=cpus,
@@ -166,6 +178,7 @@ class Trainer:
         self.reporter = reporter
         # Rank 0 owns the directory: the others might not even see its file system.
         self._directory: RunDirectory | None = None
+        self._restored: dict[str, np.ndarray] | None = None
         if chief:
             names = self.settings.model, self.settings.data
             path = default_path(*names, resume) if out is None else Path(out)
@@ -187,17 +200,24 @@ class Trainer:
             saved = (checkpoint.state["settings"] | checkpoint.state["inputs"]).get(name)
             if saved != value:
                 raise CheckpointError(f"{path}: was trained with {name} {saved!r}, not {value!r}")
-        checkpoint.copy_to(self._tensors(), path)
+        checkpoint.check(self.strategy.shapes(self._tensors()), path)
+        self._restored = checkpoint.tensors
         self.optimizer.updates = checkpoint.state["updates"]
         self.history = [EpochMetrics(**row) for row in checkpoint.state["history"]]
 
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer; of several that a strategy may have, the first."""
+        return self.strategy.optimizer
+
     def _tensors(self) -> dict[str, np.ndarray]:
-        """Return the arrays that change from one update to the next, as checkpoints name them."""
-        kept = {key: self.optimizer.by_name(flat) for key, flat in self.optimizer.state().items()}
-        if self.average is not None:
-            kept["ema"] = self.average.values
-        prefixed = {f"{key}/{n}": array for key, by in kept.items() for n, array in by.items()}
-        return state(self.network) | prefixed
+        """Return what this rank has of the arrays that updates change, as checkpoints name them."""
+        averages = self.average.values if self.average is not None else {}
+        return (
+            state(self.strategy.network)
+            | self.strategy.arrays()
+            | {f"ema/{name}": array for name, array in averages.items()}
+        )
 
     def _facts(self) -> dict[str, Any]:
         """Return all else that a checkpoint keeps."""
@@ -209,10 +229,10 @@ class Trainer:
         }
 
     def save(self) -> None:
-        """Write the metrics and the checkpoints, on rank 0."""
+        """Write the metrics and the checkpoints, on rank 0; all ranks call it."""
+        tensors = self.strategy.whole(self._tensors())
         if self._directory is not None:
-            checkpoint = Checkpoint(self._tensors(), self._facts())
-            self._directory.save(checkpoint, self.history)
+            self._directory.save(Checkpoint(tensors, self._facts()), self.history)
 
     def fit(self) -> list[EpochMetrics]:
         """Train until all epochs are done, those of the checkpoint included; return the history.
@@ -223,6 +243,7 @@ class Trainer:
             A loss or a weight is not finite; the checkpoints are of epochs before.
         """
         self._share()
+        self.strategy.start()
         self.reporter.say(self.describe())
         for warning in self.communicator.warnings:
             self.reporter.say(f"warning: {warning}")
@@ -230,7 +251,10 @@ class Trainer:
             with announce_compilation(self.reporter):
                 self._train_epochs()
             self._report_data()
+            for line in self.strategy.report():
+                self.reporter.say(line)
         finally:
+            self.strategy.close()
             for loader in (self._train, self._test):
                 loader.close()
             self.reporter.close()
@@ -250,8 +274,13 @@ class Trainer:
 
     def _share(self) -> None:
         """Give all ranks what rank 0 may have read from a checkpoint."""
-        for array in self._tensors().values():
-            self.communicator.broadcast_array(array)
+        arrays = self._tensors()
+        if self.communicator.broadcast(self._restored is not None):
+            self.strategy.take(arrays, self._restored)
+            self._restored = None
+        else:
+            for name in self.strategy.replicated():
+                self.communicator.broadcast_array(arrays[name])
         self.history, self.optimizer.updates = self.communicator.broadcast(
             (self.history, self.optimizer.updates)
         )
@@ -276,7 +305,7 @@ class Trainer:
         return True
 
     def _epoch(self, epoch: int) -> EpochMetrics:
-        ranks, images = self.communicator.ranks, len(self._train.dataset)
+        ranks, images = self.strategy.loader_share[1], len(self._train.dataset)
         self.reporter.start_epoch(epoch + 1, self.settings.epochs, images)
         begin = time.perf_counter()
         first_batch = begin
@@ -294,13 +323,11 @@ class Trainer:
 
         sizes = update_sizes(self._train, self.settings.accumulate)
         losses, all_right = train_epoch(
-            self.network,
-            self.optimizer,
+            self.strategy,
             self._train,
             epoch,
             self.settings.seed,
             lambda update: learning_rate(self.settings, update, len(sizes)),
-            self.communicator,
             after_batch,
             accumulate=self.settings.accumulate,
             label_smoothing=self.settings.label_smoothing,
@@ -311,13 +338,16 @@ class Trainer:
             self._train.prefetch(self.settings.seed, epoch + 1)
         self._check_agreement()
         self._average_buffers()
-        check_weights(self.network, epoch + 1)
+        check_weights(self.strategy.network, epoch + 1)
         self.losses.extend(losses)
-        test_loss, test_accuracy = evaluate(self.network, self._test, self.communicator)
+        test = partial(
+            evaluate, self.strategy.infer, self._test, self.communicator, self.strategy.copies
+        )
+        test_loss, test_accuracy = test()
         ema_loss, ema_accuracy = None, None
         if self.average is not None:
             with self.average.in_place():
-                ema_loss, ema_accuracy = evaluate(self.network, self._test, self.communicator)
+                ema_loss, ema_accuracy = test()
         timed = images - (self._train.batch if first_batch > begin else 0)
         return EpochMetrics(
             epoch=epoch + 1,
@@ -334,19 +364,21 @@ class Trainer:
 
     def _check_agreement(self) -> None:
         """Raise if the ranks' weights differ in a single bit: they would train apart."""
-        sums = self.communicator.gather(zlib.crc32(self.optimizer.data.tobytes()))
+        alike = self.strategy.replicated()
+        sums = self.communicator.gather([zlib.crc32(array.tobytes()) for array in alike.values()])
+        sums = [tuple(each) for each in sums]
         if len(set(sums)) > 1:
             raise RuntimeError(f"weights differ between ranks: checksums {sums}")
 
     def _average_buffers(self) -> None:
         """Give all ranks the same statistics: the means of those that each has seen."""
-        for array in self.network.buffers().values():
+        for array in self.strategy.differing_buffers().values():
             self.communicator.sum_array(array)
             array /= self.communicator.ranks
 
     def describe(self) -> str:
         """Return what runs where, in words."""
-        parameters = self.optimizer.data.size
+        parameters = sum(p.data.size for p in self.network.parameters().values())
         threads = f"{get_num_threads()} thread" + ("s" if get_num_threads() > 1 else "")
         accumulate = self.settings.accumulate
         groups = f" x {accumulate} accumulated" if accumulate > 1 else ""
@@ -357,6 +389,7 @@ class Trainer:
             f"{self.communicator.describe()} x {threads}, "
             f"batch {self.settings.batch}{groups}, algorithm {self.settings.algorithm}"
             + (f", augmented by {self.settings.augment}" if self.settings.augment else "")
+            + (f"; {self.strategy.describe()}" if self.strategy.describe() else "")
         )
 
 

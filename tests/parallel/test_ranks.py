@@ -27,7 +27,7 @@ def steps(mpiexec, tmp_path_factory):
     @cache
     def run(ranks: int, size: str, again: bool = False) -> dict[str, np.ndarray]:
         out = tmp_path_factory.mktemp("steps") / "out.npz"
-        done = mpiexec(ranks, PROGRAMS / "steps.py", out, *SIZES[size])
+        done = mpiexec(ranks, PROGRAMS / "steps.py", out, *SIZES[size], "{}")
         assert done.returncode == 0, done.stderr
         return dict(np.load(out))
 

@@ -9,6 +9,8 @@ from lowerconv import nn
 from lowerconv.data import Dataset
 from lowerconv.data.loader import Loader, Normalizer
 from lowerconv.parallel import Communicator
+from lowerconv.parallel.data import DataParallel
+from lowerconv.parallel.options import ParallelOptions
 from lowerconv.train.loop import train_epoch, update_sizes
 
 
@@ -31,23 +33,29 @@ def train(samples: int, batch: int, accumulate: int) -> tuple[np.ndarray, np.nda
         nn.Linear(64, 3, dtype=np.float64),
     )
     network.initialize(rng)
-    optimizer = nn.SGD(network, 0.1, 0.9, 1e-3)
+    strategy = DataParallel(
+        network,
+        lambda network: nn.SGD(network, 0.1, 0.9, 1e-3),
+        Communicator(),
+        ParallelOptions(),
+        (2, 6, 6),
+    )
+    strategy.start()
     loader = Float64Loader(dataset, Normalizer(images), batch)
     losses = [
         train_epoch(
-            network,
-            optimizer,
+            strategy,
             loader,
             epoch,
             3,
             lambda update: 0.1 / (1 + update),
-            Communicator(),
             lambda *_: None,
             accumulate=accumulate,
             label_smoothing=0.1,
         )[0]
         for epoch in range(2)
     ]
+    optimizer = strategy.optimizer
     return np.concatenate(losses), optimizer.data, optimizer.updates
 
 

@@ -15,14 +15,17 @@ from lowerconv.nn.optim.optimizer import Optimizer, check_range
 
 # numpy's model of errors: Python's check for division by zero keeps loops from being vector code.
 @njit(cache=True, nogil=True, error_model="numpy")
-def _adam_share(worker, workers, bounds, decays, kept, data, grad, mean, square, numbers):
+def _adam_share(
+    worker, workers, begin, end, bounds, decays, kept, data, grad, mean, square, numbers
+):
     part1, beta2, part2, size, root, eps = numbers
-    first, last = share(data.size, worker, workers)
+    first, last = share(end - begin, worker, workers)
+    first, last = first + begin, last + begin
     for p in range(decays.size):
         decay, keep = decays[p], kept[p]
-        begin, end = max(first, bounds[p]), min(last, bounds[p + 1])
-        w, g, m, v = data[begin:end], grad[begin:end], mean[begin:end], square[begin:end]
-        for i in range(end - begin):
+        low, high = max(first, bounds[p]), min(last, bounds[p + 1])
+        w, g, m, v = data[low:high], grad[low:high], mean[low:high], square[low:high]
+        for i in range(high - low):
             change = g[i] + decay * w[i]
             m[i] += part1 * (change - m[i])
             v[i] = beta2 * v[i] + part2 * change * change
@@ -30,8 +33,9 @@ def _adam_share(worker, workers, bounds, decays, kept, data, grad, mean, square,
 
 
 @njit(cache=True, nogil=True)
-def _adam(team, bounds, decays, kept, data, grad, mean, square, numbers):
-    spread(team, _adam_share, (bounds, decays, kept, data, grad, mean, square, numbers))
+def _adam(team, begin, end, bounds, decays, kept, data, grad, mean, square, numbers):
+    arguments = (begin, end, bounds, decays, kept, data, grad, mean, square, numbers)
+    spread(team, _adam_share, arguments)
 
 
 class Adam(Optimizer):
@@ -83,7 +87,7 @@ class Adam(Optimizer):
         """Return both moments."""
         return {"mean": self.mean, "square": self.square}
 
-    def _update(self, team: Handle) -> None:
+    def _update(self, team: Handle, begin: int, end: int) -> None:
         kind = self.data.dtype.type
         decays = self._decays()
         kept = np.ones_like(decays)
@@ -95,6 +99,8 @@ class Adam(Optimizer):
         numbers = tuple(map(kind, (1 - beta1, beta2, 1 - beta2, size, root, self.eps)))
         _adam(
             team,
+            begin,
+            end,
             self.bounds,
             decays,
             kept,

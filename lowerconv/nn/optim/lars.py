@@ -80,6 +80,8 @@ class LARS(Optimizer):
     velocity : ndarray, (parameters,)
     """
 
+    whole = True  # norms are those of whole parameters
+
     def __init__(
         self,
         network: Module,
@@ -110,7 +112,7 @@ class LARS(Optimizer):
         """Return the velocity."""
         return {"velocity": self.velocity}
 
-    def _update(self, team: Handle) -> None:
+    def _update(self, team: Handle, begin: int, end: int) -> None:
         _lars(
             team,
             self.bounds,

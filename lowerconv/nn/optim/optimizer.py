@@ -36,7 +36,11 @@ class Optimizer:
         Where each parameter begins, and where the last one ends.
     updates : int
         How many steps have been made.
+    whole : bool
+        Whether a step has to see all gradients at once; else it may come in ranges.
     """
+
+    whole = False
 
     def __init__(
         self, network: Module, lr: float, weight_decay: float = 0.0, decay_biases: bool = False
@@ -73,11 +77,19 @@ class Optimizer:
 
     def step(self) -> None:
         """Update the parameters from their gradients."""
-        self.updates += 1
-        with parallel_region(get_num_threads()) as team:
-            self._update(team)
+        self.begin_step()
+        self.update(0, self.data.size)
 
-    def _update(self, team: Handle) -> None:
+    def begin_step(self) -> None:
+        """Begin a step that is made of ranges, each updated once."""
+        self.updates += 1
+
+    def update(self, begin: int, end: int) -> None:
+        """Update the items of a range of `data` from their gradients."""
+        with parallel_region(get_num_threads()) as team:
+            self._update(team, begin, end)
+
+    def _update(self, team: Handle, begin: int, end: int) -> None:
         raise NotImplementedError
 
     def _decays(self) -> np.ndarray:

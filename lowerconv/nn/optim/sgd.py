@@ -12,14 +12,17 @@ from lowerconv.nn.optim.optimizer import Optimizer, check_range
 
 
 @njit(cache=True, nogil=True)
-def _sgd_share(worker, workers, bounds, decays, data, grad, velocity, lr, momentum, nesterov):
-    first, last = share(data.size, worker, workers)
+def _sgd_share(
+    worker, workers, begin, end, bounds, decays, data, grad, velocity, lr, momentum, nesterov
+):
+    first, last = share(end - begin, worker, workers)
+    first, last = first + begin, last + begin
     for p in range(decays.size):
         decay = decays[p]
-        begin, end = max(first, bounds[p]), min(last, bounds[p + 1])
+        low, high = max(first, bounds[p]), min(last, bounds[p + 1])
         # Indices into slices are known not to be negative, and the loop becomes vector code.
-        w, g, v = data[begin:end], grad[begin:end], velocity[begin:end]
-        for i in range(end - begin):
+        w, g, v = data[low:high], grad[low:high], velocity[low:high]
+        for i in range(high - low):
             change = g[i] + decay * w[i]
             v[i] = momentum * v[i] + change
             if nesterov:
@@ -29,8 +32,9 @@ def _sgd_share(worker, workers, bounds, decays, data, grad, velocity, lr, moment
 
 
 @njit(cache=True, nogil=True)
-def _sgd(team, bounds, decays, data, grad, velocity, lr, momentum, nesterov):
-    spread(team, _sgd_share, (bounds, decays, data, grad, velocity, lr, momentum, nesterov))
+def _sgd(team, begin, end, bounds, decays, data, grad, velocity, lr, momentum, nesterov):
+    arguments = (begin, end, bounds, decays, data, grad, velocity, lr, momentum, nesterov)
+    spread(team, _sgd_share, arguments)
 
 
 class SGD(Optimizer):
@@ -76,10 +80,12 @@ class SGD(Optimizer):
         """Return the velocity."""
         return {"velocity": self.velocity}
 
-    def _update(self, team: Handle) -> None:
+    def _update(self, team: Handle, begin: int, end: int) -> None:
         kind = self.data.dtype.type
         _sgd(
             team,
+            begin,
+            end,
             self.bounds,
             self._decays(),
             self.data,

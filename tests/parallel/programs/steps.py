@@ -3,9 +3,10 @@
 In float64: training amplifies the rounding that the order of a sum decides, and in float32 soon
 nobody could tell it from a mistake.
 
-usage: steps.py OUT.npz SAMPLES BATCH
+usage: steps.py OUT.npz SAMPLES BATCH OPTIONS, those of `ParallelOptions` as JSON
 """
 
+import json
 import sys
 from dataclasses import replace
 
@@ -15,6 +16,8 @@ from lowerconv import nn, set_num_threads
 from lowerconv.data import Dataset
 from lowerconv.data.loader import Loader, Normalizer
 from lowerconv.parallel import world
+from lowerconv.parallel.options import ParallelOptions
+from lowerconv.parallel.strategies import STRATEGIES
 from lowerconv.train.loop import evaluate, train_epoch
 
 SEED = 11
@@ -47,33 +50,39 @@ network = nn.Sequential(
 network.initialize(rng)
 for parameter in network.parameters().values():
     parameter.data, parameter.grad = (a.astype(float) for a in (parameter.data, parameter.grad))
-optimizer = nn.SGD(network, 0.05, 0.9, 1e-3)
-loader = Float64Loader(dataset, Normalizer(images), batch, communicator.rank, communicator.ranks)
+options = ParallelOptions(**json.loads(sys.argv[4]))
+strategy = STRATEGIES[options.strategy](
+    network, lambda network: nn.SGD(network, 0.05, 0.9, 1e-3), communicator, options, (2, 9, 9)
+)
+strategy.start()
+loader = Float64Loader(dataset, Normalizer(images), batch, *strategy.loader_share)
 shares = []
 losses, right = [], []
 for epoch in range(2):
     epoch_losses, epoch_right = train_epoch(
-        network,
-        optimizer,
+        strategy,
         loader,
         epoch,
         SEED,
         lambda step: 0.05,
-        communicator,
         lambda n, *_: shares.append(n),
     )
     losses.extend(epoch_losses)
     right.append(epoch_right)
-test = evaluate(network, loader, communicator)
+test = evaluate(strategy.infer, loader, communicator, strategy.copies)
+own = {name: p.data for name, p in strategy.network.parameters().items()}
+weights = strategy.whole(own)
 
-everyone = communicator.gather((optimizer.data.tobytes(), shares))
+alike = b"".join(array.tobytes() for array in strategy.replicated().values())
+everyone = communicator.gather((alike, shares))
 assert len({weights for weights, _ in everyone}) == 1, "weights differ between ranks"
+strategy.close()
 if communicator.rank == 0:
     np.savez(
         out,
         losses=losses,
         right=right,
         test=test,
-        weights=optimizer.data,
+        weights=np.concatenate([array.reshape(-1) for array in weights.values()]),
         shares=np.array([share for _, share in everyone]),
     )

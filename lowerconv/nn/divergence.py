@@ -6,7 +6,6 @@ import numpy as np
 
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.module import Layer, Module, Step
-from lowerconv.train.checkpoint import state
 
 CURE = "a smaller learning rate or a longer warm-up may help; earlier checkpoints are whole"
 
@@ -20,7 +19,8 @@ def check_weights(network: Module, epoch: int) -> None:
 
     The loss may not tell: ReLU turns NaN into zero.
     """
-    for name, weights in state(network).items():
+    learnt = {name: parameter.data for name, parameter in network.parameters().items()}
+    for name, weights in (learnt | network.buffers()).items():
         if not np.isfinite(weights).all():
             raise DivergenceError(f"epoch {epoch}: {name!r} holds {_describe(weights)}; {CURE}")
 

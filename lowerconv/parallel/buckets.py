@@ -1,0 +1,184 @@
+"""Gradients on their way to a sum, in buckets, while others are still computed.
+
+Gradients lie in one flat array, in the order of the parameters; backward fills it about from the
+end to the beginning.  Buckets are ranges of it::
+
+    grad   | conv1 | conv2 ... | conv3 ........ | linear ................ |
+    bucket    4         3            2                  1          0         in the order of leaving
+
+Each leaves when the last layer that it belongs to has been differentiated.  The last to leave are
+small: nothing is computed any more that could hide them.
+
+Li et al., "PyTorch distributed: experiences on accelerating data parallel training" (2020),
+section 3.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lowerconv.nn.frame import Frame
+from lowerconv.nn.module import Layer, Module
+from lowerconv.nn.optim import Optimizer
+from lowerconv.parallel.collectives import Allreduce
+from lowerconv.parallel.engine import Engine, Task
+
+SMALLEST = 1 << 16  # bytes of the bucket that leaves last; each before it is twice as large
+
+
+@dataclass
+class Bucket:
+    """A range of the gradients.
+
+    Attributes
+    ----------
+    number : int
+        In the order of leaving.
+    begin, end : int
+        Items.
+    layers : set of int
+        Identities of the layers that write to it.
+    """
+
+    number: int
+    begin: int
+    end: int
+    layers: set[int]
+    pending: set[int] = field(default_factory=set)
+    task: Task | None = None
+
+
+def cut(bounds: np.ndarray, itemsize: int, largest: int) -> list[tuple[int, int]]:
+    """Return the ranges of the buckets, in the order of leaving.
+
+    Parameters
+    ----------
+    bounds : ndarray, (parameters + 1,)
+        Where parameters begin, and where the last one ends.
+    itemsize, largest : int
+        Bytes of an item, and of a bucket.
+    """
+    ranges = []
+    begin, room = int(bounds[0]), min(SMALLEST, largest)
+    total = int(bounds[-1])
+    while begin < total:
+        items = max(1, room // itemsize)
+        # At the border of a parameter, so that nobody waits for a piece of the next; a parameter
+        # that is larger than a bucket is cut into several.
+        inner = bounds[(bounds > begin) & (bounds <= begin + items)]
+        end = int(inner[-1]) if len(inner) else min(total, begin + items)
+        if not len(inner):
+            owner = int(bounds[bounds > begin][0])
+            end = owner if owner - begin <= items * 3 // 2 else begin + items
+        ranges.append((begin, end))
+        begin, room = end, min(largest, 2 * room)
+    return ranges[::-1]
+
+
+class Buckets:
+    """The buckets of an optimizer's gradients.
+
+    Parameters
+    ----------
+    network : Module
+        Whose parameters the optimizer has.
+    optimizer : Optimizer
+    engine : Engine
+    allreduce : callable
+        Given a bucket's number and its items, returns how it is summed.
+    nbytes : int
+        Of a bucket, at most.
+    overlap : bool
+        Whether buckets leave while others are computed; else all of them at the end.
+    """
+
+    def __init__(
+        self,
+        network: Module,
+        optimizer: Optimizer,
+        engine: Engine,
+        allreduce: Callable[[int, int], Allreduce],
+        nbytes: int,
+        overlap: bool = True,
+    ) -> None:
+        self.network, self.optimizer, self.engine, self.overlap = (
+            network,
+            optimizer,
+            engine,
+            overlap,
+        )
+        owners = [id(m) for _, m in network.modules() for _ in m.own_parameters()]
+        bounds = optimizer.bounds
+        self.buckets = []
+        for number, (begin, end) in enumerate(cut(bounds, optimizer.grad.itemsize, nbytes)):
+            first = int(np.searchsorted(bounds, begin, "right")) - 1
+            last = int(np.searchsorted(bounds, end, "left"))
+            self.buckets.append(Bucket(number, begin, end, set(owners[first:last])))
+        self._allreduce = [allreduce(b.number, b.end - b.begin) for b in self.buckets]
+        self._of_layer: dict[int, list[Bucket]] = {}
+        for bucket in self.buckets:
+            for layer in bucket.layers:
+                self._of_layer.setdefault(layer, []).append(bucket)
+        self._held: np.ndarray | None = None
+        self._collecting = False
+
+    def begin(self, held: np.ndarray | None = None) -> None:
+        """Collect what backward computes from here on; add gradients that were held before."""
+        self._held = held
+        self._collecting = True
+        for bucket in self.buckets:
+            bucket.pending, bucket.task = set(bucket.layers), None
+        self._next = 0
+
+    def after(self, layer: Layer, frame: Frame, phase: str) -> None:
+        """Note that a layer is done; as `Module.watch`."""
+        if not self.engine.threaded:
+            self.engine.progress()
+        if phase == "backward" and self._collecting:
+            for bucket in self._of_layer.get(id(layer), ()):
+                bucket.pending.discard(id(layer))
+            if self.overlap:
+                self._leave()
+
+    def _leave(self) -> None:
+        """Submit all buckets that are complete, in their order: that of all ranks."""
+        while self._next < len(self.buckets) and not self.buckets[self._next].pending:
+            bucket = self.buckets[self._next]
+            gradient = self.optimizer.grad[bucket.begin : bucket.end]
+            if self._held is not None:
+                gradient += self._held[bucket.begin : bucket.end]
+            allreduce = self._allreduce[self._next]
+            bucket.task = self.engine.submit(
+                lambda link, g=gradient, f=allreduce: f(link, g),  # type: ignore[misc]
+                f"bucket {bucket.number}",
+                gradient.nbytes,
+            )
+            self._next += 1
+
+    def finish(self, lr: float) -> None:
+        """Wait for the sums, and update the parameters of each bucket when it has come.
+
+        While a bucket is on its way the ones before it are updated: that is for nothing.
+        """
+        for bucket in self.buckets:
+            bucket.pending.clear()
+        self._leave()
+        self._collecting = False
+        optimizer = self.optimizer
+        optimizer.lr = lr
+        optimizer.begin_step()
+        for bucket in self.buckets:
+            assert bucket.task is not None
+            self.engine.wait(bucket.task)
+            if not optimizer.whole:
+                optimizer.update(bucket.begin, bucket.end)
+        if optimizer.whole:
+            optimizer.update(0, optimizer.data.size)
+
+
+def names_of(network: Module, bucket: Bucket) -> Collection[str]:
+    """Return the names of the layers of a bucket."""
+    return [name for name, module in network.modules() if id(module) in bucket.layers]

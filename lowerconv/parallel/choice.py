@@ -1,0 +1,102 @@
+"""Which algorithm sums gradients: the fastest of a short measurement on the links of this job."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lowerconv.parallel.collectives import ALLREDUCE, Allreduce
+from lowerconv.parallel.communicator import Communicator
+from lowerconv.parallel.engine import Engine
+from lowerconv.parallel.options import AUTO, ParallelOptions
+
+SMALL = 1 << 14  # bytes: latency decides
+ROUNDS = 3
+HOPELESS = 2.0  # times the best of a first round: no second chance
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What was chosen for messages up to each size, and why.
+
+    Attributes
+    ----------
+    steps : list of (int, str)
+        Largest size in bytes, and the algorithm up to it; the last has all larger ones too.
+    seconds : dict of int to dict of str to float
+        What was measured: by size in bytes and algorithm.
+    why : str
+    """
+
+    steps: list[tuple[int, str]]
+    seconds: dict[int, dict[str, float]] = field(default_factory=dict)
+    why: str = ""
+
+    def name_of(self, nbytes: int) -> str:
+        """Return the name of the algorithm for a message."""
+        for most, name in self.steps:
+            if nbytes <= most:
+                return name
+        return self.steps[-1][1]
+
+    def of(self, nbytes: int) -> Allreduce:
+        """Return the algorithm for a message."""
+        return ALLREDUCE[self.name_of(nbytes)]
+
+    def __str__(self) -> str:
+        names = list(dict.fromkeys(name for _, name in self.steps))
+        if len(names) == 1:
+            return f"allreduce {names[0]} ({self.why})"
+        rules = [f"{name} up to {most / 1024:,.0f} KiB" for most, name in self.steps[:-1]]
+        return f"allreduce {', '.join(rules)}, then {self.steps[-1][1]} ({self.why})"
+
+
+def choose_allreduce(
+    engine: Engine, communicator: Communicator, options: ParallelOptions, nbytes: int
+) -> Chosen:
+    """Return how messages up to `nbytes` are summed; all ranks call it, and choose the same."""
+    if options.strategy == "tree":
+        return Chosen([(nbytes, "tree")], why="as asked for")
+    if options.allreduce != AUTO:
+        return Chosen([(nbytes, options.allreduce)], why="as asked for")
+    if options.deterministic:
+        return Chosen([(nbytes, "direct")], why="deterministic")
+    if communicator.ranks == 1:
+        return Chosen([(nbytes, "ring")], why="one rank")
+    sizes = sorted({min(SMALL, nbytes), nbytes})
+    seconds = {size: measure(engine, communicator, size) for size in sizes}
+    best = [min(seconds[size], key=seconds[size].__getitem__) for size in sizes]
+    steps = [(nbytes, best[-1])]
+    if len(set(best)) > 1:
+        steps.insert(0, (round((sizes[0] * sizes[1]) ** 0.5), best[0]))
+    slowest = max(seconds[nbytes].values())
+    mine = seconds[nbytes]["library"]
+    return Chosen(
+        steps,
+        seconds,
+        f"measured: {nbytes / 2**20:.3g} MiB in {1e3 * seconds[nbytes][best[-1]]:.1f} ms, "
+        f"the MPI library's {1e3 * mine:.1f}, the slowest {1e3 * slowest:.1f}",
+    )
+
+
+def measure(
+    engine: Engine, communicator: Communicator, nbytes: int, rounds: int = ROUNDS
+) -> dict[str, float]:
+    """Return the seconds that each algorithm takes, on the slowest rank, best of some rounds."""
+    array = np.zeros(max(1, nbytes // 4), np.float32)
+    uneven = len(engine.hosts or ()) in (0, 1, communicator.ranks)
+    names = [name for name in ALLREDUCE if not (name == "two-level" and uneven)]
+    best = dict.fromkeys(names, float("inf"))
+    for number in range(rounds + 1):
+        for name in names:
+            if number > 1 and best[name] > HOPELESS * min(best.values()):
+                continue
+            communicator.sum_numbers(0)
+            begin = time.perf_counter()
+            engine.run(lambda link, f=ALLREDUCE[name]: f(link, array), name, nbytes)  # type: ignore[misc]
+            taken = max(communicator.gather(time.perf_counter() - begin))
+            if number:  # the first opens connections, and takes memory
+                best[name] = min(best[name], taken)
+    return best

@@ -1,0 +1,91 @@
+"""Data parallelism: each rank computes its share of every batch, and gradients are summed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from lowerconv.nn.loss import LossResult, network_loss
+from lowerconv.nn.module import Module
+from lowerconv.nn.optim import Optimizer
+from lowerconv.parallel.buckets import Buckets
+from lowerconv.parallel.choice import Chosen, choose_allreduce
+from lowerconv.parallel.collectives import Allreduce
+from lowerconv.parallel.communicator import Communicator
+from lowerconv.parallel.options import ParallelOptions
+from lowerconv.parallel.overlap import make_engine
+from lowerconv.parallel.strategy import Strategy, Work
+
+
+class DataParallel(Strategy):
+    """Synchronous data parallelism: gradients are summed while others are still computed.
+
+    Parameters as of :class:`Strategy`.
+    """
+
+    def __init__(
+        self,
+        network: Module,
+        make_optimizer: Callable[[Module], Optimizer],
+        communicator: Communicator,
+        options: ParallelOptions,
+        image_shape: tuple[int, int, int],
+    ) -> None:
+        super().__init__(network, make_optimizer, communicator, options, image_shape)
+        optimizer = make_optimizer(network)
+        self.optimizers = [optimizer]
+        self.engine = make_engine(communicator, options)
+        self._held: np.ndarray | None = None
+        self.chosen: Chosen | None = None
+        self.buckets: Buckets | None = None
+
+    def start(self) -> None:
+        """Decide how gradients are summed; all ranks come here together."""
+        nbytes = int(self.options.bucket_mib * (1 << 20))
+        self.chosen = choose_allreduce(self.engine, self.communicator, self.options, nbytes)
+        self.buckets = Buckets(
+            self.network,
+            self.optimizer,
+            self.engine,
+            self._allreduce,
+            nbytes,
+            self.options.overlap != "none",
+        )
+        self.network.watch = self.buckets.after
+
+    def _allreduce(self, number: int, items: int) -> Allreduce:
+        assert self.chosen is not None
+        return self.chosen.of(items * self.optimizer.grad.itemsize)
+
+    def train(self, work: Work) -> LossResult:
+        """Compute this rank's share, and sum the gradients if it is the last of an update."""
+        network, optimizer = self.network, self.optimizer
+        results = network.run(work.images, work.step)
+        result, gradients = network_loss(results, work.labels, work.size, work.label_smoothing)
+        self._check(result.loss, work)
+        if work.last:
+            assert self.buckets is not None
+            self.buckets.begin(None if work.first else self._held)
+            network.backward(*gradients)
+            self.buckets.finish(work.lr)
+            return result
+        network.backward(*gradients)
+        if self._held is None:
+            self._held = np.empty_like(optimizer.grad)
+        if work.first:
+            self._held[:] = optimizer.grad
+        else:
+            self._held += optimizer.grad
+        return result
+
+    def close(self) -> None:
+        """End the communication thread."""
+        self.network.watch = None
+        self.engine.close()
+
+    def describe(self) -> str:
+        """Return how gradients are summed."""
+        if self.communicator.ranks == 1 or self.buckets is None:
+            return ""
+        return f"gradients in {len(self.buckets.buckets)} buckets, {self.chosen}"

@@ -1,0 +1,11 @@
+"""The strategies by name."""
+
+from __future__ import annotations
+
+from lowerconv.parallel.data import DataParallel
+from lowerconv.parallel.strategy import Strategy
+
+STRATEGIES: dict[str, type[Strategy]] = {
+    "data": DataParallel,
+    "tree": DataParallel,
+}
