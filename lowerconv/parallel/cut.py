@@ -30,10 +30,6 @@ class Part(Module):
         super().__init__()
         self.layers = layers
 
-    def children(self) -> dict[str, Module]:
-        """Return the layers by name."""
-        return dict(self.layers)
-
     def modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """Yield this module and its layers, in the order that the network has them."""
         yield prefix.rstrip("."), self
