@@ -16,6 +16,7 @@ from lowerconv.parallel.communicator import Communicator
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.overlap import make_engine
 from lowerconv.parallel.strategy import Strategy, Work
+from lowerconv.parallel.wire import Compressed
 
 
 class DataParallel(Strategy):
@@ -43,6 +44,11 @@ class DataParallel(Strategy):
     def start(self) -> None:
         """Decide how gradients are summed; all ranks come here together."""
         nbytes = int(self.options.bucket_mib * (1 << 20))
+        if self.options.wire != "float32" and self.optimizer.grad.dtype != np.float32:
+            raise ValueError(
+                f"wire: got {self.options.wire!r} with gradients of {self.optimizer.grad.dtype}, "
+                "expected float32 ones"
+            )
         self.chosen = choose_allreduce(self.engine, self.communicator, self.options, nbytes)
         self.buckets = Buckets(
             self.network,
@@ -56,6 +62,10 @@ class DataParallel(Strategy):
 
     def _allreduce(self, number: int, items: int) -> Allreduce:
         assert self.chosen is not None
+        if self.options.wire != "float32":
+            return Compressed(
+                self.options.wire, items, self.communicator.rank, self.communicator.ranks
+            )
         return self.chosen.of(items * self.optimizer.grad.itemsize)
 
     def train(self, work: Work) -> LossResult:
@@ -88,4 +98,7 @@ class DataParallel(Strategy):
         """Return how gradients are summed."""
         if self.communicator.ranks == 1 or self.buckets is None:
             return ""
-        return f"gradients in {len(self.buckets.buckets)} buckets, {self.chosen}"
+        buckets = f"gradients in {len(self.buckets.buckets)} buckets"
+        if self.options.wire != "float32":
+            return f"{buckets} of {self.options.wire} with error feedback"
+        return f"{buckets}, {self.chosen}"
