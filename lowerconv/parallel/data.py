@@ -70,16 +70,21 @@ class DataParallel(Strategy):
 
     def train(self, work: Work) -> LossResult:
         """Compute this rank's share, and sum the gradients if it is the last of an update."""
-        network, optimizer = self.network, self.optimizer
-        results = network.run(work.images, work.step)
+        results = self.network.run(work.images, work.step)
         result, gradients = network_loss(results, work.labels, work.size, work.label_smoothing)
         self._check(result.loss, work)
+        self.backward(gradients, work)
+        return result
+
+    def backward(self, gradients: tuple[np.ndarray, ...], work: Work) -> None:
+        """Differentiate what the network has computed, and update it at the end of an update."""
+        network, optimizer = self.network, self.optimizer
         if work.last:
             assert self.buckets is not None
             self.buckets.begin(None if work.first else self._held)
             network.backward(*gradients)
             self.buckets.finish(work.lr)
-            return result
+            return
         network.backward(*gradients)
         if self._held is None:
             self._held = np.empty_like(optimizer.grad)
@@ -87,7 +92,6 @@ class DataParallel(Strategy):
             self._held[:] = optimizer.grad
         else:
             self._held += optimizer.grad
-        return result
 
     def close(self) -> None:
         """End the communication thread."""

@@ -142,7 +142,7 @@ class Channel:
     def submit(self, routine: Callable[[Link], Routine], what: str, tensors: list[Tensor]) -> None:
         """Begin a message."""
         nbytes = sum(t.flat.nbytes for t in tensors)
-        self._task = self.engine.submit(routine, f"{self.name} {what}", nbytes)
+        self._task = self.engine.submit(routine, f"{self.name} {what}", nbytes, urgent=True)
 
     def gather(self, own: Tensor, shape: Shape) -> list[Tensor]:
         """Begin to collect the shards of a whole of this shape; return where they come."""
