@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lowerconv.data.order import share
 
 
-class Segment(NamedTuple):
+@dataclass(frozen=True)
+class Segment:
     """A range of channels or features that is divided among the ranks.
 
     Attributes
@@ -35,7 +36,8 @@ class Segment(NamedTuple):
         return range(self.begin + mine.start * self.unit, self.begin + mine.stop * self.unit)
 
 
-class Layout(NamedTuple):
+@dataclass(frozen=True)
+class Layout:
     """Segments one after the other, that are a whole; of each a rank has its part.
 
     Two segments on two ranks, of 5 and 3 channels::
@@ -80,5 +82,5 @@ class Layout(NamedTuple):
 
     def followed_by(self, other: Layout) -> Layout:
         """Return the layout of both, one behind the other."""
-        moved = (s._replace(begin=s.begin + self.items) for s in other.segments)
+        moved = (replace(s, begin=s.begin + self.items) for s in other.segments)
         return Layout((*self.segments, *moved))

@@ -186,6 +186,7 @@ class OWT(SplitStrategy):
         """Return the chunks that have samples, and whether each is the last before an update."""
         chunks = make_chunks(counts, self.scheme, self.pieces)
         turns = [(c, n * self.updates // len(chunks)) for n, c in enumerate(chunks) if c.size]
+        turns = turns or [(chunks[0], 0)]  # a batch of nothing
         groups = [group for _, group in turns[1:]] + [self.updates]
         return [(c, group != after) for (c, group), after in zip(turns, groups, strict=True)]
 
@@ -230,7 +231,7 @@ class OWT(SplitStrategy):
         """Return the scores of this rank's images; all ranks call it together."""
         counts, rank = self.communicator.gather(len(images)), self.communicator.rank
         border = self.front.network.run(images, INFERENCE)
-        turns = self._turns(counts) or [(Chunk([range(0)] * len(counts)), True)]
+        turns = self._turns(counts)
         following = self.crossing.send(border, turns[0][0], "border", 0)
         found = None
         for turn, (chunk, _) in enumerate(turns):

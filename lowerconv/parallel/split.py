@@ -142,7 +142,7 @@ class SplitNetwork(Part):
         (x,) = values
         module = self._split[0]
         if self.engine.ranks == 1:
-            return module(x)  # type: ignore[no-any-return]
+            return module(x)
         graph = Graph(module, x.shape, x.dtype, training=True)
         held = {graph.input: Held(-1, x)}
         for node in graph.nodes:
@@ -241,8 +241,8 @@ class SplitNetwork(Part):
                 shard = self._shard(node, lambda: split_norm(layer, layout, rank, ranks))
                 return self._channelwise(node, shard.layers[0], operands, layout)
             if isinstance(layer, Dropout) and kind is Dropout:
-                part = self._keep(node, "part", lambda: DropoutShard(layer.p, layout, rank, ranks))
-                return self._channelwise(node, part, operands, layout)
+                drop = self._keep(node, "part", lambda: DropoutShard(layer.p, layout, rank, ranks))
+                return self._channelwise(node, drop, operands, layout)
         return Held(node.number, _record(layer, node, *(self._whole(held) for held in operands)))
 
     def _divides(self, layer: Conv2d | Linear) -> bool:
