@@ -110,6 +110,10 @@ class Graph:
             self.nodes.remove(node)
             makers = [self.nodes.index(v.node) for v in node.inputs if v.node is not None]
             self.nodes.insert(max(makers, default=-1) + 1, node)
+        for node in [node for node in reversed(self.nodes) if node.layer.lazy]:
+            self.nodes.remove(node)
+            readers = (i for i, n in enumerate(self.nodes) if node.result in n.inputs)
+            self.nodes.insert(next(readers, len(self.nodes)), node)
 
     def _name(self, module: Module) -> None:
         names = {id(part): name for name, part in module.modules()}

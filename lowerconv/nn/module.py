@@ -298,9 +298,10 @@ class Layer(Module):
         Whether the result is the first operand in another shape.
     takes_relu, takes_residual : bool
         Whether the layer can apply a ReLU that follows it, and before that add another value.
-    early : bool
-        Whether the layer comes right behind what it reads, and in a backward step as late as it
-        can: it begins what another one ends, and those between them are computed meanwhile.
+    early, lazy : bool
+        Whether the layer comes right behind what it reads, or right before what reads it, and in a
+        backward step the other way round: of two that begin and end something, with others that
+        are computed between them.
     late : bool
         Whether `differentiate` leaves out what only the layer's own parameters need, for
         `differentiate_late`.
@@ -313,6 +314,7 @@ class Layer(Module):
     takes_relu = False
     takes_residual = False
     early = False
+    lazy = False
     late = False
 
     def forward(self, *values: Value) -> Value:

@@ -52,7 +52,8 @@ class DataParallel(Strategy):
                 "expected float32 ones"
             )
         nbytes = int(self.options.bucket_mib * (1 << 20))
-        self.engine = make_engine(self.communicator, self.options)
+        if self.engine is None:
+            self.engine = make_engine(self.communicator, self.options)
         self.chosen = choose_allreduce(self.engine, self.communicator, self.options, nbytes)
         overlap = self.options.overlap != "none"
         self.buckets = Buckets(

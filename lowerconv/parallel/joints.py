@@ -36,6 +36,8 @@ class Joint(Layer):
         What both share.
     """
 
+    lazy = True
+
     def __init__(self, channel: Channel) -> None:
         super().__init__()
         self.channel = channel
@@ -50,6 +52,7 @@ class Begin(Joint):
 
     is_view = True
     early = True
+    lazy = False
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Begin to send, where that is on the way."""

@@ -27,6 +27,7 @@ from lowerconv.parallel.cut import Part, cut, default_border
 from lowerconv.parallel.data import DataParallel
 from lowerconv.parallel.model import SplitStrategy, describe_parts, progress
 from lowerconv.parallel.options import ParallelOptions
+from lowerconv.parallel.overlap import make_engine
 from lowerconv.parallel.split import SplitNetwork
 from lowerconv.parallel.strategy import Work
 
@@ -81,7 +82,7 @@ class OWT(SplitStrategy):
         self.updates = options.owt_updates
         self._check_options(back)
         self.front = DataParallel(front, make_optimizer, communicator, options, image_shape)
-        self.engine = self.front.engine
+        self.engine = self.front.engine = make_engine(communicator, options)
         shape = _border_shape(front, image_shape)
         self.split = SplitNetwork(back, shape, self.engine, input_partial=True)
         self.split.watch = progress(self.engine)

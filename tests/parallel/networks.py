@@ -3,6 +3,7 @@
 import numpy as np
 
 from lowerconv import nn
+from tests.nn.graphs import RandomNetwork
 
 WIDE = {"dtype": np.float64}
 
@@ -136,8 +137,15 @@ NETWORKS = {network.__name__: network for network in (Plain, Branches, Residual,
 
 
 def make(name, seed=5):
-    """Return a network with weights drawn at random, biases included."""
-    network = NETWORKS[name]()
+    """Return a network with weights drawn at random, biases included.
+
+    Of a name of `NETWORKS`, or ``random-SEED``.
+    """
+    if name.startswith("random-"):
+        network = RandomNetwork(int(name.partition("-")[2]), nodes=10)
+        network.image_shape = (3, 5, 6)
+    else:
+        network = NETWORKS[name]()
     rng = np.random.default_rng(seed)
     network.initialize(rng)
     for parameter in network.parameters().values():
