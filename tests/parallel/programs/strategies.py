@@ -3,9 +3,9 @@
 usage: strategies.py RANKS SEED CASE...
 
 A case is JSON: {"network": a name of `networks`, "options": of `ParallelOptions`, "batches":
-samples of each step, "sync": whether batch norm is synchronized, "accumulate": batches of an update,
-"save": file for all arrays at the end, "take": file to begin with, "steps": steps made before}.
-Every rank compares with a process alone.
+samples of each step, "sync": whether batch norm is synchronized, "accumulate": batches of an
+update, "save": file for all arrays at the end, "take": file to begin with, "steps": steps made
+before}.  Every rank compares with a process alone.
 """
 
 import json
