@@ -13,7 +13,7 @@ from lowerconv.parallel.buckets import Buckets
 from lowerconv.parallel.choice import Chosen, choose_allreduce
 from lowerconv.parallel.collectives import Allreduce
 from lowerconv.parallel.communicator import Communicator
-from lowerconv.parallel.engine import Engine
+from lowerconv.parallel.listener import LOSS, UPDATE
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.overlap import make_engine
 from lowerconv.parallel.strategy import Strategy, Work
@@ -37,7 +37,6 @@ class DataParallel(Strategy):
         super().__init__(network, make_optimizer, communicator, options, image_shape)
         optimizer = make_optimizer(network)
         self.optimizers = [optimizer]
-        self.engine: Engine | None = None
         self._held: np.ndarray | None = None
         self.chosen: Chosen | None = None
         self.buckets: Buckets | None = None
@@ -72,7 +71,8 @@ class DataParallel(Strategy):
     def train(self, work: Work) -> LossResult:
         """Compute this rank's share, and sum the gradients if it is the last of an update."""
         results = self.network.run(work.images, work.step)
-        result, gradients = network_loss(results, work.labels, work.size, work.label_smoothing)
+        with self.listener.doing(LOSS):
+            result, gradients = network_loss(results, work.labels, work.size, work.label_smoothing)
         self._check(result.loss, work)
         self.backward(gradients, work)
         return result
@@ -91,7 +91,8 @@ class DataParallel(Strategy):
             optimizer.grad += held
         if work.last:
             optimizer.lr = work.lr
-            optimizer.step()
+            with self.listener.doing(UPDATE):
+                optimizer.step()
             return
         if self._held is None:
             self._held = np.empty_like(optimizer.grad)

@@ -13,10 +13,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from lowerconv.parallel.collectives import Routine
 from lowerconv.parallel.link import Link, Requests, Scratch
+from lowerconv.parallel.listener import SILENT, Listener
 from lowerconv.parallel.waiting import Patience, wait_until
 
 # Collectives at a time: one waits for its neighbours while the other fills the wire. More would
@@ -24,16 +25,6 @@ from lowerconv.parallel.waiting import Patience, wait_until
 AT_ONCE = 2
 TAGS = 1 << 14  # MPI has at least twice as many; so many are never in flight
 NAP = 3e-4  # seconds between two looks of the communication thread while layers are computed
-
-
-class Listener(Protocol):
-    """Who is told what has been on the wire, such as a timeline."""
-
-    def task_finished(self, task: Task) -> None:
-        """Note a task; its `times` are complete."""
-
-    def waited(self, name: str, begin: int, end: int) -> None:
-        """Note that the main thread has waited for a task, from and to nanoseconds."""
 
 
 class Task:
@@ -56,6 +47,12 @@ class Task:
         self.error: Exception | None = None
         self._routine, self._link = routine, link
         self._requests: Requests = []
+
+    @property
+    def sent(self) -> int | None:
+        """Bytes that this rank has put on the wire; None where the MPI library does that."""
+        tally = self._link.tally
+        return tally.nbytes if tally.known else None
 
     def advance(self) -> bool:
         """Go on as far as messages have come; return whether the task is done."""
@@ -111,7 +108,7 @@ class Engine:
         cpus: Sequence[int] | None = None,
         hosts: Sequence[Sequence[int]] | None = None,
         patience: Patience | None = None,
-        listener: Listener | None = None,
+        listener: Listener = SILENT,
     ) -> None:
         self.comm, self.hosts, self.listener, self.patience = comm, hosts, listener, patience
         self.threaded = threaded and comm is not None
@@ -182,8 +179,7 @@ class Engine:
                 ended = [task for task in self._active if task.advance()]
                 self._active = [task for task in self._active if not task.done]
                 for task in ended:
-                    if self.listener is not None:
-                        self.listener.task_finished(task)
+                    self.listener.task_finished(task)
                 if not self._urgent and (not ended or not self._waiting):
                     return bool(self._active)
 
@@ -198,8 +194,7 @@ class Engine:
         if not task.done:
             begin = time.monotonic_ns()
             wait_until(lambda: self._moved(task), task.name, self.patience)
-            if self.listener is not None:
-                self.listener.waited(task.name, begin, time.monotonic_ns())
+            self.listener.waited(task.name, begin, time.monotonic_ns())
         if task.error is not None:
             raise task.error
 

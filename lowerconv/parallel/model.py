@@ -13,6 +13,7 @@ from lowerconv.nn.module import Layer, Module
 from lowerconv.nn.optim import Optimizer
 from lowerconv.parallel.communicator import Communicator
 from lowerconv.parallel.engine import Engine
+from lowerconv.parallel.listener import LOSS, UPDATE
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.overlap import make_engine
 from lowerconv.parallel.split import SplitNetwork
@@ -103,7 +104,8 @@ class ModelParallel(SplitStrategy):
         # What layers see of the batch is all of it.
         work = replace(work, step=replace(work.step, communicator=None))
         results = network.run(work.images, work.step)
-        result, gradients = network_loss(results, work.labels, work.size, work.label_smoothing)
+        with self.listener.doing(LOSS):
+            result, gradients = network_loss(results, work.labels, work.size, work.label_smoothing)
         self._check(result.loss, work)
         network.backward(*gradients)
         if not work.first:
@@ -111,7 +113,8 @@ class ModelParallel(SplitStrategy):
             optimizer.grad += self._held
         if work.last:
             optimizer.lr = work.lr
-            optimizer.step()
+            with self.listener.doing(UPDATE):
+                optimizer.step()
             return result
         if self._held is None:
             self._held = np.empty_like(optimizer.grad)

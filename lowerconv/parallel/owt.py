@@ -25,11 +25,13 @@ from lowerconv.parallel.communicator import Communicator
 from lowerconv.parallel.crossing import Chunk, Crossing, make_chunks
 from lowerconv.parallel.cut import Part, cut, default_border
 from lowerconv.parallel.data import DataParallel
+from lowerconv.parallel.listener import LOSS, UPDATE
 from lowerconv.parallel.model import SplitStrategy, describe_parts, progress
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.overlap import make_engine
 from lowerconv.parallel.split import SplitNetwork
 from lowerconv.parallel.strategy import Work
+from lowerconv.parallel.timeline import Timeline
 
 
 class OWT(SplitStrategy):
@@ -110,6 +112,12 @@ class OWT(SplitStrategy):
                     "synchronized batch norm that has to see the whole batch; expected 'a'"
                 )
 
+    def listen(self, timeline: Timeline) -> None:
+        """Let a timeline hear what this rank does; after `start`."""
+        self.front.listen(timeline)
+        self.listener = timeline
+        timeline.attach(self.split)
+
     # --- training ---
 
     def start(self) -> None:
@@ -167,11 +175,12 @@ class OWT(SplitStrategy):
             step = replace(work.step, input_grad=True, communicator=None, runs=runs)
             mine = np.concatenate([labels[part.start : part.stop] for part in parts])
             results = self.split.run(v, step)
-            whole, gradients = network_loss(results, mine, work.size, work.label_smoothing)
+            with self.listener.doing(LOSS):
+                whole, gradients = network_loss(results, mine, work.size, work.label_smoothing)
+                scores, place = as_tuple(results)[0], chunk.places[rank]
+                own = softmax_cross_entropy(scores[place], mine[place], None, work.label_smoothing)
             if not isfinite(whole.loss):
                 raise DivergenceError(self._describe_divergence(work, v, step, whole.loss))
-            scores, place = as_tuple(results)[0], chunk.places[rank]
-            own = softmax_cross_entropy(scores[place], mine[place], None, work.label_smoothing)
             loss, right, samples = loss + own.loss, right + own.right, samples + chunk.size
             dv = self.split.backward(*gradients)
             assert dv is not None
@@ -205,19 +214,20 @@ class OWT(SplitStrategy):
         work : Work
         """
         optimizer = self.optimizers[1]
-        if not fresh:
-            assert self._held is not None
-            optimizer.grad += self._held
-        if not (is_last and work.last):
-            if self._held is None:
-                self._held = np.empty_like(optimizer.grad)
-            self._held[:] = optimizer.grad
-            return False
-        part = samples / work.size if self.updates > 1 else 1.0
-        if part != 1:
-            optimizer.grad *= optimizer.grad.dtype.type(1 / part)
-        optimizer.lr = part * work.lr
-        optimizer.step()
+        with self.listener.doing(UPDATE, "behind the border"):
+            if not fresh:
+                assert self._held is not None
+                optimizer.grad += self._held
+            if not (is_last and work.last):
+                if self._held is None:
+                    self._held = np.empty_like(optimizer.grad)
+                self._held[:] = optimizer.grad
+                return False
+            part = samples / work.size if self.updates > 1 else 1.0
+            if part != 1:
+                optimizer.grad *= optimizer.grad.dtype.type(1 / part)
+            optimizer.lr = part * work.lr
+            optimizer.step()
         return True
 
     def _describe_divergence(self, work: Work, v: np.ndarray, step: Step, loss: float) -> str:

@@ -11,6 +11,7 @@ from lowerconv.nn.loss import softmax_cross_entropy
 from lowerconv.nn.module import Step
 from lowerconv.parallel.communicator import Communicator
 from lowerconv.parallel.strategy import Strategy, Work
+from lowerconv.parallel.timeline import Timeline
 from lowerconv.train.ema import WeightAverage
 
 
@@ -30,6 +31,7 @@ def train_epoch(
     accumulate: int = 1,
     label_smoothing: float = 0.0,
     average: WeightAverage | None = None,
+    timeline: Timeline | None = None,
 ) -> tuple[np.ndarray, int]:
     """Train on every batch of an epoch.
 
@@ -50,6 +52,8 @@ def train_epoch(
     label_smoothing : float
     average : WeightAverage, optional
         Takes in the weights after each update.
+    timeline : Timeline, optional
+        Records steps.
 
     Returns
     -------
@@ -67,7 +71,10 @@ def train_epoch(
     sizes = update_sizes(loader, accumulate)
     losses = np.zeros(len(sizes))
     right = 0
-    for number, batch in enumerate(loader.batches(seed, epoch)):
+    batches = loader.batches(seed, epoch)
+    if timeline is not None:
+        batches = timeline.over(batches)
+    for number, batch in enumerate(batches):
         update, part = divmod(number, accumulate)
         # Samples have the places they would have in a single batch: so dropout drops the same.
         place = part * loader.batch + batch.first_sample
