@@ -116,6 +116,7 @@ class Engine:
         self._scratch = Scratch()
         self._number = 0
         self._waiting: deque[Task] = deque()
+        self._urgent: deque[Task] = deque()
         self._active: list[Task] = []
         self._moving = threading.Lock()
         self._wake = threading.Event()
@@ -137,7 +138,14 @@ class Engine:
         """How many there are."""
         return self.comm.Get_size() if self.comm is not None else 1
 
-    def submit(self, routine: Callable[[Link], Routine], name: str, nbytes: int = 0) -> Task:
+    def submit(
+        self,
+        routine: Callable[[Link], Routine],
+        name: str,
+        nbytes: int = 0,
+        *,
+        urgent: bool = False,
+    ) -> Task:
         """Begin a collective; all ranks submit the same ones in the same order.
 
         Parameters
@@ -146,11 +154,14 @@ class Engine:
             Given a `Link`, returns the generator.
         name : str
         nbytes : int
+        urgent : bool
+            Whether it goes beside those that are under way, and does not wait for its turn: layers
+            cannot go on without it.
         """
         link = Link(self.comm, self._number % TAGS, self.hosts, self._scratch)
         self._number += 1
         task = Task(name, nbytes, routine(link), link)
-        self._waiting.append(task)
+        (self._urgent if urgent else self._waiting).append(task)
         if self.threaded:
             self._wake.set()
         else:
@@ -161,13 +172,15 @@ class Engine:
         """Move all that is under way; return whether anything still is."""
         with self._moving:
             while True:
+                while self._urgent:
+                    self._active.append(self._urgent.popleft())
                 while self._waiting and len(self._active) < AT_ONCE:
                     self._active.append(self._waiting.popleft())
                 ended = [task for task in self._active if task.advance()]
                 self._active = [task for task in self._active if not task.done]
                 for task in ended:
                     self.listener.task_finished(task)
-                if not ended or not self._waiting:
+                if not self._urgent and (not ended or not self._waiting):
                     return bool(self._active)
 
     def wait(self, task: Task) -> None:
@@ -202,7 +215,7 @@ class Engine:
         while not self._ended:
             if self.progress():
                 time.sleep(NAP)
-            elif not self._waiting:
+            elif not self._waiting and not self._urgent:
                 self._wake.wait(0.1)
                 self._wake.clear()
 
