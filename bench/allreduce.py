@@ -77,8 +77,9 @@ def measure(communicator: Communicator, nbytes: int, rounds: int) -> dict[str, l
 def table_of(result: dict[str, Any]) -> Table:
     """Return a row for each algorithm, the fastest first."""
     nbytes, ranks, gbit = result["bytes"], result["ranks"], result["gbit"]
+    hosts = plural(result["hosts"], "host")
     table = Table(
-        title=f"{nbytes / 2**20:.3g} MiB of float32, {ranks} ranks on {plural(result['hosts'], 'host')}"
+        title=f"{nbytes / 2**20:.3g} MiB of float32, {plural(ranks, 'rank')} on {hosts}"
         + (f" with links of {gbit:g} Gbit/s" if gbit else ""),
         caption=f"{result['library']}; speed-up: time of {BLOCKING} / time",
         box=SIMPLE_HEAD,
