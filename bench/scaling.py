@@ -56,7 +56,9 @@ from lowerconv.parallel.strategies import STRATEGIES
 NETWORKS = ("googlenet", "cifar10_quick", "alexnet", "vgg16")
 SETTLE = 2  # steps that are not timed: they compile, open connections, and take memory
 ROOM = 0.7  # of the memory that networks may take together
-COPIES = 4  # of the weights: themselves, gradients, velocities, and what messages need
+# Copies of the weights: themselves, gradients, what messages need, and velocities, which emulated
+# updates never touch.
+COPIES, EMULATED_COPIES = 4, 3
 
 
 def options_for(parallel: str, settings: Sequence[str]) -> ParallelOptions:
@@ -79,7 +81,7 @@ def bytes_of(model: str, batch: int, emulated: bool) -> int:
     """Return about how many bytes a network takes, with all that belongs to its training."""
     network = MODELS[model].build(**options_of(model))
     if emulated:  # activations are never written
-        return COPIES * sum(p.data.nbytes for p in network.parameters().values())
+        return EMULATED_COPIES * sum(p.data.nbytes for p in network.parameters().values())
     report = network.memory_report((batch, *image_shape(model)))
     return COPIES * report.parameters + report.arena
 
@@ -174,6 +176,7 @@ def run_here(options: argparse.Namespace) -> dict[str, Any]:
         "mpi": communicator.describe(),
         "scaling": "strong" if options.strong else "weak",
         "emulated": [options.emulate, options.gbytes] if options.emulate else None,
+        "set": options.set,
         "others": others.cores(),
         "results": rows,
     }

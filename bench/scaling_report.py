@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ALONE = "alone"  # ranks that train without messages
 # What runs must have in common to be compared.
-SETTING = ("cpu", "cores", "threads", "hosts_made", "gbit", "scaling", "emulated")
+SETTING = ("cpu", "cores", "threads", "hosts_made", "gbit", "scaling", "emulated", "set")
 #                    colour, from light to dark; hatch; marker; line
 STYLES = {
     ALONE: Style("#ffffff", "////", "x", ":"),
@@ -175,6 +175,7 @@ def heading(results: Sequence[dict[str, Any]]) -> str:
     if result["emulated"]:
         gflops, gbytes = result["emulated"]
         parts.append(f"EMULATED computation: {gflops:g} GFLOP/s, {gbytes:g} GB/s")
+    parts += result["set"]
     return f"{result['cpu']}, {plural(result['cores'], 'core')}\n" + "; ".join(parts)
 
 

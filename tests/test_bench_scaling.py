@@ -177,7 +177,7 @@ def test_settings_go_to_the_strategies_that_have_them():
 def result(ranks: int, rows: list[dict], **facts: object) -> dict:
     return {
         "cpu": "a CPU", "cores": 4, "threads": 1, "ranks": ranks, "ranks_here": ranks, "hosts": 1,
-        "gbit": None, "mpi": "", "scaling": "weak", "emulated": None, "others": 0.0,
+        "gbit": None, "mpi": "", "scaling": "weak", "emulated": None, "set": [], "others": 0.0,
         "results": rows, **facts,
     }  # fmt: skip
 
@@ -231,7 +231,8 @@ def test_emulated_results_are_never_compared_with_real_ones():
 
     one = result(1, [row("alone", 8, [0.10])])
     other = result(1, [row("alone", 8, [0.10])], emulated=[1.0, 1.0])
-    assert len(merge([one, other, one])) == 2
+    third = result(1, [row("alone", 8, [0.10])], set=["owt_scheme=a"])
+    assert len(merge([one, other, one, third])) == 3
     assert len(efficiency_tables([one, other])) == 2
 
 
@@ -319,7 +320,7 @@ def test_memory_decides_who_takes_turns():
     from bench.scaling import bytes_of
 
     weights = 4 * 145_578  # of cifar10_quick, float32
-    assert bytes_of("cifar10_quick", 32, True) == 4 * weights
+    assert bytes_of("cifar10_quick", 32, True) == 3 * weights
     assert bytes_of("cifar10_quick", 32, False) > 4 * weights + 32 * 3 * 32 * 32 * 4
 
 
