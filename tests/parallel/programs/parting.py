@@ -1,4 +1,4 @@
-"""Run by mpiexec: one weight of the last rank changes by a bit; the run stops and names its layer."""
+"""Run by mpiexec: a weight of the last rank changes by a bit; the run ends, naming its layer."""
 
 import numpy as np
 
