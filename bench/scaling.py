@@ -249,7 +249,10 @@ def main() -> None:
         for table in efficiency_tables(results):
             console.print(table)
     if options.plot:
-        draw(results, options.plot)
+        try:
+            draw(results, options.plot)
+        except (RuntimeError, ValueError) as error:
+            sys.exit(str(error))
 
 
 def _without(arguments: Sequence[str], *names: str) -> list[str]:

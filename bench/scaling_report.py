@@ -211,9 +211,13 @@ def draw(results: Sequence[dict[str, Any]], file: Path) -> None:
     ------
     RuntimeError
         matplotlib is not installed.
+    ValueError
+        Some results are of another setting.
     """
     if not available():
         raise RuntimeError(HINT)
+    if len({_setting(result) for result in results}) > 1:
+        raise ValueError("plot: got results of several settings, expected one: a file at a time")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -232,7 +236,8 @@ def draw(results: Sequence[dict[str, Any]], file: Path) -> None:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=len(known))
-    figure.suptitle(heading(results) + "\nabove bars: communication hidden", fontsize=9)
+    title = heading(results).replace("; ", "\n") + "\nabove bars: communication hidden"
+    figure.suptitle(title, fontsize=9)
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=DPI)
     write_atomically(file, image.getvalue())

@@ -203,8 +203,7 @@ def test_table_from_saved_files(tmp_path):
     for name, results in (("a", [one, first]), ("b", [more, emulated])):
         files.append(tmp_path / name)
         files[-1].write_text(json.dumps(results))
-    picture = tmp_path / "picture.png"
-    done = run_free(run("bench.scaling", "--table", *files, "--plot", picture))
+    done = run_free(run("bench.scaling", "--table", *files))
     assert done.returncode == 0, done.stdout + done.stderr
     printed = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert "net one rank 1 8 100.0 80.0" in printed
@@ -215,7 +214,19 @@ def test_table_from_saved_files(tmp_path):
     text = " ".join(printed)
     assert "EMULATED computation: 200 GFLOP/s, 10 GB/s" in text
     assert "with 8 ranks there are more threads than the 4 cores" in text
-    assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_picture_shows_one_setting(tmp_path):
+    from bench.scaling_report import draw
+
+    one = result(1, [row("alone", 8, [0.10])])
+    two = result(2, [row("alone", 8, [0.11]), row("data", 16, [0.12], 0.01, 0.04)])
+    draw([two, one], tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"
+    emulated = result(2, two["results"], emulated=[200.0, 10.0])
+    with pytest.raises(ValueError, match="several settings"):
+        draw([one, emulated], tmp_path / "other.png")
+    assert not (tmp_path / "other.png").exists()
 
 
 def test_strong_scaling_divides_the_work():
