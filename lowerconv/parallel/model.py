@@ -30,6 +30,7 @@ class SplitStrategy(Strategy):
     """
 
     split: SplitNetwork
+    engine: Engine
 
     def make_split_optimizer(self, make_optimizer: Callable[[Module], Optimizer]) -> Optimizer:
         """Return the optimizer of this rank's parts.
