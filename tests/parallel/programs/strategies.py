@@ -10,6 +10,7 @@ before}.  Every rank compares with a process alone.
 
 import json
 import sys
+import traceback
 import zlib
 from pathlib import Path
 
@@ -193,7 +194,8 @@ for text in sys.argv[3:]:
     case = json.loads(text)
     try:
         check(case)
-    except BaseException:
-        print(f"rank {c.rank}, seed {seed}: {text}", file=sys.stderr, flush=True)
-        raise
+    except Exception:  # the others would wait for this rank
+        print(f"rank {c.rank}, seed {seed}: {text}", file=sys.stderr)
+        traceback.print_exc()
+        c.abort()
 print("right")
