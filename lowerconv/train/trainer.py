@@ -429,6 +429,7 @@ class Trainer:
             accumulate=self.settings.accumulate,
             label_smoothing=self.settings.label_smoothing,
             average=self.average,
+            check_every=self.parallel.checked_every,
             timeline=self._timeline,
         )
         trained = time.perf_counter()
