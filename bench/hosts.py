@@ -242,7 +242,7 @@ def sweep() -> None:
 def _is_left(name: str) -> bool:
     """Return whether the maker of what has a name is gone."""
     found = re.fullmatch(rf"{PREFIX}-(\d+)-\w+", name)
-    return bool(found) and not _alive(int(found[1]))
+    return found is not None and not _alive(int(found[1]))
 
 
 @contextlib.contextmanager
