@@ -72,18 +72,16 @@ def table(trace: Trace) -> Table:
             "step",
             "compute",
             "wait",
-            "data",
-            "other",
+            "rest",
             "in\nflight",
             "hidden",
-            "MB",
             "MB\nsent",
             "images\n/s",
         ],
     )
     whole, ranks = summarize_all(trace)
     for rank, summary in zip(trace.ranks, ranks, strict=True):
-        result.add_row(f"{rank.rank} on {rank.host}", *_cells(summary))
+        result.add_row(f"{rank.rank}, {rank.host}", *_cells(summary))
     if len(ranks) > 1:
         result.add_section()
         result.add_row("all", *_cells(whole))
@@ -91,11 +89,11 @@ def table(trace: Trace) -> Table:
 
 
 def _cells(summary: Summary) -> list[str]:
-    parts = (summary.seconds, summary.compute, summary.exposed, summary.data, summary.other)
+    rest = summary.data + summary.other
+    parts = (summary.seconds, summary.compute, summary.exposed, rest, summary.in_flight)
     return [
-        *(f"{1e3 * seconds:.1f}" for seconds in (*parts, summary.in_flight)),
+        *(f"{1e3 * seconds:.1f}" for seconds in parts),
         percent(summary.hidden),
-        f"{summary.nbytes / 1e6:.4g}",
         NONE if summary.sent is None else f"{summary.sent / 1e6:.4g}",
         f"{summary.images_per_second:,.0f}",
     ]
@@ -109,8 +107,8 @@ def notes(trace: Trace) -> list[str]:
         f"steps {numbers[0]} to {numbers[-1]} of the run, counted from 0",
         "wait: for communication, or moving it along; in flight: communication under way; "
         "hidden: 1 - wait / in flight",
-        f"MB: of the arrays communicated; MB sent: on the wire, {NONE} where the MPI library does "
-        "that on its own",
+        "rest: fetching the batch, and Python between the layers; MB sent: on the wire, "
+        f"{NONE} where the MPI library did that on its own",
     ]
     if len(trace.ranks) > 1:
         lines.append(f"times of different ranks are comparable to {off:.3f} ms")

@@ -27,9 +27,9 @@ def test_the_table_has_a_row_for_each_rank_and_one_for_all(path, capsys):
     assert main(["timeline", str(path)]) == 0
     printed = capsys.readouterr().out
     rows = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line.split()}
-    figures = ["100.0", "78.0", "10.0", "10.0", "2.0", "35.0", "71%", "6", "9"]
-    assert rows["0"] == ["on", "host0", *figures, "80"]
-    assert rows["2"] == ["on", "host1", *figures, "100"]
+    figures = ["100.0", "78.0", "10.0", "12.0", "35.0", "71%", "9"]
+    assert rows["0,"] == ["host0", *figures, "80"]
+    assert rows["2,"] == ["host1", *figures, "100"]
     assert rows["all"] == [*figures, "270"]
     assert "steps 5 to 7 of the run" in printed
     assert "times of different ranks are comparable to 0.002 ms" in printed
