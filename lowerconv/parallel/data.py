@@ -75,10 +75,7 @@ class DataParallel(Strategy):
         result, gradients = network_loss(results, work.labels, work.size, work.label_smoothing)
         self._check(result.loss, work)
         if work.last:
-            assert self.buckets is not None
-            self.buckets.begin(None if work.first else self._held)
-            network.backward(*gradients)
-            self.buckets.finish(work.lr)
+            self._update(work, gradients)
             return result
         network.backward(*gradients)
         if self._held is None:
@@ -88,6 +85,13 @@ class DataParallel(Strategy):
         else:
             self._held += optimizer.grad
         return result
+
+    def _update(self, work: Work, gradients: tuple[np.ndarray, ...]) -> None:
+        """Compute the last gradients of an update, and make it."""
+        assert self.buckets is not None
+        self.buckets.begin(None if work.first else self._held)
+        self.network.backward(*gradients)
+        self.buckets.update(self.buckets.end(), work.lr)
 
     def close(self) -> None:
         """End the communication thread."""

@@ -47,10 +47,14 @@ class Task:
     done : bool
     times : list of int
         When it was submitted, started and finished, ``time.monotonic_ns()``; as far as it got.
+    aside : bool
+        Whether it is no collective, but messages between some ranks.
     """
 
-    def __init__(self, name: str, nbytes: int, routine: Routine, link: Link) -> None:
-        self.name, self.nbytes = name, nbytes
+    def __init__(
+        self, name: str, nbytes: int, routine: Routine, link: Link, aside: bool = False
+    ) -> None:
+        self.name, self.nbytes, self.aside = name, nbytes, aside
         self.times = [time.monotonic_ns()]
         self.done = False
         self.error: Exception | None = None
@@ -63,7 +67,10 @@ class Task:
             self.times.append(time.monotonic_ns())
         try:
             while _all_done(self._requests):
-                self._requests = next(self._routine)
+                requests = next(self._routine)
+                if requests is None:
+                    break  # at the next move
+                self._requests = requests
         except StopIteration:
             self._end()
         except Exception as error:
@@ -120,6 +127,8 @@ class Engine:
         self._number = 0
         self._waiting: deque[Task] = deque()
         self._active: list[Task] = []
+        self._beside: deque[Task] = deque()
+        self._error: Exception | None = None  # of a task that nobody may be waiting for
         self._moving = threading.Lock()
         self._wake = threading.Event()
         self._ended = False
@@ -140,7 +149,13 @@ class Engine:
         """How many there are."""
         return self.comm.Get_size() if self.comm is not None else 1
 
-    def submit(self, routine: Callable[[Link], Routine], name: str, nbytes: int = 0) -> Task:
+    def submit(
+        self,
+        routine: Callable[[Link], Routine],
+        name: str,
+        nbytes: int = 0,
+        tag: int | None = None,
+    ) -> Task:
         """Begin a collective; all ranks submit the same ones in the same order.
 
         Parameters
@@ -149,11 +164,16 @@ class Engine:
             Given a `Link`, returns the generator.
         name : str
         nbytes : int
+        tag : int, optional
+            From 0: not a collective, but messages between some ranks, that have a tag of their own.
+            It begins at once, whatever else is under way, and may last.
         """
-        link = Link(self.comm, self._number % TAGS, self.hosts, self._scratch)
-        self._number += 1
-        task = Task(name, nbytes, routine(link), link)
-        self._waiting.append(task)
+        aside = tag is not None
+        number = TAGS + tag if tag is not None else self._number % TAGS
+        self._number += 0 if aside else 1
+        link = Link(self.comm, number, self.hosts, self._scratch)
+        task = Task(name, nbytes, routine(link), link, aside)
+        (self._beside if aside else self._waiting).append(task)
         if self.threaded:
             self._wake.set()
         else:
@@ -164,12 +184,17 @@ class Engine:
         """Move all that is under way; return whether anything still is."""
         with self._moving:
             while True:
-                while self._waiting and len(self._active) < AT_ONCE:
+                while self._beside:
+                    self._active.append(self._beside.popleft())
+                while self._waiting and sum(not t.aside for t in self._active) < AT_ONCE:
                     self._active.append(self._waiting.popleft())
                 ended = [task for task in self._active if task.advance()]
                 self._active = [task for task in self._active if not task.done]
                 for task in ended:
-                    if self.listener is not None:
+                    if task.aside and task.error is not None:
+                        self._error = task.error
+                    # What lasts as long as others like, and is nobody's message, is not told.
+                    if self.listener is not None and (task.nbytes or not task.aside):
                         self.listener.task_finished(task)
                 if not ended or not self._waiting:
                     return bool(self._active)
@@ -198,6 +223,8 @@ class Engine:
         # Whoever waits looks more often than the thread, which gives the layers room.
         if not task.done:
             self.progress()
+            if self._error is not None:
+                raise self._error
         return task.done
 
     def _serve(self) -> None:
@@ -207,7 +234,7 @@ class Engine:
         while not self._ended:
             if self.progress():
                 time.sleep(NAP)
-            elif not self._waiting:
+            elif not self._waiting and not self._beside:
                 self._wake.wait(0.1)
                 self._wake.clear()
 

@@ -76,6 +76,12 @@ class Link:
         part._pool, part._taken = self._pool, self._taken
         return part
 
+    def tagged(self, tag: int) -> Link:
+        """Return a link for the same ranks and messages of another kind."""
+        other = self.among(range(self.ranks))
+        other.tag = tag
+        return other
+
     def send(self, array: np.ndarray, to: int) -> Requests:
         """Begin to send a contiguous array; return what has to be waited for."""
         return [self.comm.Isend(p, self._members[to], self.tag) for p in _pieces(array)]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from lowerconv.parallel.asynchronous import Asynchronous
 from lowerconv.parallel.data import DataParallel
+from lowerconv.parallel.server import ParameterServer
 from lowerconv.parallel.strategy import Strategy
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "data": DataParallel,
     "tree": DataParallel,
+    "async": Asynchronous,
+    "server": ParameterServer,
 }

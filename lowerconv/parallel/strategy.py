@@ -71,9 +71,12 @@ class Strategy:
         Which share of every batch this rank loads: its number, of how many.
     copies : int
         How many ranks return the same loss of the same samples.
+    alike : bool
+        Whether all ranks have the same weights after every update; else only after `finish`.
     """
 
     copies = 1
+    alike = True
 
     def __init__(
         self,
@@ -170,7 +173,7 @@ class Strategy:
         return []
 
     def metrics(self) -> dict[str, Any]:
-        """Return numbers of the last epoch that only this strategy has."""
+        """Return numbers of the last epoch that only this strategy has, as `EpochMetrics` does."""
         return {}
 
     def _check(self, loss: float, work: Work) -> None:
