@@ -27,7 +27,7 @@ RANGES: dict[str, tuple[type, float, float]] = {
 BELONGS_TO = {
     "allreduce": ("data", "owt", "async"),
     "wire": ("data", "tree", "owt"),
-    "bucket_mib": ("data", "tree", "owt"),
+    "bucket_mib": ("data", "tree", "owt", "async"),
     "owt_border": ("owt",),
     "owt_scheme": ("owt",),
     "owt_chunks": ("owt",),

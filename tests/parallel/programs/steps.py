@@ -3,7 +3,7 @@
 In float64: training amplifies the rounding that the order of a sum decides, and in float32 soon
 nobody could tell it from a mistake.
 
-usage: steps.py OUT.npz SAMPLES BATCH OPTIONS, those of `ParallelOptions` as JSON
+usage: steps.py OUT.npz SAMPLES BATCH OPTIONS [ACCUMULATE], those of `ParallelOptions` as JSON
 """
 
 import json
@@ -66,6 +66,7 @@ for epoch in range(2):
         SEED,
         lambda step: 0.05,
         lambda n, *_: shares.append(n),
+        accumulate=int(sys.argv[5]) if len(sys.argv) > 5 else 1,
     )
     losses.extend(epoch_losses)
     right.append(epoch_right)
