@@ -1,6 +1,5 @@
 """Sums of gradients that arrive some steps later."""
 
-import csv
 import json
 from functools import cache
 from pathlib import Path
