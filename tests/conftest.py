@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +60,7 @@ def watchdog(pytestconfig):
 
 def clean_environment() -> dict[str, str]:
     """Return the environment without what a launcher of this very process has put there."""
-    prefixes = ("PMI", "OMPI_", "MPI_", "HYDRA_", "PRTE_")
+    prefixes = ("PMI", "OMPI_", "MPI_", "HYDRA_", "PRTE_", "SLURM_")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
     # Open MPI refuses root and more ranks than cores unless told so; MPICH ignores these.
     return kept | {
@@ -92,9 +92,13 @@ def mpiexec() -> Callable[..., subprocess.CompletedProcess]:
         pytest.fail('no mpiexec: the tests need an MPI runtime, pip install ".[mpi]"')
 
     def run(
-        ranks: int, *arguments: object, timeout: float = 300, cwd: Path | None = None
+        ranks: int,
+        *arguments: object,
+        timeout: float = 300,
+        cwd: Path | None = None,
+        options: Sequence[str] = (),
     ) -> subprocess.CompletedProcess:
-        command = [launcher, "-n", str(ranks), sys.executable, *map(str, arguments)]
+        command = [launcher, "-n", str(ranks), *options, sys.executable, *map(str, arguments)]
         return subprocess.run(
             command,
             env=clean_environment(),

@@ -31,6 +31,7 @@ import numpy as np
 from lowerconv.nn.loss import LossResult
 from lowerconv.nn.module import Module
 from lowerconv.nn.optim import Optimizer
+from lowerconv.parallel.buckets import Buckets
 from lowerconv.parallel.communicator import Communicator
 from lowerconv.parallel.data import DataParallel
 from lowerconv.parallel.engine import Task
@@ -88,18 +89,24 @@ class Asynchronous(DataParallel):
             self.staleness.note(len(self._flights), len(self._flights))
         return super().train(work)
 
-    def _update(self, work: Work, gradients: tuple[np.ndarray, ...]) -> None:
-        assert self.buckets is not None
+    def _sum(
+        self,
+        buckets: Buckets,
+        gradients: tuple[np.ndarray, ...],
+        held: np.ndarray | None,
+        lr: float,
+    ) -> None:
         sums = self._free.pop()
-        self.buckets.begin(None if work.first else self._held, sums)
+        buckets.begin(held, sums)
         self.network.backward(*gradients)
-        self._flights.append(Flight(work.lr, sums, self.buckets.end()))
+        self._flights.append(Flight(lr, sums, buckets.end()))
         if self.alike:  # nothing to gain from being late
             self._apply(0)
 
     def _apply(self, most: int) -> None:
         """Apply the sums that have come, and wait until at most so many are missing."""
-        assert self.buckets is not None
+        if self.buckets is None or self.engine is None:
+            return
         if not self.engine.threaded:
             self.engine.progress()
         while self._flights and (len(self._flights) > most or self._arrived(self._flights[0])):

@@ -25,6 +25,7 @@ from lowerconv.nn.module import Layer, Module
 from lowerconv.nn.optim import Optimizer
 from lowerconv.parallel.collectives import Allreduce
 from lowerconv.parallel.engine import Engine, Task
+from lowerconv.parallel.listener import PROGRESS, UPDATE
 
 SMALLEST = 1 << 16  # bytes of the bucket that leaves last; each before it is twice as large
 
@@ -176,7 +177,8 @@ class Buckets:
         """Submit what is left, after backward; return the sums under way, one for each bucket."""
         for bucket in self.buckets:
             bucket.pending.clear()
-        self._leave()
+        with self.engine.listener.doing(PROGRESS):
+            self._leave()
         self._collecting = False
         return [bucket.task for bucket in self.buckets if bucket.task is not None]
 
@@ -193,15 +195,17 @@ class Buckets:
         sums : ndarray, (parameters,), optional
             What `begin` was told to make the sums in.
         """
-        optimizer = self.optimizer
+        optimizer, listener = self.optimizer, self.engine.listener
         optimizer.lr = lr
         optimizer.begin_step()
         for bucket, task in zip(self.buckets, tasks, strict=True):
             self.engine.wait(task)
             if not optimizer.whole:
-                optimizer.update(bucket.begin, bucket.end, sums)
+                with listener.doing(UPDATE, task.name):
+                    optimizer.update(bucket.begin, bucket.end, sums)
         if optimizer.whole:
-            optimizer.update(0, optimizer.data.size, sums)
+            with listener.doing(UPDATE):
+                optimizer.update(0, optimizer.data.size, sums)
 
 
 def names_of(network: Module, bucket: Bucket) -> Collection[str]:

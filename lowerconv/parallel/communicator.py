@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lowerconv.machine.cgroup import cpu_quota
-from lowerconv.machine.mpi import GET_MPI, launched_rank, launched_ranks
+from lowerconv.machine.mpi import GET_MPI, MISMATCH, launched_rank, launched_ranks, launcher
 from lowerconv.machine.placement import divide
 from lowerconv.machine.topology import Topology, online_cpus, read_topology, usable_cpus
 from lowerconv.parallel.binding import describe_squeezes, find_squeeze
@@ -44,9 +44,13 @@ class Communicator:
         Who is told when waiting for other ranks takes long.
     cpus : tuple of int
         The CPUs of this rank: its share of those of its host, ascending.
+    cores : int
+        How many cores these are, or are on.
     threads : int
         How many threads this rank should use: one for each core of its share, no more than its
         share of the CPU quota feeds.
+    numa_nodes : int
+        Of its host, as far as the ranks there may use them.
     warnings : list of str
         What the launcher did to any of the ranks that slows all of them down, each with its cure;
         the same on every rank.
@@ -66,9 +70,11 @@ class Communicator:
         # The whole machine: in a container the kernel's list may hide CPUs that the masks have.
         host = read_topology(usable={*online_cpus(), *(cpu for mask in masks for cpu in mask)})
         self.cpus = divide(masks, rank, host)
-        cores = sum(not set(core).isdisjoint(self.cpus) for core in host.cores)
-        quota = cpu_quota()
+        usable = {cpu for mask in masks for cpu in mask}
+        self.numa_nodes = sum(not usable.isdisjoint(node.cpus) for node in host.numa_nodes)
         # SMT siblings are not counted: they share the core's FMA units, which one thread fills.
+        self.cores = cores = sum(not set(core).isdisjoint(self.cpus) for core in host.cores)
+        quota = cpu_quota()
         self.threads = cores if quota is None else max(1, min(cores, int(quota / len(masks))))
         return host
 
@@ -117,9 +123,9 @@ class MPICommunicator(Communicator):
         told = launched_ranks()
         if told not in (None, self.ranks):
             raise MPIError(
-                f"MPI: mpiexec started {told} processes, but the MPI library of mpi4py "
-                f"({MPI.Get_library_version().splitlines()[0]}) sees {self.ranks}: they come from "
-                "different MPI installations; use the mpiexec of the same one"
+                f"MPI: {launcher()} started {told} processes, but the MPI library of mpi4py "
+                f"({MPI.Get_library_version().splitlines()[0]}) sees {self.ranks}: "
+                f"{MISMATCH[launcher()]}"
             )
         neighbours = self._world.Split_type(MPI.COMM_TYPE_SHARED)  # the ranks of this host
         ranks, masks = zip(*neighbours.allgather((self.rank, usable_cpus())), strict=True)

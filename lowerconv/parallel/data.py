@@ -13,6 +13,7 @@ from lowerconv.parallel.buckets import Buckets
 from lowerconv.parallel.choice import Chosen, choose_allreduce
 from lowerconv.parallel.collectives import Allreduce
 from lowerconv.parallel.communicator import Communicator
+from lowerconv.parallel.listener import LOSS, UPDATE
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.overlap import make_engine
 from lowerconv.parallel.strategy import Strategy, Work
@@ -36,27 +37,26 @@ class DataParallel(Strategy):
         super().__init__(network, make_optimizer, communicator, options, image_shape)
         optimizer = make_optimizer(network)
         self.optimizers = [optimizer]
-        self.engine = make_engine(communicator, options)
         self._held: np.ndarray | None = None
         self.chosen: Chosen | None = None
         self.buckets: Buckets | None = None
 
     def start(self) -> None:
         """Decide how gradients are summed; all ranks come here together."""
-        nbytes = int(self.options.bucket_mib * (1 << 20))
+        if self.communicator.ranks == 1 and self.alike:
+            return
         if self.options.wire != "float32" and self.optimizer.grad.dtype != np.float32:
             raise ValueError(
                 f"wire: got {self.options.wire!r} with gradients of {self.optimizer.grad.dtype}, "
                 "expected float32 ones"
             )
+        nbytes = int(self.options.bucket_mib * (1 << 20))
+        if self.engine is None:
+            self.engine = make_engine(self.communicator, self.options)
         self.chosen = choose_allreduce(self.engine, self.communicator, self.options, nbytes)
+        overlap = self.options.overlap != "none"
         self.buckets = Buckets(
-            self.network,
-            self.optimizer,
-            self.engine,
-            self._allreduce,
-            nbytes,
-            self.options.overlap != "none",
+            self.network, self.optimizer, self.engine, self._allreduce, nbytes, overlap
         )
         self.network.watch = self.buckets.after
 
@@ -70,37 +70,53 @@ class DataParallel(Strategy):
 
     def train(self, work: Work) -> LossResult:
         """Compute this rank's share, and sum the gradients if it is the last of an update."""
-        network, optimizer = self.network, self.optimizer
-        results = network.run(work.images, work.step)
-        result, gradients = network_loss(results, work.labels, work.size, work.label_smoothing)
+        results = self.network.run(work.images, work.step)
+        with self.listener.doing(LOSS):
+            result, gradients = network_loss(results, work.labels, work.size, work.label_smoothing)
         self._check(result.loss, work)
-        if work.last:
-            self._update(work, gradients)
-            return result
-        network.backward(*gradients)
-        if self._held is None:
-            self._held = np.empty_like(optimizer.grad)
-        if work.first:
-            self._held[:] = optimizer.grad
-        else:
-            self._held += optimizer.grad
+        self.backward(gradients, work)
         return result
 
-    def _update(self, work: Work, gradients: tuple[np.ndarray, ...]) -> None:
-        """Compute the last gradients of an update, and make it."""
-        assert self.buckets is not None
-        self.buckets.begin(None if work.first else self._held)
+    def backward(self, gradients: tuple[np.ndarray, ...], work: Work) -> None:
+        """Differentiate what the network has computed, and update it at the end of an update."""
+        network, optimizer = self.network, self.optimizer
+        held = None if work.first else self._held
+        if work.last and self.buckets is not None:
+            self._sum(self.buckets, gradients, held, work.lr)
+            return
+        network.backward(*gradients)
+        if held is not None:
+            optimizer.grad += held
+        if work.last:
+            optimizer.lr = work.lr
+            with self.listener.doing(UPDATE):
+                optimizer.step()
+            return
+        if self._held is None:
+            self._held = np.empty_like(optimizer.grad)
+        self._held[:] = optimizer.grad
+
+    def _sum(
+        self,
+        buckets: Buckets,
+        gradients: tuple[np.ndarray, ...],
+        held: np.ndarray | None,
+        lr: float,
+    ) -> None:
+        """Compute and sum the last gradients of an update, and make it."""
+        buckets.begin(held)
         self.network.backward(*gradients)
-        self.buckets.update(self.buckets.end(), work.lr)
+        buckets.update(buckets.end(), lr)
 
     def close(self) -> None:
         """End the communication thread."""
-        self.network.watch = None
-        self.engine.close()
+        if self.engine is not None:
+            self.network.watch = None
+            self.engine.close()
 
     def describe(self) -> str:
         """Return how gradients are summed."""
-        if self.communicator.ranks == 1 or self.buckets is None:
+        if self.buckets is None:
             return ""
         buckets = f"gradients in {len(self.buckets.buckets)} buckets"
         if self.options.wire != "float32":

@@ -12,6 +12,7 @@ WIRES = ("float32", "bf16", "fp16")
 SCHEMES = ("a", "b", "c")
 OVERLAPS = ("thread", "layers", "none")
 AUTO = "auto"
+CHECK_EVERY = 100  # updates, of deterministic runs
 
 # A value is from the first number on and at most the second.
 RANGES: dict[str, tuple[type, float, float]] = {
@@ -22,6 +23,8 @@ RANGES: dict[str, tuple[type, float, float]] = {
     "servers": (int, 1, inf),
     "stall_timeout": (float, 0.1, inf),
     "check_every": (int, 1, inf),
+    "timeline_first": (int, 0, inf),
+    "timeline_count": (int, 1, inf),
 }
 # Options that mean something with some strategies only.
 BELONGS_TO = {
@@ -35,6 +38,9 @@ BELONGS_TO = {
     "staleness": ("async", "server"),
     "servers": ("server",),
     "elastic": ("data", "tree"),
+    # Of the others weights agree at the end of an epoch only.
+    "deterministic": ("data", "tree", "model", "owt", "async"),
+    "check_every": ("data", "tree", "model", "owt"),
 }
 
 
@@ -87,6 +93,8 @@ class ParallelOptions:
         ``mpiexec --with-ft ulfm``.
     timeline : str, optional
         File for a trace of some steps.
+    timeline_first, timeline_count : int
+        Which steps these are: the first one, counted from 0 where this run begins, and how many.
     """
 
     strategy: str = "data"
@@ -105,6 +113,8 @@ class ParallelOptions:
     stall_timeout: float | None = None
     elastic: bool = False
     timeline: str | None = None
+    timeline_first: int = 5
+    timeline_count: int = 10
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -133,6 +143,11 @@ class ParallelOptions:
                     f"{name}: got {getattr(self, name)!r} with strategy {self.strategy!r}, "
                     f"expected it with {' or '.join(owners)} only"
                 )
+
+    @property
+    def checked_every(self) -> int | None:
+        """Updates after which weights are compared, beside the end of an epoch."""
+        return CHECK_EVERY if self.deterministic and not self.check_every else self.check_every
 
 
 def describe_range(least: float, most: float) -> str:

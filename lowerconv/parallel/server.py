@@ -30,8 +30,9 @@ from lowerconv.nn.module import Layer, Module
 from lowerconv.nn.optim import Optimizer
 from lowerconv.parallel.collectives import Routine, all_gather
 from lowerconv.parallel.communicator import Communicator
-from lowerconv.parallel.engine import TAGS, Task
+from lowerconv.parallel.engine import TAGS, Engine, Task
 from lowerconv.parallel.link import Link
+from lowerconv.parallel.listener import LOSS
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.overlap import make_engine
 from lowerconv.parallel.shard import Shard
@@ -53,9 +54,10 @@ class ParameterServer(Strategy):
     Raises
     ------
     ValueError
-        More servers than ranks, an optimizer that has to see all gradients at once, or staleness
-        and determinism.
+        More servers than ranks, or an optimizer that has to see all gradients at once.
     """
+
+    engine: Engine  # a process alone has one too
 
     def __init__(
         self,
@@ -70,11 +72,6 @@ class ParameterServer(Strategy):
         self.servers = ranks if options.servers is None else options.servers
         if self.servers > ranks:
             raise ValueError(f"servers: got {self.servers} with {ranks} ranks, expected no more")
-        if options.staleness and options.deterministic:
-            raise ValueError(
-                f"deterministic: got True with strategy 'server' and staleness {options.staleness},"
-                " expected staleness 0: else updates are made in the order in which they come"
-            )
         optimizer = make_optimizer(network)
         if optimizer.whole:
             raise ValueError(
@@ -128,7 +125,8 @@ class ParameterServer(Strategy):
         if not self._serving:
             self._serve()
         results = self.network.run(work.images, work.step)
-        result, gradients = network_loss(results, work.labels, work.size, work.label_smoothing)
+        with self.listener.doing(LOSS):
+            result, gradients = network_loss(results, work.labels, work.size, work.label_smoothing)
         self._check(result.loss, work)
         self.network.backward(*gradients)
         self._hold(work)

@@ -9,8 +9,10 @@ import numpy as np
 from lowerconv.data.loader import Loader
 from lowerconv.nn.loss import softmax_cross_entropy
 from lowerconv.nn.module import Step
+from lowerconv.parallel.agreement import check_weights_agree
 from lowerconv.parallel.communicator import Communicator
 from lowerconv.parallel.strategy import Strategy, Work
+from lowerconv.parallel.timeline import Timeline
 from lowerconv.train.ema import WeightAverage
 
 
@@ -30,6 +32,8 @@ def train_epoch(
     accumulate: int = 1,
     label_smoothing: float = 0.0,
     average: WeightAverage | None = None,
+    timeline: Timeline | None = None,
+    check_every: int | None = None,
 ) -> tuple[np.ndarray, int]:
     """Train on every batch of an epoch.
 
@@ -50,6 +54,10 @@ def train_epoch(
     label_smoothing : float
     average : WeightAverage, optional
         Takes in the weights after each update.
+    timeline : Timeline, optional
+        Records steps.
+    check_every : int, optional
+        Compare the weights of all ranks after so many updates.
 
     Returns
     -------
@@ -62,12 +70,17 @@ def train_epoch(
     ------
     DivergenceError
         A loss is not finite.
+    DisagreementError
+        Ranks have different weights; the message names the layer.
     """
     communicator = strategy.communicator
     sizes = update_sizes(loader, accumulate)
     losses = np.zeros(len(sizes))
     right = 0
-    for number, batch in enumerate(loader.batches(seed, epoch)):
+    batches = loader.batches(seed, epoch)
+    if timeline is not None:
+        batches = timeline.over(batches)
+    for number, batch in enumerate(batches):
         update, part = divmod(number, accumulate)
         # Samples have the places they would have in a single batch: so dropout drops the same.
         place = part * loader.batch + batch.first_sample
@@ -85,8 +98,11 @@ def train_epoch(
             label_smoothing=label_smoothing,
         )
         result = strategy.train(work)
+        updates = strategy.optimizer.updates
         if work.last and average is not None:
-            average.update(strategy.optimizer.updates)
+            average.update(updates)
+        if work.last and check_every is not None and updates % check_every == 0:
+            check_weights_agree(communicator, strategy.replicated())
         losses[update] += result.loss
         right += result.right
         after_batch(len(batch.labels), result.loss, result.right)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import zlib
 from collections.abc import Collection
 from dataclasses import asdict
 from functools import partial
@@ -25,9 +24,20 @@ from lowerconv.nn.models import MODELS
 from lowerconv.nn.module import Module
 from lowerconv.nn.norm import BatchNorm2d
 from lowerconv.nn.optim import LARS, SGD, Adam, Optimizer
-from lowerconv.parallel.communicator import Communicator, world
+from lowerconv.parallel.agreement import (
+    check_facts_agree,
+    check_weights_agree,
+    describe_data,
+    describe_parameters,
+    versions,
+)
+from lowerconv.parallel.communicator import Communicator, together, world
 from lowerconv.parallel.options import ParallelOptions
+from lowerconv.parallel.roster import Roster
 from lowerconv.parallel.strategies import STRATEGIES
+from lowerconv.parallel.timeline import Timeline
+from lowerconv.parallel.trace import write as write_trace
+from lowerconv.parallel.trace_summary import describe as describe_trace
 from lowerconv.train.checkpoint import LAST, Checkpoint, CheckpointError, state
 from lowerconv.train.directory import RunDirectory, default_path
 from lowerconv.train.ema import WeightAverage
@@ -89,15 +99,21 @@ class Trainer:
     losses : list of float
         Mean loss of every update since this object was made.
 
+    All ranks make one together, and it fails on all of them or on none.
+
     Raises
     ------
     TypeError, ValueError
         A setting, named in the message, that is none or out of its range.
+    DisagreementError
+        Ranks have different versions, settings, data or parameters.
     DataError
         Data that cannot be read.
     CheckpointError
-        On rank 0: `out` holds a run already; or there is none to resume, it is damaged, or was made
-        with other settings.
+        `out` holds a run already; or there is none to resume, it is damaged, or was made with other
+        settings.
+    RuntimeError
+        Any of these on another rank, which the message names.
     """
 
     def __init__(
@@ -116,7 +132,26 @@ class Trainer:
         **settings: Any,
     ) -> None:
         self.communicator = _join() if communicator is None else communicator
-        chief = self.communicator.rank == 0
+
+        # In each step all ranks fail or none: the next one is for all of them.
+        facts = together(self.communicator, lambda: self._read(model, data, parallel, settings))
+        check_facts_agree(self.communicator, facts)
+        self.roster = Roster.gather(self.communicator, get_num_threads())
+        together(self.communicator, lambda: self._build(reporter, workers, cpus))
+        try:
+            together(self.communicator, lambda: self._open(out, resume, tensorboard))
+        except Exception:
+            self.strategy.close()
+            raise
+
+    def _read(
+        self,
+        model: str | Module,
+        data: str | tuple[Source, Source | None],
+        parallel: str | ParallelOptions,
+        settings: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Take settings, data and network; return what all ranks must have in common."""
         if isinstance(model, str) and model not in MODELS:
             raise ValueError(f"model: got {model!r}, expected one of {', '.join(MODELS)}")
         self.settings = resolve(
@@ -125,10 +160,10 @@ class Trainer:
             settings,
         )
         train_set, test_set = load(data) if isinstance(data, str) else data
-        seed, part = self.settings.seed, "test"
+        seed, self._part = self.settings.seed, "test"
         if self.settings.validation:
             train_set, test_set = hold_out(train_set, self.settings.validation, seed)
-            part = "validation"
+            self._part = "validation"
         elif test_set is None:
             raise ValueError(
                 "validation: got 0 and no test set, expected the fraction of the training images "
@@ -147,12 +182,29 @@ class Trainer:
             if isinstance(module, BatchNorm2d):
                 module.synchronized |= self.settings.sync_batch_norm
         self.parallel = ParallelOptions(parallel) if isinstance(parallel, str) else parallel
+        self._sources: tuple[Source, Source] = train_set, test_set
+        if self.communicator.ranks == 1:
+            return {}
+        return (
+            versions()
+            | asdict(self.settings)
+            | {f"parallel option {name}": value for name, value in asdict(self.parallel).items()}
+            | {f"training images: {name}": value for name, value in asdict(self.inputs).items()}
+            | describe_data("training", train_set)
+            | describe_data(self._part, test_set)
+            | describe_parameters(self.network)
+        )
+
+    def _build(
+        self, reporter: Reporter | None, workers: int | None, cpus: Collection[int] | None
+    ) -> None:
+        """Make what trains; writes nothing."""
         self.strategy = STRATEGIES[self.parallel.strategy](
             self.network,
             partial(make_optimizer, settings=self.settings),
             self.communicator,
             self.parallel,
-            train_set.image_shape,
+            self._sources[0].image_shape,
         )
         self.average: WeightAverage | None = None
         if self.settings.ema is not None:
@@ -168,18 +220,27 @@ class Trainer:
                 workers=workers,
                 cpus=cpus,
             )
-            for source, changes in ((train_set, augment), (test_set, None))
+            for source, changes in zip(self._sources, (augment, None), strict=True)
         )
+        self._timeline: Timeline | None = None
+        if self.parallel.timeline is not None:
+            folder = Path(self.parallel.timeline).parent
+            if self.communicator.rank == 0 and not folder.is_dir():  # told now, not after hours
+                raise ValueError(f"timeline: got a file in {folder}, expected a folder that exists")
+            self._timeline = Timeline(self.parallel.timeline_first, self.parallel.timeline_count)
         self.history: list[EpochMetrics] = []
         self.losses: list[float] = []
         if reporter is None:
+            chief = self.communicator.rank == 0
             reporter = ConsoleReporter(Console()) if chief else Reporter()
-        reporter.part = part
+        reporter.part = self._part
         self.reporter = reporter
-        # Rank 0 owns the directory: the others might not even see its file system.
+
+    def _open(self, out: str | Path | None, resume: bool, tensorboard: bool) -> None:
+        """Make or resume the directory; rank 0's, the others might not see its file system."""
         self._directory: RunDirectory | None = None
         self._restored: dict[str, np.ndarray] | None = None
-        if chief:
+        if self.communicator.rank == 0:
             names = self.settings.model, self.settings.data
             path = default_path(*names, resume) if out is None else Path(out)
             self._directory = RunDirectory(path)
@@ -244,13 +305,20 @@ class Trainer:
         """
         self._share()
         self.strategy.start()
+        if self._timeline is not None:
+            self.strategy.listen(self._timeline)
+            self._timeline.start(self._comm)
         self.reporter.say(self.describe())
         for warning in self.communicator.warnings:
             self.reporter.say(f"warning: {warning}")
+        for advice in self.roster.advice():
+            self.reporter.say(f"advice: {advice}")
         try:
             with announce_compilation(self.reporter):
                 self._train_epochs()
             self._report_data()
+            if self._timeline is not None:  # the run was shorter than the steps asked for
+                self._write_timeline(self._timeline)
             for line in self.strategy.report():
                 self.reporter.say(line)
         finally:
@@ -271,6 +339,34 @@ class Trainer:
             self.history.append(self._epoch(len(self.history)))
             self.reporter.end_epoch(self.history[-1], self.settings.epochs)
             self.save()
+            if self._timeline is not None and self._timeline.complete:
+                self._write_timeline(self._timeline)
+
+    @property
+    def _comm(self) -> Any:
+        """MPI's communicator of the strategy, on which nothing is sent between epochs."""
+        return self.strategy.engine.comm if self.strategy.engine is not None else None
+
+    def _write_timeline(self, timeline: Timeline) -> None:
+        """Write what all ranks have recorded, and record no more; nothing is in flight."""
+        self._timeline = None
+        path = Path(str(self.parallel.timeline))
+        if timeline.empty:  # on all ranks, which have the same steps
+            self.reporter.say(
+                f"warning: no timeline in {path}: the run ended before step {timeline.first}, the "
+                "first that should have been recorded"
+            )
+            return
+        about = f"{self.settings.model} on {self.settings.data}"
+        if self.communicator.ranks > 1:
+            about += f", strategy {self.parallel.strategy}"
+        trace = timeline.finish(self.communicator, self._comm, about)
+        if trace is not None:
+            write_trace(trace, path)
+            self.reporter.say(
+                f"timeline: {describe_trace(trace)}; https://ui.perfetto.dev opens {path}, "
+                f"lowerconv timeline {path} --plot draws it"
+            )
 
     def _share(self) -> None:
         """Give all ranks what rank 0 may have read from a checkpoint."""
@@ -332,11 +428,13 @@ class Trainer:
             accumulate=self.settings.accumulate,
             label_smoothing=self.settings.label_smoothing,
             average=self.average,
+            check_every=self.parallel.checked_every,
+            timeline=self._timeline,
         )
         trained = time.perf_counter()
         if epoch + 1 < self.settings.epochs:  # while the network is tested
             self._train.prefetch(self.settings.seed, epoch + 1)
-        self._check_agreement()
+        check_weights_agree(self.communicator, self.strategy.replicated())
         self._average_buffers()
         check_weights(self.strategy.network, epoch + 1)
         self.losses.extend(losses)
@@ -363,14 +461,6 @@ class Trainer:
             **self.strategy.metrics(),
         )
 
-    def _check_agreement(self) -> None:
-        """Raise if the ranks' weights differ in a single bit: they would train apart."""
-        alike = self.strategy.replicated()
-        sums = self.communicator.gather([zlib.crc32(array.tobytes()) for array in alike.values()])
-        sums = [tuple(each) for each in sums]
-        if len(set(sums)) > 1:
-            raise RuntimeError(f"weights differ between ranks: checksums {sums}")
-
     def _average_buffers(self) -> None:
         """Give all ranks the same statistics: the means of those that each has seen."""
         arrays = list(self.strategy.differing_buffers().values())
@@ -381,19 +471,21 @@ class Trainer:
             array /= self.communicator.ranks
 
     def describe(self) -> str:
-        """Return what runs where, in words."""
+        """Return what runs where, in words: of several ranks a line for each kind of host."""
         parameters = sum(p.data.size for p in self.network.parameters().values())
-        threads = f"{get_num_threads()} thread" + ("s" if get_num_threads() > 1 else "")
+        threads = f" x {get_num_threads()} thread" + ("s" if get_num_threads() > 1 else "")
+        several = self.communicator.ranks > 1
         accumulate = self.settings.accumulate
         groups = f" x {accumulate} accumulated" if accumulate > 1 else ""
         return (
             f"{self.settings.model}, {parameters:,} parameters, on {self.settings.data}: "
             f"{len(self._train.dataset):,} training and {len(self._test.dataset):,} "
             f"{self.reporter.part} images; "
-            f"{self.communicator.describe()} x {threads}, "
+            f"{self.communicator.describe()}{'' if several else threads}, "
             f"batch {self.settings.batch}{groups}, algorithm {self.settings.algorithm}"
             + (f", augmented by {self.settings.augment}" if self.settings.augment else "")
             + (f"; {self.strategy.describe()}" if self.strategy.describe() else "")
+            + "".join(f"\n{line}" for line in self.roster.lines() if several)
         )
 
 

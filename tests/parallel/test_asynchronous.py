@@ -13,6 +13,12 @@ PROGRAMS = Path(__file__).parent / "programs"
 SIZES = {"batch-30": (120, 30), "batch-7-last-of-3": (31, 7)}
 
 
+def train(mpiexec, ranks, out, runs, program="steps.py") -> dict[str, np.ndarray]:
+    done = mpiexec(ranks, PROGRAMS / program, out, json.dumps(runs))
+    assert done.returncode == 0, done.stderr
+    return {name.partition("/")[2]: array for name, array in np.load(out).items()}
+
+
 @pytest.fixture(scope="module")
 def steps(mpiexec, tmp_path_factory):
     """Return a function that runs a program on some ranks, and returns what came out."""
@@ -20,9 +26,8 @@ def steps(mpiexec, tmp_path_factory):
     @cache
     def run(ranks: int, size: str, program: str = "steps.py", **options) -> dict[str, np.ndarray]:
         out = tmp_path_factory.mktemp("steps") / "out.npz"
-        done = mpiexec(ranks, PROGRAMS / program, out, *SIZES[size], json.dumps(options))
-        assert done.returncode == 0, done.stderr
-        return dict(np.load(out))
+        runs = {"one": [*SIZES[size], options]}
+        return train(mpiexec, ranks, out, runs, program)
 
     return run
 
@@ -66,15 +71,8 @@ def test_a_slow_rank_is_waited_for_in_time(mpiexec, ranks, slow, overlap):
 
 def test_gradients_of_several_batches(mpiexec, tmp_path):
     """Three batches an update, the last of two: as one rank does it."""
-    found = []
+    options = {"strategy": "async", "staleness": 2, "deterministic": True}
+    runs = {"one": [31, 4, options, 3]}
+    reference = train(mpiexec, 1, tmp_path / "reference.npz", runs, "stale.py")
     for ranks in (1, 3):
-        out = tmp_path / f"{ranks}.npz"
-        options = json.dumps({"strategy": "async", "staleness": 2, "deterministic": True})
-        run = mpiexec(ranks, PROGRAMS / "steps.py", out, 31, 4, options, 3)
-        assert run.returncode == 0, run.stderr
-        found.append(dict(np.load(out)))
-    out = tmp_path / "reference.npz"
-    run = mpiexec(1, PROGRAMS / "stale.py", out, 31, 4, options, 3)
-    assert run.returncode == 0, run.stderr
-    for many in found:
-        same(many, dict(np.load(out)))
+        same(train(mpiexec, ranks, tmp_path / f"{ranks}.npz", runs), reference)

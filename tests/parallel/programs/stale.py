@@ -3,11 +3,12 @@
 The slow reference of strategy ``async``: old weights are kept, and each gradient is computed for
 those of s steps ago; SGD is written out in numpy.
 
-usage: stale.py OUT.npz SAMPLES BATCH OPTIONS, as of `steps.py`; ``staleness`` in it is s
+usage: stale.py OUT.npz RUNS, as of `steps.py`; ``staleness`` in them is s
 """
 
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -20,6 +21,7 @@ MOMENTUM, DECAY = 0.9, 1e-3  # as steps.py has them
 
 class Reference(Strategy):
     def start(self):
+        self.optimizers = [SimpleNamespace(updates=0)]
         self.parameters = self.network.parameters().values()
         self.newest = [[p.data.copy() for p in self.parameters]]
         self.velocity = [np.zeros_like(p.data) for p in self.parameters]
