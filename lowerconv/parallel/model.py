@@ -71,6 +71,10 @@ class SplitStrategy(Strategy):
             found[name] = (sharding.shape(array.shape) if sharding else array.shape), array.dtype
         return found
 
+    def hand_back(self) -> None:
+        """Put the parts of all ranks together in the network; all ranks call it, after training."""
+        self.split.join()
+
     def replicated(self) -> dict[str, np.ndarray]:
         """Return the parameters of which all ranks have the same, by name."""
         shardings = self.split.shardings

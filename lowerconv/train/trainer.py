@@ -316,6 +316,7 @@ class Trainer:
         try:
             with announce_compilation(self.reporter):
                 self._train_epochs()
+            self.strategy.hand_back()
             self._report_data()
             if self._timeline is not None:  # the run was shorter than the steps asked for
                 self._write_timeline(self._timeline)
