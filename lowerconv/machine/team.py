@@ -91,6 +91,18 @@ class Team:
 
 
 _team: Team | None = None
+_alone: Team | None = None
+
+
+def alone() -> Handle:
+    """Return a team without threads, whose state nobody shares: for a thread beside the main one.
+
+    One such thread at a time: the communication thread.
+    """
+    global _alone
+    if _alone is None:
+        _alone = Team()
+    return _alone.handle(1)
 
 
 def team() -> Team:

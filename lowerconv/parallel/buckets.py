@@ -124,11 +124,22 @@ class Buckets:
             for layer in bucket.layers:
                 self._of_layer.setdefault(layer, []).append(bucket)
         self._held: np.ndarray | None = None
+        self._sums = optimizer.grad
         self._collecting = False
 
-    def begin(self, held: np.ndarray | None = None) -> None:
-        """Collect what backward computes from here on; add gradients that were held before."""
+    def begin(self, held: np.ndarray | None = None, into: np.ndarray | None = None) -> None:
+        """Collect what backward computes from here on.
+
+        Parameters
+        ----------
+        held : ndarray, (parameters,), optional
+            Gradients that are added.
+        into : ndarray, (parameters,), optional
+            Where sums are made; by default where the gradients are, which the next backward
+            overwrites.
+        """
         self._held = held
+        self._sums = self.optimizer.grad if into is None else into
         self._collecting = True
         for bucket in self.buckets:
             bucket.pending, bucket.task = set(bucket.layers), None
@@ -148,9 +159,12 @@ class Buckets:
         """Submit all buckets that are complete, in their order: that of all ranks."""
         while self._next < len(self.buckets) and not self.buckets[self._next].pending:
             bucket = self.buckets[self._next]
-            gradient = self.optimizer.grad[bucket.begin : bucket.end]
+            own = self.optimizer.grad[bucket.begin : bucket.end]
+            gradient = self._sums[bucket.begin : bucket.end]
             if self._held is not None:
-                gradient += self._held[bucket.begin : bucket.end]
+                np.add(own, self._held[bucket.begin : bucket.end], out=gradient)
+            elif self._sums is not self.optimizer.grad:
+                gradient[:] = own
             allreduce = self._allreduce[self._next]
             bucket.task = self.engine.submit(
                 lambda link, g=gradient, f=allreduce: f(link, g),  # type: ignore[misc]
@@ -159,28 +173,39 @@ class Buckets:
             )
             self._next += 1
 
-    def finish(self, lr: float) -> None:
-        """Wait for the sums, and update the parameters of each bucket when it has come.
-
-        While a bucket is on its way the ones before it are updated: that is for nothing.
-        """
-        optimizer, listener = self.optimizer, self.engine.listener
+    def end(self) -> list[Task]:
+        """Submit what is left, after backward; return the sums under way, one for each bucket."""
         for bucket in self.buckets:
             bucket.pending.clear()
-        with listener.doing(PROGRESS):
+        with self.engine.listener.doing(PROGRESS):
             self._leave()
         self._collecting = False
+        return [bucket.task for bucket in self.buckets if bucket.task is not None]
+
+    def update(self, tasks: list[Task], lr: float, sums: np.ndarray | None = None) -> None:
+        """Wait for sums, and update the parameters of each bucket when it has come.
+
+        While a bucket is on its way the ones before it are updated: that is for nothing.
+
+        Parameters
+        ----------
+        tasks : list of Task
+            What `end` has returned.
+        lr : float
+        sums : ndarray, (parameters,), optional
+            What `begin` was told to make the sums in.
+        """
+        optimizer, listener = self.optimizer, self.engine.listener
         optimizer.lr = lr
         optimizer.begin_step()
-        for bucket in self.buckets:
-            assert bucket.task is not None
-            self.engine.wait(bucket.task)
+        for bucket, task in zip(self.buckets, tasks, strict=True):
+            self.engine.wait(task)
             if not optimizer.whole:
-                with listener.doing(UPDATE, bucket.task.name):
-                    optimizer.update(bucket.begin, bucket.end)
+                with listener.doing(UPDATE, task.name):
+                    optimizer.update(bucket.begin, bucket.end, sums)
         if optimizer.whole:
             with listener.doing(UPDATE):
-                optimizer.update(0, optimizer.data.size)
+                optimizer.update(0, optimizer.data.size, sums)
 
 
 def names_of(network: Module, bucket: Bucket) -> Collection[str]:

@@ -25,7 +25,8 @@ import numpy as np
 
 from lowerconv.parallel.link import LONGEST, Link, Requests
 
-Routine = Iterator[Requests]
+# None: look again at the next move; what is waited for is no message.
+Routine = Iterator[Requests | None]
 Allreduce = Callable[[Link, np.ndarray], Routine]
 
 

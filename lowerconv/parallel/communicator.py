@@ -112,6 +112,7 @@ class MPICommunicator(Communicator):
     """The ranks of ``mpiexec``, through ``MPI.COMM_WORLD``."""
 
     def __init__(self) -> None:
+        self._engines: list[Engine] = []
         try:
             from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
@@ -137,7 +138,13 @@ class MPICommunicator(Communicator):
         self.warnings = describe_squeezes(squeeze for squeeze, _ in found if squeeze)
 
     def _wait(self, request: Any, what: str) -> None:
-        wait_until(request.Test, what, self.patience)
+        def arrived() -> bool:
+            # Others may be waiting for what only this thread moves, and come here afterwards.
+            for engine in self._engines:
+                engine.progress()
+            return bool(request.Test())
+
+        wait_until(arrived, what, self.patience)
 
     def sum_array(self, array: np.ndarray) -> None:
         """Replace a contiguous array by its sum over all ranks, the same bits on each."""
@@ -181,7 +188,10 @@ class MPICommunicator(Communicator):
     def engine(self, **options: Any) -> Engine:
         """Return an engine for messages of its own; options as of `Engine`. All ranks call it."""
         comm = self._world.Dup()
-        return Engine(comm, hosts=self.hosts, patience=self.patience, **options)
+        engine = Engine(comm, hosts=self.hosts, patience=self.patience, **options)
+        if not engine.threaded:
+            self._engines.append(engine)
+        return engine
 
     def abort(self) -> None:
         """End all ranks at once, with a non-zero exit code."""

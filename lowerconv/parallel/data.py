@@ -43,7 +43,7 @@ class DataParallel(Strategy):
 
     def start(self) -> None:
         """Decide how gradients are summed; all ranks come here together."""
-        if self.communicator.ranks == 1:
+        if self.communicator.ranks == 1 and self.alike:
             return
         if self.options.wire != "float32" and self.optimizer.grad.dtype != np.float32:
             raise ValueError(
@@ -82,9 +82,7 @@ class DataParallel(Strategy):
         network, optimizer = self.network, self.optimizer
         held = None if work.first else self._held
         if work.last and self.buckets is not None:
-            self.buckets.begin(held)
-            network.backward(*gradients)
-            self.buckets.finish(work.lr)
+            self._sum(self.buckets, gradients, held, work.lr)
             return
         network.backward(*gradients)
         if held is not None:
@@ -97,6 +95,18 @@ class DataParallel(Strategy):
         if self._held is None:
             self._held = np.empty_like(optimizer.grad)
         self._held[:] = optimizer.grad
+
+    def _sum(
+        self,
+        buckets: Buckets,
+        gradients: tuple[np.ndarray, ...],
+        held: np.ndarray | None,
+        lr: float,
+    ) -> None:
+        """Compute and sum the last gradients of an update, and make it."""
+        buckets.begin(held)
+        self.network.backward(*gradients)
+        buckets.update(buckets.end(), lr)
 
     def close(self) -> None:
         """End the communication thread."""

@@ -38,10 +38,14 @@ class Task:
     done : bool
     times : list of int
         When it was submitted, started and finished, ``time.monotonic_ns()``; as far as it got.
+    aside : bool
+        Whether it is no collective, but messages between some ranks.
     """
 
-    def __init__(self, name: str, nbytes: int, routine: Routine, link: Link) -> None:
-        self.name, self.nbytes = name, nbytes
+    def __init__(
+        self, name: str, nbytes: int, routine: Routine, link: Link, aside: bool = False
+    ) -> None:
+        self.name, self.nbytes, self.aside = name, nbytes, aside
         self.times = [time.monotonic_ns()]
         self.done = False
         self.error: Exception | None = None
@@ -60,7 +64,10 @@ class Task:
             self.times.append(time.monotonic_ns())
         try:
             while _all_done(self._requests):
-                self._requests = next(self._routine)
+                requests = next(self._routine)
+                if requests is None:
+                    break  # at the next move
+                self._requests = requests
         except StopIteration:
             self._end()
         except Exception as error:
@@ -118,6 +125,7 @@ class Engine:
         self._waiting: deque[Task] = deque()
         self._urgent: deque[Task] = deque()
         self._active: list[Task] = []
+        self._error: Exception | None = None  # of a task that nobody may be waiting for
         self._moving = threading.Lock()
         self._wake = threading.Event()
         self._ended = False
@@ -143,6 +151,7 @@ class Engine:
         routine: Callable[[Link], Routine],
         name: str,
         nbytes: int = 0,
+        tag: int | None = None,
         *,
         urgent: bool = False,
     ) -> Task:
@@ -154,14 +163,19 @@ class Engine:
             Given a `Link`, returns the generator.
         name : str
         nbytes : int
+        tag : int, optional
+            From 0: not a collective, but messages between some ranks, that have a tag of their own.
+            It begins at once, whatever else is under way, and may last.
         urgent : bool
             Whether it goes beside those that are under way, and does not wait for its turn: layers
             cannot go on without it.
         """
-        link = Link(self.comm, self._number % TAGS, self.hosts, self._scratch)
-        self._number += 1
-        task = Task(name, nbytes, routine(link), link)
-        (self._urgent if urgent else self._waiting).append(task)
+        aside = tag is not None
+        number = TAGS + tag if tag is not None else self._number % TAGS
+        self._number += 0 if aside else 1
+        link = Link(self.comm, number, self.hosts, self._scratch)
+        task = Task(name, nbytes, routine(link), link, aside)
+        (self._urgent if urgent or aside else self._waiting).append(task)
         if self.threaded:
             self._wake.set()
         else:
@@ -174,12 +188,16 @@ class Engine:
             while True:
                 while self._urgent:
                     self._active.append(self._urgent.popleft())
-                while self._waiting and len(self._active) < AT_ONCE:
+                while self._waiting and sum(not t.aside for t in self._active) < AT_ONCE:
                     self._active.append(self._waiting.popleft())
                 ended = [task for task in self._active if task.advance()]
                 self._active = [task for task in self._active if not task.done]
                 for task in ended:
-                    self.listener.task_finished(task)
+                    if task.aside and task.error is not None:
+                        self._error = task.error
+                    # What lasts as long as others like, and is nobody's message, is not told.
+                    if task.nbytes or not task.aside:
+                        self.listener.task_finished(task)
                 if not self._urgent and (not ended or not self._waiting):
                     return bool(self._active)
 
@@ -206,6 +224,8 @@ class Engine:
         # Whoever waits looks more often than the thread, which gives the layers room.
         if not task.done:
             self.progress()
+            if self._error is not None:
+                raise self._error
         return task.done
 
     def _serve(self) -> None:

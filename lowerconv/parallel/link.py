@@ -93,6 +93,12 @@ class Link:
         part._pool, part._taken, part.tally = self._pool, self._taken, self.tally
         return part
 
+    def tagged(self, tag: int) -> Link:
+        """Return a link for the same ranks and messages of another kind."""
+        other = self.among(range(self.ranks))
+        other.tag = tag
+        return other
+
     def send(self, array: np.ndarray, to: int) -> Requests:
         """Begin to send a contiguous array; return what has to be waited for."""
         self.tally.nbytes += array.nbytes

@@ -30,7 +30,7 @@ RANGES: dict[str, tuple[type, float, float]] = {
 BELONGS_TO = {
     "allreduce": ("data", "owt", "async"),
     "wire": ("data", "tree", "owt"),
-    "bucket_mib": ("data", "tree", "owt"),
+    "bucket_mib": ("data", "tree", "owt", "async"),
     "owt_border": ("owt",),
     "owt_scheme": ("owt",),
     "owt_chunks": ("owt",),
@@ -39,7 +39,7 @@ BELONGS_TO = {
     "servers": ("server",),
     "elastic": ("data", "tree"),
     # Of the others weights agree at the end of an epoch only.
-    "deterministic": ("data", "tree", "model", "owt"),
+    "deterministic": ("data", "tree", "model", "owt", "async"),
     "check_every": ("data", "tree", "model", "owt"),
 }
 

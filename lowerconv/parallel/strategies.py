@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from lowerconv.parallel.asynchronous import Asynchronous
 from lowerconv.parallel.data import DataParallel
 from lowerconv.parallel.model import ModelParallel
 from lowerconv.parallel.owt import OWT
+from lowerconv.parallel.server import ParameterServer
 from lowerconv.parallel.strategy import Strategy
 
 STRATEGIES: dict[str, type[Strategy]] = {
@@ -12,4 +14,6 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "tree": DataParallel,
     "model": ModelParallel,
     "owt": OWT,
+    "async": Asynchronous,
+    "server": ParameterServer,
 }

@@ -74,6 +74,8 @@ class Strategy:
         Which share of every batch this rank loads: its number, of how many.
     copies : int
         How many ranks return the same loss of the same samples.
+    alike : bool
+        Whether all ranks have the same weights after every update; else only after `finish`.
     engine : Engine or None
         Moves the messages of the strategy, from `start` on; None for a process alone.
     listener : Listener
@@ -81,6 +83,7 @@ class Strategy:
     """
 
     copies = 1
+    alike = True
     engine: Engine | None = None
     listener: Listener = SILENT
 
@@ -189,7 +192,7 @@ class Strategy:
         return []
 
     def metrics(self) -> dict[str, Any]:
-        """Return numbers of the last epoch that only this strategy has."""
+        """Return numbers of the last epoch that only this strategy has, as `EpochMetrics` does."""
         return {}
 
     def _check(self, loss: float, work: Work) -> None:

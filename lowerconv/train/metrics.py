@@ -18,7 +18,8 @@ class EpochMetrics:
     Those of the test are of the weights after the epoch, on the test set or on the images held out
     for validation; ``ema`` stands for the same test of the averaged weights.  The speed is that of
     training after the first step, which may have compiled; `seconds` is all of the epoch, its tests
-    included; the learning rate is that of the last update.
+    included; the learning rate is that of the last update.  Staleness is how many updates the
+    weights lacked for which a gradient was computed, with strategies that allow it.
     """
 
     epoch: int
@@ -31,6 +32,8 @@ class EpochMetrics:
     learning_rate: float
     ema_loss: float | None = None
     ema_accuracy: float | None = None
+    staleness_mean: float | None = None
+    staleness_max: int | None = None
 
     @property
     def accuracy(self) -> float:

@@ -104,6 +104,8 @@ class ConsoleReporter(Reporter):
     def end_epoch(self, row: EpochMetrics, epochs: int) -> None:
         """Tell the figures of the epoch."""
         ema = "" if row.ema_accuracy is None else f"ema {row.ema_accuracy:6.2%}  "
+        if row.staleness_mean is not None:
+            ema += f"staleness {row.staleness_mean:.2f}, at most {row.staleness_max}  "
         self.say(
             f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  loss {row.train_loss:.4f}  "
             f"train {row.train_accuracy:6.2%}  {self.part} {row.test_accuracy:6.2%}  {ema}"

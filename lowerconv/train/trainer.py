@@ -459,11 +459,15 @@ class Trainer:
             learning_rate=self.optimizer.lr,
             ema_loss=ema_loss,
             ema_accuracy=ema_accuracy,
+            **self.strategy.metrics(),
         )
 
     def _average_buffers(self) -> None:
         """Give all ranks the same statistics: the means of those that each has seen."""
-        for array in self.strategy.differing_buffers().values():
+        arrays = list(self.strategy.differing_buffers().values())
+        if self.average is not None and not self.strategy.alike:
+            arrays += self.average.values.values()
+        for array in arrays:
             self.communicator.sum_array(array)
             array /= self.communicator.ranks
 

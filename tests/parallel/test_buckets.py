@@ -72,7 +72,7 @@ def test_buckets_leave_while_others_are_computed_and_are_updated():
             if net is network:
                 buckets.begin()
             net.backward(dy)
-        buckets.finish(0.1)
+        buckets.update(buckets.end(), 0.1)
         other.step()
         assert [name for name, _ in begun] == [f"bucket {i}" for i in range(len(buckets.buckets))]
         layers = [count for _, count in begun]

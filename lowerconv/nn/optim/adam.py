@@ -87,7 +87,7 @@ class Adam(Optimizer):
         """Return both moments."""
         return {"mean": self.mean, "square": self.square}
 
-    def _update(self, team: Handle, begin: int, end: int) -> None:
+    def _update(self, team: Handle, begin: int, end: int, grad: np.ndarray) -> None:
         kind = self.data.dtype.type
         decays = self._decays()
         kept = np.ones_like(decays)
@@ -105,7 +105,7 @@ class Adam(Optimizer):
             decays,
             kept,
             self.data,
-            self.grad,
+            grad,
             self.mean,
             self.square,
             numbers,

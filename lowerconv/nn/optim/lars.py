@@ -112,14 +112,14 @@ class LARS(Optimizer):
         """Return the velocity."""
         return {"velocity": self.velocity}
 
-    def _update(self, team: Handle, begin: int, end: int) -> None:
+    def _update(self, team: Handle, begin: int, end: int, grad: np.ndarray) -> None:
         _lars(
             team,
             self.bounds,
             self._blocks,
             self._decays(),
             self.data,
-            self.grad,
+            grad,
             self.velocity,
             float(self.lr),
             self.data.dtype.type(self.momentum),

@@ -84,12 +84,28 @@ class Optimizer:
         """Begin a step that is made of ranges, each updated once."""
         self.updates += 1
 
-    def update(self, begin: int, end: int) -> None:
-        """Update the items of a range of `data` from their gradients."""
-        with parallel_region(get_num_threads()) as team:
-            self._update(team, begin, end)
+    def update(
+        self, begin: int, end: int, grad: np.ndarray | None = None, team: Handle | None = None
+    ) -> None:
+        """Update the items of a range of `data` from their gradients.
 
-    def _update(self, team: Handle, begin: int, end: int) -> None:
+        Parameters
+        ----------
+        begin, end : int
+        grad : ndarray, (parameters,), optional
+            Of which the range is read; by default `grad`.
+        team : Handle, optional
+            Who computes; by default the team of all threads, which one thread can have at a time.
+        """
+        if grad is None:
+            grad = self.grad
+        if team is not None:
+            self._update(team, begin, end, grad)
+            return
+        with parallel_region(get_num_threads()) as everybody:
+            self._update(everybody, begin, end, grad)
+
+    def _update(self, team: Handle, begin: int, end: int, grad: np.ndarray) -> None:
         raise NotImplementedError
 
     def _decays(self) -> np.ndarray:

@@ -80,7 +80,7 @@ class SGD(Optimizer):
         """Return the velocity."""
         return {"velocity": self.velocity}
 
-    def _update(self, team: Handle, begin: int, end: int) -> None:
+    def _update(self, team: Handle, begin: int, end: int, grad: np.ndarray) -> None:
         kind = self.data.dtype.type
         _sgd(
             team,
@@ -89,7 +89,7 @@ class SGD(Optimizer):
             self.bounds,
             self._decays(),
             self.data,
-            self.grad,
+            grad,
             self.velocity,
             kind(self.lr),
             kind(self.momentum),

@@ -5,7 +5,8 @@ nobody could tell it from a mistake.
 
 usage: steps.py OUT.npz RUNS
 
-RUNS is JSON: by name, how many samples, the batch, and the options of `ParallelOptions`.
+RUNS is JSON: by name, how many samples, the batch, the options of `ParallelOptions`, and, unless
+it is one, how many batches make an update.
 """
 
 import json
@@ -31,7 +32,9 @@ class Float64Loader(Loader):
             yield replace(batch, images=batch.images.astype(np.float64))
 
 
-def train(samples: int, batch: int, options: ParallelOptions) -> dict[str, np.ndarray]:
+def train(
+    samples: int, batch: int, options: ParallelOptions, accumulate: int
+) -> dict[str, np.ndarray]:
     """Return what came out, on rank 0."""
     rng = np.random.default_rng(SEED)
     images = rng.integers(0, 256, (samples, 2, 9, 9)).astype(np.uint8)
@@ -58,7 +61,13 @@ def train(samples: int, batch: int, options: ParallelOptions) -> dict[str, np.nd
     shares, losses, right = [], [], []
     for epoch in range(2):
         epoch_losses, epoch_right = train_epoch(
-            strategy, loader, epoch, SEED, lambda step: 0.05, lambda n, *_: shares.append(n)
+            strategy,
+            loader,
+            epoch,
+            SEED,
+            lambda step: 0.05,
+            lambda n, *_: shares.append(n),
+            accumulate=accumulate,
         )
         losses.extend(epoch_losses)
         right.append(epoch_right)
@@ -80,8 +89,8 @@ def train(samples: int, batch: int, options: ParallelOptions) -> dict[str, np.nd
 communicator = world()
 set_num_threads(communicator.threads)
 results = {}
-for name, (samples, batch, options) in json.loads(sys.argv[2]).items():
-    results[name] = train(samples, batch, ParallelOptions(**options))
+for name, (samples, batch, options, *accumulate) in json.loads(sys.argv[2]).items():
+    results[name] = train(samples, batch, ParallelOptions(**options), *(accumulate or [1]))
 if communicator.rank == 0:
     np.savez(
         sys.argv[1],
