@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -41,6 +42,8 @@ from lowerconv.train.metrics import best_epoch
 from lowerconv.train.progress import ConsoleReporter, Reporter
 from lowerconv.train.settings import OPTIMIZERS, RANGES, SCHEDULES, Settings, describe_range
 from lowerconv.train.trainer import Trainer
+
+INTERRUPTED = 130  # exit status, as of shells
 
 EXPECTED = (*mistakes.EXPECTED, DivergenceError, MPIError)
 
@@ -364,11 +367,21 @@ def run(options: argparse.Namespace) -> int:
         reporter.close()
         # Before training all ranks have come here together and the first speaks; later on this
         # rank may be the only one, and the others are waiting for it.
-        if chief or prepared:
+        alone = prepared or communicator.deserted
+        if chief or alone:
             _tell(error, communicator.rank if communicator.ranks > 1 else None)
-        if prepared and communicator.ranks > 1:
+        if alone and communicator.ranks > 1:
             communicator.abort()
         return 1
+    except KeyboardInterrupt:
+        reporter.close()
+        if communicator.ranks == 1:
+            raise
+        if chief:
+            sys.stderr.write("lowerconv: interrupted\n")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)  # MPI's own end would wait for ranks that are elsewhere
     finally:
         reporter.close()
 

@@ -5,7 +5,11 @@ MPI is initialised here, on request, and nowhere else: `import lowerconv` never 
 
 from __future__ import annotations
 
+import atexit
+import faulthandler
+import os
 import pickle
+import platform
 import sys
 import time
 from collections.abc import Callable
@@ -19,11 +23,17 @@ from lowerconv.machine.placement import divide
 from lowerconv.machine.topology import Topology, online_cpus, read_topology, usable_cpus
 from lowerconv.parallel.binding import describe_squeezes, find_squeeze
 from lowerconv.parallel.engine import Engine
+from lowerconv.parallel.stall import StallWatch
+from lowerconv.parallel.status import Status
 from lowerconv.parallel.waiting import Patience, wait_until
 
 # Seconds that the launcher is given to pass on what a rank wrote before it ends the job: MPICH's
 # drops what is still in its pipes.
 LAST_WORDS = 1.0
+# Seconds after which a rank ends itself that its launcher has not ended: it may be out of reach.
+HARD_EXIT = 5.0
+# Seconds that a rank which has failed waits for the others to come and hear of it.
+DESERTED = 3.0
 
 T = TypeVar("T")
 
@@ -42,6 +52,10 @@ class Communicator:
         The ranks of each host.
     patience : Patience or None
         Who is told when waiting for other ranks takes long.
+    status : Status
+        What this rank does.
+    deserted : bool
+        This rank has failed, and the others are elsewhere: nobody else will tell.
     cpus : tuple of int
         The CPUs of this rank: its share of those of its host, ascending.
     threads : int
@@ -55,8 +69,10 @@ class Communicator:
     rank = 0
     ranks = 1
     patience: Patience | None = None
+    deserted = False
 
     def __init__(self) -> None:
+        self.status = Status()
         self.hosts = [[0]]
         self.warnings: list[str] = []
         self._take_share([usable_cpus()], 0)
@@ -86,9 +102,18 @@ class Communicator:
         """Return what rank 0 passes."""
         return value
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: Any, patience: Patience | None = None) -> list[Any]:
         """Return what each rank passes, in order of the ranks, on every rank."""
         return [value]
+
+    def set_timeout(self, seconds: float | None) -> None:
+        """Set after how many seconds of waiting for a rank that does not go on to raise.
+
+        Raises
+        ------
+        MPIError
+            The MPI library lets only one thread call it: nobody could answer.
+        """
 
     def engine(self, **options: Any) -> Engine:
         """Return an engine for messages of its own; options as of `Engine`. All ranks call it."""
@@ -120,6 +145,7 @@ class MPICommunicator(Communicator):
                 f"({MPI.Get_library_version().splitlines()[0]}) sees {self.ranks}: they come from "
                 "different MPI installations; use the mpiexec of the same one"
             )
+        self.status = Status()
         neighbours = self._world.Split_type(MPI.COMM_TYPE_SHARED)  # the ranks of this host
         ranks, masks = zip(*neighbours.allgather((self.rank, usable_cpus())), strict=True)
         here = neighbours.Get_rank()
@@ -129,9 +155,28 @@ class MPICommunicator(Communicator):
         found = self.gather((squeeze, ranks if here == 0 else None))
         self.hosts = sorted(list(members) for _, members in found if members)
         self.warnings = describe_squeezes(squeeze for squeeze, _ in found if squeeze)
+        self._watch()
 
-    def _wait(self, request: Any, what: str) -> None:
-        wait_until(request.Test, what, self.patience)
+    def _watch(self) -> None:
+        """Have somebody look after ranks that do not go on."""
+        if self.ranks > 1 and self._mpi.Query_thread() == self._mpi.THREAD_MULTIPLE:
+            places = self.gather(platform.node())
+            self.status.listen()
+            self.patience = StallWatch(self._world.Dup(), self.status, places)
+            atexit.register(self.patience.close)  # before MPI ends
+
+    def set_timeout(self, seconds: float | None) -> None:
+        """Set after how many seconds of waiting for a rank that does not go on to raise."""
+        if isinstance(self.patience, StallWatch):
+            self.patience.timeout = seconds
+        elif seconds is not None and self.ranks > 1:
+            raise MPIError(
+                f"stall_timeout: got {seconds:g} with an MPI library that only one thread may "
+                "call, expected one with MPI_THREAD_MULTIPLE"
+            )
+
+    def _wait(self, request: Any, what: str, patience: Patience | None = None) -> None:
+        wait_until(request.Test, what, patience or self.patience)
 
     def sum_array(self, array: np.ndarray) -> None:
         """Replace a contiguous array by its sum over all ranks, the same bits on each."""
@@ -157,15 +202,15 @@ class MPICommunicator(Communicator):
         self.broadcast_array(packed)
         return pickle.loads(packed.tobytes())
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: Any, patience: Patience | None = None) -> list[Any]:
         """Return what each rank passes, in order of the ranks, on every rank."""
         packed = np.frombuffer(pickle.dumps(value), np.uint8)
         sizes = np.zeros(self.ranks, np.int64)
         own = np.array([packed.size])
-        self._wait(self._world.Iallgather(own, sizes), "what each rank has")
+        self._wait(self._world.Iallgather(own, sizes), "what each rank has", patience)
         everything = np.empty(sizes.sum(), np.uint8)
         request = self._world.Iallgatherv(packed, [everything, sizes])
-        self._wait(request, "what each rank has")
+        self._wait(request, "what each rank has", patience)
         ends = np.cumsum(sizes)
         return [
             pickle.loads(everything[end - size : end].tobytes())
@@ -182,6 +227,8 @@ class MPICommunicator(Communicator):
         sys.stderr.flush()
         sys.stdout.flush()
         time.sleep(LAST_WORDS)
+        # A thread in C that needs nothing of Python, as MPI may never come back.
+        faulthandler.dump_traceback_later(HARD_EXIT, exit=True, file=open(os.devnull, "w"))  # noqa: SIM115
         self._world.Abort(1)
 
     def describe(self) -> str:
@@ -201,11 +248,27 @@ def world() -> Communicator:
     return Communicator() if launched_rank() is None else MPICommunicator()
 
 
+class _Deserted(Exception):
+    """The others do not come."""
+
+
+class _Short:
+    """The patience of a rank that has failed."""
+
+    def check(self, what: str, seconds: float) -> None:
+        if seconds > DESERTED:
+            raise _Deserted
+
+    def ended(self) -> None:
+        pass
+
+
 def together(communicator: Communicator, action: Callable[[], T]) -> T:
     """Return ``action()``, or raise on all ranks if it fails on any.
 
     For what comes before the work: without it, a rank that cannot open its files would leave the
-    others waiting for it.
+    others waiting for it. A rank that has failed waits for the others for some seconds only: they
+    may be waiting for it inside their own action. Then it is `deserted`, and has to end them.
 
     Raises
     ------
@@ -217,7 +280,12 @@ def together(communicator: Communicator, action: Callable[[], T]) -> T:
         result = action()
     except Exception as error:
         failure = error
-    messages = communicator.gather(None if failure is None else str(failure))
+    try:
+        messages = communicator.gather(
+            None if failure is None else str(failure), None if failure is None else _Short()
+        )
+    except _Deserted:
+        communicator.deserted = True
     if failure is not None:
         raise failure
     for rank, message in enumerate(messages):

@@ -72,6 +72,7 @@ def train_epoch(
         # Samples have the places they would have in a single batch: so dropout drops the same.
         place = part * loader.batch + batch.first_sample
         step_number = epoch * len(sizes) + update
+        communicator.status.note("computing", step_number + 1)
         step = Step(True, seed, step_number, place, communicator=communicator)
         work = Work(
             batch.images,
@@ -90,6 +91,7 @@ def train_epoch(
         losses[update] += result.loss
         right += result.right
         after_batch(len(batch.labels), result.loss, result.right)
+        communicator.status.note("loading a batch")
     strategy.finish()
     communicator.sum_array(losses)
     all_right = communicator.sum_numbers(right)[0] / strategy.copies

@@ -147,6 +147,7 @@ class Trainer:
             if isinstance(module, BatchNorm2d):
                 module.synchronized |= self.settings.sync_batch_norm
         self.parallel = ParallelOptions(parallel) if isinstance(parallel, str) else parallel
+        self.communicator.set_timeout(self.parallel.stall_timeout)
         self.strategy = STRATEGIES[self.parallel.strategy](
             self.network,
             partial(make_optimizer, settings=self.settings),
@@ -230,6 +231,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write the metrics and the checkpoints, on rank 0; all ranks call it."""
+        self.communicator.status.note("writing the checkpoint")
         tensors = self.strategy.whole(self._tensors())
         if self._directory is not None:
             self._directory.save(Checkpoint(tensors, self._facts()), self.history)
@@ -244,6 +246,7 @@ class Trainer:
         """
         self._share()
         self.strategy.start()
+        self.communicator.status.observe(self.strategy.network)
         self.reporter.say(self.describe())
         for warning in self.communicator.warnings:
             self.reporter.say(f"warning: {warning}")
