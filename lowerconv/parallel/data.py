@@ -13,9 +13,11 @@ from lowerconv.parallel.buckets import Buckets
 from lowerconv.parallel.choice import Chosen, choose_allreduce
 from lowerconv.parallel.collectives import Allreduce
 from lowerconv.parallel.communicator import Communicator
+from lowerconv.parallel.engine import Engine
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.overlap import make_engine
 from lowerconv.parallel.strategy import Strategy, Work
+from lowerconv.parallel.wire import Compressed
 
 
 class DataParallel(Strategy):
@@ -35,27 +37,35 @@ class DataParallel(Strategy):
         super().__init__(network, make_optimizer, communicator, options, image_shape)
         optimizer = make_optimizer(network)
         self.optimizers = [optimizer]
-        self.engine = make_engine(communicator, options)
+        self.engine: Engine | None = None
         self._held: np.ndarray | None = None
         self.chosen: Chosen | None = None
         self.buckets: Buckets | None = None
 
     def start(self) -> None:
         """Decide how gradients are summed; all ranks come here together."""
+        if self.communicator.ranks == 1:
+            return
+        if self.options.wire != "float32" and self.optimizer.grad.dtype != np.float32:
+            raise ValueError(
+                f"wire: got {self.options.wire!r} with gradients of {self.optimizer.grad.dtype}, "
+                "expected float32 ones"
+            )
         nbytes = int(self.options.bucket_mib * (1 << 20))
+        self.engine = make_engine(self.communicator, self.options)
         self.chosen = choose_allreduce(self.engine, self.communicator, self.options, nbytes)
+        overlap = self.options.overlap != "none"
         self.buckets = Buckets(
-            self.network,
-            self.optimizer,
-            self.engine,
-            self._allreduce,
-            nbytes,
-            self.options.overlap != "none",
+            self.network, self.optimizer, self.engine, self._allreduce, nbytes, overlap
         )
         self.network.watch = self.buckets.after
 
     def _allreduce(self, number: int, items: int) -> Allreduce:
         assert self.chosen is not None
+        if self.options.wire != "float32":
+            return Compressed(
+                self.options.wire, items, self.communicator.rank, self.communicator.ranks
+            )
         return self.chosen.of(items * self.optimizer.grad.itemsize)
 
     def train(self, work: Work) -> LossResult:
@@ -64,28 +74,35 @@ class DataParallel(Strategy):
         results = network.run(work.images, work.step)
         result, gradients = network_loss(results, work.labels, work.size, work.label_smoothing)
         self._check(result.loss, work)
-        if work.last:
-            assert self.buckets is not None
-            self.buckets.begin(None if work.first else self._held)
+        held = None if work.first else self._held
+        if work.last and self.buckets is not None:
+            self.buckets.begin(held)
             network.backward(*gradients)
             self.buckets.finish(work.lr)
             return result
         network.backward(*gradients)
+        if held is not None:
+            optimizer.grad += held
+        if work.last:
+            optimizer.lr = work.lr
+            optimizer.step()
+            return result
         if self._held is None:
             self._held = np.empty_like(optimizer.grad)
-        if work.first:
-            self._held[:] = optimizer.grad
-        else:
-            self._held += optimizer.grad
+        self._held[:] = optimizer.grad
         return result
 
     def close(self) -> None:
         """End the communication thread."""
-        self.network.watch = None
-        self.engine.close()
+        if self.engine is not None:
+            self.network.watch = None
+            self.engine.close()
 
     def describe(self) -> str:
         """Return how gradients are summed."""
-        if self.communicator.ranks == 1 or self.buckets is None:
+        if self.buckets is None:
             return ""
-        return f"gradients in {len(self.buckets.buckets)} buckets, {self.chosen}"
+        buckets = f"gradients in {len(self.buckets.buckets)} buckets"
+        if self.options.wire != "float32":
+            return f"{buckets} of {self.options.wire} with error feedback"
+        return f"{buckets}, {self.chosen}"

@@ -99,7 +99,7 @@ class Link:
 
 def _pieces(array: np.ndarray) -> list[np.ndarray]:
     """Return the bytes of an array in pieces that one message can hold; of nothing, none."""
-    flat = array.reshape(-1).view(np.uint8)
     if not array.flags.c_contiguous:
         raise ValueError("array: not contiguous, expected memory that one message can take")
+    flat = array.reshape(-1).view(np.uint8)
     return [flat[begin : begin + LONGEST] for begin in range(0, flat.size, LONGEST)]

@@ -1,5 +1,6 @@
 """Several ranks under mpiexec do what one process does."""
 
+import json
 from functools import cache
 from pathlib import Path
 
@@ -7,7 +8,16 @@ import numpy as np
 import pytest
 
 PROGRAMS = Path(__file__).parent / "programs"
-RANKS = [1, 2, 3, 5]
+RANKS = [1, 2, 3, 4, 5]
+
+# Ways to share the work; small buckets, so that there are several.
+WAYS: dict[str, dict] = {
+    "data": {"bucket_mib": 1e-3},
+    "between-layers": {"overlap": "layers", "bucket_mib": 1e-3},
+    "at-the-end": {"overlap": "none"},
+    "deterministic": {"deterministic": True, "bucket_mib": 1e-3},
+    "tree": {"strategy": "tree", "bucket_mib": 1e-3},
+}
 
 #          samples, batch: divides by all ranks or none, and a last batch smaller than the ranks
 SIZES = {"batch-30": (60, 30), "batch-7-last-of-3": (31, 7)}
@@ -22,41 +32,52 @@ def test_every_call(mpiexec, ranks):
 
 @pytest.fixture(scope="module")
 def steps(mpiexec, tmp_path_factory):
-    """Return a function that trains on some ranks and returns what came out, once for each."""
+    """Return a function that trains on some ranks in all ways, twice, and returns what came out."""
 
     @cache
-    def run(ranks: int, size: str, again: bool = False) -> dict[str, np.ndarray]:
+    def all_ways(ranks: int, again: bool) -> dict[str, np.ndarray]:
         out = tmp_path_factory.mktemp("steps") / "out.npz"
-        done = mpiexec(ranks, PROGRAMS / "steps.py", out, *SIZES[size], "{}")
+        runs = {f"{size}/{way}": (*SIZES[size], WAYS[way]) for size in SIZES for way in WAYS}
+        done = mpiexec(ranks, PROGRAMS / "steps.py", out, json.dumps(runs))
         assert done.returncode == 0, done.stderr
         return dict(np.load(out))
+
+    def run(ranks: int, size: str, way: str, again: bool = False) -> dict[str, np.ndarray]:
+        prefix = f"{size}/{way}/"
+        found = all_ways(ranks, again)
+        return {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
 
     return run
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("ranks", RANKS[1:])
-def test_ranks_train_like_one_process(steps, ranks, size):
-    alone, many = steps(1, size), steps(ranks, size)
-    # The tests would pass by accident if one rank did all the work.
-    assert (many["shares"].sum(1) > 0).all()
-    assert np.array_equal(many["shares"].sum(0), alone["shares"][0])
+@pytest.mark.parametrize("ranks", RANKS)
+def test_ranks_train_like_one_process(steps, ranks, size, way):
+    alone, many = steps(1, size, "data"), steps(ranks, size, way)
+    if WAYS[way].get("strategy") == "model":
+        assert (many["shares"] == alone["shares"]).all()
+    else:
+        # The tests would pass by accident if one rank did all the work.
+        assert (many["shares"].sum(1) > 0).all()
+        assert np.array_equal(many["shares"].sum(0), alone["shares"][0])
     np.testing.assert_allclose(many["losses"], alone["losses"], rtol=1e-11)
     np.testing.assert_allclose(many["weights"], alone["weights"], rtol=1e-9, atol=1e-11)
     np.testing.assert_allclose(many["test"], alone["test"], rtol=1e-11)
     assert np.array_equal(many["right"], alone["right"])
 
 
-@pytest.mark.parametrize("ranks", [1, 3])
-def test_twice_the_same_is_exactly_the_same(steps, ranks):
-    first, second = (steps(ranks, "batch-7-last-of-3", again) for again in (False, True))
+def test_twice_the_same_is_exactly_the_same(steps):
+    first, second = (
+        steps(3, "batch-7-last-of-3", "deterministic", again) for again in (False, True)
+    )
     assert first["losses"].tobytes() == second["losses"].tobytes()
     assert first["weights"].tobytes() == second["weights"].tobytes()
 
 
 def test_some_ranks_have_nothing_to_do(steps):
     """In the last batch, of three samples, two of five ranks have an empty share."""
-    assert (steps(5, "batch-7-last-of-3")["shares"] == 0).any()
+    assert (steps(5, "batch-7-last-of-3", "data")["shares"] == 0).any()
 
 
 @pytest.mark.parametrize(("ranks", "batch"), [(1, 4), (2, 5), (3, 7), (5, 3)])

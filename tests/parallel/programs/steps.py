@@ -3,7 +3,9 @@
 In float64: training amplifies the rounding that the order of a sum decides, and in float32 soon
 nobody could tell it from a mistake.
 
-usage: steps.py OUT.npz SAMPLES BATCH OPTIONS, those of `ParallelOptions` as JSON
+usage: steps.py OUT.npz RUNS
+
+RUNS is JSON: by name, how many samples, the batch, and the options of `ParallelOptions`.
 """
 
 import json
@@ -22,12 +24,6 @@ from lowerconv.train.loop import evaluate, train_epoch
 
 SEED = 11
 
-out, samples, batch = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-communicator = world()
-set_num_threads(communicator.threads)
-
-rng = np.random.default_rng(SEED)
-
 
 class Float64Loader(Loader):
     def batches(self, *arguments):
@@ -35,54 +31,63 @@ class Float64Loader(Loader):
             yield replace(batch, images=batch.images.astype(np.float64))
 
 
-images = rng.integers(0, 256, (samples, 2, 9, 9)).astype(np.uint8)
-dataset = Dataset("random", images, rng.integers(0, 4, samples), ("a", "b", "c", "d"))
-network = nn.Sequential(
-    nn.Conv2d(2, 6, 3, padding=1),
-    nn.MaxPool2d(2),
-    nn.ReLU(),
-    nn.Dropout(0.3),
-    nn.Conv2d(6, 5, 3, stride=2),
-    nn.Flatten(),
-    nn.Dropout(0.2),
-    nn.Linear(5, 4),
-)
-network.initialize(rng)
-for parameter in network.parameters().values():
-    parameter.data, parameter.grad = (a.astype(float) for a in (parameter.data, parameter.grad))
-options = ParallelOptions(**json.loads(sys.argv[4]))
-strategy = STRATEGIES[options.strategy](
-    network, lambda network: nn.SGD(network, 0.05, 0.9, 1e-3), communicator, options, (2, 9, 9)
-)
-strategy.start()
-loader = Float64Loader(dataset, Normalizer(images), batch, *strategy.loader_share)
-shares = []
-losses, right = [], []
-for epoch in range(2):
-    epoch_losses, epoch_right = train_epoch(
-        strategy,
-        loader,
-        epoch,
-        SEED,
-        lambda step: 0.05,
-        lambda n, *_: shares.append(n),
+def train(samples: int, batch: int, options: ParallelOptions) -> dict[str, np.ndarray]:
+    """Return what came out, on rank 0."""
+    rng = np.random.default_rng(SEED)
+    images = rng.integers(0, 256, (samples, 2, 9, 9)).astype(np.uint8)
+    dataset = Dataset("random", images, rng.integers(0, 4, samples), ("a", "b", "c", "d"))
+    network = nn.Sequential(
+        nn.Conv2d(2, 6, 3, padding=1, dtype=np.float64),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Dropout(0.3),
+        nn.Conv2d(6, 5, 3, stride=2, dtype=np.float64),
+        nn.Flatten(),
+        nn.Dropout(0.2),
+        nn.Linear(5, 11, dtype=np.float64),
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.Linear(11, 4, dtype=np.float64),
     )
-    losses.extend(epoch_losses)
-    right.append(epoch_right)
-test = evaluate(strategy.infer, loader, communicator, strategy.copies)
-own = {name: p.data for name, p in strategy.network.parameters().items()}
-weights = strategy.whole(own)
+    network.initialize(rng)
+    strategy = STRATEGIES[options.strategy](
+        network, lambda net: nn.SGD(net, 0.05, 0.9, 1e-3), communicator, options, (2, 9, 9)
+    )
+    strategy.start()
+    loader = Float64Loader(dataset, Normalizer(images), batch, *strategy.loader_share)
+    shares, losses, right = [], [], []
+    for epoch in range(2):
+        epoch_losses, epoch_right = train_epoch(
+            strategy, loader, epoch, SEED, lambda step: 0.05, lambda n, *_: shares.append(n)
+        )
+        losses.extend(epoch_losses)
+        right.append(epoch_right)
+    test = evaluate(strategy.infer, loader, communicator, strategy.copies)
+    weights = strategy.whole({n: p.data for n, p in strategy.network.parameters().items()})
+    alike = b"".join(array.tobytes() for array in strategy.replicated().values())
+    everyone = communicator.gather((alike, shares))
+    assert len({weights for weights, _ in everyone}) == 1, "weights differ between ranks"
+    strategy.close()
+    return {
+        "losses": np.array(losses),
+        "right": np.array(right),
+        "test": np.array(test),
+        "weights": np.concatenate([array.reshape(-1) for array in weights.values()]),
+        "shares": np.array([share for _, share in everyone]),
+    }
 
-alike = b"".join(array.tobytes() for array in strategy.replicated().values())
-everyone = communicator.gather((alike, shares))
-assert len({weights for weights, _ in everyone}) == 1, "weights differ between ranks"
-strategy.close()
+
+communicator = world()
+set_num_threads(communicator.threads)
+results = {}
+for name, (samples, batch, options) in json.loads(sys.argv[2]).items():
+    results[name] = train(samples, batch, ParallelOptions(**options))
 if communicator.rank == 0:
     np.savez(
-        out,
-        losses=losses,
-        right=right,
-        test=test,
-        weights=np.concatenate([array.reshape(-1) for array in weights.values()]),
-        shares=np.array([share for _, share in everyone]),
+        sys.argv[1],
+        **{
+            f"{name}/{key}": array
+            for name, found in results.items()
+            for key, array in found.items()
+        },
     )
