@@ -36,6 +36,7 @@ from lowerconv.parallel.options import (
     ParallelOptions,
 )
 from lowerconv.parallel.options import RANGES as OPTION_RANGES
+from lowerconv.parallel.stall import StallError
 from lowerconv.plan import algorithms
 from lowerconv.train.checkpoint import BEST, LAST
 from lowerconv.train.metrics import best_epoch
@@ -45,7 +46,7 @@ from lowerconv.train.trainer import Trainer
 
 INTERRUPTED = 130  # exit status, as of shells
 
-EXPECTED = (*mistakes.EXPECTED, DivergenceError, MPIError)
+EXPECTED = (*mistakes.EXPECTED, DivergenceError, MPIError, StallError)
 
 SETTINGS = [field.name for field in fields(Settings) if field.name not in ("model", "data")]
 OPTIONS = [field.name for field in fields(ParallelOptions)]

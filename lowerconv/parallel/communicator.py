@@ -35,6 +35,9 @@ HARD_EXIT = 5.0
 # Seconds that a rank which has failed waits for the others to come and hear of it.
 DESERTED = 3.0
 
+FT_ENABLED = "OMPI_MCA_mpi_ft_enable"  # what --with-ft ulfm tells the ranks
+ELASTIC = "Open MPI 5 and mpiexec --with-ft ulfm"
+
 T = TypeVar("T")
 
 
@@ -95,8 +98,8 @@ class Communicator:
         """Return each number summed over all ranks."""
         return numbers
 
-    def broadcast_array(self, array: np.ndarray) -> None:
-        """Replace a contiguous array by that of rank 0."""
+    def broadcast_array(self, array: np.ndarray, root: int = 0) -> None:
+        """Replace a contiguous array by that of a rank."""
 
     def broadcast(self, value: Any) -> Any:
         """Return what rank 0 passes."""
@@ -122,6 +125,29 @@ class Communicator:
     def abort(self) -> None:
         """End all ranks at once, with a non-zero exit code; a process alone just goes on."""
 
+    # --- going on without ranks that have died ---
+
+    def check_elastic(self) -> None:
+        """Raise MPIError unless ranks can go on when one dies."""
+        raise MPIError(f"elastic: got a process alone, expected {ELASTIC}")
+
+    def has_lost_ranks(self, error: Exception) -> bool:
+        """Return whether an error says that a rank has died, or that another has noticed it."""
+        return False
+
+    def revoke(self) -> None:
+        """Have all messages fail, on all ranks, so that nobody waits for those of the dead."""
+
+    def shrink(self) -> None:
+        """Leave the dead behind; `rank` and `ranks` are others from now on."""
+
+    def reconnect(self) -> None:
+        """Find out who is where after `shrink`; may fail when another rank dies."""
+
+    def agree(self, well: bool) -> bool:
+        """Return whether all ranks are well, the same on each that lives."""
+        return well
+
     def describe(self) -> str:
         """Return who is there, in words."""
         return "1 process"
@@ -136,7 +162,7 @@ class MPICommunicator(Communicator):
         except (ImportError, RuntimeError) as error:
             raise MPIError(f"MPI: cannot be loaded ({error}); get it with: {GET_MPI}") from None
         self._mpi = MPI
-        self._world = MPI.COMM_WORLD
+        self._world: Any = MPI.COMM_WORLD
         self.rank, self.ranks = self._world.Get_rank(), self._world.Get_size()
         told = launched_ranks()
         if told not in (None, self.ranks):
@@ -146,6 +172,9 @@ class MPICommunicator(Communicator):
                 "different MPI installations; use the mpiexec of the same one"
             )
         self.status = Status()
+        self._place = platform.node()
+        self._duplicates: list[Any] = []
+        self._revoked: list[Any] = []
         neighbours = self._world.Split_type(MPI.COMM_TYPE_SHARED)  # the ranks of this host
         ranks, masks = zip(*neighbours.allgather((self.rank, usable_cpus())), strict=True)
         here = neighbours.Get_rank()
@@ -155,14 +184,14 @@ class MPICommunicator(Communicator):
         found = self.gather((squeeze, ranks if here == 0 else None))
         self.hosts = sorted(list(members) for _, members in found if members)
         self.warnings = describe_squeezes(squeeze for squeeze, _ in found if squeeze)
+        self.status.listen()
         self._watch()
 
     def _watch(self) -> None:
         """Have somebody look after ranks that do not go on."""
         if self.ranks > 1 and self._mpi.Query_thread() == self._mpi.THREAD_MULTIPLE:
-            places = self.gather(platform.node())
-            self.status.listen()
-            self.patience = StallWatch(self._world.Dup(), self.status, places)
+            places = self.gather(self._place)
+            self.patience = StallWatch(self._duplicate(), self.status, places)
             atexit.register(self.patience.close)  # before MPI ends
 
     def set_timeout(self, seconds: float | None) -> None:
@@ -188,9 +217,9 @@ class MPICommunicator(Communicator):
         self.sum_array(total)
         return tuple(total)
 
-    def broadcast_array(self, array: np.ndarray) -> None:
-        """Replace a contiguous array by that of rank 0."""
-        self._wait(self._world.Ibcast(array), "what rank 0 has")
+    def broadcast_array(self, array: np.ndarray, root: int = 0) -> None:
+        """Replace a contiguous array by that of a rank."""
+        self._wait(self._world.Ibcast(array, root), f"what rank {root} has")
 
     def broadcast(self, value: Any) -> Any:
         """Return what rank 0 passes."""
@@ -219,7 +248,7 @@ class MPICommunicator(Communicator):
 
     def engine(self, **options: Any) -> Engine:
         """Return an engine for messages of its own; options as of `Engine`. All ranks call it."""
-        comm = self._world.Dup()
+        comm = self._duplicate()
         return Engine(comm, hosts=self.hosts, patience=self.patience, **options)
 
     def abort(self) -> None:
@@ -230,6 +259,68 @@ class MPICommunicator(Communicator):
         # A thread in C that needs nothing of Python, as MPI may never come back.
         faulthandler.dump_traceback_later(HARD_EXIT, exit=True, file=open(os.devnull, "w"))  # noqa: SIM115
         self._world.Abort(1)
+
+    def _duplicate(self) -> Any:
+        comm = self._world.Dup()
+        self._duplicates.append(comm)
+        return comm
+
+    def check_elastic(self) -> None:
+        """Raise MPIError unless ranks can go on when one dies."""
+        if not hasattr(self._mpi.Comm, "Shrink") or "Open MPI" not in self.describe():
+            raise MPIError(f"elastic: got {self.describe()}, expected {ELASTIC}")
+        if os.environ.get(FT_ENABLED, "").lower() not in ("1", "true"):
+            raise MPIError(f"elastic: got mpiexec without --with-ft ulfm, expected {ELASTIC}")
+
+    def has_lost_ranks(self, error: Exception) -> bool:
+        """Return whether an error says that a rank has died, or that another has noticed it."""
+        mpi = self._mpi
+        if not isinstance(error, mpi.Exception) or not hasattr(mpi, "ERR_PROC_FAILED"):
+            return False
+        kind = error.Get_error_class()
+        if kind == mpi.ERR_IN_STATUS:  # of one of several requests: which one is not told
+            return any(
+                comm.Is_revoked() or comm.Get_failed().Get_size()
+                for comm in (self._world, *self._duplicates)
+            )
+        return kind in (mpi.ERR_PROC_FAILED, mpi.ERR_PROC_FAILED_PENDING, mpi.ERR_REVOKED)
+
+    def revoke(self) -> None:
+        """Have all messages fail, on all ranks, so that nobody waits for those of the dead."""
+        for comm in (self._world, *self._duplicates):
+            if not comm.Is_revoked():
+                comm.Revoke()
+
+    def shrink(self) -> None:
+        """Leave the dead behind; `rank` and `ranks` are others from now on."""
+        self.revoke()
+        if isinstance(self.patience, StallWatch):
+            self.patience.close()
+        # What was revoked is kept: freeing it would be a collective with the dead.
+        self._revoked += [self._world, *self._duplicates]
+        self._duplicates = []
+        self._world = self._world.Shrink()
+        self.rank, self.ranks = self._world.Get_rank(), self._world.Get_size()
+
+    def reconnect(self) -> None:
+        """Find out who is where after `shrink`; may fail when another rank dies."""
+        timeout = self.patience.timeout if isinstance(self.patience, StallWatch) else None
+        self.patience = None
+        host: dict[str, list[int]] = {}
+        for rank, name in enumerate(self.gather(self._place)):
+            host.setdefault(name, []).append(rank)
+        self.hosts = sorted(host.values())
+        self._watch()
+        self.set_timeout(timeout if self.ranks > 1 else None)
+
+    def agree(self, well: bool) -> bool:
+        """Return whether all ranks are well, the same on each that lives."""
+        try:
+            return bool(self._world.Agree(int(well)))
+        except self._mpi.Exception as error:
+            if not self.has_lost_ranks(error):
+                raise
+            return False
 
     def describe(self) -> str:
         """Return who is there, in words."""

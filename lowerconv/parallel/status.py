@@ -1,4 +1,4 @@
-"""What this rank is doing, noted as it goes on, so that others can be told when they wait for it."""
+"""What this rank is doing, noted as it goes on, for others to be told when they wait for it."""
 
 from __future__ import annotations
 

@@ -91,6 +91,10 @@ class Strategy:
     def start(self) -> None:
         """Get ready; all ranks come here together, with the same weights."""
 
+    def rejoin(self) -> None:
+        """Go on with the ranks that are left, all with the same weights; they call it together."""
+        raise NotImplementedError(f"{type(self).__name__} cannot go on with fewer ranks")
+
     def train(self, work: Work) -> LossResult:
         """Compute a batch, and update the weights if it is the last of an update.
 

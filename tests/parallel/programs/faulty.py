@@ -1,6 +1,7 @@
-"""``lowerconv`` with a fault: FAULT RANK STEP SECONDS ARGUMENTS...; which steps are counted from 1.
+"""``lowerconv`` with faults: FAULT:RANK:PLACE:SECONDS,... ARGUMENTS...
 
-Some seconds into a step of a rank the fault happens; `full` does when the rank saves next.
+Each happens on a rank, some seconds after it has come to a place: a step, counted from 1 in this
+process, or the first ``test``, ``save`` after an epoch, or ``recovery``.
 """
 
 import os
@@ -8,19 +9,18 @@ import signal
 import sys
 import threading
 import time
+from functools import wraps
 
 from lowerconv.cli.main import main
 from lowerconv.machine.mpi import launched_rank
+from lowerconv.parallel.communicator import MPICommunicator
 from lowerconv.parallel.engine import Task
 from lowerconv.parallel.strategies import STRATEGIES
-from lowerconv.train.trainer import Trainer
-
-fault, rank, step, seconds = sys.argv[1], *map(float, sys.argv[2:5])
-steps = 0
+from lowerconv.train import trainer
 
 
 def say():
-    os.write(2, f"fault at {time.time()} pid {os.getpid()}\n".encode())
+    os.write(2, f"\nfault at {time.time()}\n".encode())
 
 
 def send(signum):
@@ -28,13 +28,14 @@ def send(signum):
     os.kill(os.getpid(), signum)
 
 
-def raise_here():
+def raise_here(seconds):
     time.sleep(seconds)
     say()
     raise ZeroDivisionError("on purpose")
 
 
-def raise_in_thread():
+def raise_in_thread(seconds):
+    """Raise where the next collective is moved on."""
     advance = Task.advance
 
     def routine():
@@ -50,52 +51,71 @@ def raise_in_thread():
     Task.advance = broken
 
 
-def limit_files():
+def limit_files(seconds):
     import resource
 
-    save = Trainer.save
-
-    def broken(self):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-        say()
-        save(self)
-
-    Trainer.save = broken
+    say()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
 
-def never_return():
+def never_return(seconds):
     say()
     time.sleep(1000)
 
 
 def later(signum):
-    threading.Timer(seconds, send, (signum,)).start()
+    def begin(seconds):
+        if not seconds:
+            send(signum)
+        threading.Timer(seconds, send, (signum,)).start()
+
+    return begin
 
 
 FAULTS = {
     "exception": raise_here,
     "thread": raise_in_thread,
-    "kill": lambda: later(signal.SIGKILL),
-    "stop": lambda: later(signal.SIGSTOP),
+    "kill": later(signal.SIGKILL),
+    "stop": later(signal.SIGSTOP),
     "busy": never_return,
     "full": limit_files,
-    "none": lambda: None,
-    "wait": lambda: say(),
+    "nothing": lambda seconds: say(),
 }
+due = {}
+for text in filter(None, sys.argv[1].split(",")):
+    fault, rank, place, seconds = text.split(":")
+    if int(rank) == (launched_rank() or 0):
+        due[place] = FAULTS[fault], float(seconds)
+steps = 0
 
 
-def watched(train):
-    def wrapper(self, work):
-        global steps
-        steps += 1
-        if steps == step and (launched_rank() or 0) == rank:
-            FAULTS[fault]()
-        return train(self, work)
+def at(place):
+    if place in due:
+        fault, seconds = due.pop(place)
+        fault(seconds)
 
-    return wrapper
+
+def before(owner, name, place):
+    function = getattr(owner, name)
+
+    @wraps(function)
+    def wrapper(*arguments, **options):
+        at(place(*arguments))
+        return function(*arguments, **options)
+
+    setattr(owner, name, wrapper)
+
+
+def count_step(*_):
+    global steps
+    steps += 1
+    return str(steps)
 
 
 for strategy in set(STRATEGIES.values()):
-    strategy.train = watched(strategy.train)
-sys.argv[1:5] = []
+    before(strategy, "train", count_step)
+before(trainer, "evaluate", lambda *_: "test")
+before(trainer.Trainer, "save", lambda self: "save" if self.history else "first save")
+before(MPICommunicator, "reconnect", lambda self: "recovery")
+del sys.argv[1]
 sys.exit(main())
