@@ -358,7 +358,8 @@ def run(options: argparse.Namespace) -> int:
         history = trainer.fit()
         last, best = history[-1], history[best_epoch(history) - 1]
         averaged = "" if trainer.average is None else " of averaged weights"
-        reporter.say(
+        # Another reporter where rank 0 has died, and this one speaks in its place.
+        trainer.reporter.say(
             f"{reporter.part} accuracy{averaged} {last.accuracy:.2%} after {last.epoch} epochs, "
             f"best {best.accuracy:.2%} after {best.epoch}, "
             f"{sum(row.seconds for row in history):.0f} s; everything is in {trainer.out}"

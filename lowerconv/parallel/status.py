@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numba.core import event
 
-from lowerconv.nn.module import Module
+if TYPE_CHECKING:
+    from lowerconv.nn.module import Module
 
 
 class Status:

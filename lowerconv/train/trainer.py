@@ -260,7 +260,6 @@ class Trainer:
         try:
             with announce_compilation(self.reporter):
                 self._train_epochs()
-            self._report_data()
             for line in self.strategy.report():
                 self.reporter.say(line)
         finally:
@@ -287,6 +286,7 @@ class Trainer:
                     self.save()
                     saved = True
                 if len(self.history) >= self.settings.epochs or self._out_of_patience():
+                    self._report_data()
                     # A rank that left would look like one that has died to those that recover.
                     if self._snapshot is None or self.communicator.agree(True):
                         break
