@@ -60,7 +60,7 @@ def watchdog(pytestconfig):
 
 def clean_environment() -> dict[str, str]:
     """Return the environment without what a launcher of this very process has put there."""
-    prefixes = ("PMI", "OMPI_", "MPI_", "HYDRA_", "PRTE_")
+    prefixes = ("PMI", "OMPI_", "MPI_", "HYDRA_", "PRTE_", "SLURM_")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
     # Open MPI refuses root and more ranks than cores unless told so; MPICH ignores these.
     return kept | {
@@ -101,9 +101,9 @@ def mpiexec() -> Callable[..., subprocess.CompletedProcess]:
         *arguments: object,
         timeout: float = 300,
         cwd: Path | None = None,
-        launcher: Sequence[str] = (),
+        options: Sequence[str] = (),
     ) -> subprocess.CompletedProcess:
-        command = [mpi_launcher(), *launcher, "-n", str(ranks), sys.executable]
+        command = [mpi_launcher(), "-n", str(ranks), *options, sys.executable]
         return subprocess.run(
             [*command, *map(str, arguments)],
             env=clean_environment(),

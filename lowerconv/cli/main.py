@@ -8,7 +8,18 @@ import io
 import sys
 from collections.abc import Sequence
 
-from lowerconv.cli import bench, evaluate, info, models, pack, predict, train, tune
+from lowerconv.cli import (
+    bench,
+    evaluate,
+    info,
+    models,
+    pack,
+    predict,
+    slurm,
+    timeline,
+    train,
+    tune,
+)
 from lowerconv.parallel.communicator import launched_rank
 from lowerconv.version import __version__
 
@@ -20,7 +31,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"lowerconv {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (train, evaluate, predict, models, pack, tune, bench, info):
+    for command in (
+        train, slurm, timeline, evaluate, predict, models, pack, tune, bench, info
+    ):  # fmt: skip
         command.add_parser(commands)
     return parser
 

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from math import inf
 from pathlib import Path
@@ -19,6 +19,7 @@ from lowerconv.machine.affinity import cores, parse_affinity, set_affinity, set_
 from lowerconv.machine.threads import set_num_threads
 from lowerconv.nn.divergence import DivergenceError
 from lowerconv.nn.models import MODELS
+from lowerconv.parallel.agreement import DisagreementError
 from lowerconv.parallel.collectives import ALLREDUCE
 from lowerconv.parallel.communicator import (
     Communicator,
@@ -46,7 +47,7 @@ from lowerconv.train.trainer import Trainer
 
 INTERRUPTED = 130  # exit status, as of shells
 
-EXPECTED = (*mistakes.EXPECTED, DivergenceError, MPIError, StallError)
+EXPECTED = (*mistakes.EXPECTED, DisagreementError, DivergenceError, MPIError, StallError)
 
 SETTINGS = [field.name for field in fields(Settings) if field.name not in ("model", "data")]
 OPTIONS = [field.name for field in fields(ParallelOptions)]
@@ -320,7 +321,22 @@ def _add_parallel(group: argparse._ArgumentGroup) -> None:
         help="go on with the others when a rank dies (Open MPI, mpiexec --with-ft ulfm)",
     )
     group.add_argument(
-        "--timeline", metavar="FILE", help="write a trace of some steps, for lowerconv timeline"
+        "--timeline",
+        metavar="FILE",
+        help="record what all ranks do in some steps: https://ui.perfetto.dev opens FILE, "
+        "lowerconv timeline draws it and tells how much communication was hidden",
+    )
+    group.add_argument(
+        "--timeline-first",
+        type=_option("timeline_first"),
+        metavar="N",
+        help="first step of it; default: 5",
+    )
+    group.add_argument(
+        "--timeline-count",
+        type=_option("timeline_count"),
+        metavar="N",
+        help="steps in it; default: 10",
     )
 
 
@@ -353,7 +369,20 @@ def run(options: argparse.Namespace) -> int:
     reporter = ConsoleReporter(Console()) if chief else Reporter()
     prepared = False
     try:
-        trainer = together(communicator, lambda: _prepare(options, communicator, reporter))
+        parallel, spare = together(communicator, lambda: _prepare(options, communicator))
+        trainer = Trainer(
+            options.model,
+            options.data,
+            options.out,
+            resume=options.resume,
+            tensorboard=options.tensorboard,
+            parallel=parallel,
+            communicator=communicator,
+            reporter=reporter,
+            workers=options.loader_threads,
+            cpus=spare,
+            **{name: getattr(options, name) for name in SETTINGS},  # None where not given
+        )
         prepared = True
         history = trainer.fit()
         last, best = history[-1], history[best_epoch(history) - 1]
@@ -364,6 +393,7 @@ def run(options: argparse.Namespace) -> int:
             f"best {best.accuracy:.2%} after {best.epoch}, "
             f"{sum(row.seconds for row in history):.0f} s; everything is in {trainer.out}"
         )
+        communicator.leave(0)
         return 0
     except Exception as error:
         reporter.close()
@@ -398,8 +428,16 @@ def _tell(error: Exception, rank: int | None) -> None:
 
 
 def _prepare(
-    options: argparse.Namespace, communicator: Communicator, reporter: Reporter
-) -> Trainer:
+    options: argparse.Namespace, communicator: Communicator
+) -> tuple[ParallelOptions, Sequence[int] | None]:
+    """Return how ranks share the work, and which CPUs are left to the loader's threads."""
+    given = {name: getattr(options, name) for name in OPTIONS}
+    parallel = ParallelOptions(**{k: v for k, v in given.items() if v is not None})
+    return parallel, _take_cores(options, communicator)
+
+
+def _take_cores(options: argparse.Namespace, communicator: Communicator) -> Sequence[int] | None:
+    """Take this rank's share of its host; returns what of it is left to the loader's threads."""
     if options.affinity is not None:
         try:
             set_affinity(parse_affinity(options.affinity))
@@ -419,17 +457,4 @@ def _prepare(
         set_num_threads(options.threads or threads)
     except ValueError as error:
         raise ValueError(f"--threads: {error}") from None
-    given = {name: getattr(options, name) for name in OPTIONS}
-    return Trainer(
-        options.model,
-        options.data,
-        options.out,
-        resume=options.resume,
-        tensorboard=options.tensorboard,
-        parallel=ParallelOptions(**{k: v for k, v in given.items() if v is not None}),
-        communicator=communicator,
-        reporter=reporter,
-        workers=options.loader_threads,
-        cpus=cpus,
-        **{name: getattr(options, name) for name in SETTINGS},  # None where not given
-    )
+    return cpus

@@ -256,35 +256,44 @@ def _mix(z):
 
 @njit(cache=True, nogil=True)
 def _dropout_share(
-    worker, workers, x, x_step, y, y_step, N, items, number, key, threshold, scale, add
-):
+    worker, workers, x, x_step, y, y_step, items, samples, segments, full, key, threshold, scale,
+    add,
+):  # fmt: skip
     x, y = bare(x), bare(y)
     zero = x.dtype.type(0)
     pieces = max(1, (items + PIECE - 1) // PIECE)
     in_place = x.ctypes.data == y.ctypes.data
-    first, last = share(N * pieces, worker, workers)
+    first, last = share(samples.size * pieces, worker, workers)
     for task in range(first, last):
         n, begin, end = piece_of(task, pieces, items)
-        source = x[n * x_step + begin : n * x_step + end]
-        target = y[n * y_step + begin : n * y_step + end]
-        at = np.uint64(number + n * items + begin)
-        if in_place:
-            for i in range(target.size):
-                draw = _mix(key + (at + np.uint64(i)) * np.uint64(0x9E3779B97F4A7C15))
-                target[i] = target[i] * scale if draw >= threshold else zero
-        else:
-            for i in range(target.size):
-                draw = _mix(key + (at + np.uint64(i)) * np.uint64(0x9E3779B97F4A7C15))
-                kept = source[i] * scale if draw >= threshold else zero
-                target[i] = target[i] + kept if add else kept
+        for s in range(len(segments)):
+            here, there = segments[s, 0], segments[s, 1]
+            start, stop = max(begin, here), min(end, here + segments[s, 2])
+            if start >= stop:
+                continue
+            source = x[n * x_step + start : n * x_step + stop]
+            target = y[n * y_step + start : n * y_step + stop]
+            at = np.uint64(samples[n] * full + there + start - here)
+            if in_place:
+                for i in range(target.size):
+                    draw = _mix(key + (at + np.uint64(i)) * np.uint64(0x9E3779B97F4A7C15))
+                    target[i] = target[i] * scale if draw >= threshold else zero
+            else:
+                for i in range(target.size):
+                    draw = _mix(key + (at + np.uint64(i)) * np.uint64(0x9E3779B97F4A7C15))
+                    kept = source[i] * scale if draw >= threshold else zero
+                    target[i] = target[i] + kept if add else kept
 
 
 @njit(cache=True, nogil=True)
-def dropout(team, x, x_step, y, y_step, N, items, number, key, threshold, scale, add):
+def dropout(
+    team, x, x_step, y, y_step, items, samples, segments, full, key, threshold, scale, add
+):  # fmt: skip
     """Write ``x * scale`` to `y` where an item draws at least `threshold`, and zero elsewhere.
 
     Each item draws out of 2^64 by its place in the global batch and the key alone: forward and
-    backward, and on any number of threads and ranks, the same.
+    backward, and on any number of threads and ranks, the same.  Of a batch split over ranks `x` has
+    any samples, and any parts of each.
 
     Parameters
     ----------
@@ -294,10 +303,15 @@ def dropout(team, x, x_step, y, y_step, N, items, number, key, threshold, scale,
         Each begins at the first item of its tensor.
     x_step, y_step : int
         Items from one image to the next.
-    N, items : int
-        Images, and items of each.
-    number : int
-        Of the first item in the global batch.
+    items : int
+        Of each image here.
+    samples : ndarray, (N,), int64
+        Place of each image in the global batch.
+    segments : ndarray, (segments, 3), int64
+        Which items of a full image the ones here are: where each run of them begins here, where in
+        the full image, and how many they are.
+    full : int
+        Items of a full image.
     key, threshold : uint64
         What tells layers and steps apart; the fraction dropped, times 2^64.
     scale : of the dtype
@@ -308,5 +322,5 @@ def dropout(team, x, x_step, y, y_step, N, items, number, key, threshold, scale,
     spread(
         team,
         _dropout_share,
-        (x, x_step, y, y_step, N, items, number, key, threshold, scale, add),
+        (x, x_step, y, y_step, items, samples, segments, full, key, threshold, scale, add),
     )

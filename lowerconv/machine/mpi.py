@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,12 @@ UNBIND = (
 LAUNCHED_RANK = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
 LAUNCHED_RANKS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 LAUNCHED_ON_HOST = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")
+
+# Why the ranks that a launcher started do not find each other, and what helps.
+MISMATCH = {
+    "mpiexec": "they come from different MPI installations; use the mpiexec of the same one",
+    "srun": "they speak different PMIs; use srun --mpi=pmix with Open MPI, --mpi=pmi2 with MPICH",
+}
 
 # Run in a process of its own: loading a broken MPI can end the process, or hang it. The module
 # search path is handed over, so that both find the same mpi4py.
@@ -40,18 +47,58 @@ _MPI_PROBE_SECONDS = 30
 
 
 def launched_rank() -> int | None:
-    """Return the rank that an MPI launcher gave this process, None if none started it."""
-    return _told(LAUNCHED_RANK)
+    """Return the rank that an MPI launcher gave this process, None if none started it.
+
+    A process alone, of a step of one task or in the script of a Slurm job, is not a rank; one of
+    several that ``srun`` started without any MPI is: that they do not find each other must be told.
+    """
+    told = _told(LAUNCHED_RANK)
+    return _told(["SLURM_PROCID"]) if told is None and _srun_without_mpi() else told
 
 
 def launched_ranks() -> int | None:
     """Return how many ranks a launcher says it started, None if it does not."""
-    return _told(LAUNCHED_RANKS)
+    told = _told(LAUNCHED_RANKS)
+    return _told(["SLURM_STEP_NUM_TASKS"]) if told is None and _srun_started() else told
 
 
 def launched_on_host() -> int | None:
     """Return how many of them it started on this host, None if it does not say."""
-    return _told(LAUNCHED_ON_HOST)
+    told, node = _told(LAUNCHED_ON_HOST), _told(["SLURM_NODEID"])
+    if told is not None or node is None or launcher() != "srun":
+        return told
+    counts: list[int] = []  # written as 4(x2),3
+    for count, times in re.findall(
+        r"(\d+)(?:\(x(\d+)\))?", os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
+    ):
+        counts += [int(count)] * int(times or 1)
+    return counts[node] if node < len(counts) else None
+
+
+def launcher() -> str:
+    """Return the name of the command that started this process, for messages."""
+    if "OMPI_COMM_WORLD_SIZE" in os.environ or launched_ranks() is None:
+        return "mpiexec"
+    return "srun" if _told(["SLURM_STEP_NUM_TASKS"]) == launched_ranks() else "mpiexec"
+
+
+# Slurm's srun --mpi=pmi2 says PMI_RANK and PMI_SIZE, --mpi=pmix only PMIX_RANK, --mpi=none nothing.
+# What it says of its own, SLURM_PROCID and the like, is also there in the script of a job, where
+# no rank was started. SLURM_STEP_NUM_TASKS and the like are said of the tasks of a step: these may
+# be the daemons of mpiexec, and the ranks that it starts inherit them.
+
+
+def _srun_started() -> bool:
+    """Tell whether Slurm's count of tasks is that of the ranks."""
+    # PMIx has one namespace for each launch, and Slurm's are named after it.
+    return _srun_without_mpi() or os.environ.get("PMIX_NAMESPACE", "").startswith("slurm.")
+
+
+def _srun_without_mpi() -> bool:
+    if any(name in os.environ for name in LAUNCHED_RANK):
+        return False
+    tasks = _told(["SLURM_STEP_NUM_TASKS"])
+    return tasks is not None and tasks > 1 and _told(["SLURM_PROCID"]) is not None
 
 
 def _told(variables: Sequence[str]) -> int | None:

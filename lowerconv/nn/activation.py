@@ -95,8 +95,16 @@ class Dropout(Layer):
         key = np.uint64(int(words[0]) << 32 | int(words[1]))
         threshold = np.uint64(int(self.p * 2.0**64))
         scale = frame.dtype.type(1 / (1 - self.p))
+        segments, full = self.part(x.size)
         with parallel_region(get_num_threads()) as team:
             dropout(
-                team, x.flat, x.step, y.flat, y.step, x.shape[0], x.size,
-                step.first_sample * x.size, key, threshold, scale, adding,
+                team, x.flat, x.step, y.flat, y.step, x.size, step.places(x.shape[0]), segments,
+                full, key, threshold, scale, adding,
             )  # fmt: skip
+
+    def part(self, size: int) -> tuple[np.ndarray, int]:
+        """Return which items of a full sample the `size` here are, and how many a full one has.
+
+        Runs of items as `kernels.elementwise.dropout` takes them: here all of a sample.
+        """
+        return np.array([[0, 0, size]], np.int64), size

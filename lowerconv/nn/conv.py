@@ -134,7 +134,7 @@ class Conv2d(Layer):
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Compute the gradients of bias, filters and images."""
-        x, dy, y = frame.x, frame.gradient, frame.y
+        dy, y = frame.gradient, frame.y
         if self.bias or frame.relu:
             N, K, P, Q = dy.shape
             sums = self.bias.grad if self.bias else self.weight.grad.reshape(-1)[:0]
@@ -144,6 +144,12 @@ class Conv2d(Layer):
                 )
         if frame.dresidual is not None:
             move(dy, frame.dresidual, frame.add_residual)
-        frame.kept["weight_grad"](dy.array, x.array, out=self.weight.grad)
+        if not self.late:
+            self.differentiate_late(frame, step)
         if frame.dx is not None:
             frame.kept["input_grad"](dy.array, self.weight.data, out=frame.dx.array)
+
+    def differentiate_late(self, frame: Frame, step: Step) -> None:
+        """Compute the gradient of the filters."""
+        dy, x = frame.gradient, frame.x
+        frame.kept["weight_grad"](dy.array, x.array, out=self.weight.grad)

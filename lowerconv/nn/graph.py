@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,7 +47,8 @@ class Node:
     residual : Value or None
         What the layer adds to its result before that.
     number : int
-        Tells the nodes of a network apart, whatever becomes of their neighbours.
+        Tells the nodes of a network apart, whatever becomes of their neighbours; -1 until the node
+        is part of a graph, which it keeps its number of in others.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class Node:
         self.layer, self.operands = layer, operands
         self.result = Value(shape, dtype, self)
         self.name = ""
-        self.number = 0
+        self.number = -1
         self.relu = False
         self.residual: Value | None = None
 
@@ -104,12 +106,23 @@ class Graph:
             seen.add(id(node))
             stack.append((node, True))
             stack += [(value.node, False) for value in reversed(node.inputs)]
+        for node in [node for node in self.nodes if node.layer.early]:
+            self.nodes.remove(node)
+            makers = [self.nodes.index(v.node) for v in node.inputs if v.node is not None]
+            self.nodes.insert(max(makers, default=-1) + 1, node)
+        for node in [node for node in reversed(self.nodes) if node.layer.lazy]:
+            self.nodes.remove(node)
+            readers = (i for i, n in enumerate(self.nodes) if node.result in n.inputs)
+            self.nodes.insert(next(readers, len(self.nodes)), node)
 
     def _name(self, module: Module) -> None:
         names = {id(part): name for name, part in module.modules()}
         owners: set[int] = set()
-        for number, node in enumerate(self.nodes):
-            node.number = number
+        taken = {node.number for node in self.nodes}
+        free = (number for number in count() if number not in taken)
+        for node in self.nodes:
+            if node.number < 0:
+                node.number = next(free)
             name = names.get(id(node.layer))
             kind = type(node.layer).__name__
             node.name = f"{name} {kind}" if name else kind
@@ -119,6 +132,13 @@ class Graph:
                         f"{node.name}: applied twice, expected once for layers with parameters"
                     )
                 owners.add(id(node.layer))
+
+    def replace(self, old: Value, new: Value) -> None:
+        """Have all nodes read another value instead of one."""
+        for node in self.nodes:
+            node.operands = tuple(new if v is old else v for v in node.operands)
+            if node.residual is old:
+                node.residual = new
 
     def consumers(self) -> dict[Value, list[Node]]:
         """Return who reads each value, a node as often as it does."""

@@ -78,14 +78,20 @@ class Linear(Layer):
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Compute the gradients of weights, bias and input."""
-        x, dy, dx = frame.x.array, frame.gradient.array, frame.dx
+        dy, dx = frame.gradient.array, frame.dx
         if frame.relu:
             mask(frame.gradient, frame.y)
-        if len(x):
-            matmul(dy, x, self.weight.grad, trans_a=True)
-        else:
-            self.weight.grad[:] = 0
+        if not self.late:
+            self.differentiate_late(frame, step)
         if self.bias:
             np.sum(dy, axis=0, out=self.bias.grad)
         if dx is not None:
             matmul(dy, self.weight.data, dx.array, add=frame.adds[0])
+
+    def differentiate_late(self, frame: Frame, step: Step) -> None:
+        """Compute the gradient of the weights."""
+        x, dy = frame.x.array, frame.gradient.array
+        if len(x):
+            matmul(dy, x, self.weight.grad, trans_a=True)
+        else:
+            self.weight.grad[:] = 0

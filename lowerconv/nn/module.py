@@ -34,6 +34,9 @@ class Step:
     first_sample : int
         Place of ``x[0]`` in the global batch, so that a batch split over ranks loses the same
         activations as a whole one.
+    runs : tuple of (int, int)
+        Where the samples of ``x`` do not follow each other there: the place of the first of some
+        that do, and how many they are; `first_sample` is not looked at then.
     input_grad : bool
         Whether `Module.backward` returns the gradient of the input too.
     communicator : Communicator, optional
@@ -46,6 +49,17 @@ class Step:
     first_sample: int = 0
     input_grad: bool = False
     communicator: Communicator | None = None
+    runs: tuple[tuple[int, int], ...] | None = None
+
+    def places(self, count: int) -> np.ndarray:
+        """Return the places of all `count` samples in the global batch, int64."""
+        if self.runs is None:
+            return np.arange(self.first_sample, self.first_sample + count, dtype=np.int64)
+        places = [np.arange(first, first + n, dtype=np.int64) for first, n in self.runs]
+        found = np.concatenate([np.empty(0, np.int64), *places])
+        if len(found) != count:
+            raise ValueError(f"runs: got places of {len(found)} samples, expected {count}")
+        return found
 
 
 INFERENCE = Step()
@@ -284,6 +298,13 @@ class Layer(Module):
         Whether the result is the first operand in another shape.
     takes_relu, takes_residual : bool
         Whether the layer can apply a ReLU that follows it, and before that add another value.
+    early, lazy : bool
+        Whether the layer comes right behind what it reads, or right before what reads it, and in a
+        backward step the other way round: of two that begin and end something, with others that
+        are computed between them.
+    late : bool
+        Whether `differentiate` leaves out what only the layer's own parameters need, for
+        `differentiate_late`.
     """
 
     keeps_x = False
@@ -292,6 +313,9 @@ class Layer(Module):
     is_view = False
     takes_relu = False
     takes_residual = False
+    early = False
+    lazy = False
+    late = False
 
     def forward(self, *values: Value) -> Value:
         """Record the layer."""
@@ -324,6 +348,9 @@ class Layer(Module):
         before ``frame.dxs``, each of these in its turn.
         """
         raise NotImplementedError
+
+    def differentiate_late(self, frame: Frame, step: Step) -> None:
+        """Set the gradients that `differentiate` has left, when the next node has had its turn."""
 
 
 class Sequential(Module):

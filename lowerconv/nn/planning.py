@@ -102,7 +102,9 @@ class MemoryPlan:
         if node.layer.in_place and place and place.block.last <= self.forward[node]:
             return place
         place = self.values.get(node.residual) if node.residual else None
-        if place and place.block.last <= self.forward[node]:
+        # An operand in the same memory would be overwritten while it is still read.
+        read = [self.values[v].block for v in node.operands if v in self.values]
+        if place and place.block.last <= self.forward[node] and place.block not in read:
             return place
         return None
 
@@ -122,7 +124,7 @@ class MemoryPlan:
         for reader in self.readers[value]:
             block.use(self.forward[reader])
             if reader.result in self.learnt and reader.layer.keeps_x and value in reader.operands:
-                block.use(self.backward[reader])
+                block.use(self.backward[reader] + reader.layer.late)
         if value in self.graph.results:
             block.use(self.end)
 
@@ -176,7 +178,8 @@ class MemoryPlan:
 
     def _share_gradient(self, value: Value, place: Place) -> None:
         self.gradients[value] = place
-        place.block.use(self.backward[value.node] if value.node else self.end)
+        node = value.node
+        place.block.use(self.backward[node] + node.layer.late if node else self.end)
         for reader in self.readers[value]:
             place.block.use(self.backward[reader])
         if value in self.graph.results:

@@ -158,11 +158,22 @@ class Program:
         for given, target in zip(dy, self.dresults, strict=True):
             if target is not None:
                 target.array[...] = given
+        left: tuple[Layer, Frame] | None = None
+
+        def finish() -> None:
+            if left:
+                left[0].differentiate_late(left[1], self._step)
+                if watch:
+                    watch(*left, "backward")
+
         for layer, frame in reversed(self.steps):
             if frame.dy is not None:
                 layer.differentiate(frame, self._step)
-                if watch:
-                    watch(layer, frame, "backward")
+            finish()  # what the node before has left
+            left = (layer, frame) if frame.dy is not None and layer.late else None
+            if watch and frame.dy is not None and not layer.late:
+                watch(layer, frame, "backward")
+        finish()
         return self.dx.array if self.dx is not None else None
 
     def report(self, module: Module) -> MemoryReport:

@@ -25,6 +25,7 @@ from lowerconv.nn.module import Layer, Module
 from lowerconv.nn.optim import Optimizer
 from lowerconv.parallel.collectives import Allreduce
 from lowerconv.parallel.engine import Engine, Task
+from lowerconv.parallel.listener import PROGRESS, UPDATE
 
 SMALLEST = 1 << 16  # bytes of the bucket that leaves last; each before it is twice as large
 
@@ -163,20 +164,23 @@ class Buckets:
 
         While a bucket is on its way the ones before it are updated: that is for nothing.
         """
+        optimizer, listener = self.optimizer, self.engine.listener
         for bucket in self.buckets:
             bucket.pending.clear()
-        self._leave()
+        with listener.doing(PROGRESS):
+            self._leave()
         self._collecting = False
-        optimizer = self.optimizer
         optimizer.lr = lr
         optimizer.begin_step()
         for bucket in self.buckets:
             assert bucket.task is not None
             self.engine.wait(bucket.task)
             if not optimizer.whole:
-                optimizer.update(bucket.begin, bucket.end)
+                with listener.doing(UPDATE, bucket.task.name):
+                    optimizer.update(bucket.begin, bucket.end)
         if optimizer.whole:
-            optimizer.update(0, optimizer.data.size)
+            with listener.doing(UPDATE):
+                optimizer.update(0, optimizer.data.size)
 
 
 def names_of(network: Module, bucket: Bucket) -> Collection[str]:

@@ -131,6 +131,7 @@ def library(link: Link, array: np.ndarray) -> Routine:
         return
     from mpi4py import MPI  # not before ranks are known to be there
 
+    link.tally.known = False
     most = LONGEST // array.itemsize
     for begin in range(0, array.size, most):
         yield [link.comm.Iallreduce(MPI.IN_PLACE, array[begin : begin + most])]

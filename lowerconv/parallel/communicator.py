@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lowerconv.machine.cgroup import cpu_quota
-from lowerconv.machine.mpi import GET_MPI, launched_rank, launched_ranks
+from lowerconv.machine.mpi import GET_MPI, MISMATCH, launched_rank, launched_ranks, launcher
 from lowerconv.machine.placement import divide
 from lowerconv.machine.topology import Topology, online_cpus, read_topology, usable_cpus
 from lowerconv.parallel.binding import describe_squeezes, find_squeeze
@@ -61,9 +61,13 @@ class Communicator:
         This rank has failed, and the others are elsewhere: nobody else will tell.
     cpus : tuple of int
         The CPUs of this rank: its share of those of its host, ascending.
+    cores : int
+        How many cores these are, or are on.
     threads : int
         How many threads this rank should use: one for each core of its share, no more than its
         share of the CPU quota feeds.
+    numa_nodes : int
+        Of its host, as far as the ranks there may use them.
     warnings : list of str
         What the launcher did to any of the ranks that slows all of them down, each with its cure;
         the same on every rank.
@@ -85,9 +89,11 @@ class Communicator:
         # The whole machine: in a container the kernel's list may hide CPUs that the masks have.
         host = read_topology(usable={*online_cpus(), *(cpu for mask in masks for cpu in mask)})
         self.cpus = divide(masks, rank, host)
-        cores = sum(not set(core).isdisjoint(self.cpus) for core in host.cores)
-        quota = cpu_quota()
+        usable = {cpu for mask in masks for cpu in mask}
+        self.numa_nodes = sum(not usable.isdisjoint(node.cpus) for node in host.numa_nodes)
         # SMT siblings are not counted: they share the core's FMA units, which one thread fills.
+        self.cores = cores = sum(not set(core).isdisjoint(self.cpus) for core in host.cores)
+        quota = cpu_quota()
         self.threads = cores if quota is None else max(1, min(cores, int(quota / len(masks))))
         return host
 
@@ -141,6 +147,12 @@ class Communicator:
     def shrink(self) -> None:
         """Leave the dead behind; `rank` and `ranks` are others from now on."""
 
+    def leave(self, status: int | None = None) -> None:
+        """End this process with an exit status, where some have died and MPI cannot end.
+
+        Called at the end of a process too; then the status is 1 if an exception was not caught.
+        """
+
     def reconnect(self) -> None:
         """Find out who is where after `shrink`; may fail when another rank dies."""
 
@@ -167,9 +179,9 @@ class MPICommunicator(Communicator):
         told = launched_ranks()
         if told not in (None, self.ranks):
             raise MPIError(
-                f"MPI: mpiexec started {told} processes, but the MPI library of mpi4py "
-                f"({MPI.Get_library_version().splitlines()[0]}) sees {self.ranks}: they come from "
-                "different MPI installations; use the mpiexec of the same one"
+                f"MPI: {launcher()} started {told} processes, but the MPI library of mpi4py "
+                f"({MPI.Get_library_version().splitlines()[0]}) sees {self.ranks}: "
+                f"{MISMATCH[launcher()]}"
             )
         self.status = Status()
         self._place = platform.node()
@@ -296,11 +308,22 @@ class MPICommunicator(Communicator):
         self.revoke()
         if isinstance(self.patience, StallWatch):
             self.patience.close()
+        if not self._revoked:
+            atexit.register(self.leave)
         # What was revoked is kept: freeing it would be a collective with the dead.
         self._revoked += [self._world, *self._duplicates]
         self._duplicates = []
         self._world = self._world.Shrink()
         self.rank, self.ranks = self._world.Get_rank(), self._world.Get_size()
+
+    def leave(self, status: int | None = None) -> None:
+        """End this process where others have died: MPI's own end may wait for them for ever."""
+        if self._revoked:
+            if status is None:
+                status = int(hasattr(sys, "last_value"))
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
 
     def reconnect(self) -> None:
         """Find out who is where after `shrink`; may fail when another rank dies."""

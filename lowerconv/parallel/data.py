@@ -13,7 +13,7 @@ from lowerconv.parallel.buckets import Buckets
 from lowerconv.parallel.choice import Chosen, choose_allreduce
 from lowerconv.parallel.collectives import Allreduce
 from lowerconv.parallel.communicator import Communicator
-from lowerconv.parallel.engine import Engine
+from lowerconv.parallel.listener import LOSS, UPDATE
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.overlap import make_engine
 from lowerconv.parallel.strategy import Strategy, Work
@@ -37,7 +37,6 @@ class DataParallel(Strategy):
         super().__init__(network, make_optimizer, communicator, options, image_shape)
         optimizer = make_optimizer(network)
         self.optimizers = [optimizer]
-        self.engine: Engine | None = None
         self._held: np.ndarray | None = None
         self.chosen: Chosen | None = None
         self.buckets: Buckets | None = None
@@ -52,7 +51,8 @@ class DataParallel(Strategy):
                 "expected float32 ones"
             )
         nbytes = int(self.options.bucket_mib * (1 << 20))
-        self.engine = make_engine(self.communicator, self.options)
+        if self.engine is None:
+            self.engine = make_engine(self.communicator, self.options)
         self.chosen = choose_allreduce(self.engine, self.communicator, self.options, nbytes)
         overlap = self.options.overlap != "none"
         self.buckets = Buckets(
@@ -77,27 +77,33 @@ class DataParallel(Strategy):
 
     def train(self, work: Work) -> LossResult:
         """Compute this rank's share, and sum the gradients if it is the last of an update."""
-        network, optimizer = self.network, self.optimizer
-        results = network.run(work.images, work.step)
-        result, gradients = network_loss(results, work.labels, work.size, work.label_smoothing)
+        results = self.network.run(work.images, work.step)
+        with self.listener.doing(LOSS):
+            result, gradients = network_loss(results, work.labels, work.size, work.label_smoothing)
         self._check(result.loss, work)
+        self.backward(gradients, work)
+        return result
+
+    def backward(self, gradients: tuple[np.ndarray, ...], work: Work) -> None:
+        """Differentiate what the network has computed, and update it at the end of an update."""
+        network, optimizer = self.network, self.optimizer
         held = None if work.first else self._held
         if work.last and self.buckets is not None:
             self.buckets.begin(held)
             network.backward(*gradients)
             self.buckets.finish(work.lr)
-            return result
+            return
         network.backward(*gradients)
         if held is not None:
             optimizer.grad += held
         if work.last:
             optimizer.lr = work.lr
-            optimizer.step()
-            return result
+            with self.listener.doing(UPDATE):
+                optimizer.step()
+            return
         if self._held is None:
             self._held = np.empty_like(optimizer.grad)
         self._held[:] = optimizer.grad
-        return result
 
     def close(self) -> None:
         """End the communication thread."""

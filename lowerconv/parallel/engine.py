@@ -13,10 +13,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from lowerconv.parallel.collectives import Routine
 from lowerconv.parallel.link import Link, Requests, Scratch
+from lowerconv.parallel.listener import SILENT, Listener
 from lowerconv.parallel.waiting import Patience, wait_until
 
 # Collectives at a time: one waits for its neighbours while the other fills the wire. More would
@@ -24,16 +25,6 @@ from lowerconv.parallel.waiting import Patience, wait_until
 AT_ONCE = 2
 TAGS = 1 << 14  # MPI has at least twice as many; so many are never in flight
 NAP = 3e-4  # seconds between two looks of the communication thread while layers are computed
-
-
-class Listener(Protocol):
-    """Who is told what has been on the wire, such as a timeline."""
-
-    def task_finished(self, task: Task) -> None:
-        """Note a task; its `times` are complete."""
-
-    def waited(self, name: str, begin: int, end: int) -> None:
-        """Note that the main thread has waited for a task, from and to nanoseconds."""
 
 
 class Task:
@@ -56,6 +47,12 @@ class Task:
         self.error: Exception | None = None
         self._routine, self._link = routine, link
         self._requests: Requests = []
+
+    @property
+    def sent(self) -> int | None:
+        """Bytes that this rank has put on the wire; None where the MPI library does that."""
+        tally = self._link.tally
+        return tally.nbytes if tally.known else None
 
     def advance(self) -> bool:
         """Go on as far as messages have come; return whether the task is done."""
@@ -111,7 +108,7 @@ class Engine:
         cpus: Sequence[int] | None = None,
         hosts: Sequence[Sequence[int]] | None = None,
         patience: Patience | None = None,
-        listener: Listener | None = None,
+        listener: Listener = SILENT,
     ) -> None:
         self.comm, self.hosts, self.listener, self.patience = comm, hosts, listener, patience
         self.threaded = threaded and comm is not None
@@ -119,6 +116,7 @@ class Engine:
         self._scratch = Scratch()
         self._number = 0
         self._waiting: deque[Task] = deque()
+        self._urgent: deque[Task] = deque()
         self._active: list[Task] = []
         self._moving = threading.Lock()
         self._wake = threading.Event()
@@ -141,7 +139,14 @@ class Engine:
         """How many there are."""
         return self.comm.Get_size() if self.comm is not None else 1
 
-    def submit(self, routine: Callable[[Link], Routine], name: str, nbytes: int = 0) -> Task:
+    def submit(
+        self,
+        routine: Callable[[Link], Routine],
+        name: str,
+        nbytes: int = 0,
+        *,
+        urgent: bool = False,
+    ) -> Task:
         """Begin a collective; all ranks submit the same ones in the same order.
 
         Parameters
@@ -150,11 +155,14 @@ class Engine:
             Given a `Link`, returns the generator.
         name : str
         nbytes : int
+        urgent : bool
+            Whether it goes beside those that are under way, and does not wait for its turn: layers
+            cannot go on without it.
         """
         link = Link(self.comm, self._number % TAGS, self.hosts, self._scratch)
         self._number += 1
         task = Task(name, nbytes, routine(link), link)
-        self._waiting.append(task)
+        (self._urgent if urgent else self._waiting).append(task)
         if self.threaded:
             self._wake.set()
         else:
@@ -165,14 +173,15 @@ class Engine:
         """Move all that is under way; return whether anything still is."""
         with self._moving:
             while True:
+                while self._urgent:
+                    self._active.append(self._urgent.popleft())
                 while self._waiting and len(self._active) < AT_ONCE:
                     self._active.append(self._waiting.popleft())
                 ended = [task for task in self._active if task.advance()]
                 self._active = [task for task in self._active if not task.done]
                 for task in ended:
-                    if self.listener is not None:
-                        self.listener.task_finished(task)
-                if not ended or not self._waiting:
+                    self.listener.task_finished(task)
+                if not self._urgent and (not ended or not self._waiting):
                     return bool(self._active)
 
     def wait(self, task: Task) -> None:
@@ -186,8 +195,7 @@ class Engine:
         if not task.done:
             begin = time.monotonic_ns()
             wait_until(lambda: self._moved(task), task.name, self.patience)
-            if self.listener is not None:
-                self.listener.waited(task.name, begin, time.monotonic_ns())
+            self.listener.waited(task.name, begin, time.monotonic_ns())
         if task.error is not None:
             raise task.error
 
@@ -211,7 +219,7 @@ class Engine:
             while not self._ended:
                 if self.progress():
                     time.sleep(NAP)
-                elif not self._waiting:
+                elif not self._waiting and not self._urgent:
                     self._wake.wait(0.1)
                     self._wake.clear()
         except Exception as error:  # whoever waits raises it: a thread that dies tells nobody

@@ -32,6 +32,21 @@ class Scratch:
         self._free += pieces
 
 
+class Tally:
+    """What a collective puts on the wire.
+
+    Attributes
+    ----------
+    nbytes : int
+        That this rank has sent.
+    known : bool
+        False where the MPI library sends what it likes.
+    """
+
+    def __init__(self) -> None:
+        self.nbytes, self.known = 0, True
+
+
 class Link:
     """The ranks of a collective, and its messages among those of others.
 
@@ -49,6 +64,7 @@ class Link:
     ----------
     rank, ranks : int
     hosts : list of list of int
+    tally : Tally
     """
 
     def __init__(
@@ -65,6 +81,7 @@ class Link:
         self._members = range(self.ranks)
         self._pool = scratch or Scratch()
         self._taken: list[np.ndarray] = []
+        self.tally = Tally()
 
     def among(self, members: Sequence[int]) -> Link:
         """Return a link for some of the ranks, this one included, numbered as they come."""
@@ -73,11 +90,12 @@ class Link:
         part.rank = list(members).index(self.rank)
         part._members = [self._members[m] for m in members]  # type: ignore[assignment]
         part.hosts = [[r] for r in range(part.ranks)]
-        part._pool, part._taken = self._pool, self._taken
+        part._pool, part._taken, part.tally = self._pool, self._taken, self.tally
         return part
 
     def send(self, array: np.ndarray, to: int) -> Requests:
         """Begin to send a contiguous array; return what has to be waited for."""
+        self.tally.nbytes += array.nbytes
         return [self.comm.Isend(p, self._members[to], self.tag) for p in _pieces(array)]
 
     def receive(self, array: np.ndarray, source: int) -> Requests:

@@ -22,6 +22,8 @@ RANGES: dict[str, tuple[type, float, float]] = {
     "servers": (int, 1, inf),
     "stall_timeout": (float, 0.1, inf),
     "check_every": (int, 1, inf),
+    "timeline_first": (int, 0, inf),
+    "timeline_count": (int, 1, inf),
 }
 # Options that mean something with some strategies only.
 BELONGS_TO = {
@@ -87,6 +89,8 @@ class ParallelOptions:
         ``mpiexec --with-ft ulfm``.
     timeline : str, optional
         File for a trace of some steps.
+    timeline_first, timeline_count : int
+        Which steps these are: the first one, counted from 0 where this run begins, and how many.
     """
 
     strategy: str = "data"
@@ -105,6 +109,8 @@ class ParallelOptions:
     stall_timeout: float | None = None
     elastic: bool = False
     timeline: str | None = None
+    timeline_first: int = 5
+    timeline_count: int = 10
 
     def __post_init__(self) -> None:
         for name, choices in (

@@ -14,7 +14,10 @@ from lowerconv.nn.loss import LossResult
 from lowerconv.nn.module import INFERENCE, Module, Step
 from lowerconv.nn.optim import Optimizer
 from lowerconv.parallel.communicator import Communicator
+from lowerconv.parallel.engine import Engine
+from lowerconv.parallel.listener import SILENT, Listener
 from lowerconv.parallel.options import ParallelOptions
+from lowerconv.parallel.timeline import Timeline
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,15 @@ class Strategy:
         Which share of every batch this rank loads: its number, of how many.
     copies : int
         How many ranks return the same loss of the same samples.
+    engine : Engine or None
+        Moves the messages of the strategy, from `start` on; None for a process alone.
+    listener : Listener
+        Is told what this rank does.
     """
 
     copies = 1
+    engine: Engine | None = None
+    listener: Listener = SILENT
 
     def __init__(
         self,
@@ -94,6 +103,13 @@ class Strategy:
     def rejoin(self) -> None:
         """Go on with the ranks that are left, all with the same weights; they call it together."""
         raise NotImplementedError(f"{type(self).__name__} cannot go on with fewer ranks")
+
+    def listen(self, timeline: Timeline) -> None:
+        """Let a timeline hear what this rank does; after `start`."""
+        self.listener = timeline
+        if self.engine is not None:
+            self.engine.listener = timeline
+        timeline.attach(self.network)
 
     def train(self, work: Work) -> LossResult:
         """Compute a batch, and update the weights if it is the last of an update.

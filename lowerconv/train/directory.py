@@ -17,6 +17,7 @@ from lowerconv.train.metrics import EpochMetrics, best_epoch, draw_curves, write
 from lowerconv.train.tensorboard import TensorBoard
 
 RUNS = Path("runs")
+METRICS = "metrics.csv"
 
 
 def default_path(model: str, data: str, resume: bool) -> Path:
@@ -78,7 +79,7 @@ class RunDirectory:
         """
         if history and best_epoch(history) == len(history):
             save_checkpoint(self.path / BEST, checkpoint)
-        write_csv(self.path / "metrics.csv", history)
+        write_csv(self.path / METRICS, history)
         if self.events is not None and history:
             self.events.write(history[-1])
         save_checkpoint(self.path / LAST, checkpoint)

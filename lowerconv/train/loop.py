@@ -12,6 +12,7 @@ from lowerconv.nn.loss import softmax_cross_entropy
 from lowerconv.nn.module import Step
 from lowerconv.parallel.communicator import Communicator
 from lowerconv.parallel.strategy import Strategy, Work
+from lowerconv.parallel.timeline import Timeline
 from lowerconv.train.ema import WeightAverage
 
 
@@ -66,6 +67,7 @@ def train_epoch(
     average: WeightAverage | None = None,
     tally: Tally | None = None,
     before_update: Callable[[], None] | None = None,
+    timeline: Timeline | None = None,
 ) -> tuple[np.ndarray, int]:
     """Train on every batch of an epoch.
 
@@ -91,6 +93,8 @@ def train_epoch(
         they had counted is not known: then means are of the samples of the others.
     before_update : callable, optional
         Called when the weights are those of ``tally.update`` updates; also after the last.
+    timeline : Timeline, optional
+        Records steps.
 
     Returns
     -------
@@ -109,6 +113,8 @@ def train_epoch(
     mine = Tally.of(epoch, len(sizes)) if tally is None else tally
     begin = mine.update * accumulate
     batches = loader.batches(seed, epoch, begin * loader.batch)
+    if timeline is not None:
+        batches = timeline.over(batches)
     for number, batch in enumerate(batches, begin):
         update, part = divmod(number, accumulate)
         if part == 0 and before_update is not None:

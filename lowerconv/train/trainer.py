@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-import zlib
 from collections.abc import Collection
 from dataclasses import asdict
 from functools import partial
@@ -26,10 +25,21 @@ from lowerconv.nn.models import MODELS
 from lowerconv.nn.module import Module
 from lowerconv.nn.norm import BatchNorm2d
 from lowerconv.nn.optim import LARS, SGD, Adam, Optimizer
-from lowerconv.parallel.communicator import Communicator, world
+from lowerconv.parallel.agreement import (
+    check_facts_agree,
+    check_weights_agree,
+    describe_data,
+    describe_parameters,
+    versions,
+)
+from lowerconv.parallel.communicator import Communicator, together, world
 from lowerconv.parallel.elastic import Snapshot, recover
 from lowerconv.parallel.options import ParallelOptions
+from lowerconv.parallel.roster import Roster
 from lowerconv.parallel.strategies import STRATEGIES
+from lowerconv.parallel.timeline import Timeline
+from lowerconv.parallel.trace import write as write_trace
+from lowerconv.parallel.trace_summary import describe as describe_trace
 from lowerconv.train.checkpoint import LAST, Checkpoint, CheckpointError, state
 from lowerconv.train.directory import RunDirectory, default_path
 from lowerconv.train.ema import WeightAverage
@@ -91,15 +101,21 @@ class Trainer:
     losses : list of float
         Mean loss of every update since this object was made.
 
+    All ranks make one together, and it fails on all of them or on none.
+
     Raises
     ------
     TypeError, ValueError
         A setting, named in the message, that is none or out of its range.
+    DisagreementError
+        Ranks have different versions, settings, data or parameters.
     DataError
         Data that cannot be read.
     CheckpointError
-        On rank 0: `out` holds a run already; or there is none to resume, it is damaged, or was made
-        with other settings.
+        `out` holds a run already; or there is none to resume, it is damaged, or was made with other
+        settings.
+    RuntimeError
+        Any of these on another rank, which the message names.
     """
 
     def __init__(
@@ -118,7 +134,26 @@ class Trainer:
         **settings: Any,
     ) -> None:
         self.communicator = _join() if communicator is None else communicator
-        chief = self.communicator.rank == 0
+
+        # In each step all ranks fail or none: the next one is for all of them.
+        facts = together(self.communicator, lambda: self._read(model, data, parallel, settings))
+        check_facts_agree(self.communicator, facts)
+        self.roster = Roster.gather(self.communicator, get_num_threads())
+        together(self.communicator, lambda: self._build(reporter, workers, cpus))
+        try:
+            together(self.communicator, lambda: self._open(out, resume, tensorboard))
+        except Exception:
+            self.strategy.close()
+            raise
+
+    def _read(
+        self,
+        model: str | Module,
+        data: str | tuple[Source, Source | None],
+        parallel: str | ParallelOptions,
+        settings: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Take settings, data and network; return what all ranks must have in common."""
         if isinstance(model, str) and model not in MODELS:
             raise ValueError(f"model: got {model!r}, expected one of {', '.join(MODELS)}")
         self.settings = resolve(
@@ -127,10 +162,10 @@ class Trainer:
             settings,
         )
         train_set, test_set = load(data) if isinstance(data, str) else data
-        seed, part = self.settings.seed, "test"
+        seed, self._part = self.settings.seed, "test"
         if self.settings.validation:
             train_set, test_set = hold_out(train_set, self.settings.validation, seed)
-            part = "validation"
+            self._part = "validation"
         elif test_set is None:
             raise ValueError(
                 "validation: got 0 and no test set, expected the fraction of the training images "
@@ -149,6 +184,23 @@ class Trainer:
             if isinstance(module, BatchNorm2d):
                 module.synchronized |= self.settings.sync_batch_norm
         self.parallel = ParallelOptions(parallel) if isinstance(parallel, str) else parallel
+        self._sources: tuple[Source, Source] = train_set, test_set
+        if self.communicator.ranks == 1:
+            return {}
+        return (
+            versions()
+            | asdict(self.settings)
+            | {f"parallel option {name}": value for name, value in asdict(self.parallel).items()}
+            | {f"training images: {name}": value for name, value in asdict(self.inputs).items()}
+            | describe_data("training", train_set)
+            | describe_data(self._part, test_set)
+            | describe_parameters(self.network)
+        )
+
+    def _build(
+        self, reporter: Reporter | None, workers: int | None, cpus: Collection[int] | None
+    ) -> None:
+        """Make what trains; writes nothing."""
         self.communicator.set_timeout(self.parallel.stall_timeout)
         if self.parallel.elastic:
             self.communicator.check_elastic()
@@ -157,7 +209,7 @@ class Trainer:
             partial(make_optimizer, settings=self.settings),
             self.communicator,
             self.parallel,
-            train_set.image_shape,
+            self._sources[0].image_shape,
         )
         self.average: WeightAverage | None = None
         if self.settings.ema is not None:
@@ -173,21 +225,30 @@ class Trainer:
                 workers=workers,
                 cpus=cpus,
             )
-            for source, changes in ((train_set, augment), (test_set, None))
+            for source, changes in zip(self._sources, (augment, None), strict=True)
         )
+        self._timeline: Timeline | None = None
+        if self.parallel.timeline is not None:
+            folder = Path(self.parallel.timeline).parent
+            if self.communicator.rank == 0 and not folder.is_dir():  # told now, not after hours
+                raise ValueError(f"timeline: got a file in {folder}, expected a folder that exists")
+            self._timeline = Timeline(self.parallel.timeline_first, self.parallel.timeline_count)
         self.history: list[EpochMetrics] = []
         self.losses: list[float] = []
         if reporter is None:
+            chief = self.communicator.rank == 0
             reporter = ConsoleReporter(Console()) if chief else Reporter()
-        reporter.part = part
+        reporter.part = self._part
         self.reporter = reporter
+
+    def _open(self, out: str | Path | None, resume: bool, tensorboard: bool) -> None:
+        """Make or resume the directory; rank 0's, the others might not see its file system."""
         self._tensorboard = tensorboard
         self._snapshot: Snapshot | None = None
         self._tally: Tally | None = None
-        # Rank 0 owns the directory: the others might not even see its file system.
         self._directory: RunDirectory | None = None
         self._restored: dict[str, np.ndarray] | None = None
-        if chief:
+        if self.communicator.rank == 0:
             names = self.settings.model, self.settings.data
             path = default_path(*names, resume) if out is None else Path(out)
             self._directory = RunDirectory(path)
@@ -253,13 +314,20 @@ class Trainer:
         """
         self._share()
         self.strategy.start()
+        if self._timeline is not None:
+            self.strategy.listen(self._timeline)
+            self._timeline.start(self._comm)
         self.communicator.status.observe(self.strategy.network)
         self.reporter.say(self.describe())
         for warning in self.communicator.warnings:
             self.reporter.say(f"warning: {warning}")
+        for advice in self.roster.advice():
+            self.reporter.say(f"advice: {advice}")
         try:
             with announce_compilation(self.reporter):
                 self._train_epochs()
+            if self._timeline is not None:  # the run was shorter than the steps asked for
+                self._write_timeline(self._timeline)
             for line in self.strategy.report():
                 self.reporter.say(line)
         finally:
@@ -274,90 +342,43 @@ class Trainer:
         return self.history
 
     def _train_epochs(self) -> None:
-        if self.parallel.elastic:
-            self._path = Path(self.communicator.broadcast(str(self.out)))
-            self._snapshot = Snapshot(self._tensors())
-            self._keep()
-        # Saved before the first epoch, so that a run killed in it can be resumed too.
-        saved = bool(self.history)
-        while True:
-            try:
-                if not saved:
-                    self.save()
-                    saved = True
-                if len(self.history) >= self.settings.epochs or self._out_of_patience():
-                    self._report_data()
-                    # A rank that left would look like one that has died to those that recover.
-                    if self._snapshot is None or self.communicator.agree(True):
-                        break
-                    self._recover()
-                    saved = self._begun()
-                    continue
-                self.history.append(self._epoch(len(self.history)))
-                self.reporter.end_epoch(self.history[-1], self.settings.epochs)
-                self._tally, saved = None, False
-                self._keep()
-            except Exception as error:
-                if self._snapshot is None or not self.communicator.has_lost_ranks(error):
-                    raise
-                self._recover()
-                saved = self._begun()
+        if not self.history:
+            self.save()  # so that a run killed in its first epoch can be resumed too
+        while len(self.history) < self.settings.epochs and not self._out_of_patience():
+            self.history.append(self._epoch(len(self.history)))
+            self.reporter.end_epoch(self.history[-1], self.settings.epochs)
+            self.save()
+            if self._timeline is not None and self._timeline.complete:
+                self._write_timeline(self._timeline)
 
-    def _begun(self) -> bool:
-        """Return whether an update of this epoch has been made."""
-        return self._tally is not None and self._tally.update > 0
+    @property
+    def _comm(self) -> Any:
+        """MPI's communicator of the strategy, on which nothing is sent between epochs."""
+        return self.strategy.engine.comm if self.strategy.engine is not None else None
 
-    def _keep(self) -> None:
-        """Keep what it takes to go on from here without a rank that dies."""
-        if self._snapshot is not None:
-            update = 0 if self._tally is None else self._tally.update
-            self._right = 0 if self._tally is None else self._tally.right
-            facts = list(self.history), list(self.losses), self.optimizer.updates
-            self._snapshot.take((len(self.history), update), facts)
-
-    def _recover(self) -> None:
-        """Go on with the ranks that are left, from the last update that any of them has made."""
-        assert self._snapshot is not None
-        self.communicator.status.note("going on without the dead")
-        own = set(self.strategy.differing_buffers())
-        before = self.communicator.ranks
-        found = recover(self.communicator, self._snapshot, own, self.strategy.rejoin)
-        self.communicator.status.observe(self.strategy.network)
-        epoch, update = found.place
-        self.history, self.losses, self.optimizer.updates = (
-            list(found.facts[0]),
-            list(found.facts[1]),
-            found.facts[2],
-        )
-        if self._tally is None or self._tally.epoch != epoch:
-            updates = len(update_sizes(self._train, self.settings.accumulate))
-            self._tally, self._right = Tally.of(epoch, updates), 0
-        self._tally.go_back(update, self._right)
-        for loader in (self._train, self._test):
-            loader.take_share(*self.strategy.loader_share)
-        if self.communicator.rank == 0 and self._directory is None:
-            self._take_over()
-        lost = ", ".join(map(str, found.lost))
-        self.reporter.say(
-            f"rank {lost} of {before} died: {self.communicator.ranks} go on in epoch {epoch + 1} "
-            f"from update {update + 1}"
-        )
-
-    def _take_over(self) -> None:
-        """Own the directory of the run, and speak, as rank 0 has died."""
-        if type(self.reporter) is Reporter:
-            part, self.reporter = self.reporter.part, ConsoleReporter(Console())
-            self.reporter.part = part
-        self._directory = RunDirectory(self._path)
-        try:
-            self._directory.open(self.history, self._tensorboard)
-            if not os.access(self._path, os.W_OK):
-                raise PermissionError("no permission to write")
-        except OSError as error:
-            raise RuntimeError(
-                f"rank 0 has died, and {self._path} cannot be written here: {error}; elastic "
-                "expects a directory that all hosts share"
-            ) from None
+    def _write_timeline(self, timeline: Timeline) -> None:
+        """Write what all ranks have recorded, and record no more; nothing is in flight."""
+        self._timeline = None
+        path = Path(str(self.parallel.timeline))
+        if timeline.empty:  # on all ranks, which have the same steps
+            self.reporter.say(
+                f"warning: no timeline in {path}: the run ended before step {timeline.first}, the "
+                "first that should have been recorded"
+            )
+            return
+        about = f"{self.settings.model} on {self.settings.data}"
+        if self.communicator.ranks > 1:
+            about += f", strategy {self.parallel.strategy}"
+        trace = timeline.finish(self.communicator, self._comm, about)
+        if trace is not None:
+            write_trace(trace, path)
+            self.reporter.say(
+                f"timeline: {describe_trace(trace)}; https://ui.perfetto.dev opens {path}, "
+                f"lowerconv timeline {path} --plot draws it"
+            )
+        self._tensorboard = tensorboard
+        self._snapshot: Snapshot | None = None
+        self._tally: Tally | None = None
 
     def _share(self) -> None:
         """Give all ranks what rank 0 may have read from a checkpoint."""
@@ -428,11 +449,12 @@ class Trainer:
             average=self.average,
             tally=self._tally,
             before_update=None if self._snapshot is None else self._keep,
+            timeline=self._timeline,
         )
         trained = time.perf_counter()
         if epoch + 1 < self.settings.epochs:  # while the network is tested
             self._train.prefetch(self.settings.seed, epoch + 1)
-        self._check_agreement()
+        check_weights_agree(self.communicator, self.strategy.replicated())
         self._average_buffers()
         check_weights(self.strategy.network, epoch + 1)
         self.losses.extend(losses)
@@ -458,14 +480,6 @@ class Trainer:
             ema_accuracy=ema_accuracy,
         )
 
-    def _check_agreement(self) -> None:
-        """Raise if the ranks' weights differ in a single bit: they would train apart."""
-        alike = self.strategy.replicated()
-        sums = self.communicator.gather([zlib.crc32(array.tobytes()) for array in alike.values()])
-        sums = [tuple(each) for each in sums]
-        if len(set(sums)) > 1:
-            raise RuntimeError(f"weights differ between ranks: checksums {sums}")
-
     def _average_buffers(self) -> None:
         """Give all ranks the same statistics: the means of those that each has seen."""
         for array in self.strategy.differing_buffers().values():
@@ -473,19 +487,21 @@ class Trainer:
             array /= self.communicator.ranks
 
     def describe(self) -> str:
-        """Return what runs where, in words."""
+        """Return what runs where, in words: of several ranks a line for each kind of host."""
         parameters = sum(p.data.size for p in self.network.parameters().values())
-        threads = f"{get_num_threads()} thread" + ("s" if get_num_threads() > 1 else "")
+        threads = f" x {get_num_threads()} thread" + ("s" if get_num_threads() > 1 else "")
+        several = self.communicator.ranks > 1
         accumulate = self.settings.accumulate
         groups = f" x {accumulate} accumulated" if accumulate > 1 else ""
         return (
             f"{self.settings.model}, {parameters:,} parameters, on {self.settings.data}: "
             f"{len(self._train.dataset):,} training and {len(self._test.dataset):,} "
             f"{self.reporter.part} images; "
-            f"{self.communicator.describe()} x {threads}, "
+            f"{self.communicator.describe()}{'' if several else threads}, "
             f"batch {self.settings.batch}{groups}, algorithm {self.settings.algorithm}"
             + (f", augmented by {self.settings.augment}" if self.settings.augment else "")
             + (f"; {self.strategy.describe()}" if self.strategy.describe() else "")
+            + "".join(f"\n{line}" for line in self.roster.lines() if several)
         )
 
 

@@ -235,8 +235,8 @@ def test_a_failing_rank_ends_all(mpiexec, tiny_fashion, tmp_path):
         "from lowerconv.parallel.communicator import launched_rank\n"
         "from lowerconv.nn import SGD\n"
         "if launched_rank() == 1:\n"
-        "    def fail(self): raise ZeroDivisionError('on purpose')\n"
-        "    SGD.step = fail\n"
+        "    def fail(self, *_): raise ZeroDivisionError('on purpose')\n"
+        "    SGD.update = fail\n"
         f"sys.exit(main(['train', '--data', 'fashion-mnist:{tiny_fashion}', '--out', 'run']))\n"
     )
     run = mpiexec(3, program, cwd=tmp_path, timeout=120)

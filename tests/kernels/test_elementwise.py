@@ -158,11 +158,45 @@ def test_dropout(tensor, shape, dtype):
     kept = np.reshape([d >= threshold for d in drawn], shape)
     scale = dtype(1 / 0.7)
     expected = np.where(kept, values * scale, dtype(0))
-    last = first, np.uint64(key), np.uint64(threshold), scale
+    N, items = sizes(shape)
+    places = items, np.arange(N), np.array([[0, first, items]]), items
+    last = *places, np.uint64(key), np.uint64(threshold), scale
     for more in (False, True):
         x, y = tensor(values), tensor(there)
-        run(dropout, 2, x.flat, x.step, y.flat, y.step, *sizes(shape), *last, more)
+        run(dropout, 2, x.flat, x.step, y.flat, y.step, *last, more)
         np.testing.assert_array_equal(y.values, expected + there if more else expected)
         assert y.neighbours_untouched()
-    run(dropout, 3, x.flat, x.step, x.flat, x.step, *sizes(shape), *last, False)
+    run(dropout, 3, x.flat, x.step, x.flat, x.step, *last, False)
     np.testing.assert_array_equal(x.values, expected)
+
+
+@dtypes
+def test_dropout_of_some_samples_and_some_items_of_each(dtype):
+    """Runs of items longer than a piece of work, not aligned to one."""
+    rng = np.random.default_rng(4)
+    N, full = 5, 50_000
+    runs = [(17, 3), (100, 18_000), (20_000, 29_999)]  # in the full sample: first, count
+    whole = rng.standard_normal((N, full)).astype(dtype)
+    chosen = np.concatenate([np.arange(first, first + count) for first, count in runs])
+    begins = np.cumsum([0, *(count for _, count in runs)])
+    segments = np.array([(b, *run) for b, run in zip(begins[:-1], runs, strict=True)])
+    key, threshold, scale = np.uint64(99), np.uint64(2**63), dtype(2)
+    everything = np.array([[0, 0, full]])
+    kept = np.empty_like(whole)
+    run(
+        dropout, 2, whole.reshape(-1), full, kept.reshape(-1), full, full, np.arange(N),
+        everything, full, key, threshold, scale, False,
+    )  # fmt: skip
+    samples = np.array([4, 0, 3])
+    x = np.ascontiguousarray(whole[samples][:, chosen])
+    y, there = np.ones_like(x), np.ones_like(x)
+    items = len(chosen)
+    for target, more in ((y, True), (there, False), (x, False)):
+        run(
+            dropout, 3, x.reshape(-1), items, target.reshape(-1), items, items, samples, segments,
+            full, key, threshold, scale, more,
+        )  # fmt: skip
+    expected = kept[samples][:, chosen]
+    np.testing.assert_array_equal(there, expected)
+    np.testing.assert_array_equal(x, expected)
+    np.testing.assert_array_equal(y, 1 + expected)

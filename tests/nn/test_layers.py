@@ -119,6 +119,15 @@ def test_dropout_draws_by_place_in_the_global_batch():
         assert not np.array_equal(nn.Dropout(0.5).run(x, other), whole)
 
 
+def test_dropout_of_samples_from_several_places_of_the_batch():
+    x = np.ones((7, 40), np.float32)
+    whole = nn.Dropout(0.5).run(x, nn.Step(True, 1, 2)).copy()
+    step = nn.Step(True, 1, 2, runs=((4, 2), (0, 0), (1, 3)))
+    assert np.array_equal(nn.Dropout(0.5).run(x[:5], step), whole[[4, 5, 1, 2, 3]])
+    with pytest.raises(ValueError, match="runs: got places of 5 samples, expected 7"):
+        nn.Dropout(0.5).run(x, step)
+
+
 def test_dropout_layers_of_a_network_differ():
     net = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout()))
     y = net.run(np.ones((1, 1000), np.float32), nn.Step(training=True))

@@ -260,3 +260,23 @@ def test_a_compiled_network_tells_what_it_takes():
         infer([1.0])
     with pytest.raises(ValueError, match=r"x: got float32 \(2, 2, 4, 4\), expected"):
         infer(np.zeros((2, 2, 4, 4), np.float32))
+
+
+class OwnResidual(nn.Module):
+    """A convolution whose own operand is added to its result."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 1)
+        self.second = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.second(x) + x
+
+
+def test_a_residual_that_is_read_too_is_not_overwritten():
+    network = OwnResidual()
+    x = np.random.default_rng(1).standard_normal((2, 3, 5, 5)).astype(np.float32)
+    between = network.first(x)
+    np.testing.assert_allclose(network(x), network.second(between) + between, rtol=1e-5, atol=1e-5)

@@ -11,10 +11,13 @@ from lowerconv.data.loader import share
 from lowerconv.machine.topology import usable_cpus, usable_threads
 from lowerconv.parallel import Communicator, together, world
 
+from ..conftest import clean_environment
+
 
 def test_a_process_alone_is_rank_0_of_1(monkeypatch):
-    for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK"):
+    for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_PROCID", "0")  # as in the script of a job
     alone = world()
     assert type(alone) is Communicator
     assert (alone.rank, alone.ranks) == (0, 1)
@@ -63,6 +66,28 @@ def test_missing_mpi_is_told_in_one_line(tmp_path, missing):
     assert run.returncode == 1
     assert len(run.stderr.splitlines()) == 1
     assert 'pip install "lowerconv[mpi]"' in run.stderr
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_tasks_of_srun_that_do_not_find_each_other(tmp_path, rank):
+    """Each would train alone, and all of them in one directory."""
+    step = {"SLURM_PROCID": str(rank), "SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "77"}
+    run = subprocess.run(
+        [sys.executable, "-m", "lowerconv", "train", "--out", "run"],
+        env=clean_environment() | step,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 1
+    assert not (tmp_path / "run").exists()
+    if rank:
+        assert run.stderr == ""
+    else:
+        (line,) = run.stderr.splitlines()
+        assert line.startswith("lowerconv: MPI: srun started 2 processes, but the MPI library of")
+        assert "use srun --mpi=pmix with Open MPI, --mpi=pmi2 with MPICH" in line
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 64, 65])

@@ -75,10 +75,10 @@ def left(out: Path) -> list[str]:
     return found
 
 
-def strike(mpiexec, ranks: int, faults: str, words: list[str], **options: object) -> Outcome:
+def strike(mpiexec, ranks: int, faults: str, words: list[str], **settings: object) -> Outcome:
     """Run with faults (see `programs/faulty.py`), to the end."""
     out = Path(words[words.index("--out") + 1])
-    done = mpiexec(ranks, PROGRAM, faults, *words, timeout=240, **options)
+    done = mpiexec(ranks, PROGRAM, faults, *words, timeout=240, **settings)
     return judge(done, out)
 
 
@@ -284,7 +284,7 @@ def test_the_others_go_on(mpiexec, words, unbroken, death):
     faults, says = DEATHS[death]
     strategy = ELASTIC[len(death) % len(ELASTIC)]
     before = ("--with-ft", "ulfm")
-    outcome = strike(mpiexec, 4, faults, words(strategy, "--elastic"), launcher=before)
+    outcome = strike(mpiexec, 4, faults, words(strategy, "--elastic"), options=before)
     assert outcome.status == 0, outcome.text
     assert all(text in outcome.text for text in says), outcome.text
     assert "test accuracy" in outcome.text  # whoever is rank 0 in the end says so
@@ -297,7 +297,7 @@ def test_the_others_go_on_but_not_with_a_mistake(mpiexec, words):
     """An exception is no death: it would come again."""
     before = ("--with-ft", "ulfm")
     outcome = strike(
-        mpiexec, 3, "kill:2:3:0,exception:1:9:0", words("data", "--elastic"), launcher=before
+        mpiexec, 3, "kill:2:3:0,exception:1:9:0", words("data", "--elastic"), options=before
     )
     check_ended(outcome, 2 * ENDED)
     assert "ZeroDivisionError: on purpose" in outcome.text
@@ -340,7 +340,7 @@ def test_random_faults(mpiexec, tiny_fashion, unbroken, tmp_path):
             more = ("--stall-timeout", STALL)
         if kind == "death":
             more, before = ("--elastic",), ("--with-ft", "ulfm")
-        outcome = strike(mpiexec, ranks, text, [*words, *map(str, more)], launcher=before)
+        outcome = strike(mpiexec, ranks, text, [*words, *map(str, more)], options=before)
         struck += outcome.struck
         if kind == "death" or outcome.status == 0:
             # It went on, or had ended before.

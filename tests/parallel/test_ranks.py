@@ -17,6 +17,10 @@ WAYS: dict[str, dict] = {
     "at-the-end": {"overlap": "none"},
     "deterministic": {"deterministic": True, "bucket_mib": 1e-3},
     "tree": {"strategy": "tree", "bucket_mib": 1e-3},
+    "model": {"strategy": "model"},
+    "owt-a": {"strategy": "owt", "owt_scheme": "a", "bucket_mib": 1e-3},
+    "owt-b": {"strategy": "owt", "owt_scheme": "b", "overlap": "layers"},
+    "owt-c": {"strategy": "owt", "owt_border": "4", "owt_chunks": 2},
 }
 
 #          samples, batch: divides by all ranks or none, and a last batch smaller than the ranks
