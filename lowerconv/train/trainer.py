@@ -342,14 +342,93 @@ class Trainer:
         return self.history
 
     def _train_epochs(self) -> None:
-        if not self.history:
-            self.save()  # so that a run killed in its first epoch can be resumed too
-        while len(self.history) < self.settings.epochs and not self._out_of_patience():
-            self.history.append(self._epoch(len(self.history)))
-            self.reporter.end_epoch(self.history[-1], self.settings.epochs)
-            self.save()
-            if self._timeline is not None and self._timeline.complete:
-                self._write_timeline(self._timeline)
+        if self.parallel.elastic:
+            self._path = Path(self.communicator.broadcast(str(self.out)))
+            self._snapshot = Snapshot(self._tensors())
+            self._keep()
+        # Saved before the first epoch, so that a run killed in it can be resumed too.
+        saved = bool(self.history)
+        while True:
+            try:
+                if not saved:
+                    self.save()
+                    saved = True
+                if len(self.history) >= self.settings.epochs or self._out_of_patience():
+                    self._report_data()
+                    # A rank that left would look like one that has died to those that recover.
+                    if self._snapshot is None or self.communicator.agree(True):
+                        break
+                    self._recover()
+                    saved = self._begun()
+                    continue
+                self.history.append(self._epoch(len(self.history)))
+                self.reporter.end_epoch(self.history[-1], self.settings.epochs)
+                self._tally, saved = None, False
+                self._keep()
+                if self._timeline is not None and self._timeline.complete:
+                    self._write_timeline(self._timeline)
+            except Exception as error:
+                if self._snapshot is None or not self.communicator.has_lost_ranks(error):
+                    raise
+                self._recover()
+                saved = self._begun()
+
+    def _begun(self) -> bool:
+        """Return whether an update of this epoch has been made."""
+        return self._tally is not None and self._tally.update > 0
+
+    def _keep(self) -> None:
+        """Keep what it takes to go on from here without a rank that dies."""
+        if self._snapshot is not None:
+            update = 0 if self._tally is None else self._tally.update
+            self._right = 0 if self._tally is None else self._tally.right
+            facts = list(self.history), list(self.losses), self.optimizer.updates
+            self._snapshot.take((len(self.history), update), facts)
+
+    def _recover(self) -> None:
+        """Go on with the ranks that are left, from the last update that any of them has made."""
+        assert self._snapshot is not None
+        self.communicator.status.note("going on without the dead")
+        self._timeline = None  # its clocks are those of ranks that may be dead
+        own = set(self.strategy.differing_buffers())
+        before = self.communicator.ranks
+        found = recover(self.communicator, self._snapshot, own, self.strategy.rejoin)
+        self.communicator.status.observe(self.strategy.network)
+        epoch, update = found.place
+        self.history, self.losses, self.optimizer.updates = (
+            list(found.facts[0]),
+            list(found.facts[1]),
+            found.facts[2],
+        )
+        if self._tally is None or self._tally.epoch != epoch:
+            updates = len(update_sizes(self._train, self.settings.accumulate))
+            self._tally, self._right = Tally.of(epoch, updates), 0
+        self._tally.go_back(update, self._right)
+        for loader in (self._train, self._test):
+            loader.take_share(*self.strategy.loader_share)
+        if self.communicator.rank == 0 and self._directory is None:
+            self._take_over()
+        lost = ", ".join(map(str, found.lost))
+        self.reporter.say(
+            f"rank {lost} of {before} died: {self.communicator.ranks} go on in epoch {epoch + 1} "
+            f"from update {update + 1}"
+        )
+
+    def _take_over(self) -> None:
+        """Own the directory of the run, and speak, as rank 0 has died."""
+        if type(self.reporter) is Reporter:
+            part, self.reporter = self.reporter.part, ConsoleReporter(Console())
+            self.reporter.part = part
+        self._directory = RunDirectory(self._path)
+        try:
+            self._directory.open(self.history, self._tensorboard)
+            if not os.access(self._path, os.W_OK):
+                raise PermissionError("no permission to write")
+        except OSError as error:
+            raise RuntimeError(
+                f"rank 0 has died, and {self._path} cannot be written here: {error}; elastic "
+                "expects a directory that all hosts share"
+            ) from None
 
     @property
     def _comm(self) -> Any:
@@ -376,9 +455,6 @@ class Trainer:
                 f"timeline: {describe_trace(trace)}; https://ui.perfetto.dev opens {path}, "
                 f"lowerconv timeline {path} --plot draws it"
             )
-        self._tensorboard = tensorboard
-        self._snapshot: Snapshot | None = None
-        self._tally: Tally | None = None
 
     def _share(self) -> None:
         """Give all ranks what rank 0 may have read from a checkpoint."""
