@@ -403,7 +403,7 @@ def run(options: argparse.Namespace) -> int:
         if chief or alone:
             _tell(error, communicator.rank if communicator.ranks > 1 else None)
         if alone and communicator.ranks > 1:
-            communicator.abort()
+            communicator.abort(cut=isinstance(error, StallError))
         return 1
     except KeyboardInterrupt:
         reporter.close()

@@ -22,6 +22,7 @@ from lowerconv.machine.mpi import GET_MPI, MISMATCH, launched_rank, launched_ran
 from lowerconv.machine.placement import divide
 from lowerconv.machine.topology import Topology, online_cpus, read_topology, usable_cpus
 from lowerconv.parallel.binding import describe_squeezes, find_squeeze
+from lowerconv.parallel.ending import end_launcher_later
 from lowerconv.parallel.engine import Engine
 from lowerconv.parallel.stall import StallWatch
 from lowerconv.parallel.status import Status
@@ -128,8 +129,14 @@ class Communicator:
         """Return an engine for messages of its own; options as of `Engine`. All ranks call it."""
         return Engine(None, **options)
 
-    def abort(self) -> None:
-        """End all ranks at once, with a non-zero exit code; a process alone just goes on."""
+    def abort(self, cut: bool = False) -> None:
+        """End all ranks at once, with a non-zero exit code; a process alone just goes on.
+
+        Parameters
+        ----------
+        cut : bool
+            Some cannot be reached: then the launcher is ended too, as it may wait for them.
+        """
 
     # --- going on without ranks that have died ---
 
@@ -263,8 +270,10 @@ class MPICommunicator(Communicator):
         comm = self._duplicate()
         return Engine(comm, hosts=self.hosts, patience=self.patience, **options)
 
-    def abort(self) -> None:
+    def abort(self, cut: bool = False) -> None:
         """End all ranks at once, with a non-zero exit code."""
+        if cut:
+            end_launcher_later()
         sys.stderr.flush()
         sys.stdout.flush()
         time.sleep(LAST_WORDS)

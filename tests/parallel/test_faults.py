@@ -10,6 +10,7 @@ import random
 import re
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -261,6 +262,41 @@ def test_an_interrupt_ends_all_ranks(launch, words, tmp_path):
     assert time.monotonic() - begin < ENDED
     assert "Traceback" not in text
     judge(subprocess.CompletedProcess([], 130, "", ""), tmp_path / "run")
+
+
+@pytest.mark.parametrize("cut", [0, 1])
+def test_a_cut_network_ends_both_sides(tmp_path, tiny_fashion, cut):
+    """The launcher's own host, and the other one: nobody can tell the others."""
+    hosts = pytest.importorskip("bench.hosts")
+    try:
+        hosts.check()
+    except hosts.HostsError as error:
+        pytest.skip(str(error))
+    timeout = 3.0
+    words = arguments(tiny_fashion, tmp_path / "run", "data", "--stall-timeout", timeout)
+    words += ["--epochs", "1000"]
+    command = [sys.executable, str(PROGRAM), "nothing:0:9:0", *words]
+    log = tmp_path / "log"
+    with hosts.Hosts(2) as made, open(log, "w") as stderr:
+        saved = os.dup(2)
+        os.dup2(stderr.fileno(), 2)  # what the launcher inherits
+        try:
+            process = made.start(command, 2)
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+        until = time.monotonic() + 60
+        while "fault at" not in log.read_text():
+            assert time.monotonic() < until, log.read_text()
+            time.sleep(0.1)
+        subprocess.run(["ip", "-n", made.names[cut], "link", "set", "eth0", "down"], check=True)
+        begin = time.monotonic()
+        assert process.wait(60) != 0
+        while left(tmp_path / "run") and time.monotonic() < begin + 60:
+            time.sleep(0.1)
+        assert time.monotonic() - begin < timeout + 20
+    assert re.search("error on rank [01]: rank 2 on host .*-1 does not answer", log.read_text())
+    epochs(tmp_path / "run")
 
 
 elastic = pytest.mark.skipif(not ulfm(), reason="needs Open MPI 5")
