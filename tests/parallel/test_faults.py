@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -192,17 +193,18 @@ def test_one_rank_that_fails_before_training_ends_all(mpiexec, tmp_path):
     assert outcome.text.count("lowerconv: error on rank 1: no disk") == 1
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_a_killed_run_goes_on(mpiexec, words, unbroken, tmp_path, ranks):
+def test_a_killed_run_goes_on(mpiexec, words, tiny_fashion, unbroken, tmp_path):
     """With as many ranks it ends with the same bits, with others with the same to rounding."""
     outcome = strike(mpiexec, 3, "kill:1:12:0", words("data"))
     check_ended(outcome)
     assert epochs(outcome.out) == 1
-    resumed = strike(mpiexec, ranks, "", words("data", "--resume"))
-    assert resumed.status == 0, resumed.text
-    if ranks == 3:
-        assert same(unbroken("data", 3), outcome.out)
-    assert apart(unbroken("data", 3), outcome.out) < 1e-3
+    for ranks in (2, 3):
+        out = tmp_path / f"resumed-{ranks}"
+        shutil.copytree(outcome.out, out)
+        resumed = strike(mpiexec, ranks, "", arguments(tiny_fashion, out, "data", "--resume"))
+        assert resumed.status == 0, resumed.text
+        assert apart(unbroken("data", 3), out) < 1e-3
+    assert same(unbroken("data", 3), out)
 
 
 @pytest.mark.parametrize("fault", ["stop", "busy"])
@@ -218,15 +220,13 @@ def test_a_rank_that_stalls_is_named(mpiexec, words, fault):
     assert "Traceback" not in outcome.text
 
 
-def test_a_full_disk_ends_all_ranks(mpiexec, words, unbroken):
+def test_a_full_disk_ends_all_ranks(mpiexec, words):
     outcome = strike(mpiexec, 3, "full:0:save:0", words("data"))
     check_ended(outcome)
     assert "lowerconv: error on rank 0: [Errno 27] File too large" in outcome.text
     assert "Traceback" not in outcome.text
     assert epochs(outcome.out) == 0  # that of before the first epoch is whole
-    resumed = strike(mpiexec, 3, "", words("data", "--resume"))
-    assert resumed.status == 0, resumed.text
-    assert same(unbroken("data", 3), outcome.out)
+    assert [path.name for path in outcome.out.glob("*.partial")] == []
 
 
 def damage(out: Path, rng: random.Random) -> None:
@@ -351,7 +351,7 @@ KINDS = ["exception", "thread", "kill", "stop", "full", "damaged"]
 
 
 def test_random_faults(mpiexec, tiny_fashion, unbroken, tmp_path):
-    count = int(os.environ.get("LOWERCONV_FAULTS", "2"))
+    count = int(os.environ.get("LOWERCONV_FAULTS", "1"))
     seed = int(os.environ.get("LOWERCONV_SEED", random.randrange(2**32)))
     print(f"seed {seed}")
     rng = random.Random(seed)
