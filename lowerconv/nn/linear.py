@@ -26,6 +26,12 @@ class Linear(Layer):
     bias : bool
     dtype : dtype-like
         float32 or float64.
+
+    Attributes
+    ----------
+    accumulates : bool
+        Whether the gradient of the weights is added to what is there: a pass over many numbers
+        less than to add it afterwards.
     """
 
     keeps_x = True
@@ -38,6 +44,7 @@ class Linear(Layer):
         shape = (integer(out_features, "out_features", 1), integer(in_features, "in_features", 1))
         self.weight = Parameter(np.zeros(shape, dtype))
         self.bias = Parameter(np.zeros(shape[0], dtype)) if bias else None
+        self.accumulates = False
         self.initialize(np.random.default_rng())
 
     def initialize(self, rng: np.random.Generator) -> None:
@@ -92,6 +99,6 @@ class Linear(Layer):
         """Compute the gradient of the weights."""
         x, dy = frame.x.array, frame.gradient.array
         if len(x):
-            matmul(dy, x, self.weight.grad, trans_a=True)
-        else:
+            matmul(dy, x, self.weight.grad, trans_a=True, add=self.accumulates)
+        elif not self.accumulates:
             self.weight.grad[:] = 0

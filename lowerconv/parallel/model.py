@@ -30,6 +30,7 @@ class SplitStrategy(Strategy):
     """
 
     split: SplitNetwork
+    engine: Engine
 
     def make_split_optimizer(self, make_optimizer: Callable[[Module], Optimizer]) -> Optimizer:
         """Return the optimizer of this rank's parts.
@@ -69,6 +70,10 @@ class SplitStrategy(Strategy):
             sharding = self.split.shardings.get(_owner(name))
             found[name] = (sharding.shape(array.shape) if sharding else array.shape), array.dtype
         return found
+
+    def hand_back(self) -> None:
+        """Put the parts of all ranks together in the network; all ranks call it, after training."""
+        self.split.join()
 
     def replicated(self) -> dict[str, np.ndarray]:
         """Return the parameters of which all ranks have the same, by name."""

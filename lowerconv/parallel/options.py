@@ -12,6 +12,7 @@ WIRES = ("float32", "bf16", "fp16")
 SCHEMES = ("a", "b", "c")
 OVERLAPS = ("thread", "layers", "none")
 AUTO = "auto"
+CHECK_EVERY = 100  # updates, of deterministic runs
 
 # A value is from the first number on and at most the second.
 RANGES: dict[str, tuple[type, float, float]] = {
@@ -37,6 +38,9 @@ BELONGS_TO = {
     "staleness": ("async", "server"),
     "servers": ("server",),
     "elastic": ("data", "tree"),
+    # Of the others weights agree at the end of an epoch only.
+    "deterministic": ("data", "tree", "model", "owt"),
+    "check_every": ("data", "tree", "model", "owt"),
 }
 
 
@@ -139,6 +143,11 @@ class ParallelOptions:
                     f"{name}: got {getattr(self, name)!r} with strategy {self.strategy!r}, "
                     f"expected it with {' or '.join(owners)} only"
                 )
+
+    @property
+    def checked_every(self) -> int | None:
+        """Updates after which weights are compared, beside the end of an epoch."""
+        return CHECK_EVERY if self.deterministic and not self.check_every else self.check_every
 
 
 def describe_range(least: float, most: float) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from lowerconv.data.order import share
 from lowerconv.nn.divergence import DivergenceError, describe_divergence
 from lowerconv.nn.graph import Graph
+from lowerconv.nn.linear import Linear
 from lowerconv.nn.loss import AUXILIARY, LossResult, network_loss, softmax_cross_entropy
 from lowerconv.nn.module import INFERENCE, Module, Step
 from lowerconv.nn.norm import BatchNorm2d
@@ -91,7 +92,15 @@ class OWT(SplitStrategy):
         self.network = Part([*front.layers, *self.split.layers])
         self.optimizers = [self.front.optimizer, self.make_split_optimizer(make_optimizer)]
         self.crossing = Crossing(self.engine)
-        self._held: np.ndarray | None = None
+        self._linear, self._rest = self._find_accumulating()
+        self._held = [np.empty_like(part) for part in self._rest]
+
+    def _find_accumulating(self) -> tuple[list[Linear], list[np.ndarray]]:
+        """Return the layers behind the border that add up gradients, and all other gradients."""
+        layers = {n: m for n, m in self.split.layers if isinstance(m, Linear)}
+        gradients = self.optimizers[1].by_name(self.optimizers[1].grad)
+        own = {f"{name}.weight" if name else "weight" for name in layers}
+        return list(layers.values()), [g for name, g in gradients.items() if name not in own]
 
     def _check_options(self, back: Module) -> None:
         most = {"a": 1, "b": self.communicator.ranks, "c": self.pieces}[self.scheme]
@@ -182,6 +191,8 @@ class OWT(SplitStrategy):
             if not isfinite(whole.loss):
                 raise DivergenceError(self._describe_divergence(work, v, step, whole.loss))
             loss, right, samples = loss + own.loss, right + own.right, samples + chunk.size
+            for layer in self._linear:
+                layer.accumulates = not fresh
             dv = self.split.backward(*gradients)
             assert dv is not None
             crossing.send_back(dv, chunk, dborder)
@@ -215,13 +226,11 @@ class OWT(SplitStrategy):
         """
         optimizer = self.optimizers[1]
         with self.listener.doing(UPDATE, "behind the border"):
-            if not fresh:
-                assert self._held is not None
-                optimizer.grad += self._held
+            for gradient, held in zip(self._rest, self._held, strict=True):
+                if not fresh:
+                    gradient += held
+                held[...] = gradient
             if not (is_last and work.last):
-                if self._held is None:
-                    self._held = np.empty_like(optimizer.grad)
-                self._held[:] = optimizer.grad
                 return False
             part = samples / work.size if self.updates > 1 else 1.0
             if part != 1:

@@ -124,6 +124,9 @@ class Strategy:
     def finish(self) -> None:
         """Wait until nothing is under way any more, and all ranks have the same weights."""
 
+    def hand_back(self) -> None:
+        """Have the network that was given to be trained hold what was learnt; all ranks call it."""
+
     def infer(self, images: np.ndarray) -> np.ndarray:
         """Return the scores of this rank's images."""
         return self.network.run(images, INFERENCE)

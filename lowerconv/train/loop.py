@@ -10,6 +10,7 @@ import numpy as np
 from lowerconv.data.loader import Loader
 from lowerconv.nn.loss import softmax_cross_entropy
 from lowerconv.nn.module import Step
+from lowerconv.parallel.agreement import check_weights_agree
 from lowerconv.parallel.communicator import Communicator
 from lowerconv.parallel.strategy import Strategy, Work
 from lowerconv.parallel.timeline import Timeline
@@ -68,6 +69,7 @@ def train_epoch(
     tally: Tally | None = None,
     before_update: Callable[[], None] | None = None,
     timeline: Timeline | None = None,
+    check_every: int | None = None,
 ) -> tuple[np.ndarray, int]:
     """Train on every batch of an epoch.
 
@@ -95,6 +97,8 @@ def train_epoch(
         Called when the weights are those of ``tally.update`` updates; also after the last.
     timeline : Timeline, optional
         Records steps.
+    check_every : int, optional
+        Compare the weights of all ranks after so many updates.
 
     Returns
     -------
@@ -107,6 +111,8 @@ def train_epoch(
     ------
     DivergenceError
         A loss is not finite.
+    DisagreementError
+        Ranks have different weights; the message names the layer.
     """
     communicator = strategy.communicator
     sizes = update_sizes(loader, accumulate)
@@ -136,8 +142,11 @@ def train_epoch(
             label_smoothing=label_smoothing,
         )
         result = strategy.train(work)
+        updates = strategy.optimizer.updates
         if work.last and average is not None:
-            average.update(strategy.optimizer.updates)
+            average.update(updates)
+        if work.last and check_every is not None and updates % check_every == 0:
+            check_weights_agree(communicator, strategy.replicated())
         mine.losses[update] += result.loss
         mine.samples[update] += len(batch.labels)
         mine.right += result.right

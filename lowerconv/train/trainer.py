@@ -326,6 +326,7 @@ class Trainer:
         try:
             with announce_compilation(self.reporter):
                 self._train_epochs()
+            self.strategy.hand_back()
             if self._timeline is not None:  # the run was shorter than the steps asked for
                 self._write_timeline(self._timeline)
             for line in self.strategy.report():
@@ -525,6 +526,7 @@ class Trainer:
             average=self.average,
             tally=self._tally,
             before_update=None if self._snapshot is None else self._keep,
+            check_every=self.parallel.checked_every,
             timeline=self._timeline,
         )
         trained = time.perf_counter()

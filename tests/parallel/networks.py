@@ -57,15 +57,16 @@ class Branches(nn.Module):
         self.after = nn.LocalResponseNorm(3, 0.1)
         self.drop = nn.Dropout(0.3)
         self.grouped = conv(21, 12, 3, padding=1, groups=3)
+        self.other = conv(21, 4, 1)  # reads what those two read
         self.average = nn.AvgPool2d(2)
-        self.last = linear((21 + 12 + 21) * 9, 5)
+        self.last = linear((21 + 12 + 21 + 4) * 9, 5)
 
     def forward(self, x):
         x = nn.relu(self.stem(x))
         x = nn.concat(self.left(x), nn.relu(self.right(x)), self.pool(x))
         x = self.drop(x)
         normal, grouped = self.after(x), nn.relu(self.grouped(x))
-        x = self.average(nn.concat(x, grouped, normal))
+        x = self.average(nn.concat(x, grouped, normal, self.other(x)))
         return self.last(nn.flatten(x))
 
 

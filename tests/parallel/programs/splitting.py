@@ -4,6 +4,7 @@ usage: splitting.py RANKS BATCH INPUT_PARTIAL SEED NETWORK...
 """
 
 import sys
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,11 @@ def check(name):
 
 
 for network in sys.argv[5:]:
-    check(network)
+    try:
+        check(network)
+    except Exception:  # the others would wait for this rank
+        print(f"rank {c.rank}, seed {seed}: {network}", file=sys.stderr)
+        traceback.print_exc()
+        c.abort()
 engine.close()
 print("right")

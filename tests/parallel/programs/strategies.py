@@ -10,6 +10,7 @@ before}.  Every rank compares with a process alone.
 
 import json
 import sys
+import traceback
 import zlib
 from pathlib import Path
 
@@ -138,10 +139,10 @@ def arrays_of(network, optimizers):
 
 def check(case):
     losses, expected, network = alone(case)
-    mine = prepare(case, 6 if "take" in case else 5)
+    given = prepare(case, 6 if "take" in case else 5)
     options = ParallelOptions(**case["options"])
     kind = STRATEGIES[options.strategy]
-    strategy = kind(mine, optimizer_of(case), c, options, network.image_shape)
+    strategy = kind(given, optimizer_of(case), c, options, network.image_shape)
 
     def arrays():
         learnt = {n: p.data for n, p in strategy.network.parameters().items()}
@@ -181,6 +182,9 @@ def check(case):
         scores = strategy.infer(images[mine.start : mine.stop])
         right = network.run(images, INFERENCE)[mine.start : mine.stop]
         np.testing.assert_allclose(scores, right, **CLOSE)
+    strategy.hand_back()
+    for name, parameter in given.parameters().items():
+        np.testing.assert_allclose(parameter.data, expected[name], **CLOSE, err_msg=name)
     if "save" in case and c.rank == 0:
         np.savez(case["save"], **whole)
     strategy.close()
@@ -190,7 +194,8 @@ for text in sys.argv[3:]:
     case = json.loads(text)
     try:
         check(case)
-    except BaseException:
-        print(f"rank {c.rank}, seed {seed}: {text}", file=sys.stderr, flush=True)
-        raise
+    except Exception:  # the others would wait for this rank
+        print(f"rank {c.rank}, seed {seed}: {text}", file=sys.stderr)
+        traceback.print_exc()
+        c.abort()
 print("right")
