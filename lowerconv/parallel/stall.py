@@ -91,7 +91,7 @@ class Answer:
     def __str__(self) -> str:
         if self.waits:
             return f"step {self.step}, waiting for {self.doing} since {self.seconds:.0f} s"
-        doing = "compiling kernels" if self.compiles else self.doing
+        doing = f"compiling, or {self.doing}" if self.compiles else self.doing
         return f"step {self.step}, {doing}, since {self.idle:.0f} s"
 
 

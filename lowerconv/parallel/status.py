@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from numba.core import event
@@ -45,6 +47,17 @@ class Status:
     @property
     def compiling(self) -> bool:  # noqa: D102 - above
         return self._compilations > 0
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Note that something is done which may take as long as compiling."""
+        self.note("drawing the curves")
+        self._compilations += 1
+        try:
+            yield
+        finally:
+            self._compilations -= 1
+            self.note("ending")
 
     def observe(self, network: Module) -> None:
         """Note each layer of a network when it is done, beside what watches it already."""

@@ -339,8 +339,18 @@ class Trainer:
             if self._directory is not None:
                 self._directory.close()
         if self._directory is not None:
-            self._directory.draw(self.history, f"{self.settings.model} on {self.settings.data}")
+            with self.communicator.status.drawing():
+                self._directory.draw(self.history, f"{self.settings.model} on {self.settings.data}")
+        self._leave_together()
         return self.history
+
+    def _leave_together(self) -> None:
+        """Wait for all ranks, as long as a stall is noticed: MPI's own end would wait for ever."""
+        try:
+            self.communicator.gather(None)
+        except Exception as error:
+            if self._snapshot is None or not self.communicator.has_lost_ranks(error):
+                raise
 
     def _train_epochs(self) -> None:
         if self.parallel.elastic:

@@ -220,6 +220,16 @@ def test_a_rank_that_stalls_is_named(mpiexec, words, fault):
     assert "Traceback" not in outcome.text
 
 
+def test_a_rank_that_stops_when_all_is_done_is_named(mpiexec, words):
+    """MPI's own end would wait for it for ever."""
+    stop = words("data", "--stall-timeout", STALL)
+    outcome = strike(mpiexec, 3, "stop:0:end:0", stop)
+    assert outcome.status != 0
+    assert outcome.seconds < GIVEN_UP
+    assert "rank 0 on host" in outcome.text
+    assert epochs(outcome.out) == EPOCHS
+
+
 def test_a_full_disk_ends_all_ranks(mpiexec, words):
     outcome = strike(mpiexec, 3, "full:0:save:0", words("data"))
     check_ended(outcome)

@@ -1,7 +1,7 @@
 """``lowerconv`` with faults: FAULT:RANK:PLACE:SECONDS,... ARGUMENTS...
 
 Each happens on a rank, some seconds after it has come to a place: a step, counted from 1 in this
-process, or the first ``test``, ``save`` after an epoch, or ``recovery``.
+process, or the first ``test``, ``save`` after an epoch, ``recovery`` or ``end``.
 """
 
 import os
@@ -17,6 +17,7 @@ from lowerconv.parallel.communicator import MPICommunicator
 from lowerconv.parallel.engine import Task
 from lowerconv.parallel.strategies import STRATEGIES
 from lowerconv.train import trainer
+from lowerconv.train.directory import RunDirectory
 
 
 def say():
@@ -116,6 +117,7 @@ for strategy in set(STRATEGIES.values()):
     before(strategy, "train", count_step)
 before(trainer, "evaluate", lambda *_: "test")
 before(trainer.Trainer, "save", lambda self: "save" if self.history else "first save")
+before(RunDirectory, "draw", lambda *_: "end")
 before(MPICommunicator, "reconnect", lambda self: "recovery")
 del sys.argv[1]
 sys.exit(main())
