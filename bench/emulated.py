@@ -1,0 +1,179 @@
+"""Emulated computation: layers that sleep as long as a stated machine would compute.
+
+For machines with fewer cores than ranks: messages, their sums and who waits for whom are real, only
+arithmetic is not.  Layers of `lowerconv.parallel`, which exchange activations, do so as always.
+Every other layer sleeps instead, in a step forward::
+
+    products          flops / GFLOP/s
+    without products  bytes of operands and result / bandwidth; nothing where both are the same
+
+and in a step backward as long again for each gradient of products: of the filters, and of the
+operand where anybody asks for it.  An update sleeps for the five arrays that it moves: weights,
+gradients and velocities read, weights and velocities written.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from math import prod
+from typing import Any
+
+from lowerconv import nn
+from lowerconv.nn.frame import Frame, Tensor
+from lowerconv.nn.module import Layer, Module, Step
+from lowerconv.nn.program import Program, Watch
+
+COMMUNICATING = "lowerconv.parallel"
+MOVED = 5  # arrays of an update with momentum
+SMALL = 64 << 20  # bytes: larger ones come from the system, as zeros that take no memory
+SHORTEST = 1e-4  # seconds: shorter sleeps are put off, so that waking up costs little
+
+
+class Machine:
+    """What would compute, and its clock.
+
+    Parameters
+    ----------
+    gflops : float
+        Speed of products, GFLOP/s.
+    gbytes : float
+        Memory bandwidth, GB/s.
+
+    Attributes
+    ----------
+    still : bool
+        Whether nothing takes any time.
+    computed : float
+        Seconds that have been computed so far.
+    """
+
+    def __init__(self, gflops: float, gbytes: float) -> None:
+        for name, value in (("gflops", gflops), ("gbytes", gbytes)):
+            if not value > 0:
+                raise ValueError(f"{name}: got {value}, expected above 0")
+        self.gflops, self.gbytes = gflops, gbytes
+        self.still = False
+        self.computed = 0.0
+        self._due = 0.0
+
+    def compute(self, seconds: float) -> None:
+        """Sleep; what a sleep was too long is taken off the next ones."""
+        if self.still:
+            return
+        self.computed += seconds
+        self._due += seconds
+        if self._due >= SHORTEST:
+            begin = time.perf_counter()
+            time.sleep(self._due)
+            self._due -= time.perf_counter() - begin
+
+    def seconds(self, layer: Layer, frame: Frame, backward: bool) -> float:
+        """Return how long a layer takes."""
+        flops = layer.flops(*(x.shape for x in frame.xs))
+        if flops:
+            products = bool(layer.own_parameters()) + (frame.dx is not None) if backward else 1
+            return products * flops / (1e9 * self.gflops)
+        return 0.0 if layer.is_view else _nbytes(frame) / (1e9 * self.gbytes)
+
+    def update_seconds(self, nbytes: int) -> float:
+        """Return how long the update of so many bytes of weights takes."""
+        return MOVED * nbytes / (1e9 * self.gbytes)
+
+
+def _nbytes(frame: Frame) -> int:
+    tensors: list[Tensor] = [*frame.xs, frame.y]
+    return sum(prod(tensor.shape) for tensor in tensors) * frame.dtype.itemsize
+
+
+class Sleeping(Layer):
+    """Takes the place of a layer in a program, and its time."""
+
+    def __init__(self, original: Layer, frame: Frame, machine: Machine) -> None:
+        super().__init__()
+        # In a tuple: as an attribute it would become a part of a module, and make programs stale.
+        self._original = (original,)
+        self.machine = machine
+        self.times = [machine.seconds(original, frame, backward) for backward in (False, True)]
+        self.late = bool(getattr(original, "late", False))
+
+    @property
+    def original(self) -> Layer:
+        """The layer that would compute."""
+        return self._original[0]
+
+    def compute(self, frame: Frame, step: Step) -> None:
+        """Sleep as long as a step forward takes."""
+        self.machine.compute(self.times[0])
+
+    def differentiate(self, frame: Frame, step: Step) -> None:
+        """Sleep as long as a step backward takes; or what of it is not left for later."""
+        self.machine.compute(self.times[1] - (self.times[0] if self.late else 0.0))
+
+    def differentiate_late(self, frame: Frame, step: Step) -> None:
+        """Sleep as long as the gradient of the layer's own parameters takes."""
+        self.machine.compute(self.times[0])
+
+
+class _Programs(dict[Any, Program]):
+    """The programs of a module, whose layers sleep from the moment when a program is made."""
+
+    def __init__(self, machine: Machine, programs: dict[Any, Program]) -> None:
+        super().__init__()
+        self.machine = machine
+        for key, program in programs.items():
+            self[key] = program
+
+    def __setitem__(self, key: Any, program: Program) -> None:
+        super().__setitem__(key, program)
+        if any(isinstance(layer, Sleeping) for layer, _ in program.steps):
+            return  # known already, and used again
+        program.steps = [
+            (layer if _works(layer) else Sleeping(layer, frame, self.machine), frame)
+            for layer, frame in program.steps
+        ]
+        program.arena.reserve(program.plan.nbytes)
+        if program.arena.memory.size < SMALL:  # whatever was there need not be numbers
+            program.arena.memory[:] = 0
+
+
+def _works(layer: Layer) -> bool:
+    """Return whether a layer goes on as it is."""
+    return type(layer).__module__.startswith(COMMUNICATING)
+
+
+def emulate(modules: Iterable[Module], machine: Machine) -> None:
+    """Have the layers of modules sleep from now on, also in programs that are made later.
+
+    Whoever watches a module is told of the layers as they were.
+    """
+    for module in modules:
+        module._programs = _Programs(machine, module._programs)
+        if module.watch is not None:
+            module.watch = _told_of_originals(module.watch)
+
+
+def _told_of_originals(watch: Watch) -> Watch:
+    def told(layer: Layer, frame: Frame, phase: str) -> None:
+        watch(layer.original if isinstance(layer, Sleeping) else layer, frame, phase)
+
+    return told
+
+
+class SGD(nn.SGD):
+    """Stochastic gradient descent that sleeps instead, once it has a machine.
+
+    Attributes
+    ----------
+    machine : Machine or None
+    """
+
+    machine: Machine | None = None
+
+    def update(self, begin: int, end: int) -> None:
+        """Update the items of a range, or take the time that it would take."""
+        if self.machine is None:
+            super().update(begin, end)
+        else:
+            nbytes = (end - begin) * self.data.itemsize
+            self.machine.compute(self.machine.update_seconds(nbytes))
