@@ -83,13 +83,18 @@ def run_lowerconv() -> Callable[..., subprocess.CompletedProcess]:
     return run
 
 
-@pytest.fixture(scope="session")
-def mpiexec() -> Callable[..., subprocess.CompletedProcess]:
-    """Return a function that runs ``python ARGUMENTS`` on some ranks."""
+def mpi_launcher() -> str:
+    """Return the mpiexec that belongs to this Python, else the one on the PATH."""
     beside = Path(sys.executable).with_name("mpiexec")
     launcher = str(beside) if beside.exists() else shutil.which("mpiexec")
     if launcher is None:
         pytest.fail('no mpiexec: the tests need an MPI runtime, pip install ".[mpi]"')
+    return launcher
+
+
+@pytest.fixture(scope="session")
+def mpiexec() -> Callable[..., subprocess.CompletedProcess]:
+    """Return a function that runs ``python ARGUMENTS`` on some ranks."""
 
     def run(
         ranks: int,
@@ -98,14 +103,31 @@ def mpiexec() -> Callable[..., subprocess.CompletedProcess]:
         cwd: Path | None = None,
         options: Sequence[str] = (),
     ) -> subprocess.CompletedProcess:
-        command = [launcher, "-n", str(ranks), *options, sys.executable, *map(str, arguments)]
+        command = [mpi_launcher(), "-n", str(ranks), *options, sys.executable]
         return subprocess.run(
-            command,
+            [*command, *map(str, arguments)],
             env=clean_environment(),
             cwd=cwd,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=timeout,
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def launch() -> Callable[..., subprocess.Popen]:
+    """Return a function that starts ``python ARGUMENTS`` on some ranks; all print to its stdout."""
+
+    def start(ranks: int, *arguments: object) -> subprocess.Popen:
+        return subprocess.Popen(
+            [mpi_launcher(), "-n", str(ranks), sys.executable, *map(str, arguments)],
+            env=clean_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -36,6 +37,7 @@ from lowerconv.parallel.options import (
     ParallelOptions,
 )
 from lowerconv.parallel.options import RANGES as OPTION_RANGES
+from lowerconv.parallel.stall import StallError
 from lowerconv.plan import algorithms
 from lowerconv.train.checkpoint import BEST, LAST
 from lowerconv.train.metrics import best_epoch
@@ -43,7 +45,9 @@ from lowerconv.train.progress import ConsoleReporter, Reporter
 from lowerconv.train.settings import OPTIMIZERS, RANGES, SCHEDULES, Settings, describe_range
 from lowerconv.train.trainer import Trainer
 
-EXPECTED = (*mistakes.EXPECTED, DisagreementError, DivergenceError, MPIError)
+INTERRUPTED = 130  # exit status, as of shells
+
+EXPECTED = (*mistakes.EXPECTED, DisagreementError, DivergenceError, MPIError, StallError)
 
 SETTINGS = [field.name for field in fields(Settings) if field.name not in ("model", "data")]
 OPTIONS = [field.name for field in fields(ParallelOptions)]
@@ -383,21 +387,33 @@ def run(options: argparse.Namespace) -> int:
         history = trainer.fit()
         last, best = history[-1], history[best_epoch(history) - 1]
         averaged = "" if trainer.average is None else " of averaged weights"
-        reporter.say(
+        # Another reporter where rank 0 has died, and this one speaks in its place.
+        trainer.reporter.say(
             f"{reporter.part} accuracy{averaged} {last.accuracy:.2%} after {last.epoch} epochs, "
             f"best {best.accuracy:.2%} after {best.epoch}, "
             f"{sum(row.seconds for row in history):.0f} s; everything is in {trainer.out}"
         )
+        communicator.leave(0)
         return 0
     except Exception as error:
         reporter.close()
         # Before training all ranks have come here together and the first speaks; later on this
         # rank may be the only one, and the others are waiting for it.
-        if chief or prepared:
+        alone = prepared or communicator.deserted
+        if chief or alone:
             _tell(error, communicator.rank if communicator.ranks > 1 else None)
-        if prepared and communicator.ranks > 1:
-            communicator.abort()
+        if alone and communicator.ranks > 1:
+            communicator.abort(cut=isinstance(error, StallError))
         return 1
+    except KeyboardInterrupt:
+        reporter.close()
+        if communicator.ranks == 1:
+            raise
+        if chief:
+            sys.stderr.write("lowerconv: interrupted\n")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)  # MPI's own end would wait for ranks that are elsewhere
     finally:
         reporter.close()
 

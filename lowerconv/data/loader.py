@@ -262,6 +262,13 @@ class Loader:
             stream = self._take(seed, epoch, position)
             self._begun = (seed, epoch, position), stream
 
+    def take_share(self, rank: int, ranks: int) -> None:
+        """Make another share of the batches from here on."""
+        if self._begun is not None:
+            self._begun[1].close()
+            self._begun = None
+        self.rank, self.ranks = rank, ranks
+
     def report(self) -> LoaderReport:
         """Return whether anybody waited for batches, since this loader was made."""
         w = self._threads.waiting

@@ -5,7 +5,11 @@ MPI is initialised here, on request, and nowhere else: `import lowerconv` never 
 
 from __future__ import annotations
 
+import atexit
+import faulthandler
+import os
 import pickle
+import platform
 import sys
 import time
 from collections.abc import Callable
@@ -18,12 +22,22 @@ from lowerconv.machine.mpi import GET_MPI, MISMATCH, launched_rank, launched_ran
 from lowerconv.machine.placement import divide
 from lowerconv.machine.topology import Topology, online_cpus, read_topology, usable_cpus
 from lowerconv.parallel.binding import describe_squeezes, find_squeeze
+from lowerconv.parallel.ending import end_launcher_later
 from lowerconv.parallel.engine import Engine
+from lowerconv.parallel.stall import StallWatch
+from lowerconv.parallel.status import Status
 from lowerconv.parallel.waiting import Patience, wait_until
 
 # Seconds that the launcher is given to pass on what a rank wrote before it ends the job: MPICH's
 # drops what is still in its pipes.
 LAST_WORDS = 1.0
+# Seconds after which a rank ends itself that its launcher has not ended: it may be out of reach.
+HARD_EXIT = 5.0
+# Seconds that a rank which has failed waits for the others to come and hear of it.
+DESERTED = 3.0
+
+FT_ENABLED = "OMPI_MCA_mpi_ft_enable"  # what --with-ft ulfm tells the ranks
+ELASTIC = "Open MPI 5 and mpiexec --with-ft ulfm"
 
 T = TypeVar("T")
 
@@ -42,6 +56,10 @@ class Communicator:
         The ranks of each host.
     patience : Patience or None
         Who is told when waiting for other ranks takes long.
+    status : Status
+        What this rank does.
+    deserted : bool
+        This rank has failed, and the others are elsewhere: nobody else will tell.
     cpus : tuple of int
         The CPUs of this rank: its share of those of its host, ascending.
     cores : int
@@ -59,8 +77,10 @@ class Communicator:
     rank = 0
     ranks = 1
     patience: Patience | None = None
+    deserted = False
 
     def __init__(self) -> None:
+        self.status = Status()
         self.hosts = [[0]]
         self.warnings: list[str] = []
         self._take_share([usable_cpus()], 0)
@@ -85,23 +105,67 @@ class Communicator:
         """Return each number summed over all ranks."""
         return numbers
 
-    def broadcast_array(self, array: np.ndarray) -> None:
-        """Replace a contiguous array by that of rank 0."""
+    def broadcast_array(self, array: np.ndarray, root: int = 0) -> None:
+        """Replace a contiguous array by that of a rank."""
 
     def broadcast(self, value: Any) -> Any:
         """Return what rank 0 passes."""
         return value
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: Any, patience: Patience | None = None) -> list[Any]:
         """Return what each rank passes, in order of the ranks, on every rank."""
         return [value]
+
+    def set_timeout(self, seconds: float | None) -> None:
+        """Set after how many seconds of waiting for a rank that does not go on to raise.
+
+        Raises
+        ------
+        MPIError
+            The MPI library lets only one thread call it: nobody could answer.
+        """
 
     def engine(self, **options: Any) -> Engine:
         """Return an engine for messages of its own; options as of `Engine`. All ranks call it."""
         return Engine(None, **options)
 
-    def abort(self) -> None:
-        """End all ranks at once, with a non-zero exit code; a process alone just goes on."""
+    def abort(self, cut: bool = False) -> None:
+        """End all ranks at once, with a non-zero exit code; a process alone just goes on.
+
+        Parameters
+        ----------
+        cut : bool
+            Some cannot be reached: then the launcher is ended too, as it may wait for them.
+        """
+
+    # --- going on without ranks that have died ---
+
+    def check_elastic(self) -> None:
+        """Raise MPIError unless ranks can go on when one dies."""
+        raise MPIError(f"elastic: got a process alone, expected {ELASTIC}")
+
+    def has_lost_ranks(self, error: Exception) -> bool:
+        """Return whether an error says that a rank has died, or that another has noticed it."""
+        return False
+
+    def revoke(self) -> None:
+        """Have all messages fail, on all ranks, so that nobody waits for those of the dead."""
+
+    def shrink(self) -> None:
+        """Leave the dead behind; `rank` and `ranks` are others from now on."""
+
+    def leave(self, status: int | None = None) -> None:
+        """End this process with an exit status, where some have died and MPI cannot end.
+
+        Called at the end of a process too; then the status is 1 if an exception was not caught.
+        """
+
+    def reconnect(self) -> None:
+        """Find out who is where after `shrink`; may fail when another rank dies."""
+
+    def agree(self, well: bool) -> bool:
+        """Return whether all ranks are well, the same on each that lives."""
+        return well
 
     def describe(self) -> str:
         """Return who is there, in words."""
@@ -118,7 +182,7 @@ class MPICommunicator(Communicator):
         except (ImportError, RuntimeError) as error:
             raise MPIError(f"MPI: cannot be loaded ({error}); get it with: {GET_MPI}") from None
         self._mpi = MPI
-        self._world = MPI.COMM_WORLD
+        self._world: Any = MPI.COMM_WORLD
         self.rank, self.ranks = self._world.Get_rank(), self._world.Get_size()
         told = launched_ranks()
         if told not in (None, self.ranks):
@@ -127,6 +191,10 @@ class MPICommunicator(Communicator):
                 f"({MPI.Get_library_version().splitlines()[0]}) sees {self.ranks}: "
                 f"{MISMATCH[launcher()]}"
             )
+        self.status = Status()
+        self._place = platform.node()
+        self._duplicates: list[Any] = []
+        self._revoked: list[Any] = []
         neighbours = self._world.Split_type(MPI.COMM_TYPE_SHARED)  # the ranks of this host
         ranks, masks = zip(*neighbours.allgather((self.rank, usable_cpus())), strict=True)
         here = neighbours.Get_rank()
@@ -136,15 +204,34 @@ class MPICommunicator(Communicator):
         found = self.gather((squeeze, ranks if here == 0 else None))
         self.hosts = sorted(list(members) for _, members in found if members)
         self.warnings = describe_squeezes(squeeze for squeeze, _ in found if squeeze)
+        self.status.listen()
+        self._watch()
 
-    def _wait(self, request: Any, what: str) -> None:
+    def _watch(self) -> None:
+        """Have somebody look after ranks that do not go on."""
+        if self.ranks > 1 and self._mpi.Query_thread() == self._mpi.THREAD_MULTIPLE:
+            places = self.gather(self._place)
+            self.patience = StallWatch(self._duplicate(), self.status, places)
+            atexit.register(self.patience.close)  # before MPI ends
+
+    def set_timeout(self, seconds: float | None) -> None:
+        """Set after how many seconds of waiting for a rank that does not go on to raise."""
+        if isinstance(self.patience, StallWatch):
+            self.patience.timeout = seconds
+        elif seconds is not None and self.ranks > 1:
+            raise MPIError(
+                f"stall_timeout: got {seconds:g} with an MPI library that only one thread may "
+                "call, expected one with MPI_THREAD_MULTIPLE"
+            )
+
+    def _wait(self, request: Any, what: str, patience: Patience | None = None) -> None:
         def arrived() -> bool:
             # Others may be waiting for what only this thread moves, and come here afterwards.
             for engine in self._engines:
                 engine.progress()
             return bool(request.Test())
 
-        wait_until(arrived, what, self.patience)
+        wait_until(arrived, what, patience or self.patience)
 
     def sum_array(self, array: np.ndarray) -> None:
         """Replace a contiguous array by its sum over all ranks, the same bits on each."""
@@ -156,9 +243,9 @@ class MPICommunicator(Communicator):
         self.sum_array(total)
         return tuple(total)
 
-    def broadcast_array(self, array: np.ndarray) -> None:
-        """Replace a contiguous array by that of rank 0."""
-        self._wait(self._world.Ibcast(array), "what rank 0 has")
+    def broadcast_array(self, array: np.ndarray, root: int = 0) -> None:
+        """Replace a contiguous array by that of a rank."""
+        self._wait(self._world.Ibcast(array, root), f"what rank {root} has")
 
     def broadcast(self, value: Any) -> Any:
         """Return what rank 0 passes."""
@@ -170,15 +257,15 @@ class MPICommunicator(Communicator):
         self.broadcast_array(packed)
         return pickle.loads(packed.tobytes())
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: Any, patience: Patience | None = None) -> list[Any]:
         """Return what each rank passes, in order of the ranks, on every rank."""
         packed = np.frombuffer(pickle.dumps(value), np.uint8)
         sizes = np.zeros(self.ranks, np.int64)
         own = np.array([packed.size])
-        self._wait(self._world.Iallgather(own, sizes), "what each rank has")
+        self._wait(self._world.Iallgather(own, sizes), "what each rank has", patience)
         everything = np.empty(sizes.sum(), np.uint8)
         request = self._world.Iallgatherv(packed, [everything, sizes])
-        self._wait(request, "what each rank has")
+        self._wait(request, "what each rank has", patience)
         ends = np.cumsum(sizes)
         return [
             pickle.loads(everything[end - size : end].tobytes())
@@ -187,18 +274,95 @@ class MPICommunicator(Communicator):
 
     def engine(self, **options: Any) -> Engine:
         """Return an engine for messages of its own; options as of `Engine`. All ranks call it."""
-        comm = self._world.Dup()
+        comm = self._duplicate()
         engine = Engine(comm, hosts=self.hosts, patience=self.patience, **options)
         if not engine.threaded:
             self._engines.append(engine)
         return engine
 
-    def abort(self) -> None:
+    def abort(self, cut: bool = False) -> None:
         """End all ranks at once, with a non-zero exit code."""
+        if cut:
+            end_launcher_later()
         sys.stderr.flush()
         sys.stdout.flush()
         time.sleep(LAST_WORDS)
+        # A thread in C that needs nothing of Python, as MPI may never come back.
+        faulthandler.dump_traceback_later(HARD_EXIT, exit=True, file=open(os.devnull, "w"))  # noqa: SIM115
         self._world.Abort(1)
+
+    def _duplicate(self) -> Any:
+        comm = self._world.Dup()
+        self._duplicates.append(comm)
+        return comm
+
+    def check_elastic(self) -> None:
+        """Raise MPIError unless ranks can go on when one dies."""
+        if not hasattr(self._mpi.Comm, "Shrink") or "Open MPI" not in self.describe():
+            raise MPIError(f"elastic: got {self.describe()}, expected {ELASTIC}")
+        if os.environ.get(FT_ENABLED, "").lower() not in ("1", "true"):
+            raise MPIError(f"elastic: got mpiexec without --with-ft ulfm, expected {ELASTIC}")
+
+    def has_lost_ranks(self, error: Exception) -> bool:
+        """Return whether an error says that a rank has died, or that another has noticed it."""
+        mpi = self._mpi
+        if not isinstance(error, mpi.Exception) or not hasattr(mpi, "ERR_PROC_FAILED"):
+            return False
+        kind = error.Get_error_class()
+        if kind == mpi.ERR_IN_STATUS:  # of one of several requests: which one is not told
+            return any(
+                comm.Is_revoked() or comm.Get_failed().Get_size()
+                for comm in (self._world, *self._duplicates)
+            )
+        return kind in (mpi.ERR_PROC_FAILED, mpi.ERR_PROC_FAILED_PENDING, mpi.ERR_REVOKED)
+
+    def revoke(self) -> None:
+        """Have all messages fail, on all ranks, so that nobody waits for those of the dead."""
+        for comm in (self._world, *self._duplicates):
+            if not comm.Is_revoked():
+                comm.Revoke()
+
+    def shrink(self) -> None:
+        """Leave the dead behind; `rank` and `ranks` are others from now on."""
+        self.revoke()
+        if isinstance(self.patience, StallWatch):
+            self.patience.close()
+        if not self._revoked:
+            atexit.register(self.leave)
+        # What was revoked is kept: freeing it would be a collective with the dead.
+        self._revoked += [self._world, *self._duplicates]
+        self._duplicates, self._engines = [], []
+        self._world = self._world.Shrink()
+        self.rank, self.ranks = self._world.Get_rank(), self._world.Get_size()
+
+    def leave(self, status: int | None = None) -> None:
+        """End this process where others have died: MPI's own end may wait for them for ever."""
+        if self._revoked:
+            if status is None:
+                status = int(hasattr(sys, "last_value"))
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+    def reconnect(self) -> None:
+        """Find out who is where after `shrink`; may fail when another rank dies."""
+        timeout = self.patience.timeout if isinstance(self.patience, StallWatch) else None
+        self.patience = None
+        host: dict[str, list[int]] = {}
+        for rank, name in enumerate(self.gather(self._place)):
+            host.setdefault(name, []).append(rank)
+        self.hosts = sorted(host.values())
+        self._watch()
+        self.set_timeout(timeout if self.ranks > 1 else None)
+
+    def agree(self, well: bool) -> bool:
+        """Return whether all ranks are well, the same on each that lives."""
+        try:
+            return bool(self._world.Agree(int(well)))
+        except self._mpi.Exception as error:
+            if not self.has_lost_ranks(error):
+                raise
+            return False
 
     def describe(self) -> str:
         """Return who is there, in words."""
@@ -217,11 +381,27 @@ def world() -> Communicator:
     return Communicator() if launched_rank() is None else MPICommunicator()
 
 
+class _Deserted(Exception):
+    """The others do not come."""
+
+
+class _Short:
+    """The patience of a rank that has failed."""
+
+    def check(self, what: str, seconds: float) -> None:
+        if seconds > DESERTED:
+            raise _Deserted
+
+    def ended(self) -> None:
+        pass
+
+
 def together(communicator: Communicator, action: Callable[[], T]) -> T:
     """Return ``action()``, or raise on all ranks if it fails on any.
 
     For what comes before the work: without it, a rank that cannot open its files would leave the
-    others waiting for it.
+    others waiting for it. A rank that has failed waits for the others for some seconds only: they
+    may be waiting for it inside their own action. Then it is `deserted`, and has to end them.
 
     Raises
     ------
@@ -233,7 +413,12 @@ def together(communicator: Communicator, action: Callable[[], T]) -> T:
         result = action()
     except Exception as error:
         failure = error
-    messages = communicator.gather(None if failure is None else str(failure))
+    try:
+        messages = communicator.gather(
+            None if failure is None else str(failure), None if failure is None else _Short()
+        )
+    except _Deserted:
+        communicator.deserted = True
     if failure is not None:
         raise failure
     for rank, message in enumerate(messages):

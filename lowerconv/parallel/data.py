@@ -60,6 +60,13 @@ class DataParallel(Strategy):
         )
         self.network.watch = self.buckets.after
 
+    def rejoin(self) -> None:
+        """Go on with the ranks that are left, all with the same weights; they call it together."""
+        self.close()
+        self.engine = self.buckets = self.chosen = None
+        self.loader_share = self.communicator.rank, self.communicator.ranks
+        self.start()
+
     def _allreduce(self, number: int, items: int) -> Allreduce:
         assert self.chosen is not None
         if self.options.wire != "float32":

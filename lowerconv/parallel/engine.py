@@ -129,6 +129,7 @@ class Engine:
         self._moving = threading.Lock()
         self._wake = threading.Event()
         self._ended = False
+        self._failure: Exception | None = None
         self._thread: threading.Thread | None = None
         if self.threaded:
             self._thread = threading.Thread(
@@ -222,6 +223,8 @@ class Engine:
 
     def _moved(self, task: Task) -> bool:
         # Whoever waits looks more often than the thread, which gives the layers room.
+        if self._failure is not None:
+            raise self._failure
         if not task.done:
             self.progress()
             if self._error is not None:
@@ -232,12 +235,15 @@ class Engine:
         if self._cpus and hasattr(os, "sched_setaffinity"):
             with contextlib.suppress(OSError):  # it runs unbound
                 os.sched_setaffinity(0, self._cpus)
-        while not self._ended:
-            if self.progress():
-                time.sleep(NAP)
-            elif not self._waiting and not self._urgent:
-                self._wake.wait(0.1)
-                self._wake.clear()
+        try:
+            while not self._ended:
+                if self.progress():
+                    time.sleep(NAP)
+                elif not self._waiting and not self._urgent:
+                    self._wake.wait(0.1)
+                    self._wake.clear()
+        except Exception as error:  # whoever waits raises it: a thread that dies tells nobody
+            self._failure = error
 
     def close(self) -> None:
         """End the thread; what is under way is not waited for."""

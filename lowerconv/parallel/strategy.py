@@ -103,6 +103,10 @@ class Strategy:
     def start(self) -> None:
         """Get ready; all ranks come here together, with the same weights."""
 
+    def rejoin(self) -> None:
+        """Go on with the ranks that are left, all with the same weights; they call it together."""
+        raise NotImplementedError(f"{type(self).__name__} cannot go on with fewer ranks")
+
     def listen(self, timeline: Timeline) -> None:
         """Let a timeline hear what this rank does; after `start`."""
         self.listener = timeline

@@ -16,6 +16,9 @@ class Patience(Protocol):
     def check(self, what: str, seconds: float) -> None:
         """Look around; raise where waiting any longer is in vain."""
 
+    def ended(self) -> None:
+        """Note that a wait is over of which `check` was told."""
+
 
 def wait_until(test: Callable[[], bool], what: str, patience: Patience | None = None) -> None:
     """Return when a test succeeds.
@@ -30,11 +33,17 @@ def wait_until(test: Callable[[], bool], what: str, patience: Patience | None = 
     """
     begin = time.monotonic()
     pause = SHORTEST
-    while not test():
-        waited = time.monotonic() - begin
-        if waited < EAGER:
-            continue
-        if patience is not None:
-            patience.check(what, waited)
-        time.sleep(pause)
-        pause = min(LONGEST, 1.2 * pause)
+    told = False
+    try:
+        while not test():
+            waited = time.monotonic() - begin
+            if waited < EAGER:
+                continue
+            if patience is not None:
+                told = True
+                patience.check(what, waited)
+            time.sleep(pause)
+            pause = min(LONGEST, 1.2 * pause)
+    finally:
+        if told and patience is not None:
+            patience.ended()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,6 +22,39 @@ def update_sizes(loader: Loader, accumulate: int) -> np.ndarray:
     return np.add.reduceat(loader.batch_sizes, np.arange(0, len(loader), accumulate))
 
 
+@dataclass
+class Tally:
+    """What this rank has counted in an epoch so far.
+
+    Attributes
+    ----------
+    epoch : int
+        From 0.
+    losses, samples : ndarray, (updates,)
+        Sum of the losses of this rank's samples, and how many these were, by update.
+    right : int
+        How many of them were right.
+    update : int
+        The first one that is not counted yet.
+    """
+
+    epoch: int
+    losses: np.ndarray
+    samples: np.ndarray
+    right: int = 0
+    update: int = 0
+
+    @classmethod
+    def of(cls, epoch: int, updates: int) -> Tally:
+        """Return that of an epoch that has not begun."""
+        return cls(epoch, np.zeros(updates), np.zeros(updates))
+
+    def go_back(self, update: int, right: int) -> None:
+        """Forget an update that is computed once more."""
+        self.losses[update:] = self.samples[update:] = 0
+        self.update, self.right = update, right
+
+
 def train_epoch(
     strategy: Strategy,
     loader: Loader,
@@ -32,6 +66,8 @@ def train_epoch(
     accumulate: int = 1,
     label_smoothing: float = 0.0,
     average: WeightAverage | None = None,
+    tally: Tally | None = None,
+    before_update: Callable[[], None] | None = None,
     timeline: Timeline | None = None,
     check_every: int | None = None,
 ) -> tuple[np.ndarray, int]:
@@ -54,6 +90,11 @@ def train_epoch(
     label_smoothing : float
     average : WeightAverage, optional
         Takes in the weights after each update.
+    tally : Tally, optional
+        What has been counted by those that have begun the epoch; some may have died since, and what
+        they had counted is not known: then means are of the samples of the others.
+    before_update : callable, optional
+        Called when the weights are those of ``tally.update`` updates; also after the last.
     timeline : Timeline, optional
         Records steps.
     check_every : int, optional
@@ -75,16 +116,19 @@ def train_epoch(
     """
     communicator = strategy.communicator
     sizes = update_sizes(loader, accumulate)
-    losses = np.zeros(len(sizes))
-    right = 0
-    batches = loader.batches(seed, epoch)
+    mine = Tally.of(epoch, len(sizes)) if tally is None else tally
+    begin = mine.update * accumulate
+    batches = loader.batches(seed, epoch, begin * loader.batch)
     if timeline is not None:
         batches = timeline.over(batches)
-    for number, batch in enumerate(batches):
+    for number, batch in enumerate(batches, begin):
         update, part = divmod(number, accumulate)
+        if part == 0 and before_update is not None:
+            before_update()
         # Samples have the places they would have in a single batch: so dropout drops the same.
         place = part * loader.batch + batch.first_sample
         step_number = epoch * len(sizes) + update
+        communicator.status.note("computing", step_number + 1)
         step = Step(True, seed, step_number, place, communicator=communicator)
         work = Work(
             batch.images,
@@ -103,13 +147,26 @@ def train_epoch(
             average.update(updates)
         if work.last and check_every is not None and updates % check_every == 0:
             check_weights_agree(communicator, strategy.replicated())
-        losses[update] += result.loss
-        right += result.right
+        mine.losses[update] += result.loss
+        mine.samples[update] += len(batch.labels)
+        mine.right += result.right
+        mine.update += work.last
         after_batch(len(batch.labels), result.loss, result.right)
+        communicator.status.note("loading a batch")
     strategy.finish()
+    if before_update is not None:
+        before_update()
+    losses = mine.losses.copy()
     communicator.sum_array(losses)
-    all_right = communicator.sum_numbers(right)[0] / strategy.copies
-    return losses / strategy.copies / sizes, round(all_right)
+    all_right = communicator.sum_numbers(mine.right)[0] / strategy.copies
+    if tally is None:
+        return losses / strategy.copies / sizes, round(all_right)
+    samples = mine.samples.copy()
+    communicator.sum_array(samples)
+    # An update that was made by the dead alone has left no trace.
+    means = np.divide(losses, samples, out=np.full(len(sizes), np.nan), where=samples > 0)
+    means[np.isnan(means)] = losses.sum() / max(1.0, samples.sum())
+    return means, round(all_right * sizes.sum() / max(1.0, samples.sum()))
 
 
 def evaluate(

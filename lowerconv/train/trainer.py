@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Collection
 from dataclasses import asdict
@@ -32,6 +33,7 @@ from lowerconv.parallel.agreement import (
     versions,
 )
 from lowerconv.parallel.communicator import Communicator, together, world
+from lowerconv.parallel.elastic import Snapshot, recover
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.roster import Roster
 from lowerconv.parallel.strategies import STRATEGIES
@@ -42,7 +44,7 @@ from lowerconv.train.checkpoint import LAST, Checkpoint, CheckpointError, state
 from lowerconv.train.directory import RunDirectory, default_path
 from lowerconv.train.ema import WeightAverage
 from lowerconv.train.inputs import Inputs
-from lowerconv.train.loop import evaluate, train_epoch, update_sizes
+from lowerconv.train.loop import Tally, evaluate, train_epoch, update_sizes
 from lowerconv.train.metrics import EpochMetrics, best_epoch
 from lowerconv.train.progress import ConsoleReporter, Reporter, announce_compilation
 from lowerconv.train.schedule import learning_rate
@@ -199,6 +201,9 @@ class Trainer:
         self, reporter: Reporter | None, workers: int | None, cpus: Collection[int] | None
     ) -> None:
         """Make what trains; writes nothing."""
+        self.communicator.set_timeout(self.parallel.stall_timeout)
+        if self.parallel.elastic:
+            self.communicator.check_elastic()
         self.strategy = STRATEGIES[self.parallel.strategy](
             self.network,
             partial(make_optimizer, settings=self.settings),
@@ -238,6 +243,9 @@ class Trainer:
 
     def _open(self, out: str | Path | None, resume: bool, tensorboard: bool) -> None:
         """Make or resume the directory; rank 0's, the others might not see its file system."""
+        self._tensorboard = tensorboard
+        self._snapshot: Snapshot | None = None
+        self._tally: Tally | None = None
         self._directory: RunDirectory | None = None
         self._restored: dict[str, np.ndarray] | None = None
         if self.communicator.rank == 0:
@@ -291,6 +299,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write the metrics and the checkpoints, on rank 0; all ranks call it."""
+        self.communicator.status.note("writing the checkpoint")
         tensors = self.strategy.whole(self._tensors())
         if self._directory is not None:
             self._directory.save(Checkpoint(tensors, self._facts()), self.history)
@@ -308,6 +317,7 @@ class Trainer:
         if self._timeline is not None:
             self.strategy.listen(self._timeline)
             self._timeline.start(self._comm)
+        self.communicator.status.observe(self.strategy.network)
         self.reporter.say(self.describe())
         for warning in self.communicator.warnings:
             self.reporter.say(f"warning: {warning}")
@@ -317,7 +327,6 @@ class Trainer:
             with announce_compilation(self.reporter):
                 self._train_epochs()
             self.strategy.hand_back()
-            self._report_data()
             if self._timeline is not None:  # the run was shorter than the steps asked for
                 self._write_timeline(self._timeline)
             for line in self.strategy.report():
@@ -330,18 +339,107 @@ class Trainer:
             if self._directory is not None:
                 self._directory.close()
         if self._directory is not None:
-            self._directory.draw(self.history, f"{self.settings.model} on {self.settings.data}")
+            with self.communicator.status.drawing():
+                self._directory.draw(self.history, f"{self.settings.model} on {self.settings.data}")
+        self._leave_together()
         return self.history
 
+    def _leave_together(self) -> None:
+        """Wait for all ranks, as long as a stall is noticed: MPI's own end would wait for ever."""
+        try:
+            self.communicator.gather(None)
+        except Exception as error:
+            if self._snapshot is None or not self.communicator.has_lost_ranks(error):
+                raise
+
     def _train_epochs(self) -> None:
-        if not self.history:
-            self.save()  # so that a run killed in its first epoch can be resumed too
-        while len(self.history) < self.settings.epochs and not self._out_of_patience():
-            self.history.append(self._epoch(len(self.history)))
-            self.reporter.end_epoch(self.history[-1], self.settings.epochs)
-            self.save()
-            if self._timeline is not None and self._timeline.complete:
-                self._write_timeline(self._timeline)
+        if self.parallel.elastic:
+            self._path = Path(self.communicator.broadcast(str(self.out)))
+            self._snapshot = Snapshot(self._tensors())
+            self._keep()
+        # Saved before the first epoch, so that a run killed in it can be resumed too.
+        saved = bool(self.history)
+        while True:
+            try:
+                if not saved:
+                    self.save()
+                    saved = True
+                if len(self.history) >= self.settings.epochs or self._out_of_patience():
+                    self._report_data()
+                    # A rank that left would look like one that has died to those that recover.
+                    if self._snapshot is None or self.communicator.agree(True):
+                        break
+                    self._recover()
+                    saved = self._begun()
+                    continue
+                self.history.append(self._epoch(len(self.history)))
+                self.reporter.end_epoch(self.history[-1], self.settings.epochs)
+                self._tally, saved = None, False
+                self._keep()
+                if self._timeline is not None and self._timeline.complete:
+                    self._write_timeline(self._timeline)
+            except Exception as error:
+                if self._snapshot is None or not self.communicator.has_lost_ranks(error):
+                    raise
+                self._recover()
+                saved = self._begun()
+
+    def _begun(self) -> bool:
+        """Return whether an update of this epoch has been made."""
+        return self._tally is not None and self._tally.update > 0
+
+    def _keep(self) -> None:
+        """Keep what it takes to go on from here without a rank that dies."""
+        if self._snapshot is not None:
+            update = 0 if self._tally is None else self._tally.update
+            self._right = 0 if self._tally is None else self._tally.right
+            facts = list(self.history), list(self.losses), self.optimizer.updates
+            self._snapshot.take((len(self.history), update), facts)
+
+    def _recover(self) -> None:
+        """Go on with the ranks that are left, from the last update that any of them has made."""
+        assert self._snapshot is not None
+        self.communicator.status.note("going on without the dead")
+        self._timeline = None  # its clocks are those of ranks that may be dead
+        own = set(self.strategy.differing_buffers())
+        before = self.communicator.ranks
+        found = recover(self.communicator, self._snapshot, own, self.strategy.rejoin)
+        self.communicator.status.observe(self.strategy.network)
+        epoch, update = found.place
+        self.history, self.losses, self.optimizer.updates = (
+            list(found.facts[0]),
+            list(found.facts[1]),
+            found.facts[2],
+        )
+        if self._tally is None or self._tally.epoch != epoch:
+            updates = len(update_sizes(self._train, self.settings.accumulate))
+            self._tally, self._right = Tally.of(epoch, updates), 0
+        self._tally.go_back(update, self._right)
+        for loader in (self._train, self._test):
+            loader.take_share(*self.strategy.loader_share)
+        if self.communicator.rank == 0 and self._directory is None:
+            self._take_over()
+        lost = ", ".join(map(str, found.lost))
+        self.reporter.say(
+            f"rank {lost} of {before} died: {self.communicator.ranks} go on in epoch {epoch + 1} "
+            f"from update {update + 1}"
+        )
+
+    def _take_over(self) -> None:
+        """Own the directory of the run, and speak, as rank 0 has died."""
+        if type(self.reporter) is Reporter:
+            part, self.reporter = self.reporter.part, ConsoleReporter(Console())
+            self.reporter.part = part
+        self._directory = RunDirectory(self._path)
+        try:
+            self._directory.open(self.history, self._tensorboard)
+            if not os.access(self._path, os.W_OK):
+                raise PermissionError("no permission to write")
+        except OSError as error:
+            raise RuntimeError(
+                f"rank 0 has died, and {self._path} cannot be written here: {error}; elastic "
+                "expects a directory that all hosts share"
+            ) from None
 
     @property
     def _comm(self) -> Any:
@@ -404,6 +502,11 @@ class Trainer:
     def _epoch(self, epoch: int) -> EpochMetrics:
         ranks, images = self.strategy.loader_share[1], len(self._train.dataset)
         self.reporter.start_epoch(epoch + 1, self.settings.epochs, images)
+        if self._snapshot is not None and (self._tally is None or self._tally.epoch != epoch):
+            updates = len(update_sizes(self._train, self.settings.accumulate))
+            self._tally = Tally.of(epoch, updates)
+        update = 0 if self._tally is None else self._tally.update
+        before = update * self.settings.accumulate * self.settings.batch  # by ranks since died
         begin = time.perf_counter()
         first_batch = begin
         done, loss, right, batches = 0, 0.0, 0, 0
@@ -416,7 +519,9 @@ class Trainer:
                 first_batch = time.perf_counter()
                 if not self.losses:
                     self.reporter.say(f"first step after {first_batch - begin:.1f} s")
-            self.reporter.step(min(done * ranks, images), loss / max(1, done), right / max(1, done))
+            self.reporter.step(
+                min(before + done * ranks, images), loss / max(1, done), right / max(1, done)
+            )
 
         sizes = update_sizes(self._train, self.settings.accumulate)
         losses, all_right = train_epoch(
@@ -429,6 +534,8 @@ class Trainer:
             accumulate=self.settings.accumulate,
             label_smoothing=self.settings.label_smoothing,
             average=self.average,
+            tally=self._tally,
+            before_update=None if self._snapshot is None else self._keep,
             check_every=self.parallel.checked_every,
             timeline=self._timeline,
         )
@@ -447,14 +554,14 @@ class Trainer:
         if self.average is not None:
             with self.average.in_place():
                 ema_loss, ema_accuracy = test()
-        timed = images - (self._train.batch if first_batch > begin else 0)
+        timed = max(0, images - before) - (self._train.batch if first_batch > begin else 0)
         return EpochMetrics(
             epoch=epoch + 1,
             train_loss=float(losses @ sizes / images),
             train_accuracy=all_right / images,
             test_loss=test_loss,
             test_accuracy=test_accuracy,
-            images_per_second=timed / (trained - first_batch),
+            images_per_second=max(0, timed) / (trained - first_batch),
             seconds=time.perf_counter() - begin,
             learning_rate=self.optimizer.lr,
             ema_loss=ema_loss,
