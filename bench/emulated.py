@@ -19,10 +19,13 @@ from collections.abc import Iterable
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from lowerconv import nn
+from lowerconv.machine.team import Handle
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.module import Layer, Module, Step
-from lowerconv.nn.program import Program, Watch
+from lowerconv.nn.program import Gate, Program, Watch
 
 COMMUNICATING = "lowerconv.parallel"
 MOVED = 5  # arrays of an update with momentum
@@ -151,6 +154,12 @@ def emulate(modules: Iterable[Module], machine: Machine) -> None:
         module._programs = _Programs(machine, module._programs)
         if module.watch is not None:
             module.watch = _told_of_originals(module.watch)
+        if module.gate is not None:
+            module.gate = _asked_of_originals(module.gate)
+
+
+def _asked_of_originals(gate: Gate) -> Gate:
+    return lambda layer: gate(layer.original if isinstance(layer, Sleeping) else layer)
 
 
 def _told_of_originals(watch: Watch) -> Watch:
@@ -170,10 +179,12 @@ class SGD(nn.SGD):
 
     machine: Machine | None = None
 
-    def update(self, begin: int, end: int) -> None:
+    def update(
+        self, begin: int, end: int, grad: np.ndarray | None = None, team: Handle | None = None
+    ) -> None:
         """Update the items of a range, or take the time that it would take."""
         if self.machine is None:
-            super().update(begin, end)
+            super().update(begin, end, grad, team)
         else:
             nbytes = (end - begin) * self.data.itemsize
             self.machine.compute(self.machine.update_seconds(nbytes))

@@ -15,7 +15,7 @@ from lowerconv.nn.memory import Arena
 if TYPE_CHECKING:
     from lowerconv.nn.frame import Frame
     from lowerconv.nn.memory import MemoryReport
-    from lowerconv.nn.program import Program, Watch
+    from lowerconv.nn.program import Gate, Program, Watch
     from lowerconv.parallel.communicator import Communicator
 
 Shape = tuple[int, ...]
@@ -104,9 +104,13 @@ class Module:
     watch : callable or None
         Told ``(layer, frame, "forward" or "backward")`` after everything that a layer has computed,
         when this module runs: what measures and looks for errors stays outside of networks.
+    gate : callable or None
+        Asked, before a layer computes forward, to return when its parameters may be read: who
+        updates them late stays outside, too.
     """
 
     watch: Watch | None = None
+    gate: Gate | None = None
     _structures = 0  # counts changes of what modules are made of: programs of older ones are stale
 
     def __init__(self) -> None:
@@ -228,7 +232,7 @@ class Module:
 
         program = program_of(self, x, step.training, step.input_grad)
         self._current = program
-        return program.forward(x, step, self.watch)
+        return program.forward(x, step, self.watch, self.gate)
 
     def backward(self, *dy: np.ndarray) -> np.ndarray | None:
         """Set the gradients of all parameters, after `run` in training.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PROGRAMS = 16  # kept by a module, the latest: their memory is one arena
 Shape = tuple[int, ...]
 Watch = Callable[["Layer", Frame, str], None]  # told "forward" or "backward" after every node
+Gate = Callable[["Layer"], None]  # asked before every node of a forward step
 
 
 class Program:
@@ -129,12 +130,16 @@ class Program:
             piece = memory[block.offset : block.offset + nbytes]
             frame.saved[name] = piece.view(dtype).reshape(shape)
 
-    def forward(self, x: np.ndarray, step: Step, watch: Watch | None = None) -> Any:
+    def forward(
+        self, x: np.ndarray, step: Step, watch: Watch | None = None, gate: Gate | None = None
+    ) -> Any:
         """Compute the results for `x`; see `Module.run`."""
         self._place()
         self.arena.user = self if self.training else None
         self._input.place(np.ascontiguousarray(x).reshape(-1))
         for layer, frame in self.steps:
+            if gate:
+                gate(layer)
             layer.compute(frame, step)
             if watch:
                 watch(layer, frame, "forward")

@@ -6,8 +6,10 @@ end to the beginning.  Buckets are ranges of it::
     grad   | conv1 | conv2 ... | conv3 ........ | linear ................ |
     bucket    4         3            2                  1          0         in the order of leaving
 
-Each leaves when the last layer that it belongs to has been differentiated.  The last to leave are
-small: nothing is computed any more that could hide them.
+Each leaves when the last layer that it belongs to has been differentiated.  The next step begins at
+once: what comes before a layer can be computed while the sum of its gradients is on its way.  The
+last to leave are needed first; so they are small, and do not wait for their turn (Jayarajan et al.,
+"Priority-based parameter propagation for distributed DNN training" (2019)).
 
 Li et al., "PyTorch distributed: experiences on accelerating data parallel training" (2020),
 section 3.2.
@@ -23,7 +25,7 @@ import numpy as np
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.module import Layer, Module
 from lowerconv.nn.optim import Optimizer
-from lowerconv.parallel.collectives import Allreduce
+from lowerconv.parallel.collectives import Allreduce, library
 from lowerconv.parallel.engine import Engine, Task
 from lowerconv.parallel.listener import PROGRESS, UPDATE
 
@@ -126,6 +128,8 @@ class Buckets:
         self._held: np.ndarray | None = None
         self._sums = optimizer.grad
         self._collecting = False
+        self._nbytes = nbytes
+        self._late: dict[int, Bucket] = {}  # by number: those that are to be updated still
 
     def begin(self, held: np.ndarray | None = None, into: np.ndarray | None = None) -> None:
         """Collect what backward computes from here on.
@@ -138,6 +142,7 @@ class Buckets:
             Where sums are made; by default where the gradients are, which the next backward
             overwrites.
         """
+        self.settle()
         self._held = held
         self._sums = self.optimizer.grad if into is None else into
         self._collecting = True
@@ -170,6 +175,8 @@ class Buckets:
                 lambda link, g=gradient, f=allreduce: f(link, g),  # type: ignore[misc]
                 f"bucket {bucket.number}",
                 gradient.nbytes,
+                # The MPI library's own collectives have to begin in the same order everywhere.
+                urgent=allreduce is not library and gradient.nbytes <= self._nbytes // 2,
             )
             self._next += 1
 
@@ -206,6 +213,32 @@ class Buckets:
         if optimizer.whole:
             with listener.doing(UPDATE):
                 optimizer.update(0, optimizer.data.size, sums)
+
+    def update_late(self, lr: float) -> None:
+        """Update each bucket when a layer needs it, as `before` is told, or `settle`."""
+        optimizer = self.optimizer
+        optimizer.lr = lr
+        optimizer.begin_step()
+        self._late = {bucket.number: bucket for bucket in self.buckets}
+
+    def before(self, layer: Layer) -> None:
+        """Wait for the sums of a layer's gradients and update it; as `Module.gate`."""
+        if self._late:
+            for bucket in self._of_layer.get(id(layer), ()):
+                self._update(bucket)
+
+    def settle(self) -> None:
+        """Update what has been left for later."""
+        for bucket in list(self._late.values()):
+            self._update(bucket)
+
+    def _update(self, bucket: Bucket) -> None:
+        if self._late.pop(bucket.number, None) is None:
+            return
+        assert bucket.task is not None
+        self.engine.wait(bucket.task)
+        with self.engine.listener.doing(UPDATE, bucket.task.name):
+            self.optimizer.update(bucket.begin, bucket.end)
 
 
 def names_of(network: Module, bucket: Bucket) -> Collection[str]:

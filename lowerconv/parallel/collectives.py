@@ -134,8 +134,9 @@ def library(link: Link, array: np.ndarray) -> Routine:
 
     link.tally.known = False
     most = LONGEST // array.itemsize
-    for begin in range(0, array.size, most):
-        yield [link.comm.Iallreduce(MPI.IN_PLACE, array[begin : begin + most])]
+    pieces = [array[begin : begin + most] for begin in range(0, array.size, most)]
+    # All at once: the library matches them with those of others by their order.
+    yield [link.comm.Iallreduce(MPI.IN_PLACE, piece) for piece in pieces]
 
 
 def two_level(link: Link, array: np.ndarray) -> Routine:

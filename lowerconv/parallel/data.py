@@ -58,7 +58,7 @@ class DataParallel(Strategy):
         self.buckets = Buckets(
             self.network, self.optimizer, self.engine, self._allreduce, nbytes, overlap
         )
-        self.network.watch = self.buckets.after
+        self.network.watch, self.network.gate = self.buckets.after, self.buckets.before
 
     def rejoin(self) -> None:
         """Go on with the ranks that are left, all with the same weights; they call it together."""
@@ -113,12 +113,31 @@ class DataParallel(Strategy):
         """Compute and sum the last gradients of an update, and make it."""
         buckets.begin(held)
         self.network.backward(*gradients)
-        buckets.update(buckets.end(), lr)
+        tasks = buckets.end()
+        if self._may_be_late:
+            buckets.update_late(lr)
+        else:
+            buckets.update(tasks, lr)
+
+    @property
+    def _may_be_late(self) -> bool:
+        """Whether a layer may be updated when the next step needs it, and not before."""
+        whole = self.optimizer.whole or self.options.elastic  # whose copies are of whole updates
+        return not whole and self.options.overlap != "none"
+
+    def settle(self) -> None:
+        """Make the updates that were left for when they are needed."""
+        if self.buckets is not None:
+            self.buckets.settle()
+
+    def finish(self) -> None:
+        """Make the last updates."""
+        self.settle()
 
     def close(self) -> None:
         """End the communication thread."""
         if self.engine is not None:
-            self.network.watch = None
+            self.network.watch = self.network.gate = None
             self.engine.close()
 
     def describe(self) -> str:

@@ -272,6 +272,14 @@ class OWT(SplitStrategy):
         """Return the buffers before the border: behind it all ranks have seen the same."""
         return self.front.network.buffers()
 
+    def settle(self) -> None:
+        """Make the updates before the border that were left for when they are needed."""
+        self.front.settle()
+
+    def finish(self) -> None:
+        """Make the last updates."""
+        self.settle()
+
     def close(self) -> None:
         """End the communication thread."""
         self.split.watch = None

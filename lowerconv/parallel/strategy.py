@@ -124,6 +124,9 @@ class Strategy:
         """
         raise NotImplementedError
 
+    def settle(self) -> None:
+        """Make the updates that were left for when they are needed: weights are read now."""
+
     def finish(self) -> None:
         """Wait until nothing is under way any more, and all ranks have the same weights."""
 

@@ -143,9 +143,12 @@ def train_epoch(
         )
         result = strategy.train(work)
         updates = strategy.optimizer.updates
+        compare = work.last and bool(check_every) and updates % (check_every or 1) == 0
+        if compare or average is not None:
+            strategy.settle()
         if work.last and average is not None:
             average.update(updates)
-        if work.last and check_every is not None and updates % check_every == 0:
+        if compare:
             check_weights_agree(communicator, strategy.replicated())
         mine.losses[update] += result.loss
         mine.samples[update] += len(batch.labels)

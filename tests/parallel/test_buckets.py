@@ -37,48 +37,63 @@ def test_the_last_to_leave_is_small():
     assert sizes[-1] < sizes[-2] < sizes[-3]
 
 
-def test_buckets_leave_while_others_are_computed_and_are_updated():
+def network() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 30, 3), nn.ReLU(), nn.Conv2d(30, 40, 3), nn.Flatten(), nn.Linear(40, 20)
+    )
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_buckets_leave_while_others_are_computed_and_are_updated(late):
     rng = np.random.default_rng(SEED)
-    network = nn.Sequential(
-        nn.Conv2d(2, 30, 3), nn.ReLU(), nn.Conv2d(30, 40, 3), nn.Flatten(), nn.Linear(40, 20)
-    )
-    twin = nn.Sequential(
-        nn.Conv2d(2, 30, 3), nn.ReLU(), nn.Conv2d(30, 40, 3), nn.Flatten(), nn.Linear(40, 20)
-    )
-    twin.load({name: p.data for name, p in network.parameters().items()})
-    optimizer, other = (nn.SGD(net, 0.1, 0.9) for net in (network, twin))
+    net, twin = network(), network()
+    twin.load({name: p.data for name, p in net.parameters().items()})
+    optimizer, other = (nn.SGD(each, 0.1, 0.9) for each in (net, twin))
     engine = Engine()
     begun: list[tuple[str, int]] = []
-    submit = engine.submit
-    engine.submit = lambda routine, name, nbytes=0: (
-        begun.append((name, len(done))),
-        submit(routine, name, nbytes),
-    )[1]
     done: list[str] = []
-    buckets = Buckets(network, optimizer, engine, lambda number, items: ring, 8192)
+    submit = engine.submit
+
+    def noted(routine, name, nbytes=0, **options):
+        begun.append((name, len(done)))
+        return submit(routine, name, nbytes, **options)
+
+    engine.submit = noted
+    buckets = Buckets(net, optimizer, engine, lambda number, items: ring, 8192)
 
     def after(layer, frame, phase):
         if phase == "backward":
             done.append(frame.name)
         buckets.after(layer, frame, phase)
 
-    network.watch = after
+    net.watch = after
+    net.gate = buckets.before if late else None
     x, dy = rng.standard_normal((3, 2, 5, 5), np.float32), rng.standard_normal((3, 20), np.float32)
-    for _ in range(2):
+    for step in range(3):
         begun.clear()
         done.clear()
-        for net in (network, twin):
-            net.run(x, nn.Step(training=True))
-            if net is network:
+        results = []
+        for each in (net, twin):
+            results.append(each.run(x, nn.Step(training=True)).tobytes())
+            if each is net:
                 buckets.begin()
-            net.backward(dy)
-        buckets.update(buckets.end(), 0.1)
+            each.backward(dy)
+        assert results[0] == results[1]  # what is late is there before it is read
+        before = optimizer.data.copy()
+        if late:
+            buckets.end()
+            buckets.update_late(0.1)
+            assert (optimizer.data == before).all()
+            if step == 2:
+                buckets.settle()
+        else:
+            buckets.update(buckets.end(), 0.1)
         other.step()
         assert [name for name, _ in begun] == [f"bucket {i}" for i in range(len(buckets.buckets))]
         layers = [count for _, count in begun]
         assert layers == sorted(layers)
         assert layers[0] < layers[-1]  # the first left long before backward was done
-        assert optimizer.data.tobytes() == other.data.tobytes()
+    assert optimizer.data.tobytes() == other.data.tobytes()
 
 
 @pytest.mark.parametrize("make", [nn.SGD, nn.Adam])
