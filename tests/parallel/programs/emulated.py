@@ -25,6 +25,7 @@ for name, machine in (("real", None), ("emulated", Machine(1e6, 1e6))):
         sent["still"] = contender.still_turn(2)["sent"]
     optimizer.grad[:] = np.arange(optimizer.grad.size) % 100 + rank
     contender.step()
+    contender.strategy.finish()
     # Nobody has computed gradients, but all ranks have added up what there was.
     expected = 3 * (np.arange(optimizer.grad.size) % 100) + 3
     assert np.array_equal(optimizer.grad, expected.astype(np.float32)), name
