@@ -53,11 +53,15 @@ def test_waiting_tells_whoever_has_patience_and_does_not_steal_the_core():
             if seconds > 0.2:
                 raise TimeoutError(what)
 
+        def ended(self) -> None:
+            asked.append(("ended", 0.0))
+
     before = time.process_time()
     with pytest.raises(TimeoutError, match="a message"):
         wait_until(lambda: False, "a message", Patience())
     assert time.process_time() - before < 0.15
-    assert asked[-1][1] > 0.2
+    assert asked[-2][1] > 0.2
+    assert asked[-1] == ("ended", 0.0)
 
 
 def test_an_idle_engine_sleeps(mpiexec, tmp_path):

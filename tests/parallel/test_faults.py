@@ -176,16 +176,13 @@ def test_one_rank_that_fails_before_training_ends_all(mpiexec, tmp_path):
         "from lowerconv.cli.main import main\n"
         "from lowerconv.parallel.communicator import launched_rank\n"
         "from lowerconv.train import trainer\n"
-        "load = trainer.load\n"
-        "def fail(spec):\n"
-        "    if launched_rank() == 1: raise OSError('no disk')\n"
-        "    return load(spec)\n"
         "class Together(trainer.Loader):\n"
         "    def __init__(self, *arguments, **options):\n"
         "        from mpi4py import MPI\n"
+        "        if launched_rank() == 1: raise OSError('no disk')\n"
         "        MPI.COMM_WORLD.Barrier()\n"
         "        super().__init__(*arguments, **options)\n"
-        "trainer.load, trainer.Loader = fail, Together\n"
+        "trainer.Loader = Together\n"
         f"sys.exit(main(['train', '--out', {str(tmp_path / 'run')!r}]))\n"
     )
     outcome = judge(mpiexec(3, program, timeout=60), tmp_path / "run")
