@@ -450,6 +450,7 @@ def _take_cores(options: argparse.Namespace, communicator: Communicator) -> Sequ
         if spare is None:
             raise ValueError("--spare-core: got a process with a single core, expected two or more")
         cpus, threads = (spare,), min(threads, cores())
+        communicator.spare_cpus = cpus
         set_share(topology().cpus)  # this thread, too, leaves the spare core alone
     elif communicator.ranks > 1:
         set_share(communicator.cpus)

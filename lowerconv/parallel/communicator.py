@@ -60,6 +60,8 @@ class Communicator:
         What this rank does.
     deserted : bool
         This rank has failed, and the others are elsewhere: nobody else will tell.
+    spare_cpus : tuple of int or None
+        Those that kernels leave alone, for threads that move messages and load data.
     cpus : tuple of int
         The CPUs of this rank: its share of those of its host, ascending.
     cores : int
@@ -77,6 +79,7 @@ class Communicator:
     rank = 0
     ranks = 1
     patience: Patience | None = None
+    spare_cpus: tuple[int, ...] | None = None
     deserted = False
 
     def __init__(self) -> None:

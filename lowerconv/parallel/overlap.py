@@ -10,4 +10,4 @@ from lowerconv.parallel.options import AUTO, ParallelOptions
 def make_engine(communicator: Communicator, options: ParallelOptions) -> Engine:
     """Return the engine that the options ask for; all ranks call it."""
     threaded = options.overlap in (AUTO, "thread")
-    return communicator.engine(threaded=threaded)
+    return communicator.engine(threaded=threaded, cpus=communicator.spare_cpus)
