@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Collection
 from dataclasses import asdict
@@ -14,51 +13,29 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from lowerconv.data import Augment, load
+from lowerconv.data import Augment
 from lowerconv.data.loader import Loader
 from lowerconv.data.source import Source
-from lowerconv.data.split import hold_out
 from lowerconv.machine.affinity import set_share
 from lowerconv.machine.threads import get_num_threads, set_num_threads
 from lowerconv.nn.divergence import check_weights
-from lowerconv.nn.models import MODELS
 from lowerconv.nn.module import Module
-from lowerconv.nn.norm import BatchNorm2d
-from lowerconv.nn.optim import LARS, SGD, Adam, Optimizer
-from lowerconv.parallel.agreement import (
-    check_facts_agree,
-    check_weights_agree,
-    describe_data,
-    describe_parameters,
-    versions,
-)
+from lowerconv.nn.optim import Optimizer
+from lowerconv.parallel.agreement import check_facts_agree, check_weights_agree
 from lowerconv.parallel.communicator import Communicator, together, world
-from lowerconv.parallel.elastic import Snapshot, recover
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.roster import Roster
 from lowerconv.parallel.strategies import STRATEGIES
-from lowerconv.parallel.timeline import Timeline
-from lowerconv.parallel.trace import write as write_trace
-from lowerconv.parallel.trace_summary import describe as describe_trace
 from lowerconv.train.checkpoint import LAST, Checkpoint, CheckpointError, state
 from lowerconv.train.directory import RunDirectory, default_path
 from lowerconv.train.ema import WeightAverage
-from lowerconv.train.inputs import Inputs
-from lowerconv.train.loop import Tally, evaluate, train_epoch, update_sizes
+from lowerconv.train.loop import evaluate, train_epoch, update_sizes
 from lowerconv.train.metrics import EpochMetrics, best_epoch
 from lowerconv.train.progress import ConsoleReporter, Reporter, announce_compilation
+from lowerconv.train.recording import Recording
 from lowerconv.train.schedule import learning_rate
-from lowerconv.train.settings import Settings, resolve
-
-
-def make_optimizer(network: Module, settings: Settings) -> Optimizer:
-    """Return the optimizer that the settings name."""
-    lr, decay = settings.lr, settings.weight_decay
-    if settings.optimizer == "sgd":
-        return SGD(network, lr, settings.momentum, decay, settings.nesterov)
-    if settings.optimizer == "lars":
-        return LARS(network, lr, settings.momentum, decay)
-    return Adam(network, lr, weight_decay=decay, decoupled=settings.optimizer == "adamw")
+from lowerconv.train.setup import make_optimizer, read
+from lowerconv.train.survival import Survival
 
 
 class Trainer:
@@ -136,8 +113,12 @@ class Trainer:
         self.communicator = _join() if communicator is None else communicator
 
         # In each step all ranks fail or none: the next one is for all of them.
-        facts = together(self.communicator, lambda: self._read(model, data, parallel, settings))
-        check_facts_agree(self.communicator, facts)
+        setup = together(self.communicator, lambda: read(model, data, parallel, settings))
+        if self.communicator.ranks > 1:
+            check_facts_agree(self.communicator, together(self.communicator, setup.facts))
+        self.settings, self.parallel = setup.settings, setup.parallel
+        self.network, self.inputs = setup.network, setup.inputs
+        self._sources, self._part = (setup.train_set, setup.test_set), setup.part
         self.roster = Roster.gather(self.communicator, get_num_threads())
         together(self.communicator, lambda: self._build(reporter, workers, cpus))
         try:
@@ -145,57 +126,6 @@ class Trainer:
         except Exception:
             self.strategy.close()
             raise
-
-    def _read(
-        self,
-        model: str | Module,
-        data: str | tuple[Source, Source | None],
-        parallel: str | ParallelOptions,
-        settings: dict[str, Any],
-    ) -> dict[str, Any]:
-        """Take settings, data and network; return what all ranks must have in common."""
-        if isinstance(model, str) and model not in MODELS:
-            raise ValueError(f"model: got {model!r}, expected one of {', '.join(MODELS)}")
-        self.settings = resolve(
-            model if isinstance(model, str) else type(model).__name__,
-            data if isinstance(data, str) else data[0].name,
-            settings,
-        )
-        train_set, test_set = load(data) if isinstance(data, str) else data
-        seed, self._part = self.settings.seed, "test"
-        if self.settings.validation:
-            train_set, test_set = hold_out(train_set, self.settings.validation, seed)
-            self._part = "validation"
-        elif test_set is None:
-            raise ValueError(
-                "validation: got 0 and no test set, expected the fraction of the training images "
-                "to hold out"
-            )
-        self.inputs = Inputs.of(train_set)
-        if isinstance(model, str):
-            build = MODELS[model].build
-            self.network: Module = build(
-                train_set.image_shape, len(train_set.classes), self.settings.algorithm
-            )
-            self.network.initialize(np.random.default_rng(seed))
-        else:
-            self.network = model
-        for _, module in self.network.modules():
-            if isinstance(module, BatchNorm2d):
-                module.synchronized |= self.settings.sync_batch_norm
-        self.parallel = ParallelOptions(parallel) if isinstance(parallel, str) else parallel
-        self._sources: tuple[Source, Source] = train_set, test_set
-        if self.communicator.ranks == 1:
-            return {}
-        return (
-            versions()
-            | asdict(self.settings)
-            | {f"parallel option {name}": value for name, value in asdict(self.parallel).items()}
-            | {f"training images: {name}": value for name, value in asdict(self.inputs).items()}
-            | describe_data("training", train_set)
-            | describe_data(self._part, test_set)
-            | describe_parameters(self.network)
-        )
 
     def _build(
         self, reporter: Reporter | None, workers: int | None, cpus: Collection[int] | None
@@ -227,12 +157,8 @@ class Trainer:
             )
             for source, changes in zip(self._sources, (augment, None), strict=True)
         )
-        self._timeline: Timeline | None = None
-        if self.parallel.timeline is not None:
-            folder = Path(self.parallel.timeline).parent
-            if self.communicator.rank == 0 and not folder.is_dir():  # told now, not after hours
-                raise ValueError(f"timeline: got a file in {folder}, expected a folder that exists")
-            self._timeline = Timeline(self.parallel.timeline_first, self.parallel.timeline_count)
+        about = f"{self.settings.model} on {self.settings.data}"
+        self._recording = Recording(self.parallel, self.communicator, about)
         self.history: list[EpochMetrics] = []
         self.losses: list[float] = []
         if reporter is None:
@@ -244,8 +170,7 @@ class Trainer:
     def _open(self, out: str | Path | None, resume: bool, tensorboard: bool) -> None:
         """Make or resume the directory; rank 0's, the others might not see its file system."""
         self._tensorboard = tensorboard
-        self._snapshot: Snapshot | None = None
-        self._tally: Tally | None = None
+        self._survival: Survival | None = None
         self._directory: RunDirectory | None = None
         self._restored: dict[str, np.ndarray] | None = None
         if self.communicator.rank == 0:
@@ -314,9 +239,7 @@ class Trainer:
         """
         self._share()
         self.strategy.start()
-        if self._timeline is not None:
-            self.strategy.listen(self._timeline)
-            self._timeline.start(self._comm)
+        self._recording.start(self.strategy)
         self.communicator.status.observe(self.strategy.network)
         self.reporter.say(self.describe())
         for warning in self.communicator.warnings:
@@ -327,8 +250,7 @@ class Trainer:
             with announce_compilation(self.reporter):
                 self._train_epochs()
             self.strategy.hand_back()
-            if self._timeline is not None:  # the run was shorter than the steps asked for
-                self._write_timeline(self._timeline)
+            self._tell_timeline(at_end=True)
             for line in self.strategy.report():
                 self.reporter.say(line)
         finally:
@@ -349,14 +271,17 @@ class Trainer:
         try:
             self.communicator.gather(None)
         except Exception as error:
-            if self._snapshot is None or not self.communicator.has_lost_ranks(error):
+            if self._survival is None or not self._survival.may_go_on(error):
                 raise
 
+    def _tell_timeline(self, *, at_end: bool) -> None:
+        told = self._recording.write(at_end=at_end)
+        if told is not None:
+            self.reporter.say(told)
+
     def _train_epochs(self) -> None:
-        if self.parallel.elastic:
-            self._path = Path(self.communicator.broadcast(str(self.out)))
-            self._snapshot = Snapshot(self._tensors())
-            self._keep()
+        survival = Survival(self, self._tensorboard) if self.parallel.elastic else None
+        self._survival = survival
         # Saved before the first epoch, so that a run killed in it can be resumed too.
         saved = bool(self.history)
         while True:
@@ -364,108 +289,25 @@ class Trainer:
                 if not saved:
                     self.save()
                     saved = True
-                if len(self.history) >= self.settings.epochs or self._out_of_patience():
-                    self._report_data()
-                    # A rank that left would look like one that has died to those that recover.
-                    if self._snapshot is None or self.communicator.agree(True):
-                        break
-                    self._recover()
-                    saved = self._begun()
+                if len(self.history) < self.settings.epochs and not self._out_of_patience():
+                    self.history.append(self._epoch(len(self.history)))
+                    self.reporter.end_epoch(self.history[-1], self.settings.epochs)
+                    saved = False
+                    if survival is not None:
+                        survival.end_epoch()
+                    self._tell_timeline(at_end=False)
                     continue
-                self.history.append(self._epoch(len(self.history)))
-                self.reporter.end_epoch(self.history[-1], self.settings.epochs)
-                self._tally, saved = None, False
-                self._keep()
-                if self._timeline is not None and self._timeline.complete:
-                    self._write_timeline(self._timeline)
+                self._report_data()
+                # A rank that left would look like one that has died to those that recover.
+                if survival is None or self.communicator.agree(True):
+                    return
             except Exception as error:
-                if self._snapshot is None or not self.communicator.has_lost_ranks(error):
+                if survival is None or not survival.may_go_on(error):
                     raise
-                self._recover()
-                saved = self._begun()
-
-    def _begun(self) -> bool:
-        """Return whether an update of this epoch has been made."""
-        return self._tally is not None and self._tally.update > 0
-
-    def _keep(self) -> None:
-        """Keep what it takes to go on from here without a rank that dies."""
-        if self._snapshot is not None:
-            update = 0 if self._tally is None else self._tally.update
-            self._right = 0 if self._tally is None else self._tally.right
-            facts = list(self.history), list(self.losses), self.optimizer.updates
-            self._snapshot.take((len(self.history), update), facts)
-
-    def _recover(self) -> None:
-        """Go on with the ranks that are left, from the last update that any of them has made."""
-        assert self._snapshot is not None
-        self.communicator.status.note("going on without the dead")
-        self._timeline = None  # its clocks are those of ranks that may be dead
-        own = set(self.strategy.differing_buffers())
-        before = self.communicator.ranks
-        found = recover(self.communicator, self._snapshot, own, self.strategy.rejoin)
-        self.communicator.status.observe(self.strategy.network)
-        epoch, update = found.place
-        self.history, self.losses, self.optimizer.updates = (
-            list(found.facts[0]),
-            list(found.facts[1]),
-            found.facts[2],
-        )
-        if self._tally is None or self._tally.epoch != epoch:
-            updates = len(update_sizes(self._train, self.settings.accumulate))
-            self._tally, self._right = Tally.of(epoch, updates), 0
-        self._tally.go_back(update, self._right)
-        for loader in (self._train, self._test):
-            loader.take_share(*self.strategy.loader_share)
-        if self.communicator.rank == 0 and self._directory is None:
-            self._take_over()
-        lost = ", ".join(map(str, found.lost))
-        self.reporter.say(
-            f"rank {lost} of {before} died: {self.communicator.ranks} go on in epoch {epoch + 1} "
-            f"from update {update + 1}"
-        )
-
-    def _take_over(self) -> None:
-        """Own the directory of the run, and speak, as rank 0 has died."""
-        if type(self.reporter) is Reporter:
-            part, self.reporter = self.reporter.part, ConsoleReporter(Console())
-            self.reporter.part = part
-        self._directory = RunDirectory(self._path)
-        try:
-            self._directory.open(self.history, self._tensorboard)
-            if not os.access(self._path, os.W_OK):
-                raise PermissionError("no permission to write")
-        except OSError as error:
-            raise RuntimeError(
-                f"rank 0 has died, and {self._path} cannot be written here: {error}; elastic "
-                "expects a directory that all hosts share"
-            ) from None
-
-    @property
-    def _comm(self) -> Any:
-        """MPI's communicator of the strategy, on which nothing is sent between epochs."""
-        return self.strategy.engine.comm if self.strategy.engine is not None else None
-
-    def _write_timeline(self, timeline: Timeline) -> None:
-        """Write what all ranks have recorded, and record no more; nothing is in flight."""
-        self._timeline = None
-        path = Path(str(self.parallel.timeline))
-        if timeline.empty:  # on all ranks, which have the same steps
-            self.reporter.say(
-                f"warning: no timeline in {path}: the run ended before step {timeline.first}, the "
-                "first that should have been recorded"
-            )
-            return
-        about = f"{self.settings.model} on {self.settings.data}"
-        if self.communicator.ranks > 1:
-            about += f", strategy {self.parallel.strategy}"
-        trace = timeline.finish(self.communicator, self._comm, about)
-        if trace is not None:
-            write_trace(trace, path)
-            self.reporter.say(
-                f"timeline: {describe_trace(trace)}; https://ui.perfetto.dev opens {path}, "
-                f"lowerconv timeline {path} --plot draws it"
-            )
+            assert survival is not None
+            self._recording.drop()
+            survival.recover()
+            saved = survival.begun
 
     def _share(self) -> None:
         """Give all ranks what rank 0 may have read from a checkpoint."""
@@ -502,10 +344,9 @@ class Trainer:
     def _epoch(self, epoch: int) -> EpochMetrics:
         ranks, images = self.strategy.loader_share[1], len(self._train.dataset)
         self.reporter.start_epoch(epoch + 1, self.settings.epochs, images)
-        if self._snapshot is not None and (self._tally is None or self._tally.epoch != epoch):
-            updates = len(update_sizes(self._train, self.settings.accumulate))
-            self._tally = Tally.of(epoch, updates)
-        update = 0 if self._tally is None else self._tally.update
+        survival = self._survival
+        tally = None if survival is None else survival.begin(epoch)
+        update = 0 if tally is None else tally.update
         before = update * self.settings.accumulate * self.settings.batch  # by ranks since died
         begin = time.perf_counter()
         first_batch = begin
@@ -534,10 +375,10 @@ class Trainer:
             accumulate=self.settings.accumulate,
             label_smoothing=self.settings.label_smoothing,
             average=self.average,
-            tally=self._tally,
-            before_update=None if self._snapshot is None else self._keep,
+            tally=tally,
+            before_update=None if survival is None else survival.keep,
             check_every=self.parallel.checked_every,
-            timeline=self._timeline,
+            timeline=self._recording.timeline,
         )
         trained = time.perf_counter()
         if epoch + 1 < self.settings.epochs:  # while the network is tested

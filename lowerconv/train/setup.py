@@ -1,0 +1,105 @@
+"""What a run is made of, before ranks do anything together: settings, data, and a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from lowerconv.data import load
+from lowerconv.data.source import Source
+from lowerconv.data.split import hold_out
+from lowerconv.nn.models import MODELS
+from lowerconv.nn.module import Module
+from lowerconv.nn.norm import BatchNorm2d
+from lowerconv.nn.optim import LARS, SGD, Adam, Optimizer
+from lowerconv.parallel.agreement import describe_data, describe_parameters, versions
+from lowerconv.parallel.options import ParallelOptions
+from lowerconv.train.inputs import Inputs
+from lowerconv.train.settings import Settings, resolve
+
+
+def make_optimizer(network: Module, settings: Settings) -> Optimizer:
+    """Return the optimizer that the settings name."""
+    lr, decay = settings.lr, settings.weight_decay
+    if settings.optimizer == "sgd":
+        return SGD(network, lr, settings.momentum, decay, settings.nesterov)
+    if settings.optimizer == "lars":
+        return LARS(network, lr, settings.momentum, decay)
+    return Adam(network, lr, weight_decay=decay, decoupled=settings.optimizer == "adamw")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What was asked for, read and built.
+
+    Attributes
+    ----------
+    settings : Settings
+    parallel : ParallelOptions
+    network : Module
+    inputs : Inputs
+    train_set, test_set : Source
+    part : str
+        What the images that are tested on are: ``test`` or ``validation``.
+    """
+
+    settings: Settings
+    parallel: ParallelOptions
+    network: Module
+    inputs: Inputs
+    train_set: Source
+    test_set: Source
+    part: str
+
+    def facts(self) -> dict[str, Any]:
+        """Return what all ranks must have in common."""
+        return (
+            versions()
+            | asdict(self.settings)
+            | {f"parallel option {name}": value for name, value in asdict(self.parallel).items()}
+            | {f"training images: {name}": value for name, value in asdict(self.inputs).items()}
+            | describe_data("training", self.train_set)
+            | describe_data(self.part, self.test_set)
+            | describe_parameters(self.network)
+        )
+
+
+def read(
+    model: str | Module,
+    data: str | tuple[Source, Source | None],
+    parallel: str | ParallelOptions,
+    given: Mapping[str, Any],
+) -> Setup:
+    """Read the data and make the network; arguments and errors as of `Trainer`."""
+    if isinstance(model, str) and model not in MODELS:
+        raise ValueError(f"model: got {model!r}, expected one of {', '.join(MODELS)}")
+    settings = resolve(
+        model if isinstance(model, str) else type(model).__name__,
+        data if isinstance(data, str) else data[0].name,
+        given,
+    )
+    train_set, test_set = load(data) if isinstance(data, str) else data
+    part = "test"
+    if settings.validation:
+        train_set, test_set = hold_out(train_set, settings.validation, settings.seed)
+        part = "validation"
+    elif test_set is None:
+        raise ValueError(
+            "validation: got 0 and no test set, expected the fraction of the training images to "
+            "hold out"
+        )
+    inputs = Inputs.of(train_set)
+    if isinstance(model, str):
+        build = MODELS[model].build
+        network: Module = build(train_set.image_shape, len(train_set.classes), settings.algorithm)
+        network.initialize(np.random.default_rng(settings.seed))
+    else:
+        network = model
+    for _, module in network.modules():
+        if isinstance(module, BatchNorm2d):
+            module.synchronized |= settings.sync_batch_norm
+    options = ParallelOptions(parallel) if isinstance(parallel, str) else parallel
+    return Setup(settings, options, network, inputs, train_set, test_set, part)
