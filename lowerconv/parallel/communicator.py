@@ -24,6 +24,7 @@ from lowerconv.machine.topology import Topology, online_cpus, read_topology, usa
 from lowerconv.parallel.binding import describe_squeezes, find_squeeze
 from lowerconv.parallel.ending import end_launcher_later
 from lowerconv.parallel.engine import Engine
+from lowerconv.parallel.link import abandon
 from lowerconv.parallel.stall import StallWatch
 from lowerconv.parallel.status import Status
 from lowerconv.parallel.waiting import Patience, wait_until
@@ -234,7 +235,11 @@ class MPICommunicator(Communicator):
                 engine.progress()
             return bool(request.Test())
 
-        wait_until(arrived, what, patience or self.patience)
+        try:
+            wait_until(arrived, what, patience or self.patience)
+        except BaseException:
+            abandon(request)
+            raise
 
     def sum_array(self, array: np.ndarray) -> None:
         """Replace a contiguous array by its sum over all ranks, the same bits on each."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lowerconv.parallel.collectives import Routine
-from lowerconv.parallel.link import Link, Requests, Scratch
+from lowerconv.parallel.link import Link, Requests, Scratch, abandon
 from lowerconv.parallel.listener import SILENT, Listener
 from lowerconv.parallel.waiting import Patience, wait_until
 
@@ -69,15 +69,16 @@ class Task:
                     break  # at the next move
                 self._requests = requests
         except StopIteration:
+            self._link.close()
             self._end()
         except Exception as error:
             self.error = error
+            abandon(self)
             self._end()
         return self.done
 
     def _end(self) -> None:
         self.times.append(time.monotonic_ns())
-        self._link.close()
         self.done = True
 
 
@@ -251,3 +252,4 @@ class Engine:
         self._wake.set()
         if self._thread is not None:
             self._thread.join(1.0)
+        abandon(*self._active)

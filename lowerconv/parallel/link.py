@@ -12,6 +12,14 @@ LONGEST = 1 << 30
 Requests = list[Any]
 
 
+_abandoned: list[Any] = []
+
+
+def abandon(*under_way: Any) -> None:
+    """Keep what nobody waits for any more: MPI may still write into its memory."""
+    _abandoned.extend(under_way)
+
+
 class Scratch:
     """Memory that collectives use in turns: fresh pages at each call would cost more than sums."""
 
