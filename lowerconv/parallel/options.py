@@ -64,7 +64,8 @@ class ParallelOptions:
         a measurement at the start.
     overlap : str
         Who moves messages while layers are computed: a ``thread``, the main thread between
-        ``layers``, nobody (``none``: sums begin when all gradients are there), or ``auto``.
+        ``layers``, nobody (``none``: sums begin when all gradients are there), or ``auto``: a
+        thread between hosts and where it has a spare core, else between layers.
     bucket_mib : float
         MiB of gradients that travel together.
     wire : str
