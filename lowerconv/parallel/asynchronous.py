@@ -22,20 +22,15 @@ parameters for a large-scale distributed deep learning system on GPU supercomput
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lowerconv.nn.loss import LossResult
-from lowerconv.nn.module import Module
-from lowerconv.nn.optim import Optimizer
 from lowerconv.parallel.buckets import Buckets
-from lowerconv.parallel.communicator import Communicator
 from lowerconv.parallel.data import DataParallel
 from lowerconv.parallel.engine import Task
-from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.staleness import Staleness
 from lowerconv.parallel.strategy import Work
 
@@ -68,15 +63,9 @@ class Asynchronous(DataParallel):
     Parameters as of :class:`Strategy`.
     """
 
-    def __init__(
-        self,
-        network: Module,
-        make_optimizer: Callable[[Module], Optimizer],
-        communicator: Communicator,
-        options: ParallelOptions,
-        image_shape: tuple[int, int, int],
-    ) -> None:
-        super().__init__(network, make_optimizer, communicator, options, image_shape)
+    def _build(self) -> None:
+        super()._build()
+        options = self.options
         self.alike = options.staleness == 0
         self.staleness = Staleness(options.staleness)
         self._flights: deque[Flight] = deque()

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from lowerconv.nn.loss import LossResult, network_loss
-from lowerconv.nn.module import Module
-from lowerconv.nn.optim import Optimizer
 from lowerconv.parallel.buckets import Buckets
 from lowerconv.parallel.choice import Chosen, choose_allreduce
 from lowerconv.parallel.collectives import Allreduce
-from lowerconv.parallel.communicator import Communicator
 from lowerconv.parallel.listener import LOSS, UPDATE
-from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.overlap import make_engine
 from lowerconv.parallel.strategy import Strategy, Work
 from lowerconv.parallel.wire import Compressed
@@ -26,17 +20,8 @@ class DataParallel(Strategy):
     Parameters as of :class:`Strategy`.
     """
 
-    def __init__(
-        self,
-        network: Module,
-        make_optimizer: Callable[[Module], Optimizer],
-        communicator: Communicator,
-        options: ParallelOptions,
-        image_shape: tuple[int, int, int],
-    ) -> None:
-        super().__init__(network, make_optimizer, communicator, options, image_shape)
-        optimizer = make_optimizer(network)
-        self.optimizers = [optimizer]
+    def _build(self) -> None:
+        self.optimizers = [self.make_optimizer(self.network)]
         self._held: np.ndarray | None = None
         self.chosen: Chosen | None = None
         self.buckets: Buckets | None = None

@@ -11,10 +11,8 @@ from lowerconv.nn.frame import Frame
 from lowerconv.nn.loss import LossResult, network_loss
 from lowerconv.nn.module import Layer, Module
 from lowerconv.nn.optim import Optimizer
-from lowerconv.parallel.communicator import Communicator
 from lowerconv.parallel.engine import Engine
 from lowerconv.parallel.listener import LOSS, UPDATE
-from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.overlap import make_engine
 from lowerconv.parallel.split import SplitNetwork
 from lowerconv.parallel.strategy import Strategy, Work
@@ -87,15 +85,9 @@ class ModelParallel(SplitStrategy):
     Parameters as of :class:`Strategy`.
     """
 
-    def __init__(
-        self,
-        network: Module,
-        make_optimizer: Callable[[Module], Optimizer],
-        communicator: Communicator,
-        options: ParallelOptions,
-        image_shape: tuple[int, int, int],
-    ) -> None:
-        super().__init__(network, make_optimizer, communicator, options, image_shape)
+    def _build(self) -> None:
+        communicator, options = self.communicator, self.options
+        network, image_shape, make_optimizer = self.network, self.image_shape, self.make_optimizer
         self.loader_share, self.copies = (0, 1), communicator.ranks
         self.engine = make_engine(communicator, options)
         self.network = self.split = SplitNetwork(network, (1, *image_shape), self.engine)

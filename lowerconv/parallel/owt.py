@@ -7,7 +7,6 @@ parallelizing convolutional neural networks" (2014), sections 3 and 4.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from math import isfinite
 from typing import Any
@@ -21,14 +20,11 @@ from lowerconv.nn.linear import Linear
 from lowerconv.nn.loss import AUXILIARY, LossResult, network_loss, softmax_cross_entropy
 from lowerconv.nn.module import INFERENCE, Module, Step
 from lowerconv.nn.norm import BatchNorm2d
-from lowerconv.nn.optim import Optimizer
-from lowerconv.parallel.communicator import Communicator
 from lowerconv.parallel.crossing import Chunk, Crossing, make_chunks
 from lowerconv.parallel.cut import Part, cut, default_border
 from lowerconv.parallel.data import DataParallel
 from lowerconv.parallel.listener import LOSS, UPDATE
 from lowerconv.parallel.model import SplitStrategy, describe_parts, progress
-from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.overlap import make_engine
 from lowerconv.parallel.split import SplitNetwork
 from lowerconv.parallel.strategy import Work
@@ -63,15 +59,9 @@ class OWT(SplitStrategy):
         The network cannot be cut there, or cannot be trained so.
     """
 
-    def __init__(
-        self,
-        network: Module,
-        make_optimizer: Callable[[Module], Optimizer],
-        communicator: Communicator,
-        options: ParallelOptions,
-        image_shape: tuple[int, int, int],
-    ) -> None:
-        super().__init__(network, make_optimizer, communicator, options, image_shape)
+    def _build(self) -> None:
+        communicator, options = self.communicator, self.options
+        network, image_shape, make_optimizer = self.network, self.image_shape, self.make_optimizer
         self.border = options.owt_border or default_border(network, image_shape)
         front, back = cut(network, self.border, image_shape)
         for part, where in ((front, "before"), (back, "behind")):

@@ -19,21 +19,17 @@ learning with the parameter server" (2014), section 3.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.loss import LossResult, network_loss
-from lowerconv.nn.module import Layer, Module
-from lowerconv.nn.optim import Optimizer
+from lowerconv.nn.module import Layer
 from lowerconv.parallel.collectives import Routine, all_gather
-from lowerconv.parallel.communicator import Communicator
 from lowerconv.parallel.engine import TAGS, Engine, Task
 from lowerconv.parallel.link import Link
 from lowerconv.parallel.listener import LOSS
-from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.overlap import make_engine
 from lowerconv.parallel.shard import Shard
 from lowerconv.parallel.staleness import Staleness
@@ -59,15 +55,9 @@ class ParameterServer(Strategy):
 
     engine: Engine  # a process alone has one too
 
-    def __init__(
-        self,
-        network: Module,
-        make_optimizer: Callable[[Module], Optimizer],
-        communicator: Communicator,
-        options: ParallelOptions,
-        image_shape: tuple[int, int, int],
-    ) -> None:
-        super().__init__(network, make_optimizer, communicator, options, image_shape)
+    def _build(self) -> None:
+        communicator, options = self.communicator, self.options
+        network, make_optimizer = self.network, self.make_optimizer
         ranks, rank = communicator.ranks, communicator.rank
         self.servers = ranks if options.servers is None else options.servers
         if self.servers > ranks:

@@ -95,8 +95,13 @@ class Strategy:
         options: ParallelOptions,
         image_shape: tuple[int, int, int],
     ) -> None:
-        self.network, self.communicator, self.options = network, communicator, options
+        self.network, self.make_optimizer = network, make_optimizer
+        self.communicator, self.options, self.image_shape = communicator, options, image_shape
         self.loader_share = communicator.rank, communicator.ranks
+        self._build()
+
+    def _build(self) -> None:
+        """Make this rank's part of the network, and what it takes to train it."""
 
     # --- training ---
 
