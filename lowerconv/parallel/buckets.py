@@ -17,7 +17,7 @@ section 3.2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -107,12 +107,7 @@ class Buckets:
         nbytes: int,
         overlap: bool = True,
     ) -> None:
-        self.network, self.optimizer, self.engine, self.overlap = (
-            network,
-            optimizer,
-            engine,
-            overlap,
-        )
+        self.optimizer, self.engine, self.overlap = optimizer, engine, overlap
         owners = [id(m) for _, m in network.modules() for _ in m.own_parameters()]
         bounds = optimizer.bounds
         self.buckets = []
@@ -239,8 +234,3 @@ class Buckets:
         self.engine.wait(bucket.task)
         with self.engine.listener.doing(UPDATE, bucket.task.name):
             self.optimizer.update(bucket.begin, bucket.end)
-
-
-def names_of(network: Module, bucket: Bucket) -> Collection[str]:
-    """Return the names of the layers of a bucket."""
-    return [name for name, module in network.modules() if id(module) in bucket.layers]

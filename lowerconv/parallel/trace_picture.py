@@ -25,6 +25,7 @@ from lowerconv.parallel.trace_summary import summarize_all
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.text import Text
 
 MOST = 8  # ranks in a picture
@@ -95,13 +96,14 @@ def save_picture(trace: Trace, path: Path, number: int | None = None) -> None:
     shown = trace.ranks[:MOST]
     figure = Figure(figsize=(14, 1.9 + 0.95 * len(shown)), layout="constrained")
     FigureCanvasAgg(figure)
-    _draw(figure.subplots(), trace, shown, number)
+    _draw(figure, trace, shown, number)
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=DPI)
     write_atomically(path, image.getvalue())
 
 
-def _draw(axes: Axes, trace: Trace, shown: list[RankTrace], number: int) -> None:
+def _draw(figure: Figure, trace: Trace, shown: list[RankTrace], number: int) -> None:
+    axes = figure.subplots()
     steps = [next(step for step in rank.steps if step.number == number) for rank in shown]
     zero, last = min(step.begin for step in steps), max(step.end for step in steps)
     length = (last - zero) / 1e6
@@ -134,10 +136,9 @@ def _draw(axes: Axes, trace: Trace, shown: list[RankTrace], number: int) -> None
                 width = bar.end - bar.begin
                 axes.barh(bar.low, width, bar.height, bar.begin, align="edge", **_fill(look))
         axes.barh(0, 0, label=NAMES.get(kind, kind), **_fill(look))
+    figure.draw_without_rendering()  # so that places are known in pixels
     _label(axes, bars)
-    axes.figure.legend(
-        ncols=len(present), loc="outside lower center", frameon=False, fontsize=LABEL + 2
-    )
+    figure.legend(ncols=len(present), loc="outside lower center", frameon=False, fontsize=LABEL + 2)
     ranks = plural(len(trace.ranks), "rank")
     if len(shown) < len(trace.ranks):
         ranks += f" (the first {len(shown)} are shown)"
@@ -198,7 +199,6 @@ def _size(nbytes: int) -> str:
 
 def _label(axes: Axes, bars: Iterable[Bar]) -> None:
     """Write into each bar the first of its labels that fits, upright where that is too wide."""
-    axes.figure.draw_without_rendering()  # type: ignore[union-attr] # so that places are known in pixels
     to_pixels = axes.transData.transform
     text: Text = axes.text(0, 0, "", fontsize=LABEL, ha="center", va="center")
     sizes: dict[str, tuple[float, float]] = {}
