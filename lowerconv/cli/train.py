@@ -259,7 +259,7 @@ def _add_parallel(group: argparse._ArgumentGroup) -> None:
         "--bucket-mib",
         type=_option("bucket_mib"),
         metavar="MIB",
-        help="of gradients that travel together; default: 4",
+        help="of gradients that travel together; default: 2",
     )
     group.add_argument("--wire", choices=WIRES, help="how gradients travel; default: float32")
     group.add_argument(

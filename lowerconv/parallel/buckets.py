@@ -8,7 +8,7 @@ end to the beginning.  Buckets are ranges of it::
 
 Each leaves when the last layer that it belongs to has been differentiated.  The next step begins at
 once: what comes before a layer can be computed while the sum of its gradients is on its way.  The
-last to leave are needed first; so they are small, and do not wait for their turn (Jayarajan et al.,
+last to leave are needed first; so they are small, and overtake others (Jayarajan et al.,
 "Priority-based parameter propagation for distributed DNN training" (2019)).
 
 Li et al., "PyTorch distributed: experiences on accelerating data parallel training" (2020),
@@ -54,18 +54,20 @@ class Bucket:
     task: Task | None = None
 
 
-def cut(bounds: np.ndarray, itemsize: int, largest: int) -> list[tuple[int, int]]:
+def cut(
+    bounds: np.ndarray, itemsize: int, largest: int, smallest: int = SMALLEST
+) -> list[tuple[int, int]]:
     """Return the ranges of the buckets, in the order of leaving.
 
     Parameters
     ----------
     bounds : ndarray, (parameters + 1,)
         Where parameters begin, and where the last one ends.
-    itemsize, largest : int
-        Bytes of an item, and of a bucket.
+    itemsize, largest, smallest : int
+        Bytes of an item, of most buckets, and of the one that leaves last.
     """
     ranges = []
-    begin, room = int(bounds[0]), min(SMALLEST, largest)
+    begin, room = int(bounds[0]), min(smallest, largest)
     total = int(bounds[-1])
     while begin < total:
         items = max(1, room // itemsize)
@@ -96,6 +98,8 @@ class Buckets:
         Of a bucket, at most.
     overlap : bool
         Whether buckets leave while others are computed; else all of them at the end.
+    late : bool
+        Whether layers are updated when the next step needs them: what it needs first overtakes.
     """
 
     def __init__(
@@ -106,12 +110,17 @@ class Buckets:
         allreduce: Callable[[int, int], Allreduce],
         nbytes: int,
         overlap: bool = True,
+        late: bool = False,
     ) -> None:
-        self.optimizer, self.engine, self.overlap = optimizer, engine, overlap
+        self.optimizer, self.engine = optimizer, engine
+        self.overlap, self.late = overlap, late
         owners = [id(m) for _, m in network.modules() for _ in m.own_parameters()]
         bounds = optimizer.bounds
         self.buckets = []
-        for number, (begin, end) in enumerate(cut(bounds, optimizer.grad.itemsize, nbytes)):
+        # Where the main thread moves messages itself, small ones only cost: each is a look more.
+        smallest = SMALLEST if engine.threaded else nbytes
+        ranges = cut(bounds, optimizer.grad.itemsize, nbytes, smallest)
+        for number, (begin, end) in enumerate(ranges):
             first = int(np.searchsorted(bounds, begin, "right")) - 1
             last = int(np.searchsorted(bounds, end, "left"))
             self.buckets.append(Bucket(number, begin, end, set(owners[first:last])))
@@ -123,7 +132,6 @@ class Buckets:
         self._held: np.ndarray | None = None
         self._sums = optimizer.grad
         self._collecting = False
-        self._nbytes = nbytes
         self._late: dict[int, Bucket] = {}  # by number: those that are to be updated still
 
     def begin(self, held: np.ndarray | None = None, into: np.ndarray | None = None) -> None:
@@ -171,7 +179,7 @@ class Buckets:
                 f"bucket {bucket.number}",
                 gradient.nbytes,
                 # The MPI library's own collectives have to begin in the same order everywhere.
-                urgent=allreduce is not library and gradient.nbytes <= self._nbytes // 2,
+                priority=bucket.number + 1 if self.late and allreduce is not library else None,
             )
             self._next += 1
 

@@ -39,9 +39,14 @@ class DataParallel(Strategy):
         if self.engine is None:
             self.engine = make_engine(self.communicator, self.options)
         self.chosen = choose_allreduce(self.engine, self.communicator, self.options, nbytes)
-        overlap = self.options.overlap != "none"
         self.buckets = Buckets(
-            self.network, self.optimizer, self.engine, self._allreduce, nbytes, overlap
+            self.network,
+            self.optimizer,
+            self.engine,
+            self._allreduce,
+            nbytes,
+            overlap=self.options.overlap != "none",
+            late=self._may_be_late,
         )
         self.network.watch, self.network.gate = self.buckets.after, self.buckets.before
 
@@ -99,7 +104,7 @@ class DataParallel(Strategy):
         buckets.begin(held)
         self.network.backward(*gradients)
         tasks = buckets.end()
-        if self._may_be_late:
+        if buckets.late:
             buckets.update_late(lr)
         else:
             buckets.update(tasks, lr)

@@ -1,18 +1,19 @@
 """What moves messages while layers are computed.
 
-Collectives are generators (`lowerconv.parallel.collectives`). The engine starts them in the order
-in which they are submitted, a few at a time, and moves all of them on whenever somebody asks: a
-communication thread, the main thread after each layer, or whoever waits.
+Collectives are generators (`lowerconv.parallel.collectives`). The engine moves a few of them at a
+time, those that are needed first, whenever somebody asks: a communication thread, the main thread
+after each layer, or whoever waits.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from lowerconv.parallel.collectives import Routine
@@ -25,6 +26,10 @@ from lowerconv.parallel.waiting import Patience, wait_until
 AT_ONCE = 2
 TAGS = 1 << 14  # MPI has at least twice as many; so many are never in flight
 NAP = 3e-4  # seconds between two looks of the communication thread while layers are computed
+# Seconds after which a collective that has not moved no longer counts: it waits for a rank that is
+# late, and the wire is free for others.
+LATE = 0.03
+URGENT = math.inf  # priority of what layers wait for at this moment
 
 
 class Task:
@@ -40,13 +45,24 @@ class Task:
         When it was submitted, started and finished, ``time.monotonic_ns()``; as far as it got.
     aside : bool
         Whether it is no collective, but messages between some ranks.
+    priority : float or None
+    moved : float
+        When it began to wait for what it waits for, ``time.monotonic()``.
     """
 
     def __init__(
-        self, name: str, nbytes: int, routine: Routine, link: Link, aside: bool = False
+        self,
+        name: str,
+        nbytes: int,
+        routine: Routine,
+        link: Link,
+        *,
+        aside: bool = False,
+        priority: float | None = None,
     ) -> None:
-        self.name, self.nbytes, self.aside = name, nbytes, aside
+        self.name, self.nbytes, self.aside, self.priority = name, nbytes, aside, priority
         self.times = [time.monotonic_ns()]
+        self.moved = -math.inf
         self.done = False
         self.error: Exception | None = None
         self._routine, self._link = routine, link
@@ -65,6 +81,7 @@ class Task:
         try:
             while _all_done(self._requests):
                 requests = next(self._routine)
+                self.moved = time.monotonic()
                 if requests is None:
                     break  # at the next move
                 self._requests = requests
@@ -123,9 +140,9 @@ class Engine:
         self._cpus = cpus
         self._scratch = Scratch()
         self._number = 0
-        self._waiting: deque[Task] = deque()
-        self._urgent: deque[Task] = deque()
-        self._active: list[Task] = []
+        self._waiting: deque[Task] = deque()  # for their turn
+        self._free: deque[Task] = deque()  # to move when they like, or their priority lets them
+        self._active: list[Task] = []  # the first to be needed first
         self._error: Exception | None = None  # of a task that nobody may be waiting for
         self._moving = threading.Lock()
         self._wake = threading.Event()
@@ -155,7 +172,7 @@ class Engine:
         nbytes: int = 0,
         tag: int | None = None,
         *,
-        urgent: bool = False,
+        priority: float | None = None,
     ) -> Task:
         """Begin a collective; all ranks submit the same ones in the same order.
 
@@ -168,16 +185,17 @@ class Engine:
         tag : int, optional
             From 0: not a collective, but messages between some ranks, that have a tag of their own.
             It begins at once, whatever else is under way, and may last.
-        urgent : bool
-            Whether it goes beside those that are under way, and does not wait for its turn: layers
-            cannot go on without it.
+        priority : float, optional
+            Above 0: layers need those of a higher one first, and while such ones move it begins no
+            further messages; ``URGENT`` always does.  By default it waits for its turn, in the
+            order of submission: the MPI library's own collectives have to.
         """
         aside = tag is not None
         number = TAGS + tag if tag is not None else self._number % TAGS
         self._number += 0 if aside else 1
         link = Link(self.comm, number, self.hosts, self._scratch)
-        task = Task(name, nbytes, routine(link), link, aside)
-        (self._urgent if urgent or aside else self._waiting).append(task)
+        task = Task(name, nbytes, routine(link), link, aside=aside, priority=priority)
+        (self._waiting if priority is None and not aside else self._free).append(task)
         if self.threaded:
             self._wake.set()
         else:
@@ -188,11 +206,8 @@ class Engine:
         """Move all that is under way; return whether anything still is."""
         with self._moving:
             while True:
-                while self._urgent:
-                    self._active.append(self._urgent.popleft())
-                while self._waiting and sum(not t.aside for t in self._active) < AT_ONCE:
-                    self._active.append(self._waiting.popleft())
-                ended = [task for task in self._active if task.advance()]
+                self._begin()
+                ended = [task for task in self._those_to_move() if task.advance()]
                 self._active = [task for task in self._active if not task.done]
                 for task in ended:
                     if task.aside and task.error is not None:
@@ -200,8 +215,29 @@ class Engine:
                     # What lasts as long as others like, and is nobody's message, is not told.
                     if task.nbytes or not task.aside:
                         self.listener.task_finished(task)
-                if not self._urgent and (not ended or not self._waiting):
+                if not ended and not self._free:
                     return bool(self._active)
+
+    def _begin(self) -> None:
+        """Take up what was submitted, where it is its turn."""
+        in_turn = sum(task.priority is None and not task.aside for task in self._active)
+        begun = []
+        while self._free:
+            begun.append(self._free.popleft())
+        while self._waiting and in_turn < AT_ONCE:
+            begun.append(self._waiting.popleft())
+            in_turn += 1
+        if begun:
+            self._active = sorted(self._active + begun, key=lambda task: -(task.priority or 0.0))
+
+    def _those_to_move(self) -> Iterator[Task]:
+        """Yield those that may move, and whatever lasts: two at a time that are not late."""
+        late = time.monotonic() - LATE
+        moving = 0
+        for task in self._active:
+            if task.aside or task.priority == URGENT or moving < AT_ONCE:
+                yield task
+                moving += not task.aside and not task.done and task.moved > late
 
     def wait(self, task: Task) -> None:
         """Return when a task is done.
@@ -240,7 +276,7 @@ class Engine:
             while not self._ended:
                 if self.progress():
                     time.sleep(NAP)
-                elif not self._waiting and not self._urgent:
+                elif not self._waiting and not self._free:
                     self._wake.wait(0.1)
                     self._wake.clear()
         except Exception as error:  # whoever waits raises it: a thread that dies tells nobody

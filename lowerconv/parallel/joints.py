@@ -22,7 +22,7 @@ from lowerconv.nn.combine import move
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.module import Layer, Shape, Step
 from lowerconv.parallel.collectives import Routine, all_gather, direct, reduce_scatter
-from lowerconv.parallel.engine import Engine, Task
+from lowerconv.parallel.engine import URGENT, Engine, Task
 from lowerconv.parallel.layout import Layout
 from lowerconv.parallel.link import Link, Scratch
 
@@ -145,7 +145,7 @@ class Channel:
     def submit(self, routine: Callable[[Link], Routine], what: str, tensors: list[Tensor]) -> None:
         """Begin a message."""
         nbytes = sum(t.flat.nbytes for t in tensors)
-        self._task = self.engine.submit(routine, f"{self.name} {what}", nbytes, urgent=True)
+        self._task = self.engine.submit(routine, f"{self.name} {what}", nbytes, priority=URGENT)
 
     def gather(self, own: Tensor, shape: Shape) -> list[Tensor]:
         """Begin to collect the shards of a whole of this shape; return where they come."""

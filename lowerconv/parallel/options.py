@@ -101,7 +101,7 @@ class ParallelOptions:
     strategy: str = "data"
     allreduce: str = AUTO
     overlap: str = AUTO
-    bucket_mib: float = 4.0
+    bucket_mib: float = 2.0
     wire: str = "float32"
     deterministic: bool = False
     check_every: int | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Collection
 from dataclasses import asdict
 from functools import partial
@@ -31,6 +30,7 @@ from lowerconv.train.directory import RunDirectory, default_path
 from lowerconv.train.ema import WeightAverage
 from lowerconv.train.loop import evaluate, train_epoch, update_sizes
 from lowerconv.train.metrics import EpochMetrics, best_epoch
+from lowerconv.train.pace import Pace
 from lowerconv.train.progress import ConsoleReporter, Reporter, announce_compilation
 from lowerconv.train.recording import Recording
 from lowerconv.train.schedule import learning_rate
@@ -342,28 +342,13 @@ class Trainer:
         return True
 
     def _epoch(self, epoch: int) -> EpochMetrics:
-        ranks, images = self.strategy.loader_share[1], len(self._train.dataset)
+        images = len(self._train.dataset)
         self.reporter.start_epoch(epoch + 1, self.settings.epochs, images)
         survival = self._survival
         tally = None if survival is None else survival.begin(epoch)
         update = 0 if tally is None else tally.update
         before = update * self.settings.accumulate * self.settings.batch  # by ranks since died
-        begin = time.perf_counter()
-        first_batch = begin
-        done, loss, right, batches = 0, 0.0, 0, 0
-
-        def after_batch(samples: int, batch_loss: float, batch_right: int) -> None:
-            nonlocal done, loss, right, batches, first_batch
-            done, loss, right = done + samples, loss + batch_loss, right + batch_right
-            batches += 1
-            if batches == 1 and len(self._train) > 1:
-                first_batch = time.perf_counter()
-                if not self.losses:
-                    self.reporter.say(f"first step after {first_batch - begin:.1f} s")
-            self.reporter.step(
-                min(before + done * ranks, images), loss / max(1, done), right / max(1, done)
-            )
-
+        pace = Pace(self.reporter, self._train, before, warming_up=not self.losses)
         sizes = update_sizes(self._train, self.settings.accumulate)
         losses, all_right = train_epoch(
             self.strategy,
@@ -371,7 +356,7 @@ class Trainer:
             epoch,
             self.settings.seed,
             lambda update: learning_rate(self.settings, update, len(sizes)),
-            after_batch,
+            pace.after_batch,
             accumulate=self.settings.accumulate,
             label_smoothing=self.settings.label_smoothing,
             average=self.average,
@@ -380,7 +365,7 @@ class Trainer:
             check_every=self.parallel.checked_every,
             timeline=self._recording.timeline,
         )
-        trained = time.perf_counter()
+        speed = pace.images_per_second()
         if epoch + 1 < self.settings.epochs:  # while the network is tested
             self._train.prefetch(self.settings.seed, epoch + 1)
         check_weights_agree(self.communicator, self.strategy.replicated())
@@ -395,15 +380,14 @@ class Trainer:
         if self.average is not None:
             with self.average.in_place():
                 ema_loss, ema_accuracy = test()
-        timed = max(0, images - before) - (self._train.batch if first_batch > begin else 0)
         return EpochMetrics(
             epoch=epoch + 1,
             train_loss=float(losses @ sizes / images),
             train_accuracy=all_right / images,
             test_loss=test_loss,
             test_accuracy=test_accuracy,
-            images_per_second=max(0, timed) / (trained - first_batch),
-            seconds=time.perf_counter() - begin,
+            images_per_second=speed,
+            seconds=pace.seconds(),
             learning_rate=self.optimizer.lr,
             ema_loss=ema_loss,
             ema_accuracy=ema_accuracy,

@@ -1,35 +1,36 @@
 """Sums of gradients that arrive some steps later."""
 
-import json
-from functools import cache
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-PROGRAMS = Path(__file__).parent / "programs"
+from .conftest import SIZES, train
 
-#          samples, batch: divides by all ranks or none, and a last batch smaller than the ranks
-SIZES = {"batch-30": (120, 30), "batch-7-last-of-3": (31, 7)}
-
-
-def train(mpiexec, ranks, out, runs, program="steps.py") -> dict[str, np.ndarray]:
-    done = mpiexec(ranks, PROGRAMS / program, out, json.dumps(runs))
-    assert done.returncode == 0, done.stderr
-    return {name.partition("/")[2]: array for name, array in np.load(out).items()}
+RANKS = [1, 2, 3, 4, 5]
+#         ranks, staleness, overlap
+STALE = [(1, 2, "auto"), (2, 1, "thread"), (3, 2, "thread"), (4, 3, "layers"), (5, 1, "none")]
+EXACT = {"strategy": "async", "staleness": 0, "bucket_mib": 0.001}
 
 
-@pytest.fixture(scope="module")
-def steps(mpiexec, tmp_path_factory):
-    """Return a function that runs a program on some ranks, and returns what came out."""
+def late(staleness: int) -> dict:
+    return {"strategy": "async", "staleness": staleness}
 
-    @cache
-    def run(ranks: int, size: str, program: str = "steps.py", **options) -> dict[str, np.ndarray]:
-        out = tmp_path_factory.mktemp("steps") / "out.npz"
-        runs = {"one": [*SIZES[size], options]}
-        return train(mpiexec, ranks, out, runs, program)
 
-    return run
+def on_time(overlap: str) -> dict:
+    """As late as allowed, always."""
+    return {"deterministic": True, "overlap": overlap, "bucket_mib": 0.001}
+
+
+RUNS = [
+    (1, {}, "steps.py"),
+    *[(ranks, EXACT, "steps.py") for ranks in RANKS],
+    *[(ranks, late(s) | on_time(overlap), "steps.py") for ranks, s, overlap in STALE],
+    *[(1, late(s), "stale.py") for s in sorted({s for _, s, _ in STALE})],
+]
+SLOWED = [
+    (ranks, slow, {"strategy": "async", "staleness": 2, "overlap": overlap})
+    for ranks, slow in ((2, 0), (3, 1))
+    for overlap in ("thread", "layers", "none")
+]
 
 
 def same(many, alone):
@@ -40,39 +41,30 @@ def same(many, alone):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("ranks", RANKS)
 def test_without_staleness_it_is_data_parallelism(steps, ranks, size):
-    many = steps(ranks, size, strategy="async", staleness=0, bucket_mib=0.001)
-    same(many, steps(1, size))
+    same(steps(ranks, size, **EXACT), steps(1, size))
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(
-    ("ranks", "staleness", "overlap"),
-    [(1, 2, "auto"), (2, 1, "thread"), (3, 2, "thread"), (4, 3, "layers"), (5, 1, "none")],
-)
+@pytest.mark.parametrize(("ranks", "staleness", "overlap"), STALE)
 def test_gradients_are_so_many_steps_stale(steps, ranks, size, staleness, overlap):
     """Deterministic: each sum is applied as late as allowed."""
-    given = {"strategy": "async", "staleness": staleness}
-    many = steps(ranks, size, deterministic=True, overlap=overlap, bucket_mib=0.001, **given)
-    reference = steps(1, size, "stale.py", **given)
+    many = steps(ranks, size, **late(staleness), **on_time(overlap))
+    reference = steps(1, size, "stale.py", **late(staleness))
     same(many, reference)
     assert not np.allclose(reference["weights"], steps(1, size)["weights"], rtol=1e-3)
 
 
-@pytest.mark.parametrize("overlap", ["thread", "layers", "none"])
-@pytest.mark.parametrize(("ranks", "slow"), [(2, 0), (3, 1)])
-def test_a_slow_rank_is_waited_for_in_time(mpiexec, ranks, slow, overlap):
-    options = json.dumps({"strategy": "async", "staleness": 2, "overlap": overlap})
-    run = mpiexec(ranks, PROGRAMS / "slowed.py", slow, options)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.count("right") == ranks
+@pytest.mark.parametrize(("ranks", "slow", "options"), SLOWED)
+def test_a_slow_rank_is_waited_for_in_time(slowed, ranks, slow, options):
+    slowed(ranks, slow, options)
 
 
 def test_gradients_of_several_batches(mpiexec, tmp_path):
     """Three batches an update, the last of two: as one rank does it."""
     options = {"strategy": "async", "staleness": 2, "deterministic": True}
     runs = {"one": [31, 4, options, 3]}
-    reference = train(mpiexec, 1, tmp_path / "reference.npz", runs, "stale.py")
+    reference = train(mpiexec, 1, tmp_path, runs, "stale.py")["one"]
     for ranks in (1, 3):
-        same(train(mpiexec, ranks, tmp_path / f"{ranks}.npz", runs), reference)
+        same(train(mpiexec, ranks, tmp_path, runs)["one"], reference)

@@ -85,16 +85,13 @@ def test_arrays_of_three_ranks_are_taken_by_two(mpiexec, tmp_path, network):
         owt(network, "4" if network == "Plain" else "narrow", sync=True),
         model(network, sync=True),
     ]
-    for case in cases:
-        case["batches"] = [7, 2]
-        launch(mpiexec, 3, 1, case | {"save": str(tmp_path / f"{case['options']['strategy']}.npz")})
-    for case in cases:
-        for other in ("owt", "model"):
-            taken = {"take": str(tmp_path / f"{other}.npz"), "steps": 2, "batches": [7, 2, 5, 6]}
-            launch(mpiexec, 2, 1, case | taken)
-    data = cases[0] | {"options": {"strategy": "data"}}
-    data |= {"take": str(tmp_path / "owt.npz"), "steps": 2, "batches": [7, 2, 5]}
-    launch(mpiexec, 1, 1, data)
+    file = {case["options"]["strategy"]: str(tmp_path / f"{n}.npz") for n, case in enumerate(cases)}
+    saving = [c | {"batches": [7, 2], "save": file[c["options"]["strategy"]]} for c in cases]
+    launch(mpiexec, 3, 1, *saving)
+    more = {"steps": 2, "batches": [7, 2, 5, 6]}
+    launch(mpiexec, 2, 1, *[c | more | {"take": name} for c in cases for name in file.values()])
+    data = cases[0] | {"options": {"strategy": "data"}} | more
+    launch(mpiexec, 1, 1, *[data | {"take": name} for name in file.values()])
 
 
 def strategy_of(network, **options):

@@ -1,13 +1,12 @@
 """Several ranks under mpiexec do what one process does."""
 
-import json
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-PROGRAMS = Path(__file__).parent / "programs"
+from .conftest import PROGRAMS, SIZES, train
+
 RANKS = [1, 2, 3, 4, 5]
 
 # Ways to share the work; small buckets, so that there are several.
@@ -23,9 +22,6 @@ WAYS: dict[str, dict] = {
     "owt-c": {"strategy": "owt", "owt_border": "4", "owt_chunks": 2},
 }
 
-#          samples, batch: divides by all ranks or none, and a last batch smaller than the ranks
-SIZES = {"batch-30": (60, 30), "batch-7-last-of-3": (31, 7)}
-
 
 @pytest.mark.parametrize("ranks", RANKS)
 def test_every_call(mpiexec, ranks):
@@ -39,18 +35,13 @@ def steps(mpiexec, tmp_path_factory):
     """Return a function that trains on some ranks in all ways, twice, and returns what came out."""
 
     @cache
-    def all_ways(ranks: int, again: bool) -> dict[str, np.ndarray]:
-        out = tmp_path_factory.mktemp("steps") / "out.npz"
+    def all_ways(ranks: int, again: bool) -> dict[str, dict[str, np.ndarray]]:
         ways = ("deterministic",) if again else WAYS
-        runs = {f"{size}/{way}": (*SIZES[size], WAYS[way]) for size in SIZES for way in ways}
-        done = mpiexec(ranks, PROGRAMS / "steps.py", out, json.dumps(runs))
-        assert done.returncode == 0, done.stderr
-        return dict(np.load(out))
+        runs = {f"{size}/{way}": [*SIZES[size], WAYS[way]] for size in SIZES for way in ways}
+        return train(mpiexec, ranks, tmp_path_factory.mktemp("steps"), runs)
 
     def run(ranks: int, size: str, way: str, again: bool = False) -> dict[str, np.ndarray]:
-        prefix = f"{size}/{way}/"
-        found = all_ways(ranks, again)
-        return {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
+        return all_ways(ranks, again)[f"{size}/{way}"]
 
     return run
 

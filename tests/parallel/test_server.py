@@ -1,9 +1,5 @@
 """Parameter servers: what each keeps, and all ranks together."""
 
-import json
-from functools import cache
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -14,10 +10,42 @@ from lowerconv.parallel.server import ParameterServer
 from lowerconv.parallel.shard import Shard
 from lowerconv.parallel.strategies import STRATEGIES
 
-PROGRAMS = Path(__file__).parent / "programs"
+from .conftest import SIZES, train
 
-#          samples, batch: divides by all ranks or none, and a last batch smaller than the ranks
-SIZES = {"batch-30": (120, 30), "batch-7-last-of-3": (31, 7)}
+#         ranks, servers, overlap
+EXACT = [
+    (1, None, "auto"),
+    (2, None, "thread"),
+    (2, 1, "layers"),
+    (3, None, "none"),
+    (3, 2, "thread"),
+    (4, None, "layers"),
+    (4, 3, "none"),
+    (5, None, "thread"),
+    (5, 1, "auto"),
+]
+AGAIN = [(3, None, "thread"), (3, None, "layers")]
+LATE = [(2, None), (3, 1), (4, None), (5, 3)]
+
+
+def exact(servers: int | None, overlap: str) -> dict:
+    return {"strategy": "server", "servers": servers, "staleness": 0, "overlap": overlap}
+
+
+def late(servers: int | None) -> dict:
+    return {"strategy": "server", "servers": servers, "staleness": 2}
+
+
+RUNS = [
+    (1, {}, "steps.py"),
+    *[(ranks, exact(servers, overlap), "steps.py") for ranks, servers, overlap in EXACT + AGAIN],
+    *[(ranks, late(servers), "steps.py") for ranks, servers in LATE],
+]
+SLOWED = [
+    (ranks, slow, late(servers) | {"overlap": overlap})
+    for ranks, slow, servers in ((2, 0, None), (3, 1, None), (3, 0, 1), (3, 2, 2))
+    for overlap in ("thread", "layers", "none")
+]
 
 
 def sgd(seed: int = 0, momentum: float = 0.0) -> nn.SGD:
@@ -110,43 +138,10 @@ def test_they_are_known_by_name():
     assert STRATEGIES["server"] is ParameterServer
 
 
-def train(mpiexec, ranks, out, runs, program="steps.py") -> dict[str, np.ndarray]:
-    done = mpiexec(ranks, PROGRAMS / program, out, json.dumps(runs))
-    assert done.returncode == 0, done.stderr
-    return {name.partition("/")[2]: array for name, array in np.load(out).items()}
-
-
-@pytest.fixture(scope="module")
-def steps(mpiexec, tmp_path_factory):
-    """Return a function that trains on some ranks, and returns what came out."""
-
-    @cache
-    def run(ranks: int, size: str, **options) -> dict[str, np.ndarray]:
-        out = tmp_path_factory.mktemp("steps") / "out.npz"
-        return train(mpiexec, ranks, out, {"one": [*SIZES[size], options]})
-
-    return run
-
-
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(
-    ("ranks", "servers", "overlap"),
-    [
-        (1, None, "auto"),
-        (2, None, "thread"),
-        (2, 1, "layers"),
-        (3, None, "none"),
-        (3, 2, "thread"),
-        (4, None, "layers"),
-        (4, 3, "none"),
-        (5, None, "thread"),
-        (5, 1, "auto"),
-    ],
-)
+@pytest.mark.parametrize(("ranks", "servers", "overlap"), EXACT)
 def test_synchronous_servers_are_data_parallelism(steps, ranks, size, servers, overlap):
-    given = {"servers": servers, "staleness": 0, "overlap": overlap}
-    many = steps(ranks, size, strategy="server", **given)
-    alone = steps(1, size)
+    many, alone = steps(ranks, size, **exact(servers, overlap)), steps(1, size)
     np.testing.assert_allclose(many["losses"], alone["losses"], rtol=1e-9)
     np.testing.assert_allclose(many["weights"], alone["weights"], rtol=1e-9, atol=1e-11)
     np.testing.assert_allclose(many["test"], alone["test"], rtol=1e-9)
@@ -155,8 +150,8 @@ def test_synchronous_servers_are_data_parallelism(steps, ranks, size, servers, o
 
 def test_synchronous_servers_make_the_same_bits_each_time(steps):
     first, second = (
-        steps(3, "batch-7-last-of-3", strategy="server", staleness=0, overlap=overlap)
-        for overlap in ("thread", "layers")
+        steps(ranks, "batch-7-last-of-3", **exact(servers, overlap))
+        for ranks, servers, overlap in AGAIN
     )
     assert first["weights"].tobytes() == second["weights"].tobytes()
 
@@ -165,25 +160,19 @@ def test_gradients_of_several_batches(mpiexec, tmp_path):
     """Three batches an update, the last of two: as one process does it."""
     found = []
     for ranks, options in ((1, {}), (3, {"strategy": "server", "staleness": 0})):
-        out = tmp_path / f"{ranks}.npz"
-        found.append(train(mpiexec, ranks, out, {"one": [31, 4, options, 3]})["weights"])
+        runs = {"one": [31, 4, options, 3]}
+        found.append(train(mpiexec, ranks, tmp_path, runs)["one"]["weights"])
     np.testing.assert_allclose(found[1], found[0], rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("ranks", "servers"), [(2, None), (3, 1), (4, None), (5, 3)])
+@pytest.mark.parametrize(("ranks", "servers"), LATE)
 def test_after_an_epoch_all_ranks_have_the_same_weights(steps, ranks, size, servers):
     """Checked by the program."""
-    many = steps(ranks, size, strategy="server", staleness=2, servers=servers)
+    many = steps(ranks, size, **late(servers))
     assert np.isfinite(many["losses"]).all()
 
 
-@pytest.mark.parametrize("overlap", ["thread", "layers", "none"])
-@pytest.mark.parametrize(
-    ("ranks", "slow", "servers"), [(2, 0, None), (3, 1, None), (3, 0, 1), (3, 2, 2)]
-)
-def test_a_slow_rank_is_waited_for_in_time(mpiexec, ranks, slow, servers, overlap):
-    options = {"strategy": "server", "staleness": 2, "servers": servers, "overlap": overlap}
-    run = mpiexec(ranks, PROGRAMS / "slowed.py", slow, json.dumps(options))
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.count("right") == ranks
+@pytest.mark.parametrize(("ranks", "slow", "options"), SLOWED)
+def test_a_slow_rank_is_waited_for_in_time(slowed, ranks, slow, options):
+    slowed(ranks, slow, options)
