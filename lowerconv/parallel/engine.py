@@ -204,6 +204,8 @@ class Engine:
 
     def progress(self) -> bool:
         """Move all that is under way; return whether anything still is."""
+        if not (self._active or self._waiting or self._free):
+            return False  # between most layers
         with self._moving:
             while True:
                 self._begin()
