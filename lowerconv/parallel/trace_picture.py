@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from matplotlib.text import Text
 
 MOST = 8  # ranks in a picture
-BAND, WIRE, GAP = 1.0, 0.8, 0.45  # heights of what a rank computes, what it sends, and below
+# Heights of what a rank computes, of each message beside others, of all of them at least, and below.
+BAND, LANE, WIRE, GAP = 1.0, 0.23, 0.8, 0.45
+INCHES = 0.42  # of such a unit
 LABEL = 7  # points
 
 #   apart in grey too; in this order in the legend
@@ -94,7 +96,7 @@ def save_picture(trace: Trace, path: Path, number: int | None = None) -> None:
     from matplotlib.figure import Figure
 
     shown = trace.ranks[:MOST]
-    figure = Figure(figsize=(14, 1.9 + 0.95 * len(shown)), layout="constrained")
+    figure = Figure(layout="constrained")
     FigureCanvasAgg(figure)
     _draw(figure, trace, shown, number)
     image = io.BytesIO()
@@ -108,7 +110,6 @@ def _draw(figure: Figure, trace: Trace, shown: list[RankTrace], number: int) -> 
     zero, last = min(step.begin for step in steps), max(step.end for step in steps)
     length = (last - zero) / 1e6
     axes.set_xlim(0, length)
-    axes.set_ylim(len(shown) * (BAND + WIRE + GAP) - GAP + 0.1, -0.1)  # rank 0 is at the top
     axes.set_xlabel("time (ms); black upright lines: a step begins, or ends")
     axes.tick_params(axis="y", length=0)
     for side in ("left", "right", "top"):
@@ -116,17 +117,21 @@ def _draw(figure: Figure, trace: Trace, shown: list[RankTrace], number: int) -> 
     bars: list[Bar] = []
     ticks: dict[float, str] = {}
     whole, summaries = summarize_all(trace, number)
-    for place, (rank, step) in enumerate(zip(shown, steps, strict=True)):
-        top = place * (BAND + WIRE + GAP)
-        bars += _bars(rank, top, zero, last)
+    bottom = -GAP
+    for rank, step, summary in zip(shown, steps, summaries, strict=False):
+        top = bottom + GAP
+        own = list(_bars(rank, top, zero, last))
+        bottom = max(top + BAND + WIRE, *(bar.low + bar.height for bar in own), 0)
+        bars += own
         ticks[top + BAND / 2] = f"rank {rank.rank} on {rank.host}\ncomputes"
-        hidden = summaries[place].hidden
-        share = "" if hidden is None else f"\n{hidden:.0%} hidden"
-        ticks[top + BAND + WIRE / 2] = f"communicates{share}"
+        share = "" if summary.hidden is None else f"\n{summary.hidden:.0%} hidden"
+        ticks[(top + BAND + bottom) / 2] = f"communicates{share}"
         for at in (step.begin, step.end):
             x = (at - zero) / 1e6
-            axes.plot([x, x], [top, top + BAND + WIRE], color="black", linewidth=1.2, clip_on=False)
-        axes.axhline(top + BAND + WIRE, color="#bbbbbb", linewidth=0.6, zorder=0)
+            axes.plot([x, x], [top, bottom], color="black", linewidth=1.2, clip_on=False)
+        axes.axhline(bottom, color="#bbbbbb", linewidth=0.6, zorder=0)
+    axes.set_ylim(bottom + 0.1, -0.1)  # rank 0 is at the top
+    figure.set_size_inches(14, 2.1 + INCHES * bottom)
     axes.set_yticks(list(ticks), list(ticks.values()), fontsize=LABEL + 1)
     present = [kind for kind in STYLES if any(bar.kind == kind for bar in bars)]
     for kind in present:
@@ -171,7 +176,7 @@ def _bars(rank: RankTrace, top: float, zero: int, last: int) -> Iterable[Bar]:
             yield Bar(event.kind, ms(event.begin), ms(event.end), top, BAND, labels)
     sent = [s for s in rank.transfers if s.finished > zero and s.started < last]
     places = lanes(sent)
-    height = WIRE / (1 + max(places, default=0))
+    height = max(LANE, WIRE / (1 + max(places, default=0)))
     for lane, transfer in zip(places, sent, strict=True):
         low = top + BAND + lane * height
         size = _size(transfer.nbytes)
@@ -208,7 +213,8 @@ def _label(axes: Axes, bars: Iterable[Bar]) -> None:
         room = abs(x1 - x0) - 3, abs(y1 - y0) - 2
         if room[0] < LABEL:
             continue
-        for label, turned in [(label, turned) for label in bar.labels for turned in (False, True)]:
+        ways = (False,) if bar.kind == TRANSFER else (False, True)
+        for label, turned in [(label, turned) for label in bar.labels for turned in ways]:
             if label and label not in sizes:
                 text.set_text(label)
                 extent = text.get_window_extent()
