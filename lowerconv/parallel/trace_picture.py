@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.text import Text
 
 MOST = 8  # ranks in a picture
-# Heights of what a rank computes, of each message beside others, of all of them at least, and below.
+# Heights of what a rank computes, of each message, of all of them at least, and of the gap below.
 BAND, LANE, WIRE, GAP = 1.0, 0.23, 0.8, 0.45
 INCHES = 0.42  # of such a unit
 LABEL = 7  # points
