@@ -44,6 +44,11 @@ class Chosen:
                 return name
         return self.steps[-1][1]
 
+    @property
+    def longest(self) -> float:
+        """Seconds that the largest message takes; 0 where nothing was measured."""
+        return max((taken[self.name_of(n)] for n, taken in self.seconds.items()), default=0.0)
+
     def of(self, nbytes: int) -> Allreduce:
         """Return the algorithm for a message."""
         return ALLREDUCE[self.name_of(nbytes)]

@@ -8,6 +8,7 @@ from lowerconv.nn.loss import LossResult, network_loss
 from lowerconv.parallel.buckets import Buckets
 from lowerconv.parallel.choice import Chosen, choose_allreduce
 from lowerconv.parallel.collectives import Allreduce
+from lowerconv.parallel.engine import LATE
 from lowerconv.parallel.listener import LOSS, UPDATE
 from lowerconv.parallel.overlap import make_engine
 from lowerconv.parallel.strategy import Strategy, Work
@@ -39,6 +40,7 @@ class DataParallel(Strategy):
         if self.engine is None:
             self.engine = make_engine(self.communicator, self.options)
         self.chosen = choose_allreduce(self.engine, self.communicator, self.options, nbytes)
+        self.engine.late = max(LATE, self.chosen.longest)
         self.buckets = Buckets(
             self.network,
             self.optimizer,

@@ -26,9 +26,7 @@ from lowerconv.parallel.waiting import Patience, wait_until
 AT_ONCE = 2
 TAGS = 1 << 14  # MPI has at least twice as many; so many are never in flight
 NAP = 3e-4  # seconds between two looks of the communication thread while layers are computed
-# Seconds after which a collective that has not moved no longer counts: it waits for a rank that is
-# late, and the wire is free for others.
-LATE = 0.03
+LATE = 0.03  # seconds; see `Engine.late`
 URGENT = math.inf  # priority of what layers wait for at this moment
 
 
@@ -123,6 +121,12 @@ class Engine:
     patience : Patience, optional
         Who is told when a wait gets long.
     listener : Listener, optional
+
+    Attributes
+    ----------
+    late : float
+        Seconds after which a collective that has not moved no longer counts as under way: it waits
+        for a rank that is late, and the wire is free for others. More than a message may take.
     """
 
     def __init__(
@@ -137,6 +141,7 @@ class Engine:
     ) -> None:
         self.comm, self.hosts, self.listener, self.patience = comm, hosts, listener, patience
         self.threaded = threaded and comm is not None
+        self.late = LATE
         self._cpus = cpus
         self._scratch = Scratch()
         self._number = 0
@@ -234,7 +239,7 @@ class Engine:
 
     def _those_to_move(self) -> Iterator[Task]:
         """Yield those that may move, and whatever lasts: two at a time that are not late."""
-        late = time.monotonic() - LATE
+        late = time.monotonic() - self.late
         moving = 0
         for task in self._active:
             if task.aside or task.priority == URGENT or moving < AT_ONCE:

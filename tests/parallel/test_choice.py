@@ -20,6 +20,8 @@ def test_small_messages_change_where_the_lines_cross(order):
     assert (first, largest, second) == ("tree", 4 * MIB, "ring")
     assert most == pytest.approx(4e-4 / (1 / 3e7 - 1 / 9e7), abs=1)
     chosen = Chosen(steps_of(seconds))
+    assert chosen.longest == 0.0
+    assert Chosen(steps_of(seconds), seconds).longest == lines["ring"][4 * MIB]
     assert [chosen.name_of(n) for n in (1, most, most + 1, 1 << 40)] == ["tree"] * 2 + ["ring"] * 2
 
 

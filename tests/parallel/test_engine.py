@@ -16,7 +16,7 @@ class Routines:
         monkeypatch.setattr(
             engines, "_all_done", lambda requests: all(r in self.come for r in requests)
         )
-        monkeypatch.setattr(engines, "LATE", 1000.0)
+        self.engine.late = 1000.0
 
     def submit(self, name: str, **options) -> engines.Task:
         def routine(link):
@@ -70,12 +70,12 @@ def test_urgent_ones_always_move(routines):
     assert routines.deliver(*names) == ["other"]
 
 
-def test_one_that_waits_for_a_late_rank_holds_nobody_up(routines, monkeypatch):
+def test_one_that_waits_for_a_late_rank_holds_nobody_up(routines):
     for name in "abc":
         routines.submit(name, priority=ord(name))
     routines.submit("other", priority=1)
     assert routines.deliver() == []
-    monkeypatch.setattr(engines, "LATE", -1.0)
+    routines.engine.late = -1.0
     assert routines.deliver() == ["other"]
 
 
