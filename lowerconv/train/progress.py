@@ -9,6 +9,7 @@ from numba.core import event
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from lowerconv.machine.mpi import launched_rank
 from lowerconv.train.metrics import EpochMetrics
 
 LINE_SECONDS = 5.0  # between two lines where the bar cannot move
@@ -47,14 +48,15 @@ class ConsoleReporter(Reporter):
     """Shows epoch, loss, accuracy, images/s and time left.
 
     On a terminal a bar moves.  Under ``mpiexec`` the output is a pipe, in which nothing can move:
-    then the bar is printed anew every few seconds, as a line.
+    then the bar is printed anew every few seconds, as a line.  With Open MPI too, which gives ranks
+    terminals of their own, wherever what they print goes in the end.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._progress: Progress | None = None
         self._task: TaskID | None = None
-        if console.is_terminal:
+        if console.is_terminal and launched_rank() is None:
             self._progress = Progress(
                 TextColumn("epoch {task.fields[epoch]}"),
                 BarColumn(max(4, min(BAR_CELLS, console.width - TEXT_COLUMNS))),

@@ -32,3 +32,14 @@ def test_everything_promised_is_shown(monkeypatch, terminal):
     if not terminal:
         assert "\r" not in text
         assert "[##########..........]" in text
+
+
+def test_no_bar_on_the_terminal_that_open_mpi_makes(monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
+    output = io.StringIO()
+    reporter = progress.ConsoleReporter(Console(file=output, force_terminal=True, width=120))
+    reporter.say("hello")
+    reporter.start_epoch(1, 3, 100)
+    reporter.step(10, 0.9, 0.5)
+    reporter.close()
+    assert output.getvalue() == "hello\n"
