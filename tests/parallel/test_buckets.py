@@ -7,7 +7,7 @@ import pytest
 
 from lowerconv import nn
 from lowerconv.parallel.buckets import SMALLEST, Buckets, cut
-from lowerconv.parallel.collectives import ring
+from lowerconv.parallel.collectives import library, ring
 from lowerconv.parallel.engine import Engine
 
 SEED = 4
@@ -59,7 +59,7 @@ def test_buckets_leave_while_others_are_computed_and_are_updated(late):
         return submit(routine, name, nbytes, **options)
 
     engine.submit = noted
-    buckets = Buckets(net, optimizer, engine, lambda number, items: ring, 8192)
+    buckets = Buckets(net, optimizer, engine, lambda number, items: ring, 8192, late=late)
 
     def after(layer, frame, phase):
         if phase == "backward":
@@ -94,6 +94,27 @@ def test_buckets_leave_while_others_are_computed_and_are_updated(late):
         assert layers == sorted(layers)
         assert layers[0] < layers[-1]  # the first left long before backward was done
     assert optimizer.data.tobytes() == other.data.tobytes()
+
+
+@pytest.mark.parametrize(("late", "allreduce"), [(True, ring), (False, ring), (True, library)])
+def test_what_the_next_step_needs_first_overtakes(monkeypatch, late, allreduce):
+    net, engine = network(), Engine()
+    priorities = []
+
+    def noted(routine, name, nbytes, *, priority):
+        priorities.append(priority)
+
+    monkeypatch.setattr(engine, "submit", noted)
+    optimizer = nn.SGD(net, 0.1)
+    buckets = Buckets(net, optimizer, engine, lambda number, items: allreduce, 8192, late=late)
+    buckets.begin()
+    buckets.end()
+    assert len(priorities) > 3
+    if late and allreduce is ring:
+        assert priorities == sorted(set(priorities))
+        assert priorities[0] > 0
+    else:
+        assert priorities == [None] * len(priorities)
 
 
 @pytest.mark.parametrize("make", [nn.SGD, nn.Adam])
