@@ -121,7 +121,7 @@ def _draw(figure: Figure, trace: Trace, shown: list[RankTrace], number: int) -> 
     for rank, step, summary in zip(shown, steps, summaries, strict=False):
         top = bottom + GAP
         own = list(_bars(rank, top, zero, last))
-        bottom = max(top + BAND + WIRE, *(bar.low + bar.height for bar in own), 0)
+        bottom = max([top + BAND + WIRE, *(bar.low + bar.height for bar in own)])
         bars += own
         ticks[top + BAND / 2] = f"rank {rank.rank} on {rank.host}\ncomputes"
         share = "" if summary.hidden is None else f"\n{summary.hidden:.0%} hidden"
