@@ -21,7 +21,13 @@ from typing import Any, NamedTuple
 import llvmlite.binding as llvm
 
 from lowerconv.kernels.simd import host_isa
-from lowerconv.machine.cache import cache_directory, warn_unwritable
+from lowerconv.machine.cache import (
+    DIRECTORY_VARIABLE,
+    cache_directory,
+    describe_unwritable,
+    warn_unwritable,
+    writable,
+)
 from lowerconv.machine.features import cpu_name
 from lowerconv.version import __version__
 
@@ -33,7 +39,7 @@ Choice = dict[str, Any]
 class _Snapshot(NamedTuple):
     """The choices of a file, and what the file was like when they were read."""
 
-    path: Path
+    path: Path | None  # None where this user has no cache
     state: tuple[int, ...] | None  # None where there is no file
     choices: dict[str, Choice]
 
@@ -42,12 +48,18 @@ class _Snapshot(NamedTuple):
 # inherit one that is held.
 _snapshot: _Snapshot | None = None
 
-_unwritten: dict[tuple[Path, str], Choice] = {}  # choices for which there was no place in the file
+_unwritten: dict[
+    tuple[Path | None, str], Choice
+] = {}  # choices for which there was no place in the file
 
 
-def wisdom_path() -> Path:
-    """Return the file of this version of the package and this CPU; it may not exist yet."""
-    return cache_directory() / "wisdom" / _file_name()
+def wisdom_path() -> Path | None:
+    """Return the file of this version of the package and this CPU; it may not exist yet.
+
+    None where this user has no cache (`cache_directory`).
+    """
+    directory = cache_directory()
+    return None if directory is None else directory / "wisdom" / _file_name()
 
 
 @lru_cache
@@ -122,6 +134,12 @@ def remember(key: str, choice: Choice) -> None:
         _unwritten.pop((path, key), None)
 
 
+def all_kept() -> bool:
+    """Tell whether all that this process has remembered is there for later ones."""
+    path = wisdom_path()
+    return all(place != path for place, _ in _unwritten)
+
+
 def forget() -> None:
     """Delete what is remembered for this version and this CPU.
 
@@ -134,7 +152,8 @@ def forget() -> None:
     for place in [place for place in list(_unwritten) if place[0] == path]:
         _unwritten.pop(place, None)
     with suppress(FileNotFoundError, NotADirectoryError):
-        path.unlink()
+        if path is not None:
+            path.unlink()
 
 
 def _check(key: str, choice: Choice) -> str:
@@ -144,11 +163,31 @@ def _check(key: str, choice: Choice) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:CHECK_DIGITS]
 
 
-def _append(path: Path, line: bytes) -> None:
-    """Add a line in one write, behind those of all other processes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def check_writable() -> Path:
+    """Return the path of the file, which can be written.
+
+    Raises
+    ------
+    OSError
+        It cannot be written: the text names it and says what is to be set.
+    """
+    path = wisdom_path()
+    try:
+        os.close(_open(path))
+    except OSError as error:
+        text = f"{describe_unwritable(path, error)}; {DIRECTORY_VARIABLE} names another directory"
+        raise OSError(text) from None
+    return writable(path)
+
+
+def _open(path: Path | None) -> int:
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags, 0o666)
+    return os.open(writable(path), flags, 0o666)
+
+
+def _append(path: Path | None, line: bytes) -> None:
+    """Add a line in one write, behind those of all other processes."""
+    descriptor = _open(path)
     try:
         _lock(descriptor, exclusive=True)
         text = line + b"\n"
@@ -174,19 +213,21 @@ def _lock(descriptor: int, exclusive: bool) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
 
 
-def _choices(path: Path) -> dict[str, Choice]:
+def _choices(path: Path | None) -> dict[str, Choice]:
     """Return what the file holds, read anew only if it has changed."""
     global _snapshot
     snapshot, state = _snapshot, _state(path)
     if snapshot is None or (snapshot.path, snapshot.state) != (path, state):
-        choices, problem = _read(path) if state else ({}, None)
+        choices, problem = _read(path) if path and state else ({}, None)
         _snapshot = snapshot = _Snapshot(path, state, choices)
         if problem:
             warnings.warn(f"{path}: {problem}", RuntimeWarning, stacklevel=4)
     return snapshot.choices
 
 
-def _state(path: Path) -> tuple[int, ...] | None:
+def _state(path: Path | None) -> tuple[int, ...] | None:
+    if path is None:
+        return None
     # Taken before the file is read: what is added in between is found changed the next time.
     try:
         found = os.stat(path)

@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from numba import njit
 
+from lowerconv.machine.compiled import njit
 from lowerconv.machine.memory import memory_limit
 from lowerconv.machine.threads import get_num_threads
 from lowerconv.machine.topology import ASSUMED_CACHE_BYTES, read_topology

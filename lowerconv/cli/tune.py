@@ -19,7 +19,7 @@ from lowerconv.nn.init import undrawn
 from lowerconv.nn.models import MODELS
 from lowerconv.plan import plan_conv2d
 from lowerconv.problem import DTYPES, OPS
-from lowerconv.wisdom import forget, wisdom_path
+from lowerconv.wisdom import all_kept, check_writable, forget, wisdom_path
 
 GEOMETRY = ("stride", "padding", "dilation", "groups")
 ONLY_WITH = {"model": ("batch", "input"), "x": ("w", *GEOMETRY)}
@@ -126,6 +126,7 @@ def run(options: argparse.Namespace) -> int:
             forget()
             _say(console, f"forgotten: {wisdom_path()}")
         if options.model or options.x:
+            check_writable()  # before minutes of measuring
             _tune(options, console)
         return 0
     except EXPECTED as error:
@@ -172,7 +173,8 @@ def _tune(options: argparse.Namespace, console: Console) -> None:
         + ("" if threads == 1 else "s"),
     )
     console.print(table)
-    _say(console, f"remembered in {wisdom_path()}")
+    lost = "" if all_kept() else "not all of it could be "
+    _say(console, f"{lost}remembered in {wisdom_path()}")
 
 
 def _measure(layer: Layer, op: str, dtype: str) -> tuple[str, str, str, str]:

@@ -9,7 +9,6 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from lowerconv.checks import integer
 from lowerconv.data.ahead import Stream, Threads
@@ -20,6 +19,7 @@ from lowerconv.data.source import Source, count_bytes
 from lowerconv.data.transform import identity, transform
 from lowerconv.kernels.call import share as part
 from lowerconv.kernels.call import spread
+from lowerconv.machine.compiled import njit
 from lowerconv.machine.threads import get_num_threads, parallel_region
 
 

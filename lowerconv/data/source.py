@@ -6,7 +6,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from lowerconv.machine.compiled import njit
 
 
 class Pixels(NamedTuple):

@@ -18,9 +18,10 @@ side.
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, njit
+from numba import carray
 
 from lowerconv.kernels.call import pointer
+from lowerconv.machine.compiled import njit
 
 LARGEST_SIDE = 32767  # of an image: a place in it fits into 31 bits
 

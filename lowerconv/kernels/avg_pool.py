@@ -1,12 +1,12 @@
 """Average pooling and its gradient: sums along the rows, then along the columns."""
 
 import numpy as np
-from numba import njit
 
 from lowerconv.kernels.call import share, spread
 from lowerconv.kernels.elementwise import row_sum
 from lowerconv.kernels.lanes import bare
 from lowerconv.kernels.windows import copy_rows, fill, grouping, lower_rows, plane_at, raise_rows
+from lowerconv.machine.compiled import njit
 
 
 @njit(cache=True, nogil=True)

@@ -11,11 +11,11 @@ variance costs no digits, and parts of a batch on several ranks merge in the sam
 """
 
 import numpy as np
-from numba import njit
 
 from lowerconv.kernels.blocks import BLOCK, block_of, cut, gather, scatter
 from lowerconv.kernels.call import share, spread
 from lowerconv.kernels.lanes import bare
+from lowerconv.machine.compiled import njit
 
 CHANNELS = 4  # for each thread; where there are fewer, a channel is the work of several
 

@@ -8,12 +8,12 @@ As forward, a channel is done from its sums to its result before the next one is
 """
 
 import numpy as np
-from numba import njit
 
 from lowerconv.kernels.batch_norm import CHANNELS
 from lowerconv.kernels.blocks import BLOCK, block_of, cut, gather, scatter
 from lowerconv.kernels.call import share, spread
 from lowerconv.kernels.lanes import bare
+from lowerconv.machine.compiled import njit
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})

@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from lowerconv.machine.compiled import njit
 
 GEMM_LIMIT = 2**31 - 1  # extents travel to BLAS as 32-bit integers
 

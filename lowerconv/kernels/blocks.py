@@ -9,9 +9,8 @@ so that loops over a block are long enough to be vector code.  Sums over a chann
 blocks in groups that do not depend on the number of threads, and neither do they.
 """
 
-from numba import njit
-
 from lowerconv.kernels.lanes import LANES, prefetch, put, read
+from lowerconv.machine.compiled import njit
 
 BLOCK = 1024  # items: a loop runs at speed, and some operands of it stay in the L1 cache
 PARTS = 256  # groups of all channels together, at least, if there are as many blocks

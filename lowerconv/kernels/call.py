@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import cfunc, from_dtype, njit, types
+from numba import from_dtype, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from lowerconv.machine.compiled import callback, njit
 from lowerconv.machine.team import Handle
 
 _I32 = ir.IntType(32)
@@ -80,11 +81,12 @@ def loops(function: Callable[..., None], job: np.dtype, what: str) -> int:
     """
     signature = types.void(types.CPointer(from_dtype(job)), types.int64)
     begin = time.perf_counter()
-    compiled = cfunc(signature, cache=True)(function)
-    if not compiled.cache_hits:
+    compiled = callback(signature, function)
+    if not compiled.loaded:
         seconds = time.perf_counter() - begin
-        say(f"compiled the loops of {what} in {seconds:.1f} s, kept for later processes")
-    return int(compiled.address or 0)
+        kept = ", kept for later processes" if compiled.kept else ""
+        say(f"compiled the loops of {what} in {seconds:.1f} s{kept}")
+    return compiled.address
 
 
 @intrinsic

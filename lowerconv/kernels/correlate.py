@@ -9,9 +9,10 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from numba import carray, njit
+from numba import carray
 
 from lowerconv.kernels.call import OPERANDS, call, loops, pointer, share
+from lowerconv.machine.compiled import njit
 
 JOB = np.dtype(
     [

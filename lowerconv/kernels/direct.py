@@ -6,9 +6,9 @@ pixel a tap reads; taps that fall in the padding add nothing and are skipped.
 """
 
 import numpy as np
-from numba import njit
 
 from lowerconv.kernels.im2col import inside
+from lowerconv.machine.compiled import njit
 
 
 @njit(cache=True, nogil=True)

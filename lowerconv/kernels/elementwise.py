@@ -7,11 +7,11 @@ vector code is for arrays that are one or apart, and the compiler cannot know wh
 """
 
 import numpy as np
-from numba import njit
 
 from lowerconv.kernels.blocks import BLOCK, block_of, cut, gather, scatter
 from lowerconv.kernels.call import share, spread
 from lowerconv.kernels.lanes import bare
+from lowerconv.machine.compiled import njit
 
 PIECE = 16384  # items: enough for a loop to run at speed, and many pieces for each thread
 SUMMED = 1024  # items added up in the dtype before the sum goes on in float64

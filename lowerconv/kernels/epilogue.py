@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from lowerconv.machine.compiled import njit
 
 Array = npt.NDArray[np.floating]
 

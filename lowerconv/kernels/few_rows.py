@@ -3,9 +3,8 @@
 BLAS packs the matrix first, which takes longer than the product where it is used for a few rows.
 """
 
-from numba import njit
-
 from lowerconv.kernels.call import share, spread
+from lowerconv.machine.compiled import njit
 
 FEW = 4  # rows: so many share a row of the matrix while it is in L1
 

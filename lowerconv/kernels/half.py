@@ -19,9 +19,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
+
+from lowerconv.machine.compiled import njit
 
 # As uint32, so that no constant makes an expression 64 bits wide.
 _1, _13, _16 = np.uint32(1), np.uint32(13), np.uint32(16)

@@ -16,7 +16,8 @@ performance convolutional neural networks for document processing" (2006), secti
 """
 
 import numpy as np
-from numba import njit
+
+from lowerconv.machine.compiled import njit
 
 ZERO = np.uint64(0)
 

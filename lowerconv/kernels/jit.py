@@ -17,7 +17,7 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 
 from lowerconv.kernels.simd import Isa
-from lowerconv.machine.cache import cache_directory, read_checked, write_checked
+from lowerconv.machine.cache import cached_file, read_checked, write_checked
 
 # What is loaded: addresses by name and key, and the engines that own the machine code.
 _addresses: dict[tuple[str, Isa, Hashable], int] = {}
@@ -75,7 +75,7 @@ def load(key: Hashable, build: Callable[[], ir.Module], isa: Isa, name: str) -> 
         return known
     text = repr((_generators(), llvmlite.__version__, llvm.get_process_triple(), isa, name, key))
     digest = hashlib.sha256(text.encode()).hexdigest()[:32]
-    path = cache_directory() / "kernels" / f"{digest}.o"
+    path = cached_file("kernels", f"{digest}.o")
     code = read_checked(path)
     if code is None:
         code = target_machine(isa).emit_object(parsed(build(), isa))

@@ -6,7 +6,6 @@ pixels, the last of several NaNs, as in PyTorch.
 """
 
 import numpy as np
-from numba import njit
 
 from lowerconv.kernels.call import share, spread
 from lowerconv.kernels.lanes import bare
@@ -17,6 +16,7 @@ from lowerconv.kernels.windows import (
     lower_rows,
     plane_at,
 )
+from lowerconv.machine.compiled import njit
 
 
 @njit(cache=True, nogil=True)

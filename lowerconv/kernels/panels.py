@@ -7,12 +7,11 @@ input gradient the order is turned round: the product is the panel, and it is ad
 
 from __future__ import annotations
 
-from numba import njit
-
 from lowerconv.kernels.blas import gemm
 from lowerconv.kernels.call import share
 from lowerconv.kernels.epilogue import gather, store
 from lowerconv.kernels.im2col import lower, raise_add
+from lowerconv.machine.compiled import njit
 
 
 @njit(cache=True, nogil=True)

@@ -12,13 +12,14 @@ from functools import lru_cache
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, njit
+from numba import carray
 
 from lowerconv.kernels.call import OPERANDS, call, loops, share
 from lowerconv.kernels.emit import Emitter
 from lowerconv.kernels.jit import assembly, load
 from lowerconv.kernels.microkernel import epilogue, store_pixels
 from lowerconv.kernels.simd import Isa
+from lowerconv.machine.compiled import njit
 
 JOB = np.dtype(
     [

@@ -16,10 +16,10 @@ them, so that the rows of a window stay in the L1 cache.
 """
 
 import numpy as np
-from numba import njit
 
 from lowerconv.kernels.call import share, spread
 from lowerconv.kernels.lanes import bare
+from lowerconv.machine.compiled import njit
 
 BLOCK = 512  # pixels
 LEAST = 64  # pixels that are worth a block of their own, where there are threads for more

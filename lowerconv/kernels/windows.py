@@ -19,10 +19,10 @@ next: a slice of the channels of a larger tensor is one too.
 """
 
 import numpy as np
-from numba import njit
 
 from lowerconv.kernels.im2col import inside
 from lowerconv.kernels.lanes import LANES, put, put_pairs, read, read_pairs
+from lowerconv.machine.compiled import njit
 
 SCRATCH = 6144  # items of a group of windows: what is read and written again stays in the L1 cache
 

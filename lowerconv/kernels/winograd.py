@@ -18,11 +18,12 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from numba import carray, njit
+from numba import carray
 
 from lowerconv.kernels.call import OPERANDS, call, loops, pointer, share
 from lowerconv.kernels.convolve import pack_panel, start_sums
 from lowerconv.kernels.transforms import POINTS_2D, M, R
+from lowerconv.machine.compiled import njit
 
 TAPS = R * R
 CHUNK = 32  # channels of a panel that are transformed at a time

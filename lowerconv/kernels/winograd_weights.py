@@ -16,11 +16,12 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from numba import carray, njit
+from numba import carray
 
 from lowerconv.kernels.call import OPERANDS, call, loops, share
 from lowerconv.kernels.transforms import POINTS_2D, R
 from lowerconv.kernels.winograd import clear, transform_block
+from lowerconv.machine.compiled import njit
 
 TAPS = R * R
 

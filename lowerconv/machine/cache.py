@@ -5,6 +5,7 @@ They hold compiled code among other things: whoever can write to the directory c
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import uuid
@@ -20,28 +21,55 @@ MAGIC = b"lowerconv cache 1\n"
 DIGEST_BYTES = hashlib.sha256().digest_size
 HEADER_BYTES = len(MAGIC) + DIGEST_BYTES  # the magic word, the checksum, and then the contents
 
+# Told once per process each: set before the warning, which may be raised as an error.
+_told_damaged = False
 _told_unwritable = False
 
 
-def cache_directory() -> Path:
+def cache_directory() -> Path | None:
     """Return the directory of all cached files; it is made when something is written there.
 
     Returns
     -------
-    Path
+    Path or None
         That of the environment variable ``LOWERCONV_CACHE_DIR``; where it is unset or empty, the
-        one that the system means for a user's caches (``~/.cache/lowerconv`` on Linux).
+        one that the system means for a user's caches (``~/.cache/lowerconv`` on Linux). None where
+        it would be below a home directory and there is none: ``HOME`` is unset, and the system has
+        no entry for this user, as in many containers.
     """
     chosen = os.environ.get(DIRECTORY_VARIABLE)
-    return Path(chosen or platformdirs.user_cache_dir("lowerconv")).expanduser()
+    try:
+        return Path(chosen or platformdirs.user_cache_dir("lowerconv")).expanduser()
+    except (RuntimeError, KeyError, OSError):  # which of them is up to platformdirs and pathlib
+        return None
 
 
-def read_checked(path: Path) -> bytes | None:
+def cached_file(*parts: str) -> Path | None:
+    """Return the path of a file below `cache_directory`; None where there is no such directory."""
+    directory = cache_directory()
+    return None if directory is None else directory.joinpath(*parts)
+
+
+def writable(path: Path | None) -> Path:
+    """Return the path of a cached file, whose directory is there.
+
+    Raises
+    ------
+    OSError
+        There is no path, or the directory cannot be made.
+    """
+    if path is None:
+        raise FileNotFoundError(errno.ENOENT, "this user has no home directory")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def read_checked(path: Path | None) -> bytes | None:
     """Read a file that `write_checked` wrote.
 
     Parameters
     ----------
-    path : Path
+    path : Path or None
 
     Returns
     -------
@@ -51,8 +79,11 @@ def read_checked(path: Path) -> bytes | None:
     Warns
     -----
     RuntimeWarning
-        The file is there but damaged or not readable: None is returned.
+        The file is there but damaged or not readable: None is returned.  Told once per process.
     """
+    global _told_damaged
+    if path is None:
+        return None
     try:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -66,18 +97,22 @@ def read_checked(path: Path) -> bytes | None:
         damage = "its contents do not have the checksum stored"
         if not content.startswith(MAGIC):
             damage = f"it does not begin with {MAGIC!r}"
-    warnings.warn(f"{path}: {damage}; it is ignored and made again", RuntimeWarning, stacklevel=2)
+    if not _told_damaged:
+        _told_damaged = True
+        warnings.warn(
+            f"{path}: {damage}; it is ignored and made again, and so is any other such file",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return None
 
 
-def write_checked(path: Path, data: bytes) -> None:
-    """Write a file for `read_checked`, and the directories above it.
-
-    Any number of processes may write and read it at once: a reader sees one of the contents whole.
+def write_checked(path: Path | None, data: bytes) -> None:
+    """Write a file for `read_checked`, and the directories above it, if that is possible.
 
     Parameters
     ----------
-    path : Path
+    path : Path or None
     data : bytes
 
     Warns
@@ -86,32 +121,56 @@ def write_checked(path: Path, data: bytes) -> None:
         It cannot be written (no permission, disk full): whatever was there before is still whole.
         Told once per process.
     """
+    try:
+        store_checked(path, data)
+    except OSError as error:
+        warn_unwritable(path, error)
+
+
+def store_checked(path: Path | None, data: bytes) -> None:
+    """Write a file for `read_checked`, and the directories above it.
+
+    Any number of processes may write and read it at once: a reader sees one of the contents whole.
+
+    Parameters
+    ----------
+    path : Path or None
+    data : bytes
+
+    Raises
+    ------
+    OSError
+        It cannot be written: whatever was there before is still whole.
+    """
+    path = writable(path)
     # Unique over the hosts that share a file system too, where process ids are not.
     partial = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         # Not flushed to the disk: a file that a power cut leaves short fails its checksum.
         with open(partial, "xb") as file:
             file.write(_header(data) + data)
         os.replace(partial, path)
-    except OSError as error:
-        warn_unwritable(path, error)
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
 
 
-def warn_unwritable(path: Path, error: OSError) -> None:
-    """Tell, once per process, that a cached file cannot be written."""
+def warn_unwritable(path: Path | None, error: OSError, variable: str = DIRECTORY_VARIABLE) -> None:
+    """Tell, once per process, that a cached file cannot be written, and what is to be set."""
     global _told_unwritable
     if not _told_unwritable:
         _told_unwritable = True
         warnings.warn(
-            f"{path}: cannot be written ({error.strerror or error}), so this process keeps what it "
-            f"finds out to itself; {DIRECTORY_VARIABLE} names another directory",
+            f"{describe_unwritable(path, error)}, so this process keeps what it compiles and "
+            f"measures to itself; {variable} names another directory",
             RuntimeWarning,
             stacklevel=3,
         )
+
+
+def describe_unwritable(path: Path | None, error: OSError) -> str:
+    """Return that a cached file cannot be written, and why."""
+    return f"{path or 'The cache'}: cannot be written ({error.strerror or error})"
 
 
 def _header(data: bytes) -> bytes:

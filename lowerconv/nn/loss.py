@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from lowerconv.kernels.call import share, spread
+from lowerconv.machine.compiled import njit
 from lowerconv.machine.threads import get_num_threads, parallel_region
 
 # Weight of an auxiliary loss: Szegedy et al., "Going deeper with convolutions" (2015), section 5.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from numba import njit
-
 from lowerconv.kernels.call import share, spread
 from lowerconv.kernels.direct import forward_row, input_grad_row, weight_grad_filter
 from lowerconv.kernels.epilogue import Array, Epilogue
+from lowerconv.machine.compiled import njit
 from lowerconv.machine.team import Handle
 from lowerconv.machine.workspace import Scratch
 from lowerconv.problem import ConvProblem, Op

@@ -7,10 +7,10 @@ used: they would wait, spinning, on the cores that our threads need next.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from lowerconv.kernels.blas import GEMM_LIMIT, gemm, gemm_address, single_threaded_blas
 from lowerconv.kernels.call import share, spread
+from lowerconv.machine.compiled import njit
 from lowerconv.machine.team import Handle
 from lowerconv.machine.threads import get_num_threads, parallel_region
 

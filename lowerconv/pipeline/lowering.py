@@ -6,11 +6,10 @@ memory, the product by arithmetic: two bottlenecks, met one after the other.
 
 from __future__ import annotations
 
-from numba import njit
-
 from lowerconv.kernels.call import share, spread
 from lowerconv.kernels.epilogue import Array, Epilogue, gather, store
 from lowerconv.kernels.im2col import lower, raise_add
+from lowerconv.machine.compiled import njit
 from lowerconv.machine.team import Handle
 from lowerconv.machine.workspace import Scratch, carved_items
 from lowerconv.pipeline.gemm import multiply

@@ -23,8 +23,6 @@ that with any two threads: the one lowers into a ring of panels, the other multi
 
 from __future__ import annotations
 
-from numba import njit
-
 from lowerconv.kernels.blas import GEMM_LIMIT, gemm_address
 from lowerconv.kernels.blocking import (
     forward_blocking,
@@ -45,6 +43,7 @@ from lowerconv.kernels.panels import (
     weight_grad_steps,
 )
 from lowerconv.machine.affinity import cores, siblings
+from lowerconv.machine.compiled import njit
 from lowerconv.machine.team import MOST, Handle
 from lowerconv.machine.workspace import Scratch, carved_items
 from lowerconv.pipeline.stages import FIRST, Lanes, alone, enter, in_pairs, leave, start_over, turns

@@ -19,10 +19,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from lowerconv.kernels.call import ask, call
 from lowerconv.kernels.handoff import FIRST_LINE, LINE, address, new_state
+from lowerconv.machine.compiled import njit
 
 FIRST, SECOND, BOTH = 0, 1, 2  # stages that a worker does
 NO_LOG = (0, 3)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from numba import njit
 
 from lowerconv.kernels.call import share, spread
+from lowerconv.machine.compiled import njit
 from lowerconv.machine.threads import get_num_threads, parallel_region
 from lowerconv.nn.module import Module
 from lowerconv.train.checkpoint import state

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from lowerconv.kernels.call import share, spread
+from lowerconv.machine.compiled import njit
 from lowerconv.machine.team import Handle
 from lowerconv.nn.module import Module
 from lowerconv.nn.optim.optimizer import Optimizer, check_range

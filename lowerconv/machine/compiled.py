@@ -1,0 +1,226 @@
+"""Loops that numba compiles: kept on disk where there is a place for them, else in memory.
+
+numba's own cache ends the program where there is no place, or where a file of it is damaged: a
+flipped bit of object code ends the process inside LLVM, or changes the numbers.  This one is a file
+for each function and signature, with a checksum, which is made again or done without.  And it knows
+of what the function calls: its name holds a hash of all sources that the function may depend on.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import pickle
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import llvmlite
+import numba
+from numba.core import config
+from numba.core.caching import NullCache
+from numba.core.ccallback import CFunc
+from numba.core.compiler import CompileResult
+from numba.core.serialize import dumps
+from numba.core.typing import Signature
+
+from lowerconv.machine.cache import cached_file, read_checked, store_checked, warn_unwritable
+
+DISABLED = "NUMBA_DISABLE_JIT is set, and Python itself cannot run lowerconv's loops: unset it"
+
+_CONFIG: Any = config
+
+_ROOT = Path(__file__).parents[1]
+_LOADER: Any = __spec__.loader
+
+# Imports at a file's left margin: the others are not there when a function is compiled.
+_IMPORT = re.compile(rb"^from (lowerconv[\w.]*) import (\([^)]*\)|.*)", re.M)
+
+
+class Callback(NamedTuple):
+    """A function that can be called by its address, and where it comes from."""
+
+    address: int
+    loaded: bool  # from the disk, not compiled
+    kept: bool  # there for later processes
+
+
+def njit(*, cache: bool = False, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Return a decorator as numba's ``njit``, whose cache is the one of this module.
+
+    Parameters
+    ----------
+    cache : bool
+        Whether what is compiled is kept for later processes.
+    **options
+        Further ones of numba.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        if _CONFIG.DISABLE_JIT:
+            return _refused(function)
+        dispatcher = numba.njit(**options)(function)
+        if cache:
+            dispatcher._cache = Cache(function)
+        return dispatcher
+
+    return decorate
+
+
+def callback(signature: Signature, function: Callable[..., Any]) -> Callback:
+    """Compile a function that is called by its address; keep it for later processes."""
+    if _CONFIG.DISABLE_JIT:
+        raise RuntimeError(DISABLED)
+    compiled: Any = CFunc(function, (signature.args, signature.return_type), locals={}, options={})
+    compiled._cache = cache = Cache(function)
+    compiled.compile()
+    return Callback(int(compiled.address or 0), bool(compiled.cache_hits), cache.kept)
+
+
+def _refused(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def refuse(*arguments: object) -> None:
+        raise RuntimeError(DISABLED)
+
+    return refuse
+
+
+class Cache(NullCache):
+    """What numba asks for the compiled code of one function, and gives it to be kept.
+
+    Parameters
+    ----------
+    function : callable
+        Of this package.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        # Now, and not when it is needed: an editor may change the files while this process runs.
+        self._sources = source_hash(function.__module__)
+        self.kept = False
+
+    @property
+    def cache_path(self) -> str | None:
+        """The directory that is tried first."""
+        return next((str(directory) for directory in self._directories()), None)
+
+    def load_overload(self, sig: Any, target_context: Any) -> CompileResult | None:
+        """Return the code for a signature, None where there is none that is whole."""
+        target_context.refresh()
+        name = self._name(sig, target_context.codegen())
+        for directory in self._directories():
+            data = read_checked(directory / name)
+            if data is not None:
+                self.kept = True
+                return CompileResult._rebuild(target_context, *pickle.loads(data))
+        return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep the code for a signature, in the first directory where that is possible.
+
+        Warns
+        -----
+        RuntimeWarning
+            There is none.  Told once per process.
+        """
+        self.kept = False
+        if data.library.has_dynamic_globals:  # addresses of this process are in it
+            return
+        name, content = self._name(sig, data.codegen), dumps(data._reduce())
+        path, failure = None, OSError("this package's sources cannot be read")
+        for directory in self._directories():
+            path = directory / name
+            try:
+                store_checked(path, content)
+            except OSError as error:
+                failure = error
+            else:
+                self.kept = True
+                return
+        warn_unwritable(path, failure, *(["NUMBA_CACHE_DIR"] if _CONFIG.CACHE_DIR else []))
+
+    def _directories(self) -> Iterator[Path]:
+        """Yield where the code may be: beside the sources, as numba has it, else in our cache."""
+        if self._sources is None:
+            return
+        source = Path(self._function.__code__.co_filename)
+        if _CONFIG.CACHE_DIR:
+            yield Path(_CONFIG.CACHE_DIR) / "lowerconv"
+            return
+        yield source.parent / "__pycache__"
+        ours = cached_file("loops")
+        if ours is not None:
+            yield ours
+
+    def _name(self, sig: Any, codegen: Any) -> str:
+        """Return the name of a file: what function it is for, and a hash of what it depends on."""
+        function = self._function
+        code = function.__code__
+        cells = tuple(cell.cell_contents for cell in function.__closure__ or ())
+        parts = (
+            *(numba.__version__, llvmlite.__version__, self._sources, function.__module__),
+            *(repr(sig), codegen.magic_tuple(), code.co_code, dumps(cells) if cells else b""),
+        )
+        digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+        readable = re.sub(r"[^\w.]", "", f"{function.__module__}.{function.__qualname__}")
+        line, python = code.co_firstlineno, sys.implementation.cache_tag
+        return f"{readable}-{line}.{python}.{digest}.nbc"
+
+
+class _Source(NamedTuple):
+    """The source of a module of this package."""
+
+    hash: str
+    is_package: bool
+    imports: list[tuple[str, list[str]]]  # modules of this package, and the names asked of them
+
+
+@functools.cache
+def source_hash(module: str) -> str | None:
+    """Return a hash of the sources of a module and of all that it imports from this package.
+
+    Returns
+    -------
+    str or None
+        None where the source is not there: only byte code is, or it is of another package.
+    """
+    found: dict[str, str] = {}
+    waiting, met = [module], {module}
+    while waiting:
+        name = waiting.pop()
+        source = _source(name)
+        if source is None:  # no module: something else that is imported from a package
+            continue
+        found[name] = source.hash
+        for imported, names in source.imports:
+            inner = _source(imported)
+            modules = [imported]
+            if inner is not None and inner.is_package:
+                modules += [f"{imported}.{each}" for each in names]
+            waiting += [each for each in modules if each not in met]
+            met.update(modules)
+    if module not in found:
+        return None
+    return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
+
+
+@functools.cache
+def _source(module: str) -> _Source | None:
+    package, *parts = module.split(".")
+    if package != _ROOT.name:
+        return None
+    path = _ROOT.joinpath(*parts)
+    for file in (path.with_suffix(".py"), path / "__init__.py"):
+        try:
+            content = _LOADER.get_data(str(file))  # which may be that of a zip archive
+        except OSError:
+            continue
+        imports = [
+            (match[1].decode(), re.findall(r"\w+", match[2].decode()))
+            for match in _IMPORT.finditer(content)
+        ]
+        return _Source(hashlib.sha256(content).hexdigest(), file.stem == "__init__", imports)
+    return None
