@@ -21,6 +21,8 @@ MAGIC = b"lowerconv cache 1\n"
 DIGEST_BYTES = hashlib.sha256().digest_size
 HEADER_BYTES = len(MAGIC) + DIGEST_BYTES  # the magic word, the checksum, and then the contents
 
+NO_HOME = "this user has no home directory"
+
 # Told once per process each: set before the warning, which may be raised as an error.
 _told_damaged = False
 _told_unwritable = False
@@ -50,6 +52,21 @@ def cached_file(*parts: str) -> Path | None:
     return None if directory is None else directory.joinpath(*parts)
 
 
+def refusal(directory: Path | None) -> str | None:
+    """Return why nothing can be written in a directory, which need not exist yet; None if it can.
+
+    Writes nothing itself, and so does not find out that a disk is full.
+    """
+    if directory is None:
+        return NO_HOME
+    for place in (directory, *directory.parents):
+        if os.path.exists(place):
+            if not os.path.isdir(place):
+                return f"{place} is no directory"
+            return None if os.access(place, os.W_OK | os.X_OK) else f"no permission in {place}"
+    return "no part of it exists"
+
+
 def writable(path: Path | None) -> Path:
     """Return the path of a cached file, whose directory is there.
 
@@ -59,7 +76,7 @@ def writable(path: Path | None) -> Path:
         There is no path, or the directory cannot be made.
     """
     if path is None:
-        raise FileNotFoundError(errno.ENOENT, "this user has no home directory")
+        raise FileNotFoundError(errno.ENOENT, NO_HOME)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 

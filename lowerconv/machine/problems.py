@@ -39,6 +39,7 @@ def find_problems(report: dict[str, Any]) -> Iterator[str]:
     yield from _few_cores(report)
     yield from _many_threads(report)
     yield from _slow_clock(report)
+    yield from _compiled_anew(report)
     mpi = report["mpi"]
     if mpi["problem"] is not None:
         yield mpi["problem"]
@@ -114,6 +115,17 @@ def _slow_clock(report: dict[str, Any]) -> Iterator[str]:
             f"The frequency governor is powersave (driver {', '.join(drivers)}), "
             "which keeps the cores at their lowest frequency. Set another, as root: "
             "cpupower frequency-set -g performance."
+        )
+
+
+def _compiled_anew(report: dict[str, Any]) -> Iterator[str]:
+    """Yield a warning for each reason why nothing is compiled, or none of it is kept."""
+    if report["environment"].get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        yield "NUMBA_DISABLE_JIT is set: no kernel can run. Unset it."
+    for variable, reason in report["kept_files"]["refused"].items():
+        yield (
+            f"What is compiled and measured cannot be kept ({reason}), so that every process does "
+            f"it again. Set {variable} to a directory that can be written."
         )
 
 

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lowerconv.machine.cache import DIRECTORY_VARIABLE, cache_directory, refusal
 from lowerconv.machine.cgroup import cpu_quota
 from lowerconv.machine.features import cpu_name, instruction_set, notable_features
 from lowerconv.machine.memory import memory_limit, node_memory, physical_memory
@@ -37,8 +38,9 @@ def machine_report() -> dict[str, Any]:
     -------
     dict
         JSON-able data: ``cpu``, ``cores``, ``frequency``, ``load``, ``caches``, ``numa_nodes``,
-        ``memory`` (bytes), ``blas``, ``mpi``, ``versions``, ``environment`` (those variables that
-        set the threads and kernels of these libraries), and ``warnings``, a list of texts each of
+        ``memory`` (bytes), ``blas``, ``mpi``, ``versions``, ``kept_files`` (what is compiled and
+        measured), ``environment`` (those variables that set the threads and kernels of these
+        libraries), and ``warnings``, a list of texts each of
         which names a cure. What is not known is None.
     """
     topology = read_topology()
@@ -62,6 +64,7 @@ def machine_report() -> dict[str, Any]:
         "blas": _blas(),
         "mpi": describe_mpi(),
         "versions": _versions(),
+        "kept_files": _kept_files(),
         "environment": {
             name: value for name, value in sorted(os.environ.items()) if name.startswith(_SETTINGS)
         },
@@ -172,6 +175,22 @@ def _loaded_by(path: str) -> str:
         if package in folders or f"{package}.libs" in folders:
             return package
     return "other"
+
+
+def _kept_files() -> dict[str, Any]:
+    """Describe the directories of compiled code and of what was tuned."""
+    places = {DIRECTORY_VARIABLE: cache_directory()}
+    if os.environ.get("NUMBA_CACHE_DIR"):
+        places["NUMBA_CACHE_DIR"] = Path(os.environ["NUMBA_CACHE_DIR"])
+    directory = places[DIRECTORY_VARIABLE]
+    return {
+        "directory": None if directory is None else str(directory),
+        "refused": {
+            variable: refused
+            for variable, place in places.items()
+            if (refused := refusal(place)) is not None
+        },
+    }
 
 
 def _versions() -> dict[str, str | None]:

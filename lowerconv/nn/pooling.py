@@ -74,7 +74,7 @@ class _Pool(Layer):
 class MaxPool2d(_Pool):
     """The largest pixel of each window; arguments as in PyTorch."""
 
-    __doc__ += _Pool.__doc__.partition("\n")[2]  # type: ignore[union-attr]
+    __doc__ = (__doc__ or "") + (_Pool.__doc__ or "").partition("\n")[2]  # python -OO has none
 
     def saved(self, *shapes: Shape) -> dict[str, tuple[Shape, Any]]:
         """Return what tells which pixel of each window was the largest."""
@@ -109,7 +109,7 @@ class MaxPool2d(_Pool):
 class AvgPool2d(_Pool):
     """The mean of each window; arguments as in PyTorch."""
 
-    __doc__ += _Pool.__doc__.partition("\n")[2]  # type: ignore[union-attr]
+    __doc__ = (__doc__ or "") + (_Pool.__doc__ or "").partition("\n")[2]  # python -OO has none
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from lowerconv.train.checkpoint import (
     BEST,
@@ -55,13 +56,21 @@ class RunDirectory:
         Raises
         ------
         OSError
-            It cannot be made.
+            It cannot be made, or nothing can be written in it.
         RuntimeError
             There is no TensorBoard, and it is asked for.
         """
-        if tensorboard:
-            self.events = TensorBoard(self.path, history)
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            if tensorboard:
+                self.events = TensorBoard(self.path, history)
+            self.path.mkdir(parents=True, exist_ok=True)
+            with NamedTemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            reason = error.strerror or error
+            raise OSError(
+                f"{self.path}: cannot be written ({reason}); --out names another directory"
+            ) from error
 
     def check_new(self) -> None:
         """Raise CheckpointError if there is a run already."""
