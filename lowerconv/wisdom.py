@@ -22,7 +22,7 @@ import llvmlite.binding as llvm
 
 from lowerconv.kernels.simd import host_isa
 from lowerconv.machine.cache import (
-    DIRECTORY_VARIABLE,
+    ANOTHER_DIRECTORY,
     cache_directory,
     describe_unwritable,
     warn_unwritable,
@@ -175,7 +175,7 @@ def check_writable() -> Path:
     try:
         os.close(_open(path))
     except OSError as error:
-        text = f"{describe_unwritable(path, error)}; {DIRECTORY_VARIABLE} names another directory"
+        text = f"{describe_unwritable(path, error)}; {ANOTHER_DIRECTORY}"
         raise OSError(text) from None
     return writable(path)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import os
 import sys
 from collections.abc import Sequence
 
@@ -40,6 +41,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as daemons have them, or never there: pythonw
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     # Under mpiexec every rank finds the same mistake in its arguments; the first tells it.
     quiet = io.StringIO() if launched_rank() else None
     with contextlib.redirect_stderr(quiet) if quiet else contextlib.nullcontext():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Hashable
 from functools import lru_cache
-from pathlib import Path
+from importlib import resources
 from typing import Any
 
 import llvmlite
@@ -59,8 +59,12 @@ def assembly(module: ir.Module, isa: Isa) -> str:
 def _generators() -> str:
     """Return a hash of the sources that emit code: an edit of them makes all code anew."""
     digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(file.read_bytes())
+    files = resources.files(
+        __package__
+    ).iterdir()  # may be in a zip archive, or have byte code only
+    for name, file in sorted((file.name, file) for file in files):
+        if name.endswith((".py", ".pyc")):
+            digest.update(file.read_bytes())
     return digest.hexdigest()
 
 

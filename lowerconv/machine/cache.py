@@ -15,15 +15,19 @@ from pathlib import Path
 
 import platformdirs
 
+from lowerconv.machine.mpi import speaks_for_host
+
 DIRECTORY_VARIABLE = "LOWERCONV_CACHE_DIR"
 
 MAGIC = b"lowerconv cache 1\n"
 DIGEST_BYTES = hashlib.sha256().digest_size
 HEADER_BYTES = len(MAGIC) + DIGEST_BYTES  # the magic word, the checksum, and then the contents
 
+ANOTHER_DIRECTORY = f"{DIRECTORY_VARIABLE} names another directory"
 NO_HOME = "this user has no home directory"
 
-# Told once per process each: set before the warning, which may be raised as an error.
+# Told once per process, by one rank of a host. Set first: a warning
+# may be raised as an error.
 _told_damaged = False
 _told_unwritable = False
 
@@ -63,7 +67,7 @@ def refusal(directory: Path | None) -> str | None:
         if os.path.exists(place):
             if not os.path.isdir(place):
                 return f"{place} is no directory"
-            return None if os.access(place, os.W_OK | os.X_OK) else f"no permission in {place}"
+            return None if os.access(place, os.W_OK | os.X_OK) else f"{place} cannot be written"
     return "no part of it exists"
 
 
@@ -114,7 +118,7 @@ def read_checked(path: Path | None) -> bytes | None:
         damage = "its contents do not have the checksum stored"
         if not content.startswith(MAGIC):
             damage = f"it does not begin with {MAGIC!r}"
-    if not _told_damaged:
+    if not _told_damaged and speaks_for_host():
         _told_damaged = True
         warnings.warn(
             f"{path}: {damage}; it is ignored and made again, and so is any other such file",
@@ -172,14 +176,14 @@ def store_checked(path: Path | None, data: bytes) -> None:
             partial.unlink(missing_ok=True)
 
 
-def warn_unwritable(path: Path | None, error: OSError, variable: str = DIRECTORY_VARIABLE) -> None:
-    """Tell, once per process, that a cached file cannot be written, and what is to be set."""
+def warn_unwritable(path: Path | None, error: OSError, cure: str = ANOTHER_DIRECTORY) -> None:
+    """Tell, once per process, that a cached file cannot be written, and what helps."""
     global _told_unwritable
-    if not _told_unwritable:
+    if not _told_unwritable and speaks_for_host():
         _told_unwritable = True
         warnings.warn(
             f"{describe_unwritable(path, error)}, so this process keeps what it compiles and "
-            f"measures to itself; {variable} names another directory",
+            f"measures to itself; {cure}",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -26,10 +26,18 @@ from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 from numba.core.typing import Signature
 
-from lowerconv.machine.cache import cached_file, read_checked, store_checked, warn_unwritable
+from lowerconv.machine.cache import (
+    ANOTHER_DIRECTORY,
+    cached_file,
+    read_checked,
+    store_checked,
+    warn_unwritable,
+)
 
 DISABLED = "NUMBA_DISABLE_JIT is set, and Python itself cannot run lowerconv's loops: unset it"
+WITH_SOURCES = "install lowerconv with its .py files, which tell when compiled code is out of date"
 
+_NUMBA_DIRECTORY = "NUMBA_CACHE_DIR names another directory"
 _CONFIG: Any = config
 
 _ROOT = Path(__file__).parents[1]
@@ -130,17 +138,18 @@ class Cache(NullCache):
         if data.library.has_dynamic_globals:  # addresses of this process are in it
             return
         name, content = self._name(sig, data.codegen), dumps(data._reduce())
-        path, failure = None, OSError("this package's sources cannot be read")
+        path, failure, cure = None, OSError("its sources are not there"), WITH_SOURCES
         for directory in self._directories():
             path = directory / name
             try:
                 store_checked(path, content)
             except OSError as error:
                 failure = error
+                cure = _NUMBA_DIRECTORY if _CONFIG.CACHE_DIR else ANOTHER_DIRECTORY
             else:
                 self.kept = True
                 return
-        warn_unwritable(path, failure, *(["NUMBA_CACHE_DIR"] if _CONFIG.CACHE_DIR else []))
+        warn_unwritable(path, failure, cure)
 
     def _directories(self) -> Iterator[Path]:
         """Yield where the code may be: beside the sources, as numba has it, else in our cache."""
@@ -165,7 +174,8 @@ class Cache(NullCache):
             *(repr(sig), codegen.magic_tuple(), code.co_code, dumps(cells) if cells else b""),
         )
         digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
-        readable = re.sub(r"[^\w.]", "", f"{function.__module__}.{function.__qualname__}")
+        module = function.__module__.rpartition(".")[2]
+        readable = re.sub(r"[^\w.]", "", f"{module}.{function.__qualname__}")
         line, python = code.co_firstlineno, sys.implementation.cache_tag
         return f"{readable}-{line}.{python}.{digest}.nbc"
 

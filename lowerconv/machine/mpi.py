@@ -21,6 +21,7 @@ UNBIND = (
 LAUNCHED_RANK = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
 LAUNCHED_RANKS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 LAUNCHED_ON_HOST = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")
+PLACE_ON_HOST = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
 
 # Why the ranks that a launcher started do not find each other, and what helps.
 MISMATCH = {
@@ -73,6 +74,11 @@ def launched_on_host() -> int | None:
     ):
         counts += [int(count)] * int(times or 1)
     return counts[node] if node < len(counts) else None
+
+
+def speaks_for_host() -> bool:
+    """Tell whether this process tells what is the same for all ranks of a host."""
+    return not _told(PLACE_ON_HOST)
 
 
 def launcher() -> str:

@@ -22,7 +22,7 @@ from lowerconv.machine.mpi import GET_MPI, MISMATCH, launched_rank, launched_ran
 from lowerconv.machine.placement import divide
 from lowerconv.machine.topology import Topology, online_cpus, read_topology, usable_cpus
 from lowerconv.parallel.binding import describe_squeezes, find_squeeze
-from lowerconv.parallel.ending import end_launcher_later
+from lowerconv.parallel.ending import end_launcher_later, flush
 from lowerconv.parallel.engine import Engine
 from lowerconv.parallel.link import abandon
 from lowerconv.parallel.stall import StallWatch
@@ -292,8 +292,7 @@ class MPICommunicator(Communicator):
         """End all ranks at once, with a non-zero exit code."""
         if cut:
             end_launcher_later()
-        sys.stderr.flush()
-        sys.stdout.flush()
+        flush()
         time.sleep(LAST_WORDS)
         # A thread in C that needs nothing of Python, as MPI may never come back.
         faulthandler.dump_traceback_later(HARD_EXIT, exit=True, file=open(os.devnull, "w"))  # noqa: SIM115
@@ -348,8 +347,7 @@ class MPICommunicator(Communicator):
         if self._revoked:
             if status is None:
                 status = int(hasattr(sys, "last_value"))
-            sys.stdout.flush()
-            sys.stderr.flush()
+            flush()
             os._exit(status)
 
     def reconnect(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 # Processes that have started a rank, and that are of its job alone.
@@ -24,6 +25,13 @@ while kill -0 "$1" 2>/dev/null; do
   seconds=$((seconds + 1)); sleep 1
 done
 """
+
+
+def flush() -> None:
+    """Write out what has been printed: the end of the process will not."""
+    for stream in (sys.stderr, sys.stdout):
+        if stream is not None:  # which closed ones are
+            stream.flush()
 
 
 def launcher() -> int | None:

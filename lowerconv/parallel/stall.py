@@ -158,8 +158,8 @@ class StallWatch:
             return
         if first and (problem or self.timeout is None):
             text = problem or f"has waited {seconds:.0f} s for {what}; {self._describe()}"
-            sys.stderr.write(f"lowerconv: rank {self._rank}: {text}\n")
-            sys.stderr.flush()
+            line = f"lowerconv: rank {self._rank}: {text}\n"
+            print(line, end="", file=sys.stderr, flush=True)  # in one piece
         self._asked, self._next = None, seconds + (seconds if self.timeout is None else 1.0)
 
     def ended(self) -> None:

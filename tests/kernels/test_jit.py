@@ -27,6 +27,7 @@ def fresh(monkeypatch, tmp_path):
     """Give each test a directory of its own, and a process that has not warned yet."""
     monkeypatch.setenv("LOWERCONV_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(cache, "_told_unwritable", False)
+    monkeypatch.setattr(cache, "_told_damaged", False)
 
 
 def forget():

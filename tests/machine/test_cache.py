@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from lowerconv.machine import cache
-from lowerconv.machine.cache import cache_directory, read_checked, write_checked
+from lowerconv.machine.cache import (
+    cache_directory,
+    cached_file,
+    read_checked,
+    refusal,
+    write_checked,
+)
 
 from .processes import run_together
 
@@ -18,6 +24,7 @@ def fresh(monkeypatch, tmp_path):
     """Give each test a directory of its own, and a process that has not warned yet."""
     monkeypatch.setenv("LOWERCONV_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(cache, "_told_unwritable", False)
+    monkeypatch.setattr(cache, "_told_damaged", False)
 
 
 @pytest.fixture
@@ -42,6 +49,22 @@ class TestDirectory:
     def test_home_is_understood(self, monkeypatch):
         monkeypatch.setenv("LOWERCONV_CACHE_DIR", "~/somewhere")
         assert cache_directory() == Path.home() / "somewhere"
+
+    @pytest.mark.parametrize("chosen", [None, "~nobody-of-this-name/cache"])
+    def test_without_a_home_there_is_none(self, monkeypatch, chosen):
+        def no_home(*arguments):
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.delenv("LOWERCONV_CACHE_DIR")
+        if chosen is None:
+            monkeypatch.setattr(cache.platformdirs, "user_cache_dir", no_home)
+        else:
+            monkeypatch.setenv("LOWERCONV_CACHE_DIR", chosen)
+        assert cache_directory() is None
+        assert cached_file("code", "kernel.o") is None
+        assert read_checked(None) is None
+        with pytest.warns(RuntimeWarning, match=r"no home directory.*LOWERCONV_CACHE_DIR names"):
+            write_checked(None, b"code")
 
     def test_is_not_made_before_something_is_written(self, path):
         assert read_checked(path) is None
@@ -95,6 +118,7 @@ class TestDamage:
 
     @staticmethod
     def assert_ignored(path):
+        cache._told_damaged = False  # as in a new process
         with pytest.warns(RuntimeWarning) as told:
             assert read_checked(path) is None
         (warning,) = told
@@ -140,6 +164,17 @@ class TestDamage:
         with pytest.warns(RuntimeWarning, match=r"cannot be read \(Permission denied\)"):
             assert read_checked(path) is None
 
+    def test_is_told_once(self, path, content):
+        path.write_bytes(b"")
+        self.assert_ignored(path)
+        assert read_checked(path) is None  # a RuntimeWarning would be an error here
+
+    def test_where_warnings_are_errors_the_second_call_goes_on(self, path, content):
+        path.write_bytes(content[:-1])
+        with pytest.raises(RuntimeWarning, match="ignored and made again"):
+            read_checked(path)
+        assert read_checked(path) is None
+
     def test_is_mended_by_writing_again(self, path, content):
         path.write_bytes(content[:-1])
         self.assert_ignored(path)
@@ -156,6 +191,19 @@ class TestUnwritable:
         assert str(path) in str(told[0].message)
         write_checked(path, b"code")  # a RuntimeWarning would be an error here
         assert read_checked(path) is None
+
+    @pytest.mark.parametrize(
+        "place", [{"MPI_LOCALRANKID": "1"}, {"OMPI_COMM_WORLD_LOCAL_RANK": "3"}], ids=str
+    )
+    def test_one_rank_of_a_host_tells_it(self, tmp_path, monkeypatch, place):
+        (tmp_path / "file").touch()
+        path = tmp_path / "file" / "kernel.o"
+        for name, rank in place.items():
+            monkeypatch.setenv(name, rank)
+        write_checked(path, b"code")  # a RuntimeWarning would be an error here
+        monkeypatch.setenv(name, "0")
+        with pytest.warns(RuntimeWarning, match="cannot be written"):
+            write_checked(path, b"code")
 
     def test_full_disk_leaves_the_old_contents(self, path, monkeypatch):
         def full(*paths):
@@ -177,6 +225,25 @@ class TestUnwritable:
         with pytest.raises((KeyboardInterrupt, RuntimeWarning)):  # warnings are errors here
             write_checked(path, b"new")
         assert list(path.parent.iterdir()) == []
+
+
+class TestRefusal:
+    def test_none(self, tmp_path):
+        assert refusal(tmp_path) is None
+        assert refusal(tmp_path / "below" / "it") is None
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_file_in_its_place(self, tmp_path):
+        (tmp_path / "file").touch()
+        for place in (tmp_path / "file", tmp_path / "file" / "below"):
+            assert refusal(place) == f"{tmp_path / 'file'} is no directory"
+
+    def test_no_permission(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(os, "access", lambda place, mode: False)
+        assert refusal(tmp_path / "below") == f"{tmp_path} cannot be written"
+
+    def test_no_home(self):
+        assert refusal(None) == "this user has no home directory"
 
 
 def test_processes_write_at_once(path):

@@ -22,6 +22,7 @@ def healthy(
     average=0.5,
     driver=None,
     governor=None,
+    refused=None,
 ):
     """Return the parts of a report that warnings are made from."""
     worth_using = usable if quota is None else max(1, min(usable, int(quota)))
@@ -29,6 +30,7 @@ def healthy(
         "cpu": {"instruction_set": instruction_set},
         "blas": list(blas),
         "environment": environment or {},
+        "kept_files": {"directory": "/home/me/.cache", "refused": refused or {}},
         "cores": {
             "online": {"cores": online},
             "usable": {"cores": usable, "cpus": list(range(3, 3 + usable))},
@@ -52,6 +54,18 @@ def healthy(
 class TestProblems:
     def test_none(self):
         assert list(find_problems(healthy(blas=[openblas("SkylakeX")]))) == []
+
+    def test_nothing_can_be_kept(self):
+        report = healthy(refused={"LOWERCONV_CACHE_DIR": "/home is no directory"})
+        (warning,) = find_problems(report)
+        assert "cannot be kept (/home is no directory)" in warning
+        assert "Set LOWERCONV_CACHE_DIR to a directory that can be written" in warning
+
+    @pytest.mark.parametrize("value", ["", "0", "1"])
+    def test_nothing_can_be_compiled(self, value):
+        warnings = list(find_problems(healthy(environment={"NUMBA_DISABLE_JIT": value})))
+        assert len(warnings) == (value == "1")
+        assert all("Unset it" in warning for warning in warnings)
 
     @pytest.mark.parametrize(
         ("instruction_set", "kernels", "cure"),

@@ -30,7 +30,7 @@ class TestForm:
     def test_sections(self, this_machine):
         assert list(this_machine) == [
             *("cpu", "cores", "frequency", "load", "caches", "numa_nodes", "memory", "blas"),
-            *("mpi", "versions", "environment", "warnings"),
+            *("mpi", "versions", "kept_files", "environment", "warnings"),
         ]
 
     def test_cores_add_up(self, this_machine):
@@ -73,6 +73,20 @@ class TestForm:
         environment = machine_report()["environment"]
         assert environment["OMP_NUM_THREADS"] == "3"
         assert "SECRET_OMP_" not in environment
+
+    def test_where_compiled_code_is_kept(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("LOWERCONV_CACHE_DIR", str(tmp_path / "cache"))
+        monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+        kept = machine_report()["kept_files"]
+        assert kept == {"directory": str(tmp_path / "cache"), "refused": {}}
+        (tmp_path / "cache").touch()
+        monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache" / "below"))
+        report = machine_report()
+        assert list(report["kept_files"]["refused"]) == ["LOWERCONV_CACHE_DIR", "NUMBA_CACHE_DIR"]
+        assert all(
+            any(f"Set {variable} to a directory" in warning for warning in report["warnings"])
+            for variable in ("LOWERCONV_CACHE_DIR", "NUMBA_CACHE_DIR")
+        )
 
     def test_neither_loads_nor_initialises_mpi(self):
         code = (

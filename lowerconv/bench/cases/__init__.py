@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
-from pathlib import Path
+from importlib import resources
 
-HERE = Path(__file__).parent
+HERE = resources.files(__name__)  # may be in a zip archive
 Pair = tuple[int, int]
 
 
@@ -55,12 +55,13 @@ def _pair(text: str) -> Pair:
 
 def networks() -> list[str]:
     """Return the names that :func:`layers` takes."""
-    return sorted(file.stem for file in HERE.glob("*.csv"))
+    files = (file.name for file in HERE.iterdir())
+    return sorted(name.removesuffix(".csv") for name in files if name.endswith(".csv"))
 
 
 def layers(network: str) -> list[Layer]:
     """Return the layers of ``NETWORK.csv``."""
-    with open(HERE / f"{network}.csv", newline="", encoding="utf-8") as file:
+    with (HERE / f"{network}.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return [
         Layer(

@@ -8,10 +8,10 @@ gradient of the images included, dropout and softmax left out.  ``claims.csv`` h
 from __future__ import annotations
 
 import csv
-from pathlib import Path
+from importlib import resources
 from typing import NamedTuple
 
-HERE = Path(__file__).parent
+HERE = resources.files(__name__)  # may be in a zip archive
 
 
 class NetworkTime(NamedTuple):
@@ -24,7 +24,7 @@ class NetworkTime(NamedTuple):
 
 
 def _rows(name: str) -> list[dict[str, str]]:
-    with open(HERE / f"{name}.csv", newline="", encoding="utf-8") as file:
+    with (HERE / f"{name}.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
