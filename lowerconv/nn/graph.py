@@ -117,7 +117,7 @@ class Graph:
 
     def _name(self, module: Module) -> None:
         names = {id(part): name for name, part in module.modules()}
-        owners: set[int] = set()
+        owners: dict[int, Node] = {}
         taken = {node.number for node in self.nodes}
         free = (number for number in count() if number not in taken)
         for node in self.nodes:
@@ -126,12 +126,18 @@ class Graph:
             name = names.get(id(node.layer))
             kind = type(node.layer).__name__
             node.name = f"{name} {kind}" if name else kind
-            if node.layer.own_parameters():
-                if id(node.layer) in owners:
+            for own, parameter in node.layer.own_parameters().items():
+                other = owners.setdefault(id(parameter), node)
+                if other is node:
+                    continue
+                if other.layer is node.layer:
                     raise ValueError(
                         f"{node.name}: applied twice, expected once for layers with parameters"
                     )
-                owners.add(id(node.layer))
+                raise ValueError(  # a layer sets the gradients of its own parameters
+                    f"{node.name}: has its {own!r} in common with {other.name}, expected layers "
+                    "with parameters of their own"
+                )
 
     def replace(self, old: Value, new: Value) -> None:
         """Have all nodes read another value instead of one."""

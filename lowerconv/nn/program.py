@@ -203,6 +203,14 @@ def make_graph(
     from lowerconv.nn.fold import fold_batch_norm
 
     graph = Graph(module, x_shape, dtype, training)
+    known = {id(part) for _, part in module.modules()}
+    for node in graph.nodes:
+        if node.layer.own_parameters() and id(node.layer) not in known:
+            raise ValueError(
+                f"{type(module).__name__}.forward: applies a {type(node.layer).__name__} with "
+                "parameters that is no part of the network and would be neither trained nor "
+                "saved; expected it as an attribute, or in an nn.ModuleList"
+            )
     if constant:
         fold_batch_norm(graph)
     fuse(graph)

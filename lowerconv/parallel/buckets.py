@@ -114,7 +114,8 @@ class Buckets:
     ) -> None:
         self.optimizer, self.engine = optimizer, engine
         self.overlap, self.late = overlap, late
-        owners = [id(m) for _, m in network.modules() for _ in m.own_parameters()]
+        owner = {id(p): id(m) for _, m in network.modules() for p in m.own_parameters().values()}
+        owners = [owner[id(p)] for p in network.parameters().values()]
         bounds = optimizer.bounds
         self.buckets = []
         # Where the main thread moves messages itself, small ones only cost: each is a look more.
