@@ -8,7 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from lowerconv.copying import not_copied
 
+
+@not_copied("copy what they were located in, and locate them there")
 class Pixels(NamedTuple):
     """Where some images lie.
 

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lowerconv.copying import not_copied
+
 if TYPE_CHECKING:
     from lowerconv.nn.module import Layer, Module
 
 Shape = tuple[int, ...]
 
 
+@not_copied("record the network anew")
 class Value:
     """What stands for an array while a module tells how it computes.
 
@@ -36,6 +39,7 @@ class Value:
         return Add()(self, other)
 
 
+@not_copied("record the network anew")
 class Node:
     """A layer applied to values.
 
@@ -67,6 +71,7 @@ class Node:
         return self.operands + ((self.residual,) if self.residual is not None else ())
 
 
+@not_copied("record the network anew")
 class Graph:
     """The nodes that make the results of a module, each after those that it reads from.
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lowerconv.copying import not_copied
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.module import Layer, Module
 from lowerconv.nn.optim import Optimizer
@@ -32,6 +33,7 @@ from lowerconv.parallel.listener import PROGRESS, UPDATE
 SMALLEST = 1 << 16  # bytes of the bucket that leaves last; each before it is twice as large
 
 
+@not_copied("make another `Trainer` or strategy in each process")
 @dataclass
 class Bucket:
     """A range of the gradients.
@@ -83,6 +85,7 @@ def cut(
     return ranges[::-1]
 
 
+@not_copied("make another `Trainer` or strategy in each process")
 class Buckets:
     """The buckets of an optimizer's gradients.
 

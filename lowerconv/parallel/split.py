@@ -22,6 +22,7 @@ from math import prod
 
 import numpy as np
 
+from lowerconv.copying import not_copied
 from lowerconv.nn.activation import Dropout, ReLU
 from lowerconv.nn.combine import Add, Concat, Flatten
 from lowerconv.nn.conv import Conv2d
@@ -61,6 +62,7 @@ from lowerconv.parallel.shards import (
 CHANNELWISE = (ReLU, MaxPool2d, AvgPool2d, GlobalAvgPool2d)
 
 
+@not_copied("make another `Trainer` or strategy in each process")
 class Held:
     """What the ranks have of a value of the network.
 
@@ -87,6 +89,7 @@ class Held:
         return self.layout is not None
 
 
+@not_copied("copy the network before it is split, or after `join`")
 class SplitNetwork(Part):
     """This rank's part of a network of which every rank computes a part.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from numba import njit
 
+from lowerconv.copying import not_copied
 from lowerconv.kernels.call import share, spread
 from lowerconv.kernels.epilogue import Array, Epilogue, gather, store
 from lowerconv.kernels.im2col import lower, raise_add
@@ -82,6 +83,7 @@ def _gather_all(team, y, matrix):
     spread(team, _gather_all_share, (y, matrix))
 
 
+@not_copied("copy the ConvPlan that it is a part of")
 class Lowering:
     """im2col of the whole layer, one GEMM (one per group), and col2im for the input gradient."""
 
