@@ -99,6 +99,7 @@ class Shard:
 
     def __init__(self, path: Path, classes: int) -> None:
         self.path, self._classes = path, classes
+        self._absolute = Path(os.path.abspath(path))  # wherever the process goes
         try:
             with open(path, "rb") as file:
                 self.bytes = os.fstat(file.fileno()).st_size
@@ -115,8 +116,7 @@ class Shard:
         self._read_table(classes)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Mapped anew: the same file, wherever the other process works.
-        return _reopened, (Path(os.path.abspath(self.path)), self._classes, self.header)
+        return _reopened, (self._absolute, self._classes, self.header)
 
     def error(self, where: str, found: str, expected: str) -> DataError:
         """Return an error that names this shard."""

@@ -98,6 +98,8 @@ class Optimizer:
                 "optimizer: its data or grad is not the array that it was made with, of which the "
                 "network has views; write into that: optimizer.grad[:] = ..."
             )
+        if self._seen != Module._parameter_lists:
+            self._check_list()
         for name, reference, data, grad in self._views:
             parameter = reference()
             if parameter is None:
@@ -105,16 +107,14 @@ class Optimizer:
             elif parameter.data is not data or parameter.grad is not grad:
                 _check_view(name, "data", parameter.data, data)
                 _check_view(name, "grad", parameter.grad, grad)
-        if self._seen != Module._parameter_lists:
-            self._check_list()
 
     def _check_list(self) -> None:
         """Raise RuntimeError where the network has other parameters than it had."""
         changes, network = Module._parameter_lists, self._network()
         if network is not None:
-            mine, theirs = self._living(), network.parameters()
+            mine, theirs = self._parameters, network.parameters()
             for name in mine | theirs:
-                if mine.get(name) is not theirs.get(name):
+                if name not in mine or name not in theirs or mine[name]() is not theirs[name]:
                     raise RuntimeError(
                         f"optimizer: parameter {name!r} of its network was added, removed or "
                         f"replaced since the optimizer was made; {_ANOTHER}"
