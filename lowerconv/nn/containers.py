@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import count
+from math import inf
+from typing import Any
 
 from lowerconv.nn.graph import Value
 from lowerconv.nn.module import Module
@@ -48,6 +50,14 @@ class ModuleList(Module):
         """Put a module behind the others."""
         places = count(len(self))
         self._set(next(place for place in places if str(place) not in self._children), module)
+
+    def _note(self, name: str, before: Any, value: Any) -> None:
+        super()._note(name, before, value)
+        # By their places, whenever they were put there.
+        order = sorted(self._children, key=lambda name: int(name) if name.isdecimal() else inf)
+        if order != list(self._children):
+            for name in order:
+                self._children[name] = self._children.pop(name)
 
     def __len__(self) -> int:
         return len(self._children)

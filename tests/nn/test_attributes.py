@@ -165,6 +165,11 @@ def test_modules_in_a_row_are_replaced():
     network[-1] = nn.Linear(4, 10)
     assert network(X).shape == (2, 10)
     assert len(network) == 3
+    last = network(X)
+    setattr(network, "1", None)
+    assert len(network) == 2
+    setattr(network, "1", nn.ReLU())  # is not the last by that
+    np.testing.assert_array_equal(network(X), last)
     assert names(network)[2:] == ["2.weight", "2.bias"]
     with pytest.raises(TypeError, match="does not support item assignment"):
         network.children()["0"] = nn.ReLU()

@@ -175,6 +175,21 @@ def test_what_changes_nothing_is_not_refused():
     train(net, optimizer)
 
 
+def test_optimizers_of_different_parts():
+    """Each has its own; what put the parts together need not be kept."""
+    net = network()
+    optimizers = [nn.SGD(nn.Sequential(net[0], net[1]), 0.01), nn.SGD(net[3], 0.01)]
+    other, others = copy.deepcopy((net, optimizers))
+    whole = copy.deepcopy(net)
+    train(whole, nn.SGD(whole, 0.01))
+    for part, steps in ((net, optimizers), (other, others)):
+        part.run(X, nn.Step(training=True))
+        part.backward(DY)
+        for optimizer in steps:
+            optimizer.step()
+        np.testing.assert_array_equal(weights(part), weights(whole))
+
+
 BAD = {
     "without parameters": (lambda: nn.Sequential(nn.ReLU()), "network: got one without parameters"),
     "two dtypes": (
