@@ -35,6 +35,7 @@ class Attributes:
     # parameters there are, those of new modules counted.
     _structures = 0
     _parameter_lists = 0
+    _recorded = False  # whether programs may know of the parameters
     _reserved: ClassVar[frozenset[str]] = frozenset()  # names that all modules use themselves
 
     def __init__(self) -> None:
@@ -105,8 +106,7 @@ class Attributes:
         # Last: a thread that sees the number sees what it stands for.
         if modules or parameters:
             Attributes._parameter_lists = next(_changes)
-        # A first parameter is part of making a layer, which no program knows yet.
-        if modules or (parameters and before is not _MISSING) or name == "forward":
+        if modules or (parameters and self._recorded) or name == "forward":
             Attributes._structures = next(_changes)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from lowerconv.nn.attributes import Parameter
 from lowerconv.nn.conv import Conv2d
 from lowerconv.nn.graph import Graph
 from lowerconv.nn.norm import BatchNorm2d
@@ -36,13 +35,7 @@ def folded(conv: Conv2d, norm: BatchNorm2d) -> Conv2d:
     scale, shift = norm.scale_and_shift()
     bias = conv.bias.data.astype(np.float64) if conv.bias else 0.0
     both = object.__new__(Conv2d)
-    # At once, so that nobody's parameters seem to have changed.
-    both.__setstate__(
-        conv.__getstate__()
-        | {
-            "_children": {},
-            "weight": Parameter((weight * scale[:, None, None, None]).astype(weight.dtype)),
-            "bias": Parameter((bias * scale + shift).astype(weight.dtype)),
-        }
-    )
+    both.__setstate__(conv.__getstate__() | {"_children": {}})
+    both.weight = type(conv.weight)((weight * scale[:, None, None, None]).astype(weight.dtype))
+    both.bias = type(conv.weight)((bias * scale + shift).astype(weight.dtype))
     return both

@@ -131,6 +131,7 @@ class Graph:
             name = names.get(id(node.layer))
             kind = type(node.layer).__name__
             node.name = f"{name} {kind}" if name else kind
+            node.layer._recorded = True
             for own, parameter in node.layer.own_parameters().items():
                 other = owners.setdefault(id(parameter), node)
                 if other is node:

@@ -123,7 +123,7 @@ class Module(Attributes):
         kept = dict(self.__dict__)
         for name in ("_programs", "_current", "_arena"):
             del kept[name]
-        for name in ("watch", "gate"):  # they know the modules of the original
+        for name in ("watch", "gate", "_recorded"):  # by those who know the original
             kept.pop(name, None)
         kept["_children"] = dict(self._children)  # of shallow copies, too
         return kept

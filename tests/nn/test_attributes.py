@@ -57,6 +57,18 @@ def test_what_is_replaced_counts_at_once():
     np.testing.assert_array_equal(network(X), network.first(X))
 
 
+def test_programs_of_others_stay():
+    network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3))
+    network(np.zeros((1, 2, 4, 4), np.float32))
+    before = nn.Module._structures
+    network.compile((1, 2, 4, 4))
+    nn.Linear(3, 4).bias = None
+    copy.copy(network[0]).weight = nn.Parameter(np.zeros((3, 2, 3, 3), np.float32))
+    assert nn.Module._structures == before
+    network[0].weight = nn.Parameter(np.zeros((3, 2, 3, 3), np.float32))
+    assert nn.Module._structures != before
+
+
 def test_a_parameter_is_replaced_by_another_or_by_none():
     layer = nn.Linear(6, 4)
     layer(X)
