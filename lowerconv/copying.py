@@ -37,15 +37,16 @@ def not_copied(instead: str) -> Callable[[C], C]:
 
 
 class Reference(Generic[T]):
-    """A reference that does not keep its object alive, and is copied and pickled with it.
+    """A reference that is copied and pickled with its object, whose copy it does not keep alive.
 
-    The copy refers to the copy of the object, which is alive where something else that was copied
+    The copy refers to the copy of the object, which stays where something else that was copied
     along has it: ``copy.deepcopy((network, optimizer))``. Where the one who refers was copied
     alone, nothing has it, and that can be told, instead of working on an object nobody sees.
 
     Parameters
     ----------
     referent : object
+        Kept alive by the original.
 
     Examples
     --------
@@ -61,12 +62,21 @@ class Reference(Generic[T]):
     True
     """
 
-    def __init__(self, referent: T | None) -> None:
-        self._weak = (lambda: None) if referent is None else weakref.ref(referent)
+    def __init__(self, referent: T) -> None:
+        self._kept: T | None = referent
+        self.weak: Callable[[], T | None] = weakref.ref(referent)
 
     def __call__(self) -> T | None:
         """Return the object, None where it is gone."""
-        return self._weak()
+        return self.weak()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Reference, (self._weak(),)
+        return _referring, (self.weak(),)
+
+
+def _referring(referent: T | None) -> Reference[T]:
+    """Return a reference that does not keep an object alive."""
+    reference: Reference[T] = Reference.__new__(Reference)
+    reference._kept = None
+    reference.weak = (lambda: None) if referent is None else weakref.ref(referent)
+    return reference

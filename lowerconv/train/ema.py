@@ -35,8 +35,7 @@ class WeightAverage:
     Polyak, Juditsky, "Acceleration of stochastic approximation by averaging" (1992), with weights
     that fade, as PyTorch's ``AveragedModel`` with ``get_ema_multi_avg_fn(decay)`` has them.
 
-    A network and its average are copied and pickled together. An average does not keep its network
-    alive.
+    A network and its average are copied and pickled together.
 
     Parameters
     ----------
@@ -72,8 +71,8 @@ class WeightAverage:
         network = self._network()
         if network is None:
             raise RuntimeError(
-                "average: its network does not exist any more; where this is a copy: a network and "
-                "its average are copied and pickled together, copy.deepcopy((network, average))"
+                "average: a copy whose network does not exist; a network and its average are "
+                "copied and pickled together, as in copy.deepcopy((network, average))"
             )
         weights = state(network)
         for name in weights | self.values:

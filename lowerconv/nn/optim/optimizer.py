@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from itertools import pairwise
 from math import inf
 from typing import Any, NoReturn
@@ -25,7 +24,7 @@ class Optimizer:
                0                 bounds[1]  bounds[2]      bounds[3]  bounds[4]
 
     A network and its optimizer are copied and pickled together, such as with
-    ``copy.deepcopy((network, optimizer))``.  An optimizer does not keep its network alive.
+    ``copy.deepcopy((network, optimizer))``.
 
     Parameters
     ----------
@@ -84,7 +83,7 @@ class Optimizer:
         self._views = []
         for name, parameter in self._living().items():
             parameter.data, parameter.grad = datas[name], grads[name]
-            self._views.append((name, weakref.ref(parameter), datas[name], grads[name]))
+            self._views.append((name, self._parameters[name].weak, datas[name], grads[name]))
         self._own = self.data, self.grad
         self._seen = -1  # nothing of the parameter lists
 
@@ -128,9 +127,9 @@ class Optimizer:
             parameter = reference()
             if parameter is None:
                 raise RuntimeError(
-                    f"optimizer: its network, with parameter {name!r}, does not exist any more; "
-                    "where this is a copy: a network and its optimizer are copied and pickled "
-                    "together, as in copy.deepcopy((network, optimizer))"
+                    f"optimizer: a copy whose network, with parameter {name!r}, does not exist; a "
+                    "network and its optimizer are copied and pickled together, as in "
+                    "copy.deepcopy((network, optimizer))"
                 )
             found[name] = parameter
         return found
