@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from lowerconv.copying import not_copied
 from lowerconv.machine.workspace import check_bytes
 
 
+@not_copied("copy the array")
 class _Alias:
     """The memory of an array, offered as if it were writable; keeps the array alive."""
 

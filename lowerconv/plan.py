@@ -46,7 +46,8 @@ class ConvPlan:
 
     Made by :func:`lowerconv.plan_conv2d`.  Call it with the arrays of its pass, ``plan(x, w[,
     bias])``, ``plan(dy, w)`` or ``plan(dy, x)``, and optionally ``out=``.  A plan may be called
-    from several Python threads; the calls follow each other.
+    from several Python threads; the calls follow each other.  A copy, and what is unpickled, is
+    planned anew, with the same algorithm, for the threads and the CPU that there are then.
 
     Attributes
     ----------
@@ -141,6 +142,7 @@ class ConvPlan:
         if algorithm == "winograd":
             check(problem)
         self.algorithm, self.choice = candidate.algorithm, str(candidate)
+        self._variant, self._constant = candidate.variant, constant_weights
         if problem.N:
             options: dict[str, Any] = {"variant": candidate.variant} if candidate.variant else {}
             self._pipeline: Pipeline = PIPELINES[self.algorithm](
@@ -156,6 +158,22 @@ class ConvPlan:
         self._images = (0, 1) if op == "weight_grad" else (0, 2)  # where operands, out are images
         self._single = single
         self._operand_shapes = (*self._shapes[:2], (problem.K,))[: self._count]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        p = self.problem
+        x_shape = p.x_shape[1:] if self._single else p.x_shape
+        options = {
+            "op": self.op,
+            "dtype": p.dtype,
+            "algorithm": self.algorithm,
+            "variant": self._variant,
+            "bias": self.bias,
+            "activation": self.activation,
+            "accumulate": self.accumulate,
+            "constant_weights": self._constant,
+        }
+        arguments = (x_shape, p.w_shape, p.stride, p.padding, p.dilation, p.groups)
+        return _plan_anew, (arguments, options, self.reason, self.tuning)
 
     def _choose(self, tune: bool, constant: bool) -> tuple[Candidate, str]:
         """Return what "auto" stands for, and why: as remembered, as measured now, or as priced."""
@@ -388,6 +406,18 @@ class ConvPlan:
     def __repr__(self) -> str:
         shapes = " ".join(map(str, self._shapes))
         return f"<ConvPlan {self.op} {shapes} {self.algorithm} on {self.threads} threads>"
+
+
+def _plan_anew(
+    arguments: tuple[Any, ...],
+    options: dict[str, Any],
+    reason: str,
+    tuning: list[tuple[str, float]],
+) -> ConvPlan:
+    """Return a plan of decisions that another plan has made."""
+    plan = ConvPlan(*arguments, **options)
+    plan.reason, plan.tuning = reason, list(tuning)
+    return plan
 
 
 def plan_conv2d(

@@ -6,6 +6,8 @@ import os
 import time
 from pathlib import Path
 
+from lowerconv.copying import not_copied
+
 DISTURBED = 0.1  # cores: more than the kernel's own work
 
 
@@ -15,6 +17,7 @@ def _busy(stat: Path) -> float:
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
+@not_copied("make another from its arguments")
 class Others:
     """Cores that others have used since this was made; 0 where the system does not tell."""
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from lowerconv.copying import not_copied
 from lowerconv.kernels.call import OPERANDS
 from lowerconv.kernels.watch import by_worker, new_log, watched
 from lowerconv.pipeline.fused import Fused
@@ -45,6 +46,7 @@ KERNELS = {
 Event = tuple[int, str, int, int]  # worker, what it did, begin and end in nanoseconds
 
 
+@not_copied("watch another plan")
 class Watched:
     """A plan that tells what its workers do.
 

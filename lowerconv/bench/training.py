@@ -22,6 +22,7 @@ from lowerconv.bench.interleaved import Run
 from lowerconv.bench.result import Result, Row
 from lowerconv.bench.show import NONE, caption, ms, new_table, percent
 from lowerconv.bench.study import Study
+from lowerconv.copying import not_copied
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.models import MODELS
 
@@ -45,6 +46,7 @@ PARTS = (*dict.fromkeys(KINDS.values()), LOSS, UPDATE, REST)
 HEADS = {CONVOLUTION: "conv", "fully connected": "linear", "pooling": "pool", "activation": "act."}
 
 
+@not_copied("make another from its arguments")
 class TrainingStep:
     """Calls are training steps of a network; each notes what every kind of layer takes.
 

@@ -12,6 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from lowerconv.copying import not_copied
+
 T = TypeVar("T")
 
 
@@ -40,6 +42,7 @@ class Waiting:
     busy_seconds: float = 0.0
 
 
+@not_copied("make another from its arguments")
 class Threads:
     """Threads that work ahead; they start with the first job and end with this object.
 
@@ -95,6 +98,7 @@ def _bind(cpus: Collection[int] | None) -> None:
             )
 
 
+@not_copied("make another from its arguments")
 class Stream(Generic[T]):
     """Results of jobs, in their order.
 

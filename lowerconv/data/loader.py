@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lowerconv.checks import integer
+from lowerconv.copying import not_copied
 from lowerconv.data.ahead import Stream, Threads
 from lowerconv.data.augment import Augment
 from lowerconv.data.dataset import Dataset
@@ -162,6 +163,7 @@ class LoaderReport:
         )
 
 
+@not_copied("make another from its arguments")
 class Loader:
     """The batches of one rank.
 

@@ -39,7 +39,7 @@ import os
 import struct
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -98,7 +98,8 @@ class Shard:
     """
 
     def __init__(self, path: Path, classes: int) -> None:
-        self.path = path
+        self.path, self._classes = path, classes
+        self._absolute = Path(os.path.abspath(path))  # wherever the process goes
         try:
             with open(path, "rb") as file:
                 self.bytes = os.fstat(file.fileno()).st_size
@@ -113,6 +114,9 @@ class Shard:
         self.data = np.frombuffer(self._map, np.uint8)
         self.header = self._read_header()
         self._read_table(classes)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self._absolute, self._classes, self.header)
 
     def error(self, where: str, found: str, expected: str) -> DataError:
         """Return an error that names this shard."""
@@ -211,3 +215,11 @@ class Shard:
         if pixels.shape != shape:
             raise self.error(f"record {record}", f"an image {pixels.shape}", str(shape))
         return pixels
+
+
+def _reopened(path: Path, classes: int, header: Header) -> Shard:
+    """Return a shard that was open elsewhere, as it was."""
+    shard = Shard(path, classes)
+    if shard.header != header:
+        raise shard.error("header", "another shard", "the one that a copy was made of")
+    return shard

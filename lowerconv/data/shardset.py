@@ -36,6 +36,8 @@ class ShardSet:
     stored_size : (height, width)
         What images were resized to when they were packed.
 
+    A copy, and what is unpickled, has the same files open; their images are verified anew.
+
     Raises
     ------
     DataError
@@ -80,6 +82,10 @@ class ShardSet:
         self._verified = np.zeros(len(self._block_first), bool)
         base = np.array([shard.data.ctypes.data for shard in shards], np.int64)
         self._address = base[self._shard] + self._offset
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        size = self.image_shape[1:]
+        return ShardSet, (self.name, self.classes, self.shards, size, self.stored_size)
 
     def __len__(self) -> int:
         return len(self.labels)

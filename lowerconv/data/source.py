@@ -7,9 +7,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from lowerconv.copying import not_copied
 from lowerconv.machine.compiled import njit
 
 
+@not_copied("copy what they were located in, and locate them there")
 class Pixels(NamedTuple):
     """Where some images lie.
 

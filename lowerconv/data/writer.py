@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from lowerconv.copying import not_copied
 from lowerconv.data.shards import BLOCK, COUNT, HEADER, RECORD, Header
 from lowerconv.data.source import count_bytes
 
@@ -33,6 +34,7 @@ class Record(NamedTuple):
     counts: npt.NDArray[np.int64]
 
 
+@not_copied("make another from its arguments")
 class ShardWriter:
     """Writes the shards of one part, one after another.
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from llvmlite import ir
 
+from lowerconv.copying import not_copied
 from lowerconv.kernels.simd import Isa
 
 I1, I8, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
 
 
+@not_copied("begin another with `Emitter.function`")
 @dataclass
 class Emitter:
     """Builds one function of a module of its own; addresses are integers until they are used.

@@ -14,6 +14,7 @@ import threading
 import time
 from typing import NamedTuple
 
+from lowerconv.copying import not_copied
 from lowerconv.kernels import handoff
 
 MOST = 1024  # threads: more than any machine has cores
@@ -22,6 +23,7 @@ PATIENCE = 1.0  # seconds that the end of the process waits for threads
 _I64 = ctypes.c_int64
 
 
+@not_copied("enter `parallel_region` to get one")
 class Handle(NamedTuple):
     """A team as compiled code takes it: where to launch, on whom, and on how many threads."""
 
@@ -30,6 +32,7 @@ class Handle(NamedTuple):
     threads: int
 
 
+@not_copied("ask for `team()`")
 class Team:
     """Threads 1, 2, ... beside the one that calls, which is thread 0.
 

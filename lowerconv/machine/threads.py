@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lowerconv.checks import integer
+from lowerconv.copying import not_copied
 from lowerconv.machine.affinity import bind
 from lowerconv.machine.team import MOST, PATIENCE, Handle, end, team
 from lowerconv.machine.topology import usable_threads
@@ -124,6 +125,7 @@ def set_num_threads(n: int) -> None:
     _num_threads = n
 
 
+@not_copied("make another from its arguments")
 class parallel_region:
     """Enter compiled parallel code, to run on `threads` threads, in `pairs` if so.
 

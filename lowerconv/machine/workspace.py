@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lowerconv.copying import not_copied
 from lowerconv.machine.memory import memory_limit
 
 LINE = 64  # bytes: pieces begin on cache lines of their own
@@ -23,6 +24,7 @@ _buffer = np.empty(0, np.uint8)
 _pieces: dict[tuple[int, str], Scratch] = {}  # of the buffer, as they were asked for
 
 
+@not_copied("ask for `workspace()`")
 class Scratch(NamedTuple):
     """Scratch memory: its items, and where they are."""
 

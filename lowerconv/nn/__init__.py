@@ -8,11 +8,12 @@ of kernels to run (`program`).  All layers run on all threads, so that none domi
 
 from lowerconv.nn.activation import Dropout, ReLU, relu
 from lowerconv.nn.combine import Add, Concat, Flatten, concat, flatten
+from lowerconv.nn.containers import ModuleList, Sequential
 from lowerconv.nn.conv import Conv2d
 from lowerconv.nn.graph import Value
 from lowerconv.nn.linear import Linear
 from lowerconv.nn.loss import LossResult, softmax_cross_entropy
-from lowerconv.nn.module import INFERENCE, Layer, Module, Parameter, Sequential, Step
+from lowerconv.nn.module import INFERENCE, Layer, Module, Parameter, Step
 from lowerconv.nn.norm import BatchNorm2d, LocalResponseNorm
 from lowerconv.nn.optim import LARS, SGD, Adam, Optimizer
 from lowerconv.nn.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
@@ -36,6 +37,7 @@ __all__ = [
     "LossResult",
     "MaxPool2d",
     "Module",
+    "ModuleList",
     "Optimizer",
     "Parameter",
     "ReLU",

@@ -74,10 +74,6 @@ class Conv2d(Layer):
         if self.bias:
             self.bias.data[:] = 0
 
-    def own_parameters(self) -> dict[str, Parameter]:
-        """Return the filters and the bias."""
-        return {"weight": self.weight} | ({"bias": self.bias} if self.bias else {})
-
     def problem(self, x_shape: Shape) -> ConvProblem:
         """Return the convolution of images of a shape."""
         weight = self.weight.data

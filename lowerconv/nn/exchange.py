@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,15 @@ def load_weights(module: Module, source: str | PathLike[str] | Mapping[str, Any]
     source : path or mapping of str to array
         A safetensors file, such as `save_weights` and ``safetensors.torch.save_file`` write, or
         tensors by name, such as a state_dict of PyTorch. It must hold exactly what the network
-        has; counters of batches (``num_batches_tracked``) are ignored.
+        has; counters of batches (``num_batches_tracked``) are ignored. What is in several places
+        of the network may come under one of its names, or under several with the same numbers.
 
     Raises
     ------
     WeightsError
         The file is damaged or no safetensors file; a tensor is missing, has no place in the
-        network, or has another shape, another kind of number or numbers that are too large.
+        network, or has another shape, another kind of number or numbers that are too large; or one
+        that is shared comes with several contents.
     OSError
         The file cannot be read.
     """
@@ -58,7 +60,10 @@ def load_weights(module: Module, source: str | PathLike[str] | Mapping[str, Any]
         where, found = str(source), _read(Path(source))
     expected = _state(module)
     found = {name: array for name, array in found.items() if name.split(".")[-1] != COUNTER}
-    missing = [name for name in expected if name not in found]
+    places: dict[int, list[str]] = {}
+    for name, target in expected.items():
+        places.setdefault(id(target), []).append(name)
+    missing = [names[0] for names in places.values() if not any(n in found for n in names)]
     if missing:
         raise WeightsError(f"{where}: has no tensor {_names(missing)}, expected by the network")
     unknown = [name for name in found if name not in expected]
@@ -67,9 +72,18 @@ def load_weights(module: Module, source: str | PathLike[str] | Mapping[str, Any]
     converted = {
         name: _fitting(f"{where}: tensor {name!r}", found[name], target)
         for name, target in expected.items()
+        if name in found
     }
-    for name, target in expected.items():
-        target[...] = converted[name]
+    for names in places.values():
+        first, *others = (name for name in names if name in found)
+        for other in others:
+            if not np.array_equal(converted[first], converted[other], equal_nan=True):
+                raise WeightsError(
+                    f"{where}: tensors {first!r} and {other!r} differ, expected the same: they are "
+                    "one in the network"
+                )
+    for name, array in converted.items():
+        expected[name][...] = array
 
 
 def save_weights(module: Module, path: str | PathLike[str]) -> None:
@@ -99,9 +113,19 @@ def save_weights(module: Module, path: str | PathLike[str]) -> None:
 
 
 def _state(module: Module) -> Arrays:
-    """Return the arrays of the network itself, by PyTorch's names."""
+    """Return the arrays of the network itself, by PyTorch's names: shared ones under all theirs."""
     parameters = {name: parameter.data for name, parameter in module.parameters().items()}
-    return parameters | module.buffers()
+    return parameters | module.buffers() | dict(_everywhere(module))
+
+
+def _everywhere(module: Module, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    """Yield parameters and buffers at each place where the network has them."""
+    for name, parameter in module.own_parameters().items():
+        yield prefix + name, parameter.data
+    for name, array in module.own_buffers().items():
+        yield prefix + name, array
+    for name, child in module.children().items():
+        yield from _everywhere(child, f"{prefix}{name}.")
 
 
 def _read(path: Path) -> Arrays:

@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from lowerconv.copying import not_copied
+
 Shape = tuple[int, ...]
 
 
+@not_copied("copy the network, which plans anew")
 class Tensor:
     """An array in memory that is planned: whole, or some channels of a larger one.
 
@@ -55,6 +58,7 @@ class Tensor:
         self.array = np.ndarray(self.shape, memory.dtype, memory, 0, (self.step * item, *strides))
 
 
+@not_copied("copy the network, which plans anew")
 class Frame:
     """One place of a network: the operands of a layer there, its result, and their gradients.
 

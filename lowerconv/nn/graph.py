@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lowerconv.copying import not_copied
+
 if TYPE_CHECKING:
     from lowerconv.nn.module import Layer, Module
 
 Shape = tuple[int, ...]
 
 
+@not_copied("record the network anew")
 class Value:
     """What stands for an array while a module tells how it computes.
 
@@ -36,6 +39,7 @@ class Value:
         return Add()(self, other)
 
 
+@not_copied("record the network anew")
 class Node:
     """A layer applied to values.
 
@@ -67,6 +71,7 @@ class Node:
         return self.operands + ((self.residual,) if self.residual is not None else ())
 
 
+@not_copied("record the network anew")
 class Graph:
     """The nodes that make the results of a module, each after those that it reads from.
 
@@ -117,7 +122,7 @@ class Graph:
 
     def _name(self, module: Module) -> None:
         names = {id(part): name for name, part in module.modules()}
-        owners: set[int] = set()
+        owners: dict[int, Node] = {}
         taken = {node.number for node in self.nodes}
         free = (number for number in count() if number not in taken)
         for node in self.nodes:
@@ -126,12 +131,19 @@ class Graph:
             name = names.get(id(node.layer))
             kind = type(node.layer).__name__
             node.name = f"{name} {kind}" if name else kind
-            if node.layer.own_parameters():
-                if id(node.layer) in owners:
+            node.layer._recorded = True
+            for own, parameter in node.layer.own_parameters().items():
+                other = owners.setdefault(id(parameter), node)
+                if other is node:
+                    continue
+                if other.layer is node.layer:
                     raise ValueError(
                         f"{node.name}: applied twice, expected once for layers with parameters"
                     )
-                owners.add(id(node.layer))
+                raise ValueError(  # a layer sets the gradients of its own parameters
+                    f"{node.name}: has its {own!r} in common with {other.name}, expected layers "
+                    "with parameters of their own"
+                )
 
     def replace(self, old: Value, new: Value) -> None:
         """Have all nodes read another value instead of one."""

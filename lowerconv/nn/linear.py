@@ -53,10 +53,6 @@ class Linear(Layer):
         if self.bias:
             self.bias.data[:] = 0
 
-    def own_parameters(self) -> dict[str, Parameter]:
-        """Return the weights and the bias."""
-        return {"weight": self.weight} | ({"bias": self.bias} if self.bias else {})
-
     def result_shape(self, *shapes: Shape) -> Shape:
         """Return (N, out_features)."""
         outputs, inputs = self.weight.data.shape

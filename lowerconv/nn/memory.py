@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lowerconv.copying import not_copied
 from lowerconv.machine.workspace import LINE
 
 
@@ -61,6 +62,7 @@ def lay_out(blocks: Iterable[Block]) -> int:
     return total
 
 
+@not_copied("copy the network, which plans anew")
 class Arena:
     """The memory that all programs of a network share: one of them runs at a time."""
 

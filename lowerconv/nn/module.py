@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from lowerconv.nn.attributes import Attributes, Parameter
 from lowerconv.nn.graph import Node, Value
 from lowerconv.nn.memory import Arena
 
@@ -65,21 +66,17 @@ class Step:
 INFERENCE = Step()
 
 
-class Parameter:
-    """An array that is learnt, and the gradient of the loss with respect to it."""
-
-    def __init__(self, data: np.ndarray) -> None:
-        self.data = data
-        self.grad = np.zeros(data.shape, data.dtype)  # takes no memory before it is written
-
-
-class Module:
+class Module(Attributes):
     """Layers put together; the base of networks, their blocks, and the layers themselves.
 
     As in PyTorch, modules that are attributes of a module are its children, and their names give
     those of the parameters.  `forward` tells how values flow through the children.  It is called
     once for every shape of the input, with values that stand for arrays; what it records is planned
     as a whole (`lowerconv.nn.program`): which memory every array uses, what is done in one pass.
+
+    What becomes of attributes is said by `Attributes`.  A deep copy, and what is unpickled, has
+    parameters of its own; a shallow copy shares children and parameters.  Either begins without
+    programs, `watch` and `gate`.
 
     Examples
     --------
@@ -111,10 +108,9 @@ class Module:
 
     watch: Watch | None = None
     gate: Gate | None = None
-    _structures = 0  # counts changes of what modules are made of: programs of older ones are stale
 
     def __init__(self) -> None:
-        self._children: dict[str, Module] = {}
+        super().__init__()
         self._forget()
 
     def _forget(self) -> None:
@@ -127,22 +123,14 @@ class Module:
         kept = dict(self.__dict__)
         for name in ("_programs", "_current", "_arena"):
             del kept[name]
+        for name in ("watch", "gate", "_recorded"):  # by those who know the original
+            kept.pop(name, None)
+        kept["_children"] = dict(self._children)  # of shallow copies, too
         return kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._forget()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        children = self.__dict__.get("_children")
-        if isinstance(value, Module):
-            if children is None:
-                raise AttributeError(f"{name}: set before super().__init__() was called")
-            children[name] = value
-            Module._structures += 1
-        elif children and children.pop(name, None):
-            Module._structures += 1
-        super().__setattr__(name, value)
 
     def forward(self, *values: Any, **_: Any) -> Any:  # so that mypy lets others name theirs
         """Return the value, or the tuple of values, that the module makes of `values`.
@@ -164,31 +152,34 @@ class Module:
 
     # --- parameters ---
 
-    def children(self) -> dict[str, Module]:
-        """Return the modules that this one is made of, by name."""
-        return self._children
-
     def modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """Yield this module and all below it with their names, such as ``"features.0"``."""
+        """Yield this module and all below it with their names, such as ``"features.0"``.
+
+        One that is in several places comes once, under its first name.
+        """
         yield prefix.rstrip("."), self
+        seen: set[int] = set()
         for name, child in self._children.items():
-            yield from child.modules(f"{prefix}{name}.")
+            for found in child.modules(f"{prefix}{name}."):
+                if id(found[1]) not in seen:
+                    seen.add(id(found[1]))
+                    yield found
 
     def own_parameters(self) -> dict[str, Parameter]:
-        """Return the parameters of this module itself by name."""
-        return {}
+        """Return the parameters of this module itself by name: its attributes that are such."""
+        return {name: p for name, p in self.__dict__.items() if isinstance(p, Parameter)}
 
     def own_buffers(self) -> dict[str, np.ndarray]:
         """Return what this module itself keeps beside its parameters, and does not learn."""
         return {}
 
     def parameters(self) -> dict[str, Parameter]:
-        """Return all parameters by name, such as ``"features.0.weight"``."""
-        return {
-            f"{name}.{own}" if name else own: parameter
-            for name, module in self.modules()
-            for own, parameter in module.own_parameters().items()
-        }
+        """Return all parameters by name, such as ``"features.0.weight"``; a shared one once."""
+        found: dict[int, tuple[str, Parameter]] = {}
+        for name, module in self.modules():
+            for own, parameter in module.own_parameters().items():
+                found.setdefault(id(parameter), (f"{name}.{own}" if name else own, parameter))
+        return dict(found.values())
 
     def buffers(self) -> dict[str, np.ndarray]:
         """Return the arrays that are kept with the parameters but not learnt, by name."""
@@ -286,6 +277,9 @@ class Module:
         load_weights(self, weights)
 
 
+Module._reserved = frozenset(dir(Module()))
+
+
 class Layer(Module):
     """A module that computes: one node of the graph.
 
@@ -357,32 +351,4 @@ class Layer(Module):
         """Set the gradients that `differentiate` has left, when the next node has had its turn."""
 
 
-class Sequential(Module):
-    """Modules one after the other, named by their place.
-
-    Parameters
-    ----------
-    *modules : Module
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from lowerconv import nn
-    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 6 * 6, 10))
-    >>> net(np.zeros((2, 1, 8, 8), np.float32)).shape
-    (2, 10)
-    """
-
-    def __init__(self, *modules: Module) -> None:
-        super().__init__()
-        for i, module in enumerate(modules):
-            if not isinstance(module, Module):
-                raise TypeError(f"modules[{i}]: got {module!r}, expected a Module")
-            self._children[str(i)] = module
-
-    def forward(self, *values: Value) -> Value:
-        """Return the value of the last module."""
-        (x,) = values
-        for module in self._children.values():
-            x = module(x)
-        return x
+Layer._reserved = frozenset(dir(Layer()))

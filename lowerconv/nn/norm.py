@@ -70,10 +70,6 @@ class BatchNorm2d(Layer):
         self.weight.data[:] = self.running_var[:] = 1
         self.bias.data[:] = self.running_mean[:] = 0
 
-    def own_parameters(self) -> dict[str, Parameter]:
-        """Return scale and shift."""
-        return {"weight": self.weight, "bias": self.bias}
-
     def own_buffers(self) -> dict[str, np.ndarray]:
         """Return the running statistics."""
         return {"running_mean": self.running_mean, "running_var": self.running_var}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+from lowerconv.copying import not_copied
 from lowerconv.nn.combine import Concat
 from lowerconv.nn.graph import Graph, Node, Value
 from lowerconv.nn.memory import Block, lay_out
@@ -19,6 +20,7 @@ class Place:
     step: int
 
 
+@not_copied("copy the network, which plans anew")
 class MemoryPlan:
     """The memory of a step: places of all values and gradients, and the bytes of all together.
 

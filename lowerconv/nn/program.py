@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lowerconv.copying import not_copied
 from lowerconv.machine.affinity import generation
 from lowerconv.machine.memory import memory_limit
 from lowerconv.machine.threads import get_num_threads
@@ -25,6 +26,7 @@ Watch = Callable[["Layer", Frame, str], None]  # told "forward" or "backward" af
 Gate = Callable[["Layer"], None]  # asked before every node of a forward step
 
 
+@not_copied("copy the network, which plans anew")
 class Program:
     """All that a step does, decided: fused nodes, kernels, and the memory of every array.
 
@@ -203,6 +205,14 @@ def make_graph(
     from lowerconv.nn.fold import fold_batch_norm
 
     graph = Graph(module, x_shape, dtype, training)
+    known = {id(part) for _, part in module.modules()}
+    for node in graph.nodes:
+        if node.layer.own_parameters() and id(node.layer) not in known:
+            raise ValueError(
+                f"{type(module).__name__}.forward: applies a {type(node.layer).__name__} with "
+                "parameters that is no part of the network and would be neither trained nor "
+                "saved; expected it as an attribute, or in an nn.ModuleList"
+            )
     if constant:
         fold_batch_norm(graph)
     fuse(graph)
@@ -232,6 +242,18 @@ def program_of(module: Module, x: np.ndarray, training: bool, input_grad: bool) 
     return program
 
 
+@not_copied("copy the network, and compile the copy")
+class Compiled:
+    """What `Module.compile` returns: a function that knows addresses, which copies cannot have."""
+
+    def __init__(self, infer: Callable[[np.ndarray], np.ndarray]) -> None:
+        self._infer = infer
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Return the result for `x`."""
+        return self._infer(x)
+
+
 def compiled(module: Module, x_shape: Shape) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function for inference with the parameters as they are; see `Module.compile`."""
     from lowerconv.nn.module import INFERENCE
@@ -247,7 +269,7 @@ def compiled(module: Module, x_shape: Shape) -> Callable[[np.ndarray], np.ndarra
             raise ValueError(f"x: got {x.dtype} {x.shape}, expected {dtype} {x_shape}")
         return program.forward(x, INFERENCE)
 
-    return infer
+    return Compiled(infer)
 
 
 def memory_report(module: Module, x_shape: Shape, training: bool) -> MemoryReport:

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from lowerconv.copying import not_copied
 from lowerconv.nn.loss import LossResult
 from lowerconv.parallel.buckets import Buckets
 from lowerconv.parallel.data import DataParallel
@@ -35,6 +36,7 @@ from lowerconv.parallel.staleness import Staleness
 from lowerconv.parallel.strategy import Work
 
 
+@not_copied("make another `Trainer` or strategy in each process")
 @dataclass
 class Flight:
     """The gradients of an update, on their way to sums.

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lowerconv.copying import not_copied
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.module import Layer, Module
 from lowerconv.nn.optim import Optimizer
@@ -32,6 +33,7 @@ from lowerconv.parallel.listener import PROGRESS, UPDATE
 SMALLEST = 1 << 16  # bytes of the bucket that leaves last; each before it is twice as large
 
 
+@not_copied("make another `Trainer` or strategy in each process")
 @dataclass
 class Bucket:
     """A range of the gradients.
@@ -83,6 +85,7 @@ def cut(
     return ranges[::-1]
 
 
+@not_copied("make another `Trainer` or strategy in each process")
 class Buckets:
     """The buckets of an optimizer's gradients.
 
@@ -114,7 +117,8 @@ class Buckets:
     ) -> None:
         self.optimizer, self.engine = optimizer, engine
         self.overlap, self.late = overlap, late
-        owners = [id(m) for _, m in network.modules() for _ in m.own_parameters()]
+        owner = {id(p): id(m) for _, m in network.modules() for p in m.own_parameters().values()}
+        owners = [owner[id(p)] for p in network.parameters().values()]
         bounds = optimizer.bounds
         self.buckets = []
         # Where the main thread moves messages itself, small ones only cost: each is a look more.

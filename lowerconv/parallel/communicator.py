@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from lowerconv.copying import not_copied
 from lowerconv.machine.cgroup import cpu_quota
 from lowerconv.machine.mpi import GET_MPI, MISMATCH, launched_rank, launched_ranks, launcher
 from lowerconv.machine.placement import divide
@@ -47,6 +48,7 @@ class MPIError(RuntimeError):
     """MPI is missing or not the one that started this process; the message says what to do."""
 
 
+@not_copied("every process has its own, `Communicator()` or `lowerconv.parallel.world()`")
 class Communicator:
     """One process alone; also what all communicators offer.
 

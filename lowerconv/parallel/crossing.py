@@ -21,6 +21,7 @@ from math import prod
 
 import numpy as np
 
+from lowerconv.copying import not_copied
 from lowerconv.data.order import share
 from lowerconv.parallel.collectives import all_gather, broadcast, reduce, reduce_scatter
 from lowerconv.parallel.engine import Engine, Task
@@ -74,6 +75,7 @@ def make_chunks(counts: Sequence[int], scheme: str, pieces: int) -> list[Chunk]:
     return [Chunk([share(n, piece, pieces) for n in counts]) for piece in range(pieces)]
 
 
+@not_copied("make another `Trainer` or strategy in each process")
 class Crossing:
     """Sends values of the border to all ranks, and their gradients back.
 

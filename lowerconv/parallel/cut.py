@@ -26,9 +26,15 @@ class Part(Module):
     layers : list of (str, Layer)
     """
 
+    layers: list[tuple[str, Layer]]
+
     def __init__(self, layers: list[tuple[str, Layer]]) -> None:
         super().__init__()
-        self.layers = layers
+        self.set_layers(layers)
+
+    def set_layers(self, layers: list[tuple[str, Layer]]) -> None:
+        """Consist of other layers: not children, as their names have dots."""
+        self.__dict__["layers"] = layers
 
     def modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """Yield this module and its layers, in the order that the network has them."""
@@ -104,14 +110,13 @@ class _Cutting:
 
     def __init__(self, network: Module, name: str, image_shape: Shape) -> None:
         self.network, self.name, self.image_shape = network, name, image_shape
-        self._behind = _layers_of(network, name)
         graph, border = self.record((1, *image_shape), _dtype(network))
         self.back_layers, self.front_results, self.back_results = _divide(graph, border)
 
     def record(self, x_shape: Shape, dtype: np.dtype) -> tuple[Graph, Value]:
         """Return the graph of the whole network, as in training, and its border."""
         graph = Graph(self.network, x_shape, dtype, training=True)
-        return graph, _border(graph, self._behind)
+        return graph, _border(graph, _layers_of(self.network, self.name))
 
 
 def cut(network: Module, border: str, image_shape: Shape) -> tuple[Front, Back]:

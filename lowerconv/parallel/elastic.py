@@ -23,9 +23,11 @@ from typing import Any
 
 import numpy as np
 
+from lowerconv.copying import not_copied
 from lowerconv.parallel.communicator import Communicator
 
 
+@not_copied("make another `Trainer` or strategy in each process")
 class Snapshot:
     """A copy of the arrays that updates change, and of where the run was.
 

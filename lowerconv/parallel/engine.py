@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from lowerconv.copying import not_copied
 from lowerconv.parallel.collectives import Routine
 from lowerconv.parallel.link import Link, Requests, Scratch, abandon
 from lowerconv.parallel.listener import SILENT, Listener
@@ -30,6 +31,7 @@ LATE = 0.03  # seconds; see `Engine.late`
 URGENT = math.inf  # priority of what layers wait for at this moment
 
 
+@not_copied("submit another")
 class Task:
     """A collective under way.
 
@@ -105,6 +107,7 @@ def _all_done(requests: Requests) -> bool:
     return MPI.Request.Testall(requests)
 
 
+@not_copied("ask the communicator for another")
 class Engine:
     """Moves the messages of one rank.
 

@@ -18,6 +18,7 @@ from math import prod
 
 import numpy as np
 
+from lowerconv.copying import not_copied
 from lowerconv.nn.combine import move
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.module import Layer, Shape, Step
@@ -27,6 +28,7 @@ from lowerconv.parallel.layout import Layout
 from lowerconv.parallel.link import Link, Scratch
 
 
+@not_copied("make another `Trainer` or strategy in each process")
 class Joint(Layer):
     """One of two layers that have a message between them.
 
@@ -70,6 +72,7 @@ class Begin(Joint):
             move(frame.gradient, frame.dx, frame.adds[0])
 
 
+@not_copied("make another `Trainer` or strategy in each process")
 class Channel:
     """What is under way between two layers, and the memory that it uses.
 

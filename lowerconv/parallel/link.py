@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from lowerconv.copying import not_copied
+
 # Longer arrays travel in pieces: counts of most MPI libraries are 32 bits wide.
 LONGEST = 1 << 30
 Requests = list[Any]
@@ -55,6 +57,7 @@ class Tally:
         self.nbytes, self.known = 0, True
 
 
+@not_copied("every collective is given its own")
 class Link:
     """The ranks of a collective, and its messages among those of others.
 

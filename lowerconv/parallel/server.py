@@ -73,9 +73,7 @@ class ParameterServer(Strategy):
         # The optimizer's weights are the server's. The worker computes with its own ones, which
         # stay as they are while it does.
         self.weights, self.gradient = optimizer.data.copy(), np.zeros_like(optimizer.grad)
-        datas, grads = optimizer.by_name(self.weights), optimizer.by_name(self.gradient)
-        for name, parameter in network.parameters().items():
-            parameter.data, parameter.grad = datas[name], grads[name]
+        optimizer.attach(self.weights, self.gradient)
         begin, end = self._bounds(rank)
         self.shard = Shard(optimizer, begin, end, ranks, options.staleness)
         self.engine = make_engine(communicator, options)

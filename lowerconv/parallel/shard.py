@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from lowerconv.copying import not_copied
 from lowerconv.machine import team
 from lowerconv.nn.optim import Optimizer
 
 
+@not_copied("make another `Trainer` or strategy in each process")
 class Shard:
     """A range of the weights, updated with gradients that workers push.
 

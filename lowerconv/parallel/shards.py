@@ -127,10 +127,6 @@ class Bias(Layer):
         super().__init__()
         self.bias = Parameter(bias)
 
-    def own_parameters(self) -> dict[str, Parameter]:
-        """Return the bias."""
-        return {"bias": self.bias}
-
     def result_shape(self, *shapes: Shape) -> Shape:
         """Return the shape of the operand."""
         return shapes[0]

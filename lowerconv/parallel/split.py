@@ -22,6 +22,7 @@ from math import prod
 
 import numpy as np
 
+from lowerconv.copying import not_copied
 from lowerconv.nn.activation import Dropout, ReLU
 from lowerconv.nn.combine import Add, Concat, Flatten
 from lowerconv.nn.conv import Conv2d
@@ -61,6 +62,7 @@ from lowerconv.parallel.shards import (
 CHANNELWISE = (ReLU, MaxPool2d, AvgPool2d, GlobalAvgPool2d)
 
 
+@not_copied("make another `Trainer` or strategy in each process")
 class Held:
     """What the ranks have of a value of the network.
 
@@ -87,6 +89,7 @@ class Held:
         return self.layout is not None
 
 
+@not_copied("copy the network before it is split, or after `join`")
 class SplitNetwork(Part):
     """This rank's part of a network of which every rank computes a part.
 
@@ -110,11 +113,13 @@ class SplitNetwork(Part):
         How parameters and buffers are divided, by name; what all ranks have is not in it.
     """
 
+    _split: Module
+
     def __init__(
         self, module: Module, x_shape: Shape, engine: Engine, *, input_partial: bool = False
     ) -> None:
         super().__init__([])
-        self._split = [module]  # not a child: its layers are in `layers`
+        self.__dict__["_split"] = module  # not a child: its layers are in `layers`
         self.engine, self.input_partial = engine, input_partial
         self.shardings: dict[str, Sharding] = {}
         self._names = {id(part): name for name, part in module.modules()}
@@ -129,7 +134,7 @@ class SplitNetwork(Part):
         for _ in range(2):  # once to learn who reads what
             self._kept, self._channels = {}, {}
             Graph(self, shape, dtype, training=True)
-        self.layers = self._list_layers()
+        self.set_layers(self._list_layers())
         for layer, _ in self._shards.values():
             forget(layer)
 
@@ -140,7 +145,7 @@ class SplitNetwork(Part):
     def forward(self, *values: Value) -> Value | tuple[Value, ...]:
         """Record this rank's part."""
         (x,) = values
-        module = self._split[0]
+        module = self._split
         if self.engine.ranks == 1:
             return module(x)
         graph = Graph(module, x.shape, x.dtype, training=True)
@@ -366,7 +371,7 @@ class SplitNetwork(Part):
         """Return all layers of this rank under the names of those that they are made of."""
         shards = {id(layer): shard.layers for layer, shard in self._shards.values()}
         listed = []
-        for name, module in self._split[0].modules():
+        for name, module in self._split.modules():
             if isinstance(module, Layer):
                 listed += [(name, layer) for layer in shards.get(id(module), (module,))]
         return listed + [(self._titles[n], layer) for (n, _), layer in self._kept.items()]

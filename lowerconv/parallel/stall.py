@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from lowerconv.copying import not_copied
 from lowerconv.parallel.status import Status
 
 NOTICE = 60.0  # seconds of waiting after which it is said who is waited for
@@ -95,6 +96,7 @@ class Answer:
         return f"step {self.step}, {doing}, since {self.idle:.0f} s"
 
 
+@not_copied("every process has its own")
 class StallWatch:
     """A `Patience` that asks all ranks what they do before it loses itself.
 

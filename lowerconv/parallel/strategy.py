@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lowerconv.copying import not_copied
 from lowerconv.nn.divergence import DivergenceError, describe_divergence
 from lowerconv.nn.loss import LossResult
 from lowerconv.nn.module import INFERENCE, Module, Step
@@ -20,6 +21,7 @@ from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.timeline import Timeline
 
 
+@not_copied("make another `Trainer` or strategy in each process")
 @dataclass(frozen=True)
 class Work:
     """One batch of an update, as a rank sees it.
@@ -51,6 +53,7 @@ class Work:
     label_smoothing: float = 0.0
 
 
+@not_copied("make another `Trainer` or strategy in each process")
 class Strategy:
     """How all ranks together train a network; here: each its share of a batch, one after the other.
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+from lowerconv.copying import not_copied
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.module import Layer, Module
 from lowerconv.parallel.clocks import Alignment, Reading, compare_clocks
@@ -41,6 +42,7 @@ BRIEF = 10_000  # nanoseconds: after most layers there is nothing to move along
 Clock = Callable[[], int]
 
 
+@not_copied("make another from its arguments")
 class Timeline(Listener):
     """Records the events of this rank.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lowerconv.copying import not_copied
 from lowerconv.kernels.half import expand_half, round_compensated
 from lowerconv.parallel.collectives import Routine, parts
 from lowerconv.parallel.link import Link, Requests
@@ -18,6 +19,7 @@ from lowerconv.parallel.link import Link, Requests
 KINDS = ("bf16", "fp16")
 
 
+@not_copied("make another `Trainer` or strategy in each process")
 class Compressed:
     """An allreduce of one bucket that sends bf16 or fp16, and loses nothing over many steps.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lowerconv.copying import not_copied
 from lowerconv.kernels.call import share, spread
 from lowerconv.kernels.direct import forward_row, input_grad_row, weight_grad_filter
 from lowerconv.kernels.epilogue import Array, Epilogue
@@ -58,6 +59,7 @@ def _weight_grad(team, dy, x, groups, geometry, dw):
     spread(team, _weight_grad_share, (dy, x, groups, geometry, dw))
 
 
+@not_copied("copy the ConvPlan that it is a part of")
 class Direct:
     """The loop nest, without lowering and without workspace: slow, short, and the oracle."""
 

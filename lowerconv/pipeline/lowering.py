@@ -6,6 +6,7 @@ memory, the product by arithmetic: two bottlenecks, met one after the other.
 
 from __future__ import annotations
 
+from lowerconv.copying import not_copied
 from lowerconv.kernels.call import share, spread
 from lowerconv.kernels.epilogue import Array, Epilogue, gather, store
 from lowerconv.kernels.im2col import lower, raise_add
@@ -81,6 +82,7 @@ def _gather_all(team, y, matrix):
     spread(team, _gather_all_share, (y, matrix))
 
 
+@not_copied("copy the ConvPlan that it is a part of")
 class Lowering:
     """im2col of the whole layer, one GEMM (one per group), and col2im for the input gradient."""
 

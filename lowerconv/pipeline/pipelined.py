@@ -23,6 +23,7 @@ that with any two threads: the one lowers into a ring of panels, the other multi
 
 from __future__ import annotations
 
+from lowerconv.copying import not_copied
 from lowerconv.kernels.blas import GEMM_LIMIT, gemm_address
 from lowerconv.kernels.blocking import (
     forward_blocking,
@@ -136,6 +137,7 @@ def _weight_grad(team, lanes, gemm, dy, x, groups, geometry, blocks, partial, dw
         spread(team, add_splits, (partial, dw))
 
 
+@not_copied("copy the ConvPlan that it is a part of")
 class Pipelined:
     """Panels that stay in cache, each multiplied by BLAS on the core that lowered it."""
 

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lowerconv.copying import not_copied
 from lowerconv.kernels.call import ask, call
 from lowerconv.kernels.handoff import FIRST_LINE, LINE, address, new_state
 from lowerconv.machine.compiled import njit
@@ -29,6 +30,7 @@ NO_LOG = (0, 3)
 PATIENCE = 1e-3  # seconds that one of a pair looks for what the other is doing, before it sleeps
 
 
+@not_copied("copy the ConvPlan that it is a part of")
 class Lanes(NamedTuple):
     """Who does what.
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
+from lowerconv.copying import not_copied
 from lowerconv.train.checkpoint import (
     BEST,
     LAST,
@@ -33,6 +34,7 @@ def default_path(model: str, data: str, resume: bool) -> Path:
     return RUNS / f"{stem}{last if resume else last + 1}"
 
 
+@not_copied("make another from its arguments")
 class RunDirectory:
     """The directory of a run.
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import numpy as np
 
+from lowerconv.copying import Reference
 from lowerconv.kernels.call import share, spread
 from lowerconv.machine.compiled import njit
 from lowerconv.machine.threads import get_num_threads, parallel_region
@@ -33,6 +35,8 @@ class WeightAverage:
     Polyak, Juditsky, "Acceleration of stochastic approximation by averaging" (1992), with weights
     that fade, as PyTorch's ``AveragedModel`` with ``get_ema_multi_avg_fn(decay)`` has them.
 
+    A network and its average are copied and pickled together.
+
     Parameters
     ----------
     network : Module
@@ -47,23 +51,54 @@ class WeightAverage:
     """
 
     def __init__(self, network: Module, decay: float) -> None:
-        self._network, self.decay = network, decay
+        self._network, self.decay = Reference(network), decay
         self.values = {name: array.copy() for name, array in state(network).items()}
+
+    def __copy__(self) -> NoReturn:
+        raise TypeError(
+            "WeightAverage can have no shallow copy, which would write to the same average: copy "
+            "the network along, copy.deepcopy((network, average))"
+        )
+
+    def _weights(self) -> dict[str, np.ndarray]:
+        """Return the arrays of the network.
+
+        Raises
+        ------
+        RuntimeError
+            It does not exist any more, or has others than when the average was made.
+        """
+        network = self._network()
+        if network is None:
+            raise RuntimeError(
+                "average: a copy whose network does not exist; a network and its average are "
+                "copied and pickled together, as in copy.deepcopy((network, average))"
+            )
+        weights = state(network)
+        for name in weights | self.values:
+            mine, theirs = (found.get(name) for found in (self.values, weights))
+            if mine is None or theirs is None or mine.shape != theirs.shape:
+                raise RuntimeError(
+                    f"average: {name!r} of its network was added, removed or has another shape "
+                    "since the average was made; make another average"
+                )
+        return weights
 
     def update(self, updates: int) -> None:
         """Take in the weights after an update, the first of which has number 1."""
         if updates <= 1:  # the initial weights, drawn at random, do not count
-            _copy(state(self._network), self.values)
+            _copy(self._weights(), self.values)
             return
+        weights = self._weights()
         with parallel_region(get_num_threads()) as team:
-            for name, array in state(self._network).items():
+            for name, array in weights.items():
                 part = array.dtype.type(1 - self.decay)
                 _approach(team, self.values[name].reshape(-1), array.reshape(-1), part)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Have the network compute with the average for a while."""
-        weights = state(self._network)
+        weights = self._weights()
         kept = {name: array.copy() for name, array in weights.items()}
         _copy(self.values, weights)
         try:

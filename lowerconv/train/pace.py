@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 
+from lowerconv.copying import not_copied
 from lowerconv.data.loader import Loader
 from lowerconv.train.progress import Reporter
 
 
+@not_copied("make another from its arguments")
 class Pace:
     """Tells how an epoch goes, and measures how fast, from when it is made on.
 

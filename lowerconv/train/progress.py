@@ -9,6 +9,7 @@ from numba.core import event
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from lowerconv.copying import not_copied
 from lowerconv.machine.mpi import launched_rank
 from lowerconv.train.metrics import EpochMetrics
 
@@ -44,6 +45,7 @@ class Reporter:
         """End all displays."""
 
 
+@not_copied("make another from its arguments")
 class ConsoleReporter(Reporter):
     """Shows epoch, loss, accuracy, images/s and time left.
 

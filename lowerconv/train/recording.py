@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lowerconv.copying import not_copied
 from lowerconv.parallel.communicator import Communicator
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.strategy import Strategy
@@ -12,6 +13,7 @@ from lowerconv.parallel.trace import write
 from lowerconv.parallel.trace_summary import describe
 
 
+@not_copied("make another from its arguments")
 class Recording:
     """What ``--timeline`` asks for.
 

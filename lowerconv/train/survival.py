@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from lowerconv.copying import not_copied
 from lowerconv.parallel.elastic import Snapshot, recover
 from lowerconv.train.directory import RunDirectory
 from lowerconv.train.loop import Tally, update_sizes
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from lowerconv.train.trainer import Trainer
 
 
+@not_copied("make another from its arguments")
 class Survival:
     """The copy of a run that the ranks that are left go on from.
 

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from lowerconv.copying import not_copied
 from lowerconv.train.metrics import EpochMetrics
 
 GET_TENSORBOARD = 'pip install "lowerconv[tensorboard]"'
 
 
+@not_copied("make another from its arguments")
 class TensorBoard:
     """Writes a point of every metric for each epoch.
 

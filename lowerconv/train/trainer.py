@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from lowerconv.copying import not_copied
 from lowerconv.data import Augment
 from lowerconv.data.loader import Loader
 from lowerconv.data.source import Source
@@ -38,6 +39,9 @@ from lowerconv.train.setup import make_optimizer, read
 from lowerconv.train.survival import Survival
 
 
+@not_copied(
+    "make another from its arguments; `copy.deepcopy(trainer.network)` copies what has been learnt"
+)
 class Trainer:
     """A run: network, data, optimizer, what it has measured, and where it is kept.
 

@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -389,6 +390,18 @@ def test_exchanged_shards_are_noticed(packed):
     other.write_bytes(contents[0])
     with pytest.raises(DataError, match=r"train-00000\.shard: header: found another shard"):
         load(f"shards:{packed}")
+
+
+def test_copies_are_of_the_same_shards(packed, monkeypatch):
+    monkeypatch.chdir(packed.parent)
+    train, _ = read_shards(packed.name)
+    monkeypatch.chdir("/")
+    pickled = pickle.dumps(train)
+    for ours, theirs in zip(images_of(pickle.loads(pickled)), images_of(train), strict=True):
+        assert np.array_equal(ours, theirs)
+    os.replace(packed / "test-00000.shard", packed / "train-00000.shard")
+    with pytest.raises(DataError, match=r"train-00000\.shard: header: found another shard"):
+        pickle.loads(pickled)
 
 
 def test_a_later_version_is_named(packed):

@@ -180,3 +180,36 @@ def test_damage_is_noticed_or_harmless(tmp_path):
         else:
             assert_same(arrays(network), copies(small(seed=1)))
     assert refused > 100
+
+
+class Shared(nn.Module):
+    """One block under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.left = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm2d(3))
+        self.right = self.left
+        self.head = nn.Linear(3, 2)
+
+
+def test_what_is_shared_has_all_its_names_in_files(tmp_path):
+    """As in PyTorch's state_dict, which has to find all of them; one is enough to be read."""
+    network = Shared()
+    network.save(tmp_path / "w.safetensors")
+    stored = load_file(tmp_path / "w.safetensors")
+    for name in ("0.weight", "0.bias", "1.weight", "1.running_mean", "1.num_batches_tracked"):
+        assert np.array_equal(stored[f"left.{name}"], stored[f"right.{name}"])
+    once = {name: array for name, array in stored.items() if not name.startswith("left")}
+    for weights in (tmp_path / "w.safetensors", stored, once, copies(network)):
+        other = Shared()
+        other.load(weights)
+        assert_same(arrays(other), copies(network))
+    before = copies(network)
+    with pytest.raises(WeightsError, match=r"'left\.0\.weight' and 'right\.0\.weight' differ"):
+        network.load(stored | {"right.0.weight": stored["left.0.weight"] + 1})
+    without = {name: array for name, array in once.items() if name != "right.0.weight"}
+    with pytest.raises(WeightsError, match=r"no tensor 'left\.0\.weight'"):
+        network.load(without)
+    with pytest.raises(WeightsError, match=r"has tensor 'middle\.0\.weight'"):
+        network.load(stored | {"middle.0.weight": stored["left.0.weight"]})
+    assert_same(arrays(network), before)

@@ -262,6 +262,13 @@ def test_a_compiled_network_tells_what_it_takes():
         infer(np.zeros((2, 2, 4, 4), np.float32))
 
 
+def test_a_compiled_network_is_not_copied():
+    infer = nn.Sequential(nn.Conv2d(2, 3, 3)).compile((1, 2, 4, 4))
+    for way in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="copy the network, and compile the copy"):
+            way({"infer": infer} if way is not copy.copy else infer)
+
+
 class OwnResidual(nn.Module):
     """A convolution whose own operand is added to its result."""
 

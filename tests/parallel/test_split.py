@@ -136,10 +136,10 @@ def test_layers_without_a_name():
 
         def __init__(self):
             super().__init__()
-            self.layers = [nn.Linear(4, 4)]
+            self.__dict__["layer"] = nn.Linear(4, 4)
 
         def forward(self, x):
-            return self.layers[0](x)
+            return self.layer(x)
 
     with pytest.raises(ValueError, match="Linear: has parameters but no name"):
         recorded(Hidden())

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import inf
+from typing import Any, NoReturn
 
 import numpy as np
 
+from lowerconv.arrays import overlap
+from lowerconv.copying import Reference
 from lowerconv.machine.team import Handle
 from lowerconv.machine.threads import get_num_threads, parallel_region
-from lowerconv.nn.module import Module
+from lowerconv.nn.module import Module, Parameter
 
 
 class Optimizer:
@@ -19,9 +23,14 @@ class Optimizer:
         data   | 0.weight .......... | 0.bias | 3.weight ..... | 3.bias |
                0                 bounds[1]  bounds[2]      bounds[3]  bounds[4]
 
+    A network and its optimizer are copied and pickled together, such as with
+    ``copy.deepcopy((network, optimizer))``.
+
     Parameters
     ----------
     network : Module
+        Whose parameters are of one dtype.  They stay the optimizer's until another one is made for
+        any of them.
     lr, weight_decay : float
     decay_biases : bool
         Decay parameters of one dimension too: biases, and the scales and shifts of normalisation.
@@ -38,6 +47,11 @@ class Optimizer:
         How many steps have been made.
     whole : bool
         Whether a step has to see all gradients at once; else it may come in ranges.
+
+    Raises
+    ------
+    ValueError
+        The network has no parameters, or of several dtypes, or some that share memory.
     """
 
     whole = False
@@ -49,15 +63,100 @@ class Optimizer:
         check_range("weight_decay", weight_decay)
         self.lr, self.weight_decay = lr, weight_decay
         parameters = network.parameters()
+        _check_parameters(parameters)
+        self._network = Reference(network)
+        self._parameters = {name: Reference(p) for name, p in parameters.items()}
         self._shapes = {name: p.data.shape for name, p in parameters.items()}
         self.bounds = np.cumsum([0, *(p.data.size for p in parameters.values())])
         self.decayed = np.array([decay_biases or len(shape) > 1 for shape in self._shapes.values()])
         self.data = np.concatenate([p.data.reshape(-1) for p in parameters.values()])
         self.grad = np.zeros_like(self.data)
         self.updates = 0
-        datas, grads = self.by_name(self.data), self.by_name(self.grad)
-        for name, parameter in parameters.items():
+        self.attach(self.data, self.grad)
+
+    def attach(self, data: np.ndarray, grad: np.ndarray) -> None:
+        """Have the network compute with these arrays, each as long as `data`.
+
+        They are `data` and `grad`, unless updates are made of weights that it does not see yet.
+        """
+        datas, grads = self.by_name(data), self.by_name(grad)
+        self._views = []
+        for name, parameter in self._living().items():
             parameter.data, parameter.grad = datas[name], grads[name]
+            self._views.append((name, self._parameters[name].weak, datas[name], grads[name]))
+        self._own = self.data, self.grad
+        self._seen = -1  # nothing of the parameter lists
+
+    def check(self) -> None:
+        """Raise RuntimeError unless the network computes with the arrays of this optimizer.
+
+        `begin_step` calls it each time: it takes microseconds.
+        """
+        if self.data is not self._own[0] or self.grad is not self._own[1]:
+            raise RuntimeError(
+                "optimizer: its data or grad is not the array that it was made with, of which the "
+                "network has views; write into that: optimizer.grad[:] = ..."
+            )
+        if self._seen != Module._parameter_lists:
+            self._check_list()
+        for name, reference, data, grad in self._views:
+            parameter = reference()
+            if parameter is None:
+                self._living()
+            elif parameter.data is not data or parameter.grad is not grad:
+                _check_view(name, "data", parameter.data, data)
+                _check_view(name, "grad", parameter.grad, grad)
+
+    def _check_list(self) -> None:
+        """Raise RuntimeError where the network has other parameters than it had."""
+        changes, network = Module._parameter_lists, self._network()
+        if network is not None:
+            mine, theirs = self._parameters, network.parameters()
+            for name in mine | theirs:
+                if name not in mine or name not in theirs or mine[name]() is not theirs[name]:
+                    raise RuntimeError(
+                        f"optimizer: parameter {name!r} of its network was added, removed or "
+                        f"replaced since the optimizer was made; {_ANOTHER}"
+                    )
+        self._seen = changes
+
+    def _living(self) -> dict[str, Parameter]:
+        """Return the parameters by name."""
+        found = {}
+        for name, reference in self._parameters.items():
+            parameter = reference()
+            if parameter is None:
+                raise RuntimeError(
+                    f"optimizer: a copy whose network, with parameter {name!r}, does not exist; a "
+                    "network and its optimizer are copied and pickled together, as in "
+                    "copy.deepcopy((network, optimizer))"
+                )
+            found[name] = parameter
+        return found
+
+    # --- copies: parameters go along, and the flat arrays are made of them anew ---
+
+    def __copy__(self) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__} can have no shallow copy, which would update the same "
+            "parameters: copy the network along, copy.deepcopy((network, optimizer))"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.check()
+        kept = dict(self.__dict__)
+        for name in ("data", "grad", "_views", "_own", "_seen"):
+            del kept[name]
+        return kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        parameters = self._living().values()
+        self.data = np.concatenate([p.data.reshape(-1) for p in parameters])
+        self.grad = np.concatenate([p.grad.reshape(-1) for p in parameters])
+        self.attach(self.data, self.grad)
+
+    # --- steps ---
 
     def by_name(self, flat: np.ndarray) -> dict[str, np.ndarray]:
         """Return views of an array as long as `data`, one for each parameter, in its shape."""
@@ -81,7 +180,15 @@ class Optimizer:
         self.update(0, self.data.size)
 
     def begin_step(self) -> None:
-        """Begin a step that is made of ranges, each updated once."""
+        """Begin a step that is made of ranges, each updated once.
+
+        Raises
+        ------
+        RuntimeError
+            The network does not compute with the arrays of this optimizer any more: its parameters
+            were replaced, or another optimizer was made. Nothing has been changed.
+        """
+        self.check()
         self.updates += 1
 
     def update(
@@ -111,6 +218,42 @@ class Optimizer:
     def _decays(self) -> np.ndarray:
         """Return the weight decay of each parameter."""
         return (self.decayed * self.weight_decay).astype(self.data.dtype)
+
+
+_ANOTHER = "make another optimizer"
+
+
+def _check_parameters(parameters: dict[str, Parameter]) -> None:
+    """Raise ValueError unless parameters can be the parts of one array."""
+    if not parameters:
+        raise ValueError("network: got one without parameters, expected some to update")
+    (first, one), *others = parameters.items()
+    for name, parameter in others:
+        if parameter.data.dtype != one.data.dtype:
+            raise ValueError(
+                f"network: parameter {name!r} is {parameter.data.dtype} and {first!r} is "
+                f"{one.data.dtype}, expected one dtype"
+            )
+    placed = sorted(parameters.items(), key=lambda item: item[1].data.__array_interface__["data"])
+    for (name, parameter), (other, following) in pairwise(placed):
+        if overlap(parameter.data, following.data):
+            raise ValueError(
+                f"network: parameters {name!r} and {other!r} share memory, expected arrays of "
+                "their own"
+            )
+
+
+def _check_view(name: str, which: str, found: Any, expected: np.ndarray) -> None:
+    """Raise RuntimeError unless an array of a parameter is the one expected, or a view of it."""
+    same = isinstance(found, np.ndarray) and (
+        found.__array_interface__ == expected.__array_interface__
+    )
+    if not same:
+        raise RuntimeError(
+            f"optimizer: the {which} of parameter {name!r} is not the optimizer's array any more: "
+            "it was replaced, or another optimizer was made for it. To set values, write into the "
+            f"array, parameter.{which}[...] = values; else {_ANOTHER}"
+        )
 
 
 def check_range(name: str, value: float, below: float = inf) -> None:

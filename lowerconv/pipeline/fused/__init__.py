@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lowerconv.copying import not_copied
 from lowerconv.kernels import planes as plane_loops
 from lowerconv.kernels.call import launch, place, write
 from lowerconv.kernels.convolve import convolve_address
@@ -37,6 +38,7 @@ from lowerconv.pipeline.fused.tiling import SPLIT_MAX, tilings
 from lowerconv.problem import ConvProblem, Op
 
 
+@not_copied("copy the ConvPlan that it is a part of")
 class Fused:
     """Microkernels fed from the image itself."""
 

@@ -7,6 +7,7 @@ from math import ceil
 
 import numpy as np
 
+from lowerconv.copying import not_copied
 from lowerconv.kernels.blocking import panel_bytes
 from lowerconv.kernels.call import launch, write
 from lowerconv.kernels.convolve import FORWARD, IN_PLACE, JOB, PACKED, TURNED, pack_address
@@ -35,6 +36,7 @@ STREAM = 32  # steps that packed filters are prefetched ahead: a page of 4 KiB
 OFFSET_MAX = 2**31 - 1  # items, that a table of steps can count
 
 
+@not_copied("copy the ConvPlan that it is a part of")
 @dataclass
 class Layout:
     """All decisions for a convolution, and the job they make."""

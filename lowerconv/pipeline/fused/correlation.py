@@ -7,6 +7,7 @@ from math import ceil
 
 import numpy as np
 
+from lowerconv.copying import not_copied
 from lowerconv.kernels.blocking import panel_bytes
 from lowerconv.kernels.call import write
 from lowerconv.kernels.correlate import JOB, TILE
@@ -36,6 +37,7 @@ def _parts(extent: int, size: int) -> list[int]:
     return [min(size, extent - begin) for begin in range(0, extent, size)]
 
 
+@not_copied("copy the ConvPlan that it is a part of")
 class Correlation:
     """All decisions for a weight gradient, and the job they make."""
 

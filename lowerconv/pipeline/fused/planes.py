@@ -6,6 +6,7 @@ from math import ceil
 
 import numpy as np
 
+from lowerconv.copying import not_copied
 from lowerconv.kernels.call import write
 from lowerconv.kernels.planes import JOB, PlaneKernel
 from lowerconv.kernels.rearrange import fold_address, pad_address, slack
@@ -27,6 +28,7 @@ def is_small(conv: Convolution, VL: int) -> bool:
     return width <= VL and products <= PRODUCTS_MAX
 
 
+@not_copied("copy the ConvPlan that it is a part of")
 class Planes:
     """All decisions for a convolution plane by plane, or its weight gradient, and their job."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lowerconv.copying import not_copied
 from lowerconv.kernels.call import launch, place, write
 from lowerconv.kernels.epilogue import Array, Epilogue
 from lowerconv.kernels.simd import host_isa
@@ -78,6 +79,7 @@ def gain(problem: ConvProblem, op: Op, constant: bool) -> float:
     return fused / _layout(problem, op, (0,), constant).cost
 
 
+@not_copied("copy the ConvPlan that it is a part of")
 class Winograd:
     """Winograd's minimal filtering, F(4x4, 3x3), its products on the microkernels of `Fused`."""
 

@@ -8,6 +8,7 @@ from math import ceil
 
 import numpy as np
 
+from lowerconv.copying import not_copied
 from lowerconv.kernels.blocking import panel_bytes
 from lowerconv.kernels.call import write
 from lowerconv.kernels.convolve import FORWARD, TURNED
@@ -72,6 +73,7 @@ def _pieces(images: int, down: int, across: int) -> Iterator[Piece]:
         yield Piece(balanced(images, most), down, across)
 
 
+@not_copied("copy the ConvPlan that it is a part of")
 class Layout:
     """All decisions for a convolution; `build` makes the job."""
 

@@ -6,6 +6,7 @@ from math import ceil
 
 import numpy as np
 
+from lowerconv.copying import not_copied
 from lowerconv.kernels.call import write
 from lowerconv.kernels.microkernel import Microkernel, rows_max, step_time
 from lowerconv.kernels.rearrange import slack
@@ -34,6 +35,7 @@ UNIT = 64  #    tiles that a core transforms at a time, at most
 CHUNK = 16  #   channels that are transformed back at a time
 
 
+@not_copied("copy the ConvPlan that it is a part of")
 class Weights:
     """All decisions for a weight gradient; `build` makes the job."""
 

@@ -1,0 +1,203 @@
+"""Copies and pickles of every class: they do what the original does, or say what to do instead."""
+
+import copy
+import importlib
+import inspect
+import os
+import pickle
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lowerconv
+from lowerconv import nn
+from tests import copied
+from tests.copied import ALL, NETWORKS, OTHERS, plain, values
+
+ROOT = Path(__file__).parents[1]
+
+# Numbers, texts and arrays, that mean the same everywhere.
+PLAIN = """
+    bench.case.Options bench.cases.Layer bench.draw.Style bench.published.NetworkTime
+    bench.result.Row bench.result.Result cli.tune.Layer data.ahead.Waiting data.folder.Listing
+    data.loader.Batch data.loader.LoaderState data.loader.LoaderReport data.packing.Packed
+    data.shards.Header data.spec.Spec data.writer.Record kernels.blocking.Blocking
+    kernels.epilogue.Epilogue kernels.simd.Isa machine.topology.Cache machine.topology.Package
+    machine.topology.NumaNode machine.topology.Topology nn.loss.LossResult nn.memory.Block
+    nn.memory.MemoryReport nn.models.build.Layers nn.planning.Place parallel.binding.Squeeze
+    parallel.choice.Chosen parallel.clocks.Reading parallel.clocks.Alignment
+    parallel.elastic.Recovery parallel.layout.Segment parallel.layout.Layout
+    parallel.options.ParallelOptions parallel.roster.Place parallel.shards.Sharding
+    parallel.slurm.Job parallel.stall.Answer parallel.trace.Step parallel.trace.Event
+    parallel.trace.Transfer parallel.trace.RankTrace parallel.trace.Trace
+    parallel.trace_picture.Bar parallel.trace_summary.Summary pipeline.fused.phases.Phase
+    pipeline.fused.phases.Convolution pipeline.fused.tiling.Tiling pipeline.fused.window.Window
+    pipeline.winograd.convolution.Piece problem.Geometry train.checkpoint.Checkpoint
+    train.inputs.Inputs train.loop.Tally train.metrics.EpochMetrics train.settings.Settings
+    tune.Candidate
+""".split()  # noqa: SIM905
+
+# Not made here, and why they need not be.
+ELSEWHERE = {
+    # what others derive from, or only describe
+    "data.source.Source": "a protocol",
+    "parallel.waiting.Patience": "a protocol",
+    "pipeline.Pipeline": "a protocol",
+    "nn.attributes.Attributes": "the base of modules",
+    "nn.module.Module": "the base of modules",
+    "nn.module.Layer": "the base of layers",
+    "nn.optim.optimizer.Optimizer": "the base of optimizers",
+    # what has nothing of its own beside objects that are tested here
+    "nn.module.Step": "numbers and a communicator",
+    "nn.models.Model": "a function and numbers",
+    "parallel.shards.Shard": "layers and shardings",
+    "parallel.crossing.Chunk": "ranges",
+    "train.setup.Setup": "settings, a network and data sets",
+    "bench.case.Case": "functions, that pickle where they have a name",
+    "bench.study.Study": "functions, that pickle where they have a name",
+    "cli.bench.Job": "a study and results",
+    "kernels.planes.PlaneKernel": "made as a Microkernel is",
+    "kernels.small_planes.SmallPlaneKernel": "made as a Microkernel is",
+    # modules that are nothing but their children
+    **dict.fromkeys(
+        """nn.models.alexnet.AlexNet nn.models.googlenet.ConvReLU nn.models.googlenet.Inception
+        nn.models.googlenet.Auxiliary nn.models.googlenet.GoogLeNet
+        nn.models.inception_v3.ConvNormReLU nn.models.inception_v3.Block
+        nn.models.inception_v3.InceptionA nn.models.inception_v3.InceptionB
+        nn.models.inception_v3.InceptionC nn.models.inception_v3.InceptionD
+        nn.models.inception_v3.InceptionE nn.models.inception_v3.InceptionAux
+        nn.models.inception_v3.InceptionV3 nn.models.resnet.BasicBlock nn.models.resnet.Bottleneck
+        nn.models.resnet.ResNet nn.models.vgg.VGG""".split(),  # noqa: SIM905
+        "children only",
+    ),
+}
+
+
+def all_classes() -> dict[str, type]:
+    """Return the public classes of the package by the names of their modules and their own."""
+    found = {}
+    for info in pkgutil.walk_packages(lowerconv.__path__, "lowerconv."):
+        if info.name.endswith("__main__"):
+            continue
+        module = importlib.import_module(info.name)
+        for name, cls in vars(module).items():
+            if inspect.isclass(cls) and cls.__module__ == info.name and name[0] != "_":
+                found[f"{info.name}.{name}".removeprefix("lowerconv.")] = cls
+    return found
+
+
+CLASSES = all_classes()
+MADE = {*NETWORKS, *OTHERS, lowerconv.ConvPlan}
+ERRORS = {name: cls for name, cls in CLASSES.items() if issubclass(cls, BaseException)}
+
+
+def bare(cls: type) -> Any:
+    """Return an object of a class that has not been initialised."""
+    if issubclass(cls, tuple):
+        return tuple.__new__(cls, range(len(cls._fields)))  # type: ignore[attr-defined]
+    return cls.__new__(cls)
+
+
+WAYS = {"copy": copy.copy, "deepcopy": copy.deepcopy, "pickle": pickle.dumps}
+
+
+def refuses(cls: type) -> bool:
+    """Return whether a class says that it cannot be copied, in all ways."""
+    said = set()
+    for way in WAYS.values():
+        try:
+            way(bare(cls))
+            said.add(False)
+        except TypeError as error:
+            said.add("can be neither copied nor pickled" in str(error))
+        except Exception:  # of an object that is not complete
+            said.add(False)
+    assert len(said) == 1, f"{cls.__name__} is refused in some ways only"
+    return said.pop()
+
+
+REFUSED = {name for name, cls in CLASSES.items() if cls not in MADE and refuses(cls)}
+
+
+def test_every_class_has_been_thought_of():
+    made = {name for name, cls in CLASSES.items() if cls in MADE}
+    groups = [set(PLAIN), set(ELSEWHERE), set(ERRORS), made, REFUSED]
+    assert len(made) == len(MADE)
+    assert sum(map(len, groups)) == len(set.union(*groups)), "a class is in two groups"
+    assert set.union(*groups) == set(CLASSES), (
+        "a class of which nobody has decided whether it can be copied: add it to PLAIN, ELSEWHERE "
+        "or copied.py, or let it refuse with `not_copied`"
+    )
+
+
+def test_what_refuses_says_what_to_do():
+    assert len(REFUSED) > 40
+    for name in REFUSED:
+        with pytest.raises(TypeError, match=r"to this process: \S+"):
+            copy.deepcopy(bare(CLASSES[name]))
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_values(name):
+    thing = plain(CLASSES[name])
+    for other in (copy.copy(thing), copy.deepcopy(thing), pickle.loads(pickle.dumps(thing))):
+        assert type(other) is type(thing)
+        assert values(other) == values(thing)
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors(name):
+    error = ERRORS[name]("what happened")
+    for other in (copy.copy(error), copy.deepcopy(error), pickle.loads(pickle.dumps(error))):
+        assert type(other) is type(error)
+        assert str(other) == str(error)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_copies_do_what_the_original_does(name):
+    make, behave = ALL[name]
+    thing = make()
+    deep, pickled = copy.deepcopy(thing), pickle.loads(pickle.dumps(thing))
+    alone = thing[-1] if type(thing) is tuple else thing
+    if isinstance(alone, (nn.Optimizer, copied.WeightAverage)):
+        with pytest.raises(TypeError, match="shallow copy"):
+            copy.copy(alone)
+    else:
+        shallow = copy.copy(alone)
+        both = (*thing[:-1], shallow) if type(thing) is tuple else shallow
+        np.testing.assert_equal(behave(both), behave(thing))
+        thing = copy.deepcopy(deep)  # with which nothing has been done yet
+    expected = behave(thing)
+    np.testing.assert_equal(behave(deep), expected)
+    np.testing.assert_equal(behave(pickled), expected)
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> dict[str, tuple[Any, Any]]:
+    """Return what each object does here, and what it does when it is unpickled elsewhere."""
+    things = {name: made.make() for name, made in ALL.items()}
+    pickled = {name: pickle.dumps(thing) for name, thing in things.items()}
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tests import copied"
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}; copied.child()"],
+        input=pickle.dumps(pickled),
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": path},
+        timeout=600,
+    )
+    messages = done.stderr.decode()
+    assert done.returncode == 0, f"return code {done.returncode} in {messages[-2000:]}"
+    theirs = pickle.loads(done.stdout)
+    return {name: (ALL[name].behave(thing), theirs[name]) for name, thing in things.items()}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_another_process_does_the_same(elsewhere, name):
+    ours, theirs = elsewhere[name]
+    np.testing.assert_equal(theirs, ours)
