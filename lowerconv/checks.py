@@ -35,3 +35,17 @@ def pair(value: Any, argument: str, least: int) -> Pair:
         return integer(value[0], argument, least), integer(value[1], argument, least)
     number = integer(value, argument, least)
     return number, number
+
+
+def plain_array(value: Any, argument: str) -> np.ndarray:
+    """Return `value` if it is a numpy array whose elements all count.
+
+    A masked array is none: who reads its memory reads the hidden values, too.
+    """
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{argument}: got {type(value).__name__}, expected a numpy array")
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{argument}: got a masked array, expected one without a mask, such as .filled(0) of it"
+        )
+    return value
