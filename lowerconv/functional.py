@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from lowerconv.checks import integer
+from lowerconv.checks import integer, plain_array
 from lowerconv.plan_cache import cached_plan
 from lowerconv.problem import DTYPES
 
 
 def _check_array(array: Any, name: str, dtype: np.dtype | None = None) -> None:
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"{name}: got {type(array).__name__}, expected a numpy array")
+    plain_array(array, name)
     if dtype is not None and array.dtype != dtype:
         raise TypeError(f"{name}: got dtype {array.dtype}, expected {dtype} like the first array")
     if array.dtype not in DTYPES:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from lowerconv.checks import plain_array
 from lowerconv.nn.graph import Node, Value
 from lowerconv.nn.memory import Arena
+from lowerconv.problem import DTYPES
 
 if TYPE_CHECKING:
     from lowerconv.nn.frame import Frame
@@ -69,6 +71,8 @@ class Parameter:
     """An array that is learnt, and the gradient of the loss with respect to it."""
 
     def __init__(self, data: np.ndarray) -> None:
+        if plain_array(data, "data").dtype not in DTYPES:
+            raise TypeError(f"data: got dtype {data.dtype}, expected float32 or float64")
         self.data = data
         self.grad = np.zeros(data.shape, data.dtype)  # takes no memory before it is written
 
@@ -323,6 +327,10 @@ class Layer(Module):
 
     def forward(self, *values: Value) -> Value:
         """Record the layer."""
+        for i, value in enumerate(values):
+            if not isinstance(value, Value):
+                name = f"values[{i}]" if len(values) > 1 else "x"
+                raise TypeError(f"{name}: got {type(value).__name__}, expected a numpy array")
         shapes = tuple(value.shape for value in values)
         return Node(self, values, self.result_shape(*shapes), values[0].dtype).result
 
