@@ -36,6 +36,10 @@ class DataError(ValueError):
         return cls(f"{os.fspath(source)}: {where}: found {found}, expected {expected}")
 
 
+class DataWarning(RuntimeWarning):
+    """Something odd about data, which can be used all the same: that some of it is left out."""
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Labelled images, all of one shape, in memory.
