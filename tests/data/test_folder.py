@@ -480,13 +480,15 @@ def test_random_exif_leaves_the_image_whole(tmp_path):
 def test_damaged_notes_of_a_tiff_leave_the_image_whole(tmp_path):
     """Pillow reads these directories when it loads a TIFF."""
     pixels = np.asarray(noise((4, 4)))
-    for tag, value in ((0x8769, 0xFFFFFF00), (0x8825, 3), (0xA005, 2**31)):
+    odd = [(0x8769, 4, 0xFFFFFF00), (0x8769, 9, 0xFFFFFFFF), (0x8825, 9, 0xFFFFFFFF)]
+    odd += [(700, 8, 7), (700, 2, 0x41414141)]  # XMP that is no text
+    for tag, kind, value in odd:
         notes = Image.Exif()
         notes[0x0112] = 6
         notes[0x0131] = "a" * 40
         data = bytearray(encode(Image.fromarray(pixels), "TIFF", exif=notes))
         at = data.index(struct.pack("<HH", 0x0131, 2))
-        data[at : at + 12] = struct.pack("<HHII", tag, 4, 1, value)
+        data[at : at + 12] = struct.pack("<HHII", tag, kind, 1, value)
         result = decode(tmp_path, bytes(data), "image.tiff")
         np.testing.assert_array_equal(result, np.rot90(pixels, -1).transpose(2, 0, 1))
 
