@@ -37,6 +37,13 @@ def pair(value: Any, argument: str, least: int) -> Pair:
     return number, number
 
 
+def shape(value: Any, argument: str) -> tuple[int, ...]:
+    """Return a shape as plain integers: it becomes part of a cache key, where 1 equals True."""
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{argument}: got {value!r}, expected a tuple of integers")
+    return tuple(integer(extent, argument, 0) for extent in value)
+
+
 def plain_array(value: Any, argument: str) -> np.ndarray:
     """Return `value` if it is a numpy array whose elements all count.
 

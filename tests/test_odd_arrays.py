@@ -505,6 +505,14 @@ def test_changes_that_are_none(changes: dict[str, Any], named: str) -> None:
         change_image(bytes_(3, 4, 4), **changes)
 
 
+@pytest.mark.parametrize("x_shape", [(2, 8.9), (2, True), (2, "8"), 16, None, (-2, 8), np.eye(2)])
+def test_shapes_that_are_none(x_shape: Any) -> None:
+    net = nn.Linear(8, 2)
+    for take in (net.compile, net.memory_report):
+        with pytest.raises((TypeError, ValueError), match=r"^x_shape: got "):
+            take(x_shape)
+
+
 # Data sets
 
 

@@ -10,7 +10,6 @@ Two layouts::
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from lowerconv.checks import integer
 from lowerconv.data.dataset import DataError, Dataset, find_directory
 from lowerconv.data.oddities import Oddities
 from lowerconv.data.picture import (
@@ -48,7 +48,8 @@ def read_folder(directory: str | os.PathLike[str], size: int = 32) -> tuple[Data
     of their names. In the layout without ``train`` and ``test``, images 4, 9, 14, ... of each
     class (counted from 0) are the test images. Hidden files and folders are passed over. So are
     files with other extensions than jpg, jpeg, png, bmp, gif, webp, tif and tiff (in either case),
-    links to nothing, and whatever else is no image of a class: a `DataWarning` tells how many.
+    links to nothing, and whatever else is no image of a class: a `DataWarning` tells how many. It
+    also tells of classes without test images, and of names that differ in case only.
 
     Images become RGB (transparency is dropped, 16-bit grey loses its low byte), turned as their
     EXIF orientation says, where that can be read. The largest centred square is resized to ``size``
@@ -67,17 +68,15 @@ def read_folder(directory: str | os.PathLike[str], size: int = 32) -> tuple[Data
 
     Raises
     ------
-    ValueError
-        If ``size`` is not positive.
+    TypeError, ValueError
+        If ``size`` is no integer of 1 or more.
     DataError
         If a folder is missing or empty, train and test have different classes, no class has an
         image for testing, or an image cannot be decoded or has more than
         ``PIL.Image.MAX_IMAGE_PIXELS`` pixels (the environment variable
         ``LOWERCONV_MAX_IMAGE_PIXELS`` sets that).
     """
-    size = operator.index(size)
-    if size < 1:
-        raise ValueError(f"size: found {size}, expected >= 1 pixel")
+    size = integer(size, "size", 1)
     listing = list_folder(directory)
     train, test = (_read_part(listing, part, size) for part in (listing.train, listing.test))
     return train, test
@@ -126,6 +125,8 @@ def list_folder(directory: str | os.PathLike[str]) -> Listing:
             for name, files in both.items()
         }
         test = {name: files[_TEST_EVERY - 1 :: _TEST_EVERY] for name, files in both.items()}
+        for name in [name for name, files in test.items() if not files]:
+            oddities.note("class folders with too few images to test with", root / name)
         if not any(test.values()):
             most = max(map(len, both.values()))
             raise DataError.at(

@@ -25,7 +25,7 @@ class Oddities:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._left_out: dict[str, list[Path]] = defaultdict(list)
-        self._alike: dict[str, list[Path]] = defaultdict(list)
+        self._notes: dict[str, list[Path]] = defaultdict(list)
 
     def __bool__(self) -> bool:
         return bool(self._left_out)
@@ -36,6 +36,10 @@ class Oddities:
     def add(self, kind: str, path: Path) -> None:
         """Add what is left out; `kind` is in the plural."""
         self._left_out[kind].append(path)
+
+    def note(self, kind: str, path: Path) -> None:
+        """Add what is taken, but is worth knowing."""
+        self._notes[kind].append(path)
 
     def include(self, others: Oddities) -> None:
         """Add what is left out of a part."""
@@ -48,15 +52,12 @@ class Oddities:
         for path in paths:
             other = seen.setdefault(path.name.casefold(), path)
             if other is not path:
-                self._alike[kind] += [other] * (other not in self._alike[kind]) + [path]
+                self._notes[f"{kind} with names that differ in case only"] += [other, path]
 
     def tell(self) -> None:
         """Warn of all there is."""
         told = [f"left out {self}"] if self else []
-        told += [
-            f"{self._words(kind, paths)} have names that differ in case only"
-            for kind, paths in self._alike.items()
-        ]
+        told += [self._words(kind, list(dict.fromkeys(p))) for kind, p in self._notes.items()]
         if told:
             text = f"lowerconv: {os.fspath(self.root)}: {'; '.join(told)}"
             warnings.warn(text, DataWarning, stacklevel=4)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from lowerconv.checks import plain_array
+from lowerconv.checks import plain_array, shape
 from lowerconv.nn.graph import Node, Value
 from lowerconv.nn.memory import Arena
 from lowerconv.problem import DTYPES
@@ -269,13 +269,13 @@ class Module:
         """
         from lowerconv.nn.program import compiled
 
-        return compiled(self, tuple(x_shape))
+        return compiled(self, shape(x_shape, "x_shape"))
 
     def memory_report(self, x_shape: Shape, training: bool = True) -> MemoryReport:
         """Return how many bytes a step with an input of this shape needs, by kind."""
         from lowerconv.nn.program import memory_report
 
-        return memory_report(self, tuple(x_shape), training)
+        return memory_report(self, shape(x_shape, "x_shape"), training)
 
     def save(self, path: str | Path) -> None:
         """Write parameters and buffers as safetensors, under PyTorch's names."""
