@@ -35,3 +35,24 @@ def pair(value: Any, argument: str, least: int) -> Pair:
         return integer(value[0], argument, least), integer(value[1], argument, least)
     number = integer(value, argument, least)
     return number, number
+
+
+def shape(value: Any, argument: str) -> tuple[int, ...]:
+    """Return a shape as plain integers: it becomes part of a cache key, where 1 equals True."""
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{argument}: got {value!r}, expected a tuple of integers")
+    return tuple(integer(extent, argument, 0) for extent in value)
+
+
+def plain_array(value: Any, argument: str) -> np.ndarray:
+    """Return `value` if it is a numpy array whose elements all count.
+
+    A masked array is none: who reads its memory reads the hidden values, too.
+    """
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{argument}: got {type(value).__name__}, expected a numpy array")
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{argument}: got a masked array, expected one without a mask, such as .filled(0) of it"
+        )
+    return value

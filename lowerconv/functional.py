@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from lowerconv.checks import integer
+from lowerconv.checks import plain_array, shape
 from lowerconv.plan_cache import cached_plan
 from lowerconv.problem import DTYPES
 
 
 def _check_array(array: Any, name: str, dtype: np.dtype | None = None) -> None:
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"{name}: got {type(array).__name__}, expected a numpy array")
+    plain_array(array, name)
     if dtype is not None and array.dtype != dtype:
         raise TypeError(f"{name}: got dtype {array.dtype}, expected {dtype} like the first array")
     if array.dtype not in DTYPES:
@@ -23,13 +22,6 @@ def _check_array(array: Any, name: str, dtype: np.dtype | None = None) -> None:
 def _check_rank(array: np.ndarray, name: str, meaning: str) -> None:
     if array.ndim not in (3, 4):
         raise ValueError(f"{name}: got shape {array.shape}, expected (N, {meaning}) or ({meaning})")
-
-
-def _shape_tuple(shape: Any, name: str) -> tuple[int, ...]:
-    """Return a shape as plain integers: it becomes part of a cache key, where 1 equals True."""
-    if not isinstance(shape, (tuple, list)):
-        raise TypeError(f"{name}: got {shape!r}, expected a tuple of integers")
-    return tuple(integer(extent, name, 0) for extent in shape)
 
 
 def conv2d(
@@ -153,7 +145,7 @@ def conv2d_input_grad(
     _check_array(w, "w", dy.dtype)
     _check_rank(dy, "dy", "K, P, Q")
     plan = cached_plan(
-        _shape_tuple(x_shape, "x_shape"),
+        shape(x_shape, "x_shape"),
         w.shape,
         stride,
         padding,
@@ -208,7 +200,7 @@ def conv2d_weight_grad(
     _check_rank(x, "x", "C, H, W")
     plan = cached_plan(
         x.shape,
-        _shape_tuple(w_shape, "w_shape"),
+        shape(w_shape, "w_shape"),
         stride,
         padding,
         dilation,

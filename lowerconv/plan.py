@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 
 from lowerconv.arrays import are_slices, contiguous, overlap
-from lowerconv.checks import Pair
+from lowerconv.checks import Pair, plain_array
 from lowerconv.kernels.blas import single_threaded_blas
 from lowerconv.kernels.epilogue import Epilogue
 from lowerconv.machine.team import Handle
@@ -339,8 +339,7 @@ class ConvPlan:
         return result
 
     def _check(self, name: str, array: Any, shape: tuple[int, ...]) -> None:
-        if not isinstance(array, np.ndarray):
-            raise TypeError(f"{name}: got {type(array).__name__}, expected a numpy array")
+        plain_array(array, name)
         if array.dtype != self.problem.dtype:
             raise TypeError(f"{name}: got dtype {array.dtype}, expected {self.problem.dtype}")
         if array.shape != shape:

@@ -11,7 +11,7 @@ says.
 
 from lowerconv.data.augment import Augment, change_image
 from lowerconv.data.cifar10 import read_cifar10
-from lowerconv.data.dataset import DataError, Dataset
+from lowerconv.data.dataset import DataError, Dataset, DataWarning
 from lowerconv.data.fashion_mnist import read_fashion_mnist
 from lowerconv.data.folder import read_folder
 from lowerconv.data.idx import read_idx
@@ -24,6 +24,7 @@ from lowerconv.data.spec import load
 __all__ = [
     "Augment",
     "DataError",
+    "DataWarning",
     "Dataset",
     "Loader",
     "Normalizer",

@@ -12,12 +12,15 @@ of threads and ranks, and after any resumption.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
 
 import numpy as np
 import numpy.typing as npt
 
-from lowerconv.checks import integer
+from lowerconv.checks import Pair, integer, pair, plain_array
+from lowerconv.data.source import check_images
 from lowerconv.data.transform import LARGEST_SIDE, identity, transform
 
 #: Default amount of each effect, its unit, and the most that makes sense.
@@ -246,8 +249,13 @@ class Augment:
             With them the same happens as in training.
         shape : (height, width), optional
             Of the result; by default that of the image.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The image is no array of bytes, or has no pixels.
         """
-        height, width = shape or image.shape[1:]
+        height, width = _check_image(image, shape)
         changes, casts = self.draw(
             seed,
             epoch,
@@ -261,7 +269,7 @@ class Augment:
 def change_image(
     image: npt.NDArray[np.uint8],
     shape: tuple[int, int] | None = None,
-    cast: int | tuple[int, ...] = 0,
+    cast: int | Sequence[int] = 0,
     **change: float,
 ) -> npt.NDArray[np.uint8]:
     """Return one image changed in the way that is said, rounded to bytes.
@@ -278,8 +286,9 @@ def change_image(
 
     Raises
     ------
-    ValueError
-        A field is unknown or out of range.
+    TypeError, ValueError
+        The image is no array of bytes or has no pixels; a field is unknown, no number or out of
+        range.
 
     Examples
     --------
@@ -288,17 +297,44 @@ def change_image(
     array([[15, 14, 13],
            [12, 11, 10]], dtype=uint8)
     """
-    height, width = shape or image.shape[1:]
+    height, width = _check_image(image, shape)
+    casts = _check_casts(cast, len(image))
     changes = identity(1, np.array([image.shape[1:]]), (height, width))
     for name, value in change.items():
         if name not in _RANGES:
             raise ValueError(f"change: got {name!r}, expected some of {', '.join(_RANGES)}")
         least, most = _RANGES[name]
+        if name == "flip":
+            value = integer(value, name, 0)
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
+            raise TypeError(
+                f"{name}: got {value!r} of type {type(value).__name__}, expected a number"
+            )
         if not least <= value <= most:
             raise ValueError(f"{name}: got {value}, expected {least} to {most}")
         changes[name] = value
-    casts = np.broadcast_to(np.asarray(cast, np.int32), (1, len(image))).copy()
     return _apply(image, changes, casts, (height, width))
+
+
+def _check_image(image: np.ndarray, shape: tuple[int, int] | None) -> Pair:
+    """Return the height and width of the result; `transform` takes any memory for an image."""
+    size = check_images(image, "image", "(C, H, W)").shape[1:]
+    if max(size) > LARGEST_SIDE:
+        raise ValueError(f"image: got shape {image.shape}, expected at most {LARGEST_SIDE} pixels")
+    return size if shape is None else pair(shape, "shape", 1)
+
+
+def _check_casts(cast: int | Sequence[int], channels: int) -> npt.NDArray[np.int32]:
+    """Return what is added to each channel, (1, channels)."""
+    if isinstance(cast, np.ndarray):
+        cast = plain_array(cast, "cast").tolist()
+    values = list(cast) if isinstance(cast, Sequence) else [cast] * channels
+    if len(values) != channels:
+        raise ValueError(f"cast: got {cast!r}, expected an integer or one for each channel")
+    casts = [integer(value, "cast", -255) for value in values]
+    if max(casts) > 255:
+        raise ValueError(f"cast: got {max(casts)}, expected at most 255")
+    return np.array([casts], np.int32)
 
 
 def _apply(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from lowerconv.checks import plain_array
 from lowerconv.data.source import Pixels, count_bytes
 
 
@@ -35,6 +36,10 @@ class DataError(ValueError):
         return cls(f"{os.fspath(source)}: {where}: found {found}, expected {expected}")
 
 
+class DataWarning(RuntimeWarning):
+    """Something odd about data, which can be used all the same: that some of it is left out."""
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Labelled images, all of one shape, in memory.
@@ -52,6 +57,8 @@ class Dataset:
 
     Raises
     ------
+    TypeError
+        If an array is masked.
     DataError
         If a field does not have this form.
     """
@@ -63,6 +70,9 @@ class Dataset:
 
     def __post_init__(self) -> None:
         images, labels, classes = self.images, self.labels, self.classes
+        for field, array in (("images", images), ("labels", labels)):
+            if isinstance(array, np.ndarray):
+                plain_array(array, f"dataset {self.name!r}: {field}")
         if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
             raise self._error("images", _describe(images), "a uint8 array (N, C, H, W)")
         if 0 in images.shape:

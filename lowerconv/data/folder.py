@@ -10,17 +10,27 @@ Two layouts::
 
 from __future__ import annotations
 
-import operator
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
+from lowerconv.checks import integer
 from lowerconv.data.dataset import DataError, Dataset, find_directory
+from lowerconv.data.oddities import Oddities
+from lowerconv.data.picture import (
+    TURNS,
+    apply_pixel_limit,
+    check_pixels,
+    describe,
+    take_orientation,
+    to_rgb,
+)
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 
@@ -36,12 +46,14 @@ def read_folder(directory: str | os.PathLike[str], size: int = 32) -> tuple[Data
 
     The classes are the folders in sorted order, the images of a class its files in sorted order
     of their names. In the layout without ``train`` and ``test``, images 4, 9, 14, ... of each
-    class (counted from 0) are the test images. Hidden files and folders, and files with other
-    extensions than jpg, jpeg, png, bmp, gif, webp, tif and tiff (in either case), are passed over.
+    class (counted from 0) are the test images. Hidden files and folders are passed over. So are
+    files with other extensions than jpg, jpeg, png, bmp, gif, webp, tif and tiff (in either case),
+    links to nothing, and whatever else is no image of a class: a `DataWarning` tells how many. It
+    also tells of classes without test images, and of names that differ in case only.
 
     Images become RGB (transparency is dropped, 16-bit grey loses its low byte), turned as their
-    EXIF orientation says. The largest centred square is resized to ``size`` x ``size`` pixels,
-    with antialiasing. Of an animation the first frame counts.
+    EXIF orientation says, where that can be read. The largest centred square is resized to ``size``
+    x ``size`` pixels, with antialiasing. Of an animation the first frame counts.
 
     Parameters
     ----------
@@ -56,15 +68,15 @@ def read_folder(directory: str | os.PathLike[str], size: int = 32) -> tuple[Data
 
     Raises
     ------
-    ValueError
-        If ``size`` is not positive.
+    TypeError, ValueError
+        If ``size`` is no integer of 1 or more.
     DataError
         If a folder is missing or empty, train and test have different classes, no class has an
-        image for testing, or an image cannot be decoded.
+        image for testing, or an image cannot be decoded or has more than
+        ``PIL.Image.MAX_IMAGE_PIXELS`` pixels (the environment variable
+        ``LOWERCONV_MAX_IMAGE_PIXELS`` sets that).
     """
-    size = operator.index(size)
-    if size < 1:
-        raise ValueError(f"size: found {size}, expected >= 1 pixel")
+    size = integer(size, "size", 1)
     listing = list_folder(directory)
     train, test = (_read_part(listing, part, size) for part in (listing.train, listing.test))
     return train, test
@@ -98,17 +110,23 @@ def list_folder(directory: str | os.PathLike[str]) -> Listing:
         As `read_folder`, except for what is wrong with an image.
     """
     root = find_directory(directory, "train/<class>/ and test/<class>/, or <class>/, with images")
+    oddities = Oddities(root)
     if _has_parts(root):
-        train = _list_classes(root / "train")
-        test = _list_classes(root / "test")
+        for other in _list_folders(root):
+            if other.name not in ("train", "test"):
+                oddities.add("folders beside train and test", other)
+        train = _list_classes(root / "train", oddities)
+        test = _list_classes(root / "test", oddities)
         _check_same_classes(root, list(train), list(test))
     else:
-        both = _list_classes(root)
+        both = _list_classes(root, oddities)
         train = {
             name: [file for i, file in enumerate(files) if (i + 1) % _TEST_EVERY]
             for name, files in both.items()
         }
         test = {name: files[_TEST_EVERY - 1 :: _TEST_EVERY] for name, files in both.items()}
+        for name in [name for name, files in test.items() if not files]:
+            oddities.note("class folders with too few images to test with", root / name)
         if not any(test.values()):
             most = max(map(len, both.values()))
             raise DataError.at(
@@ -117,6 +135,7 @@ def list_folder(directory: str | os.PathLike[str]) -> Listing:
                 f"at most {most} images in a class",
                 f"at least {_TEST_EVERY} in one class (every fifth is for testing), or test/",
             )
+    oddities.tell()
     classes = tuple(train)
     parts = (
         [(file, label) for label, name in enumerate(classes) for file in part[name]]
@@ -128,7 +147,7 @@ def list_folder(directory: str | os.PathLike[str]) -> Listing:
 def _has_parts(root: Path) -> bool:
     """Tell whether the layout is the one with ``train`` and ``test``."""
     folders = [name for name in ("train", "test") if (root / name).is_dir()]
-    parts = [name for name in folders if not _list_images(root / name)]
+    parts = [name for name in folders if not any(map(_is_image, _list_visible(root / name)))]
     if len(parts) == 1 and _list_folders(root / parts[0]):
         other = "test" if parts == ["train"] else "train"
         found = "images and no class folders" if other in folders else "nothing"
@@ -136,28 +155,56 @@ def _has_parts(root: Path) -> bool:
     return len(parts) == 2
 
 
-def _list_classes(root: Path) -> dict[str, list[Path]]:
+def _list_classes(root: Path, oddities: Oddities) -> dict[str, list[Path]]:
     """List the image files of each class folder, both in sorted order."""
-    classes = {folder.name: _list_images(folder) for folder in _list_folders(root)}
-    if not classes:
+    folders = _list_folders(root)
+    if not folders:
         raise DataError.at(root, "folder", "no class folders", "a folder of images for each class")
-    for name, files in classes.items():
-        if not files:
-            extensions = " ".join(sorted(EXTENSIONS))
-            raise DataError.at(root / name, "class folder", "no images", f"files {extensions}")
-    return classes
+    for path in filter(_is_image, _list_visible(root)):
+        oddities.add("images beside the class folders", path)
+    oddities.compare_names("class folders", folders)
+    return {folder.name: _list_images(folder, oddities) for folder in folders}
 
 
 def _list_folders(folder: Path) -> list[Path]:
-    return [path for path in _list_visible(folder) if path.is_dir()]
+    return [path for path in _list_visible(folder) if _is(Path.is_dir, path)]
 
 
-def _list_images(folder: Path) -> list[Path]:
-    return [
-        path
-        for path in _list_visible(folder)
-        if path.suffix.lower() in EXTENSIONS and path.is_file()
-    ]
+def _list_images(folder: Path, oddities: Oddities) -> list[Path]:
+    """List the images of a class."""
+    files, others = [], Oddities(folder)
+    for path in _list_visible(folder):
+        if _is_image(path):
+            files.append(path)
+        else:
+            others.add(_what_else(path), path)
+    if not files:
+        found = "no images" + (f", but {others}" if others else "")
+        expected = f"files {' '.join(sorted(EXTENSIONS))}"
+        raise DataError.at(folder, "class folder", found, expected)
+    oddities.include(others)
+    oddities.compare_names("images", files)
+    return files
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS and _is(Path.is_file, path)
+
+
+def _what_else(path: Path) -> str:
+    """Return what is in a class folder and no image, in words."""
+    if _is(Path.is_dir, path):
+        return "folders within class folders"
+    if not _is(Path.exists, path):
+        return "links to nothing"
+    return "files with other extensions" if _is(Path.is_file, path) else "no regular files"
+
+
+def _is(test: Callable[[Path], bool], path: Path) -> bool:
+    try:
+        return test(path)
+    except OSError as error:  # such as a folder that may not be entered
+        raise DataError.at(path, "file", str(error), "a file that can be looked at") from error
 
 
 def _list_visible(folder: Path) -> list[Path]:
@@ -224,21 +271,18 @@ def read_image(
     channels, H, W = shape
     if channels not in (1, 3):
         raise ValueError(f"shape: got {channels} channels, expected 1 or 3")
+    apply_pixel_limit()
     try:
         with Image.open(path, formats=_FORMATS) as image:
-            # Pillow only warns up to twice its limit.
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit is not None and image.width * image.height > limit:
-                raise Image.DecompressionBombError(
-                    f"{image.width} x {image.height} pixels exceed the limit of {limit}"
-                )
+            check_pixels(image)
+            orientation = take_orientation(image)
             # A JPEG decodes several times faster at 1/2, 1/4 or 1/8 of its size; twice the
             # wanted size leaves the resampling its antialiasing.
             image.draft(None, (2 * max(H, W), 2 * max(H, W)))  # not turned yet
             image.load()
-            if image.format != "TIFF":  # loading turns these; Pillow 10.0 would do it twice
-                ImageOps.exif_transpose(image, in_place=True)
-            rgb = _to_rgb(image)
+            rgb = to_rgb(image)
+            if orientation in TURNS and image.format != "TIFF":  # loading has turned these
+                rgb = rgb.transpose(TURNS[orientation])
         tight = rgb.width * H <= rgb.height * W  # in width: all of it is in the middle part
         pixels, length = (W, rgb.width) if tight else (H, rgb.height)
         sides = (W, rgb.width * pixels // length), (H, rgb.height * pixels // length)
@@ -258,19 +302,7 @@ def read_image(
     except Exception as error:
         # On damaged files Pillow's decoders raise whatever they stumble over: OSError,
         # SyntaxError, ValueError, struct.error, IndexError, ...
-        reason = f"{error} ({type(error).__name__})"
-        raise DataError.at(path, "image", reason, "a complete image") from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    # Pillow's own conversions clip these at 255, which turns nearly every pixel white.
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode} have no range that maps to 0..255")
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # Pillow warns when a palette loses its alpha in one step
-    return image.convert("RGB")
+        raise DataError.at(path, "image", describe(error), "a complete image") from error
 
 
 def cores() -> int:

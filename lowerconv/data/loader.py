@@ -10,13 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lowerconv.checks import integer
+from lowerconv.arrays import contiguous
+from lowerconv.checks import integer, plain_array
 from lowerconv.copying import not_copied
 from lowerconv.data.ahead import Stream, Threads
 from lowerconv.data.augment import Augment
 from lowerconv.data.dataset import Dataset
 from lowerconv.data.order import epoch_order, share
-from lowerconv.data.source import Source, count_bytes
+from lowerconv.data.source import Source, check_images, check_source, count_bytes
 from lowerconv.data.transform import identity, transform
 from lowerconv.kernels.call import share as part
 from lowerconv.kernels.call import spread
@@ -60,8 +61,9 @@ class Normalizer:
 
     def __init__(self, images: np.ndarray | Source) -> None:
         if isinstance(images, np.ndarray):
-            counts = count_bytes(images)
+            counts = count_bytes(check_images(images, "images", "(N, C, H, W)"))
         else:
+            check_source(images, "images")
             counts = images.histogram()
         values = np.arange(256) / 255
         mean = counts @ values / counts.sum(1)
@@ -70,12 +72,21 @@ class Normalizer:
     @classmethod
     def of(cls, mean: Sequence[float], deviation: Sequence[float]) -> Normalizer:
         """Return one with a known mean and deviation of each channel."""
+        for name, values in (("mean", mean), ("deviation", deviation)):
+            if isinstance(values, np.ndarray):
+                plain_array(values, name)
         normalizer = cls.__new__(cls)
         normalizer._set(np.array(mean), np.array(deviation))
         return normalizer
 
     def _set(self, mean: np.ndarray, deviation: np.ndarray) -> None:
-        self.mean, self.deviation = mean, deviation
+        for name, values, least in (("mean", mean, -np.inf), ("deviation", deviation, 0.0)):
+            if values.dtype.kind not in "fiu":
+                raise TypeError(f"{name}: got {values.dtype} numbers, expected real ones")
+            fine = np.isfinite(values) & (values >= least)
+            if values.shape != (mean.size,) or not values.size or not fine.all():
+                raise ValueError(f"{name}: got {values}, expected a finite number for each channel")
+        self.mean, self.deviation = mean.astype(np.float64), deviation.astype(np.float64)
         values = np.arange(256) / 255
         # A channel of one colour has no deviation: it becomes all zeros.
         divisor = np.where(self.deviation > 0, self.deviation, 1)
@@ -84,11 +95,36 @@ class Normalizer:
         self.shift = (-self.mean / divisor).astype(np.float32)
 
     def __call__(self, images: np.ndarray, indices: np.ndarray) -> np.ndarray:
-        """Return the images at `indices`, (len(indices), C, H, W), float32."""
+        """Return the images at `indices`, (len(indices), C, H, W), float32.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Images that are no bytes or have other channels; an index that is none of theirs.
+        """
+        plain_array(images, "images")
+        if images.dtype != np.uint8:
+            raise TypeError(f"images: got dtype {images.dtype}, expected uint8")
+        if images.ndim != 4 or images.shape[1] != len(self.table):
+            expected = f"(N, {len(self.table)}, H, W)"
+            raise ValueError(f"images: got shape {images.shape}, expected {expected}")
+        indices = _check_indices(indices, len(images))
         out = np.empty((len(indices), *images.shape[1:]), np.float32)
         with parallel_region(get_num_threads()) as team:
             _look_up(team, images, indices, self.table, out)
         return out
+
+
+def _check_indices(indices: np.ndarray, count: int) -> np.ndarray:
+    """Return indices as kernels take them, which do not ask whether there is such an image."""
+    if plain_array(indices, "indices").dtype.kind not in "iu":
+        raise TypeError(f"indices: got dtype {indices.dtype}, expected integers")
+    if indices.ndim != 1:
+        raise ValueError(f"indices: got shape {indices.shape}, expected (n,)")
+    if indices.size and not 0 <= indices.min() <= indices.max() < count:
+        found = f"{indices.min()} to {indices.max()}"
+        raise ValueError(f"indices: got {found}, expected 0 to {count - 1}")
+    return contiguous(indices.astype(np.int64, copy=False), "indices")
 
 
 @dataclass(frozen=True)
@@ -206,7 +242,9 @@ class Loader:
         ahead: int | None = None,
         cpus: Collection[int] | None = None,
     ) -> None:
-        self.dataset, self.normalizer, self.batch = dataset, normalizer, batch
+        check_source(dataset, "dataset")
+        self.dataset, self.normalizer = dataset, normalizer
+        self.batch = integer(batch, "batch", 1)
         self.rank, self.ranks, self.augment = rank, ranks, augment
         if workers is None:
             workers = 0 if dataset.runs is None and not augment else 1

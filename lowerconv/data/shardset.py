@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lowerconv.checks import integer
 from lowerconv.data.dataset import DataError, find_directory
 from lowerconv.data.shards import PARTS, Shard, shard_name
 from lowerconv.data.source import Pixels
@@ -157,6 +158,7 @@ def read_shards(
     DataError
         A file is missing, damaged, or of another data set.
     """
+    size = None if size is None else integer(size, "size", 1)
     root = find_directory(directory, f"{INDEX} and the shards that lowerconv pack has made")
     index = read_index(root / INDEX)
     classes = tuple(index["classes"])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from lowerconv.checks import plain_array
 from lowerconv.copying import not_copied
 from lowerconv.machine.compiled import njit
 
@@ -73,6 +74,25 @@ class Source(Protocol):
 
     def locate(self, indices: npt.NDArray[np.int64]) -> Pixels:
         """Return where some images lie, decoded and found undamaged."""
+
+
+def check_source(value: Any, argument: str) -> None:
+    """Raise TypeError for what is no data set, such as an array."""
+    if not all(hasattr(value, name) for name in ("image_shape", "classes", "locate")):
+        raise TypeError(
+            f"{argument}: got {type(value).__name__}, expected a data set such as "
+            "lowerconv.data.Dataset"
+        )
+
+
+def check_images(value: Any, argument: str, shape: str) -> npt.NDArray[np.uint8]:
+    """Return an array of bytes with at least one pixel, of a shape such as ``(C, H, W)``."""
+    images = plain_array(value, argument)
+    if images.dtype != np.uint8:
+        raise TypeError(f"{argument}: got dtype {images.dtype}, expected uint8")
+    if images.ndim != shape.count(",") + 1 or not images.size:
+        raise ValueError(f"{argument}: got shape {images.shape}, expected {shape}, none of them 0")
+    return images
 
 
 @njit(cache=True, nogil=True)

@@ -9,11 +9,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from lowerconv.checks import plain_array
+from lowerconv.problem import DTYPES
+
 
 class Parameter:
     """An array that is learnt, and the gradient of the loss with respect to it."""
 
     def __init__(self, data: np.ndarray) -> None:
+        if plain_array(data, "data").dtype not in DTYPES:
+            raise TypeError(f"data: got dtype {data.dtype}, expected float32 or float64")
         self.data = data
         self.grad = np.zeros(data.shape, data.dtype)  # takes no memory before it is written
 

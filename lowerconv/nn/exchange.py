@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save
 
+from lowerconv.checks import plain_array
 from lowerconv.files import write_atomically
 from lowerconv.nn.module import Module
 
@@ -24,6 +27,7 @@ AVERAGE = "running_mean"
 
 _SHOWN = 5  # names in an error
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8"}
+_KINDS = "float64, float32, float16 or bfloat16"
 
 
 class WeightsError(ValueError):
@@ -33,20 +37,24 @@ class WeightsError(ValueError):
 def load_weights(module: Module, source: str | PathLike[str] | Mapping[str, Any]) -> None:
     """Set all weights and running statistics of a network.
 
-    Floating-point numbers of any kind become those of the network: from float16 and bfloat16
-    exactly, from float64 to float32 rounded. Nothing is changed before everything has been checked.
+    Floating-point numbers become those of the network: from float16 and bfloat16 exactly, from
+    float64 to float32 rounded. Nothing is changed before everything has been checked.
 
     Parameters
     ----------
     module : Module
     source : path or mapping of str to array
         A safetensors file, such as `save_weights` and ``safetensors.torch.save_file`` write, or
-        tensors by name, such as a state_dict of PyTorch. It must hold exactly what the network
-        has; counters of batches (``num_batches_tracked``) are ignored. What is in several places
-        of the network may come under one of its names, or under several with the same numbers.
+        tensors by name, such as a state_dict of PyTorch, on the CPU. It must hold exactly what the
+        network has; counters of batches (``num_batches_tracked``) are ignored. What is in several
+        places of the network may come under one of its names, or under several with the same
+        numbers.
 
     Raises
     ------
+    TypeError
+        `source` is neither a path nor a mapping; an array is masked; a tensor is on another device,
+        sparse or quantized, or of a type that NumPy cannot hold.
     WeightsError
         The file is damaged or no safetensors file; a tensor is missing, has no place in the
         network, or has another shape, another kind of number or numbers that are too large; or one
@@ -55,11 +63,13 @@ def load_weights(module: Module, source: str | PathLike[str] | Mapping[str, Any]
         The file cannot be read.
     """
     if isinstance(source, Mapping):
-        where, found = "weights", {name: _as_array(name, t) for name, t in source.items()}
-    else:
+        where, found = "weights", _copy(source)
+    elif isinstance(source, (str, PathLike)):
         where, found = str(source), _read(Path(source))
+    else:
+        raise TypeError(f"weights: got {type(source).__name__}, expected a path or tensors by name")
     expected = _state(module)
-    found = {name: array for name, array in found.items() if name.split(".")[-1] != COUNTER}
+    found = {name: array for name, array in found.items() if not _is_counter(name)}
     places: dict[int, list[str]] = {}
     for name, target in expected.items():
         places.setdefault(id(target), []).append(name)
@@ -128,6 +138,18 @@ def _everywhere(module: Module, prefix: str = "") -> Iterator[tuple[str, np.ndar
         yield from _everywhere(child, f"{prefix}{name}.")
 
 
+def _is_counter(name: str) -> bool:
+    return name.split(".")[-1] == COUNTER
+
+
+def _copy(source: Mapping[str, Any]) -> Arrays:
+    """Return the tensors of a mapping, all but the counters."""
+    for name in source:
+        if not isinstance(name, str):
+            raise TypeError(f"weights: got {name!r} as a name, expected a str")
+    return {name: _as_array(name, t) for name, t in source.items() if not _is_counter(name)}
+
+
 def _read(path: Path) -> Arrays:
     """Return all tensors of a file."""
     content = path.read_bytes()
@@ -137,6 +159,7 @@ def _read(path: Path) -> Arrays:
         tensors = {
             name: _decode(f"{path}: tensor {name!r}", **tensor)
             for name, tensor in deserialize(content)
+            if tensor["dtype"] in _DTYPES or not _is_counter(name)
         }
     except (SafetensorError, UnicodeDecodeError) as error:
         raise WeightsError(
@@ -154,25 +177,47 @@ def _decode(which: str, dtype: str, shape: list[int], data: bytearray) -> np.nda
         wide = np.frombuffer(data, "<u2").astype(np.uint32) << np.uint32(16)
         return wide.view(np.float32).reshape(shape)
     if dtype not in _DTYPES:
-        raise WeightsError(f"{which}: got numbers of type {dtype}, expected floating point")
+        raise WeightsError(f"{which}: got numbers of type {dtype}, expected {_KINDS}")
     return np.frombuffer(data, _DTYPES[dtype]).reshape(shape)
 
 
-def _as_array(name: str, tensor: Any) -> np.ndarray:
-    """Return an array or a tensor of PyTorch as an array."""
+def _as_array(name: str, value: Any) -> np.ndarray:
+    """Return a copy of an array or of a tensor of PyTorch: it may be memory of the network."""
+    which = f"weights: tensor {name!r}"
+    torch = sys.modules.get("torch")  # who has a tensor has imported it
+    if torch is not None and isinstance(value, getattr(torch, "Tensor", ())):
+        return np.array(_of_torch(torch, which, value))
+    if isinstance(value, np.ndarray):
+        plain_array(value, which)
     try:
-        return np.asarray(tensor.detach() if hasattr(tensor, "detach") else tensor)
+        array = np.array(value)
     except (TypeError, ValueError) as error:
         raise WeightsError(
-            f"weights: tensor {name!r}: got {type(tensor).__name__}, expected an array of "
-            f"floating-point numbers ({error})"
+            f"{which}: got {type(value).__name__}, expected an array of floating-point numbers "
+            f"({error})"
         ) from None
+    # NumPy itself has no such type; those of ml_dtypes and JAX are converted by a cast.
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+def _of_torch(torch: ModuleType, which: str, tensor: Any) -> np.ndarray:
+    """Return a tensor of PyTorch as an array."""
+    if tensor.device.type != "cpu":
+        raise TypeError(f"{which}: got a tensor on {tensor.device}, expected one on the CPU")
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        kind = "quantized" if tensor.is_quantized else str(tensor.layout).partition(".")[2]
+        raise TypeError(f"{which}: got a {kind} tensor, expected a dense one")
+    try:
+        tensor = tensor.detach().resolve_neg()
+        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(f"{which}: got {tensor.dtype}, expected {_KINDS} ({error})") from None
 
 
 def _fitting(which: str, array: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Return `array` in the dtype of `target`, which it must fit."""
-    if array.dtype.kind != "f":
-        raise WeightsError(f"{which}: got numbers of type {array.dtype}, expected floating point")
+    if not issubclass(array.dtype.type, np.floating):  # float8 of ml_dtypes has kind "f", too
+        raise WeightsError(f"{which}: got numbers of type {array.dtype}, expected {_KINDS}")
     if array.shape != target.shape:
         raise WeightsError(f"{which}: got shape {array.shape}, expected {target.shape}")
     with np.errstate(over="ignore"):

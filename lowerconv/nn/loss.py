@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lowerconv.arrays import contiguous
+from lowerconv.checks import integer, plain_array
 from lowerconv.kernels.call import share, spread
 from lowerconv.machine.compiled import njit
 from lowerconv.machine.threads import get_num_threads, parallel_region
+from lowerconv.problem import DTYPES
 
 # Weight of an auxiliary loss: Szegedy et al., "Going deeper with convolutions" (2015), section 5.
 AUXILIARY = 0.3
@@ -81,7 +84,7 @@ def softmax_cross_entropy(
     Parameters
     ----------
     scores : ndarray, (N, classes), float32 or float64
-    labels : ndarray, (N,), integer
+    labels : ndarray, (N,), integers of any kind
         Class numbers from 0.
     batch : int, optional
         What the gradient is divided by: N unless these samples are one rank's share of a larger
@@ -96,19 +99,17 @@ def softmax_cross_entropy(
 
     Raises
     ------
+    TypeError
+        What is no array, is masked, or has numbers of another kind.
     ValueError
         Shapes that do not fit, a label that is no class, or smoothing outside 0 to 1.
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing: got {label_smoothing}, expected from 0 to 1")
-    if scores.ndim != 2 or labels.shape != scores.shape[:1]:
-        raise ValueError(
-            f"labels: got shape {labels.shape}, expected one for each row of scores {scores.shape}"
-        )
-    if labels.size and not 0 <= labels.min() <= labels.max() < scores.shape[1]:
-        raise ValueError(
-            f"labels: got {labels.min()} to {labels.max()}, expected 0 to {scores.shape[1] - 1}"
-        )
+    if batch is not None:
+        batch = integer(batch, "batch", 1)
+    scores = _check_scores(scores)
+    labels = _check_labels(labels, *scores.shape)
     losses = np.empty(len(scores))
     right = np.empty(len(scores), np.bool_)
     gradient = np.empty_like(scores)
@@ -124,6 +125,30 @@ def softmax_cross_entropy(
             gradient,
         )
     return LossResult(float(losses.sum()), int(right.sum()), gradient)
+
+
+def _check_scores(scores: np.ndarray) -> np.ndarray:
+    """Return scores as the kernel takes them."""
+    if plain_array(scores, "scores").dtype not in DTYPES:
+        raise TypeError(f"scores: got dtype {scores.dtype}, expected float32 or float64")
+    if scores.ndim != 2 or not scores.shape[1]:
+        raise ValueError(f"scores: got shape {scores.shape}, expected (N, classes)")
+    return contiguous(scores, "scores")
+
+
+def _check_labels(labels: np.ndarray, count: int, classes: int) -> np.ndarray:
+    """Return labels as the kernel takes them, which looks up scores with them."""
+    if plain_array(labels, "labels").dtype.kind not in "iu":
+        raise TypeError(f"labels: got dtype {labels.dtype}, expected integers")
+    if labels.shape != (count,):
+        raise ValueError(
+            f"labels: got shape {labels.shape}, expected ({count},), one for each row of scores"
+        )
+    if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(
+            f"labels: got {labels.min()} to {labels.max()}, expected 0 to {classes - 1}"
+        )
+    return contiguous(labels.astype(np.int64, copy=False), "labels")
 
 
 def network_loss(

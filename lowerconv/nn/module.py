@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from lowerconv.checks import shape
 from lowerconv.nn.attributes import Attributes, Parameter
 from lowerconv.nn.graph import Node, Value
 from lowerconv.nn.memory import Arena
@@ -256,13 +257,13 @@ class Module(Attributes):
         """
         from lowerconv.nn.program import compiled
 
-        return compiled(self, tuple(x_shape))
+        return compiled(self, shape(x_shape, "x_shape"))
 
     def memory_report(self, x_shape: Shape, training: bool = True) -> MemoryReport:
         """Return how many bytes a step with an input of this shape needs, by kind."""
         from lowerconv.nn.program import memory_report
 
-        return memory_report(self, tuple(x_shape), training)
+        return memory_report(self, shape(x_shape, "x_shape"), training)
 
     def save(self, path: str | Path) -> None:
         """Write parameters and buffers as safetensors, under PyTorch's names."""
@@ -317,6 +318,10 @@ class Layer(Module):
 
     def forward(self, *values: Value) -> Value:
         """Record the layer."""
+        for i, value in enumerate(values):
+            if not isinstance(value, Value):
+                name = f"values[{i}]" if len(values) > 1 else "x"
+                raise TypeError(f"{name}: got {type(value).__name__}, expected a numpy array")
         shapes = tuple(value.shape for value in values)
         return Node(self, values, self.result_shape(*shapes), values[0].dtype).result
 

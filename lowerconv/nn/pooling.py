@@ -11,21 +11,25 @@ from lowerconv.checks import Pair, pair
 from lowerconv.kernels.avg_pool import avg_pool, avg_pool_grad
 from lowerconv.kernels.max_pool import max_pool, max_pool_grad
 from lowerconv.machine.threads import get_num_threads, parallel_region
+from lowerconv.machine.workspace import check_bytes
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.module import Layer, Shape, Step
+
+MOST_TAPS = 2**31 - 1  # of a window: their numbers are 32-bit integers
 
 
 def _pooled(extent: int, size: int, stride: int, pad: int, ceil_mode: bool) -> int:
     """Return the number of windows along one axis, as PyTorch counts them."""
     room = extent + 2 * pad - size
-    if room < 0:
-        raise ValueError(
-            f"x: got {extent} pixels along an axis, expected at least the kernel_size {size} less "
-            f"the padding of {2 * pad}"
-        )
     windows = (-(-room // stride) if ceil_mode else room // stride) + 1
-    # A window that begins in the padding on the far side holds nothing.
-    return windows - 1 if ceil_mode and (windows - 1) * stride >= extent + pad else windows
+    if ceil_mode and (windows - 1) * stride >= extent + pad:
+        windows -= 1  # one that begins in the padding on the far side holds nothing
+    if extent < 1 or windows < 1:
+        raise ValueError(
+            f"x: got {extent} pixels along an axis, expected enough for a window with kernel_size "
+            f"{size}, stride {stride}, padding {pad} and ceil_mode {ceil_mode}"
+        )
+    return windows
 
 
 class _Pool(Layer):
@@ -61,14 +65,35 @@ class _Pool(Layer):
         (shape,) = shapes
         if len(shape) != 4:
             raise ValueError(f"x: got shape {shape}, expected (N, C, H, W)")
-        pooled = (
+        pooled = [
             _pooled(*axis, self.ceil_mode)
             for axis in zip(shape[2:], self.size, self.stride, self.padding, strict=True)
-        )
+        ]
+        if prod(self._window(shape)[0]) > MOST_TAPS:
+            raise ValueError(
+                f"kernel_size: got {self.size} with padding {self.padding}, expected at most "
+                f"{MOST_TAPS:,} pixels in a window"
+            )
         return (*shape[:2], *pooled)
 
+    def _window(self, x_shape: Shape) -> tuple[Pair, Pair]:
+        """Return size and stride for the kernels, whose work and scratch memory grow with both.
+
+        What a window has beyond the padding on the far side is never read, and a longer stride than
+        the padded image has no second window.
+        """
+        H, W = (extent + 2 * pad for extent, pad in zip(x_shape[2:], self.padding, strict=True))
+        (R, S), (rows, columns) = self.size, self.stride
+        return (min(R, H), min(S, W)), (min(rows, H), min(columns, W))
+
     def _geometry(self, frame: Frame, *more: Any) -> tuple[Any, ...]:
-        return (*frame.x.shape, *frame.y.shape[2:], self.size, self.stride, self.padding, *more)
+        x_shape = frame.x.shape
+        return (*x_shape, *frame.y.shape[2:], *self._window(x_shape), self.padding, *more)
+
+    def prepare(self, frame: Frame) -> None:
+        """Refuse windows that this machine has no scratch memory for: kernels cannot."""
+        scratch = prod(self._window(frame.x.shape)[0]) * frame.dtype.itemsize * get_num_threads()
+        check_bytes(scratch, f"kernel_size {self.size}: scratch memory of all threads")
 
 
 class MaxPool2d(_Pool):
@@ -78,12 +103,13 @@ class MaxPool2d(_Pool):
 
     def saved(self, *shapes: Shape) -> dict[str, tuple[Shape, Any]]:
         """Return what tells which pixel of each window was the largest."""
-        few = prod(self.size) <= 256
+        few = prod(self._window(shapes[0])[0]) <= 256
         winner = np.dtype(np.uint8 if few else np.int32)
         return {"winner": ((prod(self.result_shape(*shapes)),), winner)}
 
     def prepare(self, frame: Frame) -> None:
         """Have a record of winners, even if of nothing."""
+        super().prepare(frame)
         frame.saved.setdefault("winner", np.empty(0, np.uint8))
 
     def compute(self, frame: Frame, step: Step) -> None:

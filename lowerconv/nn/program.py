@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lowerconv.arrays import contiguous
+from lowerconv.checks import plain_array
 from lowerconv.copying import not_copied
 from lowerconv.machine.affinity import generation
 from lowerconv.machine.memory import memory_limit
@@ -16,6 +18,7 @@ from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.graph import Graph, Value, fuse
 from lowerconv.nn.memory import Arena, MemoryReport
 from lowerconv.nn.planning import MemoryPlan
+from lowerconv.problem import DTYPES
 
 if TYPE_CHECKING:
     from lowerconv.nn.module import Layer, Module, Step
@@ -138,7 +141,7 @@ class Program:
         """Compute the results for `x`; see `Module.run`."""
         self._place()
         self.arena.user = self if self.training else None
-        self._input.place(np.ascontiguousarray(x).reshape(-1))
+        self._input.place(contiguous(x, "x").reshape(-1))
         for layer, frame in self.steps:
             if gate:
                 gate(layer)
@@ -156,6 +159,7 @@ class Program:
         if len(dy) != len(self.results):
             raise TypeError(f"dy: got {len(dy)} arrays, expected {len(self.results)}")
         for given, result in zip(dy, self.results, strict=True):
+            plain_array(given, "dy")
             if given.shape != result.shape or given.dtype != result.array.dtype:
                 raise ValueError(
                     f"dy: got {given.dtype} {given.shape}, expected {result.array.dtype} "
@@ -226,8 +230,7 @@ def _dtype(module: Module, default: Any) -> np.dtype:
 
 def program_of(module: Module, x: np.ndarray, training: bool, input_grad: bool) -> Program:
     """Return the program of a module for an input, from those it keeps where it was made before."""
-    if not isinstance(x, np.ndarray):
-        raise TypeError(f"x: got {type(x).__name__}, expected a numpy array")
+    plain_array(x, "x")
     setting = get_num_threads(), generation(), module._structures
     key = (x.shape, x.dtype, training, input_grad, *setting)
     program = module._programs.pop(key, None)
@@ -235,6 +238,10 @@ def program_of(module: Module, x: np.ndarray, training: bool, input_grad: bool) 
         expected = _dtype(module, x.dtype)
         if x.dtype != expected:
             raise TypeError(f"x: got dtype {x.dtype}, expected {expected}, that of the parameters")
+        if x.dtype not in DTYPES:
+            raise TypeError(f"x: got dtype {x.dtype}, expected float32 or float64")
+        if not x.ndim:
+            raise ValueError("x: got shape (), expected a batch (N, ...)")
         program = Program(module, x.shape, x.dtype, training, input_grad, module._arena)
         while len(module._programs) >= PROGRAMS:
             del module._programs[next(iter(module._programs))]
@@ -263,8 +270,7 @@ def compiled(module: Module, x_shape: Shape) -> Callable[[np.ndarray], np.ndarra
 
     def infer(x: np.ndarray) -> np.ndarray:
         """Return the result for `x`, an array that is valid until the next call."""
-        if not isinstance(x, np.ndarray):
-            raise TypeError(f"x: got {type(x).__name__}, expected a numpy array")
+        plain_array(x, "x")
         if x.shape != x_shape or x.dtype != dtype:
             raise ValueError(f"x: got {x.dtype} {x.shape}, expected {dtype} {x_shape}")
         return program.forward(x, INFERENCE)

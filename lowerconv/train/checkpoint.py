@@ -114,7 +114,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        # AttributeError: numbers of types that NumPy has not, such as float8
         raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from None
     if metadata.get("format") != FORMAT:
         found = metadata.get("format")

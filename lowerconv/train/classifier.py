@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from lowerconv.arrays import contiguous
+from lowerconv.checks import plain_array
 from lowerconv.data.folder import read_image
 from lowerconv.data.loader import Loader
-from lowerconv.data.source import Source
+from lowerconv.data.source import Source, check_source
 from lowerconv.nn.init import undrawn
 from lowerconv.nn.models import MODELS
 from lowerconv.nn.module import INFERENCE, Module
@@ -83,12 +85,13 @@ class Classifier:
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Return how probable each class is, (N, classes), for images (N, C, H, W), uint8."""
+        plain_array(images, "images")
         if images.dtype != np.uint8 or images.shape[1:] != self.inputs.image_shape:
             raise ValueError(
                 f"images: got {images.dtype} {images.shape}, expected uint8 "
                 f"(N, {', '.join(map(str, self.inputs.image_shape))})"
             )
-        x = self._normalizer(np.ascontiguousarray(images), np.arange(len(images)))
+        x = self._normalizer(contiguous(images, "images"), np.arange(len(images)))
         scores = self.network.run(x, INFERENCE).astype(np.float64)
         powers = np.exp(scores - scores.max(1, keepdims=True))
         return powers / powers.sum(1, keepdims=True)
@@ -98,9 +101,12 @@ class Classifier:
 
         Raises
         ------
+        TypeError
+            `dataset` is none.
         ValueError
             Images of another shape, or other classes.
         """
+        check_source(dataset, "dataset")
         for name, found, expected in (
             ("image_shape", dataset.image_shape, self.inputs.image_shape),
             ("classes", dataset.classes, self.inputs.classes),

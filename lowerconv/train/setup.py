@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lowerconv.data import load
-from lowerconv.data.source import Source
+from lowerconv.data.source import Source, check_source
 from lowerconv.data.split import hold_out
 from lowerconv.nn.models import MODELS
 from lowerconv.nn.module import Module
@@ -67,6 +67,21 @@ class Setup:
         )
 
 
+def _check_sets(data: Any) -> None:
+    """Raise TypeError or ValueError unless these are a training set and a test set, or None."""
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise TypeError(
+            f"data: got {type(data).__name__}, expected a name, or (training set, test set or None)"
+        )
+    train, test = data
+    for i, part in enumerate(data if test is not None else data[:1]):
+        check_source(part, f"data[{i}]")
+    for name in ("image_shape", "classes") if test is not None else ():
+        found, expected = tuple(getattr(test, name)), tuple(getattr(train, name))
+        if found != expected:
+            raise ValueError(f"data[1]: got {name} {found}, expected {expected}, that of data[0]")
+
+
 def read(
     model: str | Module,
     data: str | tuple[Source, Source | None],
@@ -76,6 +91,8 @@ def read(
     """Read the data and make the network; arguments and errors as of `Trainer`."""
     if isinstance(model, str) and model not in MODELS:
         raise ValueError(f"model: got {model!r}, expected one of {', '.join(MODELS)}")
+    if not isinstance(data, str):
+        _check_sets(data)
     settings = resolve(
         model if isinstance(model, str) else type(model).__name__,
         data if isinstance(data, str) else data[0].name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Collection
 from dataclasses import asdict
 from functools import partial
@@ -13,7 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from lowerconv.copying import not_copied
-from lowerconv.data import Augment
+from lowerconv.data import Augment, DataWarning
 from lowerconv.data.loader import Loader
 from lowerconv.data.source import Source
 from lowerconv.machine.affinity import set_share
@@ -117,7 +118,10 @@ class Trainer:
         self.communicator = _join() if communicator is None else communicator
 
         # In each step all ranks fail or none: the next one is for all of them.
-        setup = together(self.communicator, lambda: read(model, data, parallel, settings))
+        with warnings.catch_warnings():
+            if self.communicator.rank:  # all read the same data: what is odd about it is told once
+                warnings.simplefilter("ignore", DataWarning)
+            setup = together(self.communicator, lambda: read(model, data, parallel, settings))
         if self.communicator.ranks > 1:
             check_facts_agree(self.communicator, together(self.communicator, setup.facts))
         self.settings, self.parallel = setup.settings, setup.parallel

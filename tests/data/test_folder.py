@@ -2,15 +2,17 @@
 
 import io
 import random
+import re
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from lowerconv.data import DataError, Dataset, load, read_folder
+from lowerconv.data import DataError, Dataset, DataWarning, load, pack, read_folder
 from lowerconv.data.folder import read_image
 
 
@@ -90,7 +92,8 @@ def test_every_fifth_image_of_each_class_is_for_testing(tmp_path):
     for i in range(5):
         paint(tmp_path / f"ant/{i}.png", 100 + i)
     paint(tmp_path / "bee/1.png", 200)
-    train, test = read_folder(tmp_path, size=2)
+    with pytest.warns(DataWarning, match=r": class folders with too few .* \(1: bee\)$"):
+        train, test = read_folder(tmp_path, size=2)
     assert train.classes == test.classes == ("ant", "bee", "cat")
     assert values(test) == [104, 4, 9] and test.labels.tolist() == [0, 2, 2]
     assert values(train) == [100, 101, 102, 103, 200, 0, 1, 2, 3, 5, 6, 7, 8, 10, 11]
@@ -118,7 +121,9 @@ def test_extensions_and_hidden_files(split):
     (split / "train/a/readme.txt").write_bytes(b"no image")
     (split / "train/a/folder.png").mkdir()
     (split / "train/.cache").mkdir()
-    train, _ = read_folder(split)
+    with pytest.warns(DataWarning, match=r"other extensions \(1: train.a.readme.txt\)") as told:
+        train, _ = read_folder(split)
+    assert len(told) == 1 and "within class folders (1: " in str(told[0].message)
     assert train.labels.tolist() == [0] * 9 + [1]
     assert train.images[2:9].min() >= 58 and train.images[2:9].max() <= 62
 
@@ -136,9 +141,9 @@ def test_result_is_the_same_each_time(tmp_path):
 # Layouts that are wrong
 
 
-@pytest.mark.parametrize("size", [0, -1])
+@pytest.mark.parametrize("size", [0, -1, 2.5, "32", True, None])
 def test_refuses_size(split, size):
-    with pytest.raises(ValueError, match=f"^size: found {size}"):
+    with pytest.raises((TypeError, ValueError), match=f"^size: got {size!r}"):
         read_folder(split, size)
 
 
@@ -180,7 +185,73 @@ def test_empty_class_folder(split, content):
         (folder / "notes.txt").write_text("no image")
     elif content == "subfolder":
         paint(folder / "deeper/1.png")
-    with pytest.raises(DataError, match=r"c: class folder: found no images, expected files \.bmp"):
+    left_out = {
+        "nothing": "",
+        "text": r", but files with other extensions \(1: notes\.txt\)",
+        "subfolder": r", but folders within class folders \(1: deeper\)",
+    }[content]
+    message = rf"c: class folder: found no images{left_out}, expected files \.bmp"
+    with pytest.raises(DataError, match=message):
+        read_folder(split)
+
+
+def link(path, target):
+    """Make a symbolic link."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.symlink_to(target)
+    except OSError as error:
+        pytest.skip(f"no symbolic links here: {error}")
+
+
+def test_links_to_nothing_are_counted(tmp_path):
+    for i in range(110):
+        name = tmp_path / f"set/{'ab'[i % 2]}/{i:03}.png"
+        if i < 20:
+            paint(tmp_path / f"elsewhere/{i}.png", i)
+        link(name, tmp_path / f"elsewhere/{i}.png")
+    with pytest.warns(DataWarning) as told:
+        train, test = read_folder(tmp_path / "set")
+    assert (len(train), len(test)) == (16, 4)
+    (message,) = [str(warning.message) for warning in told]
+    names = ", ".join(str(Path(name)) for name in ("a/020.png", "a/022.png", "a/024.png"))
+    assert message == (
+        f"lowerconv: {tmp_path / 'set'}: left out links to nothing (90: {names}, ...)"
+    )
+    link(tmp_path / "set/c/1.png", tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"c: class folder: found no images, but links to nothing"):
+        read_folder(tmp_path / "set")
+
+
+def test_what_is_beside_the_images_is_told(split):
+    paint(split / "val/a/1.png")
+    with pytest.warns(DataWarning, match=r"left out folders beside train and test \(1: val\)$"):
+        train, _ = read_folder(split)
+    assert len(train) == 3
+    for i in range(5):
+        paint(split / f"all/b/{i}.png")
+    paint(split / "all/stray.png")
+    (split / "all/labels.csv").write_text("fine here")
+    with pytest.warns(DataWarning, match=r"left out images beside .* folders \(1: stray.png\)$"):
+        read_folder(split / "all")
+
+
+def test_names_that_differ_in_case_only_are_told(split):
+    for name in ("train/A/1.png", "test/A/1.png", "train/b/2.jpg", "train/b/2.JPG"):
+        paint(split / name)
+    if len(list((split / "train").iterdir())) == 2:
+        pytest.skip("this file system does not tell upper from lower case")
+    with pytest.warns(DataWarning) as told:
+        train, _ = read_folder(split)
+    assert train.classes == ("A", "a", "b")  # all are taken
+    message = str(told[0].message)
+    assert re.search(r"class folders with names that differ in case only \(4: ", message)
+    assert re.search(r"images with names .* case only \(2: .*2\.JPG, .*2\.jpg\)", message)
+
+
+def test_nothing_is_told_of_plain_folders(split):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         read_folder(split)
 
 
@@ -318,6 +389,110 @@ def test_modes_become_rgb(tmp_path, mode, colour, expected):
     assert (result == np.array(expected).reshape(3, 1, 1)).all()
 
 
+def tiff(pixels, bits, photometric):
+    """Write a row of grey pixels as TIFF, which Pillow cannot in all of these ways."""
+    data = int("".join(f"{pixel:0{bits}b}" for pixel in pixels), 2).to_bytes(
+        len(pixels) * bits // 8, "big"
+    )
+    if bits == 16:
+        data = np.array(pixels, "<u2").tobytes()
+    entries = {256: len(pixels), 257: 1, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1}
+    entries |= {278: 1, 279: len(data)}
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, n) for tag, n in entries.items())
+    header = struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data
+    return header + struct.pack("<H", len(entries)) + directory + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("bits", "photometric", "stored"),
+    [
+        (16, 1, [0, 0x1234, 0x8000, 0xFFFF]),
+        (16, 0, [0xFFFF, 0xEDCB, 0x7FFF, 0]),  # white is zero
+        (12, 1, [0, 0x123, 0x800, 0xFFF]),
+    ],
+)
+def test_grey_of_many_bits(tmp_path, bits, photometric, stored):
+    (tmp_path / "image.tif").write_bytes(tiff(stored, bits, photometric))
+    found = read_image(tmp_path / "image.tif", (3, 1, 4))
+    assert found[0, 0].tolist() == [0, 0x12, 0x80, 0xFF]
+
+
+def exif(*entries):
+    """Return an EXIF block of (tag, type, count, packed value)."""
+    header = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries))
+    directory, behind = b"", b""
+    for tag, kind, count, value in entries:
+        if len(value) > 4:
+            at = 8 + 2 + 12 * len(entries) + 4 + len(behind)
+            value, behind = struct.pack("<I", at), behind + value
+        directory += struct.pack("<HHI", tag, kind, count) + value.ljust(4, b"\0")
+    return header + directory + bytes(4) + behind
+
+
+SIX = struct.pack("<H", 6)  # a quarter turn
+# What cannot be read may stand beside an orientation that can.
+ODD_EXIF = {
+    "text": (b"not exif", False),
+    "nothing": (b"Exif\0\0", False),
+    "cut-off": (exif((0x0112, 3, 1, SIX))[:17], False),
+    "no-resolution": (exif((0x0112, 3, 1, SIX), (0x011A, 10, 1, struct.pack("<ii", -1, 0))), True),
+    "far-directory": (exif((0x0112, 3, 1, SIX), (0x8769, 4, 1, b"\xff" * 4)), True),
+    "text-for-directory": (exif((0x0112, 3, 1, SIX), (0x8825, 2, 4, b"abc")), True),
+    "endless-list": (exif((0x0112, 3, 1, SIX), (0x9286, 7, 2**31, b"abcd")), True),
+    "orientation-text": (exif((0x0112, 2, 2, b"6")), False),
+    "orientation-rational": (exif((0x0112, 5, 1, struct.pack("<II", 6, 1))), True),
+    "orientation-no-number": (exif((0x0112, 5, 1, struct.pack("<II", 6, 0))), False),
+    "orientation-float": (exif((0x0112, 11, 1, struct.pack("<f", 6))), True),
+    "orientation-0": (exif((0x0112, 3, 1, b"\0\0")), False),
+    "orientation-9": (exif((0x0112, 3, 1, b"\x09\0")), False),
+    "orientation-negative": (exif((0x0112, 8, 1, struct.pack("<h", -6))), False),
+}
+
+
+@pytest.mark.parametrize("name", ODD_EXIF)
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.filterwarnings("ignore")  # Pillow tells of damage
+def test_damaged_exif_leaves_the_image_whole(tmp_path, form, name):
+    block, turned = ODD_EXIF[name]
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[:8, :24] = 255
+    options = {"lossless": True} if form == "WEBP" else {}
+    data = encode(Image.fromarray(pixels), form, exif=block, **options)
+    result = decode(tmp_path, data, f"image.{form.lower()}", size=32)
+    expected = np.rot90(pixels, -1) if turned else pixels
+    np.testing.assert_allclose(result, expected.transpose(2, 0, 1), atol=40)  # JPEG has edges
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_random_exif_leaves_the_image_whole(tmp_path):
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    for form in ("JPEG", "PNG", "WEBP"):
+        for _ in range(60):
+            block = bytearray(ODD_EXIF[rng.choice(list(ODD_EXIF))][0])
+            for _ in range(rng.choice((1, 3, 10))):
+                block[rng.randrange(len(block))] = rng.randrange(256)
+            data = encode(noise(), form, exif=bytes(block) + rng.randbytes(rng.choice((0, 9))))
+            assert decode(tmp_path, data, f"image.{form.lower()}").shape == (3, 4, 4)
+
+
+def test_damaged_notes_of_a_tiff_leave_the_image_whole(tmp_path):
+    """Pillow reads these directories when it loads a TIFF."""
+    pixels = np.asarray(noise((4, 4)))
+    odd = [(0x8769, 4, 0xFFFFFF00), (0x8769, 9, 0xFFFFFFFF), (0x8825, 9, 0xFFFFFFFF)]
+    odd += [(700, 8, 7), (700, 2, 0x41414141)]  # XMP that is no text
+    for tag, kind, value in odd:
+        notes = Image.Exif()
+        notes[0x0112] = 6
+        notes[0x0131] = "a" * 40
+        data = bytearray(encode(Image.fromarray(pixels), "TIFF", exif=notes))
+        at = data.index(struct.pack("<HH", 0x0131, 2))
+        data[at : at + 12] = struct.pack("<HHII", tag, kind, 1, value)
+        result = decode(tmp_path, bytes(data), "image.tiff")
+        np.testing.assert_array_equal(result, np.rot90(pixels, -1).transpose(2, 0, 1))
+
+
 def test_palette_with_alpha_gives_no_warning(tmp_path):
     image = Image.new("P", (4, 4), 3)
     image.putpalette([i // 3 for i in range(768)])
@@ -358,6 +533,7 @@ def empty_png(width, height):
         pytest.param(encode(noise((64, 64)), "JPEG")[:900], "truncated", id="jpeg-truncated"),
         pytest.param(encode(Image.new("F", (4, 4)), "TIFF"), "pixels of mode F", id="float-tiff"),
         pytest.param(empty_png(60_000, 60_000), "decompression bomb", id="bomb"),
+        pytest.param(empty_png(0, 8), "(image|pixels)", id="no-pixels"),
     ],
 )
 def test_unreadable_image(tmp_path, data, reason):
@@ -371,8 +547,36 @@ def test_pixels_just_above_the_limit_of_pillow(tmp_path, monkeypatch, action):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with warnings.catch_warnings():
         warnings.simplefilter(action, Image.DecompressionBombWarning)
-        with pytest.raises(DataError, match=r"image\.png: image: found .*limit of 100"):
+        with pytest.raises(DataError, match=r"image\.png: image: found .*limit of 100") as caught:
             decode(tmp_path, encode(noise((12, 12)), "PNG"))
+    assert "LOWERCONV_MAX_IMAGE_PIXELS" in str(caught.value)
+    assert "PIL.Image.MAX_IMAGE_PIXELS" in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [(12, 12), (30, 30)], ids=str)  # Pillow warns, Pillow raises
+@pytest.mark.filterwarnings("ignore")
+def test_large_images_can_be_allowed(tmp_path, monkeypatch, size):
+    """The library's users have Pillow's own variable, those of the command the environment."""
+    data = encode(noise(size), "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DataError, match="LOWERCONV_MAX_IMAGE_PIXELS"):
+        decode(tmp_path, data)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900)
+    decode(tmp_path, data)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    decode(tmp_path, data)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    monkeypatch.setenv("LOWERCONV_MAX_IMAGE_PIXELS", "900")
+    decode(tmp_path, data)
+    packed = pack(f"folder:{tmp_path}", tmp_path.parent / f"{tmp_path.name}-shards", size=8)
+    assert packed.images == 2
+
+
+@pytest.mark.parametrize("text", ["many", "0", "-3", "1e9", "9.5"])
+def test_a_limit_that_is_none_is_named(tmp_path, monkeypatch, text):
+    monkeypatch.setenv("LOWERCONV_MAX_IMAGE_PIXELS", text)
+    with pytest.raises(ValueError, match=f"^LOWERCONV_MAX_IMAGE_PIXELS: got '{text}', expected"):
+        decode(tmp_path, encode(noise(), "PNG"))
 
 
 def test_error_among_many_files(tmp_path):

@@ -1,7 +1,10 @@
 """Weights to and from safetensors files and state_dicts of PyTorch."""
 
+import json
 import random
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -92,6 +95,151 @@ def test_bfloat16_is_read_exactly(tmp_path):
     network = small()
     load_weights(network, tmp_path / "w.safetensors")
     assert_same(arrays(network), {k: v.float().numpy() for k, v in stored.items()})
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "float32", "float64"])
+def test_tensors_of_pytorch_are_taken_as_they_lie(kind):
+    torch = pytest.importorskip("torch")
+    dtype = getattr(torch, kind)
+    stored = {k: torch.from_numpy(v).to(dtype) for k, v in copies(small(seed=1)).items()}
+    expected = {k: v.float().numpy() for k, v in stored.items()}
+    stored["0.weight"] = torch.nn.Parameter(stored["0.weight"])
+    stored["0.bias"] = torch.stack([stored["0.bias"]] * 2, 1).requires_grad_()[:, 1]
+    stored["4.weight"] = stored["4.weight"].t().contiguous().t()
+    stored["4.bias"] = (
+        torch.complex(torch.zeros(5), -stored["4.bias"].float()).conj().imag.to(dtype)
+    )
+    stored[COUNTER] = torch.zeros((), dtype=torch.int64, device="meta")  # ignored
+    network = small()
+    load_weights(network, stored)
+    assert_same(arrays(network), expected)
+
+
+def test_a_negated_view_of_pytorch_is_taken():
+    torch = pytest.importorskip("torch")
+    bias = torch.complex(torch.zeros(5), torch.arange(5.0)).conj().imag
+    assert bias.is_neg()
+    network = small()
+    load_weights(network, copies(small()) | {"4.bias": bias})
+    assert np.array_equal(arrays(network)["4.bias"], -np.arange(5))
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch is about to drop some of these
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda torch, t: t.to("meta"), "got a tensor on meta, expected one on the CPU"),
+        (lambda torch, t: t.to_sparse(), "got a sparse_coo tensor, expected a dense one"),
+        (lambda torch, t: t.to_mkldnn(), "got a _mkldnn tensor"),
+        (
+            lambda torch, t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
+            "got a quantized tensor",
+        ),
+        (lambda torch, t: t.to(torch.float8_e4m3fn), "got torch.float8_e4m3fn, expected float64"),
+        (lambda torch, t: t.to(torch.complex64).conj(), "got torch.complex64, expected float64"),
+        (lambda torch, t: torch.nn.UninitializedParameter(), "got torch.float32, expected"),
+        (lambda torch, t: np.ma.masked_less(t.numpy(), 1), "got a masked array, expected one"),
+    ],
+    ids=["meta", "sparse", "mkldnn", "quantized", "float8", "complex", "uninitialized", "masked"],
+)
+def test_tensors_that_are_no_arrays_are_refused(make, message):
+    torch = pytest.importorskip("torch")
+    network = small()
+    tensor = make(torch, torch.ones(5))
+    with pytest.raises(TypeError, match=f"^weights: tensor '4.bias': {message}"):
+        load_weights(network, copies(small(seed=1)) | {"4.bias": tensor})
+    assert_same(arrays(network), copies(small()))
+
+
+def test_masked_arrays_are_refused():
+    network = small()
+    masked = np.ma.array(np.ones(5, np.float32), mask=[0, 1, 0, 0, 0])
+    with pytest.raises(TypeError, match=r"^weights: tensor '4.bias': got a masked array"):
+        load_weights(network, copies(small(seed=1)) | {"4.bias": masked})
+    assert_same(arrays(network), copies(small()))
+
+
+def test_bfloat16_of_numpy_is_taken():
+    kinds = pytest.importorskip("ml_dtypes")
+    stored = {k: v.astype(kinds.bfloat16) for k, v in copies(small(seed=1)).items()}
+    network = small()
+    load_weights(network, stored)
+    assert_same(arrays(network), {k: v.astype(np.float32) for k, v in stored.items()})
+    with pytest.raises(WeightsError, match=r"'4.bias': got numbers of type float8_e5m2, expected"):
+        load_weights(network, stored | {"4.bias": np.ones(5, kinds.float8_e5m2)})
+
+
+def test_pytorch_is_not_imported_for_arrays():
+    program = (
+        "import sys; sys.modules['torch'] = None\n"  # every import of it fails
+        "from lowerconv import nn\n"
+        "net = nn.Linear(2, 3)\n"
+        "net.load({k: 0 * p.data for k, p in net.parameters().items()})\n"
+        "assert not net.weight.data.any()\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def test_arrays_may_lie_anyhow():
+    expected = copies(small(seed=1))
+    stored = {name: np.asfortranarray(array)[::-1][::-1] for name, array in expected.items()}
+    stored["0.bias"] = expected["0.bias"].astype(">f8")
+    bytes_ = np.zeros(4 * 16 * 5 + 1, np.uint8)
+    stored["4.weight"] = np.ndarray((5, 16), np.float32, bytes_, offset=1)
+    stored["4.weight"][...] = expected["4.weight"]
+    stored["4.weight"].flags.writeable = False
+    network = small()
+    load_weights(network, stored)
+    assert_same(arrays(network), expected)
+
+
+def test_arrays_of_the_network_itself_change_places():
+    network = small()
+    before = copies(network)
+    own = arrays(network)
+    swapped = own | {"1.weight": own["1.bias"], "1.bias": own["1.weight"]}
+    load_weights(network, swapped)
+    assert np.array_equal(own["1.weight"], before["1.bias"])
+    assert np.array_equal(own["1.bias"], before["1.weight"])
+
+
+def raw_file(path, **tensors):
+    """Write a safetensors file of zeros of any type: name=(dtype, shape, bytes)."""
+    header, begin = {}, 0
+    for name, (dtype, shape, size) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, begin + size]}
+        begin += size
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(begin))
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "I8", "U16", "BOOL", "I64", "C64"])
+def test_other_numbers_in_a_file_are_refused(tmp_path, dtype):
+    size = {"U16": 2, "I64": 8, "C64": 8}.get(dtype, 1)
+    path = tmp_path / "w.safetensors"
+    raw_file(path, weight=("F32", [3, 2], 24), bias=(dtype, [3], 3 * size))
+    network = nn.Linear(2, 3)
+    before = copies(network)
+    with pytest.raises(WeightsError, match=r"tensor 'bias': .*(numbers of type|readable)"):
+        load_weights(network, path)
+    assert_same(arrays(network), before)
+
+
+def test_a_counter_of_any_type_is_ignored(tmp_path):
+    path = tmp_path / "w.safetensors"
+    floats = {name: ("F32", [4], 16) for name in ("weight", "bias", "running_mean", "running_var")}
+    for dtype, size in (("I32", 4), ("F8_E5M2", 1), ("BF16", 2)):
+        raw_file(path, **floats, num_batches_tracked=(dtype, [], size))
+        network = nn.BatchNorm2d(4)
+        load_weights(network, path)
+        assert not network.parameters()["weight"].data.any()
+
+
+@pytest.mark.parametrize("source", [None, 3, [("a", 1)], {0: np.ones(3)}, b"w.safetensors"])
+def test_what_holds_no_weights_is_refused(source):
+    with pytest.raises(TypeError, match=r"^weights: got "):
+        load_weights(small(), source)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Checkpoints: whole or refused, whatever happens to the file."""
 
+import json
 import random
 import re
 
@@ -82,6 +83,16 @@ def test_safetensors_of_others_are_refused(tmp_path):
     save_file({"a": np.zeros(3)}, tmp_path / "c.safetensors")
     with pytest.raises(CheckpointError, match="'format' is None"):
         load_checkpoint(tmp_path / "c.safetensors")
+
+
+def test_numbers_that_numpy_has_not_are_refused(tmp_path):
+    for dtype, size in (("F8_E4M3", 1), ("F8_E5M2", 1), ("BF16", 2)):
+        tensor = {"dtype": dtype, "shape": [2], "data_offsets": [0, 2 * size]}
+        header = json.dumps({"w": tensor}).encode()
+        path = tmp_path / f"{dtype}.safetensors"
+        path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(2 * size))
+        with pytest.raises(CheckpointError, match=rf"{dtype}\.safetensors: "):
+            load_checkpoint(path)
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])

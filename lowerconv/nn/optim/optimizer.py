@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from lowerconv.arrays import overlap
+from lowerconv.arrays import contiguous, overlap
+from lowerconv.checks import integer, plain_array
 from lowerconv.copying import Reference
 from lowerconv.machine.team import Handle
 from lowerconv.machine.threads import get_num_threads, parallel_region
@@ -203,14 +204,31 @@ class Optimizer:
             Of which the range is read; by default `grad`.
         team : Handle, optional
             Who computes; by default the team of all threads, which one thread can have at a time.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A range or gradients that do not fit `data`; nothing has been written.
         """
-        if grad is None:
-            grad = self.grad
+        if not 0 <= integer(begin, "begin", 0) <= integer(end, "end", 0) <= self.data.size:
+            raise ValueError(
+                f"end: got {begin} to {end}, expected a range within 0 to {self.data.size}"
+            )
+        grad = self.grad if grad is None else self._check_grad(grad)
         if team is not None:
             self._update(team, begin, end, grad)
             return
         with parallel_region(get_num_threads()) as everybody:
             self._update(everybody, begin, end, grad)
+
+    def _check_grad(self, grad: np.ndarray) -> np.ndarray:
+        """Return gradients as kernels take them, which read as many as there are parameters."""
+        plain_array(grad, "grad")
+        if grad.dtype != self.data.dtype:
+            raise TypeError(f"grad: got dtype {grad.dtype}, expected {self.data.dtype}")
+        if grad.shape != self.data.shape:
+            raise ValueError(f"grad: got shape {grad.shape}, expected {self.data.shape}")
+        return contiguous(grad, "grad")
 
     def _update(self, team: Handle, begin: int, end: int, grad: np.ndarray) -> None:
         raise NotImplementedError
