@@ -22,6 +22,10 @@ from typing import Any
 # Bytes that the stack of a thread has at least: kernels need a twentieth, MPI libraries and Pillow
 # more.  Programs set less for threads of their own (`threading.stack_size`), systems for all.
 STACK = 1 << 20
+CURE = (
+    "Raise its limit: ulimit -u, the pids limit of the container or batch system; ulimit -v where "
+    "it is memory"
+)
 
 
 def _own_instance() -> Any:
@@ -133,8 +137,7 @@ def _system_stack() -> int:
 def warn_refused(error: BaseException, instead: str) -> None:
     """Warn that the system refuses a thread, and tell what is done instead."""
     warnings.warn(
-        f"lowerconv: this process gets no more threads ({error}): {instead}. Raise its limit: "
-        "ulimit -u, the pids limit of the container or batch system; ulimit -v where it is memory",
+        f"lowerconv: this process gets no more threads ({error}): {instead}. {CURE}",
         RuntimeWarning,
         stacklevel=3,
     )

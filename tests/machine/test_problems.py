@@ -22,6 +22,8 @@ def healthy(
     average=0.5,
     driver=None,
     governor=None,
+    source="the cores of this process",
+    policy="auto",
 ):
     """Return the parts of a report that warnings are made from."""
     worth_using = usable if quota is None else max(1, min(usable, int(quota)))
@@ -35,6 +37,8 @@ def healthy(
             "cpu_quota": quota,
             "usable_threads": worth_using,
             "threads_in_use": worth_using if threads is None else threads,
+            "threads_source": source,
+            "affinity": {"policy": policy},
         },
         "load": {"average": average, "ranks_on_host": ranks},
         "frequency": {
