@@ -95,7 +95,16 @@ def make(work: Callable[[], object], name: str) -> threading.Thread | Thread:
     """
     if replaced():
         return Thread(work, name)
-    return threading.Thread(target=work, name=name, daemon=True)
+
+    def run() -> None:
+        work()
+        if replaced():  # meanwhile: threads have other numbers now, by which they leave the list
+            listed: dict[int, threading.Thread] = threading._active  # type: ignore[attr-defined]
+            listed.pop(thread.ident or 0, None)
+            listed[threading.get_ident()] = thread
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    return thread
 
 
 def start(thread: threading.Thread | Thread) -> None:
