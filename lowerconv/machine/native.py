@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 from importlib.machinery import BuiltinImporter
 from typing import Any
 
-# Bytes that the stack of a thread has at least: kernels need a twentieth, MPI libraries and Pillow
-# more.  Programs set less for threads of their own (`threading.stack_size`), systems for all.
+# Bytes that the stack of a thread has at least: Pillow's encoder overflows one of 32 KiB, which
+# programs may set for threads of their own (`threading.stack_size`), or the system for all.
 STACK = 1 << 20
 CURE = (
     "Raise its limit: ulimit -u, the pids limit of the container or batch system; ulimit -v where "
@@ -122,11 +122,10 @@ def start(thread: threading.Thread | Thread) -> None:
 @contextlib.contextmanager
 def _stack() -> Iterator[None]:
     """Give threads that are started meanwhile a stack that is large enough."""
-    before = _native.stack_size()
-    if (before or _system_stack()) >= STACK:
-        yield
-        return
-    _native.stack_size(STACK)
+    default = _system_stack()
+    before = _native.stack_size(STACK)  # there is no other way to ask
+    if (before or default) >= STACK:
+        _native.stack_size(before)
     try:
         yield
     finally:
