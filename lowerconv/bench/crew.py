@@ -21,6 +21,9 @@ def begin(threads: Sequence[threading.Thread], barrier: threading.Barrier) -> No
             thread.start()
     except RuntimeError as error:
         barrier.abort()
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
         raise RuntimeError(
             f"threads: got {len(threads) + 1}, expected fewer: this process gets no more "
             f"({error}). {CURE}"
