@@ -16,7 +16,8 @@ PLOT = ["matplotlib>=3.7"]
 TENSORBOARD = ["tensorboardX>=2.6"]  # writes events without TensorBoard itself
 BENCH = ["pytest>=8.3", "pytest-benchmark>=4.0"]
 PEERS = ["torch>=2.2", "onnxruntime>=1.17", "onnx>=1.15"]
-TEST = ["pytest>=8.3", "hypothesis>=6.90"]
+# gevent replaces Python's threads: programs that have it patch what the library starts.
+TEST = ["pytest>=8.3", "hypothesis>=6.90", "gevent>=24.10"]
 
 setup(
     name="lowerconv",

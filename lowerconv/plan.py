@@ -61,7 +61,8 @@ class ConvPlan:
     tuning : list of (str, float)
         What was measured for this plan, and the seconds, best first; empty where nothing was.
     threads : int
-        Those of :func:`lowerconv.get_num_threads` when the plan was made.
+        Those of :func:`lowerconv.get_num_threads` when the plan was made; fewer where the system
+        has refused to start so many.
     result_shape : tuple of int
         Of what a call returns.
     workspace_bytes : int
@@ -142,17 +143,10 @@ class ConvPlan:
         if algorithm == "winograd":
             check(problem)
         self.algorithm, self.choice = candidate.algorithm, str(candidate)
-        self._variant, self._constant = candidate.variant, constant_weights
+        self.workspace_bytes = 0
+        self._constant, self._variant = constant_weights, candidate.variant
         if problem.N:
-            options: dict[str, Any] = {"variant": candidate.variant} if candidate.variant else {}
-            self._pipeline: Pipeline = PIPELINES[self.algorithm](
-                problem, self.op, self.threads, constant_weights, **options
-            )
-            self._pipeline.accumulate(self.accumulate)
-            self.workspace_bytes = self._pipeline.workspace_items * itemsize
-            check_bytes(self.workspace_bytes, f"workspace of algorithm {self.algorithm!r}")
-        else:
-            self.workspace_bytes = 0
+            self._lay_out(self.threads)
         self._no_bias = np.empty(0, problem.dtype)
         self._count = 3 if self.bias else 2
         self._images = (0, 1) if op == "weight_grad" else (0, 2)  # where operands, out are images
@@ -174,6 +168,18 @@ class ConvPlan:
         }
         arguments = (x_shape, p.w_shape, p.stride, p.padding, p.dilation, p.groups)
         return _plan_anew, (arguments, options, self.reason, self.tuning)
+
+    def _lay_out(self, threads: int) -> None:
+        """Divide the work among so many threads; no result depends on how many there are."""
+        options: dict[str, Any] = {"variant": self._variant} if self._variant else {}
+        pipeline: Pipeline = PIPELINES[self.algorithm](
+            self.problem, self.op, threads, self._constant, **options
+        )
+        pipeline.accumulate(self.accumulate)
+        workspace_bytes = pipeline.workspace_items * self.problem.dtype.itemsize
+        check_bytes(workspace_bytes, f"workspace of algorithm {self.algorithm!r}")
+        self.threads, self.workspace_bytes = threads, workspace_bytes
+        self._pipeline = pipeline
 
     def _choose(self, tune: bool, constant: bool) -> tuple[Candidate, str]:
         """Return what "auto" stands for, and why: as remembered, as measured now, or as priced."""
@@ -274,6 +280,8 @@ class ConvPlan:
                 for array, shape in zip((first, second, result), self._full_shapes, strict=True)
             )
         with parallel_region(self._pipeline.threads, self._pipeline.pairs) as team:
+            if team.threads < self._pipeline.threads:  # the system has no more
+                self._lay_out(min(self.threads, team.threads))
             if self._pipeline.uses_blas:
                 with single_threaded_blas():
                     self._compute(team, first, second, operands[2:], result)

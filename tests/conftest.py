@@ -21,6 +21,9 @@ if "LOWERCONV_CACHE_DIR" not in os.environ:
     os.environ["LOWERCONV_CACHE_DIR"] = tempfile.mkdtemp(prefix="lowerconv-tests-")
     atexit.register(shutil.rmtree, os.environ["LOWERCONV_CACHE_DIR"], ignore_errors=True)
 
+for _name in ("LOWERCONV_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ.pop(_name, None)  # tests say themselves how many threads there are
+
 WATCHDOG = 300  # seconds: a hundred times what the slowest of those tests takes
 
 

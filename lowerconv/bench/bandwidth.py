@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from lowerconv.bench import crew
 from lowerconv.machine.compiled import njit
 from lowerconv.machine.memory import memory_limit
 from lowerconv.machine.threads import get_num_threads
@@ -88,8 +89,7 @@ def memory_bandwidth(threads: int, nbytes: int | None = None) -> dict[str, float
             barrier.abort()  # nobody waits for this thread
 
     others = [threading.Thread(target=work) for _ in range(threads - 1)]
-    for thread in others:
-        thread.start()
+    crew.begin(others, barrier)
     work()
     for thread in others:
         thread.join()

@@ -17,6 +17,7 @@ from functools import lru_cache
 import llvmlite.binding as llvm
 from llvmlite import ir
 
+from lowerconv.bench import crew
 from lowerconv.machine.features import host_features, instruction_set
 from lowerconv.machine.threads import get_num_threads
 
@@ -102,14 +103,16 @@ def _run(threads: int, turns: int) -> float:
     spans: list[tuple[float, float]] = []
 
     def work() -> None:
-        start.wait()
+        try:
+            start.wait()
+        except threading.BrokenBarrierError:  # one of them cannot be started
+            return
         begin = time.perf_counter()
         burn(turns, 0.5, 1.0)  # type: ignore[operator]
         spans.append((begin, time.perf_counter()))
 
     others = [threading.Thread(target=work) for _ in range(threads - 1)]
-    for thread in others:
-        thread.start()
+    crew.begin(others, start)
     work()
     for thread in others:
         thread.join()

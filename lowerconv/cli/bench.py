@@ -17,6 +17,7 @@ from lowerconv.bench.result import Result
 from lowerconv.bench.study import Study, measure
 from lowerconv.bench.tables import TABLES
 from lowerconv.cli import mistakes
+from lowerconv.cli.doing import doing
 from lowerconv.machine.threads import get_num_threads, set_num_threads
 
 EXPECTED = (*mistakes.EXPECTED, RuntimeError)
@@ -92,7 +93,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="images; default: that of the table, or of each model",
     )
     what.add_argument(
-        "--threads", type=_whole, metavar="N", help="default: one per core this process may use"
+        "--threads",
+        type=_whole,
+        metavar="N",
+        help="default: LOWERCONV_NUM_THREADS, else OMP_NUM_THREADS, else one per core this process "
+        "may use",
     )
     what.add_argument(
         "--passes",
@@ -328,8 +333,8 @@ def _do(job: Job, options: argparse.Namespace, console: Console) -> None:
     study = job.study
     result = job.loaded
     if result is None:
-        with console.status(study.name) as status:
-            result = measure(study, job.options, status.update)
+        with doing(console, study.name) as show:
+            result = measure(study, job.options, show)
     for table in study.tables(result):
         console.print(table)
     for line in study.notes(result):

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from lowerconv.cli.mistakes import tell
 from lowerconv.machine.mpi import launched_rank
 from lowerconv.machine.report import machine_report
 from lowerconv.machine.topology import format_cpu_list, read_topology, usable_threads
@@ -30,13 +31,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the machine report; returns the exit status, 0."""
+    """Print the machine report; returns the exit status."""
     rank = launched_rank()
     if rank:  # of other ranks only what differs; without asking MPI, which may be what is broken
         if not args.json:
             print(_describe_rank(rank))
         return 0
-    report = machine_report()
+    try:
+        report = machine_report()
+    except ValueError as error:  # a variable for lowerconv with a value that it cannot have
+        return tell(error)
     if args.json:
         print(json.dumps(report, indent=2))
     else:
@@ -161,7 +165,7 @@ def _core_pairs(cores: dict[str, Any]) -> list[tuple[str, object]]:
         ("SMT siblings", _siblings(cores["usable"]["siblings"])),
         ("CPU quota", "none" if quota is None else f"{quota:g} CPUs"),
         ("threads worth using", f"{cores['usable_threads']} (one per core, within the quota)"),
-        ("threads in use", cores["threads_in_use"]),
+        ("threads in use", f"{cores['threads_in_use']} (from {cores['threads_source']})"),
         ("affinity", _affinity(cores["affinity"])),
     ]
 

@@ -90,12 +90,14 @@ def _pack(options: argparse.Namespace, console: Console) -> None:
     if options.target is None:
         raise ValueError("DST: got none, expected the directory of the shards")
     begin = time.perf_counter()
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(
+        console=console, transient=True, disable=not console.is_terminal, auto_refresh=False
+    ) as bar:
         task = bar.add_task("packing", total=None)
 
         def show(images: int, total: int) -> None:
             if images % _BAR_STEP == 0 or images == total:
-                bar.update(task, completed=images, total=total)
+                bar.update(task, completed=images, total=total, refresh=True)
 
         done = pack(
             options.source,

@@ -208,7 +208,8 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
         "--threads",
         type=_number(int, 1),
         metavar="N",
-        help="per process; default: this process's share of the cores",
+        help="per process; default: LOWERCONV_NUM_THREADS, else this process's share of the cores, "
+        "or OMP_NUM_THREADS where that is less, or no other process shares the host",
     )
     group.add_argument(
         "--affinity",

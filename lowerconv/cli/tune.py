@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from lowerconv.cli.doing import doing
 from lowerconv.cli.mistakes import EXPECTED, tell
 from lowerconv.machine.threads import get_num_threads, set_num_threads
 from lowerconv.nn import Conv2d
@@ -97,7 +98,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--threads",
         type=_integers((1,), 1),
         metavar="N",
-        help="to tune for; default: one for each core this process may use",
+        help="to tune for; default: LOWERCONV_NUM_THREADS, else OMP_NUM_THREADS, else one for each "
+        "core this process may use",
     )
     parser.add_argument(
         "--dtype",
@@ -154,7 +156,7 @@ def _tune(options: argparse.Namespace, console: Console) -> None:
         table.add_column(justify="right", no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_row("layer", "pass", "chosen", "ms", "runner-up", style="dim")
-    with console.status("looking for the convolutions") as status:
+    with doing(console, "looking for the convolutions") as show:
         if options.model:
             layers = model_layers(options.model, options.batch, options.input)
         else:
@@ -163,7 +165,7 @@ def _tune(options: argparse.Namespace, console: Console) -> None:
             layers = [Layer(_commas(options.w), options.x, options.w, geometry)]
         for layer in layers:
             for op in options.passes:
-                status.update(f"{layer.name}, {op}")
+                show(f"{layer.name}, {op}")
                 table.add_row(layer.name, op, *_measure(layer, op, options.dtype))
     threads = get_num_threads()
     _say(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 from lowerconv.copying import not_copied
+from lowerconv.data.pool import Job, Pool
+from lowerconv.machine.native import allocate_lock
 
 T = TypeVar("T")
 
@@ -57,17 +58,16 @@ class Threads:
     def __init__(self, count: int, cpus: Collection[int] | None = None) -> None:
         self.count, self.cpus = count, cpus
         self.waiting = Waiting()
-        self._lock = threading.Lock()
-        self._pool: ThreadPoolExecutor | None = None
+        self._lock = allocate_lock()
+        self._pool: Pool | None = None
         self._process = 0
 
-    def submit(self, job: Callable[[], T]) -> Future[T]:
+    def submit(self, job: Callable[[], T]) -> Job[T]:
         """Have a job done by one of the threads."""
         if self._pool is None or self._process != os.getpid():  # a forked child has no threads
-            # Nothing of this object goes into the threads: they end when it is forgotten.
-            self._pool = ThreadPoolExecutor(self.count, "lowerconv-data", _bind, (self.cpus,))
+            self._pool = Pool(self.count, "lowerconv-data", partial(_bind, self.cpus))
             self._process = os.getpid()
-        return self._pool.submit(self.timed, job)
+        return self._pool.submit(partial(self.timed, job))
 
     def timed(self, job: Callable[[], T]) -> T:
         """Do a job here, and count how long it takes."""
@@ -81,7 +81,7 @@ class Threads:
     def close(self) -> None:
         """End the threads, when they have done what they are at."""
         if self._pool is not None and self._process == os.getpid():
-            self._pool.shutdown(cancel_futures=True)
+            self._pool.close()
         self._pool = None
 
 
@@ -113,7 +113,7 @@ class Stream(Generic[T]):
 
     def __init__(self, threads: Threads, jobs: Iterator[Callable[[], T]], depth: int) -> None:
         self._threads, self._jobs = threads, jobs
-        self._pending: deque[Future[T]] = deque()
+        self._pending: deque[Job[T]] = deque()
         self._first = True
         self.process = os.getpid()
         if threads.count:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ from lowerconv.data.picture import (
     take_orientation,
     to_rgb,
 )
+from lowerconv.data.pool import Pool
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 
@@ -233,9 +234,9 @@ def _read_part(listing: Listing, part: list[tuple[Path, int]], size: int) -> Dat
         images[index] = read_image(part[index][0], (3, size, size))
 
     # Pillow releases the GIL while it decodes and resizes.
-    with ThreadPoolExecutor(cores()) as pool:
-        for _ in pool.map(read_into, range(len(part))):  # an error cancels the files not begun
-            pass
+    with Pool(cores(), "lowerconv-folder") as pool:
+        for job in [pool.submit(partial(read_into, index)) for index in range(len(part))]:
+            job.result()  # an error cancels the files not begun
     labels = np.array([label for _, label in part], np.int64)
     return Dataset(listing.name, images, labels, listing.classes)
 

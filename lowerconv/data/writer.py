@@ -7,7 +7,7 @@ import os
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from lowerconv.copying import not_copied
+from lowerconv.data.pool import Job, Pool
 from lowerconv.data.shards import BLOCK, COUNT, HEADER, RECORD, Header
 from lowerconv.data.source import count_bytes
 
@@ -79,7 +80,7 @@ class ShardWriter:
         self._advance = advance
         self._part, self._labels, self._image = part, labels, image
         self._pack, self._encoded, self._shard_bytes = pack, encoded, shard_bytes
-        self._pool = ThreadPoolExecutor(threads) if threads else None
+        self._pool = Pool(threads, "lowerconv-pack") if threads else None
         self._depth = 4 * threads
         self._records: Iterator[Record] | None = None
         self._next: Record | None = None  # made already, for the next shard
@@ -87,7 +88,7 @@ class ShardWriter:
     def close(self) -> None:
         """End the threads."""
         if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+            self._pool.close()
 
     def skip(self, records: int) -> None:
         """Pass over images that are in a finished shard."""
@@ -157,9 +158,9 @@ class ShardWriter:
         if self._pool is None:
             yield from map(self._record, range(first, count))
             return
-        waiting: deque[Future[Record]] = deque()
+        waiting: deque[Job[Record]] = deque()
         for i in range(first, count):
-            waiting.append(self._pool.submit(self._record, i))
+            waiting.append(self._pool.submit(partial(self._record, i)))
             if len(waiting) >= self._depth:
                 yield waiting.popleft().result()
         while waiting:

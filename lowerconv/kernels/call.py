@@ -177,6 +177,8 @@ def _function(address: int, arguments: int):
 
 def launch(team: Handle, function: int, job: int, workers: int) -> None:
     """Run ``function(job, worker)`` for every worker, each on a thread of its own."""
+    if workers > team.threads:  # they would be waited for
+        raise ValueError(f"workers: got {workers}, expected at most {team.threads}, the team's")
     if workers == 1:
         _function(function, 2)(job, 0)
     else:

@@ -5,6 +5,7 @@ from typing import Any
 
 from lowerconv.machine.mpi import GET_MPI, UNBIND
 from lowerconv.machine.topology import format_cpu_list
+from lowerconv.machine.variables import OPENMP, OWN, valid_openmp
 
 # OpenBLAS's kernels by the instruction set they are written for. It chooses by CPU model, so that a
 # model newer than the library, or one hidden by a virtual machine, gets kernels that are too old.
@@ -22,6 +23,8 @@ _OPENBLAS_CURE = {"avx512": "SkylakeX", "avx2": "Haswell"}
 # What sets the number of threads of OpenMP, of BLAS, and of code of users beside us.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
+_NUMBA = "NUMBA_NUM_THREADS"
+
 # Drivers of CPUs that choose their frequency themselves: "powersave" is then a hint, no low limit.
 # The same drivers under other names (intel_cpufreq, amd-pstate) leave the choice to the governor.
 _ACTIVE_DRIVERS = {"intel_pstate", "amd-pstate-epp"}
@@ -38,6 +41,7 @@ def find_problems(report: dict[str, Any]) -> Iterator[str]:
     yield from _old_blas_kernels(report)
     yield from _few_cores(report)
     yield from _many_threads(report)
+    yield from _contradictions(report)
     yield from _slow_clock(report)
     yield from _compiled_anew(report)
     mpi = report["mpi"]
@@ -75,12 +79,17 @@ def _many_threads(report: dict[str, Any]) -> Iterator[str]:
     cores, load = report["cores"], report["load"]
     online, threads = cores["online"]["cores"], cores["threads_in_use"]
     ranks, quota = load["ranks_on_host"] or 1, cores["cpu_quota"]
+    source = cores["threads_source"]
     # What the other ranks may use is not known without asking them: at most all the cores.
     most = cores["usable_threads"] if ranks == 1 else online if quota is None else int(quota)
     if ranks == 1 and threads > most:
         yield (
             f"{threads} threads are in use, for {most} {_cores(most)} at most: they take turns. "
-            f"Call lowerconv.set_num_threads with {most}."
+            + (
+                f"{source} says so: set it to {most}."
+                if source in (OWN, OPENMP)
+                else f"Call lowerconv.set_num_threads with {most}."
+            )
         )
     elif threads > 1 and threads * ranks > most:
         yield (
@@ -90,9 +99,8 @@ def _many_threads(report: dict[str, Any]) -> Iterator[str]:
         )
     usable = cores["usable"]["cores"]
     for variable in _THREAD_VARIABLES:
-        # Of a list such as "4,2" the first counts, the others are for nested regions.
-        value = report["environment"].get(variable, "").partition(",")[0].strip()
-        if value.isdecimal() and int(value) > usable:
+        value = _number(report, variable)
+        if value is not None and value > usable and source != variable:
             yield (
                 f"{variable}={value} lets other libraries start more threads than this process has "
                 f"cores ({usable}): they take turns. Unset it, or set {variable}={usable}."
@@ -104,6 +112,53 @@ def _many_threads(report: dict[str, Any]) -> Iterator[str]:
             f"{online} {_cores(online)} of this machine. Wait for them, or leave them cores: "
             "lowerconv train --threads, lowerconv.set_num_threads."
         )
+
+
+def _contradictions(report: dict[str, Any]) -> Iterator[str]:
+    """Yield a warning for each setting of threads that does not do what it seems to."""
+    cores, environment = report["cores"], report["environment"]
+    threads, most, source = (
+        cores["threads_in_use"],
+        cores["usable_threads"],
+        cores["threads_source"],
+    )
+    own, openmp = _number(report, OWN), _number(report, OPENMP)
+    text = environment.get(OPENMP, "").strip()
+    if text and not valid_openmp(text):
+        yield (
+            f"{OPENMP}={text} is ignored, expected a positive integer or a list of them: set it to "
+            f"one, or {OWN}."
+        )
+    if own is not None and openmp is not None and own != openmp and source == OWN:
+        yield (
+            f"{OWN}={own} is for the convolutions, {OPENMP}={openmp} for other libraries alone: "
+            "unset one of them, if both should have the same."
+        )
+    ranks = report["load"]["ranks_on_host"] or 1
+    if source == OPENMP and threads < most and ranks == 1:
+        yield (
+            f"{OPENMP} has kernels run on {threads} of the {most} threads worth using. If it is "
+            f"meant for other libraries, set {OWN}={most}."
+        )
+    numba = _number(report, _NUMBA)
+    if numba is not None and numba != threads:
+        yield (
+            f"{_NUMBA}={numba} is not heard: kernels do not run on numba's threads. Set "
+            f"{OWN}={numba} to have {numba} of them instead of {threads}."
+        )
+    policy = cores["affinity"]["policy"]
+    if not isinstance(policy, str) and len(policy) < threads:
+        yield (
+            f"Threads are not bound: {threads} of them have CPU {format_cpu_list(policy)} in the "
+            f"affinity. Name {threads} CPUs there, or set {OWN}={len(policy)}."
+        )
+
+
+def _number(report: dict[str, Any], variable: str) -> int | None:
+    """Return the threads that a variable asks for; None where that is nothing, or nonsense."""
+    # Of a list such as "4,2" the first counts, the others are for nested regions.
+    value = report["environment"].get(variable, "").partition(",")[0].strip()
+    return int(value) if value.isdecimal() else None
 
 
 def _slow_clock(report: dict[str, Any]) -> Iterator[str]:

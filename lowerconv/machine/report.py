@@ -42,6 +42,11 @@ def machine_report() -> dict[str, Any]:
         measured), ``environment`` (those variables that set the threads and kernels of these
         libraries), and ``warnings``, a list of texts each of
         which names a cure. What is not known is None.
+
+    Raises
+    ------
+    ValueError
+        A variable of the environment that is for lowerconv alone has a value that it cannot have.
     """
     topology = read_topology()
     report: dict[str, Any] = {
@@ -76,7 +81,7 @@ def machine_report() -> dict[str, Any]:
 def _cores(topology: Topology) -> dict[str, Any]:
     # Imported here because it imports llvmlite, which takes longer than all the rest.
     from lowerconv.machine.affinity import get_affinity, places, refusal
-    from lowerconv.machine.threads import get_num_threads
+    from lowerconv.machine.threads import get_num_threads, threads_source
 
     # In a container the kernel's list may hide CPUs that the affinity mask has.
     online = read_topology(usable={*online_cpus(), *topology.cpus})
@@ -97,6 +102,7 @@ def _cores(topology: Topology) -> dict[str, Any]:
         "cpu_quota": cpu_quota(),
         "usable_threads": usable_threads(),
         "threads_in_use": get_num_threads(),
+        "threads_source": threads_source(),
         "affinity": {
             "policy": get_affinity() if isinstance(get_affinity(), str) else list(get_affinity()),
             "places": None if bound is None else list(bound),

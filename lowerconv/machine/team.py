@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 from lowerconv.copying import not_copied
 from lowerconv.kernels import handoff
+from lowerconv.machine import native
+from lowerconv.machine.variables import MOST
 
-MOST = 1024  # threads: more than any machine has cores
 PATIENCE = 1.0  # seconds that the end of the process waits for threads
 
 _I64 = ctypes.c_int64
@@ -38,8 +39,10 @@ class Team:
 
     Attributes
     ----------
-    threads : list of threading.Thread
+    threads : list of threading.Thread or native.Thread
         Those that have been started; ``threads[0]`` is thread 1.
+    refusal : Exception or None
+        Why the system has not started as many as it was asked for last.
     places : tuple of int or None
         CPUs that the first of them are bound to, thread 0 first (`lowerconv.machine.affinity`);
         None where none is.
@@ -52,35 +55,41 @@ class Team:
         self._handles: dict[int, Handle] = {}
         self._launch = ctypes.CFUNCTYPE(None, *[_I64] * 4)(self.launch_address)
         self._serve = ctypes.CFUNCTYPE(None, _I64, _I64)(handoff.address("serve"))
-        self.threads: list[threading.Thread] = []
-        self._joining = threading.Lock()
+        self.threads: list[threading.Thread | native.Thread] = []
+        self.refusal: Exception | None = None
+        self._joining = native.allocate_lock()
         self.places: tuple[int, ...] | None = None
 
     def handle(self, threads: int) -> Handle:
-        """Return the team with at least so many threads, the caller counted."""
+        """Return the team with so many threads, the caller counted, or as many as there can be."""
         known = self._handles.get(threads)
         if known is not None:
             return known
-        while len(self.threads) < threads - 1:
-            self._start(len(self.threads) + 1)
+        self.refusal = None
+        try:
+            while len(self.threads) < threads - 1:
+                self._start(len(self.threads) + 1)
+        except (RuntimeError, MemoryError) as error:
+            self.refusal, threads = error, len(self.threads) + 1
         return self._handles.setdefault(threads, Handle(self.launch_address, self.state, threads))
 
     def _start(self, number: int) -> None:
         """Start one more thread; another one follows where that is interrupted."""
-        ready = threading.Event()
-        threading.Thread(
-            target=self._work,
-            args=(number, ready),
-            name=f"lowerconv-{number}",
-            daemon=True,  # `stop` ends them, and Python does not wait for them before
-        ).start()
+        ready = native.Signal()
+        thread = native.make(
+            lambda: self._work(number, thread, ready),
+            f"lowerconv-{number}",  # `stop` ends them, and Python does not wait for them before
+        )
+        native.start(thread)
         ready.wait()
 
-    def _work(self, number: int, ready: threading.Event) -> None:
+    def _work(
+        self, number: int, thread: threading.Thread | native.Thread, ready: native.Signal
+    ) -> None:
         with self._joining:
             joins = len(self.threads) < number
             if joins:
-                self.threads.append(threading.current_thread())
+                self.threads.append(thread)
         ready.set()
         if joins:
             self._serve(self.state, number)  # and as long as that lasts, so does the state
@@ -93,6 +102,7 @@ class Team:
             thread.join(max(0.0, end - time.monotonic()))
 
 
+_most = MOST
 _team: Team | None = None
 _alone: Team | None = None
 
@@ -116,10 +126,22 @@ def team() -> Team:
     return _team
 
 
+def most() -> int:
+    """Return how many threads there can be, as far as is known."""
+    return _most
+
+
+def limit(threads: int) -> None:
+    """Note how many there can be; ``MOST`` to have the system be asked again."""
+    global _most
+    _most = threads
+
+
 def _forget() -> None:
     """Have a forked child start threads of its own: its parent's are not in it."""
     global _team
     _team = None
+    limit(MOST)
 
 
 def end() -> None:

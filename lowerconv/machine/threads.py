@@ -11,12 +11,17 @@ from typing import Any
 from lowerconv.checks import integer
 from lowerconv.copying import not_copied
 from lowerconv.machine.affinity import bind
-from lowerconv.machine.team import MOST, PATIENCE, Handle, end, team
+from lowerconv.machine.native import RLock, allocate_lock, warn_refused
+from lowerconv.machine.team import PATIENCE, Handle, end, limit, most, team
 from lowerconv.machine.topology import usable_threads
+from lowerconv.machine.variables import MOST, requested
 
 LONGEST = 60.0  # seconds that a thread that forks waits for a convolution
 
+CORES, CALLED = "the cores of this process", "lowerconv.set_num_threads"
+
 _num_threads: int | None = None
+_source = CORES
 
 
 class _Door:
@@ -27,8 +32,8 @@ class _Door:
     """
 
     def __init__(self) -> None:
-        self._queue = threading.Lock()  # held by the one that is next
-        self.inside: Any = threading.RLock()  # which knows its owner, whenever that is interrupted
+        self._queue = allocate_lock()  # held by the one that is next
+        self.inside: Any = RLock()  # which knows its owner, whenever that is interrupted
 
     def enter(self, timeout: float = -1) -> bool:
         """Return whether this thread is inside now."""
@@ -96,17 +101,38 @@ atexit.register(_end)
 def get_num_threads() -> int:
     """Return the number of threads that kernels run on.
 
-    Until :func:`set_num_threads` is called it is the number of cores this process may use, the
-    affinity mask and the CPU quota counted.
+    It is that of :func:`set_num_threads`; until that is called, what the environment variable
+    ``LOWERCONV_NUM_THREADS`` says, else ``OMP_NUM_THREADS``, else the number of cores this process
+    may use, the affinity mask and the CPU quota counted.  Variables are read when the number is
+    needed first, and by no other name: kernels run neither on numba's threads nor on those of BLAS,
+    and limits set through `threadpoolctl` are not heard.  Fewer where the system refuses to start
+    so many.
+
+    Raises
+    ------
+    ValueError
+        ``LOWERCONV_NUM_THREADS`` is no number from 1 to 1024.
     """
-    global _num_threads
+    global _num_threads, _source
     if _num_threads is None:
-        _num_threads = min(usable_threads(), MOST)
-    return _num_threads
+        asked = requested()
+        if asked is None:
+            _num_threads, _source = min(usable_threads(), MOST), CORES
+        else:
+            _num_threads, _source = asked
+    return min(_num_threads, most())
+
+
+def threads_source() -> str:
+    """Return what has decided on :func:`get_num_threads`, in words."""
+    get_num_threads()
+    return _source
 
 
 def set_num_threads(n: int) -> None:
-    """Set the number of threads that kernels run on.
+    """Set the number of threads that kernels run on, whatever the environment says.
+
+    Where the system has refused to start so many, it is asked again.
 
     Parameters
     ----------
@@ -118,11 +144,23 @@ def set_num_threads(n: int) -> None:
     TypeError, ValueError
         `n` is no integer, or out of that range.
     """
-    global _num_threads
+    global _num_threads, _source
     n = integer(n, "n", 1)
     if n > MOST:
         raise ValueError(f"n: got {n} threads, expected at most {MOST}")
-    _num_threads = n
+    _num_threads, _source = n, CALLED
+    limit(MOST)
+
+
+def _accept(threads: int, wanted: int, refusal: Exception) -> None:
+    """Go on with fewer threads than wanted, as the system starts no more."""
+    limit(threads)
+    if not _ended:  # then nobody can do anything about it
+        warn_refused(
+            refusal,
+            f"kernels run on {threads} of {wanted} threads, with the same results; "
+            "lowerconv.set_num_threads tries again",
+        )
 
 
 @not_copied("make another from its arguments")
@@ -130,7 +168,7 @@ class parallel_region:
     """Enter compiled parallel code, to run on `threads` threads, in `pairs` if so.
 
     One Python thread at a time: there is one team, and whoever is inside owns it and the shared
-    workspace.
+    workspace.  The handle that it gives may be of fewer threads, where the system has no more.
     """
 
     def __init__(self, threads: int, pairs: bool = False) -> None:
@@ -144,8 +182,11 @@ class parallel_region:
         try:
             self._door.enter()
             crew = team()
-            handle = crew.handle(self.threads)
-            bind(crew, self.threads, self.pairs)
+            handle = crew.handle(min(self.threads, most()))
+            bind(crew, handle.threads, self.pairs)
+            refusal, crew.refusal = crew.refusal, None
+            if refusal is not None:
+                _accept(handle.threads, self.threads, refusal)
             return handle
         except BaseException:
             if self._door.mine():

@@ -6,6 +6,7 @@ MPI is initialised here, on request, and nowhere else: `import lowerconv` never 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import faulthandler
 import os
 import pickle
@@ -20,8 +21,10 @@ import numpy as np
 from lowerconv.copying import not_copied
 from lowerconv.machine.cgroup import cpu_quota
 from lowerconv.machine.mpi import GET_MPI, MISMATCH, launched_rank, launched_ranks, launcher
+from lowerconv.machine.native import warn_refused
 from lowerconv.machine.placement import divide
 from lowerconv.machine.topology import Topology, online_cpus, read_topology, usable_cpus
+from lowerconv.machine.variables import OWN, requested
 from lowerconv.parallel.binding import describe_squeezes, find_squeeze
 from lowerconv.parallel.ending import end_launcher_later, flush
 from lowerconv.parallel.engine import Engine
@@ -71,7 +74,9 @@ class Communicator:
         How many cores these are, or are on.
     threads : int
         How many threads this rank should use: one for each core of its share, no more than its
-        share of the CPU quota feeds.
+        share of the CPU quota feeds.  ``LOWERCONV_NUM_THREADS`` says another number for each rank.
+        So does ``OMP_NUM_THREADS``, where no ranks share this host; where some do it can only say a
+        smaller one, because batch systems set it to all cores that a job has on a host.
     numa_nodes : int
         Of its host, as far as the ranks there may use them.
     warnings : list of str
@@ -101,8 +106,18 @@ class Communicator:
         # SMT siblings are not counted: they share the core's FMA units, which one thread fills.
         self.cores = cores = sum(not set(core).isdisjoint(self.cpus) for core in host.cores)
         quota = cpu_quota()
-        self.threads = cores if quota is None else max(1, min(cores, int(quota / len(masks))))
+        self._threads = cores if quota is None else max(1, min(cores, int(quota / len(masks))))
+        self._neighbours = len(masks) - 1
         return host
+
+    @property
+    def threads(self) -> int:  # noqa: D102 - above
+        asked = requested()
+        if asked is None:
+            return self._threads
+        if asked.variable == OWN or not self._neighbours:
+            return asked.threads
+        return min(asked.threads, self._threads)
 
     def sum_array(self, array: np.ndarray) -> None:
         """Replace a contiguous array by its sum over all ranks, the same bits on each."""
@@ -128,7 +143,8 @@ class Communicator:
         Raises
         ------
         MPIError
-            The MPI library lets only one thread call it: nobody could answer.
+            The MPI library lets only one thread call it, or the system has not started the one
+            of some rank: nobody could answer.
         """
 
     def engine(self, **options: Any) -> Engine:
@@ -217,8 +233,21 @@ class MPICommunicator(Communicator):
         """Have somebody look after ranks that do not go on."""
         if self.ranks > 1 and self._mpi.Query_thread() == self._mpi.THREAD_MULTIPLE:
             places = self.gather(self._place)
-            self.patience = StallWatch(self._duplicate(), self.status, places)
-            atexit.register(self.patience.close)  # before MPI ends
+            watch = StallWatch(self._duplicate(), self.status, places)
+            if self._all_started(
+                watch.refusal, "ranks that do not go on are waited for in silence"
+            ):
+                self.patience = watch
+                atexit.register(watch.close)  # before MPI ends
+            else:
+                watch.close()
+
+    def _all_started(self, refusal: Exception | None, instead: str) -> bool:
+        """Return whether a thread has been started on every rank; warn where one was not."""
+        started = all(self.gather(refusal is None))
+        if refusal is not None:
+            warn_refused(refusal, instead)
+        return started
 
     def set_timeout(self, seconds: float | None) -> None:
         """Set after how many seconds of waiting for a rank that does not go on to raise."""
@@ -226,8 +255,9 @@ class MPICommunicator(Communicator):
             self.patience.timeout = seconds
         elif seconds is not None and self.ranks > 1:
             raise MPIError(
-                f"stall_timeout: got {seconds:g} with an MPI library that only one thread may "
-                "call, expected one with MPI_THREAD_MULTIPLE"
+                f"stall_timeout: got {seconds:g}, but nobody answers who is asked what it does: "
+                "expected an MPI library that several threads may call (MPI_THREAD_MULTIPLE), and "
+                "a limit of threads (ulimit -u) that leaves each rank one for it"
             )
 
     def _wait(self, request: Any, what: str, patience: Patience | None = None) -> None:
@@ -286,6 +316,11 @@ class MPICommunicator(Communicator):
         """Return an engine for messages of its own; options as of `Engine`. All ranks call it."""
         comm = self._duplicate()
         engine = Engine(comm, hosts=self.hosts, patience=self.patience, **options)
+        # All ranks have a thread or none does: it decides how sums are cut into messages.
+        if options.get("threaded") and not self._all_started(
+            engine.refusal, "messages move between layers, on all ranks"
+        ):
+            engine.end_thread()
         if not engine.threaded:
             self._engines.append(engine)
         return engine
@@ -297,7 +332,8 @@ class MPICommunicator(Communicator):
         flush()
         time.sleep(LAST_WORDS)
         # A thread in C that needs nothing of Python, as MPI may never come back.
-        faulthandler.dump_traceback_later(HARD_EXIT, exit=True, file=open(os.devnull, "w"))  # noqa: SIM115
+        with contextlib.suppress(RuntimeError):  # the system may have no more threads
+            faulthandler.dump_traceback_later(HARD_EXIT, exit=True, file=open(os.devnull, "w"))  # noqa: SIM115
         self._world.Abort(1)
 
     def _duplicate(self) -> Any:

@@ -7,6 +7,7 @@ has Open MPI's end without waiting.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -47,15 +48,16 @@ def launcher() -> int | None:
 def end_launcher_later() -> None:
     """Begin to end this rank's launcher, unless it ends by itself in some seconds.
 
-    A process of its own does: this rank is about to end. Where processes cannot be seen, nothing is
-    done.
+    A process of its own does: this rank is about to end. Where processes cannot be seen, or none
+    can be started, nothing is done.
     """
     parent = launcher()
     if parent is not None:
-        subprocess.Popen(
-            ["/bin/sh", "-c", SCRIPT, "end", str(parent)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with contextlib.suppress(OSError):
+            subprocess.Popen(
+                ["/bin/sh", "-c", SCRIPT, "end", str(parent)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )

@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from lowerconv.copying import not_copied
+from lowerconv.machine import native
 from lowerconv.parallel.collectives import Routine
 from lowerconv.parallel.link import Link, Requests, Scratch, abandon
 from lowerconv.parallel.listener import SILENT, Listener
@@ -127,6 +127,10 @@ class Engine:
 
     Attributes
     ----------
+    threaded : bool
+        Whether a thread moves messages.
+    refusal : Exception or None
+        Why the system has not started one that was asked for.
     late : float
         Seconds after which a collective that has not moved no longer counts as under way: it waits
         for a rank that is late, and the wire is free for others. More than a message may take.
@@ -152,16 +156,17 @@ class Engine:
         self._free: deque[Task] = deque()  # to move when they like, or their priority lets them
         self._active: list[Task] = []  # the first to be needed first
         self._error: Exception | None = None  # of a task that nobody may be waiting for
-        self._moving = threading.Lock()
-        self._wake = threading.Event()
+        self._moving = native.allocate_lock()
+        self._wake = native.Signal()
         self._ended = False
         self._failure: Exception | None = None
-        self._thread: threading.Thread | None = None
+        self._thread = native.make(self._serve, "lowerconv-communication")
+        self.refusal: Exception | None = None
         if self.threaded:
-            self._thread = threading.Thread(
-                target=self._serve, name="lowerconv-communication", daemon=True
-            )
-            self._thread.start()
+            try:
+                native.start(self._thread)
+            except (RuntimeError, MemoryError) as error:
+                self.threaded, self.refusal = False, error
 
     @property
     def rank(self) -> int:
@@ -285,17 +290,21 @@ class Engine:
         try:
             while not self._ended:
                 if self.progress():
-                    time.sleep(NAP)
+                    native.sleep(NAP)
                 elif not self._waiting and not self._free:
                     self._wake.wait(0.1)
-                    self._wake.clear()
         except Exception as error:  # whoever waits raises it: a thread that dies tells nobody
             self._failure = error
 
-    def close(self) -> None:
-        """End the thread; what is under way is not waited for."""
+    def end_thread(self) -> None:
+        """Have messages move when `progress` or `wait` is called, from now on."""
         self._ended = True
         self._wake.set()
-        if self._thread is not None:
+        if self.threaded:
             self._thread.join(1.0)
+        self.threaded = False
+
+    def close(self) -> None:
+        """End the thread; what is under way is not waited for."""
+        self.end_thread()
         abandon(*self._active)

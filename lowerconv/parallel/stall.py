@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from lowerconv.copying import not_copied
+from lowerconv.machine import native
 from lowerconv.parallel.status import Status
 
 NOTICE = 60.0  # seconds of waiting after which it is said who is waited for
@@ -114,6 +114,8 @@ class StallWatch:
     timeout : float or None
         Seconds of waiting after which a rank that does not answer, or has been busy with a single
         thing for as long, is a reason to raise; None: it is only told.
+    refusal : Exception or None
+        Why the system has not started the thread that answers.
     """
 
     def __init__(self, comm: Any, status: Status, places: Sequence[str]) -> None:
@@ -122,15 +124,19 @@ class StallWatch:
         self._comm, self._places = comm, places
         self._rank, self._ranks = comm.Get_rank(), comm.Get_size()
         self._sent: list[tuple[Any, np.ndarray]] = []
-        self._sending = threading.Lock()
+        self._sending = native.allocate_lock()
         self._number = 0
         self._answers: dict[int, Answer] = {}
         self._last: dict[int, Answer] = {}
         self._asked: float | None = None
         self._next: float | None = None  # seconds of waiting after which to ask
         self._ended = False
-        self._thread = threading.Thread(target=self._serve, name="lowerconv-stall", daemon=True)
-        self._thread.start()
+        self.refusal: Exception | None = None
+        self._thread = native.make(self._serve, "lowerconv-stall")
+        try:
+            native.start(self._thread)
+        except (RuntimeError, MemoryError) as error:
+            self.refusal = error
 
     def check(self, what: str, seconds: float) -> None:
         """Look around.
@@ -235,7 +241,7 @@ class StallWatch:
                     self._read(memory.tobytes(), source)
             except MPI.Exception:  # of a rank that has died: whoever waits for it is told
                 pass
-            time.sleep(LOOK)
+            native.sleep(LOOK)
 
     def _read(self, message: bytes, source: int) -> None:
         kind, number = MESSAGE.unpack(message)[:2]
@@ -249,4 +255,5 @@ class StallWatch:
     def close(self) -> None:
         """End the thread."""
         self._ended = True
-        self._thread.join(1.0)
+        if self.refusal is None:
+            self._thread.join(1.0)

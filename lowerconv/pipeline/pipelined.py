@@ -45,7 +45,7 @@ from lowerconv.kernels.panels import (
 )
 from lowerconv.machine.affinity import cores, siblings
 from lowerconv.machine.compiled import njit
-from lowerconv.machine.team import MOST, Handle
+from lowerconv.machine.team import Handle, most
 from lowerconv.machine.workspace import Scratch, carved_items
 from lowerconv.pipeline.stages import FIRST, Lanes, alone, enter, in_pairs, leave, start_over, turns
 from lowerconv.problem import ConvProblem, Op
@@ -269,7 +269,7 @@ class Paired(Pipelined):
 
     def _threads(self, threads: int) -> int:
         # Siblings beside the threads that one core each has.
-        return min(2 * threads, MOST) if siblings() and threads <= cores() else threads
+        return min(2 * threads, most()) if siblings() and threads <= cores() else threads
 
     def _lanes(self) -> Lanes:
         return in_pairs(self.threads, self.slots)

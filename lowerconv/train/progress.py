@@ -14,6 +14,7 @@ from lowerconv.machine.mpi import launched_rank
 from lowerconv.train.metrics import EpochMetrics
 
 LINE_SECONDS = 5.0  # between two lines where the bar cannot move
+BAR_SECONDS = 0.1  # between two moves of the bar
 BAR_CELLS = 20
 TEXT_COLUMNS = 76  # that the text beside the bar may take: the bar gets what is left of the line
 
@@ -58,6 +59,7 @@ class ConsoleReporter(Reporter):
         self._console = console
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._moved = 0.0
         if console.is_terminal and launched_rank() is None:
             self._progress = Progress(
                 TextColumn("epoch {task.fields[epoch]}"),
@@ -66,6 +68,7 @@ class ConsoleReporter(Reporter):
                 TextColumn("{task.fields[text]}"),
                 console=console,
                 transient=True,
+                auto_refresh=False,  # which would be a thread's, beside those that compute
             )
             self._progress.start()
 
@@ -83,6 +86,7 @@ class ConsoleReporter(Reporter):
             if self._task is not None:
                 self._progress.remove_task(self._task)
             self._task = self._progress.add_task("", total=images, epoch=self._label, text="")
+            self._progress.refresh()
 
     def step(self, images: int, loss: float, accuracy: float) -> None:
         """Tell how many images of the epoch are done, and how the epoch goes so far."""
@@ -97,7 +101,9 @@ class ConsoleReporter(Reporter):
             left = int((self._images * (self._left + 1) - images) / speed)
             text += f"  {left // 60}:{left % 60:02d} left"
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=images, text=text)
+            moves = now - self._moved >= BAR_SECONDS
+            self._moved = now if moves else self._moved
+            self._progress.update(self._task, completed=images, text=text, refresh=moves)
         elif now - self._spoke >= LINE_SECONDS:
             self._spoke = now
             done = images / self._images

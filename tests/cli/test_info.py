@@ -33,6 +33,7 @@ REPORT = {
         "cpu_quota": 1.5,
         "usable_threads": 1,
         "threads_in_use": 1,
+        "threads_source": "OMP_NUM_THREADS",
         "affinity": {"policy": "spread", "places": [2, 130, 4], "refused": None},
     },
     "caches": [
@@ -147,7 +148,7 @@ def test_path_of_a_library_from_elsewhere_is_all_there(printed):
     "line",
     [
         "CPU quota 1.5 CPUs",
-        "threads in use 1",
+        "threads in use 1 (from OMP_NUM_THREADS)",
         "affinity spread: thread by thread on CPU 2, 130, 4",
         "L1 data 48 KiB 2 64",
         "L2 unified 256 KiB (assumed) unknown unknown",

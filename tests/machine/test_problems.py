@@ -23,6 +23,8 @@ def healthy(
     driver=None,
     governor=None,
     refused=None,
+    source="the cores of this process",
+    policy="auto",
 ):
     """Return the parts of a report that warnings are made from."""
     worth_using = usable if quota is None else max(1, min(usable, int(quota)))
@@ -37,6 +39,8 @@ def healthy(
             "cpu_quota": quota,
             "usable_threads": worth_using,
             "threads_in_use": worth_using if threads is None else threads,
+            "threads_source": source,
+            "affinity": {"policy": policy},
         },
         "load": {"average": average, "ranks_on_host": ranks},
         "frequency": {
@@ -187,9 +191,63 @@ class TestProblems:
         + [("", False), ("all", False), ("-1", False)],
     )
     def test_settings_for_more_threads_than_cores(self, variable, value, warned):
+        if variable == "OMP_NUM_THREADS" and value in ("all", "-1"):
+            warned = True
         warnings = list(find_problems(healthy(usable=2, environment={variable: value})))
         assert bool(warnings) == warned
-        assert all(f"Unset it, or set {variable}=2" in warning for warning in warnings)
+        expected = f"Unset it, or set {variable}=2", f"{variable}={value} is ignored"
+        assert all(any(part in warning for part in expected) for warning in warnings)
+
+    @pytest.mark.parametrize("variable", ["OMP_NUM_THREADS", "LOWERCONV_NUM_THREADS"])
+    def test_variable_that_asks_for_more_threads_than_cores(self, variable):
+        report = healthy(threads=12, source=variable, environment={variable: "12"})
+        (warning,) = find_problems(report)
+        assert "12 threads are in use, for 8 cores" in warning
+        assert f"{variable} says so: set it to 8" in warning
+
+    @pytest.mark.parametrize(
+        ("environment", "threads", "source", "words"),
+        [
+            (
+                {"LOWERCONV_NUM_THREADS": "4", "OMP_NUM_THREADS": "2"},
+                *(4, "LOWERCONV_NUM_THREADS"),
+                "LOWERCONV_NUM_THREADS=4 is for the convolutions, OMP_NUM_THREADS=2 for other",
+            ),
+            (
+                *({"OMP_NUM_THREADS": "1,2"}, 1, "OMP_NUM_THREADS"),
+                "kernels run on 1 of the 8 threads worth using. If it is meant for other "
+                "libraries, set LOWERCONV_NUM_THREADS=8",
+            ),
+            (
+                *({"NUMBA_NUM_THREADS": "2"}, 8, "the cores of this process"),
+                "NUMBA_NUM_THREADS=2 is not heard",
+            ),
+        ],
+        ids=["own-and-openmp", "openmp-for-others", "numba"],
+    )
+    def test_settings_that_contradict_each_other(self, environment, threads, source, words):
+        report = healthy(threads=threads, source=source, environment=environment)
+        (warning,) = find_problems(report)
+        assert words in warning
+
+    @pytest.mark.parametrize(
+        ("environment", "threads", "source", "ranks"),
+        [
+            ({"LOWERCONV_NUM_THREADS": "4", "OMP_NUM_THREADS": "4"}, 4, "LOWERCONV_NUM_THREADS", 1),
+            ({"LOWERCONV_NUM_THREADS": "4"}, 4, "LOWERCONV_NUM_THREADS", 1),
+            ({"OMP_NUM_THREADS": "8", "NUMBA_NUM_THREADS": "8"}, 8, "OMP_NUM_THREADS", 1),
+            ({"OMP_NUM_THREADS": "2"}, 2, "OMP_NUM_THREADS", 4),
+        ],
+    )
+    def test_settings_that_agree(self, environment, threads, source, ranks):
+        report = healthy(threads=threads, source=source, environment=environment, ranks=ranks)
+        assert list(find_problems(report)) == []
+
+    def test_an_affinity_of_fewer_cpus_than_threads(self):
+        (warning,) = find_problems(healthy(policy=[3, 4]))
+        assert "Threads are not bound: 8 of them have CPU 3-4" in warning
+        assert "LOWERCONV_NUM_THREADS=2" in warning
+        assert list(find_problems(healthy(policy=[3, 4], threads=2))) == []
 
     @pytest.mark.parametrize(
         ("average", "warned"), [(None, False), (0.0, False), (8.0, False), (8.1, True), (80, True)]

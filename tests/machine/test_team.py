@@ -181,29 +181,6 @@ def test_threads_are_started_once():
     assert threading.active_count() == before
 
 
-def test_a_thread_that_cannot_start_leaves_the_team_as_it_was(monkeypatch):
-    teams.end()
-    started = []
-
-    class Thread(threading.Thread):
-        def start(self):
-            if len(started) == 2:
-                raise RuntimeError("can't start new thread")
-            super().start()
-            started.append(self)
-
-    with monkeypatch.context() as full:
-        full.setattr(threading, "Thread", Thread)
-        with pytest.raises(RuntimeError, match="can't start"), parallel_region(5):
-            pass
-    row = np.zeros(65, np.int64)
-    for workers in (3, 5):
-        row[:] = 0
-        with parallel_region(workers) as team:
-            launch(team, _mark.address, row.ctypes.data, workers)
-        assert row[:5].tolist() == [1] * workers + [0] * (5 - workers)
-
-
 @pytest.mark.parametrize("pause", [0, 0.01], ids=["awake", "asleep"])
 @pytest.mark.parametrize("threads", [1, 2, 3, 16])
 def test_a_team_that_is_stopped_ends_every_thread(monkeypatch, threads, pause):
