@@ -80,7 +80,6 @@ class Survival:
         own = set(trainer.strategy.differing_buffers())
         before = trainer.communicator.ranks
         found = recover(trainer.communicator, self._snapshot, own, trainer.strategy.rejoin)
-        trainer.communicator.status.observe(trainer.strategy.network)
         epoch, update = found.place
         history, losses, trainer.optimizer.updates = found.facts
         trainer.history, trainer.losses = list(history), list(losses)

@@ -240,7 +240,7 @@ class Trainer:
         self._share()
         self.strategy.start()
         self._recording.start(self.strategy)
-        self.communicator.status.observe(self.strategy.network)
+        observing = [self.communicator.status.observe(m) for m in self.strategy.running]
         self.reporter.say(self.describe())
         for warning in self.communicator.warnings:
             self.reporter.say(f"warning: {warning}")
@@ -254,6 +254,8 @@ class Trainer:
             for line in self.strategy.report():
                 self.reporter.say(line)
         finally:
+            for handle in observing:
+                handle.remove()
             self.strategy.close()
             for loader in (self._train, self._test):
                 loader.close()
