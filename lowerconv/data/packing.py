@@ -54,7 +54,9 @@ from lowerconv.data.shardset import (
 )
 from lowerconv.data.spec import find_spec, load, parse_spec
 from lowerconv.data.transform import LARGEST_SIDE
-from lowerconv.data.writer import BLOCK_BYTES, PARTIAL, QUALITY, ShardWriter, write_atomically
+from lowerconv.data.writer import BLOCK_BYTES, QUALITY, ShardWriter
+from lowerconv.files import PARTIAL, write_atomically
+from lowerconv.locks import DirectoryLock
 
 SIZE = 256  # pixels of the shorter side of a folder's images
 SHARD_BYTES = 256 << 20  # a few hundred files for a large set; each is made in seconds
@@ -125,7 +127,7 @@ def pack(
     DataError
         The source is missing or damaged, or the directory holds another data set.
     OSError
-        The directory cannot be written.
+        The directory cannot be written; or another process packs into it, `locks.BusyError`.
     """
     shard_bytes = integer(shard_bytes, "shard_bytes", 1)
     root = Path(directory).expanduser()
@@ -135,7 +137,21 @@ def pack(
         [*map(str, options), pictures.name, *pictures.classes, *pictures.fingerprint]
     )
     root.mkdir(parents=True, exist_ok=True)
-    _prepare(root, identity)
+    with DirectoryLock(root):
+        _prepare(root, identity)
+        return _fill(root, identity, pictures, encoded, shard_bytes, say, progress)
+
+
+def _fill(
+    root: Path,
+    identity: int,
+    pictures: _Set,
+    encoded: bool,
+    shard_bytes: int,
+    say: Callable[[str], None],
+    progress: Callable[[int, int], None],
+) -> Packed:
+    """Make the shards that are missing, and the index."""
     total, done = sum(len(part.labels) for part in pictures.parts), 0
 
     def advance(images: int) -> None:
@@ -160,7 +176,7 @@ def pack(
         "size": list(pictures.size),
         "shards": entries,
     }
-    write_atomically(root / INDEX, lambda file: file.write(write_index(index)))
+    write_atomically(root / INDEX, write_index(index))
     every = [entry for part_entries in entries.values() for entry in part_entries]
     return Packed(total, sum(entry["bytes"] for entry in every), made, len(every) - made)
 

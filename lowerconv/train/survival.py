@@ -104,7 +104,9 @@ class Survival:
             trainer.reporter.part = part
         trainer._directory = RunDirectory(self._path)
         try:
-            trainer._directory.open(trainer.history, self._tensorboard)
+            trainer._directory.take_over()
+            if self._tensorboard:
+                trainer._directory.record(trainer.history)
             if not os.access(self._path, os.W_OK):
                 raise PermissionError("no permission to write")
         except OSError as error:
