@@ -8,8 +8,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from lowerconv.bench import compare, draw, store
 from lowerconv.bench.case import SECONDS, Options
 from lowerconv.bench.passes import BACKWARD, PASSES
@@ -17,6 +15,7 @@ from lowerconv.bench.result import Result
 from lowerconv.bench.study import Study, measure
 from lowerconv.bench.tables import TABLES
 from lowerconv.cli import mistakes
+from lowerconv.console import PlainConsole
 from lowerconv.machine.threads import get_num_threads, set_num_threads
 
 EXPECTED = (*mistakes.EXPECTED, RuntimeError)
@@ -151,9 +150,8 @@ class Job:
 
 def run(options: argparse.Namespace) -> int:
     """Measure, print, save, draw and compare what was asked for; returns the exit status."""
-    # Plain text: markup would swallow brackets.
-    width = max(NARROW, min(WIDE, Console().width))
-    console = Console(width=width, markup=False, highlight=False, emoji=False)
+    width = max(NARROW, min(WIDE, PlainConsole().width))
+    console = PlainConsole(width=width)
     try:
         jobs = prepare(options, console)
         for job in jobs:
@@ -163,7 +161,7 @@ def run(options: argparse.Namespace) -> int:
         return mistakes.tell(error)
 
 
-def prepare(options: argparse.Namespace, console: Console) -> list[Job]:
+def prepare(options: argparse.Namespace, console: PlainConsole) -> list[Job]:
     """Return what there is to do; whatever can fail before minutes of measuring fails here.
 
     Raises
@@ -191,7 +189,7 @@ def prepare(options: argparse.Namespace, console: Console) -> list[Job]:
 
 
 def _to_measure(
-    options: argparse.Namespace, names: list[str], old: dict[str, Result], console: Console
+    options: argparse.Namespace, names: list[str], old: dict[str, Result], console: PlainConsole
 ) -> list[Job]:
     """Return a job for each table that has what was asked for."""
     _check_choices(options, names)
@@ -324,7 +322,7 @@ def _keep_foreign_files(directory: Path, names: list[str]) -> None:
                 raise store.FileError(f"--save: {error}; expected another folder") from None
 
 
-def _do(job: Job, options: argparse.Namespace, console: Console) -> None:
+def _do(job: Job, options: argparse.Namespace, console: PlainConsole) -> None:
     study = job.study
     result = job.loaded
     if result is None:
@@ -344,7 +342,7 @@ def _do(job: Job, options: argparse.Namespace, console: Console) -> None:
     console.print()
 
 
-def _compare(console: Console, before: Result, now: Result) -> None:
+def _compare(console: PlainConsole, before: Result, now: Result) -> None:
     console.print()
     differing = compare.differences(before, now)
     if differing:

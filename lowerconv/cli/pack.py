@@ -7,12 +7,13 @@ import re
 import time
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import Progress
 
 from lowerconv.cli.mistakes import EXPECTED, tell
+from lowerconv.console import PlainConsole
 from lowerconv.data.packing import SHARD_BYTES, SIZE, pack
 from lowerconv.data.shardset import read_shards
+from lowerconv.printable import printable_lines
 
 _BAR_STEP = 64  # images between two looks of the bar
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -75,7 +76,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Pack or verify; returns the exit status."""
-    console = Console(markup=False, highlight=False, emoji=False)
+    console = PlainConsole()
     try:
         if options.check:
             _check(options, console)
@@ -86,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
         return tell(error)
 
 
-def _pack(options: argparse.Namespace, console: Console) -> None:
+def _pack(options: argparse.Namespace, console: PlainConsole) -> None:
     if options.target is None:
         raise ValueError("DST: got none, expected the directory of the shards")
     begin = time.perf_counter()
@@ -115,7 +116,7 @@ def _pack(options: argparse.Namespace, console: Console) -> None:
     )
 
 
-def _check(options: argparse.Namespace, console: Console) -> None:
+def _check(options: argparse.Namespace, console: PlainConsole) -> None:
     directory = Path(options.source.removeprefix("shards:"))
     parts = read_shards(directory)
     for part in parts:
@@ -125,5 +126,5 @@ def _check(options: argparse.Namespace, console: Console) -> None:
     _say(console, f"{images:,} images in {shards} shards: no damage")
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True)
+def _say(console: PlainConsole, text: str) -> None:
+    console.print(printable_lines(text), soft_wrap=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from lowerconv.cli import train
 from lowerconv.cli.mistakes import EXPECTED, tell
+from lowerconv.files import LACKING_OF_DIRECTORIES
 from lowerconv.machine.mpi import describe_mpi
 from lowerconv.parallel.slurm import MPI, Job, write_script
 from lowerconv.train.checkpoint import LAST
@@ -66,12 +68,23 @@ def run(options: argparse.Namespace) -> int:
     """Write the script; returns the exit status."""
     try:
         script = write_script(_job(options))
+        content = os.fsencode(script)  # as file systems have names, whatever can be printed
         if options.output is None:
-            sys.stdout.write(script)
+            sys.stdout.flush()
+            sys.stdout.buffer.write(content)
         else:
-            with open(options.output, "x", encoding="utf-8", newline="\n") as file:
-                file.write(script)
-            options.output.chmod(0o755)
+            with open(options.output, "xb") as file:
+                try:
+                    file.write(content)
+                    file.flush()
+                except OSError:
+                    options.output.unlink()
+                    raise
+            try:
+                options.output.chmod(0o755)
+            except OSError as error:  # sbatch takes it as it is
+                if error.errno not in LACKING_OF_DIRECTORIES:
+                    raise
         return 0
     except EXPECTED as error:
         return tell(error)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from lowerconv.bench.show import NONE, new_table, percent
 from lowerconv.cli.mistakes import EXPECTED, tell
+from lowerconv.console import PlainConsole
 from lowerconv.parallel.trace import Trace, read
 from lowerconv.parallel.trace_picture import save_picture
 from lowerconv.parallel.trace_summary import Summary, summarize_all
+from lowerconv.printable import printable
 
 BESIDE = Path()  # stands for the name of the trace
 
@@ -42,14 +43,14 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Tell or draw as told; returns the exit status."""
-    console = Console()
+    console = PlainConsole(80)
     try:
         if options.step is not None and options.plot is None:
             raise ValueError("--step: got it without --plot, expected both")
         trace = read(options.trace)
         console.print(table(trace))
         for line in notes(trace):
-            console.print(line, highlight=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
         if options.plot is not None:
             path = options.plot
             if path is BESIDE:
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
             if path == options.trace:
                 raise ValueError(f"--plot: got {path}, expected another file than the trace")
             save_picture(trace, path, options.step)
-            console.print(f"drawn: {path}", highlight=False, soft_wrap=True, markup=False)
+            console.print(f"drawn: {printable(path)}", soft_wrap=True)
     except (*EXPECTED, RuntimeError) as error:
         return tell(error)
     return 0
@@ -66,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
 def table(trace: Trace) -> Table:
     """Return a row for each rank, and one for all."""
     result = new_table(
-        f"{trace.about}: mean of a step, in ms",
+        f"{printable(trace.about)}: mean of a step, in ms",
         ["rank"],
         [
             "step",
@@ -81,7 +82,7 @@ def table(trace: Trace) -> Table:
     )
     whole, ranks = summarize_all(trace)
     for rank, summary in zip(trace.ranks, ranks, strict=True):
-        result.add_row(f"{rank.rank}, {rank.host}", *_cells(summary))
+        result.add_row(f"{rank.rank}, {printable(rank.host)}", *_cells(summary))
     if len(ranks) > 1:
         result.add_section()
         result.add_row("all", *_cells(whole))

@@ -8,10 +8,9 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from lowerconv.arguments import Number, add_arguments, described, reader
 from lowerconv.cli import mistakes
+from lowerconv.console import PlainConsole
 from lowerconv.data.loader import WORKERS
 from lowerconv.machine.affinity import cores, parse_affinity, set_affinity, set_share, topology
 from lowerconv.machine.team import MOST
@@ -28,6 +27,7 @@ from lowerconv.parallel.communicator import (
 )
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.stall import StallError
+from lowerconv.printable import printable_lines
 from lowerconv.train.checkpoint import BEST, LAST
 from lowerconv.train.metrics import best_epoch
 from lowerconv.train.progress import ConsoleReporter, Reporter
@@ -132,10 +132,10 @@ def run(options: argparse.Namespace) -> int:
         communicator = world()
     except MPIError as error:
         if not launched_rank():
-            print(f"lowerconv: {error}", file=sys.stderr)
+            print(f"lowerconv: {printable_lines(error)}", file=sys.stderr)
         return 1
     chief = communicator.rank == 0
-    reporter = ConsoleReporter(Console()) if chief else Reporter()
+    reporter = ConsoleReporter(PlainConsole()) if chief else Reporter()
     prepared = False
     try:
         parallel, spare = together(communicator, lambda: _prepare(options, communicator))
@@ -190,7 +190,7 @@ def run(options: argparse.Namespace) -> int:
 def _tell(error: Exception, rank: int | None) -> None:
     place = "" if rank is None else f" on rank {rank}"
     if isinstance(error, EXPECTED) or type(error) is RuntimeError:
-        text = f"lowerconv: error{place}: {error}\n"
+        text = f"lowerconv: error{place}: {printable_lines(error)}\n"
     else:
         text = f"lowerconv: error{place}:\n{traceback.format_exc()}"
     sys.stderr.write(text)  # in one piece: launchers mix what ranks write in several

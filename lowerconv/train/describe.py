@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lowerconv.machine.threads import get_num_threads
+from lowerconv.printable import printable
 
 if TYPE_CHECKING:
     from lowerconv.train.trainer import Trainer
@@ -18,7 +19,7 @@ def describe_run(run: Trainer) -> str:
     accumulate = run.settings.accumulate
     groups = f" x {accumulate} accumulated" if accumulate > 1 else ""
     return (
-        f"{run.settings.model}, {parameters:,} parameters, on {run.settings.data}: "
+        f"{run.settings.model}, {parameters:,} parameters, on {printable(run.settings.data)}: "
         f"{len(run._train.dataset):,} training and {len(run._test.dataset):,} "
         f"{run.reporter.part} images; "
         f"{run.communicator.describe()}{'' if several else threads}, "

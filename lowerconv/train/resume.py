@@ -12,6 +12,7 @@ from lowerconv.nn.module import Module
 from lowerconv.nn.norm import BatchNorm2d
 from lowerconv.parallel.agreement import describe_data
 from lowerconv.parallel.options import ParallelOptions
+from lowerconv.printable import printable
 from lowerconv.train.checkpoint import CheckpointError
 from lowerconv.train.inputs import Inputs
 from lowerconv.train.schedule import learning_rate
@@ -128,7 +129,7 @@ def _other_settings(
 
 
 def _line(name: str, old: Any, new: Any, consequence: str) -> str:
-    return f"{name}: {old} before, {new} now: {consequence}"
+    return f"{name}: {printable(old)} before, {printable(new)} now: {consequence}"
 
 
 def _of_epochs(

@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
+from lowerconv.console import PlainConsole
 from lowerconv.parallel.elastic import Snapshot, recover
 from lowerconv.train.directory import RunDirectory
 from lowerconv.train.loop import Tally, update_sizes
@@ -100,7 +99,7 @@ class Survival:
         """Own the directory of the run, and speak, as rank 0 has died."""
         trainer = self._trainer
         if type(trainer.reporter) is Reporter:
-            part, trainer.reporter = trainer.reporter.part, ConsoleReporter(Console())
+            part, trainer.reporter = trainer.reporter.part, ConsoleReporter(PlainConsole())
             trainer.reporter.part = part
         trainer._directory = RunDirectory(self._path)
         try:

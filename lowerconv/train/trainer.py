@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from lowerconv.arguments import Place, checked
+from lowerconv.console import PlainConsole
 from lowerconv.data import Augment
 from lowerconv.data.loader import Loader
 from lowerconv.data.source import Source
@@ -206,7 +206,7 @@ class Trainer:
         self.losses: list[float] = []
         if reporter is None:
             chief = self.communicator.rank == 0
-            reporter = ConsoleReporter(Console()) if chief else Reporter()
+            reporter = ConsoleReporter(PlainConsole()) if chief else Reporter()
         reporter.part = self._part
         self.reporter = reporter
 
