@@ -9,9 +9,10 @@ from pathlib import Path
 
 from rich.progress import Progress
 
+from lowerconv.arguments import checked, reader
 from lowerconv.cli.mistakes import EXPECTED, tell
 from lowerconv.console import PlainConsole
-from lowerconv.data.packing import SHARD_BYTES, SIZE, pack
+from lowerconv.data.packing import BYTES, PIXELS, SHARD_BYTES, SIZE, pack
 from lowerconv.data.shardset import read_shards
 from lowerconv.printable import printable_lines
 
@@ -22,15 +23,12 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 def parse_bytes(text: str) -> int:
     """Return a number of bytes, such as ``256M``: units are powers of 1,024."""
     match = re.fullmatch(r"([0-9]+)\s*([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if match is None or int(match[1]) == 0:
-        raise argparse.ArgumentTypeError(f"got {text}, expected a number of bytes such as 256M")
-    return int(match[1]) * _UNITS[match[2].upper()]
-
-
-def _pixels(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"got {text}, expected a whole number of pixels")
-    return int(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number of bytes such as 256M")
+    try:
+        return checked(repr(text), BYTES, int(match[1]) * _UNITS[match[2].upper()])
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -51,7 +49,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("target", metavar="DST", nargs="?", help="directory of the shards")
     parser.add_argument(
         "--size",
-        type=_pixels,
+        type=reader(PIXELS),
         metavar="S",
         help="pixels of the shorter side of a folder's images, which are stored whole; "
         f"default: {SIZE}. Training sees S x S of them, or less with shards:DST?size=",

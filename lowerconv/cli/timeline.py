@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from lowerconv.arguments import Number, Place, reader
 from lowerconv.bench.show import NONE, new_table, percent
 from lowerconv.cli.mistakes import EXPECTED, tell
 from lowerconv.console import PlainConsole
@@ -29,14 +30,17 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("trace", type=Path, metavar="FILE", help="of lowerconv train --timeline")
     parser.add_argument(
         "--plot",
-        type=Path,
+        type=reader(Place("a picture")),
         nargs="?",
         const=BESIDE,
         metavar="PNG",
         help="draw a step; default: FILE with the ending .png",
     )
     parser.add_argument(
-        "--step", type=int, metavar="N", help="to be drawn; default: the middle one"
+        "--step",
+        type=reader(Number(int, 0)),
+        metavar="N",
+        help="to be drawn; default: the middle one",
     )
     parser.set_defaults(func=run)
 

@@ -33,7 +33,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lowerconv.checks import integer
+from lowerconv.arguments import Number, checked
 from lowerconv.data.dataset import DataError, Dataset
 from lowerconv.data.folder import Listing, cores, list_folder, read_image
 from lowerconv.data.shards import (
@@ -61,6 +61,8 @@ from lowerconv.locks import DirectoryLock
 SIZE = 256  # pixels of the shorter side of a folder's images
 SHARD_BYTES = 256 << 20  # a few hundred files for a large set; each is made in seconds
 LONGEST = 4  # times the shorter side: crops hardly ever see more of a panorama
+
+PIXELS, BYTES = Number(int, 1, LARGEST_SIDE // LONGEST), Number(int, 1, 2**63 - 1)
 
 
 class _Part(NamedTuple):
@@ -129,7 +131,7 @@ def pack(
     OSError
         The directory cannot be written; or another process packs into it, `locks.BusyError`.
     """
-    shard_bytes = integer(shard_bytes, "shard_bytes", 1)
+    shard_bytes = checked("shard_bytes", BYTES, shard_bytes)
     root = Path(directory).expanduser()
     pictures = _open_source(source, root, size, encoded)
     options = [int(encoded), shard_bytes, *pictures.size, QUALITY, BLOCK_BYTES, LONGEST]
@@ -212,9 +214,7 @@ def _open_source(source: str, target: Path, size: int | None, encoded: bool) -> 
         return _open_arrays(source)
     if size is not None and spec.size not in (None, size):
         raise ValueError(f"size: got {size} and {spec.size} in {source!r}, expected one of them")
-    pixels = integer(next((n for n in (size, spec.size) if n is not None), SIZE), "size", 1)
-    if pixels * LONGEST > LARGEST_SIDE:
-        raise ValueError(f"size: got {pixels}, expected at most {LARGEST_SIDE // LONGEST}")
+    pixels = checked("size", PIXELS, next((n for n in (size, spec.size) if n is not None), SIZE))
     listing = list_folder(spec.directory or "")
     if target.resolve().is_relative_to(listing.root.resolve()):
         raise ValueError(f"directory: got {target} within {listing.root}, expected one outside")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from lowerconv.arguments import Ascending, Choice, Flag, Number, Text, argument, check
+from lowerconv.arguments import COUNT, Ascending, Choice, Flag, Number, Text, argument, check
 from lowerconv.data.augment import EFFECTS, Augment
 from lowerconv.nn.models import MODELS
 from lowerconv.plan import algorithms
@@ -93,7 +93,7 @@ class Settings:
         "cosine", Choice(SCHEDULES), "how the learning rate falls; default: cosine"
     )
     warmup: float = argument(
-        0.0, Number(float, 0), "in which it rises before; default: 0", "EPOCHS"
+        0.0, Number(float, 0, COUNT, below=True), "in which it rises before; default: 0", "EPOCHS"
     )
     milestones: tuple[int, ...] = argument(
         (),

@@ -273,8 +273,8 @@ def test_mpi_is_told_by_what_is_installed(run_lowerconv):
 
 
 MISTAKES = {
-    "no-nodes": ("--nodes 0 -- train", "--nodes: got 0, expected a whole number of at least 1"),
-    "no-number": ("--nodes many -- train", "--nodes: got many, expected"),
+    "no-nodes": ("--nodes 0 -- train", "--nodes: got 0, expected at least 1"),
+    "no-number": ("--nodes many -- train", "--nodes: got 'many', expected int"),
     "no-command": ("--nodes 1", "-- train ...: got nothing, expected the command to run"),
     "another-command": ("--nodes 1 -- bench", "-- train ...: got bench, expected"),
     "mistake-in-command": ("--nodes 1 -- train --lr fast", "--lr: invalid float value: 'fast'"),
