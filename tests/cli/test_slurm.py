@@ -277,7 +277,10 @@ MISTAKES = {
     "no-number": ("--nodes many -- train", "--nodes: got 'many', expected int"),
     "no-command": ("--nodes 1", "-- train ...: got nothing, expected the command to run"),
     "another-command": ("--nodes 1 -- bench", "-- train ...: got bench, expected"),
-    "mistake-in-command": ("--nodes 1 -- train --lr fast", "--lr: invalid float value: 'fast'"),
+    "mistake-in-command": (
+        "--nodes 1 -- train --lr fast",
+        "--lr: got 'fast', expected float, at least 0",
+    ),
     "no-multiple": (
         "--nodes 1 --cores-per-node 7 --ranks-per-node 2 -- train",
         "--cores-per-node: got 7, expected a multiple of --ranks-per-node 2",

@@ -53,7 +53,7 @@ def test_a_run_leaves_everything(run_lowerconv, tiny_fashion, tmp_path):
 
     other = run_lowerconv(*arguments, "--resume", "--lr", 0.5, "--momentum", 0.8, cwd=tmp_path)
     assert other.returncode == 1
-    assert "was trained with lr 0.01, not 0.5; momentum 0.9, not 0.8" in other.stderr
+    assert "was trained with lr 0.02, not 0.5; momentum 0.9, not 0.8" in other.stderr
 
     more = run_lowerconv(*arguments[:-1], 3, "--resume", cwd=tmp_path)
     assert more.returncode == 0, more.stderr
@@ -160,8 +160,11 @@ MISTAKES = {
     "no-number": (["--lr", "fast"], "--lr: got 'fast', expected float, at least 0"),
     "negative": (["--lr", "-1"], "--lr"),
     "nan": (["--lr", "nan"], "--lr: got nan"),
-    "momentum-of-one": (["--momentum", "1"], "--momentum: got 1, expected at least 0 and below 1"),
-    "ema-of-one": (["--ema", "1"], "--ema: got 1, expected at least 0 and below 1"),
+    "momentum-of-one": (
+        ["--momentum", "1"],
+        "--momentum: got 1.0, expected at least 0 and below 1",
+    ),
+    "ema-of-one": (["--ema", "1"], "--ema: got 1.0, expected at least 0 and below 1"),
     "unknown-effect": (["--augment", "mirror"], "augment: got 'mirror' in 'mirror', expected some"),
     "less-than-no-threads": (["--loader-threads", "-1"], "--loader-threads: got -1, expected at"),
     "no-milestones": (
