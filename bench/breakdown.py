@@ -66,7 +66,7 @@ def measure(model: str, batch: int, algorithm: str, steps: int) -> tuple[Clock, 
     step, clock, whole = nn.Step(training=True), Clock(), []
     for number in range(steps + 2):
         if number == 2:
-            network.watch = clock
+            network.register_watch(clock)
         begin = time.perf_counter()
         clock.start()
         scores = network.run(images, step)

@@ -152,10 +152,10 @@ def emulate(modules: Iterable[Module], machine: Machine) -> None:
     """
     for module in modules:
         module._programs = _Programs(machine, module._programs)
-        if module.watch is not None:
-            module.watch = _told_of_originals(module.watch)
-        if module.gate is not None:
-            module.gate = _asked_of_originals(module.gate)
+        for number, watch in module._watches.items():
+            module._watches[number] = _told_of_originals(watch)
+        for number, gate in module._gates.items():
+            module._gates[number] = _asked_of_originals(gate)
 
 
 def _asked_of_originals(gate: Gate) -> Gate:

@@ -62,7 +62,7 @@ def test_layers_take_the_time_that_was_stated():
     machine, net = Machine(gflops=2.0, gbytes=0.5), network()
     x = np.random.default_rng(1).standard_normal((5, 3, 8, 8)).astype(np.float32)
     told = []
-    net.watch = lambda layer, frame, phase: told.append((type(layer).__name__, phase))
+    net.register_watch(lambda layer, frame, phase: told.append((type(layer).__name__, phase)))
     emulate([net], machine)
     scores = net.run(x, nn.Step(training=True))
     forward = (CONV + LINEAR) / 2e9 + POOL / 0.5e9

@@ -8,14 +8,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from lowerconv.arguments import Number, checked
 from lowerconv.bench.cases import Layer, layers
 from lowerconv.bench.interleaved import Run
 from lowerconv.bench.passes import arrays_of, compulsory_bytes, flops, planned_run, problem
+from lowerconv.machine.team import MOST
 from lowerconv.plan import algorithms
 
 REFERENCE = "lowering"
 SLOW = 2e9  # FLOP of a call above which the loop nest is left out: tables would take minutes more
 SECONDS = 0.8  # for all candidates of a case together
+
+THREADS, BATCH = Number(int, 1, MOST), Number(int, 1)
+DURATION = Number(float, 1e-3, 3600)  # seconds for all candidates of a case together
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,12 @@ class Options:
     passes: tuple[str, ...] = ()
     layers: re.Pattern[str] = re.compile("")
     seconds: float = SECONDS
+
+    def __post_init__(self) -> None:
+        for name, kind in (("threads", THREADS), ("batch", BATCH), ("seconds", DURATION)):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, checked(name, kind, value))
 
     @property
     def images(self) -> int:

@@ -75,7 +75,7 @@ class TrainingStep:
         self.spent: list[dict[str, float]] = []
         self.flops: dict[str, int] = {}
         self._since = 0.0
-        self.network.watch = self._note
+        self.network.register_watch(self._note)
 
     def _note(self, layer: nn.Layer, frame: Frame, phase: str) -> None:
         """Add the time since the last layer to those of a kind."""

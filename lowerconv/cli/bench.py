@@ -8,21 +8,22 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
+from lowerconv.arguments import Place, reader
 from lowerconv.bench import compare, draw, store
-from lowerconv.bench.case import SECONDS, Options
+from lowerconv.bench.case import BATCH, DURATION, SECONDS, THREADS, Options
 from lowerconv.bench.passes import BACKWARD, PASSES
 from lowerconv.bench.result import Result
 from lowerconv.bench.study import Study, measure
 from lowerconv.bench.tables import TABLES
 from lowerconv.cli import mistakes
 from lowerconv.cli.doing import doing
+from lowerconv.console import PlainConsole
 from lowerconv.machine.threads import get_num_threads, set_num_threads
 
 EXPECTED = (*mistakes.EXPECTED, RuntimeError)
 NARROW, WIDE = 100, 120  # columns that the tables are made for
 BESIDE = True  # --plot without a folder
+FOLDER = Place("a folder")
 
 EPILOG = """examples:
   lowerconv bench                                        every table: some minutes
@@ -35,24 +36,6 @@ A run that is compared on another machine, or with other settings, is shown as N
 with everything that differs. Candidates take turns, so that ratios within a table hold on a noisy
 machine too; a table tells when other processes were at work.
 """
-
-
-def _whole(text: str) -> int:
-    return _least(int, text, 1, "a whole number of at least 1")
-
-
-def _seconds(text: str) -> float:
-    return _least(float, text, 1e-3, "seconds, at least 0.001 and at most 3600", 3600.0)
-
-
-def _least(kind: type, text: str, least: float, expected: str, most: float = 10**9):
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not least <= value <= most:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected {expected}")
-    return value
 
 
 def _pattern(text: str) -> re.Pattern[str]:
@@ -88,13 +71,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     what = parser.add_argument_group("what is measured")
     what.add_argument(
         "--batch",
-        type=_whole,
+        type=reader(BATCH),
         metavar="N",
         help="images; default: that of the table, or of each model",
     )
     what.add_argument(
         "--threads",
-        type=_whole,
+        type=reader(THREADS),
         metavar="N",
         help="default: LOWERCONV_NUM_THREADS, else OMP_NUM_THREADS, else one per core this process "
         "may use",
@@ -114,7 +97,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     what.add_argument(
         "--seconds",
-        type=_seconds,
+        type=reader(DURATION),
         default=SECONDS,
         metavar="S",
         help="for each comparison of candidates, longer where they are slow; default: %(default)s",
@@ -122,24 +105,24 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     files = parser.add_argument_group("files")
     files.add_argument(
         "--save",
-        type=Path,
+        type=reader(FOLDER),
         metavar="DIR",
         help="write DIR/TABLE.json: all times, and the machine; replaces those of an earlier run",
     )
     files.add_argument(
-        "--compare", type=Path, metavar="DIR", help="print a saved run beside the new one"
+        "--compare", type=reader(FOLDER), metavar="DIR", help="print a saved run beside the new one"
     )
     files.add_argument(
         "--plot",
         nargs="?",
-        type=Path,
+        type=reader(FOLDER),
         const=BESIDE,
         metavar="DIR",
         help="draw TABLE.png into DIR; default: the folder of --save or --load, or the current "
         'one (needs matplotlib: pip install "lowerconv[plot]")',
     )
     files.add_argument(
-        "--load", type=Path, metavar="DIR", help="take a saved run instead of measuring"
+        "--load", type=reader(FOLDER), metavar="DIR", help="take a saved run instead of measuring"
     )
     parser.set_defaults(func=run)
 
@@ -156,9 +139,8 @@ class Job:
 
 def run(options: argparse.Namespace) -> int:
     """Measure, print, save, draw and compare what was asked for; returns the exit status."""
-    # Plain text: markup would swallow brackets.
-    width = max(NARROW, min(WIDE, Console().width))
-    console = Console(width=width, markup=False, highlight=False, emoji=False)
+    width = max(NARROW, min(WIDE, PlainConsole().width))
+    console = PlainConsole(width=width)
     try:
         jobs = prepare(options, console)
         for job in jobs:
@@ -168,7 +150,7 @@ def run(options: argparse.Namespace) -> int:
         return mistakes.tell(error)
 
 
-def prepare(options: argparse.Namespace, console: Console) -> list[Job]:
+def prepare(options: argparse.Namespace, console: PlainConsole) -> list[Job]:
     """Return what there is to do; whatever can fail before minutes of measuring fails here.
 
     Raises
@@ -196,7 +178,7 @@ def prepare(options: argparse.Namespace, console: Console) -> list[Job]:
 
 
 def _to_measure(
-    options: argparse.Namespace, names: list[str], old: dict[str, Result], console: Console
+    options: argparse.Namespace, names: list[str], old: dict[str, Result], console: PlainConsole
 ) -> list[Job]:
     """Return a job for each table that has what was asked for."""
     _check_choices(options, names)
@@ -329,7 +311,7 @@ def _keep_foreign_files(directory: Path, names: list[str]) -> None:
                 raise store.FileError(f"--save: {error}; expected another folder") from None
 
 
-def _do(job: Job, options: argparse.Namespace, console: Console) -> None:
+def _do(job: Job, options: argparse.Namespace, console: PlainConsole) -> None:
     study = job.study
     result = job.loaded
     if result is None:
@@ -349,7 +331,7 @@ def _do(job: Job, options: argparse.Namespace, console: Console) -> None:
     console.print()
 
 
-def _compare(console: Console, before: Result, now: Result) -> None:
+def _compare(console: PlainConsole, before: Result, now: Result) -> None:
     console.print()
     differing = compare.differences(before, now)
     if differing:

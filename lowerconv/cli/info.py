@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from lowerconv.cli.mistakes import tell
+from lowerconv.console import PlainConsole
 from lowerconv.machine.mpi import launched_rank
 from lowerconv.machine.report import machine_report
 from lowerconv.machine.topology import format_cpu_list, read_topology, usable_threads
@@ -44,8 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(report, indent=2))
     else:
-        # Plain text: markup would swallow the brackets of "lowerconv[mpi]".
-        console = Console(markup=False, highlight=False, emoji=False)
+        console = PlainConsole(80)
         with console:  # written in one piece: other ranks write too
             _print_report(report, console)
     return 0
@@ -59,7 +58,7 @@ def _describe_rank(rank: int) -> str:
     )
 
 
-def _print_report(report: dict[str, Any], console: Console) -> None:
+def _print_report(report: dict[str, Any], console: PlainConsole) -> None:
     cpu = report["cpu"]
     _print_pairs(
         console,
@@ -203,7 +202,7 @@ def _load_pairs(report: dict[str, Any]) -> list[tuple[str, object]]:
     ]
 
 
-def _print_pairs(console: Console, title: str, pairs: Iterable[tuple[str, object]]) -> None:
+def _print_pairs(console: PlainConsole, title: str, pairs: Iterable[tuple[str, object]]) -> None:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")  # wrapped, never cut off
@@ -213,7 +212,7 @@ def _print_pairs(console: Console, title: str, pairs: Iterable[tuple[str, object
 
 
 def _print_columns(
-    console: Console, title: str, names: Sequence[str], rows: Iterable[Sequence[object]]
+    console: PlainConsole, title: str, names: Sequence[str], rows: Iterable[Sequence[object]]
 ) -> None:
     table = Table.grid(padding=(0, 2, 0, 0))
     for _ in names:
@@ -224,7 +223,7 @@ def _print_columns(
     _print_section(console, title, table)
 
 
-def _print_section(console: Console, title: str, table: Table) -> None:
+def _print_section(console: PlainConsole, title: str, table: Table) -> None:
     console.print(title, style="bold")
     console.print(table)
     console.print()

@@ -13,6 +13,7 @@ from lowerconv.cli import (
     bench,
     evaluate,
     info,
+    mistakes,
     models,
     pack,
     predict,
@@ -23,6 +24,8 @@ from lowerconv.cli import (
 )
 from lowerconv.parallel.communicator import launched_rank
 from lowerconv.version import __version__
+
+BROKEN_PIPE = 141  # exit status, as of shells: 128 and the number of SIGPIPE
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,10 +43,32 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status."""
+    """Run one command and return its exit status.
+
+    Names that cannot be printed are printed escaped; where nobody reads what is printed, as behind
+    ``| head -1``, the command ends without a word.
+    """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed, as daemons have them, or never there: pythonw
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            return _main(arguments)
+        finally:
+            sys.stdout.flush()  # here its errors can be told
+    except BrokenPipeError:
+        status = BROKEN_PIPE
+    except OSError as error:
+        status = mistakes.tell(error)
+    with contextlib.suppress(OSError, ValueError):  # what is left goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     # Under mpiexec every rank finds the same mistake in its arguments; the first tells it.
     quiet = io.StringIO() if launched_rank() else None
     with contextlib.redirect_stderr(quiet) if quiet else contextlib.nullcontext():

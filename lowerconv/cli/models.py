@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from lowerconv.console import PlainConsole
 from lowerconv.nn.graph import Graph
 from lowerconv.nn.init import undrawn
 from lowerconv.nn.models import MODELS, Model
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
         table.add_column(heading, justify="right")
     for name, model in MODELS.items():
         table.add_row(name, *_cells(model))
-    console = Console(markup=False, highlight=False, emoji=False)
+    console = PlainConsole(80)
     console.print(table)
     console.print(
         "For one image: GFLOP are those of convolutions and fully connected layers in a forward "

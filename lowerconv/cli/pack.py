@@ -7,12 +7,14 @@ import re
 import time
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import Progress
 
+from lowerconv.arguments import checked, reader
 from lowerconv.cli.mistakes import EXPECTED, tell
-from lowerconv.data.packing import SHARD_BYTES, SIZE, pack
+from lowerconv.console import PlainConsole
+from lowerconv.data.packing import BYTES, PIXELS, SHARD_BYTES, SIZE, pack
 from lowerconv.data.shardset import read_shards
+from lowerconv.printable import printable_lines
 
 _BAR_STEP = 64  # images between two looks of the bar
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -21,15 +23,12 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 def parse_bytes(text: str) -> int:
     """Return a number of bytes, such as ``256M``: units are powers of 1,024."""
     match = re.fullmatch(r"([0-9]+)\s*([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if match is None or int(match[1]) == 0:
-        raise argparse.ArgumentTypeError(f"got {text}, expected a number of bytes such as 256M")
-    return int(match[1]) * _UNITS[match[2].upper()]
-
-
-def _pixels(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"got {text}, expected a whole number of pixels")
-    return int(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number of bytes such as 256M")
+    try:
+        return checked(repr(text), BYTES, int(match[1]) * _UNITS[match[2].upper()])
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -50,7 +49,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("target", metavar="DST", nargs="?", help="directory of the shards")
     parser.add_argument(
         "--size",
-        type=_pixels,
+        type=reader(PIXELS),
         metavar="S",
         help="pixels of the shorter side of a folder's images, which are stored whole; "
         f"default: {SIZE}. Training sees S x S of them, or less with shards:DST?size=",
@@ -75,7 +74,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Pack or verify; returns the exit status."""
-    console = Console(markup=False, highlight=False, emoji=False)
+    console = PlainConsole()
     try:
         if options.check:
             _check(options, console)
@@ -86,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
         return tell(error)
 
 
-def _pack(options: argparse.Namespace, console: Console) -> None:
+def _pack(options: argparse.Namespace, console: PlainConsole) -> None:
     if options.target is None:
         raise ValueError("DST: got none, expected the directory of the shards")
     begin = time.perf_counter()
@@ -117,7 +116,7 @@ def _pack(options: argparse.Namespace, console: Console) -> None:
     )
 
 
-def _check(options: argparse.Namespace, console: Console) -> None:
+def _check(options: argparse.Namespace, console: PlainConsole) -> None:
     directory = Path(options.source.removeprefix("shards:"))
     parts = read_shards(directory)
     for part in parts:
@@ -127,5 +126,5 @@ def _check(options: argparse.Namespace, console: Console) -> None:
     _say(console, f"{images:,} images in {shards} shards: no damage")
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True)
+def _say(console: PlainConsole, text: str) -> None:
+    console.print(printable_lines(text), soft_wrap=True)

@@ -9,6 +9,7 @@ import numpy as np
 
 from lowerconv.cli.mistakes import EXPECTED, tell
 from lowerconv.data import DataError
+from lowerconv.printable import printable
 from lowerconv.train.checkpoint import BEST
 from lowerconv.train.classifier import Classifier
 
@@ -55,7 +56,7 @@ def _predict(classifier: Classifier, paths: list[Path]) -> bool:
     if images:
         probabilities = classifier.probabilities(np.stack([image for _, image in images]))
         for (path, _), row in zip(images, probabilities, strict=True):
-            print(path)
+            print(printable(path))
             for label in np.argsort(-row, kind="stable")[:TOP]:
-                print(f"  {row[label]:7.2%}  {classifier.inputs.classes[label]}")
+                print(f"  {row[label]:7.2%}  {printable(classifier.inputs.classes[label])}")
     return len(images) == len(paths)

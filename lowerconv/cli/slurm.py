@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
+from lowerconv.arguments import Place, reader
 from lowerconv.cli import train
 from lowerconv.cli.mistakes import EXPECTED, tell
+from lowerconv.files import LACKING_OF_DIRECTORIES
 from lowerconv.machine.mpi import describe_mpi
-from lowerconv.parallel.slurm import MPI, Job, write_script
+from lowerconv.parallel.slurm import COUNT, MPI, Job, write_script
 from lowerconv.train.checkpoint import LAST
 from lowerconv.train.directory import METRICS
 
 _EXAMPLE = "lowerconv slurm --nodes 4 --time 02:00:00 -o job.sh -- train --model alexnet --data ..."
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"got {text}, expected a whole number of at least 1")
-    return int(text)
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -31,13 +28,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "resumes. All that follows -- is the command that its ranks run.",
         epilog=f"example: {_EXAMPLE}; sbatch job.sh",
     )
-    parser.add_argument("--nodes", type=_count, required=True, metavar="N")
+    parser.add_argument("--nodes", type=reader(COUNT), required=True, metavar="N")
     parser.add_argument(
-        "--ranks-per-node", type=_count, metavar="R", help="default: one for each NUMA node"
+        "--ranks-per-node", type=reader(COUNT), metavar="R", help="default: one for each NUMA node"
     )
     parser.add_argument(
         "--cores-per-node",
-        type=_count,
+        type=reader(COUNT),
         metavar="C",
         help="to ask for, as Slurm counts them; default: whole nodes",
     )
@@ -54,7 +51,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "where srun has neither (srun --mpi=list)",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="a new file; default: print the script"
+        "-o",
+        "--output",
+        type=reader(Place("a new file")),
+        metavar="FILE",
+        help="a new file; default: print the script",
     )
     parser.add_argument(
         "command", nargs=argparse.REMAINDER, metavar="-- train ...", help="what ranks run"
@@ -66,12 +67,23 @@ def run(options: argparse.Namespace) -> int:
     """Write the script; returns the exit status."""
     try:
         script = write_script(_job(options))
+        content = os.fsencode(script)  # as file systems have names, whatever can be printed
         if options.output is None:
-            sys.stdout.write(script)
+            sys.stdout.flush()
+            sys.stdout.buffer.write(content)
         else:
-            with open(options.output, "x", encoding="utf-8", newline="\n") as file:
-                file.write(script)
-            options.output.chmod(0o755)
+            with open(options.output, "xb") as file:
+                try:
+                    file.write(content)
+                    file.flush()
+                except OSError:
+                    options.output.unlink()
+                    raise
+            try:
+                options.output.chmod(0o755)
+            except OSError as error:  # sbatch takes it as it is
+                if error.errno not in LACKING_OF_DIRECTORIES:
+                    raise
         return 0
     except EXPECTED as error:
         return tell(error)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from lowerconv.arguments import Number, Place, reader
 from lowerconv.bench.show import NONE, new_table, percent
 from lowerconv.cli.mistakes import EXPECTED, tell
+from lowerconv.console import PlainConsole
 from lowerconv.parallel.trace import Trace, read
 from lowerconv.parallel.trace_picture import save_picture
 from lowerconv.parallel.trace_summary import Summary, summarize_all
+from lowerconv.printable import printable
 
 BESIDE = Path()  # stands for the name of the trace
 
@@ -28,28 +30,31 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("trace", type=Path, metavar="FILE", help="of lowerconv train --timeline")
     parser.add_argument(
         "--plot",
-        type=Path,
+        type=reader(Place("a picture")),
         nargs="?",
         const=BESIDE,
         metavar="PNG",
         help="draw a step; default: FILE with the ending .png",
     )
     parser.add_argument(
-        "--step", type=int, metavar="N", help="to be drawn; default: the middle one"
+        "--step",
+        type=reader(Number(int, 0)),
+        metavar="N",
+        help="to be drawn; default: the middle one",
     )
     parser.set_defaults(func=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Tell or draw as told; returns the exit status."""
-    console = Console()
+    console = PlainConsole(80)
     try:
         if options.step is not None and options.plot is None:
             raise ValueError("--step: got it without --plot, expected both")
         trace = read(options.trace)
         console.print(table(trace))
         for line in notes(trace):
-            console.print(line, highlight=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
         if options.plot is not None:
             path = options.plot
             if path is BESIDE:
@@ -57,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
             if path == options.trace:
                 raise ValueError(f"--plot: got {path}, expected another file than the trace")
             save_picture(trace, path, options.step)
-            console.print(f"drawn: {path}", highlight=False, soft_wrap=True, markup=False)
+            console.print(f"drawn: {printable(path)}", soft_wrap=True)
     except (*EXPECTED, RuntimeError) as error:
         return tell(error)
     return 0
@@ -66,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
 def table(trace: Trace) -> Table:
     """Return a row for each rank, and one for all."""
     result = new_table(
-        f"{trace.about}: mean of a step, in ms",
+        f"{printable(trace.about)}: mean of a step, in ms",
         ["rank"],
         [
             "step",
@@ -81,7 +86,7 @@ def table(trace: Trace) -> Table:
     )
     whole, ranks = summarize_all(trace)
     for rank, summary in zip(trace.ranks, ranks, strict=True):
-        result.add_row(f"{rank.rank}, {rank.host}", *_cells(summary))
+        result.add_row(f"{rank.rank}, {printable(rank.host)}", *_cells(summary))
     if len(ranks) > 1:
         result.add_section()
         result.add_row("all", *_cells(whole))

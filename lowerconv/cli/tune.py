@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from lowerconv.cli.doing import doing
 from lowerconv.cli.mistakes import EXPECTED, tell
+from lowerconv.console import PlainConsole
 from lowerconv.machine.threads import get_num_threads, set_num_threads
 from lowerconv.nn import Conv2d
 from lowerconv.nn.graph import Graph
@@ -115,8 +115,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Tune what was asked for; returns the exit status."""
-    # Plain text: markup would swallow brackets.
-    console = Console(markup=False, highlight=False, emoji=False)
+    console = PlainConsole(80)
     try:
         _check(options)
         if options.threads:
@@ -147,7 +146,7 @@ def _check(options: argparse.Namespace) -> None:
                 raise ValueError(f"--{name}: got it without --{leader}, expected both")
 
 
-def _tune(options: argparse.Namespace, console: Console) -> None:
+def _tune(options: argparse.Namespace, console: PlainConsole) -> None:
     """Plan every pass of every layer, which measures where nothing is remembered yet."""
     table = Table.grid(padding=(0, 2, 0, 0))
     for _ in range(3):
@@ -234,5 +233,5 @@ def _commas(shape: Iterable[int]) -> str:
     return ",".join(map(str, shape))
 
 
-def _say(console: Console, text: str) -> None:
+def _say(console: PlainConsole, text: str) -> None:
     console.print(text, soft_wrap=True)

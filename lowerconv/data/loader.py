@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lowerconv.arguments import Number, checked
 from lowerconv.arrays import contiguous
 from lowerconv.checks import integer, plain_array
 from lowerconv.copying import not_copied
@@ -22,7 +23,10 @@ from lowerconv.data.transform import identity, transform
 from lowerconv.kernels.call import share as part
 from lowerconv.kernels.call import spread
 from lowerconv.machine.compiled import njit
+from lowerconv.machine.team import MOST
 from lowerconv.machine.threads import get_num_threads, parallel_region
+
+WORKERS = Number(int, 0, MOST)  # threads that make batches ahead of their use
 
 
 @njit(cache=True, nogil=True)
@@ -248,7 +252,7 @@ class Loader:
         self.rank, self.ranks, self.augment = rank, ranks, augment
         if workers is None:
             workers = 0 if dataset.runs is None and not augment else 1
-        self.workers = integer(workers, "workers", 0)
+        self.workers = checked("workers", WORKERS, workers)
         self.ahead = self.workers + 1 if ahead is None else integer(ahead, "ahead", 1)
         if cpus is not None:
             cpus = frozenset(integer(cpu, "cpus", 0) for cpu in cpus)

@@ -33,7 +33,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lowerconv.checks import integer
+from lowerconv.arguments import Number, checked
 from lowerconv.data.dataset import DataError, Dataset
 from lowerconv.data.folder import Listing, cores, list_folder, read_image
 from lowerconv.data.shards import (
@@ -54,11 +54,15 @@ from lowerconv.data.shardset import (
 )
 from lowerconv.data.spec import find_spec, load, parse_spec
 from lowerconv.data.transform import LARGEST_SIDE
-from lowerconv.data.writer import BLOCK_BYTES, PARTIAL, QUALITY, ShardWriter, write_atomically
+from lowerconv.data.writer import BLOCK_BYTES, QUALITY, ShardWriter
+from lowerconv.files import PARTIAL, write_atomically
+from lowerconv.locks import DirectoryLock
 
 SIZE = 256  # pixels of the shorter side of a folder's images
 SHARD_BYTES = 256 << 20  # a few hundred files for a large set; each is made in seconds
 LONGEST = 4  # times the shorter side: crops hardly ever see more of a panorama
+
+PIXELS, BYTES = Number(int, 1, LARGEST_SIDE // LONGEST), Number(int, 1, 2**63 - 1)
 
 
 class _Part(NamedTuple):
@@ -125,9 +129,9 @@ def pack(
     DataError
         The source is missing or damaged, or the directory holds another data set.
     OSError
-        The directory cannot be written.
+        The directory cannot be written; or another process packs into it, `locks.BusyError`.
     """
-    shard_bytes = integer(shard_bytes, "shard_bytes", 1)
+    shard_bytes = checked("shard_bytes", BYTES, shard_bytes)
     root = Path(directory).expanduser()
     pictures = _open_source(source, root, size, encoded)
     options = [int(encoded), shard_bytes, *pictures.size, QUALITY, BLOCK_BYTES, LONGEST]
@@ -135,7 +139,21 @@ def pack(
         [*map(str, options), pictures.name, *pictures.classes, *pictures.fingerprint]
     )
     root.mkdir(parents=True, exist_ok=True)
-    _prepare(root, identity)
+    with DirectoryLock(root):
+        _prepare(root, identity)
+        return _fill(root, identity, pictures, encoded, shard_bytes, say, progress)
+
+
+def _fill(
+    root: Path,
+    identity: int,
+    pictures: _Set,
+    encoded: bool,
+    shard_bytes: int,
+    say: Callable[[str], None],
+    progress: Callable[[int, int], None],
+) -> Packed:
+    """Make the shards that are missing, and the index."""
     total, done = sum(len(part.labels) for part in pictures.parts), 0
 
     def advance(images: int) -> None:
@@ -160,7 +178,7 @@ def pack(
         "size": list(pictures.size),
         "shards": entries,
     }
-    write_atomically(root / INDEX, lambda file: file.write(write_index(index)))
+    write_atomically(root / INDEX, write_index(index))
     every = [entry for part_entries in entries.values() for entry in part_entries]
     return Packed(total, sum(entry["bytes"] for entry in every), made, len(every) - made)
 
@@ -196,9 +214,7 @@ def _open_source(source: str, target: Path, size: int | None, encoded: bool) -> 
         return _open_arrays(source)
     if size is not None and spec.size not in (None, size):
         raise ValueError(f"size: got {size} and {spec.size} in {source!r}, expected one of them")
-    pixels = integer(next((n for n in (size, spec.size) if n is not None), SIZE), "size", 1)
-    if pixels * LONGEST > LARGEST_SIDE:
-        raise ValueError(f"size: got {pixels}, expected at most {LARGEST_SIDE // LONGEST}")
+    pixels = checked("size", PIXELS, next((n for n in (size, spec.size) if n is not None), SIZE))
     listing = list_folder(spec.directory or "")
     if target.resolve().is_relative_to(listing.root.resolve()):
         raise ValueError(f"directory: got {target} within {listing.root}, expected one outside")

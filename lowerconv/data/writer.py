@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,11 +18,10 @@ from lowerconv.copying import not_copied
 from lowerconv.data.pool import Job, Pool
 from lowerconv.data.shards import BLOCK, COUNT, HEADER, RECORD, Header
 from lowerconv.data.source import count_bytes
+from lowerconv.files import write_atomically
 
 BLOCK_BYTES = 1 << 20  # one checksum each: read and verified in a fifth of a millisecond
 QUALITY = 95  # of JPEG
-
-PARTIAL = ".partial"
 
 
 class Record(NamedTuple):
@@ -177,23 +175,3 @@ class ShardWriter:
         else:
             content = pixels.tobytes()
         return Record(content, pixels.shape[1], pixels.shape[2], counts)
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file under another name; it gets its own when all of it is on the disk.
-
-    Parameters
-    ----------
-    path : Path
-    write : callable
-        Given the open file.
-    """
-    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
-    try:
-        with open(partial, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

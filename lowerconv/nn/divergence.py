@@ -33,11 +33,8 @@ def describe_divergence(network: Module, images: np.ndarray, step: Step, loss: f
         if not found and not np.isfinite(frame.y.array).all():
             found.append((layer, frame, frame.y.array.copy()))
 
-    before, network.watch = network.watch, look
-    try:
+    with network.register_watch(look):
         network.run(images, step)
-    finally:
-        network.watch = before
     what = f"loss is {loss} at update {step.number + 1} of the run: "
     if not found:
         return f"{what}all layers' outputs are finite, the loss alone is not; {CURE}"

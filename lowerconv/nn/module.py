@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from lowerconv.checks import shape
 from lowerconv.nn.attributes import Attributes, Parameter
 from lowerconv.nn.graph import Node, Value
+from lowerconv.nn.hooks import Handle, Hooks
 from lowerconv.nn.memory import Arena
 
 if TYPE_CHECKING:
@@ -96,33 +98,23 @@ class Module(Attributes):
     (2, 12, 5, 5)
     >>> list(block.parameters())
     ['left.weight', 'left.bias', 'right.weight', 'right.bias']
-
-    Attributes
-    ----------
-    watch : callable or None
-        Told ``(layer, frame, "forward" or "backward")`` after everything that a layer has computed,
-        when this module runs: what measures and looks for errors stays outside of networks.
-    gate : callable or None
-        Asked, before a layer computes forward, to return when its parameters may be read: who
-        updates them late stays outside, too.
     """
-
-    watch: Watch | None = None
-    gate: Gate | None = None
 
     def __init__(self) -> None:
         super().__init__()
         self._forget()
 
     def _forget(self) -> None:
-        """Start without programs: they know addresses, which copies of a module do not share."""
+        """Start without what copies of a module do not share: programs know addresses."""
         self._programs: dict[Any, Program] = {}
         self._current: Program | None = None
         self._arena = Arena()
+        self._watches: Hooks = OrderedDict()
+        self._gates: Hooks = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         kept = dict(self.__dict__)
-        for name in ("_programs", "_current", "_arena"):
+        for name in ("_programs", "_current", "_arena", "_watches", "_gates"):
             del kept[name]
         for name in ("watch", "gate", "_recorded"):  # by those who know the original
             kept.pop(name, None)
@@ -224,7 +216,8 @@ class Module(Attributes):
 
         program = program_of(self, x, step.training, step.input_grad)
         self._current = program
-        return program.forward(x, step, self.watch, self.gate)
+        watches, gates = tuple(self._watches.values()), tuple(self._gates.values())
+        return program.forward(x, step, watches, gates)
 
     def backward(self, *dy: np.ndarray) -> np.ndarray | None:
         """Set the gradients of all parameters, after `run` in training.
@@ -242,7 +235,33 @@ class Module(Attributes):
         """
         if self._current is None or not self._current.training:
             raise RuntimeError("backward: no run with training=True came before")
-        return self._current.backward(dy, self.watch)
+        return self._current.backward(dy, tuple(self._watches.values()))
+
+    def register_watch(self, watch: Watch, *, first: bool = False) -> Handle:
+        """Have a function told of each layer that has computed, when this module runs.
+
+        So what measures and looks for errors stays outside of networks.
+
+        Parameters
+        ----------
+        watch : callable
+            Called with ``(layer, frame, "forward" or "backward")``.
+        first : bool
+            Before all that were registered earlier; else after them.
+
+        Returns
+        -------
+        Handle
+            Its ``remove()`` ends this.
+        """
+        return Handle(self._watches, watch, first)
+
+    def register_gate(self, gate: Gate) -> Handle:
+        """Have a function called with each layer that is about to compute forward.
+
+        It returns when the parameters may be read: so who updates them late stays outside, too.
+        """
+        return Handle(self._gates, gate)
 
     def compile(self, x_shape: Shape) -> Callable[[np.ndarray], np.ndarray]:
         """Return the module as a function for inference, with the parameters as they are now.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -136,23 +136,29 @@ class Program:
             frame.saved[name] = piece.view(dtype).reshape(shape)
 
     def forward(
-        self, x: np.ndarray, step: Step, watch: Watch | None = None, gate: Gate | None = None
+        self,
+        x: np.ndarray,
+        step: Step,
+        watches: Collection[Watch] = (),
+        gates: Collection[Gate] = (),
     ) -> Any:
         """Compute the results for `x`; see `Module.run`."""
         self._place()
         self.arena.user = self if self.training else None
         self._input.place(contiguous(x, "x").reshape(-1))
         for layer, frame in self.steps:
-            if gate:
+            for gate in gates:
                 gate(layer)
             layer.compute(frame, step)
-            if watch:
+            for watch in watches:
                 watch(layer, frame, "forward")
         self._step = step
         arrays = tuple(result.array for result in self.results)
         return arrays if len(arrays) > 1 else arrays[0]
 
-    def backward(self, dy: tuple[np.ndarray, ...], watch: Watch | None = None) -> np.ndarray | None:
+    def backward(
+        self, dy: tuple[np.ndarray, ...], watches: Collection[Watch] = ()
+    ) -> np.ndarray | None:
         """Compute all gradients; see `Module.backward`."""
         if self.arena.user is not self:
             raise RuntimeError("backward: the network ran again, or differentiated, since its run")
@@ -174,7 +180,7 @@ class Program:
         def finish() -> None:
             if left:
                 left[0].differentiate_late(left[1], self._step)
-                if watch:
+                for watch in watches:
                     watch(*left, "backward")
 
         for layer, frame in reversed(self.steps):
@@ -182,8 +188,9 @@ class Program:
                 layer.differentiate(frame, self._step)
             finish()  # what the node before has left
             left = (layer, frame) if frame.dy is not None and layer.late else None
-            if watch and frame.dy is not None and not layer.late:
-                watch(layer, frame, "backward")
+            if frame.dy is not None and not layer.late:
+                for watch in watches:
+                    watch(layer, frame, "backward")
         finish()
         return self.dx.array if self.dx is not None else None
 

@@ -158,7 +158,7 @@ class Buckets:
         self._next = 0
 
     def after(self, layer: Layer, frame: Frame, phase: str) -> None:
-        """Note that a layer is done; as `Module.watch`."""
+        """Note that a layer is done; a watch of the network."""
         if not self.engine.threaded:
             self.engine.progress()
         if phase == "backward" and self._collecting:
@@ -229,7 +229,7 @@ class Buckets:
         self._late = {bucket.number: bucket for bucket in self.buckets}
 
     def before(self, layer: Layer) -> None:
-        """Wait for the sums of a layer's gradients and update it; as `Module.gate`."""
+        """Wait for the sums of a layer's gradients and update it; a gate of the network."""
         if self._late:
             for bucket in self._of_layer.get(id(layer), ()):
                 self._update(bucket)

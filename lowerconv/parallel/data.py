@@ -50,7 +50,10 @@ class DataParallel(Strategy):
             overlap=self.options.overlap != "none",
             late=self._may_be_late,
         )
-        self.network.watch, self.network.gate = self.buckets.after, self.buckets.before
+        self._handles += [
+            self.network.register_watch(self.buckets.after),
+            self.network.register_gate(self.buckets.before),
+        ]
 
     def rejoin(self) -> None:
         """Go on with the ranks that are left, all with the same weights; they call it together."""
@@ -128,8 +131,8 @@ class DataParallel(Strategy):
 
     def close(self) -> None:
         """End the communication thread."""
+        super().close()
         if self.engine is not None:
-            self.network.watch = self.network.gate = None
             self.engine.close()
 
     def describe(self) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from lowerconv.nn.frame import Frame
+from lowerconv.nn.hooks import Handle
 from lowerconv.nn.loss import LossResult, network_loss
 from lowerconv.nn.module import Layer, Module
 from lowerconv.nn.optim import Optimizer
@@ -91,7 +92,7 @@ class ModelParallel(SplitStrategy):
         self.loader_share, self.copies = (0, 1), communicator.ranks
         self.engine = make_engine(communicator, options)
         self.network = self.split = SplitNetwork(network, (1, *image_shape), self.engine)
-        self.split.watch = progress(self.engine)
+        self._handles += progress(self.split, self.engine)
         self.optimizers = [self.make_split_optimizer(make_optimizer)]
         self._held: np.ndarray | None = None
 
@@ -124,7 +125,7 @@ class ModelParallel(SplitStrategy):
 
     def close(self) -> None:
         """End the communication thread."""
-        self.split.watch = None
+        super().close()
         self.engine.close()
 
     def describe(self) -> str:
@@ -140,15 +141,15 @@ def describe_parts(split: SplitNetwork) -> str:
     return f"{mine:,} parameters on rank {split.engine.rank}"
 
 
-def progress(engine: Engine) -> Callable[[Layer, Frame, str], None] | None:
-    """Return what moves messages between layers, as `Module.watch`, where no thread does."""
+def progress(network: Module, engine: Engine) -> list[Handle]:
+    """Have messages moved between the layers of a network, where no thread does."""
     if engine.threaded:
-        return None
+        return []
 
     def after(layer: Layer, frame: Frame, phase: str) -> None:
         engine.progress()
 
-    return after
+    return [network.register_watch(after)]
 
 
 def _owner(name: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from math import inf
 
+from lowerconv.arguments import Choice, Flag, Number, Text, argument, check
 from lowerconv.parallel.collectives import ALLREDUCE
 
 STRATEGIES = ("data", "tree", "model", "owt", "async", "server")
@@ -14,18 +15,6 @@ OVERLAPS = ("thread", "layers", "none")
 AUTO = "auto"
 CHECK_EVERY = 100  # updates, of deterministic runs
 
-# A value is from the first number on and at most the second.
-RANGES: dict[str, tuple[type, float, float]] = {
-    "bucket_mib": (float, 1e-3, 1024),
-    "owt_chunks": (int, 1, inf),
-    "owt_updates": (int, 1, inf),
-    "staleness": (int, 0, 64),
-    "servers": (int, 1, inf),
-    "stall_timeout": (float, 0.1, inf),
-    "check_every": (int, 1, inf),
-    "timeline_first": (int, 0, inf),
-    "timeline_count": (int, 1, inf),
-}
 # Options that mean something with some strategies only.
 BELONGS_TO = {
     "allreduce": ("data", "owt", "async"),
@@ -98,45 +87,90 @@ class ParallelOptions:
         Which steps these are: the first one, counted from 0 where this run begins, and how many.
     """
 
-    strategy: str = "data"
-    allreduce: str = AUTO
-    overlap: str = AUTO
-    bucket_mib: float = 2.0
-    wire: str = "float32"
-    deterministic: bool = False
-    check_every: int | None = None
-    owt_border: str | None = None
-    owt_scheme: str = "c"
-    owt_chunks: int | None = None
-    owt_updates: int = 1
-    staleness: int = 1
-    servers: int | None = None
-    stall_timeout: float | None = None
-    elastic: bool = False
-    timeline: str | None = None
-    timeline_first: int = 5
-    timeline_count: int = 10
+    strategy: str = argument(
+        "data",
+        Choice(STRATEGIES),
+        "how they share the work (docs/cluster.md); default: data",
+        option="parallel",
+    )
+    allreduce: str = argument(
+        AUTO,
+        Choice((AUTO, *ALLREDUCE)),
+        "how gradients are summed; default: auto, the fastest of a measurement at the start",
+    )
+    overlap: str = argument(
+        AUTO,
+        Choice((AUTO, *OVERLAPS)),
+        "who moves messages while layers are computed: a thread, the main thread between "
+        "layers, or nobody; default: auto",
+    )
+    bucket_mib: float = argument(
+        2.0, Number(float, 1e-3, 1024), "of gradients that travel together; default: 2", "MIB"
+    )
+    wire: str = argument("float32", Choice(WIRES), "how gradients travel; default: float32")
+    deterministic: bool = argument(
+        False,
+        Flag(),
+        "sum in the order of the ranks: the same ranks give the same bits each time",
+    )
+    check_every: int | None = argument(
+        None,
+        Number(int, 1),
+        "compare the weights of all ranks by checksum; default: every epoch, every 100 "
+        "updates with --deterministic",
+        "UPDATES",
+    )
+    owt_border: str | None = argument(
+        None,
+        Text("the name of a layer"),
+        "of --parallel owt: the first layer that is not data-parallel; default: the first "
+        "fully connected one",
+        "LAYER",
+    )
+    owt_scheme: str = argument("c", Choice(SCHEMES), "how activations cross the border; default: c")
+    owt_chunks: int | None = argument(
+        None, Number(int, 1), "pieces of a batch in scheme c; default: as many as ranks", "K"
+    )
+    owt_updates: int = argument(
+        1, Number(int, 1), "updates of the layers behind the border in each step; default: 1", "K"
+    )
+    staleness: int = argument(
+        1,
+        Number(int, 0, 64),
+        "by which gradients may be late, with --parallel async or server; default: 1",
+        "STEPS",
+    )
+    servers: int | None = argument(
+        None,
+        Number(int, 1),
+        "ranks that keep a share of the weights, with --parallel server; default: all",
+        "N",
+    )
+    stall_timeout: float | None = argument(
+        None,
+        Number(float, 0.1),
+        "end the run, naming the rank, when one does not answer for so long",
+        "SECONDS",
+    )
+    elastic: bool = argument(
+        False,
+        Flag(),
+        "go on with the others when a rank dies (Open MPI, mpiexec --with-ft ulfm)",
+    )
+    timeline: str | None = argument(
+        None,
+        Text("a file"),
+        "record what all ranks do in some steps: https://ui.perfetto.dev opens FILE, "
+        "lowerconv timeline draws it and tells how much communication was hidden",
+        "FILE",
+    )
+    timeline_first: int = argument(5, Number(int, 0), "first step of it; default: 5", "N")
+    timeline_count: int = argument(10, Number(int, 1), "steps in it; default: 10", "N")
 
     def __post_init__(self) -> None:
-        for name, choices in (
-            ("strategy", STRATEGIES),
-            ("allreduce", (AUTO, *ALLREDUCE)),
-            ("overlap", (AUTO, *OVERLAPS)),
-            ("wire", WIRES),
-            ("owt_scheme", SCHEMES),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(choices)}"
-                )
-        for name, (kind, least, most) in RANGES.items():
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if isinstance(value, bool) or not issubclass(type(value), (int, kind)):
-                raise TypeError(f"{name}: got {value!r}, expected {kind.__name__}")
-            if not least <= value <= most:
-                raise ValueError(f"{name}: got {value}, expected {describe_range(least, most)}")
+        if isinstance(self.timeline, os.PathLike):
+            object.__setattr__(self, "timeline", os.fspath(self.timeline))
+        check(self)
         defaults = type(self).__dataclass_fields__
         for name, owners in BELONGS_TO.items():
             if self.strategy not in owners and getattr(self, name) != defaults[name].default:
@@ -149,8 +183,3 @@ class ParallelOptions:
     def checked_every(self) -> int | None:
         """Updates after which weights are compared, beside the end of an epoch."""
         return CHECK_EVERY if self.deterministic and not self.check_every else self.check_every
-
-
-def describe_range(least: float, most: float) -> str:
-    """Return what a number may be, in words."""
-    return f"at least {least:g}" + (f" and at most {most:g}" if most < inf else "")

@@ -78,7 +78,7 @@ class OWT(SplitStrategy):
         self.engine = self.front.engine = make_engine(communicator, options)
         shape = _border_shape(front, image_shape)
         self.split = SplitNetwork(back, shape, self.engine, input_partial=True)
-        self.split.watch = progress(self.engine)
+        self._handles += progress(self.split, self.engine)
         self.network = Part([*front.layers, *self.split.layers])
         self.optimizers = [self.front.optimizer, self.make_split_optimizer(make_optimizer)]
         self.crossing = Crossing(self.engine)
@@ -111,11 +111,15 @@ class OWT(SplitStrategy):
                     "synchronized batch norm that has to see the whole batch; expected 'a'"
                 )
 
+    @property
+    def running(self) -> list[Module]:
+        """The two parts: `network` only names what is in them."""
+        return [self.front.network, self.split]
+
     def listen(self, timeline: Timeline) -> None:
         """Let a timeline hear what this rank does; after `start`."""
-        self.front.listen(timeline)
-        self.listener = timeline
-        timeline.attach(self.split)
+        super().listen(timeline)
+        self.front.listener = timeline
 
     # --- training ---
 
@@ -272,7 +276,7 @@ class OWT(SplitStrategy):
 
     def close(self) -> None:
         """End the communication thread."""
-        self.split.watch = None
+        super().close()
         self.front.close()
 
     def describe(self) -> str:

@@ -99,10 +99,10 @@ class ParameterServer(Strategy):
         """Give the server the weights that training begins with."""
         self.optimizer.data[:] = self.weights
         if not self.engine.threaded:
-            self.network.watch = self._between
+            self._handles.append(self.network.register_watch(self._between))
 
     def _between(self, layer: Layer, frame: Frame, phase: str) -> None:
-        """Move messages between two layers; as `Module.watch`."""
+        """Move messages between two layers; a watch of the network."""
         self.engine.progress()
 
     def train(self, work: Work) -> LossResult:
@@ -210,7 +210,7 @@ class ParameterServer(Strategy):
 
     def close(self) -> None:
         """End the communication thread."""
-        self.network.watch = None
+        super().close()
         self.engine.close()
 
     def describe(self) -> str:

@@ -7,11 +7,15 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lowerconv.arguments import Number, checked
+
 #: How the ranks find each other: through srun's PMIx or PMI-2, or started by the MPI's own mpiexec.
 MPI = ("pmix", "pmi2", "mpiexec")
 
 #: Seconds before the end of its time that a job is told of it: enough for ``scontrol``.
 NOTICE = 120
+
+COUNT = Number(int, 1)  # of nodes, and of what each has
 
 _TIME = r"[0-9]+(:[0-9]{1,2}){0,2}|[0-9]+-[0-9]{1,2}(:[0-9]{1,2}){0,2}"
 _NAME = r"[\w.,@:+=-]+"
@@ -57,6 +61,10 @@ class Job:
     mpi: str = "pmix"
 
     def __post_init__(self) -> None:
+        for name in ("nodes", "ranks_per_node", "cores_per_node"):
+            count = getattr(self, name)
+            if count is not None:
+                checked(f"--{name.replace('_', '-')}", COUNT, count)
         for name, pattern, example in (
             ("time", _TIME, "minutes, HH:MM:SS or DAYS-HH:MM:SS"),
             ("partition", _NAME, "a name"),

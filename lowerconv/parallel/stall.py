@@ -76,7 +76,9 @@ class Answer:
     def pack(self, number: int) -> bytes:
         """Return the message."""
         facts = (self.step, self.waits, self.compiles, self.seconds, self.idle)
-        return MESSAGE.pack(REPLY, number, *facts, self.doing.encode()[:200])
+        return MESSAGE.pack(
+            REPLY, number, *facts, self.doing.encode(errors="backslashreplace")[:200]
+        )
 
     @classmethod
     def unpack(cls, message: bytes) -> Answer:

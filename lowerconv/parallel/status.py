@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from numba.core import event
 
 if TYPE_CHECKING:
+    from lowerconv.nn.hooks import Handle
     from lowerconv.nn.module import Module
 
 
@@ -59,18 +60,15 @@ class Status:
             self._compilations -= 1
             self.note("ending")
 
-    def observe(self, network: Module) -> None:
-        """Note each layer of a network when it is done, beside what watches it already."""
+    def observe(self, network: Module) -> Handle:
+        """Note each layer of a network when it is done, until the handle is removed."""
         names = {id(module): name for name, module in network.modules()}
-        inner = network.watch
 
         def watch(layer: Any, frame: Any, phase: str) -> None:
             self.doing = f"computing, after {names.get(id(layer), 'a layer')} {phase}"
             self.moved = time.monotonic()
-            if inner is not None:
-                inner(layer, frame, phase)
 
-        network.watch = watch
+        return network.register_watch(watch)
 
     def listen(self) -> None:
         """Note from now on when kernels are compiled."""

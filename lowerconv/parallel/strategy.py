@@ -11,6 +11,7 @@ import numpy as np
 
 from lowerconv.copying import not_copied
 from lowerconv.nn.divergence import DivergenceError, describe_divergence
+from lowerconv.nn.hooks import Handle
 from lowerconv.nn.loss import LossResult
 from lowerconv.nn.module import INFERENCE, Module, Step
 from lowerconv.nn.optim import Optimizer
@@ -101,6 +102,7 @@ class Strategy:
         self.network, self.make_optimizer = network, make_optimizer
         self.communicator, self.options, self.image_shape = communicator, options, image_shape
         self.loader_share = communicator.rank, communicator.ranks
+        self._handles: list[Handle] = []  # of what this strategy has registered with modules
         self._build()
 
     def _build(self) -> None:
@@ -111,6 +113,11 @@ class Strategy:
     def start(self) -> None:
         """Get ready; all ranks come here together, with the same weights."""
 
+    @property
+    def running(self) -> list[Module]:
+        """The modules whose layers compute: what has to be watched."""
+        return [self.network]
+
     def rejoin(self) -> None:
         """Go on with the ranks that are left, all with the same weights; they call it together."""
         raise NotImplementedError(f"{type(self).__name__} cannot go on with fewer ranks")
@@ -120,7 +127,8 @@ class Strategy:
         self.listener = timeline
         if self.engine is not None:
             self.engine.listener = timeline
-        timeline.attach(self.network)
+        for module in self.running:
+            timeline.attach(module)
 
     def train(self, work: Work) -> LossResult:
         """Compute a batch, and update the weights if it is the last of an update.
@@ -147,6 +155,9 @@ class Strategy:
 
     def close(self) -> None:
         """End threads."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
 
     # --- what is kept ---
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from lowerconv.copying import not_copied
 from lowerconv.nn.frame import Frame
+from lowerconv.nn.hooks import Handle
 from lowerconv.nn.module import Layer, Module
 from lowerconv.parallel.clocks import Alignment, Reading, compare_clocks
 from lowerconv.parallel.communicator import Communicator
@@ -78,6 +79,7 @@ class Timeline(Listener):
         self._window = (0, 0)  # from the first step that was recorded to the last
         self._plans: dict[tuple[str, str], dict[str, ConvPlan]] = {}
         self._start = Reading(clock(), 0, 0)
+        self._handles: list[Handle] = []
 
     @property
     def empty(self) -> bool:
@@ -92,19 +94,17 @@ class Timeline(Listener):
     # --- the main thread ---
 
     def attach(self, network: Module) -> None:
-        """Listen to a network, whose `watch` goes on hearing what it has heard."""
-        inner = network.watch
+        """Listen to a network; what its other watches do is no part of its layers."""
+        self._handles += [
+            network.register_watch(self._layer_done, first=True),
+            network.register_watch(self._watches_done),
+        ]
 
-        def watch(layer: Layer, frame: Frame, phase: str) -> None:
-            if self._recording:
-                self._layer_done(layer, frame, phase)
-                if inner is not None:
-                    with self._context(PROGRESS, ""):
-                        inner(layer, frame, phase)
-            elif inner is not None:
-                inner(layer, frame, phase)
-
-        network.watch = watch
+    def detach(self) -> None:
+        """Listen to no network any more."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
 
     def over(self, batches: Iterable[Any]) -> Iterator[Any]:
         """Yield batches, each of which is a step: from when it is asked for to when the next is."""
@@ -149,6 +149,8 @@ class Timeline(Listener):
 
     def _layer_done(self, layer: Layer, frame: Frame, phase: str) -> None:
         """Keep what a layer did, in one piece or around what it has waited for."""
+        if not self._recording:
+            return
         self._events += [(phase, frame.name, *part) for part in self._parts]
         self._parts.clear()
         self._note(phase, frame.name)
@@ -157,6 +159,12 @@ class Timeline(Listener):
             self._plans[frame.name, phase] = {
                 op: plan for op, plan in plans.items() if (op == "forward") == (phase == "forward")
             }
+        self._enter(PROGRESS, "")
+
+    def _watches_done(self, layer: Layer, frame: Frame, phase: str) -> None:
+        """Keep what the other watches took."""
+        if self._recording:
+            self._leave()
 
     def doing(self, kind: str, name: str = "") -> AbstractContextManager[None]:
         """Return a context in which the main thread computes something that is no layer."""
@@ -164,17 +172,22 @@ class Timeline(Listener):
 
     @contextmanager
     def _context(self, kind: str, name: str) -> Iterator[None]:
+        self._enter(kind, name)
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def _enter(self, kind: str, name: str) -> None:
         if self._open:
             self._note(*self._open[-1])  # that one is cut in two
         else:
             self._parts.clear()  # what came before was no layer
             self._since = self._clock()
         self._open.append((kind, name))
-        try:
-            yield
-        finally:
-            self._open.pop()
-            self._note(kind, name)
+
+    def _leave(self) -> None:
+        self._note(*self._open.pop())
 
     def waited(self, name: str, begin: int, end: int) -> None:
         """Keep that the main thread has waited for a task, and what it did before."""

@@ -22,6 +22,7 @@ from lowerconv.parallel.trace import (
     lanes,
 )
 from lowerconv.parallel.trace_summary import summarize_all
+from lowerconv.printable import drawable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -123,7 +124,7 @@ def _draw(figure: Figure, trace: Trace, shown: list[RankTrace], number: int) -> 
         own = list(_bars(rank, top, zero, last))
         bottom = max([top + BAND + WIRE, *(bar.low + bar.height for bar in own)])
         bars += own
-        ticks[top + BAND / 2] = f"rank {rank.rank} on {rank.host}\ncomputes"
+        ticks[top + BAND / 2] = f"rank {rank.rank} on {drawable(rank.host)}\ncomputes"
         share = "" if summary.hidden is None else f"\n{summary.hidden:.0%} hidden"
         ticks[(top + BAND + bottom) / 2] = f"communicates{share}"
         for at in (step.begin, step.end):
@@ -151,7 +152,7 @@ def _draw(figure: Figure, trace: Trace, shown: list[RankTrace], number: int) -> 
     if whole.hidden is not None:
         share = f"{whole.hidden:.0%} of the communication hidden behind computation"
     axes.set_title(
-        f"{trace.about}: step {number} of {ranks}, {1e3 * whole.seconds:.1f} ms, {share}",
+        f"{drawable(trace.about)}: step {number} of {ranks}, {1e3 * whole.seconds:.1f} ms, {share}",
         loc="left",
         fontsize=11,
     )

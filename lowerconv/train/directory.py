@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from lowerconv.copying import not_copied
+from lowerconv.files import remove_partials
+from lowerconv.locks import BusyError, DirectoryLock
 from lowerconv.train.checkpoint import (
     BEST,
     LAST,
@@ -21,61 +26,155 @@ from lowerconv.train.tensorboard import TensorBoard
 RUNS = Path("runs")
 METRICS = "metrics.csv"
 
+LONGEST = 120  # bytes of a directory's name, but for the number: file systems take 255
+DIGEST = 8  # hexadecimal digits that tell names apart which were shortened
 
-def default_path(model: str, data: str, resume: bool) -> Path:
-    """Return the next directory for runs of this model and data, or the last one to resume."""
-    stem = f"{model}-{re.sub(r'[^A-Za-z0-9]+', '-', data).strip('-')}-"
+
+def _stem(model: str, data: str) -> str:
+    """Return how the names of directories of runs begin.
+
+    Letters and digits of any script stay, if files can have such names here; nothing else does.
+    Long names keep their end, which is that of a path, and a digest of all that they were.
+    """
+    words = (
+        re.sub("-+", "-", "".join(c if _fits(c, kept) else "-" for c in text)).strip("-")
+        for text, kept in ((model, "_"), (data, ""))
+    )
+    name = "-".join(words)
+    if len(os.fsencode(name)) > LONGEST:
+        digest = hashlib.sha256(f"{model}-{data}".encode(errors="surrogatepass")).hexdigest()
+        head = f"{_cut(name, LONGEST // 4)}-{digest[:DIGEST]}-"
+        name = head + _cut(name[::-1], LONGEST - len(os.fsencode(head)))[::-1]
+        name = re.sub("-+", "-", name)
+    return f"{name}-"
+
+
+def _fits(character: str, kept: str) -> bool:
+    """Return whether a character may be in the name of a file, on this system and others."""
+    try:
+        os.fsencode(character)
+    except UnicodeEncodeError:
+        return False
+    return character.isalnum() or character in kept
+
+
+def _cut(text: str, most: int) -> str:
+    """Return the beginning of a text, of so many bytes at most."""
+    while len(os.fsencode(text)) > most:
+        text = text[:-1]
+    return text
+
+
+def _last(stem: str) -> int:
+    """Return the number of the last run of a name, 0 if there is none."""
     numbers = [
-        int(path.name.removeprefix(stem))
-        for path in RUNS.glob(f"{stem}*")
-        if path.name.removeprefix(stem).isdecimal()
+        path.name.removeprefix(stem) for path in RUNS.glob("*") if path.name.startswith(stem)
     ]
-    last = max(numbers, default=0)
-    return RUNS / f"{stem}{last if resume else last + 1}"
+    return max((int(n) for n in numbers if re.fullmatch("[0-9]+", n)), default=0)
+
+
+def new_path(model: str, data: str) -> Path:
+    """Make the next directory for runs of this model and data; nobody else gets the same one."""
+    stem = _stem(model, data)
+    RUNS.mkdir(parents=True, exist_ok=True)
+    number = _last(stem) + 1
+    while True:
+        path = RUNS / f"{stem}{number}"
+        try:
+            path.mkdir()
+        except FileExistsError:  # another run was faster
+            number += 1
+        else:
+            return path
+
+
+def last_path(model: str, data: str) -> Path:
+    """Return the directory of the last run of this model and data.
+
+    Raises
+    ------
+    CheckpointError
+        There is none.
+    """
+    stem = _stem(model, data)
+    number = _last(stem)
+    if not number:
+        raise CheckpointError(
+            f"resume: found no {RUNS / stem}NUMBER, expected a run of {model} on {data}, or the "
+            "directory of the run (--out)"
+        )
+    return RUNS / f"{stem}{number}"
 
 
 @not_copied("make another from its arguments")
 class RunDirectory:
-    """The directory of a run.
+    """The directory of a run; only one process at a time has it.
 
     Parameters
     ----------
     path : Path
-        Made by `open`.
+        Made by `begin`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.events: TensorBoard | None = None
+        self._lock: DirectoryLock | None = None
 
-    def load(self) -> Checkpoint:
-        """Return the last checkpoint; raises CheckpointError if it is missing or damaged."""
-        return load_checkpoint(self.path / LAST)
-
-    def open(self, history: list[EpochMetrics], tensorboard: bool) -> None:
-        """Make the directory, and write the events of the epochs that are done.
+    def begin(self) -> None:
+        """Make the directory for a new run.
 
         Raises
         ------
+        CheckpointError
+            There is a run already.
         OSError
-            It cannot be made, or nothing can be written in it.
-        RuntimeError
-            There is no TensorBoard, and it is asked for.
+            It cannot be made, or nothing can be written in it; or another process has it,
+            `lowerconv.locks.BusyError`.
         """
+        self._check_new()
         try:
-            if tensorboard:
-                self.events = TensorBoard(self.path, history)
             self.path.mkdir(parents=True, exist_ok=True)
             with NamedTemporaryFile(dir=self.path):
                 pass
+            self._lock = DirectoryLock(self.path)
+        except BusyError:
+            raise
         except OSError as error:
             reason = error.strerror or error
             raise OSError(
                 f"{self.path}: cannot be written ({reason}); --out names another directory"
             ) from error
+        self._check_new()  # of a run that has ended meanwhile
+        remove_partials(self.path)
 
-    def check_new(self) -> None:
-        """Raise CheckpointError if there is a run already."""
+    def resume(self) -> Checkpoint:
+        """Take over the directory of a run that has ended, and return its last checkpoint.
+
+        Raises
+        ------
+        CheckpointError
+            There is none, or it is damaged.
+        OSError
+            Another process has the directory, `lowerconv.locks.BusyError`; or it is not writable.
+        """
+        if (self.path / LAST).is_file():
+            self._lock = DirectoryLock(self.path)
+            remove_partials(self.path)
+        return load_checkpoint(self.path / LAST)
+
+    def take_over(self) -> None:
+        """Own the directory that a rank had which has died; it has to be shared by all hosts."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        # On network file systems the lock of the dead may outlive them.
+        with suppress(BusyError):
+            self._lock = DirectoryLock(self.path)
+
+    def record(self, history: list[EpochMetrics]) -> None:
+        """Write events for TensorBoard from now on, and those of the epochs that are done."""
+        self.events = TensorBoard(self.path, history)
+
+    def _check_new(self) -> None:
         if (self.path / LAST).exists():
             raise CheckpointError(
                 f"{self.path}: holds a run already; --resume continues it, another --out starts a "
@@ -100,6 +199,8 @@ class RunDirectory:
         draw_curves(self.path / "curves.png", history, title)
 
     def close(self) -> None:
-        """End the file of events."""
+        """End the file of events, and let others have the directory."""
         if self.events is not None:
             self.events.close()
+        if self._lock is not None:
+            self._lock.release()

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from lowerconv.files import write_atomically
+from lowerconv.printable import drawable
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def draw_curves(path: Path, history: list[EpochMetrics], title: str) -> bool:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.suptitle(title)
+    figure.suptitle(drawable(title))
     partial = io.BytesIO()
     figure.savefig(partial, format="png", dpi=120)
     write_atomically(path, partial.getvalue())

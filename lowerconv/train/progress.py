@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import AbstractContextManager
 
@@ -11,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from lowerconv.copying import not_copied
 from lowerconv.machine.mpi import launched_rank
+from lowerconv.printable import printable_lines
 from lowerconv.train.metrics import EpochMetrics
 
 LINE_SECONDS = 5.0  # between two lines where the bar cannot move
@@ -73,8 +75,13 @@ class ConsoleReporter(Reporter):
             self._progress.start()
 
     def say(self, text: str) -> None:
-        """Print a line."""
-        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+        """Print a line; once nobody reads them any more, nothing."""
+        shown = printable_lines(text, self._console.encoding)
+        try:
+            self._console.print(shown, highlight=False, soft_wrap=True, markup=False, emoji=False)
+        except BrokenPipeError:  # as behind `| head -1`: an epoch is worth more than its line
+            self._console.quiet = True
+            sys.stderr.write("lowerconv: nobody reads what is printed any more; training goes on\n")
 
     def start_epoch(self, epoch: int, epochs: int, images: int) -> None:
         """Begin an epoch of so many images."""

@@ -56,7 +56,9 @@ class Recording:
             self.timeline.start(self._comm)
 
     def drop(self) -> None:
-        """Record no more: clocks are those of ranks that may be dead."""
+        """Record no more: it is done, or clocks are those of ranks that may be dead."""
+        if self.timeline is not None:
+            self.timeline.detach()
         self.timeline = None
 
     def write(self, *, at_end: bool) -> str | None:
@@ -70,7 +72,7 @@ class Recording:
         timeline = self.timeline
         if timeline is None or not (at_end or timeline.complete):
             return None
-        self.timeline = None
+        self.drop()
         if timeline.empty:  # on all ranks, which have the same steps
             return (
                 f"warning: no timeline in {self._path}: the run ended before step "

@@ -4,30 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from math import inf
 from typing import Any
 
-from lowerconv.data.augment import Augment
+from lowerconv.arguments import COUNT, Ascending, Choice, Flag, Number, Text, argument, check
+from lowerconv.data.augment import EFFECTS, Augment
 from lowerconv.nn.models import MODELS
-
-# A value is from the first number on and below the second.
-RANGES: dict[str, tuple[type, float, float]] = {
-    "epochs": (int, 1, inf),
-    "batch": (int, 1, inf),
-    "accumulate": (int, 1, inf),
-    "lr": (float, 0, inf),
-    "momentum": (float, 0, 1),
-    "weight_decay": (float, 0, inf),
-    "warmup": (float, 0, inf),
-    "gamma": (float, 0, inf),
-    "power": (float, 0, inf),
-    "scale_lr_from": (int, 1, inf),
-    "label_smoothing": (float, 0, 1),
-    "ema": (float, 0, 1),
-    "validation": (float, 0, 1),
-    "patience": (int, 1, inf),
-    "seed": (int, 0, inf),
-}
+from lowerconv.plan import algorithms
 
 # The defaults of models are for SGD; those that are others for another optimizer.
 OPTIMIZERS: dict[str, dict[str, float]] = {
@@ -37,6 +19,7 @@ OPTIMIZERS: dict[str, dict[str, float]] = {
     "lars": {"lr": 5.0},
 }
 SCHEDULES = ("cosine", "step", "poly", "constant")
+AUTO = "auto"
 
 # Settings that mean something with some choices only.
 _BELONGS_TO: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -96,53 +79,80 @@ class Settings:
 
     model: str
     data: str
-    epochs: int = 10
-    batch: int = 64
-    accumulate: int = 1
-    optimizer: str = "sgd"
-    lr: float = 0.01
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 5e-4
-    schedule: str = "cosine"
-    warmup: float = 0.0
-    milestones: tuple[int, ...] = ()
-    gamma: float = 0.1
-    power: float = 2.0
-    scale_lr_from: int | None = None
-    label_smoothing: float = 0.0
-    ema: float | None = None
-    validation: float = 0.0
-    patience: int | None = None
-    seed: int = 0
-    algorithm: str = "auto"
-    sync_batch_norm: bool = False
-    augment: str | None = None
+    epochs: int = argument(10, Number(int, 1), metavar="N")
+    batch: int = argument(64, Number(int, 1), "images of all ranks together", "N")
+    accumulate: int = argument(
+        1, Number(int, 1), "batches that make one update, as if they were one; default: 1", "K"
+    )
+    optimizer: str = argument("sgd", Choice(tuple(OPTIMIZERS)), "default: sgd")
+    lr: float = argument(0.01, Number(float, 0), "learning rate at its highest")
+    momentum: float = argument(0.9, Number(float, 0, 1, below=True), "of sgd and lars")
+    nesterov: bool = argument(False, Flag(), "momentum of sgd")
+    weight_decay: float = argument(5e-4, Number(float, 0), "biases and normalisation have none")
+    schedule: str = argument(
+        "cosine", Choice(SCHEDULES), "how the learning rate falls; default: cosine"
+    )
+    warmup: float = argument(
+        0.0, Number(float, 0, COUNT, below=True), "in which it rises before; default: 0", "EPOCHS"
+    )
+    milestones: tuple[int, ...] = argument(
+        (),
+        Ascending(1, "ascending epochs from 1 on"),
+        "epochs after which schedule step multiplies it; default: 3/9, 6/9 and 8/9 of all",
+        "E,E,...",
+    )
+    gamma: float = argument(0.1, Number(float, 0), "... by this; default: 0.1")
+    power: float = argument(2.0, Number(float, 0), "of schedule poly; default: 2")
+    scale_lr_from: int | None = argument(
+        None,
+        Number(int, 1),
+        "--lr is for updates of so many images, and grows in proportion",
+        "BATCH",
+    )
+    label_smoothing: float = argument(
+        0.0,
+        Number(float, 0, 1, below=True),
+        "of the target that all classes share; default: 0",
+        "PART",
+    )
+    ema: float | None = argument(
+        None,
+        Number(float, 0, 1, below=True),
+        "keep an exponential average of the weights, test it too, and predict with it",
+        "DECAY",
+    )
+    validation: float = argument(
+        0.0,
+        Number(float, 0, 1, below=True),
+        "test on so many of the training images, held out, instead of the test set",
+        "FRACTION",
+    )
+    patience: int | None = argument(
+        None, Number(int, 1), "stop after so many without a better accuracy", "EPOCHS"
+    )
+    seed: int = argument(0, Number(int, 0, 2**64 - 1), "default: 0")
+    algorithm: str = argument(
+        "auto", Choice((AUTO, *algorithms())), "of the convolutions; default: auto"
+    )
+    sync_batch_norm: bool = argument(
+        False, Flag(), "normalise by the batches of all ranks together, not by each rank's own"
+    )
+    augment: str | None = argument(
+        None,
+        Text("names of effects", empty=True),
+        "random changes to training images, each with its default amount or NAME=AMOUNT: "
+        + ", ".join(f"{name}={amount}" for name, (amount, _, _) in EFFECTS.items())
+        + " (what these are: docs/augment.md); default: none",
+        "NAME,NAME...",
+    )
 
     def __post_init__(self) -> None:
-        for name, (kind, least, below) in RANGES.items():
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if isinstance(value, bool) or not issubclass(type(value), (int, kind)):
-                raise TypeError(f"{name}: got {value!r}, expected {kind.__name__}")
-            if not least <= value < below:
-                raise ValueError(f"{name}: got {value}, expected {describe_range(least, below)}")
-        for name, choices in (("optimizer", tuple(OPTIMIZERS)), ("schedule", SCHEDULES)):
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(choices)}"
-                )
+        check(self)
         if self.augment is not None:
             Augment.parse(self.augment)
         if self.warmup >= self.epochs and self.warmup:
             raise ValueError(
                 f"warmup: got {self.warmup:g}, expected less than {self.epochs} epochs"
-            )
-        ascending = list(self.milestones) == sorted(set(self.milestones))
-        if not ascending or any(epoch < 1 for epoch in self.milestones):
-            raise ValueError(
-                f"milestones: got {self.milestones}, expected ascending epochs from 1 on"
             )
 
     @property
@@ -151,12 +161,9 @@ class Settings:
         return self.batch * self.accumulate
 
 
-def describe_range(least: float, below: float) -> str:
-    """Return what a number may be, in words."""
-    return f"at least {least:g}" + (f" and below {below:g}" if below < inf else "")
-
-
-def resolve(model: str, data: str, given: Mapping[str, Any]) -> Settings:
+def resolve(
+    model: str, data: str, given: Mapping[str, Any], saved: Mapping[str, Any] | None = None
+) -> Settings:
     """Return the settings of a run: what is given, and else what suits the model.
 
     Parameters
@@ -166,6 +173,8 @@ def resolve(model: str, data: str, given: Mapping[str, Any]) -> Settings:
     data : str
     given : mapping of str to object
         Attributes of :class:`Settings`; None is as good as nothing. `augment` may be an `Augment`.
+    saved : mapping of str to object, optional
+        Settings of the run that is resumed: what is not given is as it was.
 
     Raises
     ------
@@ -183,6 +192,9 @@ def resolve(model: str, data: str, given: Mapping[str, Any]) -> Settings:
     values = {name: known[name] for name in names if name in known}
     if "optimizer" in given:
         values |= OPTIMIZERS.get(given["optimizer"], {})
+    if saved is not None:
+        own = ("model", "data")
+        values = {name: saved[name] for name in names if name in saved and name not in own}
     values |= given
     settings = Settings(model=model, data=data, **values)
     for name in given:

@@ -11,11 +11,14 @@ import numpy as np
 from lowerconv.data import load
 from lowerconv.data.source import Source, check_source
 from lowerconv.data.split import hold_out
+from lowerconv.machine.affinity import set_share
+from lowerconv.machine.threads import set_num_threads
 from lowerconv.nn.models import MODELS
 from lowerconv.nn.module import Module
 from lowerconv.nn.norm import BatchNorm2d
 from lowerconv.nn.optim import LARS, SGD, Adam, Optimizer
 from lowerconv.parallel.agreement import describe_data, describe_parameters, versions
+from lowerconv.parallel.communicator import Communicator, world
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.train.inputs import Inputs
 from lowerconv.train.settings import Settings, resolve
@@ -82,22 +85,30 @@ def _check_sets(data: Any) -> None:
             raise ValueError(f"data[1]: got {name} {found}, expected {expected}, that of data[0]")
 
 
+def names(model: str | Module, data: str | tuple[Source, Source | None]) -> tuple[str, str]:
+    """Return what a network and a data set are called."""
+    if not isinstance(data, str):
+        _check_sets(data)
+    return (
+        model if isinstance(model, str) else type(model).__name__,
+        data if isinstance(data, str) else data[0].name,
+    )
+
+
 def read(
     model: str | Module,
     data: str | tuple[Source, Source | None],
     parallel: str | ParallelOptions,
     given: Mapping[str, Any],
+    saved: Mapping[str, Any] | None = None,
 ) -> Setup:
-    """Read the data and make the network; arguments and errors as of `Trainer`."""
+    """Read the data and make the network; arguments and errors as of `Trainer`.
+
+    `saved` are the settings of the run that is resumed.
+    """
     if isinstance(model, str) and model not in MODELS:
         raise ValueError(f"model: got {model!r}, expected one of {', '.join(MODELS)}")
-    if not isinstance(data, str):
-        _check_sets(data)
-    settings = resolve(
-        model if isinstance(model, str) else type(model).__name__,
-        data if isinstance(data, str) else data[0].name,
-        given,
-    )
+    settings = resolve(*names(model, data), given, saved)
     train_set, test_set = load(data) if isinstance(data, str) else data
     part = "test"
     if settings.validation:
@@ -120,3 +131,12 @@ def read(
             module.synchronized |= settings.sync_batch_norm
     options = ParallelOptions(parallel) if isinstance(parallel, str) else parallel
     return Setup(settings, options, network, inputs, train_set, test_set, part)
+
+
+def join() -> Communicator:
+    """Return all ranks of this job, having taken this one's share of the cores."""
+    communicator = world()
+    if communicator.ranks > 1:
+        set_share(communicator.cpus)
+        set_num_threads(communicator.threads)
+    return communicator

@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
+from lowerconv.console import PlainConsole
 from lowerconv.copying import not_copied
 from lowerconv.parallel.elastic import Snapshot, recover
 from lowerconv.train.directory import RunDirectory
@@ -82,7 +81,6 @@ class Survival:
         own = set(trainer.strategy.differing_buffers())
         before = trainer.communicator.ranks
         found = recover(trainer.communicator, self._snapshot, own, trainer.strategy.rejoin)
-        trainer.communicator.status.observe(trainer.strategy.network)
         epoch, update = found.place
         history, losses, trainer.optimizer.updates = found.facts
         trainer.history, trainer.losses = list(history), list(losses)
@@ -103,11 +101,13 @@ class Survival:
         """Own the directory of the run, and speak, as rank 0 has died."""
         trainer = self._trainer
         if type(trainer.reporter) is Reporter:
-            part, trainer.reporter = trainer.reporter.part, ConsoleReporter(Console())
+            part, trainer.reporter = trainer.reporter.part, ConsoleReporter(PlainConsole())
             trainer.reporter.part = part
         trainer._directory = RunDirectory(self._path)
         try:
-            trainer._directory.open(trainer.history, self._tensorboard)
+            trainer._directory.take_over()
+            if self._tensorboard:
+                trainer._directory.record(trainer.history)
             if not os.access(self._path, os.W_OK):
                 raise PermissionError("no permission to write")
         except OSError as error:

@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from lowerconv.copying import not_copied
 from lowerconv.train.metrics import EpochMetrics
 
 GET_TENSORBOARD = 'pip install "lowerconv[tensorboard]"'
+
+
+def require_tensorboard() -> Any:
+    """Return what writes events; raise RuntimeError where it is not installed."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise RuntimeError(
+            f"tensorboard: tensorboardX is not installed; get it with: {GET_TENSORBOARD}"
+        ) from None
+    return SummaryWriter
 
 
 @not_copied("make another from its arguments")
@@ -30,14 +42,8 @@ class TensorBoard:
     """
 
     def __init__(self, directory: Path, history: Sequence[EpochMetrics]) -> None:
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError:
-            raise RuntimeError(
-                f"tensorboard: tensorboardX is not installed; get it with: {GET_TENSORBOARD}"
-            ) from None
         # Files are named after the second in which they are made: the suffix tells two apart.
-        self._writer = SummaryWriter(
+        self._writer = require_tensorboard()(
             str(directory), purge_step=1, filename_suffix=f".after-{len(history)}"
         )
         for row in history:

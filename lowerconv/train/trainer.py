@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Collection
 from dataclasses import asdict
@@ -11,33 +10,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
+from lowerconv.arguments import Place, checked
+from lowerconv.console import PlainConsole
 from lowerconv.copying import not_copied
 from lowerconv.data import Augment, DataWarning
 from lowerconv.data.loader import Loader
 from lowerconv.data.source import Source
-from lowerconv.machine.affinity import set_share
-from lowerconv.machine.threads import get_num_threads, set_num_threads
-from lowerconv.nn.divergence import check_weights
+from lowerconv.machine.threads import get_num_threads
 from lowerconv.nn.module import Module
 from lowerconv.nn.optim import Optimizer
-from lowerconv.parallel.agreement import check_facts_agree, check_weights_agree
-from lowerconv.parallel.communicator import Communicator, together, world
+from lowerconv.parallel.agreement import check_facts_agree
+from lowerconv.parallel.communicator import Communicator, together
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.roster import Roster
 from lowerconv.parallel.strategies import STRATEGIES
-from lowerconv.train.checkpoint import LAST, Checkpoint, CheckpointError, state
-from lowerconv.train.directory import RunDirectory, default_path
+from lowerconv.train import resume as resuming
+from lowerconv.train.checkpoint import LAST, Checkpoint, state
+from lowerconv.train.describe import describe_run, report_data
+from lowerconv.train.directory import RunDirectory, last_path, new_path
 from lowerconv.train.ema import WeightAverage
-from lowerconv.train.loop import evaluate, train_epoch, update_sizes
+from lowerconv.train.epoch import train_and_test
+from lowerconv.train.loop import update_sizes
 from lowerconv.train.metrics import EpochMetrics, best_epoch
-from lowerconv.train.pace import Pace
 from lowerconv.train.progress import ConsoleReporter, Reporter, announce_compilation
 from lowerconv.train.recording import Recording
-from lowerconv.train.schedule import learning_rate
-from lowerconv.train.setup import make_optimizer, read
+from lowerconv.train.setup import join, make_optimizer, names, read
 from lowerconv.train.survival import Survival
+from lowerconv.train.tensorboard import require_tensorboard
+
+OUT = Place("a directory")
 
 
 @not_copied(
@@ -59,6 +61,9 @@ class Trainer:
         ``runs/MODEL-DATA-NUMBER``. Only rank 0 writes.
     resume : bool
         Go on from the last checkpoint in `out`, by default in the last run of this model and data.
+        Settings that are not given are those of the checkpoint; `epochs`, `patience` and
+        `algorithm` may be others, and so may the place of the data and the number of ranks: what
+        changes is said. Whatever else would change the result is refused.
     tensorboard : bool
         Write events for TensorBoard too.
     parallel : str or ParallelOptions
@@ -95,7 +100,9 @@ class Trainer:
         Data that cannot be read.
     CheckpointError
         `out` holds a run already; or there is none to resume, it is damaged, or was made with other
-        settings.
+        settings or images.
+    BusyError
+        Another process writes to `out`.
     RuntimeError
         Any of these on another rank, which the message names.
     """
@@ -115,25 +122,61 @@ class Trainer:
         cpus: Collection[int] | None = None,
         **settings: Any,
     ) -> None:
-        self.communicator = _join() if communicator is None else communicator
+        self.communicator = join() if communicator is None else communicator
 
         # In each step all ranks fail or none: the next one is for all of them.
+        self._directory: RunDirectory | None = None
+        try:
+            saved = together(self.communicator, lambda: self._load(model, data, out, resume))
+            self._set_up(model, data, parallel, settings, saved, (reporter, workers, cpus))
+            try:
+                together(self.communicator, lambda: self._open(out, saved, tensorboard))
+            except Exception:
+                self.strategy.close()
+                raise
+        except Exception:
+            if self._directory is not None:
+                self._directory.close()
+            raise
+
+    def _load(
+        self,
+        model: str | Module,
+        data: str | tuple[Source, Source | None],
+        out: str | Path | None,
+        resume: bool,
+    ) -> Checkpoint | None:
+        """Return the checkpoint to go on from, on rank 0: others might not see its file system."""
+        if out is not None:
+            checked("out", OUT, out)
+        if not resume or self.communicator.rank:
+            return None
+        self._directory = RunDirectory(last_path(*names(model, data)) if out is None else Path(out))
+        return self._directory.resume()
+
+    def _set_up(
+        self,
+        model: str | Module,
+        data: str | tuple[Source, Source | None],
+        parallel: str | ParallelOptions,
+        given: dict[str, Any],
+        saved: Checkpoint | None,
+        tools: tuple[Reporter | None, int | None, Collection[int] | None],
+    ) -> None:
+        """Read and build all that a run is made of; writes nothing."""
+        before = self.communicator.broadcast(saved.state["settings"] if saved else None)
         with warnings.catch_warnings():
             if self.communicator.rank:  # all read the same data: what is odd about it is told once
                 warnings.simplefilter("ignore", DataWarning)
-            setup = together(self.communicator, lambda: read(model, data, parallel, settings))
+            setup = together(self.communicator, lambda: read(model, data, parallel, given, before))
         if self.communicator.ranks > 1:
             check_facts_agree(self.communicator, together(self.communicator, setup.facts))
         self.settings, self.parallel = setup.settings, setup.parallel
         self.network, self.inputs = setup.network, setup.inputs
         self._sources, self._part = (setup.train_set, setup.test_set), setup.part
+        self._images = together(self.communicator, lambda: resuming.describe_images(setup))
         self.roster = Roster.gather(self.communicator, get_num_threads())
-        together(self.communicator, lambda: self._build(reporter, workers, cpus))
-        try:
-            together(self.communicator, lambda: self._open(out, resume, tensorboard))
-        except Exception:
-            self.strategy.close()
-            raise
+        together(self.communicator, lambda: self._build(*tools))
 
     def _build(
         self, reporter: Reporter | None, workers: int | None, cpus: Collection[int] | None
@@ -171,25 +214,29 @@ class Trainer:
         self.losses: list[float] = []
         if reporter is None:
             chief = self.communicator.rank == 0
-            reporter = ConsoleReporter(Console()) if chief else Reporter()
+            reporter = ConsoleReporter(PlainConsole()) if chief else Reporter()
         reporter.part = self._part
         self.reporter = reporter
 
-    def _open(self, out: str | Path | None, resume: bool, tensorboard: bool) -> None:
-        """Make or resume the directory; rank 0's, the others might not see its file system."""
+    def _open(self, out: str | Path | None, saved: Checkpoint | None, tensorboard: bool) -> None:
+        """Make the directory, or take what it has; rank 0's."""
         self._tensorboard = tensorboard
         self._survival: Survival | None = None
-        self._directory: RunDirectory | None = None
         self._restored: dict[str, np.ndarray] | None = None
-        if self.communicator.rank == 0:
-            names = self.settings.model, self.settings.data
-            path = default_path(*names, resume) if out is None else Path(out)
+        self._changes: list[str] = []
+        if self.communicator.rank:
+            return
+        if tensorboard:
+            require_tensorboard()
+        if self._directory is not None and saved is not None:
+            self._restore(saved, self._directory.path / LAST)
+        else:
+            settings = self.settings
+            path = new_path(settings.model, settings.data) if out is None else Path(out)
             self._directory = RunDirectory(path)
-            if resume:
-                self._restore(self._directory.load(), path / LAST)
-            else:
-                self._directory.check_new()
-            self._directory.open(self.history, tensorboard)
+            self._directory.begin()
+        if tensorboard:
+            self._directory.record(self.history)
 
     @property
     def out(self) -> Path:
@@ -197,11 +244,16 @@ class Trainer:
         return self._directory.path if self._directory is not None else Path()
 
     def _restore(self, checkpoint: Checkpoint, path: Path) -> None:
-        mine = json.loads(json.dumps(self._facts()))
-        for name, value in (mine["settings"] | mine["inputs"]).items():
-            saved = (checkpoint.state["settings"] | checkpoint.state["inputs"]).get(name)
-            if saved != value:
-                raise CheckpointError(f"{path}: was trained with {name} {saved!r}, not {value!r}")
+        self._changes = resuming.check(
+            checkpoint.state,
+            self.settings,
+            self.inputs,
+            self._images,
+            self._work(),
+            self.network,
+            len(update_sizes(self._train, self.settings.accumulate)),
+            path,
+        )
         checkpoint.check(self.strategy.shapes(self._tensors()), path)
         self._restored = checkpoint.tensors
         self.optimizer.updates = checkpoint.state["updates"]
@@ -226,9 +278,14 @@ class Trainer:
         return {
             "settings": asdict(self.settings),
             "inputs": asdict(self.inputs),
+            "images": self._images,
+            "work": self._work(),
             "updates": self.optimizer.updates,
             "history": [asdict(row) for row in self.history],
         }
+
+    def _work(self) -> dict[str, Any]:
+        return resuming.describe_work(self.parallel, self.communicator.ranks)
 
     def save(self) -> None:
         """Write the metrics and the checkpoints, on rank 0; all ranks call it."""
@@ -248,8 +305,10 @@ class Trainer:
         self._share()
         self.strategy.start()
         self._recording.start(self.strategy)
-        self.communicator.status.observe(self.strategy.network)
+        observing = [self.communicator.status.observe(m) for m in self.strategy.running]
         self.reporter.say(self.describe())
+        for change in self._changes:
+            self.reporter.say(f"resumed: {change}")
         for warning in self.communicator.warnings:
             self.reporter.say(f"warning: {warning}")
         for advice in self.roster.advice():
@@ -262,6 +321,8 @@ class Trainer:
             for line in self.strategy.report():
                 self.reporter.say(line)
         finally:
+            for handle in observing:
+                handle.remove()
             self.strategy.close()
             for loader in (self._train, self._test):
                 loader.close()
@@ -298,14 +359,14 @@ class Trainer:
                     self.save()
                     saved = True
                 if len(self.history) < self.settings.epochs and not self._out_of_patience():
-                    self.history.append(self._epoch(len(self.history)))
+                    self.history.append(train_and_test(self, len(self.history)))
                     self.reporter.end_epoch(self.history[-1], self.settings.epochs)
                     saved = False
                     if survival is not None:
                         survival.end_epoch()
                     self._tell_timeline(at_end=False)
                     continue
-                self._report_data()
+                report_data(self)
                 # A rank that left would look like one that has died to those that recover.
                 if survival is None or self.communicator.agree(True):
                     return
@@ -330,15 +391,6 @@ class Trainer:
             (self.history, self.optimizer.updates)
         )
 
-    def _report_data(self) -> None:
-        """Tell whether training waited for its data."""
-        report = self._train.report()
-        waits = self.communicator.sum_numbers(report.waits)[0]
-        if report.workers:
-            self.reporter.say(str(report))
-            if waits > report.waits:
-                self.reporter.say(f"data: all ranks together waited for {waits:.0f} batches")
-
     def _out_of_patience(self) -> bool:
         patience = self.settings.patience
         if patience is None or len(self.history) - best_epoch(self.history) < patience:
@@ -349,91 +401,6 @@ class Trainer:
         )
         return True
 
-    def _epoch(self, epoch: int) -> EpochMetrics:
-        images = len(self._train.dataset)
-        self.reporter.start_epoch(epoch + 1, self.settings.epochs, images)
-        survival = self._survival
-        tally = None if survival is None else survival.begin(epoch)
-        update = 0 if tally is None else tally.update
-        before = update * self.settings.accumulate * self.settings.batch  # by ranks since died
-        pace = Pace(self.reporter, self._train, before, warming_up=not self.losses)
-        sizes = update_sizes(self._train, self.settings.accumulate)
-        losses, all_right = train_epoch(
-            self.strategy,
-            self._train,
-            epoch,
-            self.settings.seed,
-            lambda update: learning_rate(self.settings, update, len(sizes)),
-            pace.after_batch,
-            accumulate=self.settings.accumulate,
-            label_smoothing=self.settings.label_smoothing,
-            average=self.average,
-            tally=tally,
-            before_update=None if survival is None else survival.keep,
-            check_every=self.parallel.checked_every,
-            timeline=self._recording.timeline,
-        )
-        speed = pace.images_per_second()
-        if epoch + 1 < self.settings.epochs:  # while the network is tested
-            self._train.prefetch(self.settings.seed, epoch + 1)
-        check_weights_agree(self.communicator, self.strategy.replicated())
-        self._average_buffers()
-        check_weights(self.strategy.network, epoch + 1)
-        self.losses.extend(losses)
-        test = partial(
-            evaluate, self.strategy.infer, self._test, self.communicator, self.strategy.copies
-        )
-        test_loss, test_accuracy = test()
-        ema_loss, ema_accuracy = None, None
-        if self.average is not None:
-            with self.average.in_place():
-                ema_loss, ema_accuracy = test()
-        return EpochMetrics(
-            epoch=epoch + 1,
-            train_loss=float(losses @ sizes / images),
-            train_accuracy=all_right / images,
-            test_loss=test_loss,
-            test_accuracy=test_accuracy,
-            images_per_second=speed,
-            seconds=pace.seconds(),
-            learning_rate=self.optimizer.lr,
-            ema_loss=ema_loss,
-            ema_accuracy=ema_accuracy,
-            **self.strategy.metrics(),
-        )
-
-    def _average_buffers(self) -> None:
-        """Give all ranks the same statistics: the means of those that each has seen."""
-        arrays = list(self.strategy.differing_buffers().values())
-        if self.average is not None and not self.strategy.alike:
-            arrays += self.average.values.values()
-        for array in arrays:
-            self.communicator.sum_array(array)
-            array /= self.communicator.ranks
-
     def describe(self) -> str:
         """Return what runs where, in words: of several ranks a line for each kind of host."""
-        parameters = sum(p.data.size for p in self.network.parameters().values())
-        threads = f" x {get_num_threads()} thread" + ("s" if get_num_threads() > 1 else "")
-        several = self.communicator.ranks > 1
-        accumulate = self.settings.accumulate
-        groups = f" x {accumulate} accumulated" if accumulate > 1 else ""
-        return (
-            f"{self.settings.model}, {parameters:,} parameters, on {self.settings.data}: "
-            f"{len(self._train.dataset):,} training and {len(self._test.dataset):,} "
-            f"{self.reporter.part} images; "
-            f"{self.communicator.describe()}{'' if several else threads}, "
-            f"batch {self.settings.batch}{groups}, algorithm {self.settings.algorithm}"
-            + (f", augmented by {self.settings.augment}" if self.settings.augment else "")
-            + (f"; {self.strategy.describe()}" if self.strategy.describe() else "")
-            + "".join(f"\n{line}" for line in self.roster.lines() if several)
-        )
-
-
-def _join() -> Communicator:
-    """Return all ranks of this job, having taken this one's share of the cores."""
-    communicator = world()
-    if communicator.ranks > 1:
-        set_share(communicator.cpus)
-        set_num_threads(communicator.threads)
-    return communicator
+        return describe_run(self)

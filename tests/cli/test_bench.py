@@ -157,12 +157,12 @@ def test_a_saved_run_of_other_rows(measured, capsys, tmp_path):
 
 MISTAKES = {
     "unknown-table": (["--table", "vgg"], "--table: invalid choice: 'vgg'"),
-    "no-batch": (["--batch", "0"], "--batch: got '0', expected a whole number of at least 1"),
-    "half-a-batch": (["--batch", "1.5"], "--batch: got '1.5', expected a whole number"),
-    "no-threads": (["--threads", "0"], "--threads: got '0', expected"),
-    "too-many-threads": (["--threads", "100000"], "--threads: n: got 100000 threads, expected at"),
-    "no-seconds": (["--seconds", "0"], "--seconds: got '0', expected seconds"),
-    "nan-seconds": (["--seconds", "nan"], "--seconds: got 'nan', expected seconds"),
+    "no-batch": (["--batch", "0"], "--batch: got 0, expected at least 1"),
+    "half-a-batch": (["--batch", "1.5"], "--batch: got '1.5', expected int, at least 1"),
+    "no-threads": (["--threads", "0"], "--threads: got 0, expected"),
+    "too-many-threads": (["--threads", "100000"], "--threads: got 100000, expected at"),
+    "no-seconds": (["--seconds", "0"], "--seconds: got 0.0, expected at least 0.001"),
+    "nan-seconds": (["--seconds", "nan"], "--seconds: got nan, expected at least 0.001"),
     "unknown-pass": (["--passes", "sideways"], "--passes: invalid choice: 'sideways'"),
     "no-regex": (["--layers", "("], "--layers: got '(', expected a regular expression"),
     "no-such-layer": (

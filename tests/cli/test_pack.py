@@ -116,9 +116,15 @@ MISTAKES = {
     "nothing-to-check": (["--check", "nowhere"], "nowhere: directory: found nothing"),
     "target-is-a-file": (["SRC", "SRC/cat/00.png"], "00.png"),
     "target-within": (["SRC", "SRC/cat/shards"], "directory: got SRC/cat/shards within SRC"),
-    "size": (["SRC", "DST", "--size", "9999"], "size: got 9999, expected at most 8191"),
-    "bytes": (["SRC", "DST", "--shard-size", "many"], "--shard-size: got many, expected a number"),
-    "pixels": (["SRC", "DST", "--size", "0"], "--size: got 0, expected a whole number of pixels"),
+    "size": (
+        ["SRC", "DST", "--size", "9999"],
+        "size: got 9999, expected at least 1 and at most 8191",
+    ),
+    "bytes": (
+        ["SRC", "DST", "--shard-size", "many"],
+        "--shard-size: got 'many', expected a number",
+    ),
+    "pixels": (["SRC", "DST", "--size", "0"], "--size: got 0, expected at least 1 and at most"),
     "size-of-arrays": (["fashion-mnist", "DST", "--size", "20"], "size: got 20 with 'fashion-"),
     "shards": (["shards:SRC", "DST"], "expected what has not been packed yet"),
 }

@@ -273,11 +273,14 @@ def test_mpi_is_told_by_what_is_installed(run_lowerconv):
 
 
 MISTAKES = {
-    "no-nodes": ("--nodes 0 -- train", "--nodes: got 0, expected a whole number of at least 1"),
-    "no-number": ("--nodes many -- train", "--nodes: got many, expected"),
+    "no-nodes": ("--nodes 0 -- train", "--nodes: got 0, expected at least 1"),
+    "no-number": ("--nodes many -- train", "--nodes: got 'many', expected int"),
     "no-command": ("--nodes 1", "-- train ...: got nothing, expected the command to run"),
     "another-command": ("--nodes 1 -- bench", "-- train ...: got bench, expected"),
-    "mistake-in-command": ("--nodes 1 -- train --lr fast", "--lr: invalid float value: 'fast'"),
+    "mistake-in-command": (
+        "--nodes 1 -- train --lr fast",
+        "--lr: got 'fast', expected float, at least 0",
+    ),
     "no-multiple": (
         "--nodes 1 --cores-per-node 7 --ranks-per-node 2 -- train",
         "--cores-per-node: got 7, expected a multiple of --ranks-per-node 2",

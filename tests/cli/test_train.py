@@ -49,9 +49,16 @@ def test_a_run_leaves_everything(run_lowerconv, tiny_fashion, tmp_path):
     assert "test accuracy" in done.stdout
     assert "epoch 2/2" not in done.stdout
 
-    other = run_lowerconv(*arguments[:-1], 3, "--resume", cwd=tmp_path)
+    assert "resumed: complete: 2 epochs are done, of 2" in done.stdout
+
+    other = run_lowerconv(*arguments, "--resume", "--lr", 0.5, "--momentum", 0.8, cwd=tmp_path)
     assert other.returncode == 1
-    assert "was trained with epochs 2, not 3" in other.stderr
+    assert "was trained with lr 0.02, not 0.5; momentum 0.9, not 0.8" in other.stderr
+
+    more = run_lowerconv(*arguments[:-1], 3, "--resume", cwd=tmp_path)
+    assert more.returncode == 0, more.stderr
+    assert "resumed: epochs: 2 before, 3 now: schedule cosine" in more.stdout
+    assert "epoch 3/3  loss" in more.stdout
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
@@ -150,18 +157,27 @@ MISTAKES = {
     "unknown-data": (["--data", "imagenet"], "data: got 'imagenet'"),
     "missing-directory": (["--data", "cifar10:nowhere"], "nowhere"),
     "no-epochs": (["--epochs", "0"], "--epochs: got 0, expected at least 1"),
-    "no-number": (["--lr", "fast"], "--lr: invalid float value: 'fast'"),
+    "no-number": (["--lr", "fast"], "--lr: got 'fast', expected float, at least 0"),
     "negative": (["--lr", "-1"], "--lr"),
     "nan": (["--lr", "nan"], "--lr: got nan"),
-    "momentum-of-one": (["--momentum", "1"], "--momentum: got 1, expected at least 0 and below 1"),
-    "ema-of-one": (["--ema", "1"], "--ema: got 1, expected at least 0 and below 1"),
+    "momentum-of-one": (
+        ["--momentum", "1"],
+        "--momentum: got 1.0, expected at least 0 and below 1",
+    ),
+    "ema-of-one": (["--ema", "1"], "--ema: got 1.0, expected at least 0 and below 1"),
     "unknown-effect": (["--augment", "mirror"], "augment: got 'mirror' in 'mirror', expected some"),
     "less-than-no-threads": (["--loader-threads", "-1"], "--loader-threads: got -1, expected at"),
-    "no-milestones": (["--milestones", "a"], "--milestones: invalid epochs value: 'a'"),
+    "no-milestones": (
+        ["--milestones", "a"],
+        "--milestones: got 'a', expected ascending epochs from",
+    ),
     "all-warmup": (["--epochs", "2", "--warmup", "2"], "warmup: got 2, expected less than 2"),
     "not-of-adam": (["--optimizer", "adam", "--momentum", "0.5"], "optimizer 'adam' has no"),
     "all-held-out": (["--validation", "0.99999"], "validation of 0.99999: found 8500 of 8500"),
-    "too-many-threads": (["--threads", "100000"], "--threads: n: got 100000 threads"),
+    "too-many-threads": (
+        ["--threads", "100000"],
+        "--threads: got 100000, expected at least 1 and at most",
+    ),
     "nothing-to-resume": (["--resume", "--out", "nowhere"], "no checkpoint there"),
     "out-is-a-file": (["--out", "/dev/null"], "/dev/null"),
     "too-small-images": (["--data", "folder:SMALL?size=4"], "at least 16 x 16 pixels"),

@@ -191,7 +191,10 @@ def test_packing_refuses(folder, tiny_fashion, tmp_path):
         ({"source": str(tiny_fashion), "encoded": True}, "encoded: got True with"),
         ({"source": f"folder:{folder}?size=3", "size": 4}, "size: got 4 and 3 in"),
         ({"source": str(folder), "size": 0}, "size: got 0"),
-        ({"source": str(folder), "size": 9999}, "size: got 9999, expected at most 8191"),
+        (
+            {"source": str(folder), "size": 9999},
+            "size: got 9999, expected at least 1 and at most 8191",
+        ),
         ({"source": str(folder), "shard_bytes": 0}, "shard_bytes: got 0"),
         ({"source": f"folder:{tmp_path / 'away'}"}, "directory: found nothing"),
     ):

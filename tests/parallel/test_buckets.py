@@ -66,8 +66,9 @@ def test_buckets_leave_while_others_are_computed_and_are_updated(late):
             done.append(frame.name)
         buckets.after(layer, frame, phase)
 
-    net.watch = after
-    net.gate = buckets.before if late else None
+    net.register_watch(after)
+    if late:
+        net.register_gate(buckets.before)
     x, dy = rng.standard_normal((3, 2, 5, 5), np.float32), rng.standard_normal((3, 20), np.float32)
     for step in range(3):
         begun.clear()

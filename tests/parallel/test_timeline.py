@@ -53,7 +53,8 @@ def task(name, submitted, started, finished, nbytes=8, sent=4):
 
 def layer_done(network, clock, now, name, phase="forward"):
     clock.now = now
-    network.watch(None, SimpleNamespace(name=name, kept={}), phase)
+    for watch in network._watches.values():
+        watch(None, SimpleNamespace(name=name, kept={}), phase)
 
 
 def events(timeline):
@@ -69,7 +70,7 @@ def clock():
 
 @pytest.fixture
 def network():
-    return SimpleNamespace(watch=None)
+    return nn.Module()
 
 
 class TestMainThread:
@@ -143,7 +144,7 @@ class TestMainThread:
             heard.append((frame.name, phase))
             clock.now += 100 if frame.name == "slow" else 5
 
-        network.watch = before
+        network.register_watch(before)
         timeline = Timeline(1, 1, clock)
         timeline.attach(network)
         for _ in timeline.over([batch(1)] * 2):

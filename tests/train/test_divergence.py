@@ -61,15 +61,17 @@ def test_weights_are_the_cause():
     text = describe_divergence(net, np.ones((2, 1, 28, 28), np.float32), STEP, np.inf)
     assert "layer '3 Linear' is the first whose output holds" in text
     assert "because its weight already did" in text
-    assert net.watch is None  # nothing is left behind
+    assert not net._watches  # nothing is left behind
 
 
 def test_watchers_of_others_stay():
     net = nn.Sequential(nn.ReLU())
-    net.watch = own = lambda layer, frame, phase: None
+    told = []
+    net.register_watch(lambda layer, frame, phase: told.append(phase))
     text = describe_divergence(net, np.ones((1, 2), np.float32), STEP, np.nan)
     assert "all layers' outputs are finite" in text
-    assert net.watch is own
+    net.run(np.ones((1, 2), np.float32))
+    assert told == ["forward", "forward"]
 
 
 def test_weights_that_relu_hides_are_found_before_they_are_saved(trainer, tmp_path):

@@ -16,7 +16,7 @@ from lowerconv.machine.mpi import launched_rank
 from lowerconv.parallel.communicator import MPICommunicator
 from lowerconv.parallel.engine import Task
 from lowerconv.parallel.strategies import STRATEGIES
-from lowerconv.train import trainer
+from lowerconv.train import epoch, trainer
 from lowerconv.train.directory import RunDirectory
 
 
@@ -115,7 +115,7 @@ def count_step(*_):
 
 for strategy in set(STRATEGIES.values()):
     before(strategy, "train", count_step)
-before(trainer, "evaluate", lambda *_: "test")
+before(epoch, "evaluate", lambda *_: "test")
 before(trainer.Trainer, "save", lambda self: "save" if self.history else "first save")
 before(RunDirectory, "draw", lambda *_: "end")
 before(MPICommunicator, "reconnect", lambda self: "recovery")

@@ -46,7 +46,7 @@ def after(layer, frame, phase):
             )
 
 
-network.watch = after
+network.register_watch(after)
 timeline.attach(network)
 timeline.start(engine.comm)
 for _ in timeline.over([batch] * 7):

@@ -1,0 +1,147 @@
+"""Directories that one process at a time writes to."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import warnings
+import weakref
+from contextlib import suppress
+from errno import EACCES, EAGAIN, EDEADLK, ENOLCK
+from pathlib import Path
+
+from lowerconv.files import LACKING
+
+NAME = ".lock"
+PLACE = 1 << 10  # the byte that is locked, where the system wants one: behind what is written
+
+_mutex = threading.Lock()
+_held: dict[str, tuple[int, int, int]] = {}  # process, descriptor, how many hold it; by path
+
+
+class BusyError(OSError):
+    """A directory that another process writes to; the message names both."""
+
+
+class DirectoryLock:
+    """Keeps other processes from a directory, until `release`, or until this process ends.
+
+    Within one process any number may hold it. It ends with the process, however that ends.
+
+    Parameters
+    ----------
+    directory : Path
+        In which a file ``.lock`` is made.
+
+    Raises
+    ------
+    BusyError
+        Another process holds it.
+    OSError
+        The file cannot be made.
+
+    Warns
+    -----
+    RuntimeWarning
+        The file system has no locks: nothing keeps others from writing there.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        path = os.path.join(os.path.realpath(directory), NAME)
+        with _mutex:
+            process, descriptor, holders = _held.get(path, (os.getpid(), -1, 0))
+            if process != os.getpid():  # of the parent: forked children hold no locks
+                process, descriptor, holders = os.getpid(), -1, 0
+            if not holders:
+                descriptor = _acquire(path, directory)
+            _held[path] = process, descriptor, holders + 1
+        self.release = weakref.finalize(self, _release, path, process)
+
+    def __enter__(self) -> DirectoryLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def _acquire(path: str, directory: Path) -> int:
+    """Return the descriptor of the locked file."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                _lock(descriptor)
+            except OSError as error:
+                if error.errno in (EACCES, EAGAIN, EDEADLK):
+                    raise BusyError(
+                        f"{directory}: {_owner(descriptor)} writes there; expected another "
+                        "directory, or to begin when that has ended"
+                    ) from None
+                if error.errno not in LACKING | {ENOLCK}:
+                    raise
+                warnings.warn(
+                    f"{directory}: its file system has no locks ({error.strerror}), so nothing "
+                    "keeps another process from writing there too",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+            # Whoever held it may have removed the file since it was opened here.
+            if _same(descriptor, path):
+                with suppress(OSError):
+                    os.ftruncate(descriptor, 0)
+                    os.write(
+                        descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode()
+                    )
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        import fcntl
+    except ImportError:
+        import msvcrt
+
+        os.lseek(descriptor, PLACE, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    else:
+        # Not flock: that would last as long as any child that was forked meanwhile.
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _same(descriptor: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _owner(descriptor: int) -> str:
+    with suppress(OSError):
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        text = os.read(descriptor, PLACE).decode(errors="replace")
+        if text:
+            return text
+    return "another process"
+
+
+def _release(path: str, process: int) -> None:
+    with _mutex:
+        if process != os.getpid() or path not in _held:
+            return
+        _, descriptor, holders = _held.pop(path)
+        if holders > 1:
+            _held[path] = process, descriptor, holders - 1
+            return
+        if os.name == "posix":  # before others can have it; elsewhere open files cannot be removed
+            with suppress(OSError):
+                os.unlink(path)
+        os.close(descriptor)
+        if os.name != "posix":
+            with suppress(OSError):
+                os.unlink(path)
