@@ -6,6 +6,7 @@ import atexit
 import os
 import threading
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from lowerconv.checks import integer
@@ -54,6 +55,7 @@ class _Door:
 
 _door = _Door()
 _forking = threading.local()  # whether a thread that forks closes the door
+_forks = 0  # that this process comes from
 _ended = False
 
 
@@ -70,9 +72,10 @@ def _after_fork() -> None:
 
 
 def _renew() -> None:
-    """Give a forked child a door of its own: behind its parent's may be a thread it lacks."""
-    global _door
+    """Give a forked child doors of its own: behind its parent's may be threads it lacks."""
+    global _door, _forks
     _door = _Door()
+    _forks += 1
 
 
 def _end() -> None:
@@ -98,10 +101,14 @@ def get_num_threads() -> int:
     Until :func:`set_num_threads` is called it is the number of cores this process may use, the
     affinity mask and the CPU quota counted.
     """
-    global _num_threads
-    if _num_threads is None:
-        _num_threads = min(usable_threads(), MOST)
-    return _num_threads
+    chosen = _num_threads
+    return _default_threads() if chosen is None else chosen
+
+
+@lru_cache
+def _default_threads() -> int:
+    # Apart from what is set: who asks first must not undo what another thread sets meanwhile.
+    return min(usable_threads(), MOST)
 
 
 def set_num_threads(n: int) -> None:
@@ -122,6 +129,61 @@ def set_num_threads(n: int) -> None:
     if n > MOST:
         raise ValueError(f"n: got {n} threads, expected at most {MOST}")
     _num_threads = n
+
+
+class _Turn:
+    """Be the one thread behind a door; released as `parallel_region` is."""
+
+    def __init__(self, door: _Door, what: str) -> None:
+        self._door, self._what = door, what
+
+    def __enter__(self) -> None:
+        if _door.mine() and not _ended:  # another thread behind this door may wait for that one
+            raise RuntimeError("a thread that is inside a convolution cannot begin another one")
+        if self._door.mine() and self._door is not _door:
+            raise RuntimeError(f"a thread that is inside {self._what} cannot enter it once more")
+        try:
+            # A thread that Python has ended may be inside: who is left waits only so long for it.
+            if not self._door.enter(PATIENCE if _ended else -1):
+                raise RuntimeError(f"a thread that has ended is inside {self._what}")
+        except BaseException:
+            if self._door.mine():
+                self._door.leave()
+            raise
+
+    @property
+    def __exit__(self) -> Callable[..., None]:
+        return self._door.inside.__exit__
+
+
+class Turns:
+    """Lets Python threads use something one at a time, in the order in which they come.
+
+    ``with turns.take():`` outside of any convolution; a thread that is inside already gets a
+    RuntimeError.  A forked child finds nobody inside.
+
+    Parameters
+    ----------
+    what : str
+        What it is, for errors, such as "a network".
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._doors: dict[int, _Door] = {}  # by the forks: behind an older one is the parent
+
+    def take(self) -> _Turn:
+        """Return what is entered with ``with``."""
+        door = self._doors.get(_forks) or self._doors.setdefault(_forks, _Door())
+        return _Turn(door, self._what)
+
+
+def between_kernels() -> _Turn:
+    """Return what is entered with ``with``: then no kernel runs, and none begins.
+
+    What is read or written there is so all at once for everybody who computes.
+    """
+    return _Turn(_door, "a convolution")
 
 
 class parallel_region:
