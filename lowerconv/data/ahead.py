@@ -56,15 +56,21 @@ class Threads:
         self.waiting = Waiting()
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
-        self._process = 0
+        self._process = os.getpid()
+
+    def locked(self) -> threading.Lock:
+        """Return the lock under which `waiting` is changed, of this process."""
+        if self._process != os.getpid():  # a forked child has no threads: one may hold the lock
+            self._lock, self._pool, self._process = threading.Lock(), None, os.getpid()
+        return self._lock
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
         """Have a job done by one of the threads."""
-        if self._pool is None or self._process != os.getpid():  # a forked child has no threads
-            # Nothing of this object goes into the threads: they end when it is forgotten.
-            self._pool = ThreadPoolExecutor(self.count, "lowerconv-data", _bind, (self.cpus,))
-            self._process = os.getpid()
-        return self._pool.submit(self.timed, job)
+        with self.locked():
+            if self._pool is None:
+                # Nothing of this object goes into the threads: they end when it is forgotten.
+                self._pool = ThreadPoolExecutor(self.count, "lowerconv-data", _bind, (self.cpus,))
+            return self._pool.submit(self.timed, job)
 
     def timed(self, job: Callable[[], T]) -> T:
         """Do a job here, and count how long it takes."""
@@ -72,7 +78,7 @@ class Threads:
         try:
             return job()
         finally:
-            with self._lock:
+            with self.locked():
                 self.waiting.busy_seconds += time.perf_counter() - begin
 
     def close(self) -> None:
@@ -132,13 +138,14 @@ class Stream(Generic[T]):
             ready = False
             result = self._threads.timed(next(self._jobs))
         waited = time.perf_counter() - begin
-        if self._first:
-            waiting.first_seconds += waited
-        elif not ready:
-            waiting.waits += 1
-            waiting.seconds += waited
+        with self._threads.locked():
+            if self._first:
+                waiting.first_seconds += waited
+            elif not ready:
+                waiting.waits += 1
+                waiting.seconds += waited
+            waiting.results += 1
         self._first = False
-        waiting.results += 1
         for job in _some(self._jobs, 1 if self._threads.count else 0):
             self._pending.append(self._threads.submit(job))
         return result
