@@ -151,7 +151,8 @@ def emulate(modules: Iterable[Module], machine: Machine) -> None:
     Whoever watches a module is told of the layers as they were.
     """
     for module in modules:
-        module._programs = _Programs(machine, module._programs)
+        for execution in (module._running.here, module._answering):
+            execution.programs = _Programs(machine, execution.programs)
         if module.watch is not None:
             module.watch = _told_of_originals(module.watch)
         if module.gate is not None:

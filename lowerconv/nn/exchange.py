@@ -13,6 +13,7 @@ from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save
 
 from lowerconv.files import write_atomically
+from lowerconv.machine.threads import between_kernels
 from lowerconv.nn.module import Module
 
 Arrays = dict[str, np.ndarray]
@@ -68,8 +69,9 @@ def load_weights(module: Module, source: str | PathLike[str] | Mapping[str, Any]
         name: _fitting(f"{where}: tensor {name!r}", found[name], target)
         for name, target in expected.items()
     }
-    for name, target in expected.items():
-        target[...] = converted[name]
+    with module._turns.take(), between_kernels():  # answers are by the old weights, or by the new
+        for name, target in expected.items():
+            target[...] = converted[name]
 
 
 def save_weights(module: Module, path: str | PathLike[str]) -> None:
@@ -89,7 +91,8 @@ def save_weights(module: Module, path: str | PathLike[str]) -> None:
     OSError
         It cannot be written; what was there before is still whole.
     """
-    tensors = {name: np.ascontiguousarray(array) for name, array in _state(module).items()}
+    with between_kernels():  # copies, because a thread that trains may go on meanwhile
+        tensors = {name: array.copy() for name, array in _state(module).items()}
     for name in list(tensors):
         prefix, _, own = name.rpartition(".")
         if own == AVERAGE:

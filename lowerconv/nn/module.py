@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lowerconv.machine.threads import Turns
 from lowerconv.nn.graph import Node, Value
-from lowerconv.nn.memory import Arena
+from lowerconv.nn.sharing import Execution, OwnExecution, TrainingStep
 
 if TYPE_CHECKING:
     from lowerconv.nn.frame import Frame
     from lowerconv.nn.memory import MemoryReport
-    from lowerconv.nn.program import Gate, Program, Watch
+    from lowerconv.nn.program import Gate, Watch
     from lowerconv.parallel.communicator import Communicator
 
 Shape = tuple[int, ...]
@@ -63,6 +65,7 @@ class Step:
 
 
 INFERENCE = Step()
+_changes = count(1)
 
 
 class Parameter:
@@ -111,7 +114,7 @@ class Module:
 
     watch: Watch | None = None
     gate: Gate | None = None
-    _structures = 0  # counts changes of what modules are made of: programs of older ones are stale
+    _structures = 0  # the last change of what modules are made of: programs of older ones are stale
 
     def __init__(self) -> None:
         self._children: dict[str, Module] = {}
@@ -119,13 +122,14 @@ class Module:
 
     def _forget(self) -> None:
         """Start without programs: they know addresses, which copies of a module do not share."""
-        self._programs: dict[Any, Program] = {}
-        self._current: Program | None = None
-        self._arena = Arena()
+        self._turns = Turns("a network")  # at answering
+        self._answering = Execution()  # when called with an array, by whichever thread
+        self._running = OwnExecution()  # by `run` and `backward`
+        self._trained: tuple[TrainingStep, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
         kept = dict(self.__dict__)
-        for name in ("_programs", "_current", "_arena"):
+        for name in ("_turns", "_answering", "_running", "_trained"):
             del kept[name]
         return kept
 
@@ -139,10 +143,12 @@ class Module:
             if children is None:
                 raise AttributeError(f"{name}: set before super().__init__() was called")
             children[name] = value
-            Module._structures += 1
-        elif children and children.pop(name, None):
-            Module._structures += 1
+            changed = True
+        else:
+            changed = bool(children and children.pop(name, None))
         super().__setattr__(name, value)
+        if changed:  # last: a thread that sees the number records what it stands for
+            Module._structures = next(_changes)
 
     def forward(self, *values: Any, **_: Any) -> Any:  # so that mypy lets others name theirs
         """Return the value, or the tuple of values, that the module makes of `values`.
@@ -154,12 +160,14 @@ class Module:
     def __call__(self, *values: Any) -> Any:
         """Apply the module: to values in another module's `forward`, or to an array, at inference.
 
-        An array gives an array of its own; use `run` to get one that is written again.
+        An array gives an array of its own, also to one of several threads; use `run` to get one
+        that is written again.
         """
         if values and isinstance(values[0], np.ndarray):
+            from lowerconv.nn.program import answer  # programs run modules, which know no more
+
             (x,) = values
-            result = self.run(x)
-            return cast(np.ndarray, result).copy()
+            return answer(self, x)
         return self.forward(*values)
 
     # --- parameters ---
@@ -218,8 +226,8 @@ class Module:
         Returns
         -------
         ndarray or tuple of ndarray
-            Arrays of the module, valid until it runs again. A tuple only in training, where
-            `forward` returns one.
+            Arrays of the module, valid until the thread runs it again. A tuple only in training,
+            where `forward` returns one.
 
         Raises
         ------
@@ -227,12 +235,13 @@ class Module:
             `x` is not what the module takes.
         MemoryError
             This machine cannot hold the batch; the message tells the largest that it can.
+        RuntimeError
+            In training, another thread is inside a training step of the module, or of one that has
+            layers in common with it.
         """
-        from lowerconv.nn.program import program_of  # programs run modules, which know no more
+        from lowerconv.nn.program import run
 
-        program = program_of(self, x, step.training, step.input_grad)
-        self._current = program
-        return program.forward(x, step, self.watch, self.gate)
+        return run(self, x, step)
 
     def backward(self, *dy: np.ndarray) -> np.ndarray | None:
         """Set the gradients of all parameters, after `run` in training.
@@ -246,22 +255,35 @@ class Module:
         -------
         ndarray or None
             Gradient of the loss with respect to `x` where the step asked for it: an array of the
-            module, valid until it runs again.
+            module, valid until the thread runs it again.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A gradient does not fit its result.
+        RuntimeError
+            No run of this thread came before, or another thread has trained the module since.
         """
-        if self._current is None or not self._current.training:
-            raise RuntimeError("backward: no run with training=True came before")
-        return self._current.backward(dy, self.watch)
+        from lowerconv.nn.program import backward
+
+        return backward(self, dy)
 
     def compile(self, x_shape: Shape) -> Callable[[np.ndarray], np.ndarray]:
         """Return the module as a function for inference, with the parameters as they are now.
 
-        Batch norm is folded into the convolutions before it, and filters are packed once: changes
-        of the parameters are not seen any more.
+        Batch norm is folded into the convolutions before it, and filters are packed once. The
+        function has copies of all parameters and buffers: nothing that becomes of the module's is
+        seen any more, and the module may go.
 
         Parameters
         ----------
         x_shape : tuple of int
             Of the arrays that the function takes.
+
+        Returns
+        -------
+        callable
+            Given an array, returns one of the caller's own; several threads take turns.
         """
         from lowerconv.nn.program import compiled
 

@@ -9,6 +9,7 @@ import numpy as np
 from lowerconv.machine.team import Handle
 from lowerconv.machine.threads import get_num_threads, parallel_region
 from lowerconv.nn.module import Module
+from lowerconv.nn.sharing import use_gradients
 
 
 class Optimizer:
@@ -49,6 +50,7 @@ class Optimizer:
         check_range("weight_decay", weight_decay)
         self.lr, self.weight_decay = lr, weight_decay
         parameters = network.parameters()
+        self._layers = [module for _, module in network.modules() if module.own_parameters()]
         self._shapes = {name: p.data.shape for name, p in parameters.items()}
         self.bounds = np.cumsum([0, *(p.data.size for p in parameters.values())])
         self.decayed = np.array([decay_biases or len(shape) > 1 for shape in self._shapes.values()])
@@ -76,7 +78,15 @@ class Optimizer:
         return {}
 
     def step(self) -> None:
-        """Update the parameters from their gradients."""
+        """Update the parameters from their gradients.
+
+        Raises
+        ------
+        RuntimeError
+            Another thread has trained the network since this one computed the gradients, or is
+            inside a step of it.
+        """
+        use_gradients(self._layers)
         self.begin_step()
         self.update(0, self.data.size)
 
