@@ -215,7 +215,7 @@ class Loader:
             if not cpus:
                 raise ValueError("cpus: got none, expected at least one, or None for any")
         self._threads = Threads(self.workers, cpus)
-        self._begun: list[tuple[tuple, Stream[Batch]]] = []  # of which each is taken once
+        self._begun: tuple[tuple, Stream[Batch]] | None = None
         self.state = LoaderState(0, 0)
 
     def __len__(self) -> int:
@@ -260,12 +260,13 @@ class Loader:
         """Begin with batches that `batches` will be asked for, while something else is done."""
         if self.workers:
             stream = self._take(seed, epoch, position)
-            self._begun.append(((seed, epoch, position), stream))
+            self._begun = (seed, epoch, position), stream
 
     def take_share(self, rank: int, ranks: int) -> None:
         """Make another share of the batches from here on."""
-        while begun := self._taken():
-            begun[1].close()
+        if self._begun is not None:
+            self._begun[1].close()
+            self._begun = None
         self.rank, self.ranks = rank, ranks
 
     def report(self) -> LoaderReport:
@@ -277,20 +278,14 @@ class Loader:
 
     def close(self) -> None:
         """End the threads; what is asked of the loader later on starts new ones."""
-        while begun := self._taken():
-            begun[1].close()
+        if self._begun is not None:
+            self._begun[1].close()
+            self._begun = None
         self._threads.close()
-
-    def _taken(self) -> tuple[tuple, Stream[Batch]] | None:
-        """Return what was begun, and forget it; another thread may ask too."""
-        try:
-            return self._begun.pop()
-        except IndexError:
-            return None
 
     def _take(self, seed: int | None, epoch: int, position: int) -> Stream[Batch]:
         """Return the stream that was begun for these batches, or a new one."""
-        begun = self._taken()
+        begun, self._begun = self._begun, None
         if begun is not None and begun[1].process == os.getpid():
             key, stream = begun
             if key == (seed, epoch, position):

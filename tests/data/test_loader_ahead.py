@@ -209,7 +209,7 @@ def test_what_is_ready_is_not_waited_for():
     batches = loader(workers=1, augment=EVERYTHING, ahead=2)
     for epoch in range(2):
         batches.prefetch(0, epoch)
-        stream = batches._begun[-1][1]
+        stream = batches._begun[1]
         for _ in batches.batches(0, epoch):
             wait(stream._pending, timeout=60)
     report = batches.report()

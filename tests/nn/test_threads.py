@@ -1,0 +1,469 @@
+"""Networks that several Python threads use: every answer is the caller's own, one thread trains."""
+
+import copy
+import gc
+import os
+import sys
+import threading
+import weakref
+
+import numpy as np
+import pytest
+
+import lowerconv as lc
+from lowerconv import nn
+from lowerconv.machine.threads import parallel_region
+from lowerconv.nn import exchange
+from tests.nn.servers import (
+    CALLS,
+    NETWORKS,
+    STEP,
+    THREADS,
+    Trainers,
+    at_once,
+    convolutional,
+    dense,
+    in_a_thread,
+)
+
+pytestmark = pytest.mark.usefixtures("watchdog")
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="Python forks nowhere else")
+
+
+@pytest.fixture(autouse=True)
+def often():
+    """Have threads interrupt each other as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+def inputs(shape, count=THREADS, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(shape, np.float32) for _ in range(count)]
+
+
+# --- inference ---
+
+
+@pytest.mark.parametrize("trainers", [0, 2], ids=["alone", "beside training"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_answer_is_the_callers_own(name, trainers):
+    """Called, compiled and run, 1,250 calls on each of 8 threads, or as LOWERCONV_CALLS says."""
+    make, shape = NETWORKS[name]
+    network = make()
+    twin = copy.deepcopy(network)  # the network itself is fresh when the threads come
+    infer = network.compile(shape)
+    xs = inputs(shape)
+    expected = [twin(x) for x in xs]
+    compiled = [twin.compile(shape)(x) for x in xs]
+    wrong = []
+
+    def work(x, right, right_compiled):
+        kept = []
+        for call in range(CALLS):
+            if call % 5 == 4:
+                kept.append((network.run(x).copy(), right))
+            elif call % 2:
+                kept.append((infer(x), right_compiled))
+            else:
+                kept.append((network(x), right))
+            if len(kept) == 4:  # not before others have had their turns
+                wrong.extend(y for y, own in kept if not np.array_equal(y, own))
+                kept.clear()
+
+    with Trainers(trainers):
+        raised = at_once(
+            lambda x=x, y=y, z=z: work(x, y, z)
+            for x, y, z in zip(xs, expected, compiled, strict=True)
+        )
+    assert not raised
+    assert not wrong
+
+
+def test_the_first_calls_come_together():
+    for turn in range(20):
+        network = convolutional()
+        xs = inputs((1 + turn % 3, 2, 6, 6), 4, turn)
+        expected = [copy.deepcopy(network)(x) for x in xs]
+        found = [None] * 4
+
+        def call(i, network=network, xs=xs, found=found):
+            found[i] = network(xs[i])
+
+        assert not at_once(lambda i=i: call(i) for i in range(4))
+        assert all(map(np.array_equal, found, expected))
+
+
+def test_a_view_of_one_thread_stays_when_others_come():
+    network, (x, other) = convolutional(), inputs((2, 2, 6, 6), 2)
+    infer = network.compile(x.shape)
+    view = network.run(x)
+    right = view.copy()
+    in_a_thread(lambda: network.run(other).copy())
+    in_a_thread(lambda: network.run(other, STEP).copy())
+    in_a_thread(lambda: network(other))
+    assert np.array_equal(view, right)
+    network(other)
+    infer(other)
+    assert np.array_equal(view, right)
+    assert not np.array_equal(network.run(other), right)
+
+
+def test_results_of_a_compiled_network_stay():
+    network, (x, other) = dense(), inputs((2, 3), 2)
+    infer = network.compile(x.shape)
+    first = infer(x)
+    right = first.copy()
+    infer(other)
+    assert np.array_equal(first, right)
+
+
+def test_answers_do_not_disturb_a_step_of_training():
+    network, (x, other) = convolutional(), inputs((2, 2, 6, 6), 2)
+    twin = copy.deepcopy(network)
+    dy = np.ones_like(twin.run(x, STEP))
+    twin.backward(dy)
+    network.run(x, STEP)
+    network(other)
+    in_a_thread(lambda: network(other))
+    in_a_thread(lambda: network.run(other))
+    network.memory_report(other.shape)
+    network.backward(dy)
+    for name, parameter in network.parameters().items():
+        assert np.array_equal(parameter.grad, twin.parameters()[name].grad), name
+
+
+def test_what_a_thread_has_of_its_own_goes_with_it():
+    network = dense()
+    x = np.ones((2, 3), np.float32)
+    network.run(x)
+
+    def run():
+        network.run(x)
+        return weakref.ref(network._running.here)
+
+    found = in_a_thread(run)
+    gc.collect()
+    assert found() is None
+
+
+def test_settings_change_in_the_middle():
+    network, xs = convolutional(), inputs((2, 2, 6, 6), 3)
+    infer, stop, wrong = network.compile(xs[0].shape), threading.Event(), []
+    expected, compiled = [network(x) for x in xs], [infer(x) for x in xs]
+    threads, policy = lc.get_num_threads(), lc.get_affinity()
+
+    def call(i):
+        while not stop.is_set():
+            same = np.array_equal(network(xs[i]), expected[i])
+            if not (same and np.array_equal(infer(xs[i]), compiled[i])):
+                wrong.append(i)
+
+    def change():
+        try:
+            for turn in range(30):
+                lc.set_num_threads(1 + turn % 3)
+                lc.set_affinity(("none", "auto")[turn % 2])
+                network.memory_report((1 + turn, 2, 6, 6))
+        finally:
+            stop.set()
+
+    try:
+        assert not at_once([change, *(lambda i=i: call(i) for i in range(3))])
+    finally:
+        lc.set_num_threads(threads)
+        lc.set_affinity(policy)
+    assert not wrong
+
+
+# --- a thread that is inside already ---
+
+
+@pytest.mark.parametrize("way", ["call", "run", "train"])
+def test_a_network_inside_itself_is_refused(way):
+    network, x = convolutional(), np.ones((2, 2, 6, 6), np.float32)
+    use = {
+        "call": lambda: network(x),
+        "run": lambda: network.run(x),
+        "train": lambda: network.run(x, STEP),
+    }[way]
+    right, caught = use().copy(), []
+
+    def again(layer, frame, phase):
+        with pytest.raises(RuntimeError, match="inside") as error:
+            use()
+        caught.append(str(error.value))
+
+    network.watch = again
+    use()
+    network.watch = None
+    assert len(caught) >= 5
+    if way != "train":
+        assert np.array_equal(use(), right)
+
+
+def test_a_part_is_not_trained_inside_the_whole():
+    network, x = dense(), np.ones((2, 3), np.float32)
+
+    def part(layer, frame, phase):
+        with pytest.raises(RuntimeError, match="inside a training step"):
+            network.children()["2"].run(np.ones((2, 5), np.float32), STEP)
+
+    network.watch = part
+    y = network.run(x, STEP)
+    network.backward(y)
+
+
+def test_a_call_inside_a_convolution_does_not_wait_for_who_waits_for_that():
+    network, x = dense(), np.ones((2, 3), np.float32)
+    network(x)
+    with parallel_region(1):  # as a signal's handler may find it
+        thread = threading.Thread(target=network, args=[x], daemon=True)
+        thread.start()
+        while free(network):
+            pass
+        with pytest.raises(RuntimeError, match="inside a convolution"):
+            network(x)
+    thread.join(100)
+    assert not thread.is_alive()
+
+
+def free(network) -> bool:
+    """Return whether no thread has its turn at a network."""
+    door = network._turns.take()._door
+    entered = door.enter(0.001)
+    if entered:
+        door.leave()
+    return entered
+
+
+# --- training ---
+
+
+def test_two_threads_cannot_be_inside_one_network():
+    network, x = dense(), np.ones((2, 3), np.float32)
+    inside, go_on, phases = threading.Semaphore(0), threading.Semaphore(0), []
+
+    def stay(layer, frame, phase):
+        if phase not in phases:
+            phases.append(phase)
+            inside.release()
+            go_on.acquire(timeout=100)
+
+    def train():
+        network.backward(network.run(x, STEP))
+
+    network.watch = stay
+    thread = threading.Thread(target=train, name="first")
+    thread.start()
+    for phase in ("forward", "backward"):
+        assert inside.acquire(timeout=100)
+        assert phases[-1] == phase
+        with pytest.raises(RuntimeError, match=r"^run: thread 'first' is inside a training step"):
+            network.run(x, STEP)
+        with pytest.raises(RuntimeError, match="thread 'first' is inside"):  # and its parts
+            network.children()["2"].run(np.ones((2, 5), np.float32), STEP)
+        network.run(x)  # is no training
+        go_on.release()
+    thread.join(100)
+    train()  # nobody is inside any more
+
+
+def test_who_was_overtaken_is_told():
+    network, x = dense(), np.ones((2, 3), np.float32)
+    optimizer = nn.SGD(network, 0.1)
+    before = optimizer.data.copy()
+    y = network.run(x, STEP).copy()
+    in_a_thread(lambda: network.backward(network.run(x, STEP)))
+    with pytest.raises(RuntimeError, match=r"^backward: thread .* since the run of thread 'Main"):
+        network.backward(y)
+    network.backward(network.run(x, STEP))
+    in_a_thread(lambda: network.backward(network.run(x, STEP)))
+    with pytest.raises(RuntimeError, match=r"^step: thread .* since the backward of thread 'Main"):
+        optimizer.step()
+    assert optimizer.updates == 0 and np.array_equal(optimizer.data, before)
+    network.backward(network.run(x, STEP))  # and goes on with a step of its own
+    optimizer.step()
+    assert not np.array_equal(optimizer.data, before)
+
+
+def test_a_part_that_another_thread_trains_counts():
+    network, x = dense(), np.ones((2, 3), np.float32)
+    y = network.run(x, STEP).copy()
+    part = network.children()["2"]
+    in_a_thread(lambda: part.backward(part.run(np.ones((2, 5), np.float32), STEP)))
+    with pytest.raises(RuntimeError, match=r"^backward: thread .* \(a Linear in it\)"):
+        network.backward(y)
+
+
+def test_a_step_may_be_left_and_handed_on():
+    network, x = dense(), np.ones((2, 3), np.float32)
+    optimizer = nn.SGD(network, 0.1)
+    for _ in range(3):
+        in_a_thread(lambda: network.run(x, STEP).copy())  # and nothing else: left by its thread
+        network.backward(network.run(x, STEP))
+        optimizer.step()
+    in_a_thread(lambda: network.backward(network.run(x, STEP)))
+    optimizer.step()  # of what a thread has computed that has ended
+
+
+def test_an_error_in_a_step_locks_nobody_out():
+    network, x = dense(), np.ones((2, 3), np.float32)
+
+    def fail(layer, frame, phase):
+        raise ZeroDivisionError
+
+    def failing():
+        with pytest.raises(ZeroDivisionError):
+            network.run(x, STEP)
+        with pytest.raises(RuntimeError, match="ran again"):  # what it needs is not there
+            network.backward(np.ones((2, 2), np.float32))
+        with pytest.raises(ZeroDivisionError):
+            network(x)
+
+    network.watch = fail
+    in_a_thread(failing)
+    failing()
+    network.watch = None
+    network.backward(network.run(x, STEP))
+    assert np.array_equal(in_a_thread(lambda: network(x)), network(x))
+
+
+def test_threads_that_train_one_network_are_told_or_are_right():
+    """However they come, gradients that nobody was warned of are those of one thread's batch."""
+    network, xs = dense(), inputs((2, 3), 2)
+    twin = copy.deepcopy(network)
+    right = []
+    for x in xs:
+        twin.backward(twin.run(x, STEP))
+        right.append({name: p.grad.copy() for name, p in twin.parameters().items()})
+    told = []
+
+    def train(i):
+        for _ in range(300):
+            try:
+                network.backward(network.run(xs[i], STEP))
+            except RuntimeError as error:
+                assert "thread" in str(error)
+                told.append(i)
+
+    assert not at_once(lambda i=i: train(i) for i in range(2))
+    print(f"{len(told)} of 600 steps refused")
+    network.backward(network.run(xs[0], STEP))
+    for name, parameter in network.parameters().items():
+        assert np.array_equal(parameter.grad, right[0][name])
+
+
+# --- weights that change ---
+
+
+def test_answers_are_by_the_old_weights_or_by_the_new(tmp_path):
+    network, x = convolutional(), inputs((2, 2, 6, 6), 1)[0]
+    files, answers = [], []
+    for seed in range(2):
+        network.initialize(np.random.default_rng(seed))
+        files.append(tmp_path / f"{seed}.safetensors")
+        network.save(files[-1])
+        answers.append(network(x))
+    stop, wrong = threading.Event(), []
+
+    def call():
+        while not stop.is_set():
+            y = network(x)
+            if not any(np.array_equal(y, right) for right in answers):
+                wrong.append(y)
+
+    def change():
+        try:
+            for turn in range(100):
+                network.load(files[turn % 2])
+        finally:
+            stop.set()
+
+    assert not at_once([change, call, call])
+    assert not wrong
+
+
+def test_what_is_saved_is_whole_though_a_thread_trains(tmp_path, monkeypatch):
+    network, checksum = dense(), exchange._checksum
+    before = {name: p.data.copy() for name, p in network.parameters().items()}
+
+    def while_training(tensors):
+        found = checksum(tensors)
+        for parameter in network.parameters().values():
+            parameter.data += 1  # as a thread may, at any moment
+        return found
+
+    monkeypatch.setattr(exchange, "_checksum", while_training)
+    network.save(tmp_path / "weights.safetensors")
+    monkeypatch.undo()
+    network.load(tmp_path / "weights.safetensors")
+    for name, parameter in network.parameters().items():
+        assert np.array_equal(parameter.data, before[name])
+
+
+class Slow:
+    """Lets another thread come while an attribute is set."""
+
+    def __setattr__(self, name, value):
+        if name == "head" and hasattr(self, name):
+            in_a_thread(lambda: self(np.ones((1, 3), np.float32)))
+        super().__setattr__(name, value)
+
+
+class Headed(nn.Module, Slow):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.head(x)
+
+
+def test_another_layer_is_seen_though_a_thread_calls_meanwhile():
+    network, x = Headed(), np.ones((1, 3), np.float32)
+    network(x)
+    network.head = nn.Linear(3, 7)
+    assert network(x).shape == (1, 7)
+
+
+# --- forks ---
+
+
+@forks
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forks beside threads
+def test_a_child_uses_a_network_that_a_thread_of_its_parent_is_inside():
+    network, x = dense(), np.ones((2, 3), np.float32)
+    infer, right = network.compile(x.shape), network(x)
+    inside, go_on = threading.Event(), threading.Event()
+
+    def stay(layer, frame, phase):
+        inside.set()
+        go_on.wait(100)
+
+    for use in (lambda: network(x), lambda: network.run(x, STEP)):
+        network.watch = stay
+        thread = threading.Thread(target=use)
+        thread.start()
+        assert inside.wait(100)
+        network.watch = None
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                ok = np.array_equal(network(x), right)
+                ok &= np.allclose(infer(x), right)
+                ok &= np.array_equal(in_a_thread(lambda: network(x)), right)
+                network.backward(network.run(x, STEP))
+                code = 0 if ok else 2
+            finally:
+                os._exit(code)
+        try:
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        finally:
+            go_on.set()
+            thread.join(100)
+        inside.clear()
+        go_on.clear()
