@@ -151,7 +151,7 @@ def emulate(modules: Iterable[Module], machine: Machine) -> None:
     Whoever watches a module is told of the layers as they were.
     """
     for module in modules:
-        for execution in (module._running.here, module._answering):
+        for execution in (module._use.own.here, module._use.answering):
             execution.programs = _Programs(machine, execution.programs)
         if module.watch is not None:
             module.watch = _told_of_originals(module.watch)

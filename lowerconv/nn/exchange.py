@@ -69,7 +69,10 @@ def load_weights(module: Module, source: str | PathLike[str] | Mapping[str, Any]
         name: _fitting(f"{where}: tensor {name!r}", found[name], target)
         for name, target in expected.items()
     }
-    with module._turns.take(), between_kernels():  # answers are by the old weights, or by the new
+    with (
+        module._use.turns.take(),
+        between_kernels(),
+    ):  # answers are by the old weights, or by the new
         for name, target in expected.items():
             target[...] = converted[name]
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lowerconv.machine.threads import Turns
 from lowerconv.nn.graph import Node, Value
-from lowerconv.nn.sharing import Execution, OwnExecution, TrainingStep
+from lowerconv.nn.sharing import Use
 
 if TYPE_CHECKING:
     from lowerconv.nn.frame import Frame
@@ -122,15 +121,11 @@ class Module:
 
     def _forget(self) -> None:
         """Start without programs: they know addresses, which copies of a module do not share."""
-        self._turns = Turns("a network")  # at answering
-        self._answering = Execution()  # when called with an array, by whichever thread
-        self._running = OwnExecution()  # by `run` and `backward`
-        self._trained: tuple[TrainingStep, ...] = ()
+        self._use = Use()
 
     def __getstate__(self) -> dict[str, Any]:
         kept = dict(self.__dict__)
-        for name in ("_turns", "_answering", "_running", "_trained"):
-            del kept[name]
+        del kept["_use"]
         return kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -160,8 +155,7 @@ class Module:
     def __call__(self, *values: Any) -> Any:
         """Apply the module: to values in another module's `forward`, or to an array, at inference.
 
-        An array gives an array of its own, also to one of several threads; use `run` to get one
-        that is written again.
+        An array gives an array of its own, to any thread; use `run` to get one written again.
         """
         if values and isinstance(values[0], np.ndarray):
             from lowerconv.nn.program import answer  # programs run modules, which know no more
@@ -236,8 +230,7 @@ class Module:
         MemoryError
             This machine cannot hold the batch; the message tells the largest that it can.
         RuntimeError
-            In training, another thread is inside a training step of the module, or of one that has
-            layers in common with it.
+            Another thread is inside a training step of the module, or of a part, in training.
         """
         from lowerconv.nn.program import run
 

@@ -286,7 +286,7 @@ def backward(module: Module, dy: tuple[np.ndarray, ...]) -> np.ndarray | None:
 
 def _own(module: Module, what: str) -> Execution:
     """Return the execution of a module that is the calling thread's own, and not at work."""
-    execution = module._running.here
+    execution = module._use.own.here
     if execution.running.locked():  # by this very thread: in a signal's handler, or in a `watch`
         raise RuntimeError(f"{what}: the thread is inside a run of this network, expected outside")
     return execution
@@ -296,8 +296,8 @@ def answer(module: Module, x: np.ndarray) -> np.ndarray:
     """Return the result of inference, an array of the caller's own; threads take turns."""
     from lowerconv.nn.module import INFERENCE
 
-    with module._turns.take():
-        program = program_of(module, module._answering, x, False, False)
+    with module._use.turns.take():
+        program = program_of(module, module._use.answering, x, False, False)
         result: np.ndarray = program.forward(x, INFERENCE, module.watch, module.gate).copy()
     return result
 

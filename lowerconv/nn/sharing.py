@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from lowerconv.machine.threads import Turns
 from lowerconv.nn.memory import Arena
 
 if TYPE_CHECKING:
@@ -66,6 +67,28 @@ class TrainingStep:
         return self.inside.locked() and self.thread.is_alive()
 
 
+class Use:
+    """All that the use of a module takes beside the module itself; no copy of it has the same.
+
+    Attributes
+    ----------
+    turns : Turns
+        At being called with an array.
+    answering : Execution
+        Of such calls, by whichever thread.
+    own : OwnExecution
+        Of `run` and `backward`.
+    trained : tuple of TrainingStep
+        Of a layer: the last one of each thread that has trained it.
+    """
+
+    def __init__(self) -> None:
+        self.turns = Turns("a network")
+        self.answering = Execution()
+        self.own = OwnExecution()
+        self.trained: tuple[TrainingStep, ...] = ()
+
+
 # Layers know the last step of each thread that has trained them, the latest of all last: so two
 # threads find each other whichever of the modules that have a layer they train.
 
@@ -93,7 +116,7 @@ def begin(layers: Iterable[Module], step: TrainingStep) -> None:
     layers = tuple(layers)
     with _noting:
         for layer in layers:
-            for other in layer._trained[-1:]:
+            for other in layer._use.trained[-1:]:
                 if other.busy:
                     raise RuntimeError(
                         f"run: thread {other.thread.name!r} is inside a training step of this "
@@ -102,8 +125,8 @@ def begin(layers: Iterable[Module], step: TrainingStep) -> None:
                         "trained by one thread"
                     )
         for layer in layers:
-            others = (o for o in layer._trained if o.thread is not step.thread)
-            layer._trained = (*(o for o in others if o.thread.is_alive()), step)
+            others = (o for o in layer._use.trained if o.thread is not step.thread)
+            layer._use.trained = (*(o for o in others if o.thread.is_alive()), step)
 
 
 def go_on(layers: Iterable[Module], step: TrainingStep) -> None:
@@ -116,7 +139,7 @@ def go_on(layers: Iterable[Module], step: TrainingStep) -> None:
     """
     with _noting:
         for layer in layers:
-            for latest in layer._trained[-1:]:
+            for latest in layer._use.trained[-1:]:
                 if latest.thread is not step.thread:
                     raise RuntimeError(_overtaken("backward", layer, latest, "run"))
 
@@ -133,14 +156,14 @@ def use_gradients(layers: Iterable[Module]) -> None:
     layers, thread = tuple(layers), threading.current_thread()
     with _noting:
         for layer in layers:
-            *before, latest = layer._trained or (None,)
+            *before, latest = layer._use.trained or (None,)
             if latest is None or latest.thread is thread:
                 continue
             mine = any(step.thread is thread and not step.spent for step in before)
             if mine or latest.busy:
                 raise RuntimeError(_overtaken("step", layer, latest, "backward"))
         for layer in layers:
-            for latest in layer._trained[-1:]:
+            for latest in layer._use.trained[-1:]:
                 latest.spent = True
 
 
