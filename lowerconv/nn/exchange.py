@@ -69,10 +69,8 @@ def load_weights(module: Module, source: str | PathLike[str] | Mapping[str, Any]
         name: _fitting(f"{where}: tensor {name!r}", found[name], target)
         for name, target in expected.items()
     }
-    with (
-        module._use.turns.take(),
-        between_kernels(),
-    ):  # answers are by the old weights, or by the new
+    # Each answer of another thread is by the old weights, or by the new ones.
+    with module._use.turns.take(), between_kernels():
         for name, target in expected.items():
             target[...] = converted[name]
 

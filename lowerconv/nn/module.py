@@ -252,10 +252,9 @@ class Module:
 
         Raises
         ------
-        TypeError, ValueError
-            A gradient does not fit its result.
-        RuntimeError
-            No run of this thread came before, or another thread has trained the module since.
+        TypeError, ValueError, RuntimeError
+            A gradient does not fit; no run of this thread came before, or another thread has
+            trained the module since.
         """
         from lowerconv.nn.program import backward
 
@@ -265,8 +264,7 @@ class Module:
         """Return the module as a function for inference, with the parameters as they are now.
 
         Batch norm is folded into the convolutions before it, and filters are packed once. The
-        function has copies of all parameters and buffers: nothing that becomes of the module's is
-        seen any more, and the module may go.
+        function has copies of all parameters and buffers: changes are not seen, the module may go.
 
         Parameters
         ----------
