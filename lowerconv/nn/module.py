@@ -247,8 +247,7 @@ class Module:
         Returns
         -------
         ndarray or None
-            Gradient of the loss with respect to `x` where the step asked for it: an array of the
-            module, valid until the thread runs it again.
+            Gradient of the loss with respect to `x` where the step asked for it, valid as `run`'s.
 
         Raises
         ------

@@ -8,9 +8,9 @@ import pytest
 
 import lowerconv as lc
 from lowerconv import plan as plans
-from tests.nn.servers import CALLS, THREADS, Trainers, at_once
+from tests.nn.servers import CALLS, THREADS, WATCHED, Trainers, at_once
 
-pytestmark = pytest.mark.usefixtures("watchdog")
+pytestmark = WATCHED
 X, W, Y = (2, 4, 6, 7), (5, 4, 3, 3), (2, 5, 6, 7)
 SHAPES = {"forward": (X, W), "input_grad": (Y, W), "weight_grad": (Y, X)}
 

@@ -1,15 +1,23 @@
-"""Small networks, and threads that use them all at once."""
+"""Small networks, and threads that use them all at once.
+
+More calls than suites have time for, a quarter of an hour of them::
+
+    LOWERCONV_CALLS=10000 python -m pytest tests/nn/test_threads.py tests/conv/test_plan_threads.py
+"""
 
 import os
 import threading
 from collections.abc import Callable, Iterable
 
 import numpy as np
+import pytest
 
 from lowerconv import nn
 
-THREADS = 8
-CALLS = int(os.environ.get("LOWERCONV_CALLS", "1250"))  # of each thread; by hand: 10000
+THREADS, USUAL = 8, 1250
+CALLS = int(os.environ.get("LOWERCONV_CALLS", USUAL))  # of each thread
+PATIENCE = 250 * max(1, CALLS // USUAL)  # seconds, after which a thread hangs
+WATCHED = [pytest.mark.usefixtures("watchdog")] if CALLS <= USUAL else []
 STEP = nn.Step(training=True)
 
 
@@ -54,7 +62,7 @@ NETWORKS = {
 }
 
 
-def at_once(works: Iterable[Callable[[], None]], timeout: float = 250) -> list[BaseException]:
+def at_once(works: Iterable[Callable[[], None]], timeout: float = PATIENCE) -> list[BaseException]:
     """Do each work on a thread of its own, begun together; return what was raised."""
     works = list(works)
     begin, raised = threading.Barrier(len(works)), []

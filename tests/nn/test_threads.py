@@ -19,6 +19,7 @@ from tests.nn.servers import (
     NETWORKS,
     STEP,
     THREADS,
+    WATCHED,
     Trainers,
     at_once,
     convolutional,
@@ -26,7 +27,7 @@ from tests.nn.servers import (
     in_a_thread,
 )
 
-pytestmark = pytest.mark.usefixtures("watchdog")
+pytestmark = WATCHED
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="Python forks nowhere else")
 
 
