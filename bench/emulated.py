@@ -151,7 +151,8 @@ def emulate(modules: Iterable[Module], machine: Machine) -> None:
     Whoever watches a module is told of the layers as they were.
     """
     for module in modules:
-        module._programs = _Programs(machine, module._programs)
+        for execution in (module._use.own.here, module._use.answering):
+            execution.programs = _Programs(machine, execution.programs)
         for number, watch in module._watches.items():
             module._watches[number] = _told_of_originals(watch)
         for number, gate in module._gates.items():

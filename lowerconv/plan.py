@@ -12,13 +12,15 @@ from lowerconv.checks import Pair, plain_array
 from lowerconv.kernels.blas import single_threaded_blas
 from lowerconv.kernels.epilogue import Epilogue
 from lowerconv.machine.team import Handle
-from lowerconv.machine.threads import get_num_threads, parallel_region
+from lowerconv.machine.threads import Turns, get_num_threads, parallel_region
 from lowerconv.machine.workspace import check_bytes, workspace
 from lowerconv.pipeline import PIPELINES, Pipeline, choose
 from lowerconv.pipeline.fused import Fused
 from lowerconv.pipeline.winograd import Winograd, check, takes
 from lowerconv.problem import OPS, ConvProblem, Op, conv_problem
 from lowerconv.tune import Candidate, measure, recalled
+
+_tuning = Turns("tuning")  # two threads at once would measure each other
 
 #        pass:          its operands and its result, as the public functions name them
 NAMES = {
@@ -151,7 +153,34 @@ class ConvPlan:
         self._count = 3 if self.bias else 2
         self._images = (0, 1) if op == "weight_grad" else (0, 2)  # where operands, out are images
         self._single = single
+        self._operand_names = (*self._names[:2], "bias")[: self._count]
         self._operand_shapes = (*self._shapes[:2], (problem.K,))[: self._count]
+        self._held: np.ndarray | None = None
+
+    def hold(self, w: np.ndarray) -> None:
+        """Take the filters of all calls to come, which are made without: ``plan(x[, bias])``.
+
+        They are kept packed where the algorithm multiplies packed ones and the plan was made with
+        ``constant_weights=True``, else as a copy: `w` may change, and go.
+
+        Raises
+        ------
+        TypeError, ValueError
+            `w` does not fit, or the plan is a weight gradient.
+        """
+        if self.op == "weight_grad":
+            raise ValueError("op: got 'weight_grad', which has no filters to hold")
+        self._check("w", w, self.problem.w_shape)
+        given = kept = contiguous(w, "w")
+        if self.problem.N:
+            pipeline = self._pipeline
+            with parallel_region(pipeline.threads, pipeline.pairs) as team:
+                scratch = workspace(pipeline.workspace_items, self.problem.dtype)
+                kept = pipeline.hold(team, given, scratch)
+        self._held = np.array(w, order="C", subok=False) if kept is given else kept
+        self._operand_names = self._operand_names[:1] + self._operand_names[2:]
+        self._operand_shapes = self._operand_shapes[:1] + self._operand_shapes[2:]
+        self._count = len(self._operand_names)
 
     def __reduce__(self) -> tuple[Any, ...]:
         p = self.problem
@@ -208,7 +237,11 @@ class ConvPlan:
                 constant_weights=constant,
             )
 
-        ranking = measure(problem, self.op, constant, build)
+        with _tuning.take():
+            candidate = recalled(problem, self.op, constant)
+            if candidate:  # by now
+                return candidate, "the fastest when it was measured"
+            ranking = measure(problem, self.op, constant, build)
         self.tuning = [(str(candidate), seconds) for candidate, seconds in ranking]
         return ranking[0][0], "the fastest as measured now"
 
@@ -270,14 +303,18 @@ class ConvPlan:
 
     def _run(self, operands: tuple[np.ndarray, ...], result: np.ndarray) -> None:
         """Run on arrays that are contiguous, or whose images are if the algorithm `slices`."""
+        if self._held is not None:
+            operands = (operands[0], self._held, *operands[1:])
         first, second = operands[:2]
         target = result
         if self.accumulate and not self._pipeline.adds:
             result = np.empty_like(target)
-        if self._single:
+        if self._single:  # filters are what they are, and may be packed
             first, second, result = (
-                array.reshape(shape)
-                for array, shape in zip((first, second, result), self._full_shapes, strict=True)
+                array if name[-1] == "w" else array.reshape(shape)
+                for array, name, shape in zip(
+                    (first, second, result), self._names, self._full_shapes, strict=True
+                )
             )
         with parallel_region(self._pipeline.threads, self._pipeline.pairs) as team:
             if team.threads < self._pipeline.threads:  # the system has no more
@@ -316,17 +353,17 @@ class ConvPlan:
         if len(operands) != self._count:
             raise TypeError(
                 f"plan: got {len(operands)} arrays, expected {self._count}: "
-                + ", ".join(self._names[:2] + (("bias",) if self.bias else ()))
+                + ", ".join(self._operand_names)
             )
-        names = (*self._names[:2], "bias")
-        for name, array, shape in zip(names, operands, self._operand_shapes, strict=False):
+        names = self._operand_names
+        for name, array, shape in zip(names, operands, self._operand_shapes, strict=True):
             self._check(name, array, shape)
         if out is not None:
             self._check_out(out, operands)
         dtype = self.problem.dtype
         if self.problem.N == 0:
             return self._empty_batch(out)
-        plain = tuple(contiguous(array, name) for array, name in zip(operands, names, strict=False))
+        plain = tuple(contiguous(array, name) for array, name in zip(operands, names, strict=True))
         if out is not None and out.flags.c_contiguous and out.flags.aligned:
             self._run(plain, np.asarray(out))
             return out
@@ -365,7 +402,7 @@ class ConvPlan:
             and out.size
         ):
             raise ValueError("out: got elements that share memory, expected one cell for each")
-        for name, operand in zip((*self._names[:2], "bias"), operands, strict=False):
+        for name, operand in zip(self._operand_names, operands, strict=True):
             # The bounds first: the exact question can be expensive.
             if np.may_share_memory(out, operand) and overlap(out, operand):
                 raise ValueError(f"out: got memory of {name}, expected memory of its own")
@@ -469,7 +506,9 @@ def plan_conv2d(
         and for residuals. An activation comes after the addition.
     constant_weights : bool
         A promise that the filters do not change between calls with the same array: what is made of
-        them is then kept, as large as they are, and made again when another array is passed.
+        them is then kept, as large as they are, and made again when another array is passed. A call
+        looks at some of their numbers, and raises ValueError where these have changed: so it finds
+        most broken promises, such as updates of all filters, but not the change of a single number.
     tune : bool
         Whether "auto" measures the candidates where no measurement is remembered for this CPU. It
         takes about half a second, and what wins is remembered for all later plans.

@@ -168,3 +168,11 @@ def test_costs_of_calls_and_the_layers_of_googlenet():
     count, *lines = printed.splitlines()
     assert int(count) == 57
     assert len(lines) == 2 and all(line.endswith(" us") for line in lines)
+
+
+def test_a_network_that_threads_share():
+    printed = run(
+        "bench.shared_network", "--models lenet --batches 2 --rounds 1 --seconds 0.05", absent=PEERS
+    )
+    assert "| lenet, 2 | `net(x)` | " in printed
+    assert "| lenet, 2 | `net.compile(...)` | " in printed

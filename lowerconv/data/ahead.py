@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from lowerconv.copying import not_copied
 from lowerconv.data.pool import Job, Pool
@@ -60,14 +60,21 @@ class Threads:
         self.waiting = Waiting()
         self._lock = allocate_lock()
         self._pool: Pool | None = None
-        self._process = 0
+        self._process = os.getpid()
+
+    def locked(self) -> Any:
+        """Return the lock under which `waiting` is changed, of this process."""
+        if self._process != os.getpid():  # a forked child has no threads: one may hold the lock
+            self._lock, self._pool, self._process = allocate_lock(), None, os.getpid()
+        return self._lock
 
     def submit(self, job: Callable[[], T]) -> Job[T]:
         """Have a job done by one of the threads."""
-        if self._pool is None or self._process != os.getpid():  # a forked child has no threads
-            self._pool = Pool(self.count, "lowerconv-data", partial(_bind, self.cpus))
-            self._process = os.getpid()
-        return self._pool.submit(partial(self.timed, job))
+        with self.locked():
+            if self._pool is None:
+                # Nothing of this object goes into the threads: they end when it is forgotten.
+                self._pool = Pool(self.count, "lowerconv-data", partial(_bind, self.cpus))
+            return self._pool.submit(partial(self.timed, job))
 
     def timed(self, job: Callable[[], T]) -> T:
         """Do a job here, and count how long it takes."""
@@ -75,7 +82,7 @@ class Threads:
         try:
             return job()
         finally:
-            with self._lock:
+            with self.locked():
                 self.waiting.busy_seconds += time.perf_counter() - begin
 
     def close(self) -> None:
@@ -136,13 +143,14 @@ class Stream(Generic[T]):
             ready = False
             result = self._threads.timed(next(self._jobs))
         waited = time.perf_counter() - begin
-        if self._first:
-            waiting.first_seconds += waited
-        elif not ready:
-            waiting.waits += 1
-            waiting.seconds += waited
+        with self._threads.locked():
+            if self._first:
+                waiting.first_seconds += waited
+            elif not ready:
+                waiting.waits += 1
+                waiting.seconds += waited
+            waiting.results += 1
         self._first = False
-        waiting.results += 1
         for job in _some(self._jobs, 1 if self._threads.count else 0):
             self._pending.append(self._threads.submit(job))
         return result

@@ -6,6 +6,7 @@ import atexit
 import os
 import threading
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from lowerconv.checks import integer
@@ -21,7 +22,6 @@ LONGEST = 60.0  # seconds that a thread that forks waits for a convolution
 CORES, CALLED = "the cores of this process", "lowerconv.set_num_threads"
 
 _num_threads: int | None = None
-_source = CORES
 
 
 class _Door:
@@ -60,6 +60,7 @@ class _Door:
 
 _door = _Door()
 _forking = threading.local()  # whether a thread that forks closes the door
+_forks = 0  # that this process comes from
 _ended = False
 
 
@@ -76,9 +77,10 @@ def _after_fork() -> None:
 
 
 def _renew() -> None:
-    """Give a forked child a door of its own: behind its parent's may be a thread it lacks."""
-    global _door
+    """Give a forked child doors of its own: behind its parent's may be threads it lacks."""
+    global _door, _forks
     _door = _Door()
+    _forks += 1
 
 
 def _end() -> None:
@@ -113,20 +115,22 @@ def get_num_threads() -> int:
     ValueError
         ``LOWERCONV_NUM_THREADS`` is no number from 1 to 1024.
     """
-    global _num_threads, _source
-    if _num_threads is None:
-        asked = requested()
-        if asked is None:
-            _num_threads, _source = min(usable_threads(), MOST), CORES
-        else:
-            _num_threads, _source = asked
-    return min(_num_threads, most())
+    chosen = _num_threads
+    return min(_default_threads()[0] if chosen is None else chosen, most())
 
 
 def threads_source() -> str:
     """Return what has decided on :func:`get_num_threads`, in words."""
-    get_num_threads()
-    return _source
+    return _default_threads()[1] if _num_threads is None else CALLED
+
+
+@lru_cache
+def _default_threads() -> tuple[int, str]:
+    """Return how many threads there are until somebody sets the number, and why.
+
+    Apart from what is set: who asks first must not undo what another thread sets meanwhile.
+    """
+    return requested() or (min(usable_threads(), MOST), CORES)
 
 
 def set_num_threads(n: int) -> None:
@@ -144,11 +148,11 @@ def set_num_threads(n: int) -> None:
     TypeError, ValueError
         `n` is no integer, or out of that range.
     """
-    global _num_threads, _source
+    global _num_threads
     n = integer(n, "n", 1)
     if n > MOST:
         raise ValueError(f"n: got {n} threads, expected at most {MOST}")
-    _num_threads, _source = n, CALLED
+    _num_threads = n
     limit(MOST)
 
 
@@ -161,6 +165,61 @@ def _accept(threads: int, wanted: int, refusal: Exception) -> None:
             f"kernels run on {threads} of {wanted} threads, with the same results; "
             "lowerconv.set_num_threads tries again",
         )
+
+
+class _Turn:
+    """Be the one thread behind a door; released as `parallel_region` is."""
+
+    def __init__(self, door: _Door, what: str) -> None:
+        self._door, self._what = door, what
+
+    def __enter__(self) -> None:
+        if _door.mine() and not _ended:  # another thread behind this door may wait for that one
+            raise RuntimeError("a thread that is inside a convolution cannot begin another one")
+        if self._door.mine() and self._door is not _door:
+            raise RuntimeError(f"a thread that is inside {self._what} cannot enter it once more")
+        try:
+            # A thread that Python has ended may be inside: who is left waits only so long for it.
+            if not self._door.enter(PATIENCE if _ended else -1):
+                raise RuntimeError(f"a thread that has ended is inside {self._what}")
+        except BaseException:
+            if self._door.mine():
+                self._door.leave()
+            raise
+
+    @property
+    def __exit__(self) -> Callable[..., None]:
+        return self._door.inside.__exit__
+
+
+class Turns:
+    """Lets Python threads use something one at a time, in the order in which they come.
+
+    ``with turns.take():`` outside of any convolution; a thread that is inside already gets a
+    RuntimeError.  A forked child finds nobody inside.
+
+    Parameters
+    ----------
+    what : str
+        What it is, for errors, such as "a network".
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._doors: dict[int, _Door] = {}  # by the forks: behind an older one is the parent
+
+    def take(self) -> _Turn:
+        """Return what is entered with ``with``."""
+        door = self._doors.get(_forks) or self._doors.setdefault(_forks, _Door())
+        return _Turn(door, self._what)
+
+
+def between_kernels() -> _Turn:
+    """Return what is entered with ``with``: then no kernel runs, and none begins.
+
+    What is read or written there is so all at once for everybody who computes.
+    """
+    return _Turn(_door, "a convolution")
 
 
 @not_copied("make another from its arguments")

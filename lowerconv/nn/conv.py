@@ -11,6 +11,7 @@ from lowerconv.kernels.elementwise import bias_relu_grad
 from lowerconv.machine.threads import get_num_threads, parallel_region
 from lowerconv.nn.combine import move
 from lowerconv.nn.frame import Frame
+from lowerconv.nn.freeze import emptied
 from lowerconv.nn.init import he_normal
 from lowerconv.nn.module import Layer, Parameter, Shape, Step
 from lowerconv.plan import ConvPlan
@@ -106,13 +107,16 @@ class Conv2d(Layer):
             frame.workspace_bytes = max(frame.workspace_bytes, made.workspace_bytes)
             return made
 
-        frame.kept["forward"] = plan(
+        frame.kept["forward"] = forward = plan(
             "forward",
             bias=self.bias is not None,
             activation="relu" if frame.relu else None,
             accumulate=frame.residual is not None,
             constant_weights=frame.constant,
         )
+        if frame.constant:  # then this layer is nobody else's
+            forward.hold(self.weight.data)
+            self.weight = emptied(self.weight)
         if frame.dy is not None:
             frame.kept["weight_grad"] = plan("weight_grad")
         if frame.dx is not None:
@@ -122,11 +126,9 @@ class Conv2d(Layer):
         """Convolve."""
         if frame.residual is not None and not frame.over_residual:
             move(frame.residual, frame.y, False)
-        plan = frame.kept["forward"]
-        if self.bias:
-            plan(frame.x.array, self.weight.data, self.bias.data, out=frame.y.array)
-        else:
-            plan(frame.x.array, self.weight.data, out=frame.y.array)
+        filters = () if frame.constant else (self.weight.data,)
+        bias = (self.bias.data,) if self.bias else ()
+        frame.kept["forward"](frame.x.array, *filters, *bias, out=frame.y.array)
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Compute the gradients of bias, filters and images."""

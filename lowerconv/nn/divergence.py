@@ -6,6 +6,7 @@ import numpy as np
 
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.module import Layer, Module, Step
+from lowerconv.nn.program import run
 
 CURE = "a smaller learning rate or a longer warm-up may help; earlier checkpoints are whole"
 
@@ -33,8 +34,7 @@ def describe_divergence(network: Module, images: np.ndarray, step: Step, loss: f
         if not found and not np.isfinite(frame.y.array).all():
             found.append((layer, frame, frame.y.array.copy()))
 
-    with network.register_watch(look):
-        network.run(images, step)
+    run(network, images, step, (look,))
     what = f"loss is {loss} at update {step.number + 1} of the run: "
     if not found:
         return f"{what}all layers' outputs are finite, the loss alone is not; {CURE}"

@@ -16,6 +16,7 @@ from safetensors.numpy import save
 
 from lowerconv.checks import plain_array
 from lowerconv.files import write_atomically
+from lowerconv.machine.threads import between_kernels
 from lowerconv.nn.module import Module
 
 Arrays = dict[str, np.ndarray]
@@ -92,8 +93,10 @@ def load_weights(module: Module, source: str | PathLike[str] | Mapping[str, Any]
                     f"{where}: tensors {first!r} and {other!r} differ, expected the same: they are "
                     "one in the network"
                 )
-    for name, array in converted.items():
-        expected[name][...] = array
+    # Each answer of another thread is by the old weights, or by the new ones.
+    with module._use.turns.take(), between_kernels():
+        for name, array in converted.items():
+            expected[name][...] = array
 
 
 def save_weights(module: Module, path: str | PathLike[str]) -> None:
@@ -113,7 +116,8 @@ def save_weights(module: Module, path: str | PathLike[str]) -> None:
     OSError
         It cannot be written; what was there before is still whole.
     """
-    tensors = {name: np.ascontiguousarray(array) for name, array in _state(module).items()}
+    with between_kernels():  # copies, because a thread that trains may go on meanwhile
+        tensors = {name: array.copy() for name, array in _state(module).items()}
     for name in list(tensors):
         prefix, _, own = name.rpartition(".")
         if own == AVERAGE:

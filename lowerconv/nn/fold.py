@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 
 from lowerconv.nn.conv import Conv2d
@@ -34,8 +36,7 @@ def folded(conv: Conv2d, norm: BatchNorm2d) -> Conv2d:
     weight = conv.weight.data
     scale, shift = norm.scale_and_shift()
     bias = conv.bias.data.astype(np.float64) if conv.bias else 0.0
-    both = object.__new__(Conv2d)
-    both.__setstate__(conv.__getstate__() | {"_children": {}})
+    both = copy(conv)
     both.weight = type(conv.weight)((weight * scale[:, None, None, None]).astype(weight.dtype))
     both.bias = type(conv.weight)((bias * scale + shift).astype(weight.dtype))
     return both

@@ -75,12 +75,12 @@ class Arena:
         """Have at least so many bytes, aligned to cache lines."""
         if nbytes <= self.memory.size:
             return
+        self.user = None
+        self.generation += 1  # before there is another one, whatever interrupts it
         self.memory = np.empty(0, np.uint8)  # the old one first, so that both never coexist
         room = np.empty(nbytes + LINE, np.uint8)
         start = -room.ctypes.data % LINE
         self.memory = room[start : start + nbytes]
-        self.generation += 1
-        self.user = None
 
 
 @dataclass(frozen=True)

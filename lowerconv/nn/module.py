@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,12 +15,12 @@ from lowerconv.checks import shape
 from lowerconv.nn.attributes import Attributes, Parameter
 from lowerconv.nn.graph import Node, Value
 from lowerconv.nn.hooks import Handle, Hooks
-from lowerconv.nn.memory import Arena
+from lowerconv.nn.sharing import Use
 
 if TYPE_CHECKING:
     from lowerconv.nn.frame import Frame
     from lowerconv.nn.memory import MemoryReport
-    from lowerconv.nn.program import Gate, Program, Watch
+    from lowerconv.nn.program import Gate, Watch
     from lowerconv.parallel.communicator import Communicator
 
 Shape = tuple[int, ...]
@@ -67,6 +68,7 @@ class Step:
 
 
 INFERENCE = Step()
+_changes = count(1)
 
 
 class Module(Attributes):
@@ -106,18 +108,15 @@ class Module(Attributes):
 
     def _forget(self) -> None:
         """Start without what copies of a module do not share: programs know addresses."""
-        self._programs: dict[Any, Program] = {}
-        self._current: Program | None = None
-        self._arena = Arena()
+        self._use = Use()
         self._watches: Hooks = OrderedDict()
         self._gates: Hooks = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         kept = dict(self.__dict__)
-        for name in ("_programs", "_current", "_arena", "_watches", "_gates"):
+        for name in ("_use", "_watches", "_gates"):
             del kept[name]
-        for name in ("watch", "gate", "_recorded"):  # by those who know the original
-            kept.pop(name, None)
+        kept.pop("_recorded", None)
         kept["_children"] = dict(self._children)  # of shallow copies, too
         return kept
 
@@ -135,12 +134,13 @@ class Module(Attributes):
     def __call__(self, *values: Any) -> Any:
         """Apply the module: to values in another module's `forward`, or to an array, at inference.
 
-        An array gives an array of its own; use `run` to get one that is written again.
+        An array gives an array of its own, to any thread; use `run` to get one written again.
         """
         if values and isinstance(values[0], np.ndarray):
+            from lowerconv.nn.program import answer  # programs run modules, which know no more
+
             (x,) = values
-            result = self.run(x)
-            return cast(np.ndarray, result).copy()
+            return answer(self, x)
         return self.forward(*values)
 
     # --- parameters ---
@@ -202,8 +202,8 @@ class Module(Attributes):
         Returns
         -------
         ndarray or tuple of ndarray
-            Arrays of the module, valid until it runs again. A tuple only in training, where
-            `forward` returns one.
+            Arrays of the module, valid until the thread runs it again. A tuple only in training,
+            where `forward` returns one.
 
         Raises
         ------
@@ -211,13 +211,12 @@ class Module(Attributes):
             `x` is not what the module takes.
         MemoryError
             This machine cannot hold the batch; the message tells the largest that it can.
+        RuntimeError
+            Another thread is inside a training step of the module, or of a part, in training.
         """
-        from lowerconv.nn.program import program_of  # programs run modules, which know no more
+        from lowerconv.nn.program import run
 
-        program = program_of(self, x, step.training, step.input_grad)
-        self._current = program
-        watches, gates = tuple(self._watches.values()), tuple(self._gates.values())
-        return program.forward(x, step, watches, gates)
+        return run(self, x, step)
 
     def backward(self, *dy: np.ndarray) -> np.ndarray | None:
         """Set the gradients of all parameters, after `run` in training.
@@ -230,12 +229,17 @@ class Module(Attributes):
         Returns
         -------
         ndarray or None
-            Gradient of the loss with respect to `x` where the step asked for it: an array of the
-            module, valid until it runs again.
+            Gradient of the loss with respect to `x` where the step asked for it, valid as `run`'s.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            A gradient does not fit; no run of this thread came before, or another thread has
+            trained the module since.
         """
-        if self._current is None or not self._current.training:
-            raise RuntimeError("backward: no run with training=True came before")
-        return self._current.backward(dy, tuple(self._watches.values()))
+        from lowerconv.nn.program import backward
+
+        return backward(self, dy)
 
     def register_watch(self, watch: Watch, *, first: bool = False) -> Handle:
         """Have a function told of each layer that has computed, when this module runs.
@@ -266,13 +270,18 @@ class Module(Attributes):
     def compile(self, x_shape: Shape) -> Callable[[np.ndarray], np.ndarray]:
         """Return the module as a function for inference, with the parameters as they are now.
 
-        Batch norm is folded into the convolutions before it, and filters are packed once: changes
-        of the parameters are not seen any more.
+        Batch norm is folded into the convolutions before it, and filters are packed once. The
+        function has copies of all parameters and buffers: changes are not seen, the module may go.
 
         Parameters
         ----------
         x_shape : tuple of int
             Of the arrays that the function takes.
+
+        Returns
+        -------
+        callable
+            Given an array, returns one of the caller's own; several threads take turns.
         """
         from lowerconv.nn.program import compiled
 

@@ -99,9 +99,9 @@ class BatchNorm2d(Layer):
         flats = (x.flat, x.step, y.flat, y.step, _like(residual, x), residual.step)
         gamma, beta = self.weight.data, self.bias.data
         if not step.training:
-            inv_std = 1 / np.sqrt(self.running_var.astype(np.float64) + self.eps)
-            mean = self.running_mean.astype(np.float64)
-            with parallel_region(get_num_threads()) as team:
+            with parallel_region(get_num_threads()) as team:  # where no thread trains: both change
+                inv_std = 1 / np.sqrt(self.running_var.astype(np.float64) + self.eps)
+                mean = self.running_mean.astype(np.float64)
                 normalise(team, *flats, mean, inv_std, gamma, beta, N, C, H * W, frame.relu)
             return
         mean, inv_std = frame.saved["mean"], frame.saved["inv_std"]
@@ -117,8 +117,8 @@ class BatchNorm2d(Layer):
         with parallel_region(get_num_threads()) as team:
             statistics(team, x.flat, x.step, mean, m2, N, C, H * W)
         count = _merged(step.communicator, N * H * W, mean, m2)
-        finish(mean, m2, count, self.eps, self.momentum, inv_std, *running, 0, C)
         with parallel_region(get_num_threads()) as team:
+            finish(mean, m2, count, self.eps, self.momentum, inv_std, *running, 0, C)
             normalise(team, *flats, mean, inv_std, gamma, beta, N, C, H * W, frame.relu)
 
     def differentiate(self, frame: Frame, step: Step) -> None:

@@ -13,17 +13,18 @@ from lowerconv.checks import plain_array
 from lowerconv.copying import not_copied
 from lowerconv.machine.affinity import generation
 from lowerconv.machine.memory import memory_limit
-from lowerconv.machine.threads import get_num_threads
+from lowerconv.machine.threads import Turns, get_num_threads
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.graph import Graph, Value, fuse
 from lowerconv.nn.memory import Arena, MemoryReport
 from lowerconv.nn.planning import MemoryPlan
+from lowerconv.nn.sharing import Execution, TrainingStep, begin, go_on
 from lowerconv.problem import DTYPES
 
 if TYPE_CHECKING:
     from lowerconv.nn.module import Layer, Module, Step
 
-PROGRAMS = 16  # kept by a module, the latest: their memory is one arena
+PROGRAMS = 16  # kept by an execution, the latest: their memory is one arena
 Shape = tuple[int, ...]
 Watch = Callable[["Layer", Frame, str], None]  # told "forward" or "backward" after every node
 Gate = Callable[["Layer"], None]  # asked before every node of a forward step
@@ -43,7 +44,14 @@ class Program:
     arena : Arena
         Memory, that programs of the same network may share.
     constant : bool
-        Whether parameters never change: they are folded together and packed.
+        Whether parameters are kept as they are: copies of them are folded together and packed.
+
+    Attributes
+    ----------
+    learners : list of Layer
+        Those that a step in training changes: with parameters, or with buffers.
+    training_step : TrainingStep or None
+        The latest.
     """
 
     def __init__(
@@ -59,6 +67,7 @@ class Program:
         self.training, self.arena = training, arena
         self.graph = graph = make_graph(module, x_shape, dtype, training, constant)
         self.plan = plan = MemoryPlan(graph, training, input_grad)
+        # Their gradients beside them, or copies.
         kept = sum(2 * p.data.nbytes for p in module.parameters().values())
         if plan.nbytes + kept > memory_limit():
             raise MemoryError(_too_large(module, x_shape, training, plan.nbytes + kept))
@@ -79,6 +88,12 @@ class Program:
             frame.stream = node.number
             node.layer.prepare(frame)
             self.steps.append((node.layer, frame))
+        self.learners = [
+            node.layer
+            for node in graph.nodes
+            if training and (node.layer.own_parameters() or node.layer.own_buffers())
+        ]
+        self.training_step: TrainingStep | None = None
 
     def _tensor(self, value: Value, gradient: bool = False) -> Tensor:
         """Return the one tensor of a value or gradient."""
@@ -124,7 +139,6 @@ class Program:
         self.arena.reserve(self.plan.nbytes)
         if self._generation == self.arena.generation:
             return
-        self._generation = self.arena.generation
         memory, item = self.arena.memory, self.plan.itemsize
         for tensor, offset in self._placed:
             tensor.place(memory[offset : offset + tensor.span * item].view(self.graph.input.dtype))
@@ -134,6 +148,7 @@ class Program:
             nbytes = prod(shape) * dtype.itemsize
             piece = memory[block.offset : block.offset + nbytes]
             frame.saved[name] = piece.view(dtype).reshape(shape)
+        self._generation = self.arena.generation  # last, whatever interrupts it
 
     def forward(
         self,
@@ -144,7 +159,7 @@ class Program:
     ) -> Any:
         """Compute the results for `x`; see `Module.run`."""
         self._place()
-        self.arena.user = self if self.training else None
+        self.arena.user = None  # whatever interrupts it
         self._input.place(contiguous(x, "x").reshape(-1))
         for layer, frame in self.steps:
             for gate in gates:
@@ -153,6 +168,7 @@ class Program:
             for watch in watches:
                 watch(layer, frame, "forward")
         self._step = step
+        self.arena.user = self if self.training else None
         arrays = tuple(result.array for result in self.results)
         return arrays if len(arrays) > 1 else arrays[0]
 
@@ -214,6 +230,7 @@ def make_graph(
 ) -> Graph:
     """Return the graph of a module with everything in it that can be done in one pass."""
     from lowerconv.nn.fold import fold_batch_norm
+    from lowerconv.nn.freeze import freeze
 
     graph = Graph(module, x_shape, dtype, training)
     known = {id(part) for _, part in module.modules()}
@@ -225,6 +242,7 @@ def make_graph(
                 "saved; expected it as an attribute, or in an nn.ModuleList"
             )
     if constant:
+        freeze(graph, tuple(module._gates.values()))
         fold_batch_norm(graph)
     fuse(graph)
     return graph
@@ -235,12 +253,15 @@ def _dtype(module: Module, default: Any) -> np.dtype:
     return next((p.data.dtype for p in module.parameters().values()), np.dtype(default))
 
 
-def program_of(module: Module, x: np.ndarray, training: bool, input_grad: bool) -> Program:
-    """Return the program of a module for an input, from those it keeps where it was made before."""
+def program_of(
+    module: Module, execution: Execution, x: np.ndarray, training: bool, input_grad: bool
+) -> Program:
+    """Return the program of a module for an input, from those kept where it was made before."""
     plain_array(x, "x")
     setting = get_num_threads(), generation(), module._structures
     key = (x.shape, x.dtype, training, input_grad, *setting)
-    program = module._programs.pop(key, None)
+    programs = execution.programs
+    program = programs.pop(key, None)
     if program is None:
         expected = _dtype(module, x.dtype)
         if x.dtype != expected:
@@ -249,11 +270,63 @@ def program_of(module: Module, x: np.ndarray, training: bool, input_grad: bool) 
             raise TypeError(f"x: got dtype {x.dtype}, expected float32 or float64")
         if not x.ndim:
             raise ValueError("x: got shape (), expected a batch (N, ...)")
-        program = Program(module, x.shape, x.dtype, training, input_grad, module._arena)
-        while len(module._programs) >= PROGRAMS:
-            del module._programs[next(iter(module._programs))]
-    module._programs[key] = program  # the latest is last
+        program = Program(module, x.shape, x.dtype, training, input_grad, execution.arena)
+        while len(programs) >= PROGRAMS:
+            del programs[next(iter(programs))]
+    programs[key] = program  # the latest is last
     return program
+
+
+def run(module: Module, x: np.ndarray, step: Step, watches: Collection[Watch] | None = None) -> Any:
+    """Compute with what the calling thread has of its own; see `Module.run`.
+
+    `watches` are told of this run instead of those that the module has.
+    """
+    if watches is None:
+        watches = tuple(module._watches.values())
+    gates = tuple(module._gates.values())
+    execution = _own(module, "run")
+    with execution.running:
+        program = program_of(module, execution, x, step.training, step.input_grad)
+        if not step.training:
+            execution.current = program
+            return program.forward(x, step, watches, gates)
+        training = TrainingStep()
+        with training.inside:
+            begin(program.learners, training)
+            program.training_step = training
+            execution.current = program
+            return program.forward(x, step, watches, gates)
+
+
+def backward(module: Module, dy: tuple[np.ndarray, ...]) -> np.ndarray | None:
+    """Compute the gradients of the calling thread's run; see `Module.backward`."""
+    execution = _own(module, "backward")
+    program = execution.current
+    if program is None or program.training_step is None:
+        raise RuntimeError("backward: no run with training=True came before in this thread")
+    with execution.running, program.training_step.inside:
+        go_on(program.learners, program.training_step)
+        return program.backward(dy, tuple(module._watches.values()))
+
+
+def _own(module: Module, what: str) -> Execution:
+    """Return the execution of a module that is the calling thread's own, and not at work."""
+    execution = module._use.own.here
+    if execution.running.locked():  # by this very thread: in a signal's handler, or in a watch
+        raise RuntimeError(f"{what}: the thread is inside a run of this network, expected outside")
+    return execution
+
+
+def answer(module: Module, x: np.ndarray) -> np.ndarray:
+    """Return the result of inference, an array of the caller's own; threads take turns."""
+    from lowerconv.nn.module import INFERENCE
+
+    with module._use.turns.take():
+        program = program_of(module, module._use.answering, x, False, False)
+        watches, gates = tuple(module._watches.values()), tuple(module._gates.values())
+        result: np.ndarray = program.forward(x, INFERENCE, watches, gates).copy()
+    return result
 
 
 @not_copied("copy the network, and compile the copy")
@@ -264,7 +337,7 @@ class Compiled:
         self._infer = infer
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Return the result for `x`."""
+        """Return the result for `x`, an array of the caller's own."""
         return self._infer(x)
 
 
@@ -274,13 +347,16 @@ def compiled(module: Module, x_shape: Shape) -> Callable[[np.ndarray], np.ndarra
 
     dtype = _dtype(module, np.float32)
     program = Program(module, x_shape, dtype, False, False, Arena(), constant=True)
+    turns = Turns("a compiled network")
 
     def infer(x: np.ndarray) -> np.ndarray:
-        """Return the result for `x`, an array that is valid until the next call."""
+        """Return the result for `x`, an array of the caller's own."""
         plain_array(x, "x")
         if x.shape != x_shape or x.dtype != dtype:
             raise ValueError(f"x: got {x.dtype} {x.shape}, expected {dtype} {x_shape}")
-        return program.forward(x, INFERENCE)
+        with turns.take():
+            result: np.ndarray = program.forward(x, INFERENCE).copy()
+        return result
 
     return Compiled(infer)
 

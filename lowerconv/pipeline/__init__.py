@@ -38,6 +38,9 @@ class Pipeline(Protocol):
     def accumulate(self, add: bool) -> None:
         """Add to the results from now on, where the algorithm can do so while it stores them."""
 
+    def hold(self, team: Handle, w: Array, workspace: Scratch) -> Array:
+        """Return what calls are given instead of the filters: what is kept of them, or `w`."""
+
     def forward(
         self, team: Handle, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Scratch
     ) -> None:

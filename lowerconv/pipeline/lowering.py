@@ -116,6 +116,10 @@ class Lowering:
     def accumulate(self, add: bool) -> None:
         """Do nothing: results are stored as they are."""
 
+    def hold(self, team: Handle, w: Array, workspace: Scratch) -> Array:
+        """Return the filters: they are read as they are."""
+        return w
+
     def forward(
         self, team: Handle, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Scratch
     ) -> None:

@@ -186,6 +186,10 @@ class Pipelined:
     def accumulate(self, add: bool) -> None:
         """Do nothing: results are stored as they are."""
 
+    def hold(self, team: Handle, w: Array, workspace: Scratch) -> Array:
+        """Return the filters: they are read as they are."""
+        return w
+
     def _threads(self, threads: int) -> int:
         return threads
 

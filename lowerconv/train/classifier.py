@@ -13,7 +13,7 @@ from lowerconv.data.loader import Loader
 from lowerconv.data.source import Source, check_source
 from lowerconv.nn.init import undrawn
 from lowerconv.nn.models import MODELS
-from lowerconv.nn.module import INFERENCE, Module
+from lowerconv.nn.module import Module
 from lowerconv.parallel.communicator import Communicator
 from lowerconv.train.checkpoint import CheckpointError, load_checkpoint, state
 from lowerconv.train.inputs import Inputs
@@ -92,7 +92,7 @@ class Classifier:
                 f"(N, {', '.join(map(str, self.inputs.image_shape))})"
             )
         x = self._normalizer(contiguous(images, "images"), np.arange(len(images)))
-        scores = self.network.run(x, INFERENCE).astype(np.float64)
+        scores = self.network(x).astype(np.float64)
         powers = np.exp(scores - scores.max(1, keepdims=True))
         return powers / powers.sum(1, keepdims=True)
 
@@ -118,9 +118,6 @@ class Classifier:
                 )
         loader = Loader(dataset, self._normalizer, batch)
         try:
-            return evaluate(self._infer, loader, Communicator())
+            return evaluate(self.network, loader, Communicator())
         finally:
             loader.close()
-
-    def _infer(self, images: np.ndarray) -> np.ndarray:
-        return self.network.run(images, INFERENCE)

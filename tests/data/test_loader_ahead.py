@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -322,6 +323,46 @@ def test_a_forked_child_loads_too():
         pytest.fail("the child hangs")
     assert done[1] == 0
     assert_same(batches.batches(0, 0), expected)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_child_loads_though_a_thread_of_its_parent_was_counting():
+    batches = loader(workers=1)
+    expected = list(batches.batches(0, 0))
+    with batches._threads.locked():  # as a thread that has made a batch
+        child = os.fork()
+        if child == 0:
+            signal.alarm(100)
+            status = 1
+            try:
+                assert_same(batches.batches(0, 0), expected)
+                status = 0
+            finally:
+                os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_epochs_of_two_threads_at_once():
+    batches = loader(workers=2, augment=EVERYTHING)
+    expected = [list(batches.batches(3, epoch)) for epoch in range(4)]
+    batches.close()
+    before, errors = batches.report().batches, []
+
+    def read(epoch):
+        try:
+            for _ in range(5):
+                assert_same(batches.batches(3, epoch), expected[epoch])
+        except BaseException as error:
+            errors.append(error)
+
+    crew = [threading.Thread(target=read, args=[epoch]) for epoch in range(4)]
+    for thread in crew:
+        thread.start()
+    for thread in crew:
+        thread.join()
+    assert not errors
+    assert batches.report().batches == before + 5 * 4 * len(batches)
 
 
 # Where the threads run

@@ -87,6 +87,38 @@ def test_a_policy_is_what_was_set(policy):
     assert lc.get_affinity() == policy
 
 
+@linux
+def test_what_was_begun_before_the_policy_changed_is_not_kept(monkeypatch):
+    """As by a thread that is inside `places` while another one sets the policy."""
+    read, changes = affinity.read_topology, ["none"]
+
+    def meanwhile(usable):
+        if changes:
+            lc.set_affinity(changes.pop())
+        return read(usable=usable)
+
+    lc.set_affinity("compact")
+    assert affinity.places(1) is not None
+    affinity._forget()
+    monkeypatch.setattr(affinity, "read_topology", meanwhile)
+    affinity.places(1)
+    assert affinity.places(1) is None
+
+
+def test_who_asks_first_does_not_undo_what_another_thread_sets(monkeypatch):
+    parse, other = affinity.parse_affinity, threading.Thread(target=lc.set_affinity, args=["none"])
+
+    def meanwhile(text):
+        other.start()
+        other.join(0.2)  # unless it has to wait
+        return parse(text)
+
+    monkeypatch.setattr(affinity, "parse_affinity", meanwhile)
+    affinity.get_affinity()
+    other.join(100)
+    assert affinity.get_affinity() == "none"
+
+
 def test_auto_is_what_programs_start_with():
     assert lc.get_affinity() == "auto"
 

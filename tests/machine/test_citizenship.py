@@ -258,6 +258,13 @@ def test_an_interrupt_at_any_moment_locks_nobody_out():
     assert program("alarms.py", str(seed), "400") == "right"
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no such alarms")
+def test_an_interrupt_at_any_moment_locks_nobody_out_of_a_network():
+    seed = int.from_bytes(os.urandom(4), "little")
+    print(f"seed {seed}")
+    assert program("network_alarms.py", str(seed), "400") == "right"
+
+
 SURROUNDINGS = """
 import os, sys, threading
 import numpy, scipy.linalg, numba

@@ -1,12 +1,16 @@
 """The number of threads: set, read, refused; and who gets in where only one can be."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
 
 import lowerconv as lc
-from lowerconv.machine.threads import parallel_region
+from lowerconv.machine import threads
+from lowerconv.machine.threads import Turns, between_kernels, parallel_region
+
+from .children import python
 
 pytestmark = pytest.mark.usefixtures("watchdog")
 
@@ -42,6 +46,21 @@ def test_nonsense_is_refused_by_name(n, kind):
     assert lc.get_num_threads() == before
 
 
+def test_who_asks_first_does_not_undo_what_another_thread_sets(monkeypatch):
+    def meanwhile():
+        lc.set_num_threads(3)
+        return 2
+
+    monkeypatch.setattr(threads, "_num_threads", None)
+    monkeypatch.setattr(threads, "usable_threads", meanwhile)
+    threads._default_threads.cache_clear()
+    try:
+        lc.get_num_threads()
+        assert lc.get_num_threads() == 3
+    finally:
+        threads._default_threads.cache_clear()
+
+
 def test_python_threads_take_turns():
     x, w = np.ones((8, 32, 28, 28), np.float32), np.ones((32, 32, 3, 3), np.float32)
     plan, stop, turns = lc.plan_conv2d(x.shape, w.shape), threading.Event(), [0]
@@ -69,3 +88,64 @@ def test_a_convolution_inside_another_is_refused():
     with parallel_region(2), pytest.raises(RuntimeError, match="inside a convolution"):
         lc.conv2d(x, w)  # as a signal's handler might
     assert (lc.conv2d(x, w) == 18).all()
+
+
+def test_turns_come_in_order_and_not_to_who_has_one():
+    turns, order, crew = Turns("a thing"), [], []
+
+    def take(number):
+        with turns.take():
+            order.append(number)
+
+    with turns.take():
+        for number in range(8):
+            crew.append(threading.Thread(target=take, args=[number]))
+            crew[-1].start()
+            time.sleep(0.02)  # until it waits
+        with pytest.raises(RuntimeError, match="inside a thing"):
+            turns.take().__enter__()
+        assert not order
+    for thread in crew:
+        thread.join(100)
+    assert order == sorted(order)
+    with turns.take():
+        pass
+
+
+def test_nothing_convolves_between_kernels():
+    x, w = np.ones((1, 2, 5, 5), np.float32), np.ones((2, 2, 3, 3), np.float32)
+    thread = threading.Thread(target=lc.conv2d, args=[x, w])
+    with between_kernels():
+        thread.start()
+        thread.join(0.1)
+        assert thread.is_alive()
+        with pytest.raises(RuntimeError, match="inside a convolution"):
+            lc.conv2d(x, w)
+    thread.join(100)
+    assert not thread.is_alive()
+
+
+AT_EXIT = """
+import atexit, threading, time
+import numpy as np
+x = np.ones((1, 3), "f4")
+def last():  # registered before the library is there: called after it has ended
+    try:
+        print(network(x).shape)
+    except RuntimeError as error:
+        print(error)
+atexit.register(last)
+from lowerconv import nn
+network = nn.Sequential(nn.Linear(3, 2))
+inside = threading.Event()
+def serve():
+    while True:
+        network(x)
+        inside.set()
+threading.Thread(target=serve, daemon=True).start()
+inside.wait()
+"""
+
+
+def test_the_end_of_python_does_not_wait_for_a_network():
+    assert python("-c", AT_EXIT) in ("(1, 2)", "a thread that has ended is inside a network")

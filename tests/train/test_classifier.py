@@ -2,6 +2,7 @@
 
 import random
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -36,6 +37,27 @@ def test_it_is_the_network_that_was_tested(run):
     assert probabilities.shape == (52, 10)
     np.testing.assert_allclose(probabilities.sum(1), 1)
     assert (probabilities.argmax(1) == test.labels).mean() == row.test_accuracy
+
+
+def test_threads_share_a_classifier(run):
+    classifier = Classifier(run.out / LAST)
+    test = run._test.dataset
+    expected = [classifier.probabilities(test.images[i : i + 3]) for i in range(8)]
+    accuracy, wrong = classifier.evaluate(test), []
+
+    def ask(i):
+        for _ in range(100):
+            if not np.array_equal(classifier.probabilities(test.images[i : i + 3]), expected[i]):
+                wrong.append(i)
+        if classifier.evaluate(test) != accuracy:
+            wrong.append(i)
+
+    crew = [threading.Thread(target=ask, args=[i]) for i in range(8)]
+    for thread in crew:
+        thread.start()
+    for thread in crew:
+        thread.join()
+    assert not wrong
 
 
 def test_the_best_checkpoint_is_of_the_best_epoch(run):

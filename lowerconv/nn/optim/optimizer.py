@@ -14,6 +14,7 @@ from lowerconv.copying import Reference
 from lowerconv.machine.team import Handle
 from lowerconv.machine.threads import get_num_threads, parallel_region
 from lowerconv.nn.module import Module, Parameter
+from lowerconv.nn.sharing import use_gradients
 
 
 class Optimizer:
@@ -67,6 +68,7 @@ class Optimizer:
         _check_parameters(parameters)
         self._network = Reference(network)
         self._parameters = {name: Reference(p) for name, p in parameters.items()}
+        self._layers = [module for _, module in network.modules() if module.own_parameters()]
         self._shapes = {name: p.data.shape for name, p in parameters.items()}
         self.bounds = np.cumsum([0, *(p.data.size for p in parameters.values())])
         self.decayed = np.array([decay_biases or len(shape) > 1 for shape in self._shapes.values()])
@@ -176,7 +178,15 @@ class Optimizer:
         return {}
 
     def step(self) -> None:
-        """Update the parameters from their gradients."""
+        """Update the parameters from their gradients.
+
+        Raises
+        ------
+        RuntimeError
+            Another thread has trained the network since this one computed the gradients, or is
+            inside a step of it.
+        """
+        use_gradients(self._layers)
         self.begin_step()
         self.update(0, self.data.size)
 

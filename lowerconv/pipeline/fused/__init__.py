@@ -35,6 +35,7 @@ from lowerconv.pipeline.fused.correlation import NVS, Correlation
 from lowerconv.pipeline.fused.phases import forward_convolution, input_grad_convolution
 from lowerconv.pipeline.fused.planes import Planes
 from lowerconv.pipeline.fused.tiling import SPLIT_MAX, tilings
+from lowerconv.pipeline.kept import Kept
 from lowerconv.problem import ConvProblem, Op
 
 
@@ -83,7 +84,7 @@ class Fused:
         self.blocking = self.layout.explain()
         self._use_job()
         self._nothing = np.empty(0, problem.dtype)
-        self._packed_from: Array | None = None
+        self._packed_from = Kept()
 
     def _use_job(self) -> None:
         # The job as plain integers, to write the addresses of a call into: those in the record of
@@ -112,15 +113,19 @@ class Fused:
     def _kept(self, team: Handle, w: Array) -> Array:
         """Return the filters to multiply with: as they are, or packed once."""
         layout = self.layout
-        if not isinstance(layout, Layout) or layout.packed is None:
+        if not isinstance(layout, Layout) or layout.packed is None or w is layout.packed:
             return w
-        kept = self._packed_from
-        if kept is None or kept.ctypes.data != w.ctypes.data:
-            self._packed_from = None  # whatever interrupts it
+        if not self._packed_from.has(w):
+            self._packed_from.forget()  # whatever interrupts it
             layout.pack(team, w.ctypes.data)
-            # While it is held nobody else can have its address, which stands for its contents.
-            self._packed_from = w
+            self._packed_from.take(w)
         return layout.packed
+
+    def hold(self, team: Handle, w: Array, workspace: Scratch) -> Array:
+        """Return the packed filters, where they are kept so."""
+        kept = self._kept(team, w)
+        self._packed_from.forget()
+        return kept
 
     def forward(
         self, team: Handle, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Scratch

@@ -27,6 +27,7 @@ from lowerconv.pipeline.fused.phases import (
     input_grad_convolution,
 )
 from lowerconv.pipeline.fused.tiling import tilings
+from lowerconv.pipeline.kept import Kept
 from lowerconv.pipeline.winograd.convolution import Layout
 from lowerconv.pipeline.winograd.weights import Weights
 from lowerconv.problem import ConvProblem, Op
@@ -99,7 +100,7 @@ class Winograd:
         self._words = layout.job.view(np.int64)
         self._job = layout.job.ctypes.data
         self._nothing = np.empty(0, problem.dtype)
-        self._kept_from: Array | None = None
+        self._kept_from = Kept()
 
     def accumulate(self, add: bool) -> None:
         """Add to the results from now on, when they are stored."""
@@ -112,14 +113,24 @@ class Winograd:
         layout = self.layout
         assert isinstance(layout, Layout)
         place(self._words, source, filters, bias, target, address, relu)
-        kept = self._kept_from
-        if layout.kept is None or kept is None or kept.ctypes.data != filters.ctypes.data:
-            self._kept_from = None  # whatever interrupts it
+        if layout.kept is None:
             if layout.keeps:
                 launch(team, prepare_address(), self._job, layout.workers)
-            # While it is held nobody else can have its address, which stands for its contents.
-            self._kept_from = filters if layout.kept is not None else None
+        elif filters is not layout.kept and not self._kept_from.has(filters):
+            self._kept_from.forget()  # whatever interrupts it
+            launch(team, prepare_address(), self._job, layout.workers)
+            self._kept_from.take(filters)
         launch(team, winograd_address(), self._job, layout.workers)
+
+    def hold(self, team: Handle, w: Array, workspace: Scratch) -> Array:
+        """Return the transformed filters, where they are kept so."""
+        layout = self.layout
+        if not isinstance(layout, Layout) or layout.kept is None:
+            return w
+        kept = layout.kept
+        place(self._words, kept, w, self._nothing, kept, workspace.address, False)
+        launch(team, prepare_address(), self._job, layout.workers)
+        return kept
 
     def forward(
         self, team: Handle, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Scratch
