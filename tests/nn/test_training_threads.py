@@ -25,7 +25,7 @@ def test_two_threads_cannot_be_inside_one_network():
     def train():
         network.backward(network.run(x, STEP))
 
-    handle = network.register_watch(stay)
+    network.register_watch(stay)
     thread = threading.Thread(target=train, name="first")
     thread.start()
     for phase in ("forward", "backward"):
