@@ -350,3 +350,19 @@ class TestForget:
         (tmp_path / "file").touch()
         monkeypatch.setenv("LOWERCONV_CACHE_DIR", str(tmp_path / "file"))
         forget()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="replaces fcntl")
+@pytest.mark.parametrize("name", ["ENOLCK", "ENOTSUP", "ENOSYS"])
+def test_a_file_system_without_locks_remembers_too(monkeypatch, name):
+    import errno
+    import fcntl
+
+    def fail(*_):
+        raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    for key, choice in CHOICES.items():
+        remember(key, choice)
+    wisdom._snapshot = None
+    assert {key: recall(key) for key in CHOICES} == CHOICES
