@@ -15,9 +15,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except OSError:
+    finally:
         partial.unlink(missing_ok=True)
-        raise
     if os.name == "posix":  # the new name itself must reach the disk too
         directory = os.open(path.parent, os.O_RDONLY)
         try:

@@ -9,7 +9,6 @@ import numpy as np
 
 from lowerconv.arrays import are_slices, contiguous, overlap
 from lowerconv.checks import Pair
-from lowerconv.kernels.blas import single_threaded_blas
 from lowerconv.kernels.epilogue import Epilogue
 from lowerconv.machine.team import Handle
 from lowerconv.machine.threads import get_num_threads, parallel_region
@@ -256,11 +255,7 @@ class ConvPlan:
                 for array, shape in zip((first, second, result), self._full_shapes, strict=True)
             )
         with parallel_region(self._pipeline.threads, self._pipeline.pairs) as team:
-            if self._pipeline.uses_blas:
-                with single_threaded_blas():
-                    self._compute(team, first, second, operands[2:], result)
-            else:
-                self._compute(team, first, second, operands[2:], result)
+            self._compute(team, first, second, operands[2:], result)
         if self.accumulate and not self._pipeline.adds:
             target += result.reshape(target.shape)
             if self.activation == "relu":

@@ -8,6 +8,8 @@ import io
 import sys
 from collections.abc import Sequence
 
+from rich.console import Console
+
 from lowerconv.cli import (
     bench,
     evaluate,
@@ -47,5 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(parsed.func(parsed))
     except KeyboardInterrupt:
+        for stderr in (False, True):  # what has hidden the cursor may have been interrupted again
+            Console(stderr=stderr).show_cursor()
         print("lowerconv: interrupted", file=sys.stderr)
         return 130

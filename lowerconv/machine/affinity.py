@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 import warnings
 from collections.abc import Collection, Sequence
 from functools import lru_cache
@@ -38,6 +39,17 @@ _share: tuple[int, ...] | None = None  # CPUs of this process, None for all that
 _spare: int | None = None
 _refused: str | None = None  # what the kernel said
 _generation = 0
+_choosing = threading.RLock()  # held while these change
+
+
+def _renew() -> None:
+    """Give a forked child a lock of its own: a thread that it lacks may hold its parent's."""
+    global _choosing
+    _choosing = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
 
 
 def set_affinity(policy: str | Sequence[int]) -> None:
@@ -67,9 +79,11 @@ def set_affinity(policy: str | Sequence[int]) -> None:
     -----
     The environment variable ``LOWERCONV_AFFINITY`` has the same values, a list as ``0-3,8``.
     """
-    global _policy
-    _policy = _checked(policy, "policy")
-    _forget()
+    global _policy, _refused, _generation
+    checked = _checked(policy, "policy")
+    with _choosing:
+        # At once, as everywhere here: an interrupt comes before all of them or after.
+        _policy, _refused, _generation = checked, None, _generation + 1
 
 
 def parse_affinity(text: str) -> Policy:
@@ -93,13 +107,17 @@ def parse_affinity(text: str) -> Policy:
 def get_affinity() -> str | tuple[int, ...]:
     """Return the policy of :func:`set_affinity`, of ``LOWERCONV_AFFINITY``, or ``"auto"``."""
     global _policy
-    if _policy is None:
-        try:
-            policy = parse_affinity(os.environ.get(ENVIRONMENT) or AUTO)
-        except ValueError as error:
-            raise ValueError(f"{ENVIRONMENT}: {error}") from None
-        _policy = _checked(policy, ENVIRONMENT)
-    return _policy
+    policy = _policy
+    if policy is not None:
+        return policy
+    with _choosing:  # who asks first must not undo what another thread sets meanwhile
+        if _policy is None:
+            try:
+                policy = parse_affinity(os.environ.get(ENVIRONMENT) or AUTO)
+            except ValueError as error:
+                raise ValueError(f"{ENVIRONMENT}: {error}") from None
+            _policy = _checked(policy, ENVIRONMENT)
+        return _policy
 
 
 def _checked(policy: Any, argument: str) -> Policy:
@@ -137,18 +155,20 @@ def set_share(cpus: Collection[int] | None, spare: bool = False) -> int | None:
     int or None
         A CPU of the spare core; None where none is wanted, or there is only one core.
     """
-    global _share, _spare
-    _share, _spare = None if cpus is None else tuple(sorted(cpus)), None
-    _forget()
+    share = None if cpus is None else tuple(sorted(cpus))
+    _take(share, None)
     if spare:
-        left, _spare = without_spare(topology(), topology().cpus)
-        if _spare is not None:
-            kept, _share = _share, left
-            _forget()
-            _bind_process(kept)
-            return _spare
-    _bind_process(_share)
+        left, core = without_spare(topology(), topology().cpus)
+        if core is not None:
+            _take(left, core)
+    _bind_process(share)
     return _spare
+
+
+def _take(share: tuple[int, ...] | None, spare: int | None) -> None:
+    global _share, _spare, _refused, _generation
+    with _choosing:
+        _share, _spare, _refused, _generation = share, spare, None, _generation + 1
 
 
 def _bind_process(cpus: Collection[int] | None) -> None:
@@ -159,13 +179,20 @@ def _bind_process(cpus: Collection[int] | None) -> None:
             _report(error)
 
 
-@lru_cache
+# What depends on the policy is remembered by its generation: a thread that has begun to find it
+# out before the policy changed may be done after that.
+
+
 def topology() -> Topology:
     """Return the topology of the CPUs of this process that kernels may use."""
+    return _topology(_generation)
+
+
+@lru_cache
+def _topology(generation: int) -> Topology:
     return read_topology(usable=_share or usable_cpus())
 
 
-@lru_cache
 def places(threads: int, pairs: bool = False) -> tuple[int, ...] | None:
     """Return the CPU of each thread, the calling one first; None where they are not bound.
 
@@ -175,6 +202,11 @@ def places(threads: int, pairs: bool = False) -> tuple[int, ...] | None:
     pairs : bool
         Whether threads 2i and 2i + 1 work together: SMT siblings, where there are any.
     """
+    return _places(_generation, threads, pairs)
+
+
+@lru_cache
+def _places(generation: int, threads: int, pairs: bool) -> tuple[int, ...] | None:
     policy = get_affinity()
     if policy == NONE or _refused or not hasattr(os, "sched_setaffinity"):
         return None
@@ -195,9 +227,13 @@ def places(threads: int, pairs: bool = False) -> tuple[int, ...] | None:
     return placement(machine, policy, threads, pairs)
 
 
-@lru_cache
 def nodes(threads: int) -> tuple[int, ...]:
     """Return for each thread the number of its NUMA node, from 0: all 0 where none is bound."""
+    return _nodes(_generation, threads)
+
+
+@lru_cache
+def _nodes(generation: int, threads: int) -> tuple[int, ...]:
     bound = places(threads)
     if bound is None:
         return (0,) * threads
@@ -215,13 +251,11 @@ def siblings() -> bool:
     return all(len(core) > 1 for core in topology().cores)
 
 
-def _forget() -> None:
+def _forget(refused: str | None = None) -> None:
     """Have everything that depends on the policy be found anew."""
-    global _generation, _refused
-    for cached in (topology, places, nodes):
-        cached.cache_clear()
-    _refused = None
-    _generation += 1
+    global _refused, _generation
+    with _choosing:
+        _refused, _generation = refused, _generation + 1  # last: who sees it sees all else
 
 
 def generation() -> int:
@@ -231,13 +265,14 @@ def generation() -> int:
 
 def bind(team: Team, threads: int, pairs: bool = False) -> None:
     """Bind the threads of a team, and put the calling one on its core."""
-    bound = places(threads, pairs)
+    bound = _places(_generation, threads, pairs)
     if bound is None:
         if team.places is not None:
             _free(team)
         return
     try:
         if team.places is not bound:
+            team.places = ()  # unknown, where it is interrupted
             for thread, cpu in zip(team.threads, bound[1:], strict=False):
                 os.sched_setaffinity(thread.native_id or 0, (cpu,))
             team.places = bound
@@ -262,22 +297,20 @@ def _move_here(cpu: int) -> None:
 
 def _free(team: Team) -> None:
     """Let the threads of a team run where the calling one may."""
-    team.places = None
     mask, refused = os.sched_getaffinity(0), None
     for thread in team.threads:
         try:
             os.sched_setaffinity(thread.native_id or 0, mask)
         except OSError as error:
             refused = error
+    team.places = None
     if refused:  # told when all is done: users may turn warnings into errors
         _report(refused)
 
 
 def _report(error: OSError) -> None:
-    global _refused
     if _refused is None:
-        _forget()
-        _refused = str(error)
+        _forget(str(error))
         warnings.warn(
             f"lowerconv: the kernel refuses to bind threads to CPUs ({error}); they run unbound",
             RuntimeWarning,

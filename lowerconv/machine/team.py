@@ -15,6 +15,7 @@ import time
 from typing import NamedTuple
 
 from lowerconv.kernels import handoff
+from lowerconv.machine.uninterrupted import uninterrupted
 
 MOST = 1024  # threads: more than any machine has cores
 PATIENCE = 1.0  # seconds that the end of the process waits for threads
@@ -64,21 +65,23 @@ class Team:
 
     def _start(self, number: int) -> None:
         """Start one more thread; another one follows where that is interrupted."""
-        ready = threading.Event()
-        threading.Thread(
+        ready = threading.Lock()  # and no event: an interrupt would leave that locked
+        ready.acquire()
+        thread = threading.Thread(
             target=self._work,
             args=(number, ready),
             name=f"lowerconv-{number}",
             daemon=True,  # `stop` ends them, and Python does not wait for them before
-        ).start()
-        ready.wait()
+        )
+        uninterrupted(thread.start)  # for the same reason
+        ready.acquire()
 
-    def _work(self, number: int, ready: threading.Event) -> None:
+    def _work(self, number: int, ready: threading.Lock) -> None:
         with self._joining:
             joins = len(self.threads) < number
             if joins:
                 self.threads.append(threading.current_thread())
-        ready.set()
+        ready.release()
         if joins:
             self._serve(self.state, number)  # and as long as that lasts, so does the state
 
@@ -123,8 +126,8 @@ def end() -> None:
     """End the threads; whoever needs a team afterwards gets another."""
     global _team
     if _team is not None:
-        _team.stop()
-        _team = None
+        ended, _team = _team, None  # first: nobody may be given one that is ending
+        ended.stop()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,4 +1,10 @@
-"""How many threads the kernels use, and the one door through which parallel kernels are entered."""
+"""How many threads the kernels use, and the one door through which parallel kernels are entered.
+
+Python handles signals between any two calls, and Ctrl-C raises an error there.  So whatever has to
+be undone is undone by a single call of a function in C: the ``__exit__`` of a lock, or its
+``release`` in the frame that has acquired it.  A function in Python could be interrupted before it
+has done anything.
+"""
 
 from __future__ import annotations
 
@@ -26,53 +32,42 @@ class _Door:
     """
 
     def __init__(self) -> None:
-        self._queue = threading.Lock()  # held by the one that is next
-        self.inside: Any = threading.RLock()  # which knows its owner, whenever that is interrupted
+        # Both know their owner, whenever that is interrupted.
+        self._queue: Any = threading.RLock()  # held by the one that is next
+        self.inside: Any = threading.RLock()
 
     def enter(self, timeout: float = -1) -> bool:
-        """Return whether this thread is inside now."""
+        """Return whether this thread is inside now; where it is interrupted, it may be."""
         if self.mine():
             return self.inside.acquire()
         if timeout < 0:
             with self._queue:
                 return self.inside.acquire()
-        if not self._queue.acquire(timeout=timeout):
-            return False
         try:
-            return self.inside.acquire(timeout=timeout)
+            return self._queue.acquire(timeout=timeout) and self.inside.acquire(timeout=timeout)
         finally:
-            self._queue.release()
+            try:  # noqa: SIM105 - a context of Python's could be interrupted
+                self._queue.release()
+            except RuntimeError:  # the time was over
+                pass
 
     def mine(self) -> bool:
         """Return whether it is this thread that is inside."""
         return self.inside._is_owned()
 
-    def leave(self) -> None:
-        """Let the next one in."""
-        self.inside.release()
+    def renew(self) -> None:
+        """Let everybody out: who was inside is not in this process."""
+        self._queue._at_fork_reinit()
+        self.inside._at_fork_reinit()
 
 
 _door = _Door()
-_forking = threading.local()  # whether a thread that forks closes the door
 _ended = False
 
 
 def _before_fork() -> None:
     """Wait for the convolution that runs: OpenBLAS ends its threads now, and hangs if they work."""
-    _forking.closes = not _door.mine()
-    if _forking.closes:
-        _door.enter(LONGEST)
-
-
-def _after_fork() -> None:
-    if _forking.closes and _door.mine():
-        _door.leave()
-
-
-def _renew() -> None:
-    """Give a forked child a door of its own: behind its parent's may be a thread it lacks."""
-    global _door
-    _door = _Door()
+    _door.enter(LONGEST)
 
 
 def _end() -> None:
@@ -88,7 +83,10 @@ def _end() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_renew)
+    # A forked child has nobody inside: behind its parent's door may be a thread that it lacks.
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_door.inside.release, after_in_child=_door.renew
+    )
 atexit.register(_end)
 
 
@@ -146,11 +144,12 @@ class parallel_region:
             bind(crew, self.threads, self.pairs)
             return handle
         except BaseException:
-            if self._door.mine():
-                self._door.leave()
+            try:  # noqa: SIM105 - as in `_Door.enter`
+                self._door.inside.release()
+            except RuntimeError:  # it did not get in
+                pass
             raise
 
     @property
     def __exit__(self) -> Callable[..., None]:
-        # Not a function of Python's: that can be interrupted before it has done anything.
         return self._door.inside.__exit__

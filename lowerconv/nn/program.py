@@ -119,7 +119,6 @@ class Program:
         self.arena.reserve(self.plan.nbytes)
         if self._generation == self.arena.generation:
             return
-        self._generation = self.arena.generation
         memory, item = self.arena.memory, self.plan.itemsize
         for tensor, offset in self._placed:
             tensor.place(memory[offset : offset + tensor.span * item].view(self.graph.input.dtype))
@@ -129,13 +128,14 @@ class Program:
             nbytes = prod(shape) * dtype.itemsize
             piece = memory[block.offset : block.offset + nbytes]
             frame.saved[name] = piece.view(dtype).reshape(shape)
+        self._generation = self.arena.generation  # last, whatever interrupts it
 
     def forward(
         self, x: np.ndarray, step: Step, watch: Watch | None = None, gate: Gate | None = None
     ) -> Any:
         """Compute the results for `x`; see `Module.run`."""
         self._place()
-        self.arena.user = self if self.training else None
+        self.arena.user = None  # whatever interrupts it
         self._input.place(np.ascontiguousarray(x).reshape(-1))
         for layer, frame in self.steps:
             if gate:
@@ -144,6 +144,7 @@ class Program:
             if watch:
                 watch(layer, frame, "forward")
         self._step = step
+        self.arena.user = self if self.training else None
         arrays = tuple(result.array for result in self.results)
         return arrays if len(arrays) > 1 else arrays[0]
 

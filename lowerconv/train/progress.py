@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 
 from numba.core import event
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from lowerconv.machine.mpi import launched_rank
+from lowerconv.machine.uninterrupted import uninterrupted
 from lowerconv.train.metrics import EpochMetrics
 
 LINE_SECONDS = 5.0  # between two lines where the bar cannot move
@@ -65,7 +66,6 @@ class ConsoleReporter(Reporter):
                 console=console,
                 transient=True,
             )
-            self._progress.start()
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -78,6 +78,7 @@ class ConsoleReporter(Reporter):
         self._first: tuple[float, int] | None = None  # when a step ended first, and how far
         self._spoke = time.monotonic()
         if self._progress is not None:
+            self._progress.start()
             if self._task is not None:
                 self._progress.remove_task(self._task)
             self._task = self._progress.add_task("", total=images, epoch=self._label, text="")
@@ -117,7 +118,13 @@ class ConsoleReporter(Reporter):
     def close(self) -> None:
         """End all displays."""
         if self._progress is not None:
+            uninterrupted(self._end)
+
+    def _end(self) -> None:
+        assert self._progress is not None
+        with suppress(IndexError):  # rich was interrupted when it began
             self._progress.stop()
+        self._console.show_cursor()
 
 
 class _CompilationListener(event.Listener):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from lowerconv.closing import close_all
 from lowerconv.data import Augment
 from lowerconv.data.loader import Loader
 from lowerconv.data.source import Source
@@ -123,7 +124,7 @@ class Trainer:
         together(self.communicator, lambda: self._build(reporter, workers, cpus))
         try:
             together(self.communicator, lambda: self._open(out, resume, tensorboard))
-        except Exception:
+        except BaseException:
             self.strategy.close()
             raise
 
@@ -232,6 +233,9 @@ class Trainer:
     def fit(self) -> list[EpochMetrics]:
         """Train until all epochs are done, those of the checkpoint included; return the history.
 
+        Whoever interrupts it (Ctrl-C) gets the weights in the midst of the epoch; the checkpoints
+        are whole, and a trainer with ``resume=True`` goes on from the last one.
+
         Raises
         ------
         DivergenceError
@@ -246,6 +250,14 @@ class Trainer:
             self.reporter.say(f"warning: {warning}")
         for advice in self.roster.advice():
             self.reporter.say(f"advice: {advice}")
+        closers: list[Callable[[], object]] = [
+            self.strategy.close,
+            self._train.close,
+            self._test.close,
+            lambda: self.reporter.close(),  # another one, where this rank speaks for a dead one
+        ]
+        if self._directory is not None:
+            closers.append(self._directory.close)
         try:
             with announce_compilation(self.reporter):
                 self._train_epochs()
@@ -254,12 +266,11 @@ class Trainer:
             for line in self.strategy.report():
                 self.reporter.say(line)
         finally:
-            self.strategy.close()
-            for loader in (self._train, self._test):
-                loader.close()
-            self.reporter.close()
-            if self._directory is not None:
-                self._directory.close()
+            try:
+                close_all(closers)
+            except KeyboardInterrupt:
+                close_all(closers)
+                raise
         if self._directory is not None:
             with self.communicator.status.drawing():
                 self._directory.draw(self.history, f"{self.settings.model} on {self.settings.data}")
@@ -378,8 +389,7 @@ class Trainer:
         test_loss, test_accuracy = test()
         ema_loss, ema_accuracy = None, None
         if self.average is not None:
-            with self.average.in_place():
-                ema_loss, ema_accuracy = test()
+            ema_loss, ema_accuracy = self.average.in_place(test)
         return EpochMetrics(
             epoch=epoch + 1,
             train_loss=float(losses @ sizes / images),

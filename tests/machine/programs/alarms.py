@@ -41,9 +41,7 @@ for turn in range(TIMES):
         signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, 3e-4))
         while True:
             plan(X, W)
-    except (KeyboardInterrupt, RuntimeError) as error:
-        # Python's own waiting for a thread that starts breaks in this way.
-        assert isinstance(error, KeyboardInterrupt) or str(error) == "release unlocked lock"
+    except KeyboardInterrupt as error:
         files = [place.filename for place in traceback.extract_tb(error.__traceback__)]
         at_the_door += any(file.endswith("threads.py") for file in files)
     check()  # in this thread, and in another
