@@ -9,7 +9,6 @@ import numpy as np
 
 from lowerconv.arrays import are_slices, contiguous, overlap
 from lowerconv.checks import Pair, plain_array
-from lowerconv.kernels.blas import single_threaded_blas
 from lowerconv.kernels.epilogue import Epilogue
 from lowerconv.machine.team import Handle
 from lowerconv.machine.threads import Turns, get_num_threads, parallel_region
@@ -319,11 +318,7 @@ class ConvPlan:
         with parallel_region(self._pipeline.threads, self._pipeline.pairs) as team:
             if team.threads < self._pipeline.threads:  # the system has no more
                 self._lay_out(min(self.threads, team.threads))
-            if self._pipeline.uses_blas:
-                with single_threaded_blas():
-                    self._compute(team, first, second, operands[2:], result)
-            else:
-                self._compute(team, first, second, operands[2:], result)
+            self._compute(team, first, second, operands[2:], result)
         if self.accumulate and not self._pipeline.adds:
             target += result.reshape(target.shape)
             if self.activation == "relu":

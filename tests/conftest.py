@@ -12,8 +12,15 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
+
+# How long an example takes, or its invention, is up to whatever else the machine does.
+hypothesis.settings.register_profile(
+    "lowerconv", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("lowerconv")
 
 # Neither what the user has tuned nor what is cached may change what is tested; every process that
 # a test starts shares the compiled kernels of this run.

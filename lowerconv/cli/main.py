@@ -9,6 +9,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from rich.console import Console
+
 from lowerconv.cli import (
     bench,
     evaluate,
@@ -76,5 +78,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     try:
         return int(parsed.func(parsed))
     except KeyboardInterrupt:
+        for stderr in (False, True):  # what has hidden the cursor may have been interrupted again
+            Console(stderr=stderr).show_cursor()
         print("lowerconv: interrupted", file=sys.stderr)
         return 130

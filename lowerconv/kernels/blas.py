@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -21,9 +19,67 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from lowerconv.kernels.call import ask, call
 from lowerconv.machine.compiled import njit
 
 GEMM_LIMIT = 2**31 - 1  # extents travel to BLAS as 32-bit integers
+
+# What each library calls the functions that tell how many threads it uses, and set it, as
+# threadpoolctl knows them.  SciPy's OpenBLAS has names with affixes.
+THREAD_FUNCTIONS = {
+    "openblas": ("openblas_get_num_threads", "openblas_set_num_threads"),
+    "openblas on openmp": ("omp_get_max_threads", "omp_set_num_threads"),
+    "mkl": ("MKL_Get_Max_Threads", "MKL_Set_Num_Threads_Local"),
+    "blis": ("bli_thread_get_num_threads", "bli_thread_set_num_threads"),
+    "flexiblas": ("flexiblas_get_num_threads", "flexiblas_set_num_threads"),
+}
+AFFIXES = [(prefix, suffix) for prefix in ("", "scipy_") for suffix in ("", "64_", "_64")]
+
+TELL, SET, HAD = range(3)  # of `Blas.threads`
+
+
+class Blas(NamedTuple):
+    """BLAS as compiled code takes it.
+
+    Attributes
+    ----------
+    gemm : int
+        Address of ``sgemm`` or ``dgemm``.
+    threads : ndarray of int64, (libraries, 3)
+        For every library that this BLAS is: the addresses of the functions that tell and set how
+        many threads it uses, and a place for how many it had when it was held at one.
+    """
+
+    gemm: int
+    threads: np.ndarray
+
+
+@lru_cache
+def blas(dtype: np.dtype) -> Blas:
+    """Return SciPy's BLAS for a dtype."""
+    return Blas(gemm_address(dtype), _thread_functions())
+
+
+@lru_cache
+def _thread_functions() -> np.ndarray:
+    rows = []
+    for library in _blas_libraries():
+        kind = library.internal_api
+        if kind == "openblas" and getattr(library, "threading_layer", "") == "openmp":
+            kind += " on openmp"
+        addresses = [_address(library.dynlib, name) for name in THREAD_FUNCTIONS.get(kind, ())]
+        if len(addresses) == 2 and all(addresses):
+            rows.append([*addresses, 0])
+    return np.array(rows, np.int64).reshape(-1, 3)
+
+
+def _address(library: ctypes.CDLL, name: str) -> int:
+    """Return the address of a function of a library; 0 if it has none of this name."""
+    for prefix, suffix in AFFIXES:
+        function = getattr(library, f"{prefix}{name}{suffix}", None)
+        if function is not None:
+            return ctypes.cast(function, ctypes.c_void_p).value or 0
+    return 0
 
 
 @lru_cache
@@ -63,15 +119,6 @@ def _blas_libraries() -> tuple[Any, ...]:
     return tuple(own or libraries)
 
 
-def _set_threads(library: Any, threads: int) -> None:
-    """Set the threads of BLAS for all Python threads, whichever has set them before.
-
-    From threadpoolctl 3.8 on, its own function does nothing for OpenBLAS but in the first Python
-    thread that calls it, and would keep the program's threads from setting theirs.
-    """
-    getattr(library, "_real_set_num_threads", library.set_num_threads)(threads)
-
-
 @lru_cache
 def has_small_kernels() -> bool:
     """Return whether BLAS multiplies small matrices without packing them first.
@@ -84,24 +131,25 @@ def has_small_kernels() -> bool:
     )
 
 
-@contextmanager
-def single_threaded_blas() -> Iterator[None]:
-    """Hold BLAS at one thread per caller: each core of ours multiplies its own piece.
+@njit(cache=True, nogil=True)
+def hold(threads):
+    """Have BLAS use one thread for each caller: each core of ours multiplies its own piece.
 
-    `threadpoolctl` finds the libraries once; its own context manager would look for them, and read
-    all their properties, at every convolution.
+    `threads` is that of `Blas`.  This and `release` are for compiled code alone, in the same call:
+    there a signal of the user, or an error, never comes in between.
     """
-    changed = []
-    try:
-        for library in _blas_libraries():
-            threads = library.get_num_threads()
-            if threads != 1:
-                changed.append((library, threads))
-                _set_threads(library, 1)
-        yield
-    finally:
-        for library, threads in changed:
-            _set_threads(library, threads)
+    for i in range(len(threads)):
+        threads[i, HAD] = np.int32(ask(threads[i, TELL]))
+        if threads[i, HAD] > 1:
+            call(threads[i, SET], (np.int64(1),))
+
+
+@njit(cache=True, nogil=True)
+def release(threads):
+    """Give BLAS the threads that it had before `hold`."""
+    for i in range(len(threads)):
+        if threads[i, HAD] > 1:
+            call(threads[i, SET], (threads[i, HAD],))
 
 
 @intrinsic

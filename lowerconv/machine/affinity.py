@@ -79,11 +79,11 @@ def set_affinity(policy: str | Sequence[int]) -> None:
     -----
     The environment variable ``LOWERCONV_AFFINITY`` has the same values, a list as ``0-3,8``.
     """
-    global _policy
+    global _policy, _refused, _generation
     checked = _checked(policy, "policy")
     with _choosing:
-        _policy = checked
-        _forget()
+        # At once, as everywhere here: an interrupt comes before all of them or after.
+        _policy, _refused, _generation = checked, None, _generation + 1
 
 
 def parse_affinity(text: str) -> Policy:
@@ -155,18 +155,20 @@ def set_share(cpus: Collection[int] | None, spare: bool = False) -> int | None:
     int or None
         A CPU of the spare core; None where none is wanted, or there is only one core.
     """
-    global _share, _spare
-    _share, _spare = None if cpus is None else tuple(sorted(cpus)), None
-    _forget()
+    share = None if cpus is None else tuple(sorted(cpus))
+    _take(share, None)
     if spare:
-        left, _spare = without_spare(topology(), topology().cpus)
-        if _spare is not None:
-            kept, _share = _share, left
-            _forget()
-            _bind_process(kept)
-            return _spare
-    _bind_process(_share)
+        left, core = without_spare(topology(), topology().cpus)
+        if core is not None:
+            _take(left, core)
+    _bind_process(share)
     return _spare
+
+
+def _take(share: tuple[int, ...] | None, spare: int | None) -> None:
+    global _share, _spare, _refused, _generation
+    with _choosing:
+        _share, _spare, _refused, _generation = share, spare, None, _generation + 1
 
 
 def _bind_process(cpus: Collection[int] | None) -> None:
@@ -251,12 +253,9 @@ def siblings() -> bool:
 
 def _forget(refused: str | None = None) -> None:
     """Have everything that depends on the policy be found anew."""
-    global _generation, _refused
+    global _refused, _generation
     with _choosing:
-        _refused = refused
-        _generation += 1  # last: who sees it sees all else
-        for cached in (_topology, _places, _nodes):
-            cached.cache_clear()
+        _refused, _generation = refused, _generation + 1  # last: who sees it sees all else
 
 
 def generation() -> int:
@@ -266,13 +265,14 @@ def generation() -> int:
 
 def bind(team: Team, threads: int, pairs: bool = False) -> None:
     """Bind the threads of a team, and put the calling one on its core."""
-    bound = places(threads, pairs)
+    bound = _places(_generation, threads, pairs)
     if bound is None:
         if team.places is not None:
             _free(team)
         return
     try:
         if team.places is not bound:
+            team.places = ()  # unknown, where it is interrupted
             for thread, cpu in zip(team.threads, bound[1:], strict=False):
                 os.sched_setaffinity(thread.native_id or 0, (cpu,))
             team.places = bound
@@ -297,13 +297,13 @@ def _move_here(cpu: int) -> None:
 
 def _free(team: Team) -> None:
     """Let the threads of a team run where the calling one may."""
-    team.places = None
     mask, refused = os.sched_getaffinity(0), None
     for thread in team.threads:
         try:
             os.sched_setaffinity(thread.native_id or 0, mask)
         except OSError as error:
             refused = error
+    team.places = None
     if refused:  # told when all is done: users may turn warnings into errors
         _report(refused)
 

@@ -39,6 +39,7 @@ def _own_instance() -> Any:
 
 _native = _own_instance()
 allocate_lock = _native.allocate_lock
+start_new_thread = _native.start_new_thread
 RLock = _native.RLock
 
 
@@ -68,7 +69,7 @@ class Thread:
     def start(self) -> None:
         """Begin; return when it has begun."""
         self._begun.acquire()
-        _native.start_new_thread(self._run, ())
+        start_new_thread(self._run, ())
         with self._begun:
             pass
 

@@ -12,11 +12,12 @@ import ctypes
 import os
 import threading
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lowerconv.copying import not_copied
 from lowerconv.kernels import handoff
 from lowerconv.machine import native
+from lowerconv.machine.uninterrupted import uninterrupted
 from lowerconv.machine.variables import MOST
 
 PATIENCE = 1.0  # seconds that the end of the process waits for threads
@@ -75,22 +76,21 @@ class Team:
 
     def _start(self, number: int) -> None:
         """Start one more thread; another one follows where that is interrupted."""
-        ready = native.Signal()
+        ready = native.allocate_lock()  # and no event: an interrupt would leave that locked
+        ready.acquire()
         thread = native.make(
             lambda: self._work(number, thread, ready),
             f"lowerconv-{number}",  # `stop` ends them, and Python does not wait for them before
         )
-        native.start(thread)
-        ready.wait()
+        uninterrupted(lambda: native.start(thread))  # for the same reason
+        ready.acquire()
 
-    def _work(
-        self, number: int, thread: threading.Thread | native.Thread, ready: native.Signal
-    ) -> None:
+    def _work(self, number: int, thread: threading.Thread | native.Thread, ready: Any) -> None:
         with self._joining:
             joins = len(self.threads) < number
             if joins:
                 self.threads.append(thread)
-        ready.set()
+        ready.release()
         if joins:
             self._serve(self.state, number)  # and as long as that lasts, so does the state
 
@@ -148,8 +148,8 @@ def end() -> None:
     """End the threads; whoever needs a team afterwards gets another."""
     global _team
     if _team is not None:
-        _team.stop()
-        _team = None
+        ended, _team = _team, None  # first: nobody may be given one that is ending
+        ended.stop()
 
 
 if hasattr(os, "register_at_fork"):

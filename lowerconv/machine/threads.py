@@ -1,10 +1,15 @@
-"""How many threads the kernels use, and the one door through which parallel kernels are entered."""
+"""How many threads the kernels use, and the one door through which parallel kernels are entered.
+
+Python handles signals between any two calls, and Ctrl-C raises an error there.  So whatever has to
+be undone is undone by a single call of a function in C: the ``__exit__`` of a lock, or its
+``release`` in the frame that has acquired it.  A function in Python could be interrupted before it
+has done anything.
+"""
 
 from __future__ import annotations
 
 import atexit
 import os
-import threading
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -12,7 +17,7 @@ from typing import Any
 from lowerconv.checks import integer
 from lowerconv.copying import not_copied
 from lowerconv.machine.affinity import bind
-from lowerconv.machine.native import RLock, allocate_lock, warn_refused
+from lowerconv.machine.native import RLock, warn_refused
 from lowerconv.machine.team import PATIENCE, Handle, end, limit, most, team
 from lowerconv.machine.topology import usable_threads
 from lowerconv.machine.variables import MOST, requested
@@ -32,54 +37,49 @@ class _Door:
     """
 
     def __init__(self) -> None:
-        self._queue = allocate_lock()  # held by the one that is next
-        self.inside: Any = RLock()  # which knows its owner, whenever that is interrupted
+        # Both know their owner, whenever that is interrupted.
+        self._queue: Any = RLock()  # held by the one that is next
+        self.inside: Any = RLock()
 
     def enter(self, timeout: float = -1) -> bool:
-        """Return whether this thread is inside now."""
+        """Return whether this thread is inside now; where it is interrupted, it may be."""
         if self.mine():
             return self.inside.acquire()
         if timeout < 0:
             with self._queue:
                 return self.inside.acquire()
-        if not self._queue.acquire(timeout=timeout):
-            return False
         try:
-            return self.inside.acquire(timeout=timeout)
+            return self._queue.acquire(timeout=timeout) and self.inside.acquire(timeout=timeout)
         finally:
-            self._queue.release()
+            try:  # noqa: SIM105 - a context of Python's could be interrupted
+                self._queue.release()
+            except RuntimeError:  # the time was over
+                pass
 
     def mine(self) -> bool:
         """Return whether it is this thread that is inside."""
         return self.inside._is_owned()
 
-    def leave(self) -> None:
-        """Let the next one in."""
-        self.inside.release()
+    def renew(self) -> None:
+        """Let everybody out: who was inside is not in this process."""
+        self._queue._at_fork_reinit()
+        self.inside._at_fork_reinit()
 
 
 _door = _Door()
-_forking = threading.local()  # whether a thread that forks closes the door
 _forks = 0  # that this process comes from
 _ended = False
 
 
 def _before_fork() -> None:
     """Wait for the convolution that runs: OpenBLAS ends its threads now, and hangs if they work."""
-    _forking.closes = not _door.mine()
-    if _forking.closes:
-        _door.enter(LONGEST)
-
-
-def _after_fork() -> None:
-    if _forking.closes and _door.mine():
-        _door.leave()
+    _door.enter(LONGEST)
 
 
 def _renew() -> None:
-    """Give a forked child doors of its own: behind its parent's may be threads it lacks."""
-    global _door, _forks
-    _door = _Door()
+    """Have nobody inside in a forked child: behind its parent's door may be a thread it lacks."""
+    global _forks
+    _door.renew()
     _forks += 1
 
 
@@ -96,7 +96,9 @@ def _end() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_renew)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_door.inside.release, after_in_child=_renew
+    )
 atexit.register(_end)
 
 
@@ -183,8 +185,10 @@ class _Turn:
             if not self._door.enter(PATIENCE if _ended else -1):
                 raise RuntimeError(f"a thread that has ended is inside {self._what}")
         except BaseException:
-            if self._door.mine():
-                self._door.leave()
+            try:  # noqa: SIM105 - as in `_Door.enter`
+                self._door.inside.release()
+            except RuntimeError:  # it did not get in
+                pass
             raise
 
     @property
@@ -248,11 +252,12 @@ class parallel_region:
                 _accept(handle.threads, self.threads, refusal)
             return handle
         except BaseException:
-            if self._door.mine():
-                self._door.leave()
+            try:  # noqa: SIM105 - as in `_Door.enter`
+                self._door.inside.release()
+            except RuntimeError:  # it did not get in
+                pass
             raise
 
     @property
     def __exit__(self) -> Callable[..., None]:
-        # Not a function of Python's: that can be interrupted before it has done anything.
         return self._door.inside.__exit__

@@ -224,14 +224,13 @@ def _fitting(which: str, array: np.ndarray, target: np.ndarray) -> np.ndarray:
         raise WeightsError(f"{which}: got numbers of type {array.dtype}, expected {_KINDS}")
     if array.shape != target.shape:
         raise WeightsError(f"{which}: got shape {array.shape}, expected {target.shape}")
-    with np.errstate(over="ignore"):
-        converted = array.astype(target.dtype, copy=False)
-    if np.isinf(converted).sum() > np.isinf(array).sum():
+    largest, limit = np.abs(array[np.isfinite(array)]).max(initial=0), np.finfo(target.dtype).max
+    if largest > limit:
         raise WeightsError(
-            f"{which}: got {array.dtype} numbers up to {np.abs(array[np.isfinite(array)]).max():g}"
-            f", expected no larger than {np.finfo(target.dtype).max:g} of {target.dtype}"
+            f"{which}: got {array.dtype} numbers up to {largest:g}, expected no larger than "
+            f"{limit:g} of {target.dtype}"
         )
-    return converted
+    return array.astype(target.dtype, copy=False)
 
 
 def _names(names: Iterable[str]) -> str:

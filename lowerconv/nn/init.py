@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+import threading
+from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 
 _PIECE = 1 << 14  # weights drawn at once
-_drawing = ContextVar("_drawing", default=True)
 
 
-@contextmanager
-def undrawn() -> Iterator[None]:
+class _Undrawn(threading.local):
+    """Whether a thread leaves weights undrawn: while it holds a lock of its own.
+
+    That an interrupt cannot keep it from releasing (`lowerconv.machine.threads`).
+    """
+
+    def __init__(self) -> None:
+        self.lock: Any = threading.RLock()
+
+
+_undrawn = _Undrawn()
+
+
+def undrawn() -> AbstractContextManager[Any]:
     """Leave weights at zero, for who wants but their shapes or fills them: drawing takes seconds.
 
     Examples
@@ -22,11 +33,8 @@ def undrawn() -> Iterator[None]:
     >>> with undrawn():
     ...     network = vgg16()
     """
-    before = _drawing.set(False)
-    try:
-        yield
-    finally:
-        _drawing.reset(before)
+    lock: AbstractContextManager[Any] = _undrawn.lock
+    return lock
 
 
 def he_normal(rng: np.random.Generator, out: np.ndarray) -> None:
@@ -47,7 +55,7 @@ def lecun_normal(rng: np.random.Generator, out: np.ndarray) -> None:
 
 
 def _normal(rng: np.random.Generator, out: np.ndarray, gain: float) -> None:
-    if not _drawing.get():
+    if _undrawn.lock._is_owned():
         return
     # Drawn in float64 whatever the dtype, so that both dtypes start from the same weights; and in
     # pieces that stay in the cache: those of VGG would be a gigabyte, twice.

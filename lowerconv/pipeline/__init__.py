@@ -25,7 +25,6 @@ class Pipeline(Protocol):
     name: str
     workspace_items: int  # of the problem's dtype, for all cores together
     blocking: dict[str, str]  # for people
-    uses_blas: bool
     threads: int  # that the team needs
     pairs: bool  # whether threads 2i and 2i + 1 work together
     adds: bool  # whether `accumulate` has an effect

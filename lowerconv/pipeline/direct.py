@@ -67,7 +67,6 @@ class Direct:
     adds = False
     slices = False
     pairs = False
-    uses_blas = False
 
     def __init__(self, problem: ConvProblem, op: Op, threads: int, constant: bool = False) -> None:
         self.problem = problem

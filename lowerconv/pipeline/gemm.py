@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lowerconv.kernels.blas import GEMM_LIMIT, gemm, gemm_address, single_threaded_blas
+from lowerconv.kernels.blas import GEMM_LIMIT, blas, gemm, hold, release
 from lowerconv.kernels.call import share, spread
 from lowerconv.machine.compiled import njit
 from lowerconv.machine.team import Handle
@@ -55,12 +55,14 @@ def _multiply_share(
 
 
 @njit(cache=True, nogil=True)
-def _multiply(team, address, a, trans_a, b, trans_b, beta, c, groups, k, parts_m, parts_n):
+def _multiply(team, blas, a, trans_a, b, trans_b, beta, c, groups, k, parts_m, parts_n):
+    hold(blas.threads)
     spread(
         team,
         _multiply_share,
-        (address, a, trans_a, b, trans_b, beta, c, groups, k, parts_m, parts_n),
+        (blas.gemm, a, trans_a, b, trans_b, beta, c, groups, k, parts_m, parts_n),
     )
+    release(blas.threads)
 
 
 def split(m: int, n: int, k: int) -> tuple[int, int]:
@@ -90,15 +92,15 @@ def multiply(
     """Compute ``c = a b``, or add it, for row-major matrices, the work shared by the cores.
 
     With `groups`, the rows of each matrix are that many blocks one under the other, and each block
-    of `c` is the product of its blocks of `a` and `b`.  Call it inside `parallel_region` and
-    `single_threaded_blas`; `matmul` does.
+    of `c` is the product of its blocks of `a` and `b`.  Call it inside `parallel_region`; `matmul`
+    does.
     """
     k = a.shape[0] // groups if trans_a else a.shape[1]
     m, n = c.shape[0] // groups, c.shape[1]
     if max(m, n, k, a.shape[1], b.shape[1]) > GEMM_LIMIT:
         raise MemoryError(f"GEMM of {m} x {n} x {k}: BLAS takes extents up to {GEMM_LIMIT}")
     beta, parts = int(add), split(m, n, k)
-    _multiply(team, gemm_address(c.dtype), a, trans_a, b, trans_b, beta, c, groups, k, *parts)
+    _multiply(team, blas(c.dtype), a, trans_a, b, trans_b, beta, c, groups, k, *parts)
 
 
 def matmul(
@@ -111,5 +113,5 @@ def matmul(
     add: bool = False,
 ) -> None:
     """Compute ``c = a b``, or add it, for row-major matrices, outside any other region."""
-    with parallel_region(get_num_threads()) as team, single_threaded_blas():
+    with parallel_region(get_num_threads()) as team:
         multiply(team, a, b, c, trans_a=trans_a, trans_b=trans_b, add=add)

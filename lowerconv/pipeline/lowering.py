@@ -90,7 +90,6 @@ class Lowering:
     adds = False
     slices = False
     pairs = False
-    uses_blas = True
 
     def __init__(self, problem: ConvProblem, op: Op, threads: int, constant: bool = False) -> None:
         self.problem = problem

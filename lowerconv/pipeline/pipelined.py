@@ -24,7 +24,7 @@ that with any two threads: the one lowers into a ring of panels, the other multi
 from __future__ import annotations
 
 from lowerconv.copying import not_copied
-from lowerconv.kernels.blas import GEMM_LIMIT, gemm_address
+from lowerconv.kernels.blas import GEMM_LIMIT, blas, hold, release
 from lowerconv.kernels.blocking import (
     forward_blocking,
     input_grad_blocking,
@@ -76,9 +76,11 @@ def _forward_share(
 
 
 @njit(cache=True, nogil=True)
-def _forward(team, lanes, gemm, x, w, bias, relu, groups, geometry, blocks, y, panels, products):
-    frame = lanes, gemm, x, w, bias, relu, groups, geometry, blocks, y, panels, products
+def _forward(team, lanes, blas, x, w, bias, relu, groups, geometry, blocks, y, panels, products):
+    frame = lanes, blas.gemm, x, w, bias, relu, groups, geometry, blocks, y, panels, products
+    hold(blas.threads)
     spread(team, _forward_share, frame)
+    release(blas.threads)
 
 
 @njit(cache=True, nogil=True)
@@ -103,9 +105,11 @@ def _input_grad_share(
 
 
 @njit(cache=True, nogil=True)
-def _input_grad(team, lanes, gemm, dy, w, groups, geometry, blocks, dx, panels, gathered):
-    frame = lanes, gemm, dy, w, groups, geometry, blocks, dx, panels, gathered
+def _input_grad(team, lanes, blas, dy, w, groups, geometry, blocks, dx, panels, gathered):
+    frame = lanes, blas.gemm, dy, w, groups, geometry, blocks, dx, panels, gathered
+    hold(blas.threads)
     spread(team, _input_grad_share, frame)
+    release(blas.threads)
 
 
 @njit(cache=True, nogil=True)
@@ -130,9 +134,11 @@ def _weight_grad_share(
 
 
 @njit(cache=True, nogil=True)
-def _weight_grad(team, lanes, gemm, dy, x, groups, geometry, blocks, partial, dw, panels, gathered):
-    frame = lanes, gemm, dy, x, groups, geometry, blocks, partial, panels, gathered
+def _weight_grad(team, lanes, blas, dy, x, groups, geometry, blocks, partial, dw, panels, gathered):
+    frame = lanes, blas.gemm, dy, x, groups, geometry, blocks, partial, panels, gathered
+    hold(blas.threads)
     spread(team, _weight_grad_share, frame)
+    release(blas.threads)
     if len(partial) > 1:
         spread(team, add_splits, (partial, dw))
 
@@ -145,7 +151,6 @@ class Pipelined:
     adds = False
     slices = False
     pairs = False
-    uses_blas = True
     slots = 2  # panels of a core
     unit = "cores"
 
@@ -206,7 +211,7 @@ class Pipelined:
         _forward(
             team,
             self.lanes,
-            gemm_address(y.dtype),
+            blas(y.dtype),
             x,
             w.reshape(K, -1),
             *epilogue,
@@ -226,7 +231,7 @@ class Pipelined:
         _input_grad(
             team,
             self.lanes,
-            gemm_address(dy.dtype),
+            blas(dy.dtype),
             dy.reshape(N, K, -1),
             w.reshape(K, -1),
             self.problem.groups,
@@ -246,7 +251,7 @@ class Pipelined:
         _weight_grad(
             team,
             self.lanes,
-            gemm_address(dy.dtype),
+            blas(dy.dtype),
             dy.reshape(N, K, -1),
             x,
             self.problem.groups,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NoReturn
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
 
 import numpy as np
 
@@ -14,6 +13,8 @@ from lowerconv.machine.compiled import njit
 from lowerconv.machine.threads import get_num_threads, parallel_region
 from lowerconv.nn.module import Module
 from lowerconv.train.checkpoint import state
+
+T = TypeVar("T")
 
 
 @njit(cache=True, nogil=True)
@@ -95,16 +96,19 @@ class WeightAverage:
                 part = array.dtype.type(1 - self.decay)
                 _approach(team, self.values[name].reshape(-1), array.reshape(-1), part)
 
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Have the network compute with the average for a while."""
+    def in_place(self, compute: Callable[[], T]) -> T:
+        """Return what a function returns while the network computes with the average."""
         weights = self._weights()
         kept = {name: array.copy() for name, array in weights.items()}
-        _copy(self.values, weights)
         try:
-            yield
+            _copy(self.values, weights)
+            return compute()
         finally:
-            _copy(kept, weights)
+            try:
+                _copy(kept, weights)
+            except BaseException:  # interrupted: it can be done again from the beginning
+                _copy(kept, weights)
+                raise
 
 
 def _copy(source: dict[str, np.ndarray], target: dict[str, np.ndarray]) -> None:

@@ -52,8 +52,7 @@ def train_and_test(run: Trainer, epoch: int) -> EpochMetrics:
     test_loss, test_accuracy = test()
     ema_loss, ema_accuracy = None, None
     if run.average is not None:
-        with run.average.in_place():
-            ema_loss, ema_accuracy = test()
+        ema_loss, ema_accuracy = run.average.in_place(test)
     return EpochMetrics(
         epoch=epoch + 1,
         train_loss=float(losses @ sizes / images),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 
 from numba.core import event
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from lowerconv.copying import not_copied
 from lowerconv.machine.mpi import launched_rank
+from lowerconv.machine.uninterrupted import uninterrupted
 from lowerconv.printable import printable_lines
 from lowerconv.train.metrics import EpochMetrics
 
@@ -72,7 +73,6 @@ class ConsoleReporter(Reporter):
                 transient=True,
                 auto_refresh=False,  # which would be a thread's, beside those that compute
             )
-            self._progress.start()
 
     def say(self, text: str) -> None:
         """Print a line; once nobody reads them any more, nothing."""
@@ -90,6 +90,7 @@ class ConsoleReporter(Reporter):
         self._first: tuple[float, int] | None = None  # when a step ended first, and how far
         self._spoke = time.monotonic()
         if self._progress is not None:
+            self._progress.start()
             if self._task is not None:
                 self._progress.remove_task(self._task)
             self._task = self._progress.add_task("", total=images, epoch=self._label, text="")
@@ -132,7 +133,13 @@ class ConsoleReporter(Reporter):
     def close(self) -> None:
         """End all displays."""
         if self._progress is not None:
+            uninterrupted(self._end)
+
+    def _end(self) -> None:
+        assert self._progress is not None
+        with suppress(IndexError):  # rich was interrupted when it began
             self._progress.stop()
+        self._console.show_cursor()
 
 
 class _CompilationListener(event.Listener):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lowerconv.arguments import Place, checked
+from lowerconv.closing import close_all
 from lowerconv.console import PlainConsole
 from lowerconv.copying import not_copied
 from lowerconv.data import Augment, DataWarning
@@ -131,10 +132,10 @@ class Trainer:
             self._set_up(model, data, parallel, settings, saved, (reporter, workers, cpus))
             try:
                 together(self.communicator, lambda: self._open(out, saved, tensorboard))
-            except Exception:
+            except BaseException:
                 self.strategy.close()
                 raise
-        except Exception:
+        except BaseException:
             if self._directory is not None:
                 self._directory.close()
             raise
@@ -297,6 +298,9 @@ class Trainer:
     def fit(self) -> list[EpochMetrics]:
         """Train until all epochs are done, those of the checkpoint included; return the history.
 
+        Whoever interrupts it (Ctrl-C) gets the weights in the midst of the epoch; the checkpoints
+        are whole, and a trainer with ``resume=True`` goes on from the last one.
+
         Raises
         ------
         DivergenceError
@@ -313,6 +317,15 @@ class Trainer:
             self.reporter.say(f"warning: {warning}")
         for advice in self.roster.advice():
             self.reporter.say(f"advice: {advice}")
+        closers: list[Callable[[], object]] = [
+            *(handle.remove for handle in observing),
+            self.strategy.close,
+            self._train.close,
+            self._test.close,
+            lambda: self.reporter.close(),  # another one, where this rank speaks for a dead one
+        ]
+        if self._directory is not None:
+            closers.append(self._directory.close)
         try:
             with announce_compilation(self.reporter):
                 self._train_epochs()
@@ -321,14 +334,11 @@ class Trainer:
             for line in self.strategy.report():
                 self.reporter.say(line)
         finally:
-            for handle in observing:
-                handle.remove()
-            self.strategy.close()
-            for loader in (self._train, self._test):
-                loader.close()
-            self.reporter.close()
-            if self._directory is not None:
-                self._directory.close()
+            try:
+                close_all(closers)
+            except KeyboardInterrupt:
+                close_all(closers)
+                raise
         if self._directory is not None:
             with self.communicator.status.drawing():
                 self._directory.draw(self.history, f"{self.settings.model} on {self.settings.data}")

@@ -56,7 +56,7 @@ def test_bandwidth_of_some_threads():
     for count in (1, 3):
         found = memory_bandwidth(count, 12 << 20)
         assert set(found) == {"read", "triad"}
-        assert all(1e8 < speed < 1e13 for speed in found.values())
+        assert all(1e6 < speed < 1e13 for speed in found.values())
 
 
 def test_a_thread_that_fails_does_not_leave_the_others_waiting(monkeypatch):

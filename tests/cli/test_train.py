@@ -203,7 +203,7 @@ def test_mistakes_are_told_without_a_traceback(run_lowerconv, tmp_path, name):
 @pytest.mark.parametrize("name", ["unknown-data", "no-epochs", "missing-directory"])
 def test_ranks_tell_a_mistake_once(mpiexec, tmp_path, name):
     arguments, message = MISTAKES[name]
-    run = mpiexec(3, "-m", "lowerconv", "train", *arguments, cwd=tmp_path, timeout=60)
+    run = mpiexec(3, "-m", "lowerconv", "train", *arguments, cwd=tmp_path)
     assert run.returncode != 0
     assert (run.stderr + run.stdout).count(message) == 1
 
@@ -255,7 +255,7 @@ def test_a_failing_rank_ends_all(mpiexec, tiny_fashion, tmp_path):
         "    SGD.update = fail\n"
         f"sys.exit(main(['train', '--data', 'fashion-mnist:{tiny_fashion}', '--out', 'run']))\n"
     )
-    run = mpiexec(3, program, cwd=tmp_path, timeout=120)
+    run = mpiexec(3, program, cwd=tmp_path)
     assert run.returncode != 0
     assert "error on rank 1" in run.stderr
     assert "ZeroDivisionError: on purpose" in run.stderr

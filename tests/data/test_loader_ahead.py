@@ -211,7 +211,7 @@ def test_what_is_ready_is_not_waited_for():
         batches.prefetch(0, epoch)
         stream = batches._begun[1]
         for _ in batches.batches(0, epoch):
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 300
             while not all(job.done() for job in stream._pending) and time.monotonic() < deadline:
                 time.sleep(0.001)
     report = batches.report()
@@ -226,14 +226,14 @@ def test_waiting_is_counted(monkeypatch):
     make = batches._make
 
     def slow(*arguments):
-        time.sleep(0.05)
+        time.sleep(0.1)
         return make(*arguments)
 
     monkeypatch.setattr(batches, "_make", slow)
     for _ in batches.batches(0, 0):
         pass
     report = batches.report()
-    assert report.batches == 7 and report.busy_seconds > 7 * 0.045
+    assert report.batches == 7 and report.busy_seconds > 7 * 0.09
     # On a busy machine this thread may come too late to have to wait for some.
     assert 1 <= report.waits <= 6 and report.seconds > 0.01
     assert f"waited for {report.waits}, {report.seconds:.2f} s in all" in str(report)
@@ -293,7 +293,7 @@ def test_threads_end_with_their_loader():
     assert len(list(batches.batches(0, 0))) == 7  # it can be used again
     batches.prefetch(0, 1)
     del batches
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while threads_alive() and time.monotonic() < deadline:
         gc.collect()  # until then they finish what they are at
         time.sleep(0.01)
@@ -314,7 +314,7 @@ def test_a_forked_child_loads_too():
             status = 0
         finally:
             os._exit(status)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while (done := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
         time.sleep(0.01)
     if done == (0, 0):

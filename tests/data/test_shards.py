@@ -277,7 +277,9 @@ def test_a_killed_pack_goes_on(folder, tmp_path):
     program = (
         "import sys\n"
         "from lowerconv.data import pack\n"
-        "pack(sys.argv[1], sys.argv[4], size=int(sys.argv[2]), shard_bytes=int(sys.argv[3]))\n"
+        "import time\n"
+        "pack(sys.argv[1], sys.argv[4], size=int(sys.argv[2]), shard_bytes=int(sys.argv[3]),\n"
+        "     progress=lambda done, total: time.sleep(0.005))\n"  # for there is time to kill it
     )
     command = [sys.executable, "-c", program, *arguments]
     pack(arguments[0], tmp_path / "unbroken", size=32, shard_bytes=40000)

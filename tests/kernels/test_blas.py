@@ -1,7 +1,11 @@
 """The GEMM called through its address, and the threads of BLAS."""
 
+import ctypes
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from lowerconv.kernels import blas
 from lowerconv.pipeline.gemm import matmul, split
@@ -32,13 +36,45 @@ def test_gemm_accumulates_into_a_block():
     assert np.array_equal(c, expected)
 
 
-def test_blas_threads_are_restored_even_after_an_error():
-    libraries = blas._blas_libraries()
-    before = [library.get_num_threads() for library in libraries]
-    with pytest.raises(ZeroDivisionError), blas.single_threaded_blas():
-        assert all(library.get_num_threads() == 1 for library in libraries)
-        1 / 0  # noqa: B018
-    assert [library.get_num_threads() for library in libraries] == before
+@pytest.fixture
+def libraries():
+    """Return threadpoolctl's handles of SciPy's BLAS, each with three threads."""
+    with threadpool_limits(3, user_api="blas"):
+        found = blas._blas_libraries()
+        assert found
+        assert [library.get_num_threads() for library in found] == [3] * len(found)
+        yield found
+
+
+def test_blas_is_held_at_one_thread_and_released(libraries):
+    threads = blas.blas(np.dtype(np.float32)).threads
+    assert len(threads) == len(libraries)
+    for before in (3, 1, 2):
+        for library in libraries:
+            library.set_num_threads(before)
+        blas.hold(threads)
+        assert [library.get_num_threads() for library in libraries] == [1] * len(libraries)
+        blas.release(threads)
+        assert [library.get_num_threads() for library in libraries] == [before] * len(libraries)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("openblas", ["scipy_openblas_get_num_threads64_", "scipy_openblas_set_num_threads64_"]),
+        ("openblas", ["openblas_get_num_threads", "openblas_set_num_threads"]),
+        ("openblas on openmp", ["omp_get_max_threads", "omp_set_num_threads"]),
+        ("mkl", ["MKL_Get_Max_Threads", "MKL_Set_Num_Threads_Local"]),
+        ("blis", ["bli_thread_get_num_threads", "bli_thread_set_num_threads"]),
+        ("flexiblas", ["flexiblas_get_num_threads", "flexiblas_set_num_threads"]),
+    ],
+)
+def test_the_functions_of_every_kind_of_blas_are_found(kind, names):
+    kept = [ctypes.CFUNCTYPE(None)(lambda: None) for _ in names]
+    library = SimpleNamespace(**dict(zip(names, kept, strict=True)))
+    addresses = [blas._address(library, name) for name in blas.THREAD_FUNCTIONS[kind]]
+    assert addresses == [ctypes.cast(function, ctypes.c_void_p).value for function in kept]
+    assert blas._address(SimpleNamespace(), "MKL_Get_Max_Threads") == 0
 
 
 @pytest.mark.parametrize("m", [1, 63, 64, 1000])

@@ -25,6 +25,6 @@ def run_together(count, code):
     for number, process in enumerate(processes):
         process.stdin.write(f"{number}\n")
         process.stdin.flush()
-    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * count
     return outputs

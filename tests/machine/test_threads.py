@@ -8,7 +8,7 @@ import pytest
 
 import lowerconv as lc
 from lowerconv.machine import threads
-from lowerconv.machine.threads import Turns, between_kernels, parallel_region
+from lowerconv.machine.threads import Turns, _Door, between_kernels, parallel_region
 
 from .children import python
 
@@ -62,25 +62,45 @@ def test_who_asks_first_does_not_undo_what_another_thread_sets(monkeypatch):
 
 
 def test_python_threads_take_turns():
-    x, w = np.ones((8, 32, 28, 28), np.float32), np.ones((32, 32, 3, 3), np.float32)
-    plan, stop, turns = lc.plan_conv2d(x.shape, w.shape), threading.Event(), [0]
-    plan(x, w)
+    door, left = _Door(), threading.Event()
 
-    def convolve_always():
-        while not stop.is_set():
-            plan(x, w)
-            turns[0] += 1
+    def come_once():
+        door.enter()
+        left.wait()
+        door.inside.release()
 
-    thread = threading.Thread(target=convolve_always)
-    thread.start()
-    try:
-        for _ in range(20):
-            plan(x, w)
-    finally:
-        stop.set()
+    for _ in range(20):
+        left.clear()
+        door.enter()
+        thread = threading.Thread(target=come_once)
+        thread.start()
+        while door._queue.acquire(blocking=False):  # until it waits
+            door._queue.release()
+            time.sleep(1e-4)
+        door.inside.release()
+        # The one who was inside is the quickest, and has to wait all the same.
+        assert not door.enter(0.0)
+        left.set()
         thread.join()
-    # About as many; a lock that whoever has just had it gets again would give it thousands.
-    assert turns[0] < 20 * 20
+
+
+def test_threads_that_come_at_once_all_get_in():
+    door, inside, most = _Door(), [], []
+
+    def come_often():
+        for _ in range(200):
+            door.enter()
+            inside.append(1)
+            most.append(len(inside))
+            inside.pop()
+            door.inside.release()
+
+    crew = [threading.Thread(target=come_often) for _ in range(5)]
+    for thread in crew:
+        thread.start()
+    for thread in crew:
+        thread.join()
+    assert most == [1] * 1000
 
 
 def test_a_convolution_inside_another_is_refused():

@@ -38,7 +38,7 @@ class Others(Communicator):
 
 @pytest.mark.parametrize("ranks", [2, 3, 5])
 def test_all_ranks_refuse_or_none(mpiexec, ranks):
-    run = mpiexec(ranks, PROGRAMS / "agreement.py", ranks, timeout=60)
+    run = mpiexec(ranks, PROGRAMS / "agreement.py", ranks)
     assert run.returncode == 0, run.stderr
     assert all(f"rank {rank} done" in run.stdout for rank in range(ranks))
 
@@ -198,7 +198,7 @@ def test_training_is_refused_before_anything_is_written(mpiexec, tiny_fashion, t
         f"    {action}\n"
         "sys.exit(main())\n"
     )
-    run = mpiexec(3, program, "train", "--out", tmp_path / "run", cwd=tmp_path, timeout=200)
+    run = mpiexec(3, program, "train", "--out", tmp_path / "run", cwd=tmp_path)
     assert run.returncode != 0
     told = run.stdout + run.stderr
     assert told.count(message) == 1, told
@@ -223,7 +223,7 @@ def test_a_program_of_ones_own_is_refused_on_all_ranks(mpiexec, tiny_fashion, tm
         "said = refused(seed=launched_rank()), refused(epochs=0 if last else 1)\n"
         "print(launched_rank(), *said, sep=' | ')\n"
     )
-    run = mpiexec(2, program, cwd=tmp_path, timeout=200)
+    run = mpiexec(2, program, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     for rank in range(2):
         (line,) = [line for line in run.stdout.splitlines() if line.startswith(f"{rank} |")]
@@ -267,7 +267,7 @@ def test_weights_that_part_stop_the_run_and_name_the_layer(mpiexec, tiny_fashion
         "sys.exit(main())\n"
     )
     arguments = ("train", "--data", f"fashion-mnist:{tiny_fashion}", "--epochs", 1)
-    run = mpiexec(3, program, *arguments, cwd=tmp_path, timeout=200)
+    run = mpiexec(3, program, *arguments, cwd=tmp_path)
     assert run.returncode != 0
     message = "weights differ between ranks, in 1 of 8 parameters, first in '3.weight'"
     assert message in run.stderr, run.stderr

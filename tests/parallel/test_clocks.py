@@ -68,7 +68,7 @@ class DeadComm:
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_does_not_answer_is_named(rank):
-    with pytest.raises(ClockError, match=f"rank {1 - rank} has not answered for 0 s"):
+    with pytest.raises(ClockError, match=rf"rank {1 - rank} has not answered for \d+ s"):
         compare_clocks(DeadComm(rank), timeout=0.05)
     assert DeadRequest.cancelled
 

@@ -61,7 +61,7 @@ def test_missing_mpi_is_told_in_one_line(tmp_path, missing):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert run.returncode == 1
     assert len(run.stderr.splitlines()) == 1
@@ -78,7 +78,7 @@ def test_tasks_of_srun_that_do_not_find_each_other(tmp_path, rank):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert run.returncode == 1
     assert not (tmp_path / "run").exists()

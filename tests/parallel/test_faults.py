@@ -28,8 +28,10 @@ PROGRAM = Path(__file__).parent / "programs" / "faulty.py"
 # Those of `lowerconv.parallel.options.STRATEGIES` whose runs are the same each time, and the same
 # as that of one process.
 SYNCHRONOUS = ("data", "tree", "model", "owt")
-ENDED = 5.0  # seconds after a fault in which all ranks have to be gone
-STALL = 1.5  # seconds of --stall-timeout
+# Seconds after a fault in which all ranks have to be gone: they are in one where nothing else runs,
+# and never where they wait for each other.
+ENDED = 60.0
+STALL = 4.0  # seconds of --stall-timeout: no rank that computes is silent for so long
 # ... and then so many until a rank that does not answer is given up, and all are gone.
 GIVEN_UP = STALL + 3.0 + ENDED
 EPOCHS = 3
@@ -185,7 +187,7 @@ def test_one_rank_that_fails_before_training_ends_all(mpiexec, tmp_path):
         "trainer.Loader = Together\n"
         f"sys.exit(main(['train', '--out', {str(tmp_path / 'run')!r}]))\n"
     )
-    outcome = judge(mpiexec(3, program, timeout=60), tmp_path / "run")
+    outcome = judge(mpiexec(3, program), tmp_path / "run")
     assert outcome.status != 0
     assert outcome.text.count("lowerconv: error on rank 1: no disk") == 1
 
@@ -265,7 +267,7 @@ def test_an_interrupt_ends_all_ranks(launch, words, tmp_path):
         begin = time.monotonic()
         process.send_signal(signal.SIGINT)
         text += process.stdout.read()
-        assert process.wait(60) != 0
+        assert process.wait(ENDED) != 0
     assert time.monotonic() - begin < ENDED
     assert "Traceback" not in text
     judge(subprocess.CompletedProcess([], 130, "", ""), tmp_path / "run")
@@ -292,16 +294,16 @@ def test_a_cut_network_ends_both_sides(tmp_path, tiny_fashion, cut):
         finally:
             os.dup2(saved, 2)
             os.close(saved)
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while "fault at" not in log.read_text():
             assert time.monotonic() < until, log.read_text()
             time.sleep(0.1)
         subprocess.run(["ip", "-n", made.names[cut], "link", "set", "eth0", "down"], check=True)
         begin = time.monotonic()
-        assert process.wait(60) != 0
-        while left(tmp_path / "run") and time.monotonic() < begin + 60:
+        assert process.wait(ENDED) != 0
+        while left(tmp_path / "run"):
+            assert time.monotonic() < begin + ENDED
             time.sleep(0.1)
-        assert time.monotonic() - begin < timeout + 20
     assert re.search("error on rank [01]: rank 2 on host .*-1 does not answer", log.read_text())
     epochs(tmp_path / "run")
 

@@ -17,7 +17,7 @@ def shares_of(mpiexec):
     """Return a function: what `PROGRAM` prints on some ranks, which differ in what they may use."""
 
     def run(ranks, *arguments):
-        done = mpiexec(ranks, PROGRAM, *arguments, timeout=60)
+        done = mpiexec(ranks, PROGRAM, *arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 

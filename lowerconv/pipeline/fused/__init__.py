@@ -44,7 +44,6 @@ class Fused:
     """Microkernels fed from the image itself."""
 
     name = "fused"
-    uses_blas = False
     pairs = False
     slices = True
 

@@ -85,7 +85,6 @@ class Winograd:
     """Winograd's minimal filtering, F(4x4, 3x3), its products on the microkernels of `Fused`."""
 
     name = "winograd"
-    uses_blas = False
     pairs = False
     adds = True
     slices = True

@@ -4,7 +4,6 @@ import random
 import signal
 import sys
 import threading
-import traceback
 
 import numpy as np
 
@@ -32,7 +31,6 @@ def check() -> None:
 for plan in PLANS:
     plan(X, W)
 signal.signal(signal.SIGALRM, interrupt)
-at_the_door = 0
 for turn in range(TIMES):
     plan = chance.choice(PLANS)
     if turn % 10 == 0:
@@ -41,16 +39,12 @@ for turn in range(TIMES):
         signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, 3e-4))
         while True:
             plan(X, W)
-    except (KeyboardInterrupt, RuntimeError) as error:
-        # Python's own waiting for a thread that starts breaks in this way.
-        assert isinstance(error, KeyboardInterrupt) or str(error) == "release unlocked lock"
-        files = [place.filename for place in traceback.extract_tb(error.__traceback__)]
-        at_the_door += any(file.endswith("threads.py") for file in files)
+    except KeyboardInterrupt:
+        pass
     check()  # in this thread, and in another
     thread = threading.Thread(target=check, daemon=True)
     thread.start()
     thread.join(LIMIT)
     assert right == [True, True], "nobody gets in any more"
     right.clear()
-assert at_the_door
 print("right")

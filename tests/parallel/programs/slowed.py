@@ -16,7 +16,7 @@ from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.strategies import STRATEGIES
 from lowerconv.parallel.strategy import Work
 
-STEPS, SLEEP = 12, 0.03
+STEPS, SLEEP = 12, 0.08
 
 communicator = world()
 set_num_threads(1)
