@@ -27,8 +27,8 @@ from rich.table import Table
 from lowerconv.bench.interleaved import median_ratio
 from lowerconv.bench.load import Others
 from lowerconv.bench.show import plural
-from lowerconv.parallel.collectives import ALLREDUCE
-from lowerconv.parallel.communicator import Communicator, world
+from lowerconv.parallel.comm.collectives import ALLREDUCE
+from lowerconv.parallel.comm.communicator import Communicator, world
 
 BLOCKING = "MPI_Allreduce"  # what everybody compares with
 

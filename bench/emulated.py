@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from lowerconv import nn
-from lowerconv.machine.team import Handle
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.module import Layer, Module, Step
 from lowerconv.nn.program import Gate, Program, Watch
+from lowerconv.runtime.team import Handle
 
 COMMUNICATING = "lowerconv.parallel"
 MOVED = 5  # arrays of an update with momentum

@@ -44,14 +44,14 @@ from bench.network_peers import image_shape, options_of
 from bench.scaling_report import ALONE, draw, efficiency_tables, merge
 from bench.scaling_steps import Contender
 from lowerconv.bench.load import Others
-from lowerconv.machine.affinity import set_share
 from lowerconv.machine.memory import memory_limit
 from lowerconv.machine.mpi import launched_rank
 from lowerconv.machine.topology import online_cpus
 from lowerconv.nn.models import MODELS
-from lowerconv.parallel.communicator import Communicator, world
-from lowerconv.parallel.options import BELONGS_TO, ParallelOptions
+from lowerconv.parallel.comm.communicator import Communicator, world
 from lowerconv.parallel.strategies import STRATEGIES
+from lowerconv.parallel.strategies.options import BELONGS_TO, ParallelOptions
+from lowerconv.runtime.affinity import set_share
 
 NETWORKS = ("googlenet", "cifar10_quick", "alexnet", "vgg16")
 SETTLE = 2  # steps that are not timed: they compile, open connections, and take memory

@@ -16,12 +16,12 @@ from bench.network_peers import LR, MOMENTUM, image_shape, options_of
 from lowerconv.data.order import share
 from lowerconv.nn.models import MODELS
 from lowerconv.nn.module import Module, Step
-from lowerconv.parallel.communicator import Communicator, MPICommunicator
-from lowerconv.parallel.engine import Engine, Task
-from lowerconv.parallel.listener import Listener
-from lowerconv.parallel.options import ParallelOptions
+from lowerconv.parallel.comm.communicator import Communicator, MPICommunicator
+from lowerconv.parallel.comm.engine import Engine, Task
+from lowerconv.parallel.comm.listener import Listener
 from lowerconv.parallel.strategies import STRATEGIES
-from lowerconv.parallel.strategy import Strategy, Work
+from lowerconv.parallel.strategies.options import ParallelOptions
+from lowerconv.parallel.strategies.strategy import Strategy, Work
 
 
 class Wire(Listener):

@@ -13,11 +13,11 @@ the image, while the next band is on its way to the cache.  `lowerconv.nn` build
 layers, `lowerconv.train` trains them, `lowerconv.parallel` over several processes.
 """
 
+from lowerconv.conv.plan import ConvPlan, algorithms, plan_conv2d
 from lowerconv.functional import conv2d, conv2d_input_grad, conv2d_weight_grad
-from lowerconv.machine.affinity import get_affinity, set_affinity
 from lowerconv.machine.report import machine_report
-from lowerconv.machine.threads import get_num_threads, set_num_threads
-from lowerconv.plan import ConvPlan, algorithms, plan_conv2d
+from lowerconv.runtime.affinity import get_affinity, set_affinity
+from lowerconv.runtime.threads import get_num_threads, set_num_threads
 from lowerconv.version import __version__
 
 __all__ = [

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from lowerconv.checks import plain_array, shape
-from lowerconv.plan_cache import cached_plan
-from lowerconv.problem import DTYPES
+from lowerconv.conv.plan_cache import cached_plan
+from lowerconv.conv.problem import DTYPES
 
 
 def _check_array(array: Any, name: str, dtype: np.dtype | None = None) -> None:

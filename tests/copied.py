@@ -16,22 +16,22 @@ from PIL import Image
 
 import lowerconv as lc
 from lowerconv import data, nn
+from lowerconv.codegen.isa import host_isa
+from lowerconv.codegen.microkernel import Microkernel
+from lowerconv.conv.problem import ConvProblem, conv_problem
 from lowerconv.copying import Reference
 from lowerconv.data import Augment, Dataset, Loader, Normalizer, ShardSet
 from lowerconv.data.shards import Shard as ShardFile
 from lowerconv.data.split import Subset
-from lowerconv.kernels.microkernel import Microkernel
-from lowerconv.kernels.simd import host_isa
 from lowerconv.nn.models import resnet20
-from lowerconv.parallel.cut import Back, Front, Part, cut
-from lowerconv.parallel.layout import Layout
-from lowerconv.parallel.link import Scratch, Tally
-from lowerconv.parallel.listener import Listener
-from lowerconv.parallel.roster import Place, Roster
-from lowerconv.parallel.shards import Bias, DropoutShard
-from lowerconv.parallel.staleness import Staleness
-from lowerconv.parallel.status import Status
-from lowerconv.problem import ConvProblem, conv_problem
+from lowerconv.parallel.comm.link import Scratch, Tally
+from lowerconv.parallel.comm.listener import Listener
+from lowerconv.parallel.comm.rank_map import Place, Roster
+from lowerconv.parallel.comm.status import Status
+from lowerconv.parallel.sharding.cut import Back, Front, Part, cut
+from lowerconv.parallel.sharding.layout import Layout
+from lowerconv.parallel.sharding.sharded_layers import Bias, DropoutShard
+from lowerconv.parallel.strategies.staleness import Staleness
 from lowerconv.train import Classifier
 from lowerconv.train.checkpoint import Checkpoint, save_checkpoint, state
 from lowerconv.train.ema import WeightAverage

@@ -11,15 +11,16 @@ import pytest
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import lowerconv as lc
-from lowerconv import nn, plan_cache
+from lowerconv import nn
+from lowerconv.conv import plan_cache
+from lowerconv.conv.wisdom import forget, recall, remember
 from lowerconv.files import write_atomically
-from lowerconv.machine import affinity
-from lowerconv.machine import team as teams
 from lowerconv.machine.cache import read_checked, write_checked
 from lowerconv.nn.exchange import load_weights
 from lowerconv.nn.init import undrawn
 from lowerconv.nn.module import Step
-from lowerconv.wisdom import forget, recall, remember
+from lowerconv.runtime import affinity
+from lowerconv.runtime import team as teams
 
 from .interrupts import interrupts
 

@@ -214,7 +214,7 @@ def test_from_a_zip_archive(tmp_path):
 from lowerconv.bench import cases, published
 assert len(cases.networks()) == 8 and cases.layers("googlenet") and published.alexnet()
 assert lc.__file__.startswith({archive!r})
-from lowerconv.kernels import jit
+from lowerconv.codegen import jit
 import hashlib
 assert jit._generators() != hashlib.sha256().hexdigest()
 """
@@ -315,7 +315,7 @@ def test_without_stdout_and_stderr(tmp_path):
 
 
 def test_the_end_of_all_ranks_without_stdout_and_stderr(monkeypatch):
-    from lowerconv.parallel.ending import flush
+    from lowerconv.parallel.faults.ending import flush
 
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "stderr", None)

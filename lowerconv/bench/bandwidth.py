@@ -17,10 +17,10 @@ from collections.abc import Callable
 import numpy as np
 
 from lowerconv.bench import crew
-from lowerconv.machine.compiled import njit
+from lowerconv.codegen.compiled import njit
 from lowerconv.machine.memory import memory_limit
-from lowerconv.machine.threads import get_num_threads
 from lowerconv.machine.topology import ASSUMED_CACHE_BYTES, read_topology
+from lowerconv.runtime.threads import get_num_threads
 
 RUNS = 6  # of each loop; the best counts: one may meet another process
 TIMES_CACHE = 6  # all arrays together over all last caches: what a cache keeps does not matter

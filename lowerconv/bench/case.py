@@ -12,8 +12,8 @@ from lowerconv.arguments import Number, checked
 from lowerconv.bench.cases import Layer, layers
 from lowerconv.bench.interleaved import Run
 from lowerconv.bench.passes import arrays_of, compulsory_bytes, flops, planned_run, problem
-from lowerconv.machine.team import MOST
-from lowerconv.plan import algorithms
+from lowerconv.conv.plan import algorithms
+from lowerconv.runtime.team import MOST
 
 REFERENCE = "lowering"
 SLOW = 2e9  # FLOP of a call above which the loop nest is left out: tables would take minutes more

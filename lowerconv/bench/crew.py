@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from lowerconv.machine.native import CURE
+from lowerconv.runtime.native import CURE
 
 
 def begin(threads: Sequence[threading.Thread], barrier: threading.Barrier) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 
 from lowerconv.bench.cases import Layer
 from lowerconv.bench.interleaved import Run
+from lowerconv.conv.plan import ConvPlan, plan_conv2d
+from lowerconv.conv.problem import ConvProblem, conv_problem
 from lowerconv.functional import conv2d, conv2d_input_grad, conv2d_weight_grad
-from lowerconv.plan import ConvPlan, plan_conv2d
-from lowerconv.problem import ConvProblem, conv_problem
 
 PASSES = ("forward", "input_grad", "weight_grad")
 BACKWARD = "backward"  # both gradients, one after the other

@@ -19,7 +19,7 @@ from llvmlite import ir
 
 from lowerconv.bench import crew
 from lowerconv.machine.features import host_features, instruction_set
-from lowerconv.machine.threads import get_num_threads
+from lowerconv.runtime.threads import get_num_threads
 
 #          set:     floats in a register, chains: as many as leave registers for the two factors
 _VECTORS = {"avx512": (16, 24), "avx2": (8, 12), "sse": (4, 12), "neon": (4, 24)}

@@ -22,7 +22,7 @@ from lowerconv.bench.result import Result, Row
 from lowerconv.bench.show import caption, ms, new_table, percent
 from lowerconv.bench.study import Study
 from lowerconv.bench.trace import LOWER, MULTIPLY, PACK, Watched, perfetto, shares
-from lowerconv.plan import ConvPlan
+from lowerconv.conv.plan import ConvPlan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

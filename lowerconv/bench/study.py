@@ -15,7 +15,7 @@ from lowerconv.bench.passes import check_agreement
 from lowerconv.bench.peak import fma_peak
 from lowerconv.bench.result import Result, Row
 from lowerconv.machine.report import machine_report
-from lowerconv.machine.threads import set_num_threads
+from lowerconv.runtime.threads import set_num_threads
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,8 +16,8 @@ from lowerconv.bench.passes import BACKWARD, arrays_of, flops, planned_run
 from lowerconv.bench.result import Result, Row, total
 from lowerconv.bench.show import caption, ms, new_table, percent, times, title
 from lowerconv.bench.study import Study
-from lowerconv.machine.threads import get_num_threads, set_num_threads
-from lowerconv.plan import algorithms
+from lowerconv.conv.plan import algorithms
+from lowerconv.runtime.threads import get_num_threads, set_num_threads
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

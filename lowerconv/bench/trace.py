@@ -1,8 +1,8 @@
 """Watching a convolution: which core lowers, packs and multiplies, and when.
 
-From outside: pipelines with stages keep a log if they are given one (`lowerconv.pipeline.stages`),
+From outside: pipelines with stages keep a log if they are given one (`lowerconv.conv.blas.stages`),
 and the kernels of the fused engine are replaced by others that note when they are called
-(`lowerconv.kernels.watch`).
+(`lowerconv.codegen.tracing`).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from lowerconv.codegen.tracing import by_worker, new_log, watched
+from lowerconv.conv.blas.pipelined import Pipelined
+from lowerconv.conv.fused import Fused
+from lowerconv.conv.plan import ConvPlan
+from lowerconv.conv.schedule import Layout
 from lowerconv.copying import not_copied
-from lowerconv.kernels.call import OPERANDS
-from lowerconv.kernels.watch import by_worker, new_log, watched
-from lowerconv.pipeline.fused import Fused
-from lowerconv.pipeline.fused.convolution import Layout
-from lowerconv.pipeline.pipelined import Pipelined
-from lowerconv.plan import ConvPlan
+from lowerconv.runtime.launch import OPERANDS
 
 LINES = 100_000  # of a worker's log: more than a call of 100 ms has
 LOWER, MULTIPLY, PACK, BACK = "lower", "multiply", "pack filters", "add back"

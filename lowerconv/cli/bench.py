@@ -18,7 +18,7 @@ from lowerconv.bench.tables import TABLES
 from lowerconv.cli import mistakes
 from lowerconv.cli.doing import doing
 from lowerconv.console import PlainConsole
-from lowerconv.machine.threads import get_num_threads, set_num_threads
+from lowerconv.runtime.threads import get_num_threads, set_num_threads
 
 EXPECTED = (*mistakes.EXPECTED, RuntimeError)
 NARROW, WIDE = 100, 120  # columns that the tables are made for

@@ -24,7 +24,7 @@ from lowerconv.cli import (
     train,
     tune,
 )
-from lowerconv.parallel.communicator import launched_rank
+from lowerconv.parallel.comm.communicator import launched_rank
 from lowerconv.version import __version__
 
 BROKEN_PIPE = 141  # exit status, as of shells: 128 and the number of SIGPIPE

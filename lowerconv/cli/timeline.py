@@ -11,9 +11,9 @@ from lowerconv.arguments import Number, Place, reader
 from lowerconv.bench.show import NONE, new_table, percent
 from lowerconv.cli.mistakes import EXPECTED, tell
 from lowerconv.console import PlainConsole
-from lowerconv.parallel.trace import Trace, read
-from lowerconv.parallel.trace_picture import save_picture
-from lowerconv.parallel.trace_summary import Summary, summarize_all
+from lowerconv.parallel.trace.chrome import Trace, read
+from lowerconv.parallel.trace.picture import save_picture
+from lowerconv.parallel.trace.summary import Summary, summarize_all
 from lowerconv.printable import printable
 
 BESIDE = Path()  # stands for the name of the trace

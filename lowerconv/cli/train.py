@@ -12,22 +12,22 @@ from lowerconv.arguments import Number, add_arguments, described, reader
 from lowerconv.cli import mistakes
 from lowerconv.console import PlainConsole
 from lowerconv.data.loader import WORKERS
-from lowerconv.machine.affinity import cores, parse_affinity, set_affinity, set_share, topology
-from lowerconv.machine.team import MOST
-from lowerconv.machine.threads import set_num_threads
 from lowerconv.nn.divergence import DivergenceError
 from lowerconv.nn.models import MODELS
-from lowerconv.parallel.agreement import DisagreementError
-from lowerconv.parallel.communicator import (
+from lowerconv.parallel.comm.agreement import DisagreementError
+from lowerconv.parallel.comm.communicator import (
     Communicator,
     MPIError,
     launched_rank,
     together,
     world,
 )
-from lowerconv.parallel.options import ParallelOptions
-from lowerconv.parallel.stall import StallError
+from lowerconv.parallel.faults.stall import StallError
+from lowerconv.parallel.strategies.options import ParallelOptions
 from lowerconv.printable import printable_lines
+from lowerconv.runtime.affinity import cores, parse_affinity, set_affinity, set_share, topology
+from lowerconv.runtime.team import MOST
+from lowerconv.runtime.threads import set_num_threads
 from lowerconv.train.checkpoint import BEST, LAST
 from lowerconv.train.metrics import best_epoch
 from lowerconv.train.progress import ConsoleReporter, Reporter

@@ -13,14 +13,14 @@ from rich.table import Table
 from lowerconv.cli.doing import doing
 from lowerconv.cli.mistakes import EXPECTED, tell
 from lowerconv.console import PlainConsole
-from lowerconv.machine.threads import get_num_threads, set_num_threads
+from lowerconv.conv.plan import plan_conv2d
+from lowerconv.conv.problem import DTYPES, OPS
+from lowerconv.conv.wisdom import all_kept, check_writable, forget, wisdom_path
 from lowerconv.nn import Conv2d
 from lowerconv.nn.graph import Graph
 from lowerconv.nn.init import undrawn
 from lowerconv.nn.models import MODELS
-from lowerconv.plan import plan_conv2d
-from lowerconv.problem import DTYPES, OPS
-from lowerconv.wisdom import all_kept, check_writable, forget, wisdom_path
+from lowerconv.runtime.threads import get_num_threads, set_num_threads
 
 GEOMETRY = ("stride", "padding", "dilation", "groups")
 ONLY_WITH = {"model": ("batch", "input"), "x": ("w", *GEOMETRY)}

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from lowerconv.copying import not_copied
 from lowerconv.data.pool import Job, Pool
-from lowerconv.machine.native import allocate_lock
+from lowerconv.runtime.native import allocate_lock
 
 T = TypeVar("T")
 

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from lowerconv.arguments import Number, checked
-from lowerconv.arrays import contiguous
 from lowerconv.checks import integer, plain_array
+from lowerconv.codegen.compiled import njit
+from lowerconv.conv.arrays import contiguous
 from lowerconv.copying import not_copied
 from lowerconv.data.ahead import Stream, Threads
 from lowerconv.data.augment import Augment
@@ -20,11 +21,10 @@ from lowerconv.data.dataset import Dataset
 from lowerconv.data.order import epoch_order, share
 from lowerconv.data.source import Source, check_images, check_source, count_bytes
 from lowerconv.data.transform import identity, transform
-from lowerconv.kernels.call import share as part
-from lowerconv.kernels.call import spread
-from lowerconv.machine.compiled import njit
-from lowerconv.machine.team import MOST
-from lowerconv.machine.threads import get_num_threads, parallel_region
+from lowerconv.runtime.launch import share as part
+from lowerconv.runtime.launch import spread
+from lowerconv.runtime.team import MOST
+from lowerconv.runtime.threads import get_num_threads, parallel_region
 
 WORKERS = Number(int, 0, MOST)  # threads that make batches ahead of their use
 

@@ -12,7 +12,7 @@ from concurrent.futures import CancelledError
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from lowerconv.machine.native import allocate_lock, make, start, warn_refused
+from lowerconv.runtime.native import allocate_lock, make, start, warn_refused
 
 T = TypeVar("T")
 

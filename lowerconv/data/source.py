@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lowerconv.checks import plain_array
+from lowerconv.codegen.compiled import njit
 from lowerconv.copying import not_copied
-from lowerconv.machine.compiled import njit
 
 
 @not_copied("copy what they were located in, and locate them there")

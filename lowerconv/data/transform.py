@@ -20,8 +20,8 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
-from lowerconv.kernels.call import pointer
-from lowerconv.machine.compiled import njit
+from lowerconv.codegen.compiled import njit
+from lowerconv.runtime.launch import pointer
 
 LARGEST_SIDE = 32767  # of an image: a place in it fits into 31 bits
 

@@ -80,8 +80,8 @@ def machine_report() -> dict[str, Any]:
 
 def _cores(topology: Topology) -> dict[str, Any]:
     # Imported here because it imports llvmlite, which takes longer than all the rest.
-    from lowerconv.machine.affinity import get_affinity, places, refusal
-    from lowerconv.machine.threads import get_num_threads, threads_source
+    from lowerconv.runtime.affinity import get_affinity, places, refusal
+    from lowerconv.runtime.threads import get_num_threads, threads_source
 
     # In a container the kernel's list may hide CPUs that the affinity mask has.
     online = read_topology(usable={*online_cpus(), *topology.cpus})

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from lowerconv.kernels.elementwise import dropout, relu_grad
-from lowerconv.kernels.elementwise import relu as relu_kernel
-from lowerconv.machine.threads import get_num_threads, parallel_region
 from lowerconv.nn.combine import move
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.graph import Value
 from lowerconv.nn.module import Layer, Shape, Step
+from lowerconv.ops.elementwise import dropout, relu_grad
+from lowerconv.ops.elementwise import relu as relu_kernel
+from lowerconv.runtime.threads import get_num_threads, parallel_region
 
 
 class ReLU(Layer):

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lowerconv.checks import plain_array
-from lowerconv.problem import DTYPES
+from lowerconv.conv.problem import DTYPES
 
 
 class Parameter:

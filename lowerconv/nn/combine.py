@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from math import prod
 
-from lowerconv.kernels.elementwise import add, copy, relu_grad
-from lowerconv.machine.threads import get_num_threads, parallel_region
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.graph import Value
 from lowerconv.nn.module import Layer, Shape, Step
+from lowerconv.ops.elementwise import add, copy, relu_grad
+from lowerconv.runtime.threads import get_num_threads, parallel_region
 
 
 def move(source: Tensor, target: Tensor, adding: bool) -> None:

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 
 from lowerconv.checks import Pair, integer, pair
-from lowerconv.kernels.elementwise import bias_relu_grad
-from lowerconv.machine.threads import get_num_threads, parallel_region
+from lowerconv.conv.plan import ConvPlan
+from lowerconv.conv.problem import ConvProblem, conv_problem
 from lowerconv.nn.combine import move
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.freeze import emptied
 from lowerconv.nn.init import he_normal
 from lowerconv.nn.module import Layer, Parameter, Shape, Step
-from lowerconv.plan import ConvPlan
-from lowerconv.problem import ConvProblem, conv_problem
+from lowerconv.ops.elementwise import bias_relu_grad
+from lowerconv.runtime.threads import get_num_threads, parallel_region
 
 
 class Conv2d(Layer):

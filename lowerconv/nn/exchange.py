@@ -16,8 +16,8 @@ from safetensors.numpy import save
 
 from lowerconv.checks import plain_array
 from lowerconv.files import write_atomically
-from lowerconv.machine.threads import between_kernels
 from lowerconv.nn.module import Module
+from lowerconv.runtime.threads import between_kernels
 
 Arrays = dict[str, np.ndarray]
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lowerconv.machine.threads import between_kernels
 from lowerconv.nn.module import Module, Parameter
+from lowerconv.runtime.threads import between_kernels
 
 if TYPE_CHECKING:
     from lowerconv.nn.graph import Graph

@@ -14,7 +14,7 @@ _PIECE = 1 << 14  # weights drawn at once
 class _Undrawn(threading.local):
     """Whether a thread leaves weights undrawn: while it holds a lock of its own.
 
-    That an interrupt cannot keep it from releasing (`lowerconv.machine.threads`).
+    That an interrupt cannot keep it from releasing (`lowerconv.runtime.threads`).
     """
 
     def __init__(self) -> None:

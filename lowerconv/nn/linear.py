@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from lowerconv.checks import integer
-from lowerconv.kernels.elementwise import relu as relu_kernel
-from lowerconv.kernels.few_rows import FEW, few_rows
-from lowerconv.machine.threads import get_num_threads, parallel_region
 from lowerconv.nn.combine import mask
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.init import lecun_normal
 from lowerconv.nn.module import Layer, Parameter, Shape, Step
-from lowerconv.pipeline.gemm import matmul
+from lowerconv.ops.elementwise import relu as relu_kernel
+from lowerconv.ops.few_rows import FEW, few_rows
+from lowerconv.ops.matmul import matmul
+from lowerconv.runtime.threads import get_num_threads, parallel_region
 
 
 class Linear(Layer):

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lowerconv.arrays import contiguous
 from lowerconv.checks import integer, plain_array
-from lowerconv.kernels.call import share, spread
-from lowerconv.machine.compiled import njit
-from lowerconv.machine.threads import get_num_threads, parallel_region
-from lowerconv.problem import DTYPES
+from lowerconv.codegen.compiled import njit
+from lowerconv.conv.arrays import contiguous
+from lowerconv.conv.problem import DTYPES
+from lowerconv.runtime.launch import share, spread
+from lowerconv.runtime.threads import get_num_threads, parallel_region
 
 # Weight of an auxiliary loss: Szegedy et al., "Going deeper with convolutions" (2015), section 5.
 AUXILIARY = 0.3

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lowerconv.copying import not_copied
-from lowerconv.machine.workspace import LINE
+from lowerconv.runtime.workspace import LINE
 
 
 @dataclass(eq=False)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lowerconv.nn.frame import Frame
     from lowerconv.nn.memory import MemoryReport
     from lowerconv.nn.program import Gate, Watch
-    from lowerconv.parallel.communicator import Communicator
+    from lowerconv.parallel.comm.communicator import Communicator
 
 Shape = tuple[int, ...]
 

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from lowerconv.checks import integer
-from lowerconv.kernels.batch_norm import batch_norm, finish, normalise, statistics
-from lowerconv.kernels.batch_norm_grad import batch_norm_grad, gradient_sums, input_gradient
-from lowerconv.kernels.response_norm import response_norm, response_norm_grad
-from lowerconv.machine.threads import get_num_threads, parallel_region
 from lowerconv.nn.combine import move
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.module import Layer, Parameter, Shape, Step
-from lowerconv.parallel.communicator import Communicator
+from lowerconv.ops.batch_norm import batch_norm, finish, normalise, statistics
+from lowerconv.ops.batch_norm_grad import batch_norm_grad, gradient_sums, input_gradient
+from lowerconv.ops.response_norm import response_norm, response_norm_grad
+from lowerconv.parallel.comm.communicator import Communicator
+from lowerconv.runtime.threads import get_num_threads, parallel_region
 
 
 class BatchNorm2d(Layer):

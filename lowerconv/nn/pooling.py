@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from lowerconv.checks import Pair, pair
-from lowerconv.kernels.avg_pool import avg_pool, avg_pool_grad
-from lowerconv.kernels.max_pool import max_pool, max_pool_grad
-from lowerconv.machine.threads import get_num_threads, parallel_region
-from lowerconv.machine.workspace import check_bytes
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.module import Layer, Shape, Step
+from lowerconv.ops.avg_pool import avg_pool, avg_pool_grad
+from lowerconv.ops.max_pool import max_pool, max_pool_grad
+from lowerconv.runtime.threads import get_num_threads, parallel_region
+from lowerconv.runtime.workspace import check_bytes
 
 MOST_TAPS = 2**31 - 1  # of a window: their numbers are 32-bit integers
 

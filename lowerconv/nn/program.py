@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lowerconv.arrays import contiguous
 from lowerconv.checks import plain_array
+from lowerconv.conv.arrays import contiguous
+from lowerconv.conv.problem import DTYPES
 from lowerconv.copying import not_copied
-from lowerconv.machine.affinity import generation
 from lowerconv.machine.memory import memory_limit
-from lowerconv.machine.threads import Turns, get_num_threads
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.graph import Graph, Value, fuse
 from lowerconv.nn.memory import Arena, MemoryReport
 from lowerconv.nn.planning import MemoryPlan
 from lowerconv.nn.sharing import Execution, TrainingStep, begin, go_on
-from lowerconv.problem import DTYPES
+from lowerconv.runtime.affinity import generation
+from lowerconv.runtime.threads import Turns, get_num_threads
 
 if TYPE_CHECKING:
     from lowerconv.nn.module import Layer, Module, Step

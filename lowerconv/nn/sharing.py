@@ -7,9 +7,9 @@ import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from lowerconv.machine.native import allocate_lock
-from lowerconv.machine.threads import Turns
 from lowerconv.nn.memory import Arena
+from lowerconv.runtime.native import allocate_lock
+from lowerconv.runtime.threads import Turns
 
 if TYPE_CHECKING:
     from lowerconv.nn.module import Module

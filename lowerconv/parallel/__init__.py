@@ -1,5 +1,5 @@
 """Training over several processes."""
 
-from lowerconv.parallel.communicator import Communicator, MPIError, together, world
+from lowerconv.parallel.comm.communicator import Communicator, MPIError, together, world
 
 __all__ = ["Communicator", "MPIError", "together", "world"]

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from lowerconv.arrays import contiguous
 from lowerconv.checks import plain_array
+from lowerconv.conv.arrays import contiguous
 from lowerconv.data.folder import read_image
 from lowerconv.data.loader import Loader
 from lowerconv.data.source import Source, check_source
 from lowerconv.nn.init import undrawn
 from lowerconv.nn.models import MODELS
 from lowerconv.nn.module import Module
-from lowerconv.parallel.communicator import Communicator
+from lowerconv.parallel.comm.communicator import Communicator
 from lowerconv.train.checkpoint import CheckpointError, load_checkpoint, state
 from lowerconv.train.inputs import Inputs
 from lowerconv.train.loop import evaluate

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lowerconv.machine.threads import get_num_threads
 from lowerconv.printable import printable
+from lowerconv.runtime.threads import get_num_threads
 
 if TYPE_CHECKING:
     from lowerconv.train.trainer import Trainer

@@ -7,11 +7,11 @@ from typing import NoReturn, TypeVar
 
 import numpy as np
 
+from lowerconv.codegen.compiled import njit
 from lowerconv.copying import Reference
-from lowerconv.kernels.call import share, spread
-from lowerconv.machine.compiled import njit
-from lowerconv.machine.threads import get_num_threads, parallel_region
 from lowerconv.nn.module import Module
+from lowerconv.runtime.launch import share, spread
+from lowerconv.runtime.threads import get_num_threads, parallel_region
 from lowerconv.train.checkpoint import state
 
 T = TypeVar("T")

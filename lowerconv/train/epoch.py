@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lowerconv.nn.divergence import check_weights
-from lowerconv.parallel.agreement import check_weights_agree
+from lowerconv.parallel.comm.agreement import check_weights_agree
 from lowerconv.train.loop import evaluate, train_epoch, update_sizes
 from lowerconv.train.metrics import EpochMetrics
 from lowerconv.train.pace import Pace

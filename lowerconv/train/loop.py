@@ -10,10 +10,10 @@ import numpy as np
 from lowerconv.data.loader import Loader
 from lowerconv.nn.loss import softmax_cross_entropy
 from lowerconv.nn.module import Step
-from lowerconv.parallel.agreement import check_weights_agree
-from lowerconv.parallel.communicator import Communicator
-from lowerconv.parallel.strategy import Strategy, Work
-from lowerconv.parallel.timeline import Timeline
+from lowerconv.parallel.comm.agreement import check_weights_agree
+from lowerconv.parallel.comm.communicator import Communicator
+from lowerconv.parallel.strategies.strategy import Strategy, Work
+from lowerconv.parallel.trace.timeline import Timeline
 from lowerconv.train.ema import WeightAverage
 
 

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from lowerconv.copying import not_copied
 from lowerconv.machine.mpi import launched_rank
-from lowerconv.machine.uninterrupted import uninterrupted
 from lowerconv.printable import printable_lines
+from lowerconv.runtime.uninterrupted import uninterrupted
 from lowerconv.train.metrics import EpochMetrics
 
 LINE_SECONDS = 5.0  # between two lines where the bar cannot move

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from lowerconv.copying import not_copied
-from lowerconv.parallel.communicator import Communicator
-from lowerconv.parallel.options import ParallelOptions
-from lowerconv.parallel.strategy import Strategy
-from lowerconv.parallel.timeline import Timeline
-from lowerconv.parallel.trace import write
-from lowerconv.parallel.trace_summary import describe
+from lowerconv.parallel.comm.communicator import Communicator
+from lowerconv.parallel.strategies.options import ParallelOptions
+from lowerconv.parallel.strategies.strategy import Strategy
+from lowerconv.parallel.trace.chrome import write
+from lowerconv.parallel.trace.summary import describe
+from lowerconv.parallel.trace.timeline import Timeline
 
 
 @not_copied("make another from its arguments")

@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from lowerconv.arguments import COUNT, Ascending, Choice, Flag, Number, Text, argument, check
+from lowerconv.conv.plan import algorithms
 from lowerconv.data.augment import EFFECTS, Augment
 from lowerconv.nn.models import MODELS
-from lowerconv.plan import algorithms
 
 # The defaults of models are for SGD; those that are others for another optimizer.
 OPTIMIZERS: dict[str, dict[str, float]] = {

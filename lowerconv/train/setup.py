@@ -11,15 +11,15 @@ import numpy as np
 from lowerconv.data import load
 from lowerconv.data.source import Source, check_source
 from lowerconv.data.split import hold_out
-from lowerconv.machine.affinity import set_share
-from lowerconv.machine.threads import set_num_threads
 from lowerconv.nn.models import MODELS
 from lowerconv.nn.module import Module
 from lowerconv.nn.norm import BatchNorm2d
 from lowerconv.nn.optim import LARS, SGD, Adam, Optimizer
-from lowerconv.parallel.agreement import describe_data, describe_parameters, versions
-from lowerconv.parallel.communicator import Communicator, world
-from lowerconv.parallel.options import ParallelOptions
+from lowerconv.parallel.comm.agreement import describe_data, describe_parameters, versions
+from lowerconv.parallel.comm.communicator import Communicator, world
+from lowerconv.parallel.strategies.options import ParallelOptions
+from lowerconv.runtime.affinity import set_share
+from lowerconv.runtime.threads import set_num_threads
 from lowerconv.train.inputs import Inputs
 from lowerconv.train.settings import Settings, resolve
 

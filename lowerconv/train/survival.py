@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lowerconv.console import PlainConsole
 from lowerconv.copying import not_copied
-from lowerconv.parallel.elastic import Snapshot, recover
+from lowerconv.parallel.faults.elastic import Snapshot, recover
 from lowerconv.train.directory import RunDirectory
 from lowerconv.train.loop import Tally, update_sizes
 from lowerconv.train.progress import ConsoleReporter, Reporter

@@ -18,14 +18,14 @@ from lowerconv.copying import not_copied
 from lowerconv.data import Augment, DataWarning
 from lowerconv.data.loader import Loader
 from lowerconv.data.source import Source
-from lowerconv.machine.threads import get_num_threads
 from lowerconv.nn.module import Module
 from lowerconv.nn.optim import Optimizer
-from lowerconv.parallel.agreement import check_facts_agree
-from lowerconv.parallel.communicator import Communicator, together
-from lowerconv.parallel.options import ParallelOptions
-from lowerconv.parallel.roster import Roster
+from lowerconv.parallel.comm.agreement import check_facts_agree
+from lowerconv.parallel.comm.communicator import Communicator, together
+from lowerconv.parallel.comm.rank_map import Roster
 from lowerconv.parallel.strategies import STRATEGIES
+from lowerconv.parallel.strategies.options import ParallelOptions
+from lowerconv.runtime.threads import get_num_threads
 from lowerconv.train import resume as resuming
 from lowerconv.train.checkpoint import LAST, Checkpoint, state
 from lowerconv.train.describe import describe_run, report_data

@@ -14,7 +14,7 @@ from lowerconv.bench.passes import check_agreement
 from lowerconv.bench.peak import _VECTORS, _source, fma_peak
 from lowerconv.bench.study import measure, measure_case
 from lowerconv.bench.tables import TABLES
-from lowerconv.machine.threads import get_num_threads, set_num_threads
+from lowerconv.runtime.threads import get_num_threads, set_num_threads
 
 
 @pytest.fixture(autouse=True)

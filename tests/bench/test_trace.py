@@ -9,7 +9,7 @@ import pytest
 
 import lowerconv as lc
 from lowerconv.bench.trace import BACK, KINDS, LOWER, MULTIPLY, PACK, Watched, perfetto, shares
-from lowerconv.kernels.watch import GAP, new_log, watched
+from lowerconv.codegen.tracing import GAP, new_log, watched
 
 SEED = 5
 

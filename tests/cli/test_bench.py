@@ -9,7 +9,7 @@ from lowerconv.bench import store
 from lowerconv.bench.tables import TABLES
 from lowerconv.cli import bench
 from lowerconv.cli.main import main
-from lowerconv.machine.threads import get_num_threads, set_num_threads
+from lowerconv.runtime.threads import get_num_threads, set_num_threads
 
 from ..bench.made_up import LITERATURE, made_up
 

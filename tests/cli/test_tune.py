@@ -7,8 +7,8 @@ import pytest
 from lowerconv.cli import tune
 from lowerconv.cli.main import main
 from lowerconv.cli.tune import model_layers
-from lowerconv.machine.threads import set_num_threads
-from lowerconv.wisdom import recall, remember, wisdom_path
+from lowerconv.conv.wisdom import recall, remember, wisdom_path
+from lowerconv.runtime.threads import set_num_threads
 
 PASSES = ("forward", "input_grad", "weight_grad")
 MEASURED = [("pipelined 6x64", 1.25e-3), ("lowering", 2e-3), ("direct", 1.0)]

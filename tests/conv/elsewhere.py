@@ -39,7 +39,7 @@ def run(job: Job) -> Done:
     print(job.name, file=sys.stderr, flush=True)
     # As if threads started in no time: the small problems of tests too are shared out.
     for name, module in sys.modules.items():
-        if name.startswith("lowerconv.pipeline.") and hasattr(module, "LAUNCH"):
+        if name.startswith("lowerconv.conv.algorithms.") and hasattr(module, "LAUNCH"):
             module.LAUNCH = 0.0  # type: ignore[attr-defined]
     lc.set_num_threads(job.threads)
     plan = lc.plan_conv2d(*job.plan, **job.options)

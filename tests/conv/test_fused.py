@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lowerconv as lc
-from lowerconv.kernels.simd import host_isa
+from lowerconv.codegen.isa import host_isa
 from lowerconv.machine.features import instruction_set
 
 from .cases import (

@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lowerconv as lc
-from lowerconv.kernels.simd import host_isa
-from lowerconv.machine import affinity
+from lowerconv.codegen.isa import host_isa
+from lowerconv.conv.algorithms import fused
+from lowerconv.conv.fused import convolution, correlation, partition, planes
+from lowerconv.conv.partition import best, by_node
+from lowerconv.conv.tiling import tilings
 from lowerconv.machine.pages import page_nodes
-from lowerconv.machine.workspace import STRIDE, scratch_stride
-from lowerconv.pipeline import fused
-from lowerconv.pipeline.fused import convolution, correlation, partition, planes
-from lowerconv.pipeline.fused.partition import best, by_node
-from lowerconv.pipeline.fused.tiling import tilings
+from lowerconv.runtime import affinity
+from lowerconv.runtime.workspace import STRIDE, scratch_stride
 
 from .cases import Case, assert_close, by_pass, call_of, data_of, make_plan, operands_of
 

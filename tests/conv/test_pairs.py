@@ -10,9 +10,7 @@ import pytest
 from numba import njit
 
 import lowerconv as lc
-from lowerconv.kernels.call import spread
-from lowerconv.machine.threads import parallel_region
-from lowerconv.pipeline.stages import (
+from lowerconv.conv.blas.stages import (
     BOTH,
     FIRST,
     SECOND,
@@ -23,6 +21,8 @@ from lowerconv.pipeline.stages import (
     start_over,
     turns,
 )
+from lowerconv.runtime.launch import spread
+from lowerconv.runtime.threads import parallel_region
 
 from .cases import PASSES, Case, by_pass, data_of, make_plan, operands_of, run
 
@@ -70,7 +70,7 @@ import numpy as np
 os.environ["LOWERCONV_AFFINITY"] = "none"
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before there are other threads
 import lowerconv as lc
-from lowerconv.machine import team
+from lowerconv.runtime import team
 rng = np.random.default_rng(0)
 x, w, dy = (rng.standard_normal(shape, "f4")
             for shape in ((4, 32, 20, 20), (40, 32, 3, 3), (4, 40, 18, 18)))

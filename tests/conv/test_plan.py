@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lowerconv as lc
-from lowerconv.plan_cache import plan_cache_info
+from lowerconv.conv.plan_cache import plan_cache_info
 
 from .cases import (
     ALGORITHMS,
@@ -269,7 +269,7 @@ def test_plans_made_in_four_threads_at_once() -> None:
 
 def test_images_beyond_the_integers_of_blas_never_reach_it(monkeypatch):
     # No such image is made: planning alone decides, and memory is taken to be endless.
-    monkeypatch.setattr("lowerconv.machine.workspace.memory_limit", lambda: 2**60)
+    monkeypatch.setattr("lowerconv.runtime.workspace.memory_limit", lambda: 2**60)
     shape, filters = (1, 16, 2**16, 2**15), (16, 16, 1, 1)
     for op in ("forward", "input_grad", "weight_grad"):
         assert lc.plan_conv2d(shape, filters, op=op).algorithm == "direct"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import lowerconv as lc
-from lowerconv import plan as plans
+from lowerconv.conv import plan as plans
 from tests.nn.servers import CALLS, THREADS, WATCHED, Trainers, at_once
 
 pytestmark = WATCHED
@@ -70,7 +70,7 @@ def test_functions_of_threads_share_the_plans_that_are_kept():
 
 
 def test_two_threads_do_not_measure_each_other(tmp_path, monkeypatch):
-    monkeypatch.setattr("lowerconv.wisdom.cache_directory", lambda: tmp_path)
+    monkeypatch.setattr("lowerconv.conv.wisdom.cache_directory", lambda: tmp_path)
     measure, inside, times = plans.measure, threading.Lock(), []
 
     def alone(*arguments):

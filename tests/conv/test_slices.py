@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import lowerconv as lc
-from lowerconv.problem import conv_problem
+from lowerconv.conv.problem import conv_problem
 
 #          N, C, K, R, S, H, W, stride, padding, groups
 SHAPES = [

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lowerconv as lc
-from lowerconv.kernels.simd import host_isa
-from lowerconv.kernels.transforms import matrices
+from lowerconv.codegen.isa import host_isa
+from lowerconv.codegen.transforms import matrices
+from lowerconv.conv.winograd import convolution, weights
 from lowerconv.machine.features import instruction_set
-from lowerconv.pipeline.winograd import convolution, weights
 
 from . import reference
 from .cases import (

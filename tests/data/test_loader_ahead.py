@@ -400,7 +400,7 @@ SPARE = """
 import os
 import numpy as np
 from lowerconv.data import Augment, Dataset, Loader, Normalizer
-from lowerconv.machine.affinity import cores, places, set_affinity, set_share
+from lowerconv.runtime.affinity import cores, places, set_affinity, set_share
 
 mask = os.sched_getaffinity(0)
 before = cores()

@@ -6,7 +6,7 @@ import sys
 # Loading the library takes longer than the work: so each waits until all have loaded it.
 PRELUDE = """
 import sys
-from lowerconv import wisdom
+from lowerconv.conv import wisdom
 from lowerconv.machine import cache
 print("ready", flush=True)
 number = int(sys.stdin.readline())

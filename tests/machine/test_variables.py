@@ -8,12 +8,14 @@ import warnings
 import pytest
 
 import lowerconv as lc
-from lowerconv.machine import affinity, threads, variables
+from lowerconv.machine import variables
 from lowerconv.machine.topology import usable_threads
 from lowerconv.machine.variables import OPENMP, OWN
-from lowerconv.parallel import Communicator, communicator
+from lowerconv.parallel import Communicator
+from lowerconv.parallel.comm import communicator
+from lowerconv.runtime import affinity, threads
 
-from .children import PATIENCE, environment, python
+from ..runtime.children import PATIENCE, environment, python
 from .machines import unfold
 
 

@@ -12,8 +12,8 @@ import pytest
 
 import lowerconv as lc
 from lowerconv import nn
-from lowerconv.machine.threads import parallel_region
 from lowerconv.nn import exchange
+from lowerconv.runtime.threads import parallel_region
 from tests.nn.servers import (
     CALLS,
     NETWORKS,

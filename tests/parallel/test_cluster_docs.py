@@ -9,8 +9,8 @@ import pytest
 from lowerconv.cli.main import build_parser
 from lowerconv.machine.mpi import describe_mpi
 from lowerconv.parallel import Communicator
-from lowerconv.parallel.agreement import DisagreementError, check_facts_agree
-from lowerconv.parallel.roster import Place, Roster
+from lowerconv.parallel.comm.agreement import DisagreementError, check_facts_agree
+from lowerconv.parallel.comm.rank_map import Place, Roster
 
 DOCS = (Path(__file__).parents[2] / "docs/cluster.md").read_text(encoding="utf-8")
 COMMANDS = [

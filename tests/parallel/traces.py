@@ -1,6 +1,6 @@
 """Traces that nobody has recorded, with known answers."""
 
-from lowerconv.parallel.trace import Event, RankTrace, Step, Trace, Transfer
+from lowerconv.parallel.trace.chrome import Event, RankTrace, Step, Trace, Transfer
 
 MS = 1_000_000
 

@@ -6,11 +6,11 @@ from math import sqrt
 
 import numpy as np
 
-from lowerconv.kernels.call import share, spread
-from lowerconv.machine.compiled import njit
-from lowerconv.machine.team import Handle
+from lowerconv.codegen.compiled import njit
 from lowerconv.nn.module import Module
 from lowerconv.nn.optim.optimizer import Optimizer, check_range
+from lowerconv.runtime.launch import share, spread
+from lowerconv.runtime.team import Handle
 
 
 # numpy's model of errors: Python's check for division by zero keeps loops from being vector code.

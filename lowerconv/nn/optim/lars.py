@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from lowerconv.kernels.call import share, spread
-from lowerconv.machine.compiled import njit
-from lowerconv.machine.team import Handle
+from lowerconv.codegen.compiled import njit
 from lowerconv.nn.module import Module
 from lowerconv.nn.optim.optimizer import Optimizer, check_range
+from lowerconv.runtime.launch import share, spread
+from lowerconv.runtime.team import Handle
 
 # Squares are summed in blocks of so many, each by one thread: a norm has the same bits whatever the
 # number of threads, and the ranks of a job agree on it.

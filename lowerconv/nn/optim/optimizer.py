@@ -8,13 +8,13 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from lowerconv.arrays import contiguous, overlap
 from lowerconv.checks import integer, plain_array
+from lowerconv.conv.arrays import contiguous, overlap
 from lowerconv.copying import Reference
-from lowerconv.machine.team import Handle
-from lowerconv.machine.threads import get_num_threads, parallel_region
 from lowerconv.nn.module import Module, Parameter
 from lowerconv.nn.sharing import use_gradients
+from lowerconv.runtime.team import Handle
+from lowerconv.runtime.threads import get_num_threads, parallel_region
 
 
 class Optimizer:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from lowerconv.kernels.call import share, spread
-from lowerconv.machine.compiled import njit
-from lowerconv.machine.team import Handle
+from lowerconv.codegen.compiled import njit
 from lowerconv.nn.module import Module
 from lowerconv.nn.optim.optimizer import Optimizer, check_range
+from lowerconv.runtime.launch import share, spread
+from lowerconv.runtime.team import Handle
 
 
 @njit(cache=True, nogil=True)

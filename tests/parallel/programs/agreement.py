@@ -8,7 +8,11 @@ import sys
 import numpy as np
 
 from lowerconv.parallel import world
-from lowerconv.parallel.agreement import DisagreementError, check_facts_agree, check_weights_agree
+from lowerconv.parallel.comm.agreement import (
+    DisagreementError,
+    check_facts_agree,
+    check_weights_agree,
+)
 
 c = world()
 assert c.ranks == int(sys.argv[1])

@@ -6,7 +6,7 @@ The ranks are on one host, whose clock all of them share: so the truth is known.
 import time
 
 from lowerconv.parallel import world
-from lowerconv.parallel.clocks import Alignment, compare_clocks
+from lowerconv.parallel.trace.clocks import Alignment, compare_clocks
 
 c = world()
 start = c.broadcast(time.monotonic_ns())

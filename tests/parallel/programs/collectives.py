@@ -8,8 +8,8 @@ import sys
 import numpy as np
 from mpi4py import MPI
 
-from lowerconv.parallel import collectives, link
-from lowerconv.parallel.engine import Engine
+from lowerconv.parallel.comm import collectives, link
+from lowerconv.parallel.comm.engine import Engine
 
 world = MPI.COMM_WORLD
 rank, ranks = world.Get_rank(), world.Get_size()

@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 
-from lowerconv.kernels.half import expand_half, round_half
-from lowerconv.parallel.engine import Engine
-from lowerconv.parallel.wire import Compressed
+from lowerconv.ops.half import expand_half, round_half
+from lowerconv.parallel.comm.engine import Engine
+from lowerconv.parallel.comm.wire import Compressed
 
 ranks = int(sys.argv[1])
 if ranks > 1:

@@ -3,8 +3,8 @@
 import numpy as np
 from mpi4py import MPI
 
-from lowerconv.parallel.collectives import ALLREDUCE
-from lowerconv.parallel.engine import Engine
+from lowerconv.parallel.comm.collectives import ALLREDUCE
+from lowerconv.parallel.comm.engine import Engine
 
 rank, ranks = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
 SIZE = (1 << 31) + 12345

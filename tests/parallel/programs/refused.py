@@ -7,13 +7,13 @@ import sys
 
 import numpy as np
 
-from lowerconv.machine import native
 from lowerconv.machine.mpi import launched_rank
 from lowerconv.parallel import world
-from lowerconv.parallel.collectives import ring
-from lowerconv.parallel.communicator import MPIError
-from lowerconv.parallel.options import ParallelOptions
-from lowerconv.parallel.overlap import make_engine
+from lowerconv.parallel.comm.collectives import ring
+from lowerconv.parallel.comm.communicator import MPIError
+from lowerconv.parallel.comm.overlap import make_engine
+from lowerconv.parallel.strategies.options import ParallelOptions
+from lowerconv.runtime import native
 
 name, start = sys.argv[1], native.start
 

@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from lowerconv.machine.topology import format_cpu_list, parse_cpu_list
-from lowerconv.parallel import communicator, world
+from lowerconv.parallel import world
+from lowerconv.parallel.comm import communicator
 
 if len(sys.argv) > 1:
     sysfs, cgroup, proc = map(Path, sys.argv[1:4])

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from lowerconv import nn, set_num_threads
 from lowerconv.parallel import world
-from lowerconv.parallel.split import SplitNetwork
+from lowerconv.parallel.sharding.split import SplitNetwork
 from tests.parallel.networks import make
 
 ranks, batch, input_partial, seed = map(int, sys.argv[1:5])

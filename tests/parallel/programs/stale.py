@@ -14,7 +14,7 @@ import numpy as np
 
 from lowerconv.nn.loss import network_loss
 from lowerconv.parallel import strategies
-from lowerconv.parallel.strategy import Strategy
+from lowerconv.parallel.strategies.strategy import Strategy
 
 MOMENTUM, DECAY = 0.9, 1e-3  # as steps.py has them
 

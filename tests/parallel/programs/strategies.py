@@ -23,10 +23,10 @@ from lowerconv.data.order import share
 from lowerconv.nn.loss import network_loss
 from lowerconv.nn.module import INFERENCE
 from lowerconv.parallel import world
-from lowerconv.parallel.cut import cut, default_border
-from lowerconv.parallel.options import ParallelOptions
+from lowerconv.parallel.sharding.cut import cut, default_border
 from lowerconv.parallel.strategies import STRATEGIES
-from lowerconv.parallel.strategy import Work
+from lowerconv.parallel.strategies.options import ParallelOptions
+from lowerconv.parallel.strategies.strategy import Work
 from tests.parallel.networks import make
 
 ranks, seed = int(sys.argv[1]), int(sys.argv[2])

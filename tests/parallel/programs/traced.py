@@ -17,9 +17,9 @@ time.monotonic_ns = lambda: real() + skew  # before anybody takes the function
 from lowerconv import nn  # noqa: E402
 from lowerconv.nn.module import Step  # noqa: E402
 from lowerconv.parallel import world  # noqa: E402
-from lowerconv.parallel.collectives import ring  # noqa: E402
-from lowerconv.parallel.timeline import Timeline  # noqa: E402
-from lowerconv.parallel.trace import write  # noqa: E402
+from lowerconv.parallel.comm.collectives import ring  # noqa: E402
+from lowerconv.parallel.trace.chrome import write  # noqa: E402
+from lowerconv.parallel.trace.timeline import Timeline  # noqa: E402
 
 c = world()
 skew = (c.rank - 1) * 5_000_000_000

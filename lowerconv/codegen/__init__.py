@@ -1,0 +1,1 @@
+"""Generated machine code: specification in, address out."""

@@ -1,0 +1,323 @@
+"""The microkernel: MR rows of NV vectors of sums that stay in registers for the whole of k.
+
+One generator, several ways to feed it.  At step k it loads NV vectors, broadcasts one item for each
+of MR rows, and does MR x NV multiply-adds.  Where the operands lie is data of the specification::
+
+    vector v:     vector base    + columns[v] + k * vector_step     (or + table[k])
+    broadcast i:  broadcast base + rows[i]    + k * broadcast_step  (or + table[k])
+
+(or both, from a table of pairs) so that packed panels, rows of a padded image and plain matrices
+are all read where they are: the taps of a filter are entries of the table, and lowering costs one
+load of an offset per step.
+
+After Goto, van de Geijn, "Anatomy of high-performance matrix multiplication"; the broadcasts from
+the image after Georganas et al., "Anatomy of high-performance deep learning convolutions on SIMD
+architectures".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from llvmlite import ir
+
+from lowerconv.codegen.emit import I32, Emitter
+from lowerconv.codegen.isa import Isa
+from lowerconv.codegen.jit import assembly, load
+from lowerconv.runtime.workspace import LINE
+
+#           what a call passes, all of them 64-bit integers
+ARGUMENTS = (
+    "k",  #            steps
+    "vectors",  #      address of the vectors' operand
+    "broadcasts",  #   address of the broadcasts' operand
+    "table",  #        address of int32 offsets, in items
+    "out",  #          address of the result
+    "out_step",  #     items from one row (store "rows") or one lane (store "columns") to the next
+    "bias",  #         address of NR lanes ("columns") or MR items ("rows") that the sums start from
+    "valid",  #        lanes ("columns") or rows ("rows") of the tile that are stored
+    "mode",  #         bit 0: add to what is there; bit 1: ReLU
+)
+ADD, RELU = 1, 2
+FAR = 4  # pixels so far apart that a line is left alone
+
+
+@dataclass(frozen=True)
+class Microkernel:
+    """The specification of a register tile.
+
+    Attributes
+    ----------
+    rows : tuple of int
+        Offset in items of each broadcast; there are MR of them.
+    columns : tuple of int
+        Offset in items of each vector; there are NV of them.
+    broadcast_step, vector_step : int or None
+        Items from one step to the next; None takes the offset from the table.
+    lanes : tuple of int
+        How many lanes of each vector exist; empty stands for all.
+    store : {"rows", "columns"}
+        Whether lanes are neighbours in the result, or rows are (the tile is then transposed).
+    pixel_step : int
+        Items from one pixel to the next in the result.
+    ahead : int
+        Where not 0: the pixels are prefetched that many items ahead.
+    places : tuple of int
+        For store "rows": which row of the result each row goes to; empty stands for 0, 1, 2, ...
+    spots : tuple of int
+        For store "rows": where in a row of the result each vector begins, in items; empty stands
+        for one after the other.
+    stream : int
+        Where not 0: vectors are prefetched that many items ahead, because they come from a cache
+        that is farther than L2, and hardware stops at the end of a page.
+    """
+
+    isa: Isa
+    dtype: np.dtype
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    broadcast_step: int | None
+    vector_step: int | None
+    store: str
+    lanes: tuple[int, ...] = ()
+    pixel_step: int = 1
+    ahead: int = 0
+    places: tuple[int, ...] = ()
+    spots: tuple[int, ...] = ()
+    stream: int = 0
+
+    @property
+    def MR(self) -> int:
+        """Rows of the tile."""
+        return len(self.rows)
+
+    @property
+    def NV(self) -> int:
+        """Vectors of the tile."""
+        return len(self.columns)
+
+    @property
+    def tables(self) -> int:
+        """Columns of the table: how many of the operands take their offsets from it."""
+        return (self.vector_step is None) + (self.broadcast_step is None)
+
+    def build(self) -> ir.Module:
+        """Emit the function."""
+        e = Emitter.function("microkernel", ARGUMENTS, self.isa, self.dtype)
+        k, vectors, broadcasts, table, out, out_step, bias, valid, mode = e.arguments
+        self._ask_for_result(e, out, out_step)
+        sums = self._multiply(e, k, vectors, broadcasts, table, bias)
+        builder = e.builder
+        floor, add = epilogue(e, mode)
+        store = self._store_rows if self.store == "rows" else self._store_columns
+        with builder.if_else(add, likely=False) as (adding, plain):
+            with adding:
+                store(e, sums, out, out_step, valid, floor, True)
+            with plain:
+                store(e, sums, out, out_step, valid, floor, False)
+        return e.finish()
+
+    def _ask_for_result(self, e: Emitter, out: ir.Value, out_step: ir.Value) -> None:
+        """Prefetch the lines that the result goes to, so that they arrive while the sums run."""
+        if self.pixel_step > FAR:
+            return
+        per_line = LINE // self.dtype.itemsize
+        if self.store == "rows":
+            numbers = self.places or tuple(range(self.MR))
+            reach = e.lanes * self.pixel_step
+            spots = [self._spot(e, v) for v in range(self.NV)]
+        else:
+            numbers, spots = tuple(range(self.NV * e.lanes)), [0]
+            reach = self.MR * self.pixel_step
+        items = {spot + item for spot in spots for item in (*range(0, reach, per_line), reach - 1)}
+        for number in numbers:
+            start = e.offset(out, e.builder.mul(out_step, e.constant(number)))
+            for item in sorted(items):
+                e.prefetch(e.offset(start, item), True, 3)
+
+    def _spot(self, e: Emitter, v: int) -> int:
+        """Return where in a row of the result a vector begins."""
+        return self.spots[v] if self.spots else v * e.lanes * self.pixel_step
+
+    def _multiply(
+        self,
+        e: Emitter,
+        k: ir.Value,
+        vectors: ir.Value,
+        broadcasts: ir.Value,
+        table: ir.Value,
+        bias: ir.Value,
+    ) -> list[list[ir.Value]]:
+        """Emit the loop over k; return the sums, by row and vector."""
+        if self.store == "rows":
+            first = [e.broadcast(bias, i) for i in range(self.MR)]
+            starts = [first[i] for i in range(self.MR) for _ in range(self.NV)]
+        else:
+            first = [e.load(bias, v * e.lanes) for v in range(self.NV)]
+            starts = [first[v] for _ in range(self.MR) for v in range(self.NV)]
+
+        def step(index: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+            vector, broadcast, *sums = carried
+            vector_at, broadcast_at = vector, broadcast
+            if self.vector_step is None:
+                vector_at = e.offset(vectors, self._entry(e, table, index, 0))
+            if self.broadcast_step is None:
+                broadcast_at = e.offset(broadcasts, self._entry(e, table, index, self.tables - 1))
+            if self.ahead:
+                if self.store == "rows":
+                    for column in self.columns:
+                        e.prefetch(e.offset(vector_at, column + self.ahead), False, 3)
+                else:
+                    e.prefetch(e.offset(broadcast_at, self.ahead), False, 3)
+            if self.stream:
+                for column in self.columns:
+                    e.prefetch(e.offset(vector_at, column + self.stream), False, 3)
+            columns = [
+                e.load(vector_at, column, self.lanes[v] if self.lanes else None)
+                for v, column in enumerate(self.columns)
+            ]
+            results = []
+            for i, row in enumerate(self.rows):
+                item = e.broadcast(broadcast_at, row)
+                for v, column in enumerate(columns):
+                    results.append(e.multiply_add(item, column, sums[i * self.NV + v]))
+            vector = e.offset(vector, self.vector_step or 0)
+            broadcast = e.offset(broadcast, self.broadcast_step or 0)
+            return [vector, broadcast, *results]
+
+        _, _, *sums = e.loop(k, step, [vectors, broadcasts, *starts])
+        return [sums[i * self.NV : (i + 1) * self.NV] for i in range(self.MR)]
+
+    def _entry(self, e: Emitter, table: ir.Value, index: ir.Value, column: int) -> ir.Value:
+        """Load an entry of step `index` from the table."""
+        place = e.builder.mul(index, e.constant(self.tables))
+        return e.entry(table, e.builder.add(place, e.constant(column)))
+
+    def _store_rows(
+        self,
+        e: Emitter,
+        sums: list[list[ir.Value]],
+        out: ir.Value,
+        out_step: ir.Value,
+        valid: ir.Value,
+        floor: ir.Value,
+        add: bool,
+    ) -> None:
+        """Store lane j of row i at ``out + i * out_step + j * pixel_step``."""
+        for i, row in enumerate(sums):
+            with e.builder.if_then(e.builder.icmp_signed("<", e.constant(i), valid), likely=True):
+                place = self.places[i] if self.places else i
+                target = e.offset(out, e.builder.mul(out_step, e.constant(place)))
+                for v, value in enumerate(row):
+                    lanes = self.lanes[v] if self.lanes else e.lanes
+                    store_pixels(
+                        e, value, target, self._spot(e, v), lanes, floor, add, self.pixel_step
+                    )
+
+    def _store_columns(
+        self,
+        e: Emitter,
+        sums: list[list[ir.Value]],
+        out: ir.Value,
+        out_step: ir.Value,
+        valid: ir.Value,
+        floor: ir.Value,
+        add: bool,
+    ) -> None:
+        """Store lane f of row i at ``out + f * out_step + i * pixel_step``."""
+        builder, lanes = e.builder, e.lanes
+        undefined = ir.Constant(e.vector, ir.Undefined)
+        for v in range(self.NV):
+            for i in range(0, self.MR, lanes):
+                rows = [row[v] for row in sums[i : i + lanes]]
+                filters = e.transpose(rows + [undefined] * (lanes - len(rows)))
+                for lane, value in enumerate(filters):
+                    number = v * lanes + lane
+                    some = builder.icmp_signed("<", e.constant(number), valid)
+                    with builder.if_then(some, likely=True):
+                        target = e.offset(out, builder.mul(out_step, e.constant(number)))
+                        spot = i * self.pixel_step
+                        store_pixels(e, value, target, spot, len(rows), floor, add, self.pixel_step)
+
+    def address(self) -> int:
+        """Return the address of the compiled function."""
+        return load(self, self.build, self.isa, "microkernel")
+
+    def assembly(self) -> str:
+        """Return the assembly of the function."""
+        return assembly(self.build(), self.isa)
+
+
+def epilogue(e: Emitter, mode: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """Return what results are at least (minus infinity without ReLU), and whether to add."""
+    b = e.builder
+    relu = b.icmp_signed("!=", b.and_(mode, e.constant(RELU)), e.constant(0))
+    add = b.icmp_signed("!=", b.and_(mode, e.constant(ADD)), e.constant(0))
+    lowest = ir.Constant(e.scalar, -np.inf)
+    return e.splat(b.select(relu, ir.Constant(e.scalar, 0.0), lowest)), add
+
+
+def store_pixels(
+    e: Emitter,
+    value: ir.Value,
+    target: ir.Value,
+    first: int,
+    count: int,
+    floor: ir.Value,
+    add: bool,
+    step: int,
+) -> None:
+    """Store `count` lanes from item `first` on, `step` items apart.
+
+    They are spread over as many vectors as it takes, or stored one by one where every vector would
+    hold one at most.
+    """
+    undefined = ir.Constant(e.vector, ir.Undefined)
+    if step >= e.lanes and step > 1:
+        for j in range(count):
+            pointer = e.address(target, first + j * step, e.scalar)
+            item = e.builder.extract_element(value, ir.Constant(I32, j))
+            if add:
+                there = e.builder.load(pointer, align=e.dtype.itemsize, typ=e.scalar)
+                item = e.builder.fadd(there, item)
+            lowest = e.builder.extract_element(floor, ir.Constant(I32, 0))
+            e.builder.store(e.at_least(item, lowest), pointer, align=e.dtype.itemsize)
+        return
+    for part in range(step):
+        # Lane j of this part is pixel (part * lanes + j) / step.
+        begin = -(-part * e.lanes // step)
+        if begin >= count:
+            break
+        wanted = [(part * e.lanes + j) for j in range(e.lanes)]
+        mask = [int(w % step == 0 and w // step < count) for w in wanted]
+        piece = value
+        if step > 1:
+            piece = e.shuffle(value, undefined, [min(w // step, e.lanes - 1) for w in wanted])
+        constant = ir.Constant(ir.VectorType(ir.IntType(1), e.lanes), mask)
+        at = first + part * e.lanes
+        full = all(mask)
+        if add:
+            there = e.load(target, at) if full else e.masked_load(target, at, constant)
+            piece = e.builder.fadd(there, piece)
+        piece = e.at_least(piece, floor)
+        if full:
+            e.store(piece, target, at)
+        else:
+            e.masked_store(piece, target, at, constant)
+
+
+def rows_max(isa: Isa, NV: int) -> int:
+    """Return the most rows of NV vectors whose sums stay in registers beside the operands."""
+    return min(2 * isa.rows // NV, (isa.registers - NV - (1 if isa.fma else 2)) // NV)
+
+
+def step_time(MR: int, NV: int, isa: Isa) -> float:
+    """Return the time of one step of a register tile, in multiply-adds of one vector.
+
+    Measured: steps take the time of their multiply-adds, at least their latency, and a little more
+    that does not depend on the rows; with one vector every broadcast is used only once, and the
+    loads are what takes time.
+    """
+    latency = 10.0
+    return max(MR * NV + {1: 8.0, 2: 1.4}.get(NV, 1.8), latency)

@@ -1,0 +1,352 @@
+"""The two copies of the fused engine: padding an image, and transposing into a panel.
+
+Both store full vectors and let the next store overwrite the slack of the one before, so that short
+rows cost no more than an instruction or two; the end of a buffer needs `slack` items to spare.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from llvmlite import ir
+
+from lowerconv.codegen.emit import I64, Emitter
+from lowerconv.codegen.isa import Isa
+from lowerconv.codegen.jit import load
+from lowerconv.runtime.workspace import LINE
+
+AHEAD = 8  # blocks that are prefetched ahead
+
+
+def slack(isa: Isa, dtype: np.dtype) -> int:
+    """Return the items beyond the end of a buffer that the copies may write."""
+    return 2 * isa.lanes(dtype)
+
+
+def _pad(isa: Isa, dtype: np.dtype) -> ir.Module:
+    """Emit ``pad``: rows ``first .. first + rows`` of a plane, with zeros around it.
+
+    The plane at `source` has H rows of W items, `source_pitch` apart.  Every row becomes `left`
+    zeros, its W items and zeros up to `pitch`; rows outside the plane become zeros.
+    """
+    names = ("source", "source_pitch", "H", "W", "first", "rows", "left", "target", "pitch")
+    e = Emitter.function("pad", names, isa, dtype)
+    source, source_pitch, H, W, first, rows, left, target, pitch = e.arguments
+    b = e.builder
+    zeros = ir.Constant(e.vector, [0.0] * e.lanes)
+    lanes = e.constant(e.lanes)
+    whole = b.sdiv(W, lanes)
+    rest = b.srem(W, lanes)
+    mask = e.lanes_below(rest)
+    more = b.add(lanes, e.constant(-1))
+    left_vectors = b.sdiv(b.add(left, more), lanes)
+    data_end = b.add(left, b.mul(b.sdiv(b.add(W, more), lanes), lanes))
+    right_vectors = b.sdiv(b.add(b.sub(pitch, data_end), more), lanes)
+    row_vectors = b.sdiv(b.add(pitch, more), lanes)
+
+    def row(index: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+        (to,) = carried
+        number = b.add(first, index)
+        inside = b.icmp_unsigned("<", number, H)  # a negative one is a large one
+
+        def fill(begin: ir.Value, count: ir.Value) -> None:
+            def one(j: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+                e.store(zeros, e.offset(begin, b.mul(j, lanes)), 0)
+                return []
+
+            e.loop(count, one)
+
+        with b.if_else(inside, likely=True) as (copying, clearing):
+            with copying:
+                fill(to, left_vectors)
+                begin = e.offset(source, b.mul(number, source_pitch))
+                data = e.offset(to, left)
+
+                def one(j: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+                    item = b.mul(j, lanes)
+                    e.store(e.load(begin, item), data, item)
+                    return []
+
+                e.loop(whole, one)
+                with b.if_then(b.icmp_signed(">", rest, e.constant(0)), likely=True):
+                    item = b.mul(whole, lanes)
+                    e.store(e.masked_load(begin, item, mask), data, item)
+                fill(e.offset(to, data_end), right_vectors)
+            with clearing:
+                fill(to, row_vectors)
+        return [e.offset(to, pitch)]
+
+    e.loop(rows, row, [target])
+    return e.finish()
+
+
+def _pad_phases(isa: Isa, dtype: np.dtype, step: int) -> ir.Module:
+    """Emit ``pad`` for columns read `step` apart: every row is split by the column's remainder.
+
+    A row becomes `step` segments of ``pitch / step`` items; segment f holds columns f, f + step,
+    ... of the padded row, so that neighbours among the pixels are neighbours in memory.  `left` is
+    a multiple of `step`, and a segment has room for whole vectors of the row.
+    """
+    names = ("source", "source_pitch", "H", "W", "first", "rows", "left", "target", "pitch")
+    e = Emitter.function("pad", names, isa, dtype)
+    source, source_pitch, H, W, first, rows, left, target, pitch = e.arguments
+    b = e.builder
+    zeros = ir.Constant(e.vector, [0.0] * e.lanes)
+    lanes, stride = e.constant(e.lanes), e.constant(step)
+    together = e.constant(e.lanes * step)  # columns that are split at a time
+    segment = b.sdiv(pitch, stride)
+    before = b.sdiv(left, stride)
+    more = e.constant(e.lanes - 1)
+    whole, rest = b.sdiv(W, together), b.srem(W, together)
+    some = b.icmp_signed(">", rest, e.constant(0))
+    blocks = b.add(whole, b.zext(some, I64))
+    data_end = b.add(before, b.mul(blocks, lanes))
+    left_vectors = b.sdiv(b.add(before, more), lanes)
+    right_vectors = b.sdiv(b.add(b.sub(segment, data_end), more), lanes)
+    row_vectors = b.sdiv(b.add(pitch, more), lanes)
+
+    def fill(begin: ir.Value, count: ir.Value) -> None:
+        def one(j: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            e.store(zeros, e.offset(begin, b.mul(j, lanes)), 0)
+            return []
+
+        e.loop(count, one)
+
+    def split(values: list[ir.Value], data: ir.Value, block: ir.Value) -> None:
+        """Store every `step`-th lane of some vectors at the same place of each segment."""
+        for phase in range(step):
+            wanted = [divmod(i * step + phase, e.lanes) for i in range(e.lanes)]
+            picked = e.shuffle(
+                values[0],
+                values[1],
+                [v * e.lanes + j for v, j in wanted if v < 2]
+                + [0] * sum(v >= 2 for v, _ in wanted),
+            )
+            for part in range(2, step):
+                choice = [e.lanes + j if v == part else i for i, (v, j) in enumerate(wanted)]
+                picked = e.shuffle(picked, values[part], choice)
+            to = e.offset(data, b.mul(segment, e.constant(phase)))
+            e.store(picked, e.offset(to, b.mul(block, lanes)), 0)
+
+    def row(index: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+        (to,) = carried
+        number = b.add(first, index)
+        with b.if_else(b.icmp_unsigned("<", number, H), likely=True) as (copying, clearing):
+            with copying:
+                begin = e.offset(source, b.mul(number, source_pitch))
+                data = e.offset(to, before)
+                for phase in range(step):  # zeros first: they spill into what follows
+                    here = e.offset(to, b.mul(segment, e.constant(phase)))
+                    fill(here, left_vectors)
+                    fill(e.offset(here, data_end), right_vectors)
+
+                def block(j: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+                    at = b.mul(j, together)
+                    values = [e.load(e.offset(begin, at), v * e.lanes) for v in range(step)]
+                    split(values, data, j)
+                    return []
+
+                e.loop(whole, block)
+                with b.if_then(some):
+                    at = b.mul(whole, together)
+                    values = []
+                    for v in range(step):
+                        mask = e.lanes_below(b.sub(rest, e.constant(v * e.lanes)))
+                        values.append(e.masked_load(e.offset(begin, at), v * e.lanes, mask))
+                    split(values, data, whole)
+            with clearing:
+                fill(to, row_vectors)
+        return [e.offset(to, pitch)]
+
+    e.loop(rows, row, [target])
+    return e.finish()
+
+
+def _transpose(isa: Isa, dtype: np.dtype) -> ir.Module:
+    """Emit ``transpose``: ``target[j * target_step + i] = source[i * source_step + j]``.
+
+    For j below `columns` and i below `lanes`, at most VL; rows from `rows` on are taken as zeros.
+    """
+    names = ("source", "source_step", "rows", "columns", "target", "target_step", "lanes")
+    e = Emitter.function("transpose", names, isa, dtype)
+    source, source_step, rows, columns, target, target_step, lanes = e.arguments
+    b = e.builder
+    VL = e.constant(e.lanes)
+    zeros = ir.Constant(e.vector, [0.0] * e.lanes)
+    store_mask = e.lanes_below(lanes)
+    last = b.sub(rows, e.constant(1))
+    live, starts = [], []
+    for i in range(e.lanes):
+        exists = b.icmp_signed("<", e.constant(i), rows)
+        number = b.select(exists, e.constant(i), last)
+        live.append(exists)
+        starts.append(e.offset(source, b.mul(number, source_step)))
+    full_rows = b.icmp_signed("==", rows, VL)
+    full_lanes = b.icmp_signed("==", lanes, VL)
+    whole = b.sdiv(columns, VL)
+    rest = b.srem(columns, VL)
+
+    def block(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        at = b.mul(index, VL)
+        to = e.offset(target, b.mul(at, target_step))
+        for start in starts:  # so many rows are more streams than hardware follows
+            e.prefetch(e.offset(start, b.add(at, e.constant(AHEAD * e.lanes))), False, 3)
+        with b.if_else(b.and_(full_rows, full_lanes), likely=True) as (fast, careful):
+            with fast:
+                values = [e.load(start, at) for start in starts]
+                for j, value in enumerate(e.transpose(values)):
+                    e.store(value, e.offset(to, b.mul(target_step, e.constant(j))), 0)
+            with careful:
+                values = [
+                    b.select(exists, e.load(start, at), zeros)
+                    for exists, start in zip(live, starts, strict=True)
+                ]
+                for j, value in enumerate(e.transpose(values)):
+                    place = e.offset(to, b.mul(target_step, e.constant(j)))
+                    e.masked_store(value, place, 0, store_mask)
+        return []
+
+    e.loop(whole, block)
+    with b.if_then(b.icmp_signed(">", rest, e.constant(0))):
+        at = b.mul(whole, VL)
+        mask = e.lanes_below(rest)
+        to = e.offset(target, b.mul(at, target_step))
+        values = [
+            b.select(exists, e.masked_load(start, at, mask), zeros)
+            for exists, start in zip(live, starts, strict=True)
+        ]
+        for j, value in enumerate(e.transpose(values)):
+            with b.if_then(b.icmp_signed("<", e.constant(j), rest), likely=True):
+                place = e.offset(to, b.mul(target_step, e.constant(j)))
+                e.masked_store(value, place, 0, store_mask)
+    return e.finish()
+
+
+def _turn(isa: Isa, dtype: np.dtype, taps: int) -> ir.Module:
+    """Emit ``turn``: filters ``[channel][lane][tap]`` become ``[channel][tap][lane]``.
+
+    `rows` lanes exist, the others up to `lanes` become zeros; channels are `source_step` and
+    `target_step` items apart, taps of the target `width`.
+    """
+    names = ("source", "source_step", "rows", "channels", "target", "target_step", "width", "lanes")
+    e = Emitter.function("turn", names, isa, dtype)
+    source, source_step, rows, channels, target, target_step, width, lanes = e.arguments
+    b = e.builder
+    zeros = ir.Constant(e.vector, [0.0] * e.lanes)
+    last = b.sub(rows, e.constant(1))
+    stored = e.lanes_below(lanes)
+    whole = b.icmp_signed("==", rows, e.constant(e.lanes))
+
+    def emit(clamped: bool) -> None:
+        def channel(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            begin = e.offset(source, b.mul(index, source_step))
+            to = e.offset(target, b.mul(index, target_step))
+            later = e.offset(begin, b.mul(source_step, e.constant(AHEAD)))
+            for item in range(0, e.lanes * taps, LINE // dtype.itemsize):
+                e.prefetch(e.offset(later, item), False, 3)
+            for tap in range(0, taps, e.lanes):
+                count = min(e.lanes, taps - tap)
+                values = []
+                for i in range(e.lanes):
+                    if clamped:
+                        exists = b.icmp_signed("<", e.constant(i), rows)
+                        number = b.select(exists, e.constant(i), last)
+                        start = e.offset(begin, b.mul(number, e.constant(taps)))
+                        values.append(b.select(exists, e.load(start, tap, count), zeros))
+                    else:
+                        values.append(e.load(begin, i * taps + tap, count))
+                for j, value in enumerate(e.transpose(values)[:count]):
+                    place = e.offset(to, b.mul(width, e.constant(tap + j)))
+                    if clamped:
+                        e.masked_store(value, place, 0, stored)
+                    else:
+                        e.store(value, place, 0)
+            return []
+
+        e.loop(channels, channel)
+
+    with b.if_else(whole, likely=True) as (fast, careful):
+        with fast:
+            emit(False)
+        with careful:
+            emit(True)
+    return e.finish()
+
+
+def _touch(isa: Isa, dtype: np.dtype) -> ir.Module:
+    """Emit ``touch``: prefetch `lines` cache lines at each of `count` places `step` bytes apart."""
+    e = Emitter.function("touch", ("address", "count", "step", "lines"), isa, dtype)
+    address, count, step, lines = e.arguments
+    b = e.builder
+
+    def place(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        begin = b.add(address, b.mul(index, step))
+
+        def line(number: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            e.prefetch(b.add(begin, b.mul(number, e.constant(LINE))), False, 2)
+            return []
+
+        e.loop(lines, line)
+        return []
+
+    e.loop(count, place)
+    return e.finish()
+
+
+def _fold(isa: Isa, dtype: np.dtype) -> ir.Module:
+    """Emit ``fold``: ``target[i]`` is the sum of the lanes of vector i at `vectors`."""
+    e = Emitter.function("fold", ("vectors", "count", "target"), isa, dtype)
+    vectors, count, target = e.arguments
+    b = e.builder
+    lanes = e.constant(e.lanes)
+    last = b.sub(count, e.constant(1))
+
+    def block(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        first = b.mul(index, lanes)
+        rows = []
+        for i in range(e.lanes):
+            number = b.add(first, e.constant(i))
+            exists = b.icmp_signed("<", number, count)
+            number = b.select(exists, number, last)  # read again, and not stored
+            rows.append(e.load(vectors, b.mul(number, lanes)))
+        sums = e.transpose(rows)
+        while len(sums) > 1:
+            sums = [b.fadd(sums[i], sums[i + 1]) for i in range(0, len(sums), 2)]
+        e.masked_store(sums[0], target, first, e.lanes_below(b.sub(count, first)))
+        return []
+
+    e.loop(b.sdiv(b.add(count, e.constant(e.lanes - 1)), lanes), block)
+    return e.finish()
+
+
+@lru_cache
+def fold_address(isa: Isa, dtype: np.dtype) -> int:
+    """Return the address of ``fold``."""
+    return load(dtype.str, lambda: _fold(isa, dtype), isa, "fold")
+
+
+@lru_cache
+def touch_address(isa: Isa, dtype: np.dtype) -> int:
+    """Return the address of ``touch``."""
+    return load(dtype.str, lambda: _touch(isa, dtype), isa, "touch")
+
+
+@lru_cache
+def turn_address(isa: Isa, dtype: np.dtype, taps: int) -> int:
+    """Return the address of ``turn``, compiled for a dtype and a number of taps."""
+    return load((dtype.str, taps), lambda: _turn(isa, dtype, taps), isa, "turn")
+
+
+@lru_cache
+def pad_address(isa: Isa, dtype: np.dtype, step: int = 1) -> int:
+    """Return the address of ``pad``, compiled for a dtype and a distance of columns."""
+    if step == 1:
+        return load(dtype.str, lambda: _pad(isa, dtype), isa, "pad")
+    return load((dtype.str, step), lambda: _pad_phases(isa, dtype, step), isa, "pad")
+
+
+@lru_cache
+def transpose_address(isa: Isa, dtype: np.dtype) -> int:
+    """Return the address of ``transpose``, compiled for a dtype."""
+    return load(dtype.str, lambda: _transpose(isa, dtype), isa, "transpose")

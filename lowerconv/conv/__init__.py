@@ -1,0 +1,1 @@
+"""Convolutions: what one is, how it is decided, and the loops that run it."""

@@ -1,0 +1,140 @@
+"""Two stages over a ring of slots: one core does both in turns, or two cores do one each.
+
+A pipeline is a sequence of steps.  Its first stage fills a slot, its second empties it::
+
+    one core     first 0 | first 1 | second 0 | first 2 | second 1 | ...
+    two cores    first 0 | first 1  | first 2  | first 3  | ...
+                         | second 0 | second 1 | second 2 | ...
+
+Who runs a pipeline goes through its turns, and knows nothing of the others::
+
+    for turn in range(turns(lanes, worker, steps)):
+        stage, step, slot = enter(lanes, worker, steps, turn)
+        ...                                                        # the stage of that step
+        leave(lanes, worker, stage)
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.fork_join import FIRST_LINE, LINE, address, new_state
+from lowerconv.copying import not_copied
+from lowerconv.runtime.launch import ask, call
+
+FIRST, SECOND, BOTH = 0, 1, 2  # stages that a worker does
+NO_LOG = (0, 3)
+PATIENCE = 1e-3  # seconds that one of a pair looks for what the other is doing, before it sleeps
+
+
+@not_copied("copy the ConvPlan that it is a part of")
+class Lanes(NamedTuple):
+    """Who does what.
+
+    Attributes
+    ----------
+    cores : ndarray of int64
+        For every worker, the number of the core, or pair of them, whose steps it does.
+    stages : ndarray of int64
+        For every worker: `FIRST`, `SECOND` or `BOTH`.
+    slots : int
+    state : ndarray of int64
+        Of handing over (`handoff`): what a pair has filled and emptied.
+    meet, post, clock : int
+        Addresses.
+    logs : ndarray of int64, (workers, lines, 3)
+        Stage, begin and end in nanoseconds; the first line of each worker is their count.  No
+        lines where nobody wants to know.
+    """
+
+    cores: np.ndarray
+    stages: np.ndarray
+    slots: int
+    state: np.ndarray
+    meet: int
+    post: int
+    clock: int
+    logs: np.ndarray
+
+
+def alone(workers: int, slots: int) -> Lanes:
+    """Return the lanes of workers each of which does both stages."""
+    return _lanes(range(workers), [BOTH] * workers, slots)
+
+
+def in_pairs(workers: int, slots: int) -> Lanes:
+    """Return the lanes of workers in pairs, 2i and 2i + 1; of an odd number the last is alone."""
+    stages = [w % 2 for w in range(workers // 2 * 2)] + [BOTH] * (workers % 2)
+    return _lanes([w // 2 for w in range(workers)], stages, slots)
+
+
+def _lanes(cores, stages, slots: int) -> Lanes:
+    workers = len(stages)
+    return Lanes(
+        np.array(cores, np.int64),
+        np.array(stages, np.int64),
+        slots,
+        new_state(2 * workers, PATIENCE),
+        address("meet"),
+        address("post"),
+        address("clock"),
+        np.zeros((workers, *NO_LOG), np.int64),
+    )
+
+
+def start_over(lanes: Lanes) -> None:
+    """Set what pairs have counted back to 0, before a launch."""
+    lanes.state[FIRST_LINE * LINE :] = 0
+
+
+@njit(cache=True, nogil=True)
+def turns(lanes, worker, steps):
+    """Return how many stages of how many steps this worker does."""
+    return 2 * steps if lanes.stages[worker] == BOTH else steps
+
+
+@njit(cache=True, nogil=True)
+def _counters(lanes, worker):
+    """Return where a pair counts the slots it has filled, and those it has emptied."""
+    filled = lanes.state.ctypes.data + 8 * LINE * (FIRST_LINE + 2 * lanes.cores[worker])
+    return filled, filled + 8 * LINE
+
+
+@njit(cache=True, nogil=True)
+def enter(lanes, worker, steps, turn):
+    """Return stage, step and slot of a turn, once the other one of the pair has come so far."""
+    stage = lanes.stages[worker]
+    if stage == BOTH:  # the first stage is one step ahead
+        if turn == 0 or (turn % 2 == 1 and turn < 2 * steps - 1):
+            stage, step = FIRST, (turn + 1) // 2
+        else:
+            stage, step = SECOND, (turn - 1) // 2
+    else:
+        step = turn
+        filled, emptied = _counters(lanes, worker)
+        state = lanes.state.ctypes.data
+        if stage == FIRST:
+            call(lanes.meet, (state, emptied, step - lanes.slots + 1))
+        else:
+            call(lanes.meet, (state, filled, step + 1))
+    log = lanes.logs[worker]
+    if len(log):
+        log[0, 0] = min(log[0, 0] + 1, len(log) - 1)
+        log[log[0, 0], 0] = stage
+        log[log[0, 0], 1] = ask(lanes.clock)
+    return stage, step, step % lanes.slots
+
+
+@njit(cache=True, nogil=True)
+def leave(lanes, worker, stage):
+    """Tell the other one of the pair that a stage is done."""
+    log = lanes.logs[worker]
+    if len(log):
+        log[log[0, 0], 2] = ask(lanes.clock)
+    if lanes.stages[worker] != BOTH:
+        filled, emptied = _counters(lanes, worker)
+        done = filled if stage == FIRST else emptied
+        call(lanes.post, (lanes.state.ctypes.data, done))

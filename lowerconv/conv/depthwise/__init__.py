@@ -1,0 +1,1 @@
+"""Groups of very few channels: planes, and nothing to pack."""

@@ -1,0 +1,114 @@
+"""Every pass that multiplies filters with pixels as one thing: a convolution with phases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lowerconv.conv.problem import ConvProblem
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A convolution with a step of its own into the result.
+
+    Attributes
+    ----------
+    P, Q : int
+        Rows and columns of result pixels.
+    taps : tuple of (tap, row, column)
+        Number of the tap among R x S, and where it reads the source, relative to pixel (0, 0).
+    out_offset, out_row, out_column : int
+        Items, in a plane of the result, of pixel (0, 0) and from one pixel to the next.
+    """
+
+    P: int
+    Q: int
+    taps: tuple[tuple[int, int, int], ...]
+    out_offset: int
+    out_row: int
+    out_column: int
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution of a source with panels of filters, whichever pass it comes from."""
+
+    images: int
+    groups: int
+    channels: int  # summed over, of a group
+    results: int  # of a group
+    H: int
+    W: int
+    stride_h: int
+    stride_w: int
+    taps: int  # of the filters
+    turned: bool  # filters come as [channel][result][tap]
+    out_plane: int
+    phases: tuple[Phase, ...]
+    dtype: np.dtype
+
+    @property
+    def reach(self) -> tuple[int, int, int, int]:
+        """Extents of the taps: least and greatest row, least and greatest column."""
+        rows = [row for phase in self.phases for _, row, _ in phase.taps] or [0]
+        columns = [column for phase in self.phases for _, _, column in phase.taps] or [0]
+        return min(rows), max(rows), min(columns), max(columns)
+
+
+def forward_convolution(problem: ConvProblem) -> Convolution:
+    """Return the forward pass as it is; a 1x1 filter at stride 1 sees an image as one long row."""
+    g = problem.geometry
+    H, W, P, Q = problem.H, problem.W, problem.P, problem.Q
+    plain = (problem.R, problem.S) == (1, 1) and problem.stride == (1, 1)
+    if plain and not any(map(any, problem.padding)):
+        H, W, P, Q = 1, H * W, 1, P * Q
+    taps = tuple(
+        (r * g.S + s, r * g.dilation_h - g.pad_top, s * g.dilation_w - g.pad_left)
+        for r in range(g.R)
+        for s in range(g.S)
+    )
+    return Convolution(
+        problem.N, problem.groups, problem.C // problem.groups, problem.K // problem.groups,
+        H, W, g.stride_h, g.stride_w, g.R * g.S, False, P * Q,
+        (Phase(P, Q, taps, 0, Q, 1),), problem.dtype,
+    )  # fmt: skip
+
+
+def input_grad_convolution(problem: ConvProblem) -> Convolution:
+    """Return the input gradient as convolutions of dy, one for each phase of the stride.
+
+    Pixel ``h`` of dx takes tap r from row ``(h + pad - r * dilation) / stride`` of dy where that
+    is whole: so rows of equal remainder ``h + pad`` by the stride have their own set of taps, and
+    neighbours among them read neighbouring rows of dy.
+    """
+    g = problem.geometry
+    H, W, P, Q = problem.H, problem.W, problem.P, problem.Q
+    plain = (problem.R, problem.S) == (1, 1) and problem.stride == (1, 1)
+    if plain and not any(map(any, problem.padding)):
+        H, W, P, Q = 1, H * W, 1, P * Q
+
+    def steps(extent: int, taps: int, stride: int, pad: int, dilation: int, first: int):
+        """Return what the pixels ``first, first + stride, ...`` read: their number and taps."""
+        return -(-(extent - first) // stride), [
+            (tap, (first + pad - tap * dilation) // stride)
+            for tap in range(taps)
+            if (first + pad - tap * dilation) % stride == 0
+        ]
+
+    phases = []
+    for first_row in range(min(g.stride_h, H)):
+        rows, row_taps = steps(H, g.R, g.stride_h, g.pad_top, g.dilation_h, first_row)
+        for first_column in range(min(g.stride_w, W)):
+            columns, column_taps = steps(W, g.S, g.stride_w, g.pad_left, g.dilation_w, first_column)
+            taps = tuple(
+                (r * g.S + s, row, column) for r, row in row_taps for s, column in column_taps
+            )
+            phases.append(
+                Phase(rows, columns, taps, first_row * W + first_column, g.stride_h * W, g.stride_w)
+            )
+    return Convolution(
+        problem.N, problem.groups, problem.K // problem.groups, problem.C // problem.groups,
+        P, Q, 1, 1, g.R * g.S, True, H * W, tuple(phases), problem.dtype,
+    )  # fmt: skip

@@ -1,0 +1,183 @@
+"""Which operand lies in vectors, and how large a register tile is: the cheapest of all that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from lowerconv.codegen.isa import Isa
+from lowerconv.codegen.microkernel import rows_max, step_time
+from lowerconv.conv.blas.blocking import panel_bytes
+from lowerconv.conv.lowering import Convolution, Phase
+from lowerconv.conv.window import balanced
+from lowerconv.runtime.workspace import LINE
+
+# Prices in multiply-adds of one vector, beside the steps themselves.
+CALL = 120.0  #        to call a microkernel and begin its sums
+TRANSPOSED = 150.0  #  to transpose and store a square of VL x VL sums
+STORED = 4.0  #        to store a vector as it is
+PACKED = 1.0  #        to pack an item of the filters
+STREAMED = 0.25  #      to read a byte of packed filters from beyond L2
+UNALIGNED = 0.2  #     to load a vector that straddles two cache lines
+PAGE, CROWD = 2048, 8  # rows in place at such a distance, and so many, share sets of L1
+SPLIT_MAX = 4  #       columns that lowering sets apart: more would leave too little in a vector
+# To store to memory beyond the caches, where a result is larger than they are: for each row, and
+# for each of its lines.
+FAR_ROW, FAR_LINE = 20.0, 10.0
+FAR_SHARE = 16  # of a quarter of the L2 cache
+VECTORS = (1, 2, 3, 4, 6, 8)  # of pixels in a tile
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """A way to feed the microkernel.
+
+    Attributes
+    ----------
+    feed : {"filters", "pixels"}
+        Vectors of filters from packed panels and pixels broadcast from the image, or vectors of
+        pixels from the image and filters broadcast.
+    in_place : bool
+        Whether filters are read where the caller has them.
+    F : int
+        Filters of a panel.
+    shapes : tuple of (TH, TW)
+        Rows and columns of pixels of a tile, for each phase.
+    cost : float
+        Estimated, in multiply-adds of one vector.
+    """
+
+    feed: str
+    in_place: bool
+    F: int
+    shapes: tuple[tuple[int, int], ...]
+    cost: float
+
+    @property
+    def name(self) -> str:
+        """Name the tiling, as `lowerconv tune` does."""
+        tiles = "+".join(f"{TH}x{TW}" for TH, TW in dict.fromkeys(self.shapes))
+        return f"{self.feed} in vectors, {self.F} filters by {tiles} pixels"
+
+
+def live_taps(conv: Convolution, phase: Phase, TH: int) -> np.ndarray:
+    """Return (row of tiles, tap): whether some pixel row of the tiles reads the source there.
+
+    Taps that only meet the zeros of the padding are left out of a tile's steps.
+    """
+    offsets = np.array([row for _, row, _ in phase.taps], np.int64)
+    rows = np.arange(-(-phase.P // TH) * TH).reshape(-1, TH)
+    at = rows[:, :, None] * conv.stride_h + offsets
+    inside = (at >= 0) & (at < conv.H) & (rows[:, :, None] < phase.P)
+    return np.asarray(inside.any(axis=1))
+
+
+def _far(conv: Convolution, rows: int, pixels: int) -> float:
+    """Return the price of where a tile's result goes, `rows` rows of `pixels` items."""
+    size = conv.groups * conv.results * conv.out_plane * conv.dtype.itemsize
+    if size <= FAR_SHARE * panel_bytes():
+        return 0.0
+    return rows * (FAR_ROW + FAR_LINE * pixels * conv.dtype.itemsize / LINE)
+
+
+def _parts(extent: int, size: int) -> dict[int, int]:
+    """Return how many parts of which size `extent` is cut into."""
+    parts = {size: extent // size} if extent >= size else {}
+    if extent % size:
+        parts[extent % size] = parts.get(extent % size, 0) + 1
+    return parts
+
+
+def _filter_shapes(phase: Phase, most: int) -> Iterator[tuple[int, int]]:
+    """Yield tiles of at most `most` pixels: parts of a row, or several whole rows."""
+    whole = phase.out_column == 1 and phase.out_row == phase.Q
+    if most >= phase.Q and whole:
+        for TH in {balanced(phase.P, rows) for rows in range(1, most // phase.Q + 1)}:
+            yield TH, phase.Q
+    else:
+        yield 1, balanced(phase.Q, most)
+
+
+def _filters(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
+    """Yield the tilings with vectors of filters."""
+    VL = isa.lanes(conv.dtype)
+    vectors = -(-conv.results // VL)
+    for NV in (1, 2, 3):
+        if vectors < NV:
+            continue
+        total, shapes = 0.0, []
+        for phase in conv.phases:
+            best = None
+            for TH, TW in _filter_shapes(phase, rows_max(isa, NV)):
+                live = live_taps(conv, phase, TH).sum(axis=1)
+                steps = conv.channels * live
+                cost = 0.0
+                last = phase.P % TH or TH
+                for width, columns in _parts(phase.Q, TW).items():
+                    for NV_, panels in _parts(vectors, NV).items():
+                        for height, rows in ((TH, steps[:-1]), (last, steps[-1:])):
+                            m = height * width
+                            one = rows.sum() * step_time(m, NV_, isa)
+                            stored = TRANSPOSED * NV_ * -(-m // VL) + _far(conv, NV_ * VL, m)
+                            one += len(rows) * (CALL + stored)
+                            cost += columns * panels * one
+                if best is None or cost < best[0]:
+                    best = cost, (TH, TW)
+            assert best is not None
+            total += best[0]
+            shapes.append(best[1])
+        total *= conv.images * conv.groups
+        items = conv.groups * conv.results * conv.channels * conv.taps
+        if not constant:
+            total += PACKED * items
+        elif items * conv.dtype.itemsize > 4 * panel_bytes():
+            # The first tile waits for panels that come from beyond L2, faster with a larger tile.
+            m = shapes[0][0] * shapes[0][1]
+            wait = max(0.0, STREAMED * NV * VL * conv.dtype.itemsize - step_time(m, NV, isa))
+            total += items / (NV * VL) * wait
+        yield Tiling("filters", False, NV * VL, tuple(shapes), total)
+
+
+def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
+    """Yield the tilings with vectors of pixels."""
+    if conv.stride_w > SPLIT_MAX:
+        return
+    VL = isa.lanes(conv.dtype)
+    for NV in VECTORS:
+        # More rows than that are more streams from memory than a core follows.
+        F = balanced(conv.results, max(1, min(isa.rows, rows_max(isa, NV))))
+        stride = conv.channels * conv.taps * conv.dtype.itemsize
+        crowded = 0.1 * F if not conv.turned and stride % PAGE == 0 and F > CROWD else 0.0
+        total, shapes = 0.0, []
+        for phase in conv.phases:
+            across = -(-phase.Q // VL)
+            if across <= NV and phase.out_column == 1:
+                TH, TW = balanced(phase.P, max(1, NV // across)), phase.Q
+            else:
+                TH, TW = 1, min(phase.Q, balanced(across, NV) * VL)
+            shapes.append((TH, TW))
+            steps = conv.channels * live_taps(conv, phase, TH).sum(axis=1)
+            for width, columns in _parts(phase.Q, TW).items():
+                for F_, panels in _parts(conv.results, F).items():
+                    for height, rows in (
+                        (TH, steps[:-1]),
+                        (phase.P % TH or TH, steps[-1:]),
+                    ):
+                        count = height * -(-width // VL)
+                        one = rows.sum() * (step_time(F_, count, isa) + UNALIGNED * count + crowded)
+                        stored = STORED * F_ * count * phase.out_column
+                        stored += _far(conv, F_ * height, width)
+                        one += len(rows) * (CALL + stored)
+                        total += columns * panels * one
+        total *= conv.images * conv.groups
+        if conv.turned and not constant:
+            total += PACKED * conv.groups * conv.results * conv.channels * conv.taps
+        yield Tiling("pixels", not conv.turned, F, tuple(shapes), total)
+
+
+def tilings(conv: Convolution, isa: Isa, constant: bool) -> list[Tiling]:
+    """Return the ways to feed the microkernel, cheapest first."""
+    found = [*_filters(conv, isa, constant), *_pixels(conv, isa, constant)]
+    return sorted(found, key=lambda tiling: tiling.cost)

@@ -1,0 +1,96 @@
+"""How a band of the source lies in memory: in place, or lowered with zeros around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from lowerconv.conv.lowering import Convolution
+from lowerconv.runtime.workspace import LINE
+
+
+def balanced(extent: int, most: int) -> int:
+    """Return the size of equal parts of `extent`, none above `most`, the last perhaps smaller."""
+    return ceil(extent / ceil(extent / most))
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where the pixels of a band read the source.
+
+    Attributes
+    ----------
+    lower : bool
+        Whether a band is copied: where taps read outside the source, or columns are split.
+    split : int
+        Segments of a lowered row: columns of equal remainder by the stride lie together, so that
+        neighbours among the pixels are neighbours in memory.
+    left, first_row, last_row : int
+        Zeros before a row; source rows that the first and last taps of pixel row 0 read.
+    pitch : int
+        Items from one row to the next.
+    """
+
+    H: int
+    W: int
+    stride_h: int
+    stride_w: int
+    itemsize: int
+    lower: bool
+    split: int
+    left: int
+    first_row: int
+    last_row: int
+    pitch: int
+
+    def rows(self, band: int) -> int:
+        """Return the rows of the source that a band of pixel rows reads."""
+        return (band - 1) * self.stride_h + self.last_row - self.first_row + 1
+
+    def plane(self, band: int) -> int:
+        """Return the items from one channel to the next."""
+        if not self.lower:
+            return self.H * self.W
+        # An odd number of lines: successive channels use all sets of the cache.
+        lines = -(-self.rows(band) * self.pitch * self.itemsize // LINE)
+        return (lines | 1) * LINE // self.itemsize
+
+    def place(self, row: int, column: int) -> int:
+        """Return where pixel (0, 0) reads a tap, in items from the beginning of a band."""
+        if not self.lower:
+            return row * self.pitch + column
+        column += self.left
+        segment = self.pitch // self.split
+        start = (row - self.first_row) * self.pitch
+        return start + column % self.split * segment + column // self.split
+
+    @property
+    def column_step(self) -> int:
+        """Items from one pixel to the next."""
+        return 1 if self.split > 1 else self.stride_w
+
+
+def window(conv: Convolution, split_lanes: int = 0) -> Window:
+    """Return the window of a convolution.
+
+    Where `split_lanes` is not 0, columns are split by the stride, in vectors of so many lanes.
+    """
+    top, bottom, left, right = conv.reach
+    P = max(phase.P for phase in conv.phases)
+    Q = max(phase.Q for phase in conv.phases)
+    outside = (
+        top < 0
+        or left < 0
+        or (P - 1) * conv.stride_h + bottom >= conv.H
+        or (Q - 1) * conv.stride_w + right >= conv.W
+    )
+    parts = conv.stride_w if split_lanes else 1
+    common = (conv.H, conv.W, conv.stride_h, conv.stride_w, conv.dtype.itemsize)
+    if not outside and parts == 1:
+        return Window(*common, False, 1, 0, 0, bottom, conv.W)
+    before = -(-max(0, -left) // parts) * parts
+    width = max(before + conv.W, before + (Q - 1) * conv.stride_w + right + 1)
+    if parts > 1:
+        segment = before // parts + ceil(conv.W / (parts * split_lanes)) * split_lanes
+        width = max(width, parts * segment)
+    return Window(*common, True, parts, before, top, bottom, ceil(width / parts) * parts)

@@ -1,0 +1,169 @@
+"""What one core does for a weight gradient by Winograd: F(3x3, 4x4), products over the tiles.
+
+A 3x3 gradient is what a 4x4 tile of dy makes of the 6x6 pixels of x beneath it, summed over all
+tiles: 36 products again instead of 144::
+
+    V [point][group, block of VL channels][tile][VL]     of x
+    Y [point][group, block of VL filters][tile][VL]      of dy
+    D [group, panel][point][channel][F]                  sums of the products over the tiles
+
+Batches of tiles are transformed by all cores, then multiplied by all cores: each owns sums of some
+points and panels, so that nothing has to be added up afterwards, whatever the number of cores.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numba import carray
+
+from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.transforms import POINTS_2D, R
+from lowerconv.conv.winograd.nest import clear, transform_block
+from lowerconv.runtime.launch import OPERANDS, call, loops, share
+
+TAPS = R * R
+
+# Two records: of x, and of dy, which differ in what is transformed.
+JOB = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            *OPERANDS,
+            *("scratch_bytes", "itemsize", "add", "images", "groups", "VL"),
+            # what is transformed: extents of a plane, planes of a group
+            *("H", "W", "channels", "blocks"),
+            # units: bands of rows of tiles, segments of those rows
+            *("bands", "band", "segments", "segment", "tiles_down", "tiles_across", "unit"),
+            *("first_row", "left", "skip", "pitch", "band_rows", "places"),
+            *("extent", "gather", "transform_source", "transform_target", "scatter"),
+            # V or Y: where it begins, items from one point to the next, tiles it has room for
+            *("at", "step_V", "room"),
+            # the gradient: panels of F filters, MR channels in a tile
+            *("F", "MR", "panels", "results", "kernel", "kernel_last", "zeros"),
+            *("D_at", "step_D", "sums_at", "chunk", "workers"),
+            # the units of this batch
+            *("unit0", "unit1"),
+        )
+    ]
+)
+
+
+@njit(cache=True, nogil=True)
+def _place(job, unit):
+    """Return the image, first row of tiles and rows, first tile of a row and tiles of a unit."""
+    segment = unit % job.segments
+    band = unit // job.segments % job.bands
+    row, column = band * job.band, segment * job.segment
+    rows = min(job.band, job.tiles_down - row)
+    across = min(job.segment, job.tiles_across - column)
+    return unit // (job.segments * job.bands), row, rows, column, across
+
+
+def _transform(jobs, worker):
+    """Transform one worker's share of (unit, operand, block) of a batch."""
+    job = carray(jobs, 1)[0]
+    records = carray(jobs, 2)
+    item = job.itemsize
+    band = job.scratch + worker * job.scratch_bytes
+    each = job.groups * (records[0].blocks + records[1].blocks)
+    begin, end = share((job.unit1 - job.unit0) * each, worker, job.workers)
+    cleared = np.int64(-1)
+    for number in range(begin, end):
+        unit, block = job.unit0 + number // each, number % each
+        which = np.int64(0)
+        if block >= job.groups * records[0].blocks:
+            which = np.int64(1)
+            block -= job.groups * records[0].blocks
+        side = records[which]
+        image, row, rows, column, across = _place(side, unit)
+        if cleared != 2 * unit + which:
+            clear(band, side.band_rows * side.pitch * side.VL * item)
+            cleared = 2 * unit + which
+        group, channel = block // side.blocks, block % side.blocks * side.VL
+        # Full units have the same number of tiles; smaller ones leave some unused, cleared below.
+        tile = (unit - job.unit0) * side.unit
+        to = job.scratch + side.at + (block * side.room + tile) * side.VL * item
+        transform_block(side, image, group, channel, row, rows, column, across, band, to)
+        missing = (side.unit - rows * across) * side.VL * item
+        if missing:
+            for point in range(POINTS_2D):
+                clear(to + point * side.step_V * item + rows * across * side.VL * item, missing)
+
+
+def _multiply(jobs, worker):
+    """Add the products of a batch to one worker's share of (panel, point)."""
+    x = carray(jobs, 2)[0]
+    dy = carray(jobs, 2)[1]
+    item, VL = x.itemsize, x.VL
+    tiles = (x.unit1 - x.unit0) * x.unit
+    begin, end = share(x.groups * x.panels * POINTS_2D, worker, x.workers)
+    mode = np.int64(1) if x.unit0 > 0 else np.int64(0)
+    for number in range(begin, end):
+        # Panels of a point follow each other: they share its V.
+        point, panel = number // (x.groups * x.panels), number % (x.groups * x.panels)
+        group, first = panel // x.panels, panel % x.panels
+        kernel = x.kernel_last if first == x.panels - 1 else x.kernel
+        vectors = group * dy.blocks * VL + first * x.F
+        Y = x.scratch + dy.at + (point * dy.step_V + vectors * dy.room) * item
+        V = x.scratch + x.at + (point * x.step_V + group * x.blocks * VL * x.room) * item
+        D = x.scratch + x.D_at + (panel * POINTS_2D + point) * x.step_D * item
+        for channel in range(0, x.channels, x.MR):
+            source = V + (channel // VL * x.room * VL + channel % VL) * item
+            call(
+                kernel,
+                (
+                    tiles, Y, source, np.int64(0), D + channel * x.F * item, x.F, x.zeros, x.MR,
+                    mode,
+                ),
+            )  # fmt: skip
+
+
+def _finish(jobs, worker):
+    """Transform one worker's share of the sums back, to dw."""
+    job = carray(jobs, 1)[0]
+    item, VL = job.itemsize, job.VL
+    sums = job.scratch + worker * job.scratch_bytes + job.sums_at
+    chunks = -(-job.channels // job.chunk)
+    begin, end = share(job.groups * job.panels * chunks, worker, job.workers)
+    mode = np.int64(1) if job.add else np.int64(0)
+    for number in range(begin, end):
+        panel, channel = number // chunks, number % chunks * job.chunk
+        group, first = panel // job.panels, panel % job.panels * job.F
+        count = min(job.chunk, job.channels - channel)
+        D = job.scratch + job.D_at + (panel * POINTS_2D * job.step_D + channel * job.F) * item
+        for lane in range(0, min(job.F, job.results - first), VL):
+            call(
+                job.transform_target,
+                (
+                    D + lane * item, job.step_D, job.F, count, sums, R * VL, TAPS * VL,
+                ),
+            )  # fmt: skip
+            row = group * job.results + first + lane
+            call(
+                job.scatter,
+                (
+                    sums, count * TAPS, min(VL, job.results - first - lane),
+                    job.target + (row * job.channels + channel) * TAPS * item,
+                    job.channels * TAPS, job.zeros, mode,
+                ),
+            )  # fmt: skip
+
+
+@lru_cache
+def transform_address() -> int:
+    """Return the address of the transform of x and dy, ``(job, worker)``."""
+    return loops(_transform, JOB, "Winograd's weight gradient: transforms")
+
+
+@lru_cache
+def multiply_address() -> int:
+    """Return the address of the products, ``(job, worker)``."""
+    return loops(_multiply, JOB, "Winograd's weight gradient: products")
+
+
+@lru_cache
+def finish_address() -> int:
+    """Return the address of the transform to dw, ``(job, worker)``."""
+    return loops(_finish, JOB, "Winograd's weight gradient: sums")

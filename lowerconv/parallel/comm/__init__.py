@@ -1,0 +1,1 @@
+"""The ranks of a job, and the messages that they exchange."""

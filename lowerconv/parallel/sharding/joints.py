@@ -1,0 +1,357 @@
+"""Layers that put together what ranks have of a value, and sum what they have of a gradient.
+
+They compute nothing; what goes over the wire is begun by one layer and ended by another, so that
+the layers between them are computed meanwhile.  In a backward step the roles are exchanged::
+
+                    forward                                backward
+    Gather    begin shard --> all --> end whole      begin shard <-- sum <-- end partial sums
+    Scatter   begin partial sums --> end shard       begin whole <-- all <-- end shard
+    Total     begin partial sums --> end whole       (the same gradient on every rank)
+    Fan       (the same value on every rank)         begin whole <-- sum <-- end partial sums
+    Mask      (the same value on every rank)         own part of whole: partial sums
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+
+import numpy as np
+
+from lowerconv.copying import not_copied
+from lowerconv.nn.combine import move
+from lowerconv.nn.frame import Frame, Tensor
+from lowerconv.nn.module import Layer, Shape, Step
+from lowerconv.parallel.comm.collectives import Routine, all_gather, direct, reduce_scatter
+from lowerconv.parallel.comm.engine import URGENT, Engine, Task
+from lowerconv.parallel.comm.link import Link, Scratch
+from lowerconv.parallel.sharding.layout import Layout
+
+
+@not_copied("make another `Trainer` or strategy in each process")
+class Joint(Layer):
+    """One of two layers that have a message between them.
+
+    Parameters
+    ----------
+    channel : Channel
+        What both share.
+    """
+
+    lazy = True
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self.channel = channel
+
+    def result_shape(self, *shapes: Shape) -> Shape:
+        """Return the shape of the operand."""
+        return shapes[0]
+
+
+class Begin(Joint):
+    """The first of two, which passes its operand on."""
+
+    is_view = True
+    early = True
+    lazy = False
+
+    def compute(self, frame: Frame, step: Step) -> None:
+        """Begin to send, where that is on the way."""
+        if not frame.views[0]:
+            move(frame.x, frame.y, False)
+        self.send(frame.y)
+
+    def send(self, x: Tensor) -> None:
+        """Begin what `End.compute` ends."""
+
+    def differentiate(self, frame: Frame, step: Step) -> None:
+        """Wait for the gradient of the operand, which lies in that of the result."""
+        self.channel.wait()
+        if frame.dx is not None and not frame.views_gradient[0]:
+            move(frame.gradient, frame.dx, frame.adds[0])
+
+
+@not_copied("make another `Trainer` or strategy in each process")
+class Channel:
+    """What is under way between two layers, and the memory that it uses.
+
+    Attributes
+    ----------
+    engine : Engine
+    layout : Layout
+        Of the channels or features.
+    name : str
+        Of the layer that it is for, as timelines show it.
+    shards_under_way : list of Tensor
+    """
+
+    def __init__(self, engine: Engine, pool: Scratch, layout: Layout, name: str) -> None:
+        self.engine, self.layout, self.name = engine, layout, name
+        self._pool = pool
+        self.shards_under_way: list[Tensor] = []
+        self._taken: list[np.ndarray] = []
+        self._task: Task | None = None
+
+    @property
+    def rank(self) -> int:
+        """Of this process."""
+        return self.engine.rank
+
+    @property
+    def ranks(self) -> int:
+        """How many there are."""
+        return self.engine.ranks
+
+    def shard_shape(self, shape: Shape, rank: int | None = None) -> Shape:
+        """Return what a rank, by default this one, has of a whole shape."""
+        rank = self.rank if rank is None else rank
+        return (shape[0], self.layout.size(rank, self.ranks), *shape[2:])
+
+    def whole_shape(self, shape: Shape) -> Shape:
+        """Return the shape of the whole that a shard is of."""
+        return (shape[0], self.layout.items, *shape[2:])
+
+    def buffer(self, shape: Shape, dtype: np.dtype) -> Tensor:
+        """Return memory for a tensor, until the message has come."""
+        tensor = Tensor(shape)
+        memory = self._pool.take(tensor.span * dtype.itemsize)
+        self._taken.append(memory)
+        tensor.place(memory[: tensor.span * dtype.itemsize].view(dtype))
+        return tensor
+
+    def shards(self, shape: Shape, dtype: np.dtype) -> list[Tensor]:
+        """Return memory for the shards of all ranks."""
+        return [self.buffer(self.shard_shape(shape, r), dtype) for r in range(self.ranks)]
+
+    def places(self, whole: Tensor, rank: int) -> list[tuple[int, Tensor]]:
+        """Return where each segment of a rank is: its first item in the shard, and the whole."""
+        pixels = prod(whole.shape[2:])
+        found = []
+        for here, there, count in self.layout.runs(rank, self.ranks).tolist():
+            tensor = Tensor((whole.shape[0], count, *whole.shape[2:]), whole.step)
+            tensor.place(whole.flat[there * pixels :])
+            found.append((here * pixels, tensor))
+        return found
+
+    def join(self, shards: list[Tensor], whole: Tensor, adding: bool) -> None:
+        """Put the shards of all ranks where they belong."""
+        for rank, shard in enumerate(shards):
+            for begin, there in self.places(whole, rank):
+                move(_like(there, shard, begin), there, adding)
+
+    def part(self, whole: Tensor, rank: int, shard: Tensor) -> None:
+        """Take what a rank has of the whole."""
+        for begin, there in self.places(whole, rank):
+            move(there, _like(there, shard, begin), False)
+
+    def submit(self, routine: Callable[[Link], Routine], what: str, tensors: list[Tensor]) -> None:
+        """Begin a message."""
+        nbytes = sum(t.flat.nbytes for t in tensors)
+        self._task = self.engine.submit(routine, f"{self.name} {what}", nbytes, priority=URGENT)
+
+    def gather(self, own: Tensor, shape: Shape) -> list[Tensor]:
+        """Begin to collect the shards of a whole of this shape; return where they come."""
+        dtype = own.flat.dtype
+        shards = [
+            own if r == self.rank else self.buffer(self.shard_shape(shape, r), dtype)
+            for r in range(self.ranks)
+        ]
+        blocks = [shard.flat for shard in shards]
+        self.submit(lambda link: all_gather(link, blocks), "gather", shards)
+        return shards
+
+    def scatter(self, whole: Tensor, out: Tensor) -> None:
+        """Begin to sum partial sums of the whole, each rank getting its own shard of the sum."""
+        shards = self.shards(whole.shape, whole.flat.dtype)
+        for rank, shard in enumerate(shards):
+            self.part(whole, rank, shard)
+        given = [shard.flat for shard in shards]
+        self.submit(lambda link: reduce_scatter(link, given, out.flat), "scatter", shards)
+
+    def total(self, tensor: Tensor) -> None:
+        """Begin to sum partial sums of the whole, for every rank."""
+        self.submit(lambda link: direct(link, tensor.flat), "sum", [tensor])
+
+    def wait(self) -> None:
+        """Wait for the message, if there is one; what was received stays until `release`."""
+        if self._task is not None:
+            self.engine.wait(self._task)
+            self._task = None
+
+    def release(self) -> None:
+        """Let others use the memory of a message that has come."""
+        self._pool.give_back(self._taken)
+        self._taken = []
+
+
+def _like(tensor: Tensor, shard: Tensor, begin: int) -> Tensor:
+    """Return the items of a shard that a tensor has elsewhere."""
+    part = Tensor(tensor.shape, shard.step)
+    part.place(shard.flat[begin:])
+    return part
+
+
+# --- Gather: shards to a whole ---
+
+
+class GatherBegin(Begin):
+    """Begin to collect the shards of all ranks."""
+
+    def send(self, x: Tensor) -> None:
+        """Send the own shard to all, and receive theirs."""
+        self.channel.shards_under_way = self.channel.gather(x, self.channel.whole_shape(x.shape))
+
+    def differentiate(self, frame: Frame, step: Step) -> None:
+        """Wait for the sum of the gradients."""
+        super().differentiate(frame, step)
+        self.channel.release()
+
+
+class GatherEnd(Joint):
+    """The value of all shards.
+
+    Parameters
+    ----------
+    channel : Channel
+    summed : bool
+        Whether the gradient has to be summed over the ranks; else it is the same on all.
+    """
+
+    def __init__(self, channel: Channel, summed: bool) -> None:
+        super().__init__(channel)
+        self.summed = summed
+
+    def result_shape(self, *shapes: Shape) -> Shape:
+        """Return the shape of the whole."""
+        return self.channel.whole_shape(shapes[0])
+
+    def compute(self, frame: Frame, step: Step) -> None:
+        """Wait for the shards, and put them in their places."""
+        self.channel.wait()
+        self.channel.join(self.channel.shards_under_way, frame.y, False)
+        self.channel.release()
+
+    def differentiate(self, frame: Frame, step: Step) -> None:
+        """Begin to sum the gradient, or take the own part."""
+        if frame.dx is None:
+            return
+        if self.summed:
+            self.channel.scatter(frame.gradient, frame.dx)
+        else:
+            self.channel.part(frame.gradient, self.channel.rank, frame.dx)
+
+
+# --- Scatter: partial sums to shards ---
+
+
+class ScatterBegin(Begin):
+    """Begin to sum partial sums, each rank its shard."""
+
+    def send(self, x: Tensor) -> None:
+        """Send each rank what it sums."""
+        channel = self.channel
+        out = channel.buffer(channel.shard_shape(x.shape), x.flat.dtype)
+        channel.shards_under_way = [out]
+        channel.scatter(x, out)
+
+    def differentiate(self, frame: Frame, step: Step) -> None:
+        """Wait for the gradient of the whole."""
+        channel = self.channel
+        channel.wait()
+        if frame.dx is not None:
+            channel.join(channel.shards_under_way, frame.dx, frame.adds[0])
+        channel.release()
+
+
+class ScatterEnd(Joint):
+    """The own shard of a sum."""
+
+    def result_shape(self, *shapes: Shape) -> Shape:
+        """Return the shape of the shard."""
+        return self.channel.shard_shape(shapes[0])
+
+    def compute(self, frame: Frame, step: Step) -> None:
+        """Wait for the sum."""
+        self.channel.wait()
+        move(self.channel.shards_under_way[0], frame.y, False)
+        self.channel.release()
+
+    def differentiate(self, frame: Frame, step: Step) -> None:
+        """Begin to collect the shards of the gradient."""
+        channel, dy = self.channel, frame.gradient
+        own = channel.buffer(dy.shape, dy.flat.dtype)  # dy is overwritten while it is on its way
+        move(dy, own, False)
+        channel.shards_under_way = channel.gather(own, channel.whole_shape(dy.shape))
+
+
+# --- Total: partial sums to a whole ---
+
+
+class TotalBegin(Begin):
+    """Begin to sum partial sums, for every rank."""
+
+    def send(self, x: Tensor) -> None:
+        """Sum in place: nobody else reads partial sums."""
+        self.channel.total(x)
+
+
+class TotalEnd(Joint):
+    """The sum."""
+
+    is_view = True
+
+    def compute(self, frame: Frame, step: Step) -> None:
+        """Wait for it."""
+        self.channel.wait()
+        if not frame.views[0]:
+            move(frame.x, frame.y, False)
+
+    def differentiate(self, frame: Frame, step: Step) -> None:
+        """Pass the gradient on, which is the same on every rank."""
+        if frame.dx is not None and not frame.views_gradient[0]:
+            move(frame.gradient, frame.dx, frame.adds[0])
+
+
+# --- Fan: a value that all ranks have, whose gradient is in parts ---
+
+
+class FanBegin(Begin):
+    """Where the gradient of a value comes together."""
+
+
+class FanEnd(TotalEnd):
+    """The value, for layers that are split."""
+
+    def differentiate(self, frame: Frame, step: Step) -> None:
+        """Begin to sum the gradient."""
+        super().differentiate(frame, step)
+        if frame.dx is not None:
+            self.channel.total(frame.dx)
+
+
+class Mask(Joint):
+    """A value that all ranks have; of its gradient, the same on all, each rank counts its part.
+
+    So that it can be added to gradients that are in parts.
+    """
+
+    is_view = True
+
+    def compute(self, frame: Frame, step: Step) -> None:
+        """Pass the value on."""
+        if not frame.views[0]:
+            move(frame.x, frame.y, False)
+
+    def differentiate(self, frame: Frame, step: Step) -> None:
+        """Zero the gradients of the channels of other ranks."""
+        dx, dy = frame.dx, frame.gradient
+        if dx is None:
+            return
+        channel = self.channel
+        for rank in range(channel.ranks):
+            if rank != channel.rank:
+                for _, there in channel.places(dy, rank):
+                    there.array[...] = 0
+        if not frame.views_gradient[0]:
+            move(dy, dx, frame.adds[0])

@@ -1,0 +1,386 @@
+"""Model parallelism: each rank has a part of the channels, and the weights that make them.
+
+The graph of a network is recorded and written anew, value by value.  A value is whole, the same on
+all ranks, or each rank has some of its channels or features, its shard:
+
+- A convolution or fully connected layer makes a shard of its result: it has some of the filters,
+  and reads the whole operand.  A fully connected layer may instead read a shard, having some of the
+  columns of the weights: the ranks' results are summed then.  What moves fewer bytes is taken.
+- Layers that do the same to each channel (`CHANNELWISE`) make shards of shards.
+- All others, such as local response norm and convolutions in groups, are computed by every rank
+  alike, and read whole values.
+
+Krizhevsky, "One weird trick for parallelizing convolutional neural networks" (2014), section 2, for
+fully connected layers; Shoeybi et al., "Megatron-LM" (2019), section 3, for rows and columns of
+weights in turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+
+import numpy as np
+
+from lowerconv.copying import not_copied
+from lowerconv.nn.activation import Dropout, ReLU
+from lowerconv.nn.combine import Add, Concat, Flatten
+from lowerconv.nn.conv import Conv2d
+from lowerconv.nn.graph import Graph, Node, Value
+from lowerconv.nn.linear import Linear
+from lowerconv.nn.module import Layer, Module, Shape
+from lowerconv.nn.norm import BatchNorm2d
+from lowerconv.nn.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
+from lowerconv.parallel.comm.collectives import all_gather
+from lowerconv.parallel.comm.engine import Engine
+from lowerconv.parallel.comm.link import Scratch
+from lowerconv.parallel.sharding.cut import Part
+from lowerconv.parallel.sharding.joints import (
+    Channel,
+    FanBegin,
+    FanEnd,
+    GatherBegin,
+    GatherEnd,
+    Mask,
+    ScatterBegin,
+    ScatterEnd,
+    TotalBegin,
+    TotalEnd,
+)
+from lowerconv.parallel.sharding.layout import Layout
+from lowerconv.parallel.sharding.sharded_layers import (
+    DropoutShard,
+    Shard,
+    Sharding,
+    forget,
+    split_inputs,
+    split_norm,
+    split_outputs,
+)
+
+#: Layers that do the same to each channel, and know nothing of others.
+CHANNELWISE = (ReLU, MaxPool2d, AvgPool2d, GlobalAvgPool2d)
+
+
+@not_copied("make another `Trainer` or strategy in each process")
+class Held:
+    """What the ranks have of a value of the network.
+
+    Attributes
+    ----------
+    number : int
+        Of the node that makes it; -1 of the input.
+    value : Value or None
+        The whole, or this rank's shard; None of a concatenation, which has `parts`.
+    layout : Layout or None
+        Of a shard.
+    parts : list of Held
+    """
+
+    def __init__(self, number: int, value: Value | None, layout: Layout | None = None) -> None:
+        self.number, self.value, self.layout = number, value, layout
+        self.parts: list[Held] = []
+        self.concat: Callable[..., Value] | None = None
+        self.made: dict[str, Value] = {}
+
+    @property
+    def is_shard(self) -> bool:
+        """Whether each rank has a part."""
+        return self.layout is not None
+
+
+@not_copied("copy the network before it is split, or after `join`")
+class SplitNetwork(Part):
+    """This rank's part of a network of which every rank computes a part.
+
+    Takes the whole batch, and returns the whole results, on every rank.
+
+    Parameters
+    ----------
+    module : Module
+        With the same weights on all ranks.  Its layers that are split give their arrays away, and
+        keep the shapes; `join` gives them back.
+    x_shape : tuple of int
+        Of an input of any batch: (N, C, H, W) or (N, features).
+    engine : Engine
+    input_partial : bool
+        Whether the gradient of the input may be what this rank contributes to it, all ranks'
+        adding up to it.
+
+    Attributes
+    ----------
+    shardings : dict of str to Sharding
+        How parameters and buffers are divided, by name; what all ranks have is not in it.
+    """
+
+    _split: Module
+
+    def __init__(
+        self, module: Module, x_shape: Shape, engine: Engine, *, input_partial: bool = False
+    ) -> None:
+        super().__init__([])
+        self.__dict__["_split"] = module  # not a child: its layers are in `layers`
+        self.engine, self.input_partial = engine, input_partial
+        self.shardings: dict[str, Sharding] = {}
+        self._names = {id(part): name for name, part in module.modules()}
+        self._pool = Scratch()
+        self._titles = {-1: "input"}  # of nodes, for timelines
+        self._shards: dict[int, tuple[Layer, Shard]] = {}
+        self._kept: dict[tuple[int, str], Layer] = {}
+        self._channels: dict[tuple[int, str], Channel] = {}
+        self._wants: dict[int, set[str]] = {}  # who reads a value: "split" or "whole" layers
+        dtype = next((p.data.dtype for p in module.parameters().values()), np.dtype(np.float32))
+        shape = (1, *x_shape[1:])
+        for _ in range(2):  # once to learn who reads what
+            self._kept, self._channels = {}, {}
+            Graph(self, shape, dtype, training=True)
+        self.set_layers(self._list_layers())
+        for layer, _ in self._shards.values():
+            forget(layer)
+
+    def initialize(self, rng: np.random.Generator) -> None:
+        """Refuse: other numbers would be drawn than by one process."""
+        raise RuntimeError("initialize: the network is split, expected it before that")
+
+    def forward(self, *values: Value) -> Value | tuple[Value, ...]:
+        """Record this rank's part."""
+        (x,) = values
+        module = self._split
+        if self.engine.ranks == 1:
+            return module(x)
+        graph = Graph(module, x.shape, x.dtype, training=True)
+        held = {graph.input: Held(-1, x)}
+        for node in graph.nodes:
+            self._titles[node.number] = self._names.get(id(node.layer), node.name)
+            is_result = node.result in graph.results
+            held[node.result] = self._rewrite(node, [held[v] for v in node.operands], is_result)
+        results = tuple(self._whole(held[value]) for value in graph.results)
+        return results if len(results) > 1 else results[0]
+
+    # --- state ---
+
+    def whole(self, name: str, array: np.ndarray) -> np.ndarray:
+        """Return the whole of which each rank has a part; all ranks call it.
+
+        Parameters
+        ----------
+        name : str
+            Of the parameter or buffer that the array is, or belongs to, as velocities do.
+        array : ndarray
+            This rank's part.
+        """
+        sharding = self.shardings.get(name)
+        if sharding is None:
+            return array
+        ranks, rank = self.engine.ranks, self.engine.rank
+        axis, layout = sharding
+        blocks = []
+        for r in range(ranks):
+            shape = (*array.shape[:axis], layout.size(r, ranks), *array.shape[axis + 1 :])
+            blocks.append(
+                np.ascontiguousarray(array) if r == rank else np.empty(shape, array.dtype)
+            )
+        self.engine.run(lambda link: all_gather(link, blocks), f"{name} state", array.nbytes)
+        whole = np.empty(sharding.shape(array.shape), array.dtype)
+        for r, block in enumerate(blocks):
+            whole[(slice(None),) * axis + (layout.index(r, ranks),)] = block
+        return whole
+
+    def part(self, name: str, whole: np.ndarray) -> np.ndarray:
+        """Return this rank's part of an array, which may be that of a parameter's optimizer."""
+        sharding = self.shardings.get(name)
+        if sharding is None:
+            return whole
+        return sharding.part(whole, self.engine.rank, self.engine.ranks)
+
+    def join(self) -> None:
+        """Give the network all that has been learnt; all ranks call it. It is as before then."""
+        mine = {name: p.data for name, p in self.parameters().items()} | self.buffers()
+        for layer, _ in self._shards.values():
+            name = self._names[id(layer)]
+            prefix = f"{name}." if name else ""
+            for own, parameter in layer.own_parameters().items():
+                whole = self.whole(prefix + own, mine[prefix + own]).copy()
+                parameter.data, parameter.grad = whole, np.zeros_like(whole)
+            for own in layer.own_buffers():
+                setattr(layer, own, self.whole(prefix + own, mine[prefix + own]).copy())
+
+    # --- rewriting ---
+
+    def _rewrite(self, node: Node, operands: list[Held], is_result: bool) -> Held:
+        """Return what the ranks have of a node's result."""
+        layer, held = node.layer, operands[0]
+        kind = type(layer)
+        if isinstance(layer, Concat) and kind is Concat:
+            both = Held(node.number, None)
+            both.parts, both.concat = operands, layer
+            if all(part.is_shard for part in operands):
+                layout = operands[0].layout
+                for part in operands[1:]:
+                    assert layout is not None
+                    assert part.layout is not None
+                    layout = layout.followed_by(part.layout)
+                both.layout = layout
+            return both
+        if isinstance(layer, Conv2d) and kind is Conv2d and self._divides(layer):
+            if layer.geometry[3] == 1:
+                return self._by_outputs(node, layer, held)
+        elif isinstance(layer, Linear) and kind is Linear:
+            outputs, inputs = layer.weight.data.shape
+            if held.is_shard and outputs < inputs:
+                # What is too narrow to be divided, or asked for, is summed for everybody.
+                everybody = is_result or not self._divides(layer)
+                return self._by_inputs(node, layer, held, everybody)
+            if self._divides(layer):
+                return self._by_outputs(node, layer, held)
+        elif held.layout is not None:
+            if kind in CHANNELWISE:
+                return self._channelwise(node, layer, operands, held.layout)
+            if kind is Flatten:
+                layout = held.layout.flattened(prod(node.operands[0].shape[2:]))
+                return self._channelwise(node, layer, operands, layout)
+            if kind is Add and all(other.layout == held.layout for other in operands):
+                return self._channelwise(node, layer, operands, held.layout)
+            rank, ranks, layout = self.engine.rank, self.engine.ranks, held.layout
+            if isinstance(layer, BatchNorm2d) and kind is BatchNorm2d:
+                shard = self._shard(node, lambda: split_norm(layer, layout, rank, ranks))
+                return self._channelwise(node, shard.layers[0], operands, layout)
+            if isinstance(layer, Dropout) and kind is Dropout:
+                drop = self._keep(node, "part", lambda: DropoutShard(layer.p, layout, rank, ranks))
+                return self._channelwise(node, drop, operands, layout)
+        return Held(node.number, _record(layer, node, *(self._whole(held) for held in operands)))
+
+    def _divides(self, layer: Conv2d | Linear) -> bool:
+        return layer.weight.data.shape[0] >= self.engine.ranks
+
+    def _by_outputs(self, node: Node, layer: Conv2d | Linear, held: Held) -> Held:
+        rank, ranks = self.engine.rank, self.engine.ranks
+        shard = self._shard(node, lambda: split_outputs(layer, rank, ranks))
+        value = _record(shard.layers[0], node, self._for_split(held))
+        return Held(node.number, value, Layout.of(layer.weight.data.shape[0]))
+
+    def _by_inputs(self, node: Node, layer: Linear, held: Held, everybody: bool) -> Held:
+        """Multiply with some of the columns; the ranks' results add up."""
+        outputs = layer.weight.data.shape[0]
+        layout, rank, ranks = held.layout, self.engine.rank, self.engine.ranks
+        assert layout is not None
+        shard = self._shard(node, lambda: split_inputs(layer, layout, everybody, rank, ranks))
+        value = _record(shard.layers[0], node, self._as_shard(held))
+        channel = self._channel(node.number, "sum", Layout.of(outputs))
+        first, second = (TotalBegin, TotalEnd) if everybody else (ScatterBegin, ScatterEnd)
+        value = self._keep(node, "begin", lambda: first(channel))(value)
+        value = self._keep(node, "end", lambda: second(channel))(value)
+        for bias in shard.layers[1:]:
+            value = bias(value)
+        return Held(node.number, value, None if everybody else Layout.of(outputs))
+
+    def _channelwise(self, node: Node, layer: Layer, held: list[Held], layout: Layout) -> Held:
+        value = _record(layer, node, *(self._as_shard(part) for part in held))
+        return Held(node.number, value, layout)
+
+    # --- values in the form that a layer needs ---
+
+    def _as_shard(self, held: Held) -> Value:
+        """Return this rank's shard of a value."""
+        if held.value is None:
+            assert held.concat is not None
+            held.value = held.concat(*(self._as_shard(part) for part in held.parts))
+        return held.value
+
+    def _whole(self, held: Held) -> Value:
+        """Return a value for a layer that every rank computes alike."""
+        return self._made(held, "whole", self._make_whole)
+
+    def _for_split(self, held: Held) -> Value:
+        """Return a whole value for a layer that is split, whose gradients of it add up."""
+        return self._made(held, "split", self._make_for_split)
+
+    def _made(self, held: Held, form: str, make: Callable[[Held], Value]) -> Value:
+        if form not in held.made:
+            self._wants.setdefault(held.number, set()).add(form)
+            if held.concat is not None:
+                get = self._whole if form == "whole" else self._for_split
+                held.made[form] = held.concat(*(get(part) for part in held.parts))
+            else:
+                held.made[form] = make(held)
+        return held.made[form]
+
+    def _make_whole(self, held: Held) -> Value:
+        value = held.value
+        assert value is not None
+        if not held.is_shard:
+            if held.number == -1 and self.input_partial:
+                return self._masked(held, value)
+            return value
+        if "split" in self._wants[held.number]:
+            return self._masked(held, self._for_split(held))
+        return self._gathered(held, value, summed=False)
+
+    def _make_for_split(self, held: Held) -> Value:
+        value = held.value
+        assert value is not None
+        if held.is_shard:
+            return self._gathered(held, value, summed=True)
+        if held.number == -1 and self.input_partial:
+            return value
+        channel = self._channel(held.number, "fan", Layout.of(value.shape[1]))
+        value = self._keep_at(held.number, "fan begin", lambda: FanBegin(channel))(value)
+        return self._keep_at(held.number, "fan end", lambda: FanEnd(channel))(value)
+
+    def _gathered(self, held: Held, value: Value, summed: bool) -> Value:
+        layout = held.layout
+        assert layout is not None
+        channel = self._channel(held.number, "gather", layout)
+        value = self._keep_at(held.number, "gather begin", lambda: GatherBegin(channel))(value)
+        return self._keep_at(held.number, "gather end", lambda: GatherEnd(channel, summed))(value)
+
+    def _masked(self, held: Held, value: Value) -> Value:
+        channel = self._channel(held.number, "mask", Layout.of(value.shape[1]))
+        return self._keep_at(held.number, "mask", lambda: Mask(channel))(value)
+
+    # --- layers, made once for all shapes ---
+
+    def _shard(self, node: Node, make: Callable[[], Shard]) -> Shard:
+        if node.number not in self._shards:
+            name = self._names.get(id(node.layer))
+            if name is None:
+                raise ValueError(
+                    f"{node.name}: has parameters but no name, expected an attribute of the network"
+                )
+            shard = make()
+            self._shards[node.number] = node.layer, shard
+            for own, sharding in shard.shardings.items():
+                self.shardings[f"{name}.{own}" if name else own] = sharding
+        return self._shards[node.number][1]
+
+    def _keep(self, node: Node, what: str, make: Callable[[], Layer]) -> Layer:
+        return self._keep_at(node.number, what, make)
+
+    def _keep_at(self, number: int, what: str, make: Callable[[], Layer]) -> Layer:
+        if (number, what) not in self._kept:
+            self._kept[number, what] = make()
+        return self._kept[number, what]
+
+    def _channel(self, number: int, what: str, layout: Layout) -> Channel:
+        if (number, what) not in self._channels:
+            channel = Channel(self.engine, self._pool, layout, self._titles[number])
+            self._channels[number, what] = channel
+        return self._channels[number, what]
+
+    def _list_layers(self) -> list[tuple[str, Layer]]:
+        """Return all layers of this rank under the names of those that they are made of."""
+        shards = {id(layer): shard.layers for layer, shard in self._shards.values()}
+        listed = []
+        for name, module in self._split.modules():
+            if isinstance(module, Layer):
+                listed += [(name, layer) for layer in shards.get(id(module), (module,))]
+        return listed + [(self._titles[n], layer) for (n, _), layer in self._kept.items()]
+
+
+def _record(layer: Layer, node: Node, *operands: Value) -> Value:
+    """Record a layer in place of a node, under its number."""
+    made = Node(
+        layer, operands, layer.result_shape(*(v.shape for v in operands)), operands[0].dtype
+    )
+    made.number = node.number
+    return made.result

@@ -1,0 +1,145 @@
+"""Data parallelism: each rank computes its share of every batch, and gradients are summed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lowerconv.nn.loss import LossResult, network_loss
+from lowerconv.parallel.comm.buckets import Buckets
+from lowerconv.parallel.comm.choice import Chosen, choose_allreduce
+from lowerconv.parallel.comm.collectives import Allreduce
+from lowerconv.parallel.comm.engine import LATE
+from lowerconv.parallel.comm.listener import LOSS, UPDATE
+from lowerconv.parallel.comm.overlap import make_engine
+from lowerconv.parallel.comm.wire import Compressed
+from lowerconv.parallel.strategies.strategy import Strategy, Work
+
+
+class DataParallel(Strategy):
+    """Synchronous data parallelism: gradients are summed while others are still computed.
+
+    Parameters as of :class:`Strategy`.
+    """
+
+    def _build(self) -> None:
+        self.optimizers = [self.make_optimizer(self.network)]
+        self._held: np.ndarray | None = None
+        self.chosen: Chosen | None = None
+        self.buckets: Buckets | None = None
+
+    def start(self) -> None:
+        """Decide how gradients are summed; all ranks come here together."""
+        if self.communicator.ranks == 1 and self.alike:
+            return
+        if self.options.wire != "float32" and self.optimizer.grad.dtype != np.float32:
+            raise ValueError(
+                f"wire: got {self.options.wire!r} with gradients of {self.optimizer.grad.dtype}, "
+                "expected float32 ones"
+            )
+        nbytes = int(self.options.bucket_mib * (1 << 20))
+        if self.engine is None:
+            self.engine = make_engine(self.communicator, self.options)
+        self.chosen = choose_allreduce(self.engine, self.communicator, self.options, nbytes)
+        self.engine.late = max(LATE, self.chosen.longest)
+        self.buckets = Buckets(
+            self.network,
+            self.optimizer,
+            self.engine,
+            self._allreduce,
+            nbytes,
+            overlap=self.options.overlap != "none",
+            late=self._may_be_late,
+        )
+        self._handles += [
+            self.network.register_watch(self.buckets.after),
+            self.network.register_gate(self.buckets.before),
+        ]
+
+    def rejoin(self) -> None:
+        """Go on with the ranks that are left, all with the same weights; they call it together."""
+        self.close()
+        self.engine = self.buckets = self.chosen = None
+        self.loader_share = self.communicator.rank, self.communicator.ranks
+        self.start()
+
+    def _allreduce(self, number: int, items: int) -> Allreduce:
+        assert self.chosen is not None
+        if self.options.wire != "float32":
+            return Compressed(
+                self.options.wire, items, self.communicator.rank, self.communicator.ranks
+            )
+        return self.chosen.of(items * self.optimizer.grad.itemsize)
+
+    def train(self, work: Work) -> LossResult:
+        """Compute this rank's share, and sum the gradients if it is the last of an update."""
+        results = self.network.run(work.images, work.step)
+        with self.listener.doing(LOSS):
+            result, gradients = network_loss(results, work.labels, work.size, work.label_smoothing)
+        self._check(result.loss, work)
+        self.backward(gradients, work)
+        return result
+
+    def backward(self, gradients: tuple[np.ndarray, ...], work: Work) -> None:
+        """Differentiate what the network has computed, and update it at the end of an update."""
+        network, optimizer = self.network, self.optimizer
+        held = None if work.first else self._held
+        if work.last and self.buckets is not None:
+            self._sum(self.buckets, gradients, held, work.lr)
+            return
+        network.backward(*gradients)
+        if held is not None:
+            optimizer.grad += held
+        if work.last:
+            optimizer.lr = work.lr
+            with self.listener.doing(UPDATE):
+                optimizer.step()
+            return
+        if self._held is None:
+            self._held = np.empty_like(optimizer.grad)
+        self._held[:] = optimizer.grad
+
+    def _sum(
+        self,
+        buckets: Buckets,
+        gradients: tuple[np.ndarray, ...],
+        held: np.ndarray | None,
+        lr: float,
+    ) -> None:
+        """Compute and sum the last gradients of an update, and make it."""
+        buckets.begin(held)
+        self.network.backward(*gradients)
+        tasks = buckets.end()
+        if buckets.late:
+            buckets.update_late(lr)
+        else:
+            buckets.update(tasks, lr)
+
+    @property
+    def _may_be_late(self) -> bool:
+        """Whether a layer may be updated when the next step needs it, and not before."""
+        whole = self.optimizer.whole or self.options.elastic  # whose copies are of whole updates
+        return not whole and self.options.overlap != "none"
+
+    def settle(self) -> None:
+        """Make the updates that were left for when they are needed."""
+        if self.buckets is not None:
+            self.buckets.settle()
+
+    def finish(self) -> None:
+        """Make the last updates."""
+        self.settle()
+
+    def close(self) -> None:
+        """End the communication thread."""
+        super().close()
+        if self.engine is not None:
+            self.engine.close()
+
+    def describe(self) -> str:
+        """Return how gradients are summed."""
+        if self.buckets is None:
+            return ""
+        buckets = f"gradients in {len(self.buckets.buckets)} buckets"
+        if self.options.wire != "float32":
+            return f"{buckets} of {self.options.wire} with error feedback"
+        return f"{buckets}, {self.chosen}"

@@ -1,0 +1,302 @@
+"""Hybrid parallelism: data-parallel convolutions, model-parallel fully connected layers.
+
+Convolutions have few weights and much to compute, fully connected layers the reverse: so gradients
+of the former are summed, and activations of the latter are sent.  Krizhevsky, "One weird trick for
+parallelizing convolutional neural networks" (2014), sections 3 and 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import isfinite
+from typing import Any
+
+import numpy as np
+
+from lowerconv.data.order import share
+from lowerconv.nn.divergence import DivergenceError, describe_divergence
+from lowerconv.nn.graph import Graph
+from lowerconv.nn.linear import Linear
+from lowerconv.nn.loss import AUXILIARY, LossResult, network_loss, softmax_cross_entropy
+from lowerconv.nn.module import INFERENCE, Module, Step
+from lowerconv.nn.norm import BatchNorm2d
+from lowerconv.parallel.comm.listener import LOSS, UPDATE
+from lowerconv.parallel.comm.overlap import make_engine
+from lowerconv.parallel.sharding.crossing import Chunk, Crossing, make_chunks
+from lowerconv.parallel.sharding.cut import Part, cut, default_border
+from lowerconv.parallel.sharding.split import SplitNetwork
+from lowerconv.parallel.strategies.data import DataParallel
+from lowerconv.parallel.strategies.model import SplitStrategy, describe_parts, progress
+from lowerconv.parallel.strategies.strategy import Work
+from lowerconv.parallel.trace.timeline import Timeline
+
+
+class OWT(SplitStrategy):
+    """The network up to a border as in data parallelism, behind it as in model parallelism.
+
+    The result of a step is that of one process, to rounding, whatever the scheme, if the layers
+    behind the border are updated once a step.  Exceptions are those of data parallelism: batch norm
+    that is not synchronized knows its rank's samples, and behind the border those of a chunk.
+
+    With ``owt_updates=K`` (Krizhevsky, section 4.1, "variable batch size") the layers behind the
+    border are updated K times a step, each time after about 1/K of the batch: with the mean
+    gradient of these n of N samples, and the learning rate of the step times n / N.  A step moves
+    them about as far as one update does, but later chunks, and the gradients that the layers before
+    the border get from them, see weights that earlier ones have changed.
+
+    Parameters as of :class:`Strategy`.
+
+    Attributes
+    ----------
+    front : DataParallel
+        The strategy of the layers before the border.
+    split : SplitNetwork
+        This rank's part of those behind it.
+
+    Raises
+    ------
+    ValueError
+        The network cannot be cut there, or cannot be trained so.
+    """
+
+    def _build(self) -> None:
+        communicator, options = self.communicator, self.options
+        network, image_shape, make_optimizer = self.network, self.image_shape, self.make_optimizer
+        self.border = options.owt_border or default_border(network, image_shape)
+        front, back = cut(network, self.border, image_shape)
+        for part, where in ((front, "before"), (back, "behind")):
+            if not part.parameters():
+                raise ValueError(
+                    f"owt_border: got {self.border!r}, {where} which nothing is learnt, expected a "
+                    "layer in the middle of others that have parameters"
+                )
+        self.scheme = options.owt_scheme
+        self.pieces = options.owt_chunks or communicator.ranks
+        self.updates = options.owt_updates
+        self._check_options(back)
+        self.front = DataParallel(front, make_optimizer, communicator, options, image_shape)
+        self.engine = self.front.engine = make_engine(communicator, options)
+        shape = _border_shape(front, image_shape)
+        self.split = SplitNetwork(back, shape, self.engine, input_partial=True)
+        self._handles += progress(self.split, self.engine)
+        self.network = Part([*front.layers, *self.split.layers])
+        self.optimizers = [self.front.optimizer, self.make_split_optimizer(make_optimizer)]
+        self.crossing = Crossing(self.engine)
+        self._linear, self._rest = self._find_accumulating()
+        self._held = [np.empty_like(part) for part in self._rest]
+
+    def _find_accumulating(self) -> tuple[list[Linear], list[np.ndarray]]:
+        """Return the layers behind the border that add up gradients, and all other gradients."""
+        layers = {n: m for n, m in self.split.layers if isinstance(m, Linear)}
+        gradients = self.optimizers[1].by_name(self.optimizers[1].grad)
+        own = {f"{name}.weight" if name else "weight" for name in layers}
+        return list(layers.values()), [g for name, g in gradients.items() if name not in own]
+
+    def _check_options(self, back: Module) -> None:
+        most = {"a": 1, "b": self.communicator.ranks, "c": self.pieces}[self.scheme]
+        if self.scheme != "c" and self.options.owt_chunks is not None:
+            raise ValueError(
+                f"owt_chunks: got {self.options.owt_chunks} with scheme {self.scheme!r}, expected "
+                "it with scheme 'c' only"
+            )
+        if self.updates > most:
+            raise ValueError(
+                f"owt_updates: got {self.updates}, expected at most {most}, the chunks of a batch "
+                f"in scheme {self.scheme!r}"
+            )
+        for name, layer in back.modules():
+            if isinstance(layer, BatchNorm2d) and layer.synchronized and most > 1:
+                raise ValueError(
+                    f"owt_scheme: got {self.scheme!r} with {name!r} behind the border, "
+                    "synchronized batch norm that has to see the whole batch; expected 'a'"
+                )
+
+    @property
+    def running(self) -> list[Module]:
+        """The two parts: `network` only names what is in them."""
+        return [self.front.network, self.split]
+
+    def listen(self, timeline: Timeline) -> None:
+        """Let a timeline hear what this rank does; after `start`."""
+        super().listen(timeline)
+        self.front.listener = timeline
+
+    # --- training ---
+
+    def start(self) -> None:
+        """Decide how gradients are summed; all ranks come here together."""
+        self.front.start()
+        self.optimizers[1].updates = self.updates * self.optimizer.updates
+
+    def train(self, work: Work) -> LossResult:
+        """Compute a step; return the loss of this rank's samples."""
+        if self.updates > 1 and not (work.first and work.last):
+            raise ValueError(
+                f"owt_updates: got {self.updates} with several batches in an update, expected 1"
+            )
+        counts = [len(share(work.batch, r, self.communicator.ranks)) for r in self._ranks]
+        labels_task, labels = self.crossing.send(
+            work.labels, Chunk([range(n) for n in counts]), "labels", 0
+        )
+        border, *others = as_tuple(self.front.network.run(work.images, work.step))
+        self.engine.wait(labels_task)
+        dborder = self.crossing.buffer("own gradient", 0, border.shape, border.dtype)
+        result = self._train_back(work, counts, border, dborder, labels)
+        gradients = [dborder]
+        for scores in others:
+            loss = softmax_cross_entropy(scores, work.labels, work.size, work.label_smoothing)
+            gradients.append(loss.gradient * loss.gradient.dtype.type(AUXILIARY))
+        self.front.backward(tuple(gradients), work)
+        return result
+
+    @property
+    def _ranks(self) -> range:
+        return range(self.communicator.ranks)
+
+    def _train_back(
+        self,
+        work: Work,
+        counts: list[int],
+        border: np.ndarray,
+        dborder: np.ndarray,
+        labels: np.ndarray,
+    ) -> LossResult:
+        """Compute what is behind the border, chunk by chunk, and the gradient of the border."""
+        rank, crossing = self.communicator.rank, self.crossing
+        first = np.cumsum([0, *counts[:-1]]).tolist()  # sample of each rank
+        begin = work.step.first_sample - first[rank]  # of the batch in the update
+        loss, right, samples, fresh = 0.0, 0, 0, work.first
+        turns = self._turns(counts)
+        following = crossing.send(border, turns[0][0], "border", 0)
+        for turn, (chunk, is_last) in enumerate(turns):
+            task, v = following
+            self.engine.wait(task)
+            if turn + 1 < len(turns):
+                following = crossing.send(border, turns[turn + 1][0], "border", (turn + 1) % 2)
+            parts = [range(f + r.start, f + r.stop) for f, r in zip(first, chunk.rows, strict=True)]
+            runs = tuple((begin + part.start, len(part)) for part in parts)
+            step = replace(work.step, input_grad=True, communicator=None, runs=runs)
+            mine = np.concatenate([labels[part.start : part.stop] for part in parts])
+            results = self.split.run(v, step)
+            with self.listener.doing(LOSS):
+                whole, gradients = network_loss(results, mine, work.size, work.label_smoothing)
+                scores, place = as_tuple(results)[0], chunk.places[rank]
+                own = softmax_cross_entropy(scores[place], mine[place], None, work.label_smoothing)
+            if not isfinite(whole.loss):
+                raise DivergenceError(self._describe_divergence(work, v, step, whole.loss))
+            loss, right, samples = loss + own.loss, right + own.right, samples + chunk.size
+            for layer in self._linear:
+                layer.accumulates = not fresh
+            dv = self.split.backward(*gradients)
+            assert dv is not None
+            crossing.send_back(dv, chunk, dborder)
+            if self._update_back(fresh, is_last, samples, work):
+                fresh, samples = True, 0
+            else:
+                fresh = False
+        crossing.finish()
+        return LossResult(loss, right, np.empty((0, 0)))
+
+    def _turns(self, counts: list[int]) -> list[tuple[Chunk, bool]]:
+        """Return the chunks that have samples, and whether each is the last before an update."""
+        chunks = make_chunks(counts, self.scheme, self.pieces)
+        turns = [(c, n * self.updates // len(chunks)) for n, c in enumerate(chunks) if c.size]
+        turns = turns or [(chunks[0], 0)]  # a batch of nothing
+        groups = [group for _, group in turns[1:]] + [self.updates]
+        return [(c, group != after) for (c, group), after in zip(turns, groups, strict=True)]
+
+    def _update_back(self, fresh: bool, is_last: bool, samples: int, work: Work) -> bool:
+        """Add the gradients of earlier chunks, and update or keep them; return whether updated.
+
+        Parameters
+        ----------
+        fresh : bool
+            Whether there are none before.
+        is_last : bool
+            Whether these weights are updated now, if this is the last batch of an update.
+        samples : int
+            How many the gradients are of.
+        work : Work
+        """
+        optimizer = self.optimizers[1]
+        with self.listener.doing(UPDATE, "behind the border"):
+            for gradient, held in zip(self._rest, self._held, strict=True):
+                if not fresh:
+                    gradient += held
+                held[...] = gradient
+            if not (is_last and work.last):
+                return False
+            part = samples / work.size if self.updates > 1 else 1.0
+            if part != 1:
+                optimizer.grad *= optimizer.grad.dtype.type(1 / part)
+            optimizer.lr = part * work.lr
+            optimizer.step()
+        return True
+
+    def _describe_divergence(self, work: Work, v: np.ndarray, step: Step, loss: float) -> str:
+        """Tell which layer is to blame; all ranks come here together, with the same chunk."""
+        if np.isfinite(v).all():
+            return describe_divergence(self.split, v, step, loss)
+        return describe_divergence(self.front.network, work.images, work.step, loss)
+
+    # --- all else ---
+
+    def infer(self, images: np.ndarray) -> np.ndarray:
+        """Return the scores of this rank's images; all ranks call it together."""
+        counts, rank = self.communicator.gather(len(images)), self.communicator.rank
+        border = self.front.network.run(images, INFERENCE)
+        turns = self._turns(counts)
+        following = self.crossing.send(border, turns[0][0], "border", 0)
+        found = None
+        for turn, (chunk, _) in enumerate(turns):
+            task, v = following
+            self.engine.wait(task)
+            if turn + 1 < len(turns):
+                after = turns[turn + 1][0]
+                following = self.crossing.send(border, after, "border", (turn + 1) % 2)
+            scores = self.split.run(v, INFERENCE)
+            if found is None:
+                found = np.empty((len(images), *scores.shape[1:]), scores.dtype)
+            rows = chunk.rows[rank]
+            found[rows.start : rows.stop] = scores[chunk.places[rank]]
+        assert found is not None
+        return found
+
+    def differing_buffers(self) -> dict[str, np.ndarray]:
+        """Return the buffers before the border: behind it all ranks have seen the same."""
+        return self.front.network.buffers()
+
+    def settle(self) -> None:
+        """Make the updates before the border that were left for when they are needed."""
+        self.front.settle()
+
+    def finish(self) -> None:
+        """Make the last updates."""
+        self.settle()
+
+    def close(self) -> None:
+        """End the communication thread."""
+        super().close()
+        self.front.close()
+
+    def describe(self) -> str:
+        """Return where the border is, and how a batch crosses it."""
+        if self.communicator.ranks == 1:
+            return ""
+        chunks = {"a": 1, "b": self.communicator.ranks, "c": self.pieces}[self.scheme]
+        updates = f", {self.updates} updates" if self.updates > 1 else ""
+        return (
+            f"border before {self.border}, scheme {self.scheme} with {chunks} chunk"
+            f"{'s' * (chunks > 1)}{updates}, {describe_parts(self.split)} behind it; "
+            f"{self.front.describe()}"
+        )
+
+
+def as_tuple(results: Any) -> tuple[np.ndarray, ...]:
+    """Return what `Module.run` returns as a tuple."""
+    return results if isinstance(results, tuple) else (results,)
+
+
+def _border_shape(front: Module, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
+    dtype = next(p.data.dtype for p in front.parameters().values())
+    return Graph(front, (1, *image_shape), dtype, training=False).results[0].shape

@@ -1,0 +1,228 @@
+"""What every strategy is: a way in which all ranks together compute a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+import numpy as np
+
+from lowerconv.copying import not_copied
+from lowerconv.nn.divergence import DivergenceError, describe_divergence
+from lowerconv.nn.hooks import Handle
+from lowerconv.nn.loss import LossResult
+from lowerconv.nn.module import INFERENCE, Module, Step
+from lowerconv.nn.optim import Optimizer
+from lowerconv.parallel.comm.communicator import Communicator
+from lowerconv.parallel.comm.engine import Engine
+from lowerconv.parallel.comm.listener import SILENT, Listener
+from lowerconv.parallel.strategies.options import ParallelOptions
+from lowerconv.parallel.trace.timeline import Timeline
+
+
+@not_copied("make another `Trainer` or strategy in each process")
+@dataclass(frozen=True)
+class Work:
+    """One batch of an update, as a rank sees it.
+
+    Attributes
+    ----------
+    images, labels : ndarray
+        What this rank's loader has of it.
+    batch : int
+        Samples of the batch, of all ranks.
+    size : int
+        Samples of the update, of all ranks and batches: what gradients are divided by.
+    step : Step
+    lr : float
+        Learning rate of the update.
+    first, last : bool
+        Whether it is the first, and the last, batch of the update.
+    label_smoothing : float
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    batch: int
+    size: int
+    step: Step
+    lr: float
+    first: bool = True
+    last: bool = True
+    label_smoothing: float = 0.0
+
+
+@not_copied("make another `Trainer` or strategy in each process")
+class Strategy:
+    """How all ranks together train a network; here: each its share of a batch, one after the other.
+
+    Parameters
+    ----------
+    network : Module
+        With the same weights on all ranks.
+    make_optimizer : callable
+        Given a module, returns its optimizer.
+    communicator : Communicator
+    options : ParallelOptions
+    image_shape : (C, H, W)
+
+    Attributes
+    ----------
+    network : Module
+        What this rank trains: the network, or its part of it.
+    optimizers : list of Optimizer
+        That together have all of this rank's parameters.
+    loader_share : (int, int)
+        Which share of every batch this rank loads: its number, of how many.
+    copies : int
+        How many ranks return the same loss of the same samples.
+    alike : bool
+        Whether all ranks have the same weights after every update; else only after `finish`.
+    engine : Engine or None
+        Moves the messages of the strategy, from `start` on; None for a process alone.
+    listener : Listener
+        Is told what this rank does.
+    """
+
+    copies = 1
+    alike = True
+    engine: Engine | None = None
+    listener: Listener = SILENT
+
+    def __init__(
+        self,
+        network: Module,
+        make_optimizer: Callable[[Module], Optimizer],
+        communicator: Communicator,
+        options: ParallelOptions,
+        image_shape: tuple[int, int, int],
+    ) -> None:
+        self.network, self.make_optimizer = network, make_optimizer
+        self.communicator, self.options, self.image_shape = communicator, options, image_shape
+        self.loader_share = communicator.rank, communicator.ranks
+        self._handles: list[Handle] = []  # of what this strategy has registered with modules
+        self._build()
+
+    def _build(self) -> None:
+        """Make this rank's part of the network, and what it takes to train it."""
+
+    # --- training ---
+
+    def start(self) -> None:
+        """Get ready; all ranks come here together, with the same weights."""
+
+    @property
+    def running(self) -> list[Module]:
+        """The modules whose layers compute: what has to be watched."""
+        return [self.network]
+
+    def rejoin(self) -> None:
+        """Go on with the ranks that are left, all with the same weights; they call it together."""
+        raise NotImplementedError(f"{type(self).__name__} cannot go on with fewer ranks")
+
+    def listen(self, timeline: Timeline) -> None:
+        """Let a timeline hear what this rank does; after `start`."""
+        self.listener = timeline
+        if self.engine is not None:
+            self.engine.listener = timeline
+        for module in self.running:
+            timeline.attach(module)
+
+    def train(self, work: Work) -> LossResult:
+        """Compute a batch, and update the weights if it is the last of an update.
+
+        Returns
+        -------
+        LossResult
+            The loss of this rank's samples, and how many of them were right.
+        """
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """Make the updates that were left for when they are needed: weights are read now."""
+
+    def finish(self) -> None:
+        """Wait until nothing is under way any more, and all ranks have the same weights."""
+
+    def hand_back(self) -> None:
+        """Have the network that was given to be trained hold what was learnt; all ranks call it."""
+
+    def infer(self, images: np.ndarray) -> np.ndarray:
+        """Return the scores of this rank's images."""
+        return self.network.run(images, INFERENCE)
+
+    def close(self) -> None:
+        """End threads."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    # --- what is kept ---
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The first one, whose counts are those of the run."""
+        return self.optimizers[0]
+
+    optimizers: list[Optimizer]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return what this rank has of the arrays that the updates change, but the weights.
+
+        Such as ``velocity/NAME`` for each parameter.
+        """
+        return {
+            f"{key}/{name}": array
+            for optimizer in self.optimizers
+            for key, flat in optimizer.state().items()
+            for name, array in optimizer.by_name(flat).items()
+        }
+
+    def whole(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return arrays of this rank, named after parameters, as one process would have them.
+
+        All ranks call it. A strategy whose ranks have parts puts them together.
+        """
+        return arrays
+
+    def take(self, arrays: dict[str, np.ndarray], whole: dict[str, np.ndarray] | None) -> None:
+        """Fill arrays of this rank with its parts of whole ones, which rank 0 has."""
+        for name, array in arrays.items():
+            if whole is not None:
+                array[...] = whole[name]
+            self.communicator.broadcast_array(array)
+
+    def shapes(self, arrays: dict[str, np.ndarray]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Return shapes and dtypes of what `whole` makes of arrays."""
+        return {name: (array.shape, array.dtype) for name, array in arrays.items()}
+
+    def differing_buffers(self) -> dict[str, np.ndarray]:
+        """Return what this rank keeps beside the parameters, of samples that others have not seen.
+
+        Such as running statistics; they are averaged before they are used.
+        """
+        return self.network.buffers()
+
+    def replicated(self) -> dict[str, np.ndarray]:
+        """Return the parameters of which all ranks have the same, by name."""
+        return {name: p.data for name, p in self.network.parameters().items()}
+
+    def describe(self) -> str:
+        """Return what is done how, in words; empty for a process alone."""
+        return ""
+
+    def report(self) -> list[str]:
+        """Return what was measured, a line each, after training."""
+        return []
+
+    def metrics(self) -> dict[str, Any]:
+        """Return numbers of the last epoch that only this strategy has, as `EpochMetrics` does."""
+        return {}
+
+    def _check(self, loss: float, work: Work) -> None:
+        """Raise DivergenceError where a loss is not finite."""
+        if not isfinite(loss):
+            images, step = work.images, work.step
+            raise DivergenceError(describe_divergence(self.network, images, step, loss))

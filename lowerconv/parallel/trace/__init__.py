@@ -1,0 +1,1 @@
+"""What all ranks did and when, by one clock."""

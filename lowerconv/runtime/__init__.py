@@ -1,0 +1,1 @@
+"""What compiled loops run on: threads, scratch memory, launches."""

@@ -1,0 +1,191 @@
+"""Calling generated code from numba through its address, and running code on many cores.
+
+An address is data: numba can cache a function that is given one, and could not cache one with the
+address, new in every process, baked in.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import sys
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import from_dtype, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from lowerconv.codegen.compiled import callback, njit
+from lowerconv.runtime.team import Handle
+
+_I32 = ir.IntType(32)
+
+
+@intrinsic
+def _call(typing_context, address, arguments):
+    """Call ``void function(int64...)`` at an address with a tuple of integers."""
+    signature = types.void(types.int64, types.UniTuple(types.int64, len(arguments)))
+
+    def codegen(context, builder, signature, values):
+        address, packed = values
+        words = [builder.extract_value(packed, i) for i in range(len(signature.args[1]))]
+        kind = ir.FunctionType(ir.VoidType(), [word.type for word in words])
+        builder.call(builder.inttoptr(address, kind.as_pointer()), words)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def _ask(typing_context, address):
+    """Call ``int64 function()`` at an address."""
+    signature = types.int64(types.int64)
+
+    def codegen(context, builder, signature, values):
+        kind = ir.FunctionType(ir.IntType(64), [])
+        return builder.call(builder.inttoptr(values[0], kind.as_pointer()), [])
+
+    return signature, codegen
+
+
+@intrinsic
+def _pointer(typing_context, address):
+    """Return an address as a pointer, for ``carray``."""
+    signature = types.voidptr(types.int64)
+
+    def codegen(context, builder, signature, values):
+        return builder.inttoptr(values[0], context.get_value_type(types.voidptr))
+
+    return signature, codegen
+
+
+def say(text: str) -> None:
+    """Tell the user: through logging where that is set up, else on stderr."""
+    logger = logging.getLogger("lowerconv")
+    if logger.hasHandlers():
+        logger.info(text)
+    else:
+        print(f"lowerconv: {text}", file=sys.stderr)
+
+
+def loops(function: Callable[..., None], job: np.dtype, what: str) -> int:
+    """Return the address of ``function(jobs, worker)``, compiled once per machine.
+
+    A plain function called through its address, and not through numba's dispatcher: so that one
+    parallel loop, which takes longest to compile, serves all of them.
+    """
+    signature = types.void(types.CPointer(from_dtype(job)), types.int64)
+    begin = time.perf_counter()
+    compiled = callback(signature, function)
+    if not compiled.loaded:
+        seconds = time.perf_counter() - begin
+        kept = ", kept for later processes" if compiled.kept else ""
+        say(f"compiled the loops of {what} in {seconds:.1f} s{kept}")
+    return compiled.address
+
+
+@intrinsic
+def _spread(typing_context, team, body, frame):
+    """Run ``body(worker, workers, *frame)`` on every thread of a team (`threads.Handle`).
+
+    What each thread is given is a function that reads the frame where the caller keeps it and calls
+    the body.  An exception in the body is not seen by anybody: bodies raise none.
+    """
+    parameters = (types.int64, types.int64, *frame.types)
+    dispatcher = body.dispatcher
+    call_type = body.get_call_type(typing_context, parameters, {})
+    signature = types.void(team, body, frame)
+
+    def codegen(context, builder, signature, values):
+        compiled = dispatcher.get_compile_result(call_type)
+        context.add_linking_libs([compiled.library])
+        word = ir.IntType(64)
+        handle, _, packed = values
+        address, state, workers = (builder.extract_value(handle, i) for i in range(3))
+        kind = ir.LiteralStructType([word, packed.type])
+        slot = cgutils.alloca_once(builder, kind)
+        builder.store(workers, builder.gep(slot, [_I32(0), _I32(0)]))
+        builder.store(packed, builder.gep(slot, [_I32(0), _I32(1)]))
+
+        module = builder.module
+        name = module.get_unique_name(f"{builder.function.name}.share")
+        share = ir.Function(module, ir.FunctionType(ir.VoidType(), [word, word]), name)
+        share.linkage = "internal"
+        inner = ir.IRBuilder(share.append_basic_block())
+        source = inner.inttoptr(share.args[0], kind.as_pointer())
+        count = inner.load(inner.gep(source, [_I32(0), _I32(0)]))
+        given = inner.load(inner.gep(source, [_I32(0), _I32(1)]))
+        arguments = [inner.extract_value(given, i) for i in range(len(frame.types))]
+        context.call_internal_no_propagate(
+            inner, compiled.fndesc, call_type, [share.args[1], count, *arguments]
+        )
+        inner.ret_void()
+
+        four = ir.FunctionType(ir.VoidType(), [word] * 4)
+        where = [builder.ptrtoint(value, word) for value in (share, slot)]
+        launch = builder.inttoptr(address, four.as_pointer())
+        builder.call(launch, [state, *where, workers])
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+# Numba supplies the typing context, which a type checker cannot know.
+call: Any = _call
+ask: Any = _ask
+pointer: Any = _pointer
+spread: Any = _spread
+
+
+def write(job: np.ndarray, **fields: int) -> None:
+    """Set fields of a job: one record for every phase, all of them 64-bit integers."""
+    for name, value in fields.items():
+        job[name] = value
+
+
+# The first fields of every job: the operands of a call, and the items from one image of an operand
+# to the next, which may be more than an image has: it can be some channels of a larger array.
+OPERANDS = (
+    *("source", "filters", "bias", "target", "scratch", "relu"),
+    *("source_step", "filters_step", "target_step"),
+)
+
+
+@njit(cache=True, nogil=True)
+def place(words, source, filters, bias, target, scratch, relu):
+    """Write the operands of a call into a job: one step into compiled code for all of them."""
+    words[0] = source.ctypes.data
+    words[1] = filters.ctypes.data
+    words[2] = bias.ctypes.data if bias.size else 0
+    words[3] = target.ctypes.data
+    words[4] = scratch
+    words[5] = relu
+    words[6] = source.strides[0] // source.itemsize
+    words[7] = filters.strides[0] // filters.itemsize
+    words[8] = target.strides[0] // target.itemsize
+
+
+@lru_cache
+def _function(address: int, arguments: int):
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * arguments)(address)
+
+
+def launch(team: Handle, function: int, job: int, workers: int) -> None:
+    """Run ``function(job, worker)`` for every worker, each on a thread of its own."""
+    if workers > team.threads:  # they would be waited for
+        raise ValueError(f"workers: got {workers}, expected at most {team.threads}, the team's")
+    if workers == 1:
+        _function(function, 2)(job, 0)
+    else:
+        _function(team.launch, 4)(team.state, function, job, workers)
+
+
+@njit(cache=True, nogil=True)
+def share(count, worker, workers):
+    """Return the range of tasks of one worker."""
+    return count * worker // workers, count * (worker + 1) // workers

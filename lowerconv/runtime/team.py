@@ -1,0 +1,156 @@
+"""The threads that kernels run on: started once, asleep when there is nothing to do.
+
+They are Python threads, so that debuggers and profilers name them, but they never come back from
+generated code (`lowerconv.codegen.fork_join`) and never hold Python's lock.  Not numba's threads:
+those are OpenMP's where there is OpenMP, one team for every Python thread that calls; they share
+their settings with PyTorch's, and end the process when a forked child uses them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+from typing import Any, NamedTuple
+
+from lowerconv.codegen import fork_join as handoff
+from lowerconv.copying import not_copied
+from lowerconv.machine.variables import MOST
+from lowerconv.runtime import native
+from lowerconv.runtime.uninterrupted import uninterrupted
+
+PATIENCE = 1.0  # seconds that the end of the process waits for threads
+
+_I64 = ctypes.c_int64
+
+
+@not_copied("enter `parallel_region` to get one")
+class Handle(NamedTuple):
+    """A team as compiled code takes it: where to launch, on whom, and on how many threads."""
+
+    launch: int
+    state: int
+    threads: int
+
+
+@not_copied("ask for `team()`")
+class Team:
+    """Threads 1, 2, ... beside the one that calls, which is thread 0.
+
+    Attributes
+    ----------
+    threads : list of threading.Thread or native.Thread
+        Those that have been started; ``threads[0]`` is thread 1.
+    refusal : Exception or None
+        Why the system has not started as many as it was asked for last.
+    places : tuple of int or None
+        CPUs that the first of them are bound to, thread 0 first (`lowerconv.runtime.affinity`);
+        None where none is.
+    """
+
+    def __init__(self) -> None:
+        self._state = handoff.new_state(MOST)
+        self.state = self._state.ctypes.data
+        self.launch_address = handoff.address("launch")
+        self._handles: dict[int, Handle] = {}
+        self._launch = ctypes.CFUNCTYPE(None, *[_I64] * 4)(self.launch_address)
+        self._serve = ctypes.CFUNCTYPE(None, _I64, _I64)(handoff.address("serve"))
+        self.threads: list[threading.Thread | native.Thread] = []
+        self.refusal: Exception | None = None
+        self._joining = native.allocate_lock()
+        self.places: tuple[int, ...] | None = None
+
+    def handle(self, threads: int) -> Handle:
+        """Return the team with so many threads, the caller counted, or as many as there can be."""
+        known = self._handles.get(threads)
+        if known is not None:
+            return known
+        self.refusal = None
+        try:
+            while len(self.threads) < threads - 1:
+                self._start(len(self.threads) + 1)
+        except (RuntimeError, MemoryError) as error:
+            self.refusal, threads = error, len(self.threads) + 1
+        return self._handles.setdefault(threads, Handle(self.launch_address, self.state, threads))
+
+    def _start(self, number: int) -> None:
+        """Start one more thread; another one follows where that is interrupted."""
+        ready = native.allocate_lock()  # and no event: an interrupt would leave that locked
+        ready.acquire()
+        thread = native.make(
+            lambda: self._work(number, thread, ready),
+            f"lowerconv-{number}",  # `stop` ends them, and Python does not wait for them before
+        )
+        uninterrupted(lambda: native.start(thread))  # for the same reason
+        ready.acquire()
+
+    def _work(self, number: int, thread: threading.Thread | native.Thread, ready: Any) -> None:
+        with self._joining:
+            joins = len(self.threads) < number
+            if joins:
+                self.threads.append(thread)
+        ready.release()
+        if joins:
+            self._serve(self.state, number)  # and as long as that lasts, so does the state
+
+    def stop(self) -> None:
+        """End the threads."""
+        self._launch(self.state, 0, 0, len(self.threads) + 1)
+        end = time.monotonic() + PATIENCE
+        for thread in self.threads:
+            thread.join(max(0.0, end - time.monotonic()))
+
+
+_most = MOST
+_team: Team | None = None
+_alone: Team | None = None
+
+
+def alone() -> Handle:
+    """Return a team without threads, whose state nobody shares: for a thread beside the main one.
+
+    One such thread at a time: the communication thread.
+    """
+    global _alone
+    if _alone is None:
+        _alone = Team()
+    return _alone.handle(1)
+
+
+def team() -> Team:
+    """Return the team of this process."""
+    global _team
+    if _team is None:
+        _team = Team()
+    return _team
+
+
+def most() -> int:
+    """Return how many threads there can be, as far as is known."""
+    return _most
+
+
+def limit(threads: int) -> None:
+    """Note how many there can be; ``MOST`` to have the system be asked again."""
+    global _most
+    _most = threads
+
+
+def _forget() -> None:
+    """Have a forked child start threads of its own: its parent's are not in it."""
+    global _team
+    _team = None
+    limit(MOST)
+
+
+def end() -> None:
+    """End the threads; whoever needs a team afterwards gets another."""
+    global _team
+    if _team is not None:
+        ended, _team = _team, None  # first: nobody may be given one that is ending
+        ended.stop()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

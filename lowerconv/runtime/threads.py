@@ -1,0 +1,263 @@
+"""How many threads the kernels use, and the one door through which parallel kernels are entered.
+
+Python handles signals between any two calls, and Ctrl-C raises an error there.  So whatever has to
+be undone is undone by a single call of a function in C: the ``__exit__`` of a lock, or its
+``release`` in the frame that has acquired it.  A function in Python could be interrupted before it
+has done anything.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from lowerconv.checks import integer
+from lowerconv.copying import not_copied
+from lowerconv.machine.topology import usable_threads
+from lowerconv.machine.variables import MOST, requested
+from lowerconv.runtime.affinity import bind
+from lowerconv.runtime.native import RLock, warn_refused
+from lowerconv.runtime.team import PATIENCE, Handle, end, limit, most, team
+
+LONGEST = 60.0  # seconds that a thread that forks waits for a convolution
+
+CORES, CALLED = "the cores of this process", "lowerconv.set_num_threads"
+
+_num_threads: int | None = None
+
+
+class _Door:
+    """A lock that threads get in the order in which they come.
+
+    Python's own goes to whoever is quickest, which is the thread that has just released it: one
+    that convolves in a loop kept another one waiting for minutes.
+    """
+
+    def __init__(self) -> None:
+        # Both know their owner, whenever that is interrupted.
+        self._queue: Any = RLock()  # held by the one that is next
+        self.inside: Any = RLock()
+
+    def enter(self, timeout: float = -1) -> bool:
+        """Return whether this thread is inside now; where it is interrupted, it may be."""
+        if self.mine():
+            return self.inside.acquire()
+        if timeout < 0:
+            with self._queue:
+                return self.inside.acquire()
+        try:
+            return self._queue.acquire(timeout=timeout) and self.inside.acquire(timeout=timeout)
+        finally:
+            try:  # noqa: SIM105 - a context of Python's could be interrupted
+                self._queue.release()
+            except RuntimeError:  # the time was over
+                pass
+
+    def mine(self) -> bool:
+        """Return whether it is this thread that is inside."""
+        return self.inside._is_owned()
+
+    def renew(self) -> None:
+        """Let everybody out: who was inside is not in this process."""
+        self._queue._at_fork_reinit()
+        self.inside._at_fork_reinit()
+
+
+_door = _Door()
+_forks = 0  # that this process comes from
+_ended = False
+
+
+def _before_fork() -> None:
+    """Wait for the convolution that runs: OpenBLAS ends its threads now, and hangs if they work."""
+    _door.enter(LONGEST)
+
+
+def _renew() -> None:
+    """Have nobody inside in a forked child: behind its parent's door may be a thread it lacks."""
+    global _forks
+    _door.renew()
+    _forks += 1
+
+
+def _end() -> None:
+    """End the team when Python ends, before it unloads the code that threads run.
+
+    Not under the feet of a daemon thread of the program that is inside; and none gets in any more,
+    because this thread stays inside, where it may still convolve at exit.
+    """
+    global _ended
+    if _door.enter(PATIENCE):
+        _ended = True
+        end()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_door.inside.release, after_in_child=_renew
+    )
+atexit.register(_end)
+
+
+def get_num_threads() -> int:
+    """Return the number of threads that kernels run on.
+
+    It is that of :func:`set_num_threads`; until that is called, what the environment variable
+    ``LOWERCONV_NUM_THREADS`` says, else ``OMP_NUM_THREADS``, else the number of cores this process
+    may use, the affinity mask and the CPU quota counted.  Variables are read when the number is
+    needed first, and by no other name: kernels run neither on numba's threads nor on those of BLAS,
+    and limits set through `threadpoolctl` are not heard.  Fewer where the system refuses to start
+    so many.
+
+    Raises
+    ------
+    ValueError
+        ``LOWERCONV_NUM_THREADS`` is no number from 1 to 1024.
+    """
+    chosen = _num_threads
+    return min(_default_threads()[0] if chosen is None else chosen, most())
+
+
+def threads_source() -> str:
+    """Return what has decided on :func:`get_num_threads`, in words."""
+    return _default_threads()[1] if _num_threads is None else CALLED
+
+
+@lru_cache
+def _default_threads() -> tuple[int, str]:
+    """Return how many threads there are until somebody sets the number, and why.
+
+    Apart from what is set: who asks first must not undo what another thread sets meanwhile.
+    """
+    return requested() or (min(usable_threads(), MOST), CORES)
+
+
+def set_num_threads(n: int) -> None:
+    """Set the number of threads that kernels run on, whatever the environment says.
+
+    Where the system has refused to start so many, it is asked again.
+
+    Parameters
+    ----------
+    n : int
+        From 1 to 1024.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `n` is no integer, or out of that range.
+    """
+    global _num_threads
+    n = integer(n, "n", 1)
+    if n > MOST:
+        raise ValueError(f"n: got {n} threads, expected at most {MOST}")
+    _num_threads = n
+    limit(MOST)
+
+
+def _accept(threads: int, wanted: int, refusal: Exception) -> None:
+    """Go on with fewer threads than wanted, as the system starts no more."""
+    limit(threads)
+    if not _ended:  # then nobody can do anything about it
+        warn_refused(
+            refusal,
+            f"kernels run on {threads} of {wanted} threads, with the same results; "
+            "lowerconv.set_num_threads tries again",
+        )
+
+
+class _Turn:
+    """Be the one thread behind a door; released as `parallel_region` is."""
+
+    def __init__(self, door: _Door, what: str) -> None:
+        self._door, self._what = door, what
+
+    def __enter__(self) -> None:
+        if _door.mine() and not _ended:  # another thread behind this door may wait for that one
+            raise RuntimeError("a thread that is inside a convolution cannot begin another one")
+        if self._door.mine() and self._door is not _door:
+            raise RuntimeError(f"a thread that is inside {self._what} cannot enter it once more")
+        try:
+            # A thread that Python has ended may be inside: who is left waits only so long for it.
+            if not self._door.enter(PATIENCE if _ended else -1):
+                raise RuntimeError(f"a thread that has ended is inside {self._what}")
+        except BaseException:
+            try:  # noqa: SIM105 - as in `_Door.enter`
+                self._door.inside.release()
+            except RuntimeError:  # it did not get in
+                pass
+            raise
+
+    @property
+    def __exit__(self) -> Callable[..., None]:
+        return self._door.inside.__exit__
+
+
+class Turns:
+    """Lets Python threads use something one at a time, in the order in which they come.
+
+    ``with turns.take():`` outside of any convolution; a thread that is inside already gets a
+    RuntimeError.  A forked child finds nobody inside.
+
+    Parameters
+    ----------
+    what : str
+        What it is, for errors, such as "a network".
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._doors: dict[int, _Door] = {}  # by the forks: behind an older one is the parent
+
+    def take(self) -> _Turn:
+        """Return what is entered with ``with``."""
+        door = self._doors.get(_forks) or self._doors.setdefault(_forks, _Door())
+        return _Turn(door, self._what)
+
+
+def between_kernels() -> _Turn:
+    """Return what is entered with ``with``: then no kernel runs, and none begins.
+
+    What is read or written there is so all at once for everybody who computes.
+    """
+    return _Turn(_door, "a convolution")
+
+
+@not_copied("make another from its arguments")
+class parallel_region:
+    """Enter compiled parallel code, to run on `threads` threads, in `pairs` if so.
+
+    One Python thread at a time: there is one team, and whoever is inside owns it and the shared
+    workspace.  The handle that it gives may be of fewer threads, where the system has no more.
+    """
+
+    def __init__(self, threads: int, pairs: bool = False) -> None:
+        self.threads = threads
+        self.pairs = pairs
+        self._door = _door
+
+    def __enter__(self) -> Handle:
+        if self._door.mine() and not _ended:  # in a signal's handler, or a finalizer
+            raise RuntimeError("a thread that is inside a convolution cannot begin another one")
+        try:
+            self._door.enter()
+            crew = team()
+            handle = crew.handle(min(self.threads, most()))
+            bind(crew, handle.threads, self.pairs)
+            refusal, crew.refusal = crew.refusal, None
+            if refusal is not None:
+                _accept(handle.threads, self.threads, refusal)
+            return handle
+        except BaseException:
+            try:  # noqa: SIM105 - as in `_Door.enter`
+                self._door.inside.release()
+            except RuntimeError:  # it did not get in
+                pass
+            raise
+
+    @property
+    def __exit__(self) -> Callable[..., None]:
+        return self._door.inside.__exit__

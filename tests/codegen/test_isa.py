@@ -1,0 +1,101 @@
+"""The table of instruction sets, and the variable that names the one to use."""
+
+import numpy as np
+import pytest
+
+from lowerconv.codegen import isa as simd
+from lowerconv.codegen.isa import ISAS, host_isa
+from lowerconv.machine.features import instruction_set
+
+by_isa = pytest.mark.parametrize("isa", ISAS.values(), ids=ISAS)
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    """Ask anew in each test, and again after it."""
+    monkeypatch.delenv("LOWERCONV_ISA", raising=False)
+    host_isa.cache_clear()
+    yield
+    monkeypatch.undo()
+    host_isa.cache_clear()
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    """Return a function that makes this CPU look like another."""
+    return lambda name: monkeypatch.setattr(simd, "instruction_set", lambda: name)
+
+
+@by_isa
+def test_a_tile_fits_in_the_registers(isa):
+    # Accumulators of MR x 2, two vectors and a broadcast; without FMA a product as well.
+    assert 2 * isa.rows + 3 + (not isa.fma) <= isa.registers
+    # ... and of the other shapes that the engine uses: one vector, and three.
+    assert (2 * isa.rows - 2) + 2 + (not isa.fma) <= isa.registers
+    if isa.registers >= 32:
+        assert 2 * isa.rows // 3 * 3 + 4 <= isa.registers
+
+
+@by_isa
+def test_the_tile_is_large_enough_to_hide_latency(isa):
+    # Four cycles of latency, two FMA units: eight sums in flight at least.
+    assert 2 * isa.rows >= 8
+
+
+@by_isa
+def test_lanes_fill_a_register(isa):
+    assert isa.name in ISAS
+    for dtype in (np.dtype("float32"), np.dtype("float64")):
+        assert isa.lanes(dtype) * dtype.itemsize * 8 == isa.bits
+
+
+def test_every_instruction_set_that_a_cpu_may_have_is_there():
+    assert {"avx512", "avx2", "sse", "neon", "generic"} == set(ISAS)
+    assert host_isa() is ISAS[instruction_set()]
+
+
+ORDER = ("avx512", "avx2", "sse", "generic")
+USABLE = {name: ORDER[i:] for i, name in enumerate(ORDER)} | {"neon": ("neon", "generic")}
+
+
+@pytest.mark.parametrize("cpu", USABLE)
+def test_narrower_ones_can_be_asked_for(cpu, on_cpu, monkeypatch):
+    on_cpu(cpu)
+    assert host_isa() is ISAS[cpu]
+    for name in USABLE[cpu]:
+        monkeypatch.setenv("LOWERCONV_ISA", f" {name.upper()}")
+        host_isa.cache_clear()
+        assert host_isa() is ISAS[name]
+
+
+@pytest.mark.parametrize("value", ["", "  "])
+def test_an_empty_variable_asks_for_nothing(value, monkeypatch):
+    monkeypatch.setenv("LOWERCONV_ISA", value)
+    assert host_isa() is ISAS[instruction_set()]
+
+
+WRONG = [
+    (cpu, name)
+    for cpu in USABLE
+    for name in (*ISAS, "avx10", "auto", "avx")
+    if name not in USABLE[cpu]
+]
+
+
+@pytest.mark.parametrize(("cpu", "name"), WRONG)
+def test_others_are_refused(cpu, name, on_cpu, monkeypatch):
+    on_cpu(cpu)
+    monkeypatch.setenv("LOWERCONV_ISA", name)
+    with pytest.raises(ValueError, match=rf"LOWERCONV_ISA: got '{name}', expected") as refused:
+        host_isa()
+    expected = str(refused.value).partition("expected")[2]
+    assert all(repr(usable) in expected for usable in USABLE[cpu])
+    assert repr(name) not in expected
+
+
+def test_a_refusal_reaches_whoever_convolves(monkeypatch):
+    import lowerconv as lc
+
+    monkeypatch.setenv("LOWERCONV_ISA", "mmx")
+    with pytest.raises(ValueError, match=r"LOWERCONV_ISA: got 'mmx'"):
+        lc.plan_conv2d((1, 3, 5, 5), (4, 3, 3, 3), algorithm="fused")

@@ -1,0 +1,84 @@
+"""Tuning from end to end: measured once, remembered, and what "auto" stands for from then on."""
+
+import numpy as np
+import pytest
+
+import lowerconv as lc
+from lowerconv.conv import tune
+from lowerconv.conv.problem import conv_problem
+from lowerconv.conv.wisdom import remember, wisdom_path
+
+X, W = (1, 8, 12, 10), (20, 8, 3, 3)
+
+
+@pytest.fixture(autouse=True)
+def own_wisdom(tmp_path, monkeypatch):
+    # Kernels stay where they are cached: only what is remembered is the test's own.
+    monkeypatch.setattr("lowerconv.conv.wisdom.cache_directory", lambda: tmp_path)
+
+
+@pytest.mark.parametrize("op", ["forward", "input_grad", "weight_grad"])
+def test_a_problem_is_measured_once_and_remembered(op):
+    first = lc.plan_conv2d(X, W, padding=1, op=op, tune=True)
+    names = [name for name, _ in first.tuning]
+    seconds = [time for _, time in first.tuning]
+    assert seconds == sorted(seconds) and seconds[0] > 0
+    assert any(name.startswith("fused") for name in names) and "lowering" in names
+    assert names[0].startswith(first.algorithm)
+    assert "measured" in first.reason
+    assert wisdom_path().exists()
+    for later in (
+        lc.plan_conv2d(X, W, padding=1, op=op, tune=True),
+        lc.plan_conv2d(X, W, padding=1, op=op),
+    ):
+        assert later.tuning == []
+        assert later.algorithm == first.algorithm and later.choice == names[0]
+        assert "when it was measured" in later.reason
+        assert later.explain().splitlines()[6:] == first.explain().splitlines()[6:]
+
+
+@pytest.mark.parametrize("op", ["forward", "input_grad", "weight_grad"])
+@pytest.mark.parametrize("groups", [1, 4, 8])
+def test_every_candidate_computes_the_same(op, groups):
+    rng = np.random.default_rng(3)
+    problem = conv_problem(X, (24, 8 // groups, 3, 3), 1, 1, 1, groups)
+    shapes = {"x": problem.x_shape, "w": problem.w_shape, "dy": problem.y_shape}
+    x, w, dy = (rng.standard_normal(shape, np.float32) for shape in shapes.values())
+    operands = {"forward": (x, w), "input_grad": (dy, w), "weight_grad": (dy, x)}[op]
+    results = []
+    for candidate in tune.candidates(problem, op, False):
+        remember(
+            tune.problem_key(problem, op, False),
+            {"algorithm": candidate.algorithm, "variant": candidate.variant},
+        )
+        plan = lc.plan_conv2d(X, problem.w_shape, padding=1, groups=groups, op=op)
+        assert plan.algorithm == candidate.algorithm and "measured" in plan.reason
+        results.append((plan.algorithm, plan(*operands)))
+    assert len(results) > 3
+    for algorithm, result in results:
+        atol = 1e-4 if algorithm == "winograd" else 1e-5
+        np.testing.assert_allclose(result, results[0][1], rtol=1e-4, atol=atol)
+
+
+@pytest.mark.parametrize(
+    "choice", [{"algorithm": "gone"}, {"algorithm": "fused", "variant": "gone"}, {"variant": 7}]
+)
+def test_a_choice_that_no_longer_exists_is_ignored(choice):
+    problem = conv_problem(X, W)
+    remember(tune.problem_key(problem, "forward", False), choice)
+    plan = lc.plan_conv2d(X, W)
+    assert plan.algorithm == "fused" and "measured" not in plan.reason
+
+
+def test_damaged_wisdom_is_ignored_with_a_warning():
+    lc.plan_conv2d(X, W, tune=True)
+    wisdom_path().write_text("nonsense\n")
+    with pytest.warns(RuntimeWarning, match="wisdom"):
+        plan = lc.plan_conv2d(X, W)
+    assert plan.tuning == [] and "measured" not in plan.reason
+
+
+def test_an_algorithm_that_was_asked_for_is_not_measured():
+    plan = lc.plan_conv2d(X, W, algorithm="lowering", tune=True)
+    assert plan.algorithm == "lowering" and plan.tuning == []
+    assert not wisdom_path().exists()

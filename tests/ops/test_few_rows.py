@@ -1,0 +1,36 @@
+"""Products of few rows, beside NumPy's."""
+
+import numpy as np
+import pytest
+
+from lowerconv.ops.few_rows import FEW, few_rows
+from lowerconv.runtime.threads import parallel_region
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("N", "inputs", "outputs"), [(1, 1, 1), (1, 300, 7), (FEW, 33, 65)])
+def test_beside_numpy(N, inputs, outputs, dtype):
+    rng = np.random.default_rng(11)
+    x, w = (rng.standard_normal(s).astype(dtype) for s in ((N, inputs), (outputs, inputs)))
+    bias = rng.standard_normal(outputs).astype(dtype)
+    expected = x.astype(np.float64) @ w.T.astype(np.float64)
+    tolerance = 1e-5 if dtype == np.float32 else 1e-13
+    bits = set()
+    for threads in (1, 2, 3, 5):
+        for given, relu in ((bias, True), (bias, False), (bias[:0], False)):
+            y = np.full((N, outputs), np.nan, dtype)
+            with parallel_region(threads) as team:
+                few_rows(team, x, w, given, y, relu)
+            right = expected + (given if given.size else 0)
+            right = np.maximum(right, 0) if relu else right
+            np.testing.assert_allclose(y, right, rtol=tolerance, atol=20 * tolerance)
+        bits.add(y.tobytes())
+    assert len(bits) == 1
+
+
+def test_nan_stays():
+    x, w = np.array([[np.nan, 1]], np.float32), np.ones((2, 2), np.float32)
+    y = np.zeros((1, 2), np.float32)
+    with parallel_region(1) as team:
+        few_rows(team, x, w, w.reshape(-1)[:0], y, True)
+    assert np.isnan(y).all()

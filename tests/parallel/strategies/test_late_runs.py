@@ -1,0 +1,82 @@
+"""Whole runs with gradients that come late: they learn as well, and they resume."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lowerconv.train.checkpoint import LAST, load_checkpoint
+
+BROKEN = Path(__file__).parents[1] / "programs" / "broken.py"
+
+# Staleness wants a smaller learning rate, or no momentum: Mitliagkas et al., "Asynchrony begets
+# momentum" (2016). An average of the weights takes off most of what is chance.
+RECIPE = "--epochs 5 --batch 32 --lr 0.02 --momentum 0 --ema 0.99 --threads 1"
+
+
+@pytest.fixture(scope="module")
+def accuracy(run_lowerconv, tmp_path_factory) -> float:
+    """Return that of a process alone."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    run = run_lowerconv("train", *RECIPE.split(), "--out", out)
+    assert run.returncode == 0, run.stderr
+    row = last_row(out)
+    assert (row["staleness_mean"], row["staleness_max"]) == ("", "")
+    return float(row["ema_accuracy"])
+
+
+def last_row(out: Path) -> dict[str, str]:
+    with open(out / "metrics.csv") as file:
+        return list(csv.DictReader(file))[-1]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "options", "least", "most"),
+    [
+        (3, "--parallel async --staleness 1", 0, 1),
+        (2, "--parallel async --staleness 1 --deterministic", 0.99, 1),
+        (3, "--parallel server --staleness 2", 0, 2),
+    ],
+)
+def test_they_learn_as_well(mpiexec, tmp_path, accuracy, ranks, options, least, most):
+    out = tmp_path / "run"
+    arguments = ("train", *RECIPE.split(), *options.split(), "--out", out)
+    run = mpiexec(ranks, "-m", "lowerconv", *arguments)
+    assert run.returncode == 0, run.stderr
+    row = last_row(out)
+    assert abs(float(row["ema_accuracy"]) - accuracy) <= 0.01
+    assert least <= float(row["staleness_mean"]) <= float(row["staleness_max"]) <= most
+    assert f"staleness {float(row['staleness_mean']):.2f}, at most" in run.stdout
+    assert f"of {most} allowed" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ((3, {"strategy": "server", "staleness": 0}), (2, {"strategy": "server", "staleness": 0})),
+        (
+            (2, {"strategy": "server", "staleness": 0, "servers": 1}),
+            (3, {"strategy": "server", "staleness": 0, "servers": 2}),
+        ),
+        ((3, {"strategy": "server", "staleness": 0}), (1, {})),
+        ((2, {"strategy": "async", "staleness": 0}), (3, {"strategy": "server", "staleness": 0})),
+    ],
+)
+def test_they_resume_on_other_ranks(mpiexec, tmp_path, tiny_fashion, first, second):
+    data = f"fashion-mnist:{tiny_fashion}"
+    for ranks, options, what in (
+        (1, {}, "whole"),
+        (*first, "break"),
+        (*second, "resume"),
+    ):
+        out = tmp_path / ("whole" if what == "whole" else "broken")
+        run = mpiexec(ranks, BROKEN, out, data, json.dumps(options), what)
+        assert run.returncode == 0, run.stderr
+    whole, broken = (load_checkpoint(tmp_path / name / LAST) for name in ("whole", "broken"))
+    assert whole.tensors.keys() == broken.tensors.keys()
+    assert any(name.startswith("velocity/") for name in whole.tensors)
+    assert whole.state["updates"] == broken.state["updates"]
+    for name, array in whole.tensors.items():
+        np.testing.assert_allclose(broken.tensors[name], array, rtol=1e-3, atol=1e-5, err_msg=name)
