@@ -10,17 +10,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
+from lowerconv.codegen.signatures import Pad, Tile, Transpose, TransposeTaps
 from lowerconv.codegen.tracing import by_worker, new_log, watched
 from lowerconv.conv.blas.pipelined import Pipelined
-from lowerconv.conv.fused import Fused
+from lowerconv.conv.fused.forward import Forward
 from lowerconv.conv.plan import ConvPlan
-from lowerconv.conv.schedule import Layout
 from lowerconv.copying import not_copied
-from lowerconv.runtime.launch import OPERANDS
+from lowerconv.runtime.records import Operands
 
 LINES = 100_000  # of a worker's log: more than a call of 100 ms has
 LOWER, MULTIPLY, PACK, BACK = "lower", "multiply", "pack filters", "add back"
@@ -32,15 +33,15 @@ STAGES = {
     "input_grad": (MULTIPLY, BACK),
     "weight_grad": (LOWER, MULTIPLY),
 }
-#   fields of a fused job: what they do, and with how many arguments
-KERNELS = {
-    "pad": (LOWER, 9),
-    "transpose": (PACK, 7),
-    "turn": (PACK, 8),
-    "kernel": (MULTIPLY, 9),
-    "kernel_tail": (MULTIPLY, 9),
-    "kernel_last": (MULTIPLY, 9),
-    "kernel_last_tail": (MULTIPLY, 9),
+#   addresses in a record of the macro-kernel: what the functions do, and their signatures
+KERNELS: dict[str, tuple[str, type]] = {
+    "pad": (LOWER, Pad),
+    "transpose": (PACK, Transpose),
+    "transpose_taps": (PACK, TransposeTaps),
+    "kernel": (MULTIPLY, Tile),
+    "kernel_tail": (MULTIPLY, Tile),
+    "kernel_last": (MULTIPLY, Tile),
+    "kernel_last_tail": (MULTIPLY, Tile),
 }
 
 Event = tuple[int, str, int, int]  # worker, what it did, begin and end in nanoseconds
@@ -64,18 +65,18 @@ class Watched:
 
     def __init__(self, plan: ConvPlan) -> None:
         self.plan = plan
-        pipeline: Any = plan._pipeline
-        if isinstance(pipeline, Pipelined):
+        inner = plan.executable
+        if isinstance(inner, Pipelined):
             self._names: tuple[str, ...] = STAGES[plan.op]
-            logs = np.zeros((pipeline.threads, LINES, 3), np.int64)
-            pipeline.lanes = pipeline.lanes._replace(logs=logs)
+            logs = np.zeros((inner.threads, LINES, 3), np.int64)
+            inner.lanes = inner.lanes._replace(logs=logs)
             self._logs = list(logs)
-        elif isinstance(pipeline, Fused) and isinstance(pipeline.layout, Layout):
+        elif isinstance(inner, Forward):
             self._names = KINDS
-            self._logs = [new_log(LINES) for _ in range(pipeline.layout.workers)]
-            self._jobs = [_watched_job(pipeline.layout.job, log) for log in self._logs]
+            self._logs = [new_log(LINES) for _ in range(inner.schedule.workers)]
+            self._jobs = [_watched_job(inner.job, log) for log in self._logs]
             self._table = np.array([job.ctypes.data for job in self._jobs], np.int64)
-            pipeline._loops = by_worker(pipeline._loops, self._table, len(OPERANDS))
+            inner.loops = by_worker(inner.loops, self._table, len(fields(Operands)))
         else:
             raise ValueError(
                 f"plan: got {plan.algorithm!r} for {plan.op}, which has no stages to watch"
@@ -99,11 +100,11 @@ class Watched:
 def _watched_job(job: np.ndarray, log: np.ndarray) -> np.ndarray:
     """Return a copy of a fused job whose kernels write to a log."""
     copy = job.copy()
-    for field, (what, arguments) in KERNELS.items():
+    for field, (what, signature) in KERNELS.items():
         for phase in copy:  # what all phases share stands in the first
             if phase[field]:
                 kind = KINDS.index(what)
-                phase[field] = watched(int(phase[field]), arguments, kind, log)
+                phase[field] = watched(int(phase[field]), signature, kind, log)
     return copy
 
 

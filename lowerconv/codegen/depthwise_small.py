@@ -16,6 +16,7 @@ from lowerconv.codegen.emit import Emitter
 from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.jit import assembly, load
 from lowerconv.codegen.microkernel import epilogue, store_pixels
+from lowerconv.codegen.signatures import Plane
 
 PRODUCTS_MAX = 2000  # vectors of products that are written out
 
@@ -58,8 +59,7 @@ class SmallPlaneKernel:
 
     def build(self) -> ir.Module:
         """Emit ``plane(source, filter, bias, out, rows, mode)``."""
-        names = ("source", "filter", "bias", "out", "rows", "mode")
-        e = Emitter.function("plane", names, self.isa, self.dtype)
+        e = Emitter.function("plane", Plane, self.isa, self.dtype)
         if self.gradient:
             self._gradient(e)
         else:

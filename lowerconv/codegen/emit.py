@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -35,13 +36,14 @@ class Emitter:
     arguments: list[ir.Argument]
 
     @classmethod
-    def function(cls, name: str, arguments: Sequence[str], isa: Isa, dtype: np.dtype) -> Emitter:
-        """Begin a function ``void name(int64...)``."""
+    def function(cls, name: str, signature: type[Any], isa: Isa, dtype: np.dtype) -> Emitter:
+        """Begin a function ``void name(int64...)`` of a signature (`codegen.signatures`)."""
         module = ir.Module(name)
-        signature = ir.FunctionType(ir.VoidType(), [I64] * len(arguments))
-        function = ir.Function(module, signature, name)
+        names = signature._fields
+        kind = ir.FunctionType(ir.VoidType(), [I64] * len(names))
+        function = ir.Function(module, kind, name)
         function.attributes.add("nounwind")
-        for argument, text in zip(function.args, arguments, strict=True):
+        for argument, text in zip(function.args, names, strict=True):
             argument.name = text
         builder = ir.IRBuilder(function.append_basic_block("entry"))
         return cls(isa, dtype, builder, list(function.args))

@@ -11,6 +11,7 @@ import numpy as np
 from lowerconv.machine.features import instruction_set
 
 ENVIRONMENT = "LOWERCONV_ISA"
+LINE = 64  # bytes of a cache line
 
 
 @dataclass(frozen=True)

@@ -18,28 +18,29 @@ architectures".
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from llvmlite import ir
 
 from lowerconv.codegen.emit import I32, Emitter
-from lowerconv.codegen.isa import Isa
+from lowerconv.codegen.isa import LINE, Isa
 from lowerconv.codegen.jit import assembly, load
-from lowerconv.runtime.workspace import LINE
+from lowerconv.codegen.signatures import Tile
 
-#           what a call passes, all of them 64-bit integers
-ARGUMENTS = (
-    "k",  #            steps
-    "vectors",  #      address of the vectors' operand
-    "broadcasts",  #   address of the broadcasts' operand
-    "table",  #        address of int32 offsets, in items
-    "out",  #          address of the result
-    "out_step",  #     items from one row (store "rows") or one lane (store "columns") to the next
-    "bias",  #         address of NR lanes ("columns") or MR items ("rows") that the sums start from
-    "valid",  #        lanes ("columns") or rows ("rows") of the tile that are stored
-    "mode",  #         bit 0: add to what is there; bit 1: ReLU
-)
-ADD, RELU = 1, 2
+ADD, RELU = 1, 2  # bits of the mode
+
+
+class Kernel(Protocol):
+    """An emitted kernel: its address, and what it looks like."""
+
+    def address(self) -> int:
+        """Return the address of the compiled function."""
+
+    def assembly(self) -> str:
+        """Return the assembly of the function."""
+
+
 FAR = 4  # pixels so far apart that a line is left alone
 
 
@@ -104,21 +105,21 @@ class Microkernel:
 
     def build(self) -> ir.Module:
         """Emit the function."""
-        e = Emitter.function("microkernel", ARGUMENTS, self.isa, self.dtype)
-        k, vectors, broadcasts, table, out, out_step, bias, valid, mode = e.arguments
-        self._ask_for_result(e, out, out_step)
+        e = Emitter.function("microkernel", Tile, self.isa, self.dtype)
+        k, vectors, broadcasts, table, out, ld_out, bias, valid, mode = e.arguments
+        self._prefetch_result(e, out, ld_out)
         sums = self._multiply(e, k, vectors, broadcasts, table, bias)
         builder = e.builder
         floor, add = epilogue(e, mode)
         store = self._store_rows if self.store == "rows" else self._store_columns
         with builder.if_else(add, likely=False) as (adding, plain):
             with adding:
-                store(e, sums, out, out_step, valid, floor, True)
+                store(e, sums, out, ld_out, valid, floor, True)
             with plain:
-                store(e, sums, out, out_step, valid, floor, False)
+                store(e, sums, out, ld_out, valid, floor, False)
         return e.finish()
 
-    def _ask_for_result(self, e: Emitter, out: ir.Value, out_step: ir.Value) -> None:
+    def _prefetch_result(self, e: Emitter, out: ir.Value, ld_out: ir.Value) -> None:
         """Prefetch the lines that the result goes to, so that they arrive while the sums run."""
         if self.pixel_step > FAR:
             return
@@ -132,7 +133,7 @@ class Microkernel:
             reach = self.MR * self.pixel_step
         items = {spot + item for spot in spots for item in (*range(0, reach, per_line), reach - 1)}
         for number in numbers:
-            start = e.offset(out, e.builder.mul(out_step, e.constant(number)))
+            start = e.offset(out, e.builder.mul(ld_out, e.constant(number)))
             for item in sorted(items):
                 e.prefetch(e.offset(start, item), True, 3)
 
@@ -199,16 +200,16 @@ class Microkernel:
         e: Emitter,
         sums: list[list[ir.Value]],
         out: ir.Value,
-        out_step: ir.Value,
+        ld_out: ir.Value,
         valid: ir.Value,
         floor: ir.Value,
         add: bool,
     ) -> None:
-        """Store lane j of row i at ``out + i * out_step + j * pixel_step``."""
+        """Store lane j of row i at ``out + i * ld_out + j * pixel_step``."""
         for i, row in enumerate(sums):
             with e.builder.if_then(e.builder.icmp_signed("<", e.constant(i), valid), likely=True):
                 place = self.places[i] if self.places else i
-                target = e.offset(out, e.builder.mul(out_step, e.constant(place)))
+                target = e.offset(out, e.builder.mul(ld_out, e.constant(place)))
                 for v, value in enumerate(row):
                     lanes = self.lanes[v] if self.lanes else e.lanes
                     store_pixels(
@@ -220,12 +221,12 @@ class Microkernel:
         e: Emitter,
         sums: list[list[ir.Value]],
         out: ir.Value,
-        out_step: ir.Value,
+        ld_out: ir.Value,
         valid: ir.Value,
         floor: ir.Value,
         add: bool,
     ) -> None:
-        """Store lane f of row i at ``out + f * out_step + i * pixel_step``."""
+        """Store lane f of row i at ``out + f * ld_out + i * pixel_step``."""
         builder, lanes = e.builder, e.lanes
         undefined = ir.Constant(e.vector, ir.Undefined)
         for v in range(self.NV):
@@ -236,7 +237,7 @@ class Microkernel:
                     number = v * lanes + lane
                     some = builder.icmp_signed("<", e.constant(number), valid)
                     with builder.if_then(some, likely=True):
-                        target = e.offset(out, builder.mul(out_step, e.constant(number)))
+                        target = e.offset(out, builder.mul(ld_out, e.constant(number)))
                         spot = i * self.pixel_step
                         store_pixels(e, value, target, spot, len(rows), floor, add, self.pixel_step)
 
@@ -250,7 +251,7 @@ class Microkernel:
 
 
 def epilogue(e: Emitter, mode: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """Return what results are at least (minus infinity without ReLU), and whether to add."""
+    """Return the least value of a result (0 with ReLU, else minus infinity), and whether to add."""
     b = e.builder
     relu = b.icmp_signed("!=", b.and_(mode, e.constant(RELU)), e.constant(0))
     add = b.icmp_signed("!=", b.and_(mode, e.constant(ADD)), e.constant(0))
@@ -310,14 +311,3 @@ def store_pixels(
 def rows_max(isa: Isa, NV: int) -> int:
     """Return the most rows of NV vectors whose sums stay in registers beside the operands."""
     return min(2 * isa.rows // NV, (isa.registers - NV - (1 if isa.fma else 2)) // NV)
-
-
-def step_time(MR: int, NV: int, isa: Isa) -> float:
-    """Return the time of one step of a register tile, in multiply-adds of one vector.
-
-    Measured: steps take the time of their multiply-adds, at least their latency, and a little more
-    that does not depend on the rows; with one vector every broadcast is used only once, and the
-    loads are what takes time.
-    """
-    latency = 10.0
-    return max(MR * NV + {1: 8.0, 2: 1.4}.get(NV, 1.8), latency)

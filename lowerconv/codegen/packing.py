@@ -12,9 +12,9 @@ import numpy as np
 from llvmlite import ir
 
 from lowerconv.codegen.emit import I64, Emitter
-from lowerconv.codegen.isa import Isa
+from lowerconv.codegen.isa import LINE, Isa
 from lowerconv.codegen.jit import load
-from lowerconv.runtime.workspace import LINE
+from lowerconv.codegen.signatures import Pad, Prefetch, SumLanes, Transpose, TransposeTaps
 
 AHEAD = 8  # blocks that are prefetched ahead
 
@@ -27,12 +27,11 @@ def slack(isa: Isa, dtype: np.dtype) -> int:
 def _pad(isa: Isa, dtype: np.dtype) -> ir.Module:
     """Emit ``pad``: rows ``first .. first + rows`` of a plane, with zeros around it.
 
-    The plane at `source` has H rows of W items, `source_pitch` apart.  Every row becomes `left`
+    The plane at `source` has H rows of W items, `ld_source` apart.  Every row becomes `left`
     zeros, its W items and zeros up to `pitch`; rows outside the plane become zeros.
     """
-    names = ("source", "source_pitch", "H", "W", "first", "rows", "left", "target", "pitch")
-    e = Emitter.function("pad", names, isa, dtype)
-    source, source_pitch, H, W, first, rows, left, target, pitch = e.arguments
+    e = Emitter.function("pad", Pad, isa, dtype)
+    source, ld_source, H, W, first, rows, left, target, pitch = e.arguments
     b = e.builder
     zeros = ir.Constant(e.vector, [0.0] * e.lanes)
     lanes = e.constant(e.lanes)
@@ -60,7 +59,7 @@ def _pad(isa: Isa, dtype: np.dtype) -> ir.Module:
         with b.if_else(inside, likely=True) as (copying, clearing):
             with copying:
                 fill(to, left_vectors)
-                begin = e.offset(source, b.mul(number, source_pitch))
+                begin = e.offset(source, b.mul(number, ld_source))
                 data = e.offset(to, left)
 
                 def one(j: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
@@ -88,9 +87,8 @@ def _pad_phases(isa: Isa, dtype: np.dtype, step: int) -> ir.Module:
     ... of the padded row, so that neighbours among the pixels are neighbours in memory.  `left` is
     a multiple of `step`, and a segment has room for whole vectors of the row.
     """
-    names = ("source", "source_pitch", "H", "W", "first", "rows", "left", "target", "pitch")
-    e = Emitter.function("pad", names, isa, dtype)
-    source, source_pitch, H, W, first, rows, left, target, pitch = e.arguments
+    e = Emitter.function("pad", Pad, isa, dtype)
+    source, ld_source, H, W, first, rows, left, target, pitch = e.arguments
     b = e.builder
     zeros = ir.Constant(e.vector, [0.0] * e.lanes)
     lanes, stride = e.constant(e.lanes), e.constant(step)
@@ -134,7 +132,7 @@ def _pad_phases(isa: Isa, dtype: np.dtype, step: int) -> ir.Module:
         number = b.add(first, index)
         with b.if_else(b.icmp_unsigned("<", number, H), likely=True) as (copying, clearing):
             with copying:
-                begin = e.offset(source, b.mul(number, source_pitch))
+                begin = e.offset(source, b.mul(number, ld_source))
                 data = e.offset(to, before)
                 for phase in range(step):  # zeros first: they spill into what follows
                     here = e.offset(to, b.mul(segment, e.constant(phase)))
@@ -164,13 +162,12 @@ def _pad_phases(isa: Isa, dtype: np.dtype, step: int) -> ir.Module:
 
 
 def _transpose(isa: Isa, dtype: np.dtype) -> ir.Module:
-    """Emit ``transpose``: ``target[j * target_step + i] = source[i * source_step + j]``.
+    """Emit ``transpose``: ``target[j * ld_target + i] = source[i * ld_source + j]``.
 
     For j below `columns` and i below `lanes`, at most VL; rows from `rows` on are taken as zeros.
     """
-    names = ("source", "source_step", "rows", "columns", "target", "target_step", "lanes")
-    e = Emitter.function("transpose", names, isa, dtype)
-    source, source_step, rows, columns, target, target_step, lanes = e.arguments
+    e = Emitter.function("transpose", Transpose, isa, dtype)
+    source, ld_source, rows, columns, target, ld_target, lanes = e.arguments
     b = e.builder
     VL = e.constant(e.lanes)
     zeros = ir.Constant(e.vector, [0.0] * e.lanes)
@@ -181,7 +178,7 @@ def _transpose(isa: Isa, dtype: np.dtype) -> ir.Module:
         exists = b.icmp_signed("<", e.constant(i), rows)
         number = b.select(exists, e.constant(i), last)
         live.append(exists)
-        starts.append(e.offset(source, b.mul(number, source_step)))
+        starts.append(e.offset(source, b.mul(number, ld_source)))
     full_rows = b.icmp_signed("==", rows, VL)
     full_lanes = b.icmp_signed("==", lanes, VL)
     whole = b.sdiv(columns, VL)
@@ -189,21 +186,21 @@ def _transpose(isa: Isa, dtype: np.dtype) -> ir.Module:
 
     def block(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
         at = b.mul(index, VL)
-        to = e.offset(target, b.mul(at, target_step))
+        to = e.offset(target, b.mul(at, ld_target))
         for start in starts:  # so many rows are more streams than hardware follows
             e.prefetch(e.offset(start, b.add(at, e.constant(AHEAD * e.lanes))), False, 3)
         with b.if_else(b.and_(full_rows, full_lanes), likely=True) as (fast, careful):
             with fast:
                 values = [e.load(start, at) for start in starts]
                 for j, value in enumerate(e.transpose(values)):
-                    e.store(value, e.offset(to, b.mul(target_step, e.constant(j))), 0)
+                    e.store(value, e.offset(to, b.mul(ld_target, e.constant(j))), 0)
             with careful:
                 values = [
                     b.select(exists, e.load(start, at), zeros)
                     for exists, start in zip(live, starts, strict=True)
                 ]
                 for j, value in enumerate(e.transpose(values)):
-                    place = e.offset(to, b.mul(target_step, e.constant(j)))
+                    place = e.offset(to, b.mul(ld_target, e.constant(j)))
                     e.masked_store(value, place, 0, store_mask)
         return []
 
@@ -211,27 +208,26 @@ def _transpose(isa: Isa, dtype: np.dtype) -> ir.Module:
     with b.if_then(b.icmp_signed(">", rest, e.constant(0))):
         at = b.mul(whole, VL)
         mask = e.lanes_below(rest)
-        to = e.offset(target, b.mul(at, target_step))
+        to = e.offset(target, b.mul(at, ld_target))
         values = [
             b.select(exists, e.masked_load(start, at, mask), zeros)
             for exists, start in zip(live, starts, strict=True)
         ]
         for j, value in enumerate(e.transpose(values)):
             with b.if_then(b.icmp_signed("<", e.constant(j), rest), likely=True):
-                place = e.offset(to, b.mul(target_step, e.constant(j)))
+                place = e.offset(to, b.mul(ld_target, e.constant(j)))
                 e.masked_store(value, place, 0, store_mask)
     return e.finish()
 
 
-def _turn(isa: Isa, dtype: np.dtype, taps: int) -> ir.Module:
-    """Emit ``turn``: filters ``[channel][lane][tap]`` become ``[channel][tap][lane]``.
+def _transpose_taps(isa: Isa, dtype: np.dtype, taps: int) -> ir.Module:
+    """Emit ``transpose_taps``: filters ``[channel][lane][tap]`` become ``[channel][tap][lane]``.
 
-    `rows` lanes exist, the others up to `lanes` become zeros; channels are `source_step` and
-    `target_step` items apart, taps of the target `width`.
+    `rows` lanes exist, the others up to `lanes` become zeros; channels are `ld_source` and
+    `ld_target` items apart, taps of the target `width`.
     """
-    names = ("source", "source_step", "rows", "channels", "target", "target_step", "width", "lanes")
-    e = Emitter.function("turn", names, isa, dtype)
-    source, source_step, rows, channels, target, target_step, width, lanes = e.arguments
+    e = Emitter.function("transpose_taps", TransposeTaps, isa, dtype)
+    source, ld_source, rows, channels, target, ld_target, width, lanes = e.arguments
     b = e.builder
     zeros = ir.Constant(e.vector, [0.0] * e.lanes)
     last = b.sub(rows, e.constant(1))
@@ -240,9 +236,9 @@ def _turn(isa: Isa, dtype: np.dtype, taps: int) -> ir.Module:
 
     def emit(clamped: bool) -> None:
         def channel(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-            begin = e.offset(source, b.mul(index, source_step))
-            to = e.offset(target, b.mul(index, target_step))
-            later = e.offset(begin, b.mul(source_step, e.constant(AHEAD)))
+            begin = e.offset(source, b.mul(index, ld_source))
+            to = e.offset(target, b.mul(index, ld_target))
+            later = e.offset(begin, b.mul(ld_source, e.constant(AHEAD)))
             for item in range(0, e.lanes * taps, LINE // dtype.itemsize):
                 e.prefetch(e.offset(later, item), False, 3)
             for tap in range(0, taps, e.lanes):
@@ -274,9 +270,9 @@ def _turn(isa: Isa, dtype: np.dtype, taps: int) -> ir.Module:
     return e.finish()
 
 
-def _touch(isa: Isa, dtype: np.dtype) -> ir.Module:
-    """Emit ``touch``: prefetch `lines` cache lines at each of `count` places `step` bytes apart."""
-    e = Emitter.function("touch", ("address", "count", "step", "lines"), isa, dtype)
+def _prefetch(isa: Isa, dtype: np.dtype) -> ir.Module:
+    """Emit ``prefetch``: ask for `lines` cache lines at each of some places `step` bytes apart."""
+    e = Emitter.function("prefetch", Prefetch, isa, dtype)
     address, count, step, lines = e.arguments
     b = e.builder
 
@@ -294,9 +290,9 @@ def _touch(isa: Isa, dtype: np.dtype) -> ir.Module:
     return e.finish()
 
 
-def _fold(isa: Isa, dtype: np.dtype) -> ir.Module:
-    """Emit ``fold``: ``target[i]`` is the sum of the lanes of vector i at `vectors`."""
-    e = Emitter.function("fold", ("vectors", "count", "target"), isa, dtype)
+def _sum_lanes(isa: Isa, dtype: np.dtype) -> ir.Module:
+    """Emit ``sum_lanes``: ``target[i]`` is the sum of the lanes of vector i at `vectors`."""
+    e = Emitter.function("sum_lanes", SumLanes, isa, dtype)
     vectors, count, target = e.arguments
     b = e.builder
     lanes = e.constant(e.lanes)
@@ -321,21 +317,21 @@ def _fold(isa: Isa, dtype: np.dtype) -> ir.Module:
 
 
 @lru_cache
-def fold_address(isa: Isa, dtype: np.dtype) -> int:
-    """Return the address of ``fold``."""
-    return load(dtype.str, lambda: _fold(isa, dtype), isa, "fold")
+def sum_lanes_address(isa: Isa, dtype: np.dtype) -> int:
+    """Return the address of ``sum_lanes``."""
+    return load(dtype.str, lambda: _sum_lanes(isa, dtype), isa, "sum_lanes")
 
 
 @lru_cache
-def touch_address(isa: Isa, dtype: np.dtype) -> int:
-    """Return the address of ``touch``."""
-    return load(dtype.str, lambda: _touch(isa, dtype), isa, "touch")
+def prefetch_address(isa: Isa, dtype: np.dtype) -> int:
+    """Return the address of ``prefetch``."""
+    return load(dtype.str, lambda: _prefetch(isa, dtype), isa, "prefetch")
 
 
 @lru_cache
-def turn_address(isa: Isa, dtype: np.dtype, taps: int) -> int:
-    """Return the address of ``turn``, compiled for a dtype and a number of taps."""
-    return load((dtype.str, taps), lambda: _turn(isa, dtype, taps), isa, "turn")
+def transpose_taps_address(isa: Isa, dtype: np.dtype, taps: int) -> int:
+    """Return the address of ``transpose_taps``, compiled for a dtype and a number of taps."""
+    return load((dtype.str, taps), lambda: _transpose_taps(isa, dtype, taps), isa, "transpose_taps")
 
 
 @lru_cache

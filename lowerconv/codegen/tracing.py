@@ -7,6 +7,8 @@ has the count of the others, and how many there is room for.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from llvmlite import ir
 
@@ -25,15 +27,15 @@ def new_log(lines: int) -> np.ndarray:
     return log
 
 
-def watched(function: int, arguments: int, kind: int, log: np.ndarray) -> int:
+def watched(function: int, signature: type[Any], kind: int, log: np.ndarray) -> int:
     """Return the address of a function that calls another and writes a line of the log.
 
     Parameters
     ----------
     function : int
         The address of ``void function(int64...)``.
-    arguments : int
-        How many it has.
+    signature : NamedTuple class
+        Of `codegen.signatures`.
     kind : int
         What the line says.
     log : ndarray of int64
@@ -44,8 +46,8 @@ def watched(function: int, arguments: int, kind: int, log: np.ndarray) -> int:
         return ir.Constant(I64, value)
 
     module = ir.Module("watched")
-    signature = ir.FunctionType(ir.VoidType(), [I64] * arguments)
-    outer = ir.Function(module, signature, "watched")
+    kind_of = ir.FunctionType(ir.VoidType(), [I64] * len(signature._fields))
+    outer = ir.Function(module, kind_of, "watched")
     builder = ir.IRBuilder(outer.append_basic_block())
     time = builder.inttoptr(number(address("clock")), ir.FunctionType(I64, []).as_pointer())
     lines = builder.inttoptr(number(log.ctypes.data), I64.as_pointer())
@@ -54,7 +56,7 @@ def watched(function: int, arguments: int, kind: int, log: np.ndarray) -> int:
         return builder.gep(lines, [builder.add(builder.mul(line, number(3)), number(field))])
 
     begin = builder.call(time, [])
-    builder.call(builder.inttoptr(number(function), signature.as_pointer()), outer.args)
+    builder.call(builder.inttoptr(number(function), kind_of.as_pointer()), outer.args)
     end = builder.call(time, [])
     count = builder.load(place(number(0), 0))
     same = builder.and_(

@@ -5,8 +5,8 @@ Four by four pixels of the result take 36 products instead of 144::
     Y = AT [ (G g GT) * (BT d B) ] A        d: 6x6 pixels, g: 3x3 taps, Y: 4x4 pixels
 
 A vector holds the same pixel of VL channels, so that images of any size fill it, and no transform
-moves anything across lanes: that is left to `gather` and `scatter`, the copies between planes of
-pixels and vectors of channels.
+moves anything across lanes: that is left to `planes_to_vectors` and `vectors_to_planes`, the copies
+between planes of pixels and vectors of channels.
 
 After Winograd, "Arithmetic complexity of computations" (1980) and Lavin, Gray, "Fast algorithms for
 convolutional neural networks" (2016), section 4; the points of the interpolation are chosen as in
@@ -28,6 +28,13 @@ from lowerconv.codegen.emit import Emitter
 from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.jit import load
 from lowerconv.codegen.microkernel import epilogue
+from lowerconv.codegen.signatures import (
+    PlanesToVectors,
+    TransformFilters,
+    TransformSource,
+    TransformTarget,
+    VectorsToPlanes,
+)
 
 M, R = 4, 3  #         pixels of the result, taps
 ALPHA = M + R - 1  #   pixels that they read
@@ -137,8 +144,7 @@ def _transform_source(isa: Isa, dtype: np.dtype, matrix: Matrix) -> ir.Module:
     tile t goes to ``target + i * step + t * VL``.  A `matrix` of four columns, instead of BT's six,
     takes tiles of 4x4 pixels.
     """
-    names = ("source", "pitch", "count", "target", "step")
-    e = Emitter.function("transform_source", names, isa, dtype)
+    e = Emitter.function("transform_source", TransformSource, isa, dtype)
     source, pitch, count, target, step = e.arguments
     b = e.builder
     extent = len(matrix[0])
@@ -179,8 +185,7 @@ def _transform_target(isa: Isa, dtype: np.dtype, matrix: Matrix) -> ir.Module:
     last tile beyond the end of a row are overwritten when the first tile, or the next row, is
     stored.
     """
-    names = ("source", "step", "width", "count", "target", "row", "advance")
-    e = Emitter.function("transform_target", names, isa, dtype)
+    e = Emitter.function("transform_target", TransformTarget, isa, dtype)
     source, step, width, count, target, row, advance = e.arguments
     b = e.builder
     spots = [b.mul(step, e.constant(i)) for i in range(POINTS_2D)]
@@ -203,19 +208,18 @@ def _transform_target(isa: Isa, dtype: np.dtype, matrix: Matrix) -> ir.Module:
     return e.finish()
 
 
-def _transform_filters(isa: Isa, dtype: np.dtype, turned: bool) -> ir.Module:
+def _transform_filters(isa: Isa, dtype: np.dtype, transposed: bool) -> ir.Module:
     """Emit ``transform_filters``: G g GT of `count` channels, a vector of filters each.
 
     Tap i of channel c is at ``source + (9 c + i) * width``; point i goes to ``target + i * step +
-    c * width``.  `turned` filters are rotated by 180 degrees, as for the input gradient.
+    c * width``.  `transposed` filters are rotated by 180 degrees, as for the input gradient.
     """
-    names = ("source", "count", "width", "target", "step")
-    e = Emitter.function("transform_filters", names, isa, dtype)
+    e = Emitter.function("transform_filters", TransformFilters, isa, dtype)
     source, count, width, target, step = e.arguments
     b = e.builder
     G = matrices()[1]
     taps = [b.mul(width, e.constant(i)) for i in range(R * R)]
-    if turned:
+    if transposed:
         taps.reverse()
     spots = [b.mul(step, e.constant(i)) for i in range(POINTS_2D)]
 
@@ -236,14 +240,13 @@ def _transform_filters(isa: Isa, dtype: np.dtype, turned: bool) -> ir.Module:
     return e.finish()
 
 
-def _gather(isa: Isa, dtype: np.dtype) -> ir.Module:
-    """Emit ``gather``: `pixels` pixels of `rows` planes become vectors of VL channels.
+def _planes_to_vectors(isa: Isa, dtype: np.dtype) -> ir.Module:
+    """Emit ``planes_to_vectors``: `pixels` pixels of `rows` planes become vectors of VL channels.
 
     Plane i begins at ``source + i * step``, those from `rows` on count as zeros; pixel j becomes
     the vector at ``target + places[j]`` (items, 32-bit).
     """
-    names = ("source", "step", "rows", "pixels", "places", "target")
-    e = Emitter.function("gather", names, isa, dtype)
+    e = Emitter.function("planes_to_vectors", PlanesToVectors, isa, dtype)
     source, step, rows, pixels, places, target = e.arguments
     b = e.builder
     VL = e.constant(e.lanes)
@@ -285,14 +288,13 @@ def _gather(isa: Isa, dtype: np.dtype) -> ir.Module:
     return e.finish()
 
 
-def _scatter(isa: Isa, dtype: np.dtype) -> ir.Module:
-    """Emit ``scatter``: `pixels` vectors of VL filters become pixels of `rows` planes.
+def _vectors_to_planes(isa: Isa, dtype: np.dtype) -> ir.Module:
+    """Emit ``vectors_to_planes``: `pixels` vectors of VL filters become pixels of `rows` planes.
 
     Plane i begins at ``target + i * step``.  A vector of biases is added, then what is there
     (`mode`), then comes the ReLU.
     """
-    names = ("source", "pixels", "rows", "target", "step", "bias", "mode")
-    e = Emitter.function("scatter", names, isa, dtype)
+    e = Emitter.function("vectors_to_planes", VectorsToPlanes, isa, dtype)
     source, pixels, rows, target, step, bias, mode = e.arguments
     b = e.builder
     VL = e.constant(e.lanes)
@@ -354,19 +356,19 @@ def transform_target_address(isa: Isa, dtype: np.dtype, m: int = M) -> int:
 
 
 @lru_cache
-def transform_filters_address(isa: Isa, dtype: np.dtype, turned: bool) -> int:
+def transform_filters_address(isa: Isa, dtype: np.dtype, transposed: bool) -> int:
     """Return the address of ``transform_filters``."""
-    key = (dtype.str, turned)
-    return load(key, lambda: _transform_filters(isa, dtype, turned), isa, "transform_filters")
+    key = (dtype.str, transposed)
+    return load(key, lambda: _transform_filters(isa, dtype, transposed), isa, "transform_filters")
 
 
 @lru_cache
-def gather_address(isa: Isa, dtype: np.dtype) -> int:
-    """Return the address of ``gather``."""
-    return load(dtype.str, lambda: _gather(isa, dtype), isa, "gather")
+def planes_to_vectors_address(isa: Isa, dtype: np.dtype) -> int:
+    """Return the address of ``planes_to_vectors``."""
+    return load(dtype.str, lambda: _planes_to_vectors(isa, dtype), isa, "planes_to_vectors")
 
 
 @lru_cache
-def scatter_address(isa: Isa, dtype: np.dtype) -> int:
-    """Return the address of ``scatter``."""
-    return load(dtype.str, lambda: _scatter(isa, dtype), isa, "scatter")
+def vectors_to_planes_address(isa: Isa, dtype: np.dtype) -> int:
+    """Return the address of ``vectors_to_planes``."""
+    return load(dtype.str, lambda: _vectors_to_planes(isa, dtype), isa, "vectors_to_planes")

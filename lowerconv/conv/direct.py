@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import inf
+
 from lowerconv.codegen.compiled import njit
-from lowerconv.conv.blas.epilogue import Array, Epilogue
+from lowerconv.conv.algorithm import Algorithm
 from lowerconv.conv.direct_nest import forward_row, input_grad_row, weight_grad_filter
+from lowerconv.conv.executable import Array, Executable, Options
+from lowerconv.conv.lowering import countable
 from lowerconv.conv.problem import ConvProblem, Op
-from lowerconv.copying import not_copied
 from lowerconv.runtime.launch import share, spread
 from lowerconv.runtime.team import Handle
 from lowerconv.runtime.workspace import Scratch
@@ -59,43 +63,89 @@ def _weight_grad(team, dy, x, groups, geometry, dw):
     spread(team, _weight_grad_share, (dy, x, groups, geometry, dw))
 
 
-@not_copied("copy the ConvPlan that it is a part of")
-class Direct:
-    """The loop nest, without lowering and without workspace: slow, short, and the oracle."""
+class _Direct(Executable):
+    """What the three passes have in common."""
 
-    name = "direct"
-    adds = False
-    slices = False
-    pairs = False
+    def __init__(self, problem: ConvProblem, options: Options) -> None:
+        super().__init__(options.threads)
+        self.problem, self.relu = problem, options.relu
 
-    def __init__(self, problem: ConvProblem, op: Op, threads: int, constant: bool = False) -> None:
-        self.problem = problem
-        self.threads = threads
-        self.workspace_items = 0
-        pieces = {
-            "forward": f"{problem.N * problem.K * problem.P} rows of y",
-            "input_grad": f"{problem.N * problem.C * problem.H} rows of dx",
-            "weight_grad": f"{problem.K * problem.C // problem.groups} filter planes of dw",
-        }
-        self.blocking = {"pieces": pieces[op]}
+    def explain(self) -> dict[str, str]:
+        """Return the decisions, for people."""
+        return {"pieces": self.pieces}
 
-    def accumulate(self, add: bool) -> None:
-        """Do nothing: results are stored as they are."""
+    @property
+    def pieces(self) -> str:
+        """Return what is shared out."""
+        raise NotImplementedError
 
-    def hold(self, team: Handle, w: Array, workspace: Scratch) -> Array:
-        """Return the filters: they are read as they are."""
-        return w
 
-    def forward(
-        self, team: Handle, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Scratch
+class DirectForward(_Direct):
+    """The loop nest of the forward pass."""
+
+    @property
+    def pieces(self) -> str:
+        """Return what is shared out."""
+        return f"{self.problem.N * self.problem.K * self.problem.P} rows of y"
+
+    def run(
+        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
-        """Compute `y`."""
-        _forward(team, x, w, *epilogue, self.problem.groups, self.problem.geometry, y)
+        """Compute y."""
+        p = self.problem
+        _forward(team, a, b, bias, self.relu, p.groups, p.geometry, out)
 
-    def input_grad(self, team: Handle, dy: Array, w: Array, dx: Array, workspace: Scratch) -> None:
-        """Compute `dx`."""
-        _input_grad(team, dy, w, self.problem.groups, self.problem.geometry, dx)
 
-    def weight_grad(self, team: Handle, dy: Array, x: Array, dw: Array, workspace: Scratch) -> None:
-        """Compute `dw`."""
-        _weight_grad(team, dy, x, self.problem.groups, self.problem.geometry, dw)
+class DirectInputGrad(_Direct):
+    """The loop nest of the input gradient."""
+
+    @property
+    def pieces(self) -> str:
+        """Return what is shared out."""
+        return f"{self.problem.N * self.problem.C * self.problem.H} rows of dx"
+
+    def run(
+        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+    ) -> None:
+        """Compute dx."""
+        _input_grad(team, a, b, self.problem.groups, self.problem.geometry, out)
+
+
+class DirectWeightGrad(_Direct):
+    """The loop nest of the weight gradient."""
+
+    @property
+    def pieces(self) -> str:
+        """Return what is shared out."""
+        return f"{self.problem.K * self.problem.C // self.problem.groups} filter planes of dw"
+
+    def run(
+        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+    ) -> None:
+        """Compute dw."""
+        _weight_grad(team, a, b, self.problem.groups, self.problem.geometry, out)
+
+
+PASSES: dict[Op, Callable[[ConvProblem, Options], Executable]] = {
+    "forward": DirectForward,
+    "input_grad": DirectInputGrad,
+    "weight_grad": DirectWeightGrad,
+}
+
+
+def estimate(problem: ConvProblem, op: Op, constant: bool) -> float:
+    """Return infinity wherever anything else can run: all else is faster."""
+    return inf if countable(problem) else float(problem.flops)
+
+
+def build(problem: ConvProblem, op: Op, options: Options) -> Executable:
+    """Return the loop nest of a pass."""
+    return PASSES[op](problem, options)
+
+
+ALGORITHM = Algorithm(
+    name="direct",
+    reason="an image is larger than BLAS and tables of offsets can count",
+    estimate=estimate,
+    build=build,
+)

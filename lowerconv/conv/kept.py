@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lowerconv.conv.blas.epilogue import Array
+from lowerconv.conv.executable import Array
 
 SAMPLES = 64  # numbers that are compared at every call: a microsecond
 

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lowerconv.conv.problem import ConvProblem
+from lowerconv.conv.problem import ConvProblem, Op
+
+PHASES_MAX = 64  # of an input gradient, each with microkernels of its own
+COUNT_MAX = 2**31 - 1  # pixels, that BLAS and tables of offsets can count
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Convolution:
     stride_h: int
     stride_w: int
     taps: int  # of the filters
-    turned: bool  # filters come as [channel][result][tap]
+    transposed: bool  # filters come as [channel][result][tap]
     out_plane: int
     phases: tuple[Phase, ...]
     dtype: np.dtype
@@ -112,3 +115,18 @@ def input_grad_convolution(problem: ConvProblem) -> Convolution:
         problem.N, problem.groups, problem.K // problem.groups, problem.C // problem.groups,
         P, Q, 1, 1, g.R * g.S, True, H * W, tuple(phases), problem.dtype,
     )  # fmt: skip
+
+
+def convolution(problem: ConvProblem, op: Op) -> Convolution:
+    """Return a pass as a convolution; for a weight gradient, the forward pass it belongs to."""
+    return (input_grad_convolution if op == "input_grad" else forward_convolution)(problem)
+
+
+def countable(problem: ConvProblem) -> bool:
+    """Return whether BLAS and tables of offsets can count the pixels of an image."""
+    return max(problem.H * problem.W, problem.P * problem.Q) <= COUNT_MAX
+
+
+def has_many_phases(problem: ConvProblem, op: Op) -> bool:
+    """Return whether most pixels of an input gradient are a convolution of their own."""
+    return op == "input_grad" and problem.stride[0] * problem.stride[1] > PHASES_MAX

@@ -1,124 +1,124 @@
-"""What one core does in the fused engine: pack filters, lower a band of an image, run tiles.
+"""The macro-kernel of forward and input gradient: what one core does, loop by loop.
 
-Forward and input gradient are the same loops: a convolution of a source with filters that were
-packed into panels.  An input gradient with a stride is several such convolutions, its *phases*,
-one for each remainder of the image coordinates by the stride.
+C = A B, with pixels of the result in the rows of C (m), filters in its columns (n), and the taps of
+all channels summed over (k)::
+
+    for pc in blocks of k                       KC of k: some channels, all of their taps
+        for jc in blocks of n                   NC of n: panels of B that stay in L2, packed here
+            for ic in pieces of m               MC of m: a band of rows of an image, lowered here
+                for ir in tiles of the piece    MR of m: some pixels, in registers
+                    for jr in panels of NC      NR of n: the microkernel
+
+Those are BLIS's loops in another order: a band of the source is lowered once for all panels of a
+block, and a tile of its pixels stays in L1 while they pass.  A, the lowered source, never exists: a
+tap is an offset in a table of the microkernel's steps, into the image itself where nothing is
+padded, else into a padded band of it.  An input gradient with a stride is several convolutions, its
+*phases*, one for each remainder of the image's coordinates by the stride; they share bands.
+
+After Van Zee, van de Geijn, "BLIS: a framework for rapidly instantiating BLAS functionality"
+(2015), section 5.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numba import carray
 
 from lowerconv.codegen.compiled import njit
-from lowerconv.runtime.launch import OPERANDS, call, loops, pointer
+from lowerconv.codegen.signatures import Pad, Prefetch, Tile, Transpose, TransposeTaps
+from lowerconv.conv.records import FILTERS_IN_PLACE, FORWARD_JOB, PACKED, PACKED_FROM_FORWARD
+from lowerconv.runtime.launch import call, loops, pointer
 
-# How filters reach the microkernel.
-IN_PLACE, PACKED, FORWARD, TURNED = range(4)
+NONE = np.int64(-1)
+ADD, RELU = np.int64(1), np.int64(2)  # bits of a microkernel's mode
 
-# Everything a core needs to know; addresses and extents, all of them 64-bit integers.
-JOB = np.dtype(
-    [
-        (name, np.int64)
-        for name in (
-            # operands: addresses; scratch_bytes of scratch for each worker
-            *OPERANDS,
-            *("scratch_bytes", "itemsize"),
-            # the source: planes of H rows of W items
-            *("images", "H", "W", "stride_h", "stride_w"),
-            # channels are summed over, filters are the result's; both per group
-            *("groups", "channels", "channel_block", "taps", "results"),
-            # panels of F filters, panels_per_block of them packed at a time
-            *("F", "VL", "panels", "panels_per_block", "feed", "swap"),
-            # lowering: pieces of an image, each a band of rows, padded unless it is in place
-            *("pieces", "band", "lower", "first_row", "lowered_rows", "left", "pitch", "plane"),
-            # the result: items of a plane; what to do with sums
-            *("out_plane", "add"),
-            # phases follow each other in memory; the fields below are each one's own
-            *("phases", "P", "Q", "TH", "TW", "tiles_per_row", "tiles", "tiles_per_piece"),
-            *("tables", "out_offset", "out_row", "out_column"),
-            *("kernel", "kernel_tail", "kernel_last", "kernel_last_tail"),
-            # generated copies, the grid of workers, offsets in a worker's scratch
-            *("pad", "transpose", "turn", "touch"),
-            *("rectangles", "workers", "crews", "lowered_at", "bias_at"),
-        )
-    ]
-)
+
+class BlockOfK(NamedTuple):
+    """Some channels of a group: what is summed at a time."""
+
+    group: int
+    channel: int
+    channels: int
+    mode: int  # what the microkernel does with the sums
+
+
+class Panels(NamedTuple):
+    """The panels of B of a block of n, and what their sums start from."""
+
+    at: int  #    address of the first
+    step: int  #  bytes from one filter to the next
+    sums: int  #  address of an item for each filter
+
+
+class Pixels(NamedTuple):
+    """Where a piece of A is read, and its part of C written."""
+
+    source: int  # address of what pixel (0, 0) of the image reads, were it there
+    target: int  # address of pixel (0, 0) of the first filter of the block
+    part: int  #    which part of its image the piece is
 
 
 @njit(cache=True, nogil=True)
-def pack_panel(job, group, first_channel, channels, panel, target, exact):
-    """Pack the filters of one panel as ``[channel, tap][filter]``.
+def pack_panel(job, group, channel, channels, panel, target, exact):
+    """Pack some channels of a panel of filters, ``[channel, tap][NR filters]``.
 
-    Unless it has to be `exact`, what follows the panel may be overwritten with the slack of its
-    last vector: then nobody else may be packing that.
+    What follows the panel may be overwritten with the slack of its last vector, unless it has to be
+    `exact`, because somebody else may be packing that.
     """
-    begin = panel * job.F
-    valid = min(job.F, job.results - begin)
-    item, taps, width = job.itemsize, job.taps, job.F
-    if job.feed == TURNED and taps == 1 and not (exact and width % job.VL):
-        at = ((group * job.channels + first_channel) * job.results + begin) * item
+    begin = panel * job.NR
+    valid = min(job.NR, job.K - begin)
+    item, taps = job.itemsize, job.taps
+    transposed = job.feed != PACKED_FROM_FORWARD  # filters come as [channel][filter][tap]
+    if transposed and taps == 1 and not (exact and job.NR % job.VL):
         call(
             job.pad,
-            (
-                job.filters + at, job.results, channels, valid, np.int64(0), channels,
-                np.int64(0), target, width,
+            Pad(
+                source=job.filters + ((group * job.C + channel) * job.K + begin) * item,
+                ld_source=job.K,
+                H=channels,
+                W=valid,
+                first=np.int64(0),
+                rows=channels,
+                left=np.int64(0),
+                target=target,
+                pitch=job.NR,
             ),
-        )  # fmt: skip
+        )
         return
     for lane in range(0, valid, job.VL):
-        lanes = min(job.VL, width - lane)
-        rows = min(job.VL, valid - lane)
-        if job.feed == FORWARD:
-            row = group * job.results + begin + lane
-            at = (row * job.channels + first_channel) * taps
+        lanes, rows = min(job.VL, job.NR - lane), min(job.VL, valid - lane)
+        if transposed:
+            row = (group * job.C + channel) * job.K + begin + lane
+            call(
+                job.transpose_taps,
+                TransposeTaps(
+                    source=job.filters + row * taps * item,
+                    ld_source=job.K * taps,
+                    rows=rows,
+                    channels=channels,
+                    target=target + lane * item,
+                    ld_target=taps * job.NR,
+                    width=job.NR,
+                    lanes=lanes,
+                ),
+            )
+        else:
+            row = (group * job.K + begin + lane) * job.C + channel
             call(
                 job.transpose,
-                (
-                    job.filters + at * item, job.channels * taps, rows, channels * taps,
-                    target + lane * item, width, lanes,
+                Transpose(
+                    source=job.filters + row * taps * item,
+                    ld_source=job.C * taps,
+                    rows=rows,
+                    columns=channels * taps,
+                    target=target + lane * item,
+                    ld_target=job.NR,
+                    lanes=lanes,
                 ),
-            )  # fmt: skip
-        else:
-            row = (group * job.channels + first_channel) * job.results + begin + lane
-            call(
-                job.turn,
-                (
-                    job.filters + row * taps * item, job.results * taps, rows, channels,
-                    target + lane * item, taps * width, width, lanes,
-                ),
-            )  # fmt: skip
-
-
-@njit(cache=True, nogil=True)
-def _lower(job, image, group, first_channel, channels, first_row, target):
-    """Copy a band of rows of some channels, zeros around it."""
-    item = job.itemsize
-    plane = image * job.source_step + (group * job.channels + first_channel) * job.H * job.W
-    for channel in range(channels):
-        call(
-            job.pad,
-            (
-                job.source + (plane + channel * job.H * job.W) * item, job.W, job.H, job.W,
-                first_row, job.lowered_rows, job.left, target + channel * job.plane * item,
-                job.pitch,
-            ),
-        )  # fmt: skip
-
-
-@njit(cache=True, nogil=True)
-def _ask_for(job, piece, group, first_channel, channels):
-    """Prefetch the rows of the piece that is lowered next: they arrive while this one runs."""
-    item = job.itemsize
-    image, band = piece // job.pieces, piece % job.pieces
-    row0 = max(0, band * job.band * job.stride_h + job.first_row)
-    row1 = min(job.H, band * job.band * job.stride_h + job.first_row + job.lowered_rows)
-    plane = image * job.source_step + (group * job.channels + first_channel) * job.H * job.W
-    at = job.source + (plane + row0 * job.W) * item
-    lines = (row1 - row0) * job.W * item // 64 + 1
-    call(job.touch, (at, channels, job.H * job.W * item, lines))
+            )
 
 
 @njit(cache=True, nogil=True)
@@ -134,134 +134,193 @@ def start_sums(target, room, source, count):
 
 
 @njit(cache=True, nogil=True)
-def _rectangle(jobs, worker, panel0, panel1, piece0, piece1):
-    """Convolve pieces with panels."""
+def _panels(job, worker, block, jc, n1):
+    """Return filters ``jc:n1`` of a block of k as panels: where they are, or packed now."""
+    item, k = job.itemsize, job.C * job.taps
+    scratch = job.scratch + worker * job.scratch_bytes
+    first = block.channel * job.taps
+    if job.feed == FILTERS_IN_PLACE:
+        step = k * item
+        at = job.filters + (group_row(job, block, jc) * k + first) * item
+    elif job.feed == PACKED:  # by the plan, all of k: a copy for every NUMA node
+        step = k * item
+        copy = carray(pointer(job.copies), (job.workers, 3), np.int64)[worker, 0]
+        at = job.filters + copy + (block.group * job.panels * job.NR + jc) * step
+        at += first * job.NR * item
+    else:
+        step = block.channels * job.taps * item
+        at = scratch
+        for jr in range(jc, n1, job.NR):
+            to = at + (jr - jc) * step
+            pack_panel(job, block.group, block.channel, block.channels, jr // job.NR, to, False)
+    sums = scratch + job.sums_at
+    count = min(n1, job.K) - jc
+    if not job.bias or block.channel > 0:
+        count = 0
+    start_sums(sums, (n1 - jc) * item, job.bias + group_row(job, block, jc) * item, count * item)
+    return Panels(at, step, sums)
+
+
+@njit(cache=True, nogil=True)
+def group_row(job, block, n):
+    """Return the number of a group's filter n among all filters."""
+    return block.group * job.K + n
+
+
+@njit(cache=True, nogil=True)
+def _band(job, block, piece):
+    """Return the address of a band's first channel, and its rows ``first .. first + count``."""
+    image, band = piece // job.pieces, piece % job.pieces
+    plane = image * job.ld_source + (block.group * job.C + block.channel) * job.H * job.W
+    return job.source + plane * job.itemsize, band * job.band * job.stride_h + job.first_row
+
+
+@njit(cache=True, nogil=True)
+def _lower(job, block, piece, target):
+    """Copy a band of rows of a block's channels, zeros around it."""
+    source, first = _band(job, block, piece)
+    for channel in range(block.channels):
+        call(
+            job.pad,
+            Pad(
+                source=source + channel * job.H * job.W * job.itemsize,
+                ld_source=job.W,
+                H=job.H,
+                W=job.W,
+                first=first,
+                rows=job.lowered_rows,
+                left=job.left,
+                target=target + channel * job.plane * job.itemsize,
+                pitch=job.pitch,
+            ),
+        )
+
+
+@njit(cache=True, nogil=True)
+def _prefetch(job, block, piece):
+    """Ask for the rows of the band that is lowered next: they arrive while this one runs."""
+    source, first = _band(job, block, piece)
+    row0, row1 = max(0, first), min(job.H, first + job.lowered_rows)
+    row_bytes = job.W * job.itemsize
+    lines = (row1 - row0) * row_bytes // 64 + 1
+    call(
+        job.prefetch, Prefetch(source + row0 * row_bytes, block.channels, job.H * row_bytes, lines)
+    )
+
+
+@njit(cache=True, nogil=True)
+def _pixels(job, block, jc, piece, lowered):
+    """Return where a piece is read, in place or in its lowered band, and written."""
+    item = job.itemsize
+    image, part = piece // job.pieces, piece % job.pieces
+    if job.lower:
+        source = lowered - part * job.band * job.stride_h * job.pitch * item
+    else:
+        plane = (block.group * job.C + block.channel) * job.plane
+        source = job.source + (image * job.ld_source + plane) * item
+    plane = group_row(job, block, jc) * job.out_plane
+    return Pixels(source, job.target + (image * job.ld_target + plane) * item, part)
+
+
+@njit(cache=True, nogil=True)
+def _tiles(job, phase, block, panels, pixels, jc, n1):
+    """Multiply the tiles of a piece, of one phase, with the panels of a block of n."""
+    item = job.itemsize
+    first = pixels.part * phase.tiles_per_piece
+    last = min(first + phase.tiles_per_piece, phase.tiles)
+    tables = carray(pointer(phase.tables), (last, 2), np.int64)
+    for ir in range(first, last):
+        table, taps = tables[ir // phase.tiles_per_row]
+        row = ir // phase.tiles_per_row * phase.TH
+        column = ir % phase.tiles_per_row * phase.TW
+        tail = row + phase.TH > phase.P or column + phase.TW > phase.Q
+        kernel, kernel_last = phase.kernel, phase.kernel_last
+        if tail:
+            kernel, kernel_last = phase.kernel_tail, phase.kernel_last_tail
+        a = pixels.source + (row * job.stride_h * job.pitch + column * job.stride_w) * item
+        c = phase.out_offset + row * phase.out_row + column * phase.out_column
+        c = pixels.target + c * item
+        for jr in range(jc, n1, job.NR):
+            b = panels.at + (jr - jc) * panels.step
+            call(
+                kernel if jr + job.NR < job.K else kernel_last,
+                Tile(
+                    k=block.channels * taps,
+                    vectors=a if job.swap else b,
+                    broadcasts=b if job.swap else a,
+                    table=table,
+                    out=c + (jr - jc) * job.out_plane * item,
+                    ld_out=job.out_plane,
+                    bias=panels.sums + (jr - jc) * item,
+                    valid=min(job.NR, job.K - jr),
+                    mode=block.mode,
+                ),
+            )
+
+
+@njit(cache=True, nogil=True)
+def _multiply(jobs, worker, panel0, panel1, piece0, piece1):
+    """Compute a part of C: some panels, counted over all groups, of some pieces."""
     job = carray(jobs, 1)[0]
     phases = carray(jobs, job.phases)
-    item = job.itemsize
-    scratch = job.scratch + worker * job.scratch_bytes
-    lowered = scratch + job.lowered_at
-    biases = scratch + job.bias_at
-    copy = carray(pointer(job.crews), (job.workers, 3), np.int64)[worker, 0]  # of its own node
-    in_scratch = np.int64(-1)
+    lowered = job.scratch + worker * job.scratch_bytes + job.lowered_at
+    in_scratch = NONE
     for group in range(panel0 // job.panels, (panel1 - 1) // job.panels + 1):
-        g0 = max(panel0 - group * job.panels, 0)
-        g1 = min(panel1 - group * job.panels, job.panels)
-        for channel in range(0, job.channels, job.channel_block):
-            channels = min(job.channel_block, job.channels - channel)
-            mode = np.int64(1) if channel > 0 or job.add else np.int64(0)
-            if job.relu and channel + channels == job.channels:
-                mode |= 2
-            for b0 in range(g0, g1, job.panels_per_block):
-                b1 = min(b0 + job.panels_per_block, g1)
-                # Where the panels are, how far apart, and what their sums start from.
-                if job.feed == IN_PLACE:
-                    row = group * job.results + b0 * job.F
-                    weights = job.filters + (row * job.channels + channel) * job.taps * item
-                    panel_bytes = job.F * job.channels * job.taps * item
-                elif job.feed == PACKED:
-                    panel_bytes = job.F * job.channels * job.taps * item
-                    weights = job.filters + copy + (group * job.panels + b0) * panel_bytes
-                else:
-                    panel_bytes = job.F * channels * job.taps * item
-                    weights = scratch
-                    for panel in range(b0, b1):
-                        to = scratch + (panel - b0) * panel_bytes
-                        pack_panel(job, group, channel, channels, panel, to, False)
-                begin = group * job.results + b0 * job.F
-                count = min((b1 - b0) * job.F, job.results - b0 * job.F)
-                if not job.bias or channel > 0:
-                    count = 0
-                room = (b1 - b0) * job.F * item
-                start_sums(biases, room, job.bias + begin * item, count * item)
-                for piece in range(piece0, piece1):
-                    image, band = piece // job.pieces, piece % job.pieces
-                    row0 = band * job.band
+        n0 = max(panel0 - group * job.panels, 0) * job.NR
+        n1 = min(panel1 - group * job.panels, job.panels) * job.NR
+        for pc in range(0, job.C, job.KC):
+            channels = min(job.KC, job.C - pc)
+            mode = ADD if pc > 0 or job.add else np.int64(0)
+            if job.relu and pc + channels == job.C:
+                mode |= RELU
+            block = BlockOfK(group, pc, channels, mode)
+            for jc in range(n0, n1, job.NC):
+                end = min(jc + job.NC, n1)
+                panels = _panels(job, worker, block, jc, end)
+                for ic in range(piece0, piece1):
                     if job.lower:
-                        wanted = (piece * job.groups + group) * job.channels + channel
+                        wanted = (ic * job.groups + group) * job.C + pc
                         if wanted != in_scratch:
-                            first = row0 * job.stride_h + job.first_row
-                            _lower(job, image, group, channel, channels, first, lowered)
+                            _lower(job, block, ic, lowered)
                             in_scratch = wanted
-                        if piece + 1 < piece1:
-                            _ask_for(job, piece + 1, group, channel, channels)
-                        source = lowered - row0 * job.stride_h * job.pitch * item
-                    else:
-                        plane = (group * job.channels + channel) * job.plane
-                        source = job.source + (image * job.source_step + plane) * item
-                    plane = (group * job.results + b0 * job.F) * job.out_plane
-                    out = job.target + (image * job.target_step + plane) * item
-                    for number in range(job.phases):
-                        phase = phases[number]
-                        tile0 = band * phase.tiles_per_piece
-                        tile1 = min(tile0 + phase.tiles_per_piece, phase.tiles)
-                        tables = carray(pointer(phase.tables), (tile1, 2), np.int64)
-                        for tile in range(tile0, tile1):
-                            table, steps = tables[tile // phase.tiles_per_row]
-                            row = tile // phase.tiles_per_row * phase.TH
-                            column = tile % phase.tiles_per_row * phase.TW
-                            tail = row + phase.TH > phase.P or column + phase.TW > phase.Q
-                            pixels = source + item * (
-                                row * job.stride_h * job.pitch + column * job.stride_w
-                            )
-                            to = out + item * (
-                                phase.out_offset + row * phase.out_row + column * phase.out_column
-                            )
-                            for panel in range(b0, b1):
-                                valid = min(job.F, job.results - panel * job.F)
-                                last = panel == job.panels - 1
-                                if tail:
-                                    kernel = phase.kernel_last_tail if last else phase.kernel_tail
-                                else:
-                                    kernel = phase.kernel_last if last else phase.kernel
-                                at = weights + (panel - b0) * panel_bytes
-                                if job.feed == PACKED:
-                                    at += channel * job.taps * job.F * item
-                                bias = biases + (panel - b0) * job.F * item
-                                result = to + (panel - b0) * job.F * job.out_plane * item
-                                if job.swap:
-                                    first, second = pixels, at
-                                else:
-                                    first, second = at, pixels
-                                call(
-                                    kernel,
-                                    (
-                                        channels * steps, first, second, table, result,
-                                        job.out_plane, bias, valid, mode,
-                                    ),
-                                )  # fmt: skip
+                        if ic + 1 < piece1:
+                            _prefetch(job, block, ic + 1)
+                    pixels = _pixels(job, block, jc, ic, lowered)
+                    for phase in range(job.phases):
+                        _tiles(job, phases[phase], block, panels, pixels, jc, end)
 
 
-def _convolve(jobs, worker):
-    """Do one worker's share: rectangles of panels x pieces."""
+def _macrokernel(jobs, worker):
+    """Compute one worker's parts of C."""
     job = carray(jobs, 1)[0]
-    numbers = carray(pointer(job.rectangles), job.workers + 1, np.int64)
+    numbers = carray(pointer(job.parts), job.workers + 1, np.int64)
     begin, end = numbers[worker], numbers[worker + 1]
-    numbers = carray(pointer(job.rectangles), end, np.int64)
+    numbers = carray(pointer(job.parts), end, np.int64)
     for at in range(begin, end, 4):
-        _rectangle(jobs, worker, numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3])
+        _multiply(jobs, worker, numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3])
 
 
 def _pack_all(jobs, worker):
     """Pack every panel once for each NUMA node: ``target`` is kept by a plan of constant filters.
 
-    Who works for a node is a crew: where its copy begins, the worker's number in it, their number.
+    Workers of a node share its copy: where that begins, the worker's number among them, and how
+    many they are.
     """
     job = carray(jobs, 1)[0]
-    panel_bytes = job.F * job.channels * job.taps * job.itemsize
-    copy, number, workers = carray(pointer(job.crews), (job.workers, 3), np.int64)[worker]
+    panel_bytes = job.NR * job.C * job.taps * job.itemsize
+    copy, number, workers = carray(pointer(job.copies), (job.workers, 3), np.int64)[worker]
     for panel in range(number, job.groups * job.panels, workers):
         target = job.target + copy + panel * panel_bytes
-        pack_panel(job, panel // job.panels, 0, job.channels, panel % job.panels, target, True)
+        pack_panel(job, panel // job.panels, 0, job.C, panel % job.panels, target, True)
 
 
 @lru_cache
-def convolve_address() -> int:
-    """Return the address of the loops of one core, ``(job, worker)``."""
-    return loops(_convolve, JOB, "forward and input gradient")
+def macrokernel_address() -> int:
+    """Return the address of ``macrokernel(job, worker)``."""
+    return loops(_macrokernel, FORWARD_JOB, "forward and input gradient")
 
 
 @lru_cache
 def pack_address() -> int:
     """Return the address of the packing of constant filters, ``(job, worker)``."""
-    return loops(_pack_all, JOB, "packing filters")
+    return loops(_pack_all, FORWARD_JOB, "packing filters")

@@ -1,202 +1,350 @@
-"""What one core does for a weight gradient: transpose dy, lower x, add up tiles over the pixels.
+"""The macro-kernel of the weight gradient: what one core does, loop by loop.
 
-A tile of the filter gradient has filters in its lanes and taps in its rows: at every pixel of the
-batch it takes a vector of the transposed dy and broadcasts the image from where the taps read it.
+dw = dy x', with taps of all channels in the rows of dw (m), filters in its columns (n), and the
+pixels of the batch summed over (k).  A task is a block of taps by a block of filters::
+
+    for pc in pieces of k                   KC of k: several images, or a band of rows of one;
+                                            dy is transposed into panels, x lowered, if padded
+        for jr in panels of the block       NR of n: filters in the lanes of vectors
+            for ir in tiles of the block    MR of m: taps, broadcast from where they read x
+
+Sums of a block stay in the core's cache, ``[tap][filter]``, and are transposed into dw at the end;
+or tiles go straight there, where each sum is complete at once.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numba import carray
 
 from lowerconv.codegen.compiled import njit
-from lowerconv.runtime.launch import OPERANDS, call, loops, pointer, share
+from lowerconv.codegen.signatures import Pad, Prefetch, Tile, Transpose
+from lowerconv.conv.macrokernel import ADD
+from lowerconv.runtime.launch import call, loops, pointer, share
+from lowerconv.runtime.records import Operands, record_dtype
 
-JOB = np.dtype(
-    [
-        (name, np.int64)
-        for name in (
-            # source is x, filters dy, target dw; partial sums of the splits are in the scratch
-            *OPERANDS,
-            *("scratch_bytes", "itemsize", "zeros", "partial_at"),
-            *("images", "groups", "channels", "results", "taps", "H", "W", "stride_h"),
-            # pieces: several images, or bands of rows of one; lowered rows of x
-            *("P", "Q", "together", "pieces", "band", "lower", "first_row", "lowered_rows"),
-            *("left", "pitch", "plane"),
-            # tasks: splits of the pieces, blocks of channels, blocks of panels
-            *("splits", "channel_block", "channel_blocks", "panels_per_block", "panel_blocks"),
-            *("F", "VL", "panels", "dw_items", "add"),
-            # dw: items from one group, panel, channel, and row of a tile to the next
-            *("group_step", "panel_step", "channel_step", "out_step", "by_rows"),
-            # tiles of a block of channels, and of the last block
-            *("tiles", "tile_count", "last_tiles", "last_tile_count", "straight"),
-            *("pad", "transpose", "touch", "workers", "lowered_at", "sums_at"),
-        )
-    ]
+
+@dataclass(frozen=True)
+class WeightProblem:
+    """The gradient: `source` is x, `filters` dy, `target` dw; C and K are those of a group."""
+
+    images: int
+    groups: int
+    C: int
+    K: int
+    taps: int
+    H: int
+    W: int
+    P: int
+    Q: int
+    stride_h: int
+    itemsize: int
+    dw_items: int
+
+
+@dataclass(frozen=True)
+class WeightBlocks:
+    """How m, n and k are cut, and the tasks that makes."""
+
+    NR: int  #              filters of a panel
+    NC: int  #              filters of a task, a multiple of NR
+    VL: int
+    panel_blocks: int
+    channel_block: int
+    channel_blocks: int
+    splits: int  #          partial sums over the pixels
+    together: int  #        images of a piece
+    pieces: int  #          of an image, or of the batch where images are together
+    band: int  #            rows of pixels of a piece
+
+
+@dataclass(frozen=True)
+class WeightLowering:
+    """How the rows of x that a piece reads lie in memory: in place, or padded."""
+
+    lower: int
+    first_row: int
+    lowered_rows: int
+    left: int
+    pitch: int
+    plane: int
+
+
+@dataclass(frozen=True)
+class WeightResult:
+    """Where sums go: items of dw from one thing to the next."""
+
+    group_step: int
+    filter_step: int
+    channel_step: int
+    ld_out: int  #       of a tile
+    by_rows: int  #      whether rows of a tile are rows of dw, else its lanes are
+    straight: int  #     whether tiles go straight to dw
+    tiles: int  #        address of the tiles of a block of channels
+    tile_count: int
+    last_tiles: int  #   likewise, of the last block
+    last_tile_count: int
+
+
+@dataclass(frozen=True)
+class WeightWorkers:
+    """Emitted functions, and where each worker's parts of the scratch begin, in bytes."""
+
+    pad: int
+    transpose: int
+    prefetch: int
+    zeros: int  #      address
+    workers: int
+    scratch_bytes: int
+    lowered_at: int
+    sums_at: int
+    partial_at: int  # of the partial sums, after all workers' scratch
+
+
+WEIGHT_JOB = record_dtype(
+    Operands, WeightProblem, WeightBlocks, WeightLowering, WeightResult, WeightWorkers
 )
-TILE = np.dtype(
-    [
-        (name, np.int64)
-        for name in ("source", "target", "rows", "kernel", "kernel_last", "table", "table_short")
-    ]
-)
+
+
+@dataclass(frozen=True)
+class TapTile:
+    """A tile of taps; addresses of its microkernels and of tables of the pixels it sums over."""
+
+    source: int  #       items, from where the block begins in x, to its first tap
+    target: int  #       items, likewise in dw, or among the sums in taps
+    rows: int
+    kernel: int
+    kernel_last: int  #  of the last panel
+    table: int
+    table_short: int  #  of the last piece, which may be shorter
+
+
+TAP_TILE = record_dtype(TapTile)
+
+
+class Task(NamedTuple):
+    """A block of channels by a block of filters, of a group; a split of its sum."""
+
+    split: int
+    group: int
+    channel: int
+    channels: int
+    n0: int  # filters from and to
+    n1: int
+
+
+class Piece(NamedTuple):
+    """Images from and to, first row of dy."""
+
+    image0: int
+    image1: int
+    row: int
 
 
 @njit(cache=True, nogil=True)
-def _place(job, piece):
-    """Return (first image, end of images, first row of dy) of a piece."""
+def _task(job, number):
+    """Return a task by its number."""
+    block = number % job.panel_blocks
+    channel = number // job.panel_blocks % job.channel_blocks * job.channel_block
+    group = number // (job.panel_blocks * job.channel_blocks) % job.groups
+    split = number // (job.panel_blocks * job.channel_blocks * job.groups)
+    n0 = block * job.NC
+    channels = min(job.channel_block, job.C - channel)
+    n1 = min(n0 + job.NC, -(-job.K // job.NR) * job.NR)
+    return Task(split, group, channel, channels, n0, n1)
+
+
+@njit(cache=True, nogil=True)
+def _piece(job, number):
+    """Return a piece by its number."""
     if job.together > 1:
-        image = piece * job.together
-        return image, min(image + job.together, job.images), np.int64(0)
-    image = piece // job.pieces
-    return image, image + 1, piece % job.pieces * job.band
+        image = number * job.together
+        return Piece(image, min(image + job.together, job.images), np.int64(0))
+    image = number // job.pieces
+    return Piece(image, image + 1, number % job.pieces * job.band)
 
 
 @njit(cache=True, nogil=True)
-def _gather(job, piece, group, first, last, target):
-    """Transpose the rows of dy of a piece into panels ``[image, pixel][filter]``."""
+def _pack_dy(job, piece, task, target):
+    """Transpose the rows of dy of a piece into panels ``[image, pixel][NR filters]``."""
     item = job.itemsize
-    image0, image1, row = _place(job, piece)
-    pixels = min(job.band, job.P - row) * job.Q
-    panel_items = job.F * job.together * job.band * job.Q
-    for panel in range(first, last):
-        filters = min(job.F, job.results - panel * job.F)
-        for image in range(image0, image1):
-            at = target + (panel - first) * panel_items * item
-            at += (image - image0) * job.band * job.Q * job.F * item
+    pixels = min(job.band, job.P - piece.row) * job.Q
+    image_items = job.NR * job.band * job.Q
+    for jr in range(task.n0, task.n1, job.NR):
+        filters = min(job.NR, job.K - jr)
+        for image in range(piece.image0, piece.image1):
+            at = target + (jr - task.n0) // job.NR * image_items * job.together * item
+            at += (image - piece.image0) * image_items * item
             for lane in range(0, filters, job.VL):
-                filter_ = group * job.results + panel * job.F + lane
-                source = image * job.filters_step + (filter_ * job.P + row) * job.Q
+                row = (task.group * job.K + jr + lane) * job.P + piece.row
                 call(
                     job.transpose,
-                    (
-                        job.filters + source * item, job.P * job.Q, min(job.VL, filters - lane),
-                        pixels, at + lane * item, job.F, min(job.VL, job.F - lane),
+                    Transpose(
+                        source=job.filters + (image * job.ld_filters + row * job.Q) * item,
+                        ld_source=job.P * job.Q,
+                        rows=min(job.VL, filters - lane),
+                        columns=pixels,
+                        target=at + lane * item,
+                        ld_target=job.NR,
+                        lanes=min(job.VL, job.NR - lane),
                     ),
-                )  # fmt: skip
+                )
 
 
 @njit(cache=True, nogil=True)
-def _lower(job, piece, group, channel, channels, target):
+def _lower(job, piece, task, target):
     """Copy the rows of x that a piece reads, zeros around them: ``[image][channel][row]``."""
-    item = job.itemsize
-    size = job.H * job.W
-    image0, image1, row = _place(job, piece)
-    for image in range(image0, image1):
-        plane = image * job.source_step + (group * job.channels + channel) * size
-        to = target + (image - image0) * job.channel_block * job.plane * item
-        for number in range(channels):
+    item, size = job.itemsize, job.H * job.W
+    for image in range(piece.image0, piece.image1):
+        plane = image * job.ld_source + (task.group * job.C + task.channel) * size
+        to = target + (image - piece.image0) * job.channel_block * job.plane * item
+        for channel in range(task.channels):
             call(
                 job.pad,
-                (
-                    job.source + (plane + number * size) * item, job.W, job.H, job.W,
-                    row * job.stride_h + job.first_row, job.lowered_rows, job.left,
-                    to + number * job.plane * item, job.pitch,
+                Pad(
+                    source=job.source + (plane + channel * size) * item,
+                    ld_source=job.W,
+                    H=job.H,
+                    W=job.W,
+                    first=piece.row * job.stride_h + job.first_row,
+                    rows=job.lowered_rows,
+                    left=job.left,
+                    target=to + channel * job.plane * item,
+                    pitch=job.pitch,
                 ),
-            )  # fmt: skip
+            )
 
 
 @njit(cache=True, nogil=True)
-def _ask_for(job, piece, group, channel, channels, panel0, panel1):
-    """Prefetch what the next piece begins with: rows of dy, and of x if they are lowered."""
-    item = job.itemsize
-    size = job.H * job.W
-    image0, image1, row = _place(job, piece)
-    first = panel0 * job.F
-    filters = min(panel1 * job.F, job.results) - first
-    lines = min(job.band, job.P - row) * job.Q * item // 64 + 1
-    for image in range(image0, image1):
-        plane = image * job.filters_step + ((group * job.results + first) * job.P + row) * job.Q
-        call(job.touch, (job.filters + plane * item, filters, job.P * job.Q * item, lines))
+def _prefetch(job, piece, task):
+    """Ask for what the next piece begins with: rows of dy, and of x if they are lowered."""
+    item, size = job.itemsize, job.H * job.W
+    filters = min(task.n1, job.K) - task.n0
+    lines = min(job.band, job.P - piece.row) * job.Q * item // 64 + 1
+    for image in range(piece.image0, piece.image1):
+        row = (task.group * job.K + task.n0) * job.P + piece.row
+        at = job.filters + (image * job.ld_filters + row * job.Q) * item
+        call(job.prefetch, Prefetch(at, filters, job.P * job.Q * item, lines))
     if not job.lower:
         return
-    row0 = max(0, row * job.stride_h + job.first_row)
-    row1 = min(job.H, row * job.stride_h + job.first_row + job.lowered_rows)
+    first = piece.row * job.stride_h + job.first_row
+    row0, row1 = max(0, first), min(job.H, first + job.lowered_rows)
     lines = (row1 - row0) * job.W * item // 64 + 1
-    for image in range(image0, image1):
-        plane = image * job.source_step + (group * job.channels + channel) * size + row0 * job.W
-        call(job.touch, (job.source + plane * item, channels, size * item, lines))
+    for image in range(piece.image0, piece.image1):
+        plane = image * job.ld_source + (task.group * job.C + task.channel) * size
+        at = job.source + (plane + row0 * job.W) * item
+        call(job.prefetch, Prefetch(at, task.channels, size * item, lines))
 
 
-def _correlate(jobs, worker):
-    """Do one worker's tasks: (split, group, block of channels, block of panels)."""
-    job = carray(jobs, 1)[0]
+class Target(NamedTuple):
+    """Where a task's tiles go: its part of dw, and its sums in the scratch."""
+
+    dw: int
+    sums: int
+    panel_sums: int  # bytes from the sums of one panel to those of the next
+
+
+@njit(cache=True, nogil=True)
+def _tiles(job, task, piece, panels, source, to, first):
+    """Sum the pixels of a piece into all tiles of a task; those of the first piece begin sums."""
     item = job.itemsize
-    scratch = job.scratch + worker * job.scratch_bytes
-    lowered, sums = scratch + job.lowered_at, scratch + job.sums_at
-    tasks = job.splits * job.groups * job.channel_blocks * job.panel_blocks
-    task0, task1 = share(tasks, worker, job.workers)
-    panel_items = job.F * job.together * job.band * job.Q
-    for task in range(task0, task1):
-        block = task % job.panel_blocks
-        channel = task // job.panel_blocks % job.channel_blocks * job.channel_block
-        group = task // (job.panel_blocks * job.channel_blocks) % job.groups
-        split = task // (job.panel_blocks * job.channel_blocks * job.groups)
-        panel0 = block * job.panels_per_block
-        panel1 = min(panel0 + job.panels_per_block, job.panels)
-        channels = min(job.channel_block, job.channels - channel)
-        last_block = channel + job.channel_block > job.channels
-        count = job.last_tile_count if last_block else job.tile_count
-        address = job.last_tiles if last_block else job.tiles
-        tiles = carray(pointer(address), count, TILE)
-        # The gradient of this task, in the array that it goes to.
-        place = split * job.dw_items + group * job.group_step
-        place += panel0 * job.panel_step + channel * job.channel_step
-        dw = (job.target if job.splits == 1 else job.scratch + job.partial_at) + place * item
-        panel_sums = channels * job.taps * job.F * item
-        pieces = job.pieces * job.images if job.together == 1 else job.pieces
-        piece0, piece1 = share(pieces, split, job.splits)
-        for piece in range(piece0, piece1):
-            image0, image1, row = _place(job, piece)
-            _gather(job, piece, group, panel0, panel1, scratch)
-            if job.lower:
-                _lower(job, piece, group, channel, channels, lowered)
-                source = lowered
+    last_block = task.channel + job.channel_block > job.C
+    count = job.last_tile_count if last_block else job.tile_count
+    tiles = carray(pointer(job.last_tiles if last_block else job.tiles), count, TAP_TILE)
+    # The last piece may have fewer images, or the last band of an image fewer rows.
+    short = piece.image1 - piece.image0 < job.together or piece.row + job.band > job.P
+    mode = np.int64(0) if first else ADD
+    panel_items = job.NR * job.together * job.band * job.Q
+    for jr in range(task.n0, task.n1, job.NR):
+        panel = (jr - task.n0) // job.NR
+        valid = min(job.NR, job.K - jr)
+        for ir in range(count):
+            tile = tiles[ir]
+            table = tile.table_short if short else tile.table
+            if job.straight:
+                out = to.dw + ((jr - task.n0) * job.filter_step + tile.target) * item
+                ld_out, rows = job.ld_out, tile.rows if job.by_rows else valid
             else:
-                plane = image0 * job.source_step + (group * job.channels + channel) * job.plane
-                source = job.source + (plane + row * job.stride_h * job.pitch) * item
-            if piece + 1 < piece1:
-                _ask_for(job, piece + 1, group, channel, channels, panel0, panel1)
-            # The last piece may have fewer images, or the last band of an image fewer rows.
-            short = image1 - image0 < job.together or row + job.band > job.P
-            mode = np.int64(1) if piece > piece0 or (job.straight and job.add) else np.int64(0)
-            for panel in range(panel0, panel1):
-                last = panel == job.panels - 1
-                vectors = scratch + (panel - panel0) * panel_items * item
-                valid = min(job.F, job.results - panel * job.F)
-                for number in range(count):
-                    tile = tiles[number]
-                    table = tile.table_short if short else tile.table
-                    steps = carray(pointer(table), 1, np.int64)[0]
-                    kernel = tile.kernel_last if last else tile.kernel
-                    if job.straight:
-                        out = dw + ((panel - panel0) * job.panel_step + tile.target) * item
-                        out_step, rows = job.out_step, tile.rows if job.by_rows else valid
-                    else:
-                        out = sums + (panel - panel0) * panel_sums + tile.target * job.F * item
-                        out_step, rows = job.F, tile.rows
-                    call(
-                        kernel,
-                        (
-                            steps, vectors, source + tile.source * item, table + 8, out, out_step,
-                            job.zeros, rows, mode,
-                        ),
-                    )  # fmt: skip
-        if not job.straight:
-            for panel in range(panel0, panel1):
-                filters = min(job.F, job.results - panel * job.F)
-                for i in range(0, channels * job.taps, job.VL):
-                    rows = min(job.VL, channels * job.taps - i)
-                    call(
-                        job.transpose,
-                        (
-                            sums + (panel - panel0) * panel_sums + i * job.F * item, job.F, rows,
-                            filters, dw + ((panel - panel0) * job.panel_step + i) * item,
-                            job.out_step, rows,
-                        ),
-                    )  # fmt: skip
+                out = to.sums + panel * to.panel_sums + tile.target * job.NR * item
+                ld_out, rows = job.NR, tile.rows
+            call(
+                tile.kernel if jr + job.NR < job.K else tile.kernel_last,
+                Tile(
+                    k=carray(pointer(table), 1, np.int64)[0],
+                    vectors=panels + panel * panel_items * item,
+                    broadcasts=source + tile.source * item,
+                    table=table + 8,
+                    out=out,
+                    ld_out=ld_out,
+                    bias=job.zeros,
+                    valid=rows,
+                    mode=mode,
+                ),
+            )
+
+
+@njit(cache=True, nogil=True)
+def _store(job, task, to):
+    """Transpose the sums of a task into dw."""
+    item = job.itemsize
+    for jr in range(task.n0, task.n1, job.NR):
+        sums = to.sums + (jr - task.n0) // job.NR * to.panel_sums
+        for tap in range(0, task.channels * job.taps, job.VL):
+            rows = min(job.VL, task.channels * job.taps - tap)
+            call(
+                job.transpose,
+                Transpose(
+                    source=sums + tap * job.NR * item,
+                    ld_source=job.NR,
+                    rows=rows,
+                    columns=min(job.NR, job.K - jr),
+                    target=to.dw + ((jr - task.n0) * job.filter_step + tap) * item,
+                    ld_target=job.ld_out,
+                    lanes=rows,
+                ),
+            )
+
+
+@njit(cache=True, nogil=True)
+def _multiply(job, worker, task):
+    """Compute one task: a block of dw, or one of its partial sums."""
+    item = job.itemsize
+    panels = job.scratch + worker * job.scratch_bytes
+    lowered = panels + job.lowered_at
+    place = task.split * job.dw_items + task.group * job.group_step
+    place += task.n0 * job.filter_step + task.channel * job.channel_step
+    dw = job.target if job.splits == 1 else job.scratch + job.partial_at
+    sums = task.channels * job.taps * job.NR * item
+    to = Target(dw + place * item, panels + job.sums_at, sums)
+    pieces = job.pieces * job.images if job.together == 1 else job.pieces
+    first, end = share(pieces, task.split, job.splits)
+    for pc in range(first, end):
+        piece = _piece(job, pc)
+        _pack_dy(job, piece, task, panels)
+        if job.lower:
+            _lower(job, piece, task, lowered)
+            source = lowered
+        else:
+            plane = piece.image0 * job.ld_source + (task.group * job.C + task.channel) * job.plane
+            source = job.source + (plane + piece.row * job.stride_h * job.pitch) * item
+        if pc + 1 < end:
+            _prefetch(job, _piece(job, pc + 1), task)
+        _tiles(job, task, piece, panels, source, to, pc == first)
+    if not job.straight:
+        _store(job, task, to)
+
+
+def _macrokernel(jobs, worker):
+    """Compute one worker's tasks."""
+    job = carray(jobs, 1)[0]
+    tasks = job.splits * job.groups * job.channel_blocks * job.panel_blocks
+    first, end = share(tasks, worker, job.workers)
+    for number in range(first, end):
+        _multiply(job, worker, _task(job, number))
 
 
 def _add_splits(jobs, worker):
@@ -230,12 +378,12 @@ def _add_up(total, partial, i0, i1):
 
 
 @lru_cache
-def correlate_address() -> int:
-    """Return the address of the loops of one core, ``(job, worker)``."""
-    return loops(_correlate, JOB, "the weight gradient")
+def weights_address() -> int:
+    """Return the address of ``macrokernel(job, worker)`` for weight gradients."""
+    return loops(_macrokernel, WEIGHT_JOB, "the weight gradient")
 
 
 @lru_cache
 def add_splits_address() -> int:
     """Return the address of the addition of partial sums into dw."""
-    return loops(_add_splits, JOB, "adding up partial sums")
+    return loops(_add_splits, WEIGHT_JOB, "adding up partial sums")

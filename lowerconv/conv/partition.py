@@ -1,4 +1,4 @@
-"""How panels and pieces are shared out: rectangles of (panel, piece) for every worker."""
+"""How panels and pieces are shared out: parts of (panel, piece) for every worker."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from math import ceil
 
-LAUNCH = 10e3  # to hand a job to threads, in multiply-adds of one vector: a microsecond or two
-ELSEWHERE = 1.25  # time of a pass whose images lie on another NUMA node, by that on its own
-Rectangle = tuple[int, int, int, int]  # panels from and to, pieces from and to
+from lowerconv.conv import costs
+
+Part = tuple[int, int, int, int]  # panels from and to, pieces from and to
 
 
 def share(count: int, worker: int, workers: int) -> tuple[int, int]:
@@ -16,8 +16,8 @@ def share(count: int, worker: int, workers: int) -> tuple[int, int]:
     return count * worker // workers, count * (worker + 1) // workers
 
 
-def grid(panels: int, pieces: int, across: int, along: int) -> list[list[Rectangle]]:
-    """Return one rectangle for each of across x along workers."""
+def grid(panels: int, pieces: int, across: int, along: int) -> list[list[Part]]:
+    """Return one part for each of across x along workers."""
     return [
         [(*share(panels, i, across), *share(pieces, j, along))]
         for i in range(across)
@@ -25,8 +25,8 @@ def grid(panels: int, pieces: int, across: int, along: int) -> list[list[Rectang
     ]
 
 
-def ribbon(panels: int, pieces: int, workers: int) -> list[list[Rectangle]]:
-    """Return equal lengths of the ribbon of all pieces of panel 0, then of panel 1, and so on."""
+def strips(panels: int, pieces: int, workers: int) -> list[list[Part]]:
+    """Return equal numbers of (panel, piece), in the order of the panels, then of the pieces."""
     result = []
     for worker in range(workers):
         begin, end = share(panels * pieces, worker, workers)
@@ -45,7 +45,7 @@ def ribbon(panels: int, pieces: int, workers: int) -> list[list[Rectangle]]:
     return result
 
 
-def partitions(panels: int, pieces: int, threads: int) -> Iterator[list[list[Rectangle]]]:
+def partitions(panels: int, pieces: int, threads: int) -> Iterator[list[list[Part]]]:
     """Yield the ways to share out panels and pieces."""
     if threads > 1:
         yield grid(panels, pieces, 1, 1)
@@ -55,15 +55,15 @@ def partitions(panels: int, pieces: int, threads: int) -> Iterator[list[list[Rec
         if threads <= 32 or across * along > 0.8 * min(threads, panels * pieces):
             yield grid(panels, pieces, across, along)
     if threads > 1:
-        yield ribbon(panels, pieces, min(threads, panels * pieces))
+        yield strips(panels, pieces, min(threads, panels * pieces))
 
 
 def busiest(
-    partition: list[list[Rectangle]], at_once: int, tile: float, pack: float, lower: float
+    partition: list[list[Part]], at_once: int, tile: float, pack: float, lower: float
 ) -> float:
     """Return the time of the worker that has most to do.
 
-    A rectangle takes the time of its tiles, packs its panels, and lowers its pieces for every
+    A part takes the time of its tiles, packs its panels, and lowers its pieces for every
     `at_once` panels.
     """
     return max(
@@ -71,9 +71,9 @@ def busiest(
             (p1 - p0) * (q1 - q0) * tile
             + (p1 - p0) * pack
             + (q1 - q0) * ceil((p1 - p0) / at_once) * lower
-            for p0, p1, q0, q1 in rectangles
+            for p0, p1, q0, q1 in parts
         )
-        for rectangles in partition
+        for parts in partition
     )
 
 
@@ -81,24 +81,24 @@ def by_node(
     panels: int,
     pieces: int,
     nodes: Sequence[int],
-    cost: Callable[[list[list[Rectangle]]], float],
-) -> list[list[Rectangle]]:
+    cost: Callable[[list[list[Part]]], float],
+) -> list[list[Part]]:
     """Return the partition that keeps a piece on one NUMA node, which has its share of them all.
 
     `nodes` tells that of each worker.  What `cost` tells of the workers of one node decides how
     they share its pieces.
     """
-    result: list[list[Rectangle]] = [[] for _ in nodes]
+    result: list[list[Part]] = [[] for _ in nodes]
     begin = 0
     for node in dict.fromkeys(nodes):
-        crew = [worker for worker, other in enumerate(nodes) if other == node]
+        members = [worker for worker, other in enumerate(nodes) if other == node]
         first, _ = share(pieces, begin, len(nodes))
-        begin += len(crew)
+        begin += len(members)
         last, _ = share(pieces, begin, len(nodes))
         if last > first:
-            mine = min(partitions(panels, last - first, len(crew)), key=cost)
-            for worker, rectangles in zip(crew, mine, strict=False):
-                result[worker] = [(p0, p1, first + q0, first + q1) for p0, p1, q0, q1 in rectangles]
+            mine = min(partitions(panels, last - first, len(members)), key=cost)
+            for worker, parts in zip(members, mine, strict=False):
+                result[worker] = [(p0, p1, first + q0, first + q1) for p0, p1, q0, q1 in parts]
     return result
 
 
@@ -108,20 +108,20 @@ def best(
     at_once: int,
     pack: float,
     options: list[tuple[int, float, float]],
-) -> tuple[int, list[list[Rectangle]]]:
+) -> tuple[int, list[list[Part]]]:
     """Return which option, and which partition, ends first, the start of threads counted.
 
     Options are numbers of pieces with the times of a piece: of its tiles, and of its lowering.
     `nodes` has the NUMA node of each thread: where there are several, images stay on theirs if that
-    costs no more than `ELSEWHERE`.
+    costs no more than `costs.ELSEWHERE`.
     """
 
-    def busy(number: int, partition: list[list[Rectangle]]) -> float:
+    def busy(number: int, partition: list[list[Part]]) -> float:
         _, tile, lower = options[number]
         return busiest(partition, at_once, tile, pack, lower)
 
-    def time(choice: tuple[int, list[list[Rectangle]]]) -> float:
-        return busy(*choice) + (LAUNCH if len(choice[1]) > 1 else 0.0)
+    def time(choice: tuple[int, list[list[Part]]]) -> float:
+        return busy(*choice) + (costs.LAUNCH if len(choice[1]) > 1 else 0.0)
 
     choices = [
         (number, partition)
@@ -135,6 +135,6 @@ def best(
             for number, (pieces, _, _) in enumerate(options)
         ]
         least = min(local, key=time)
-        if time(least) <= ELSEWHERE * time(found):
+        if time(least) <= costs.ELSEWHERE * time(found):
             return least
     return found

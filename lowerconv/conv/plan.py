@@ -8,14 +8,11 @@ from typing import Any, cast
 import numpy as np
 
 from lowerconv.checks import Pair, plain_array
-from lowerconv.conv.algorithms import PIPELINES, Pipeline, choose
+from lowerconv.conv.algorithms import ALGORITHMS, choose, make_executable
 from lowerconv.conv.arrays import are_slices, contiguous, overlap
-from lowerconv.conv.blas.epilogue import Epilogue
-from lowerconv.conv.fused import Fused
+from lowerconv.conv.executable import Options
 from lowerconv.conv.problem import OPS, ConvProblem, Op, conv_problem
 from lowerconv.conv.tune import Candidate, measure, recalled
-from lowerconv.conv.winograd import Winograd, check, takes
-from lowerconv.runtime.team import Handle
 from lowerconv.runtime.threads import Turns, get_num_threads, parallel_region
 from lowerconv.runtime.workspace import check_bytes, workspace
 
@@ -38,7 +35,9 @@ def algorithms(problem: ConvProblem | None = None) -> tuple[str, ...]:
         As of ``plan.problem``: only those that take it.  Default: all of them.
     """
     return tuple(
-        name for name in PIPELINES if name != "winograd" or problem is None or takes(problem)
+        name
+        for name, algorithm in ALGORITHMS.items()
+        if problem is None or algorithm.takes(problem)
     )
 
 
@@ -92,8 +91,8 @@ class ConvPlan:
     ) -> None:
         if op not in OPS:
             raise ValueError(f"op: got {op!r}, expected one of {', '.join(map(repr, OPS))}")
-        if algorithm not in ("auto", *PIPELINES):
-            known = ", ".join(map(repr, ("auto", *PIPELINES)))
+        if algorithm not in ("auto", *ALGORITHMS):
+            known = ", ".join(map(repr, ("auto", *ALGORITHMS)))
             raise ValueError(f"algorithm: got {algorithm!r}, expected one of {known}")
         if activation not in (None, "relu"):
             raise ValueError(f"activation: got {activation!r}, expected None or 'relu'")
@@ -141,13 +140,9 @@ class ConvPlan:
         self.reason = "asked for"
         if algorithm == "auto":
             candidate, self.reason = self._choose(tune, constant_weights)
-        if algorithm == "winograd":
-            check(problem)
         self.algorithm, self.choice = candidate.algorithm, str(candidate)
-        self.workspace_bytes = 0
         self._constant, self._variant = constant_weights, candidate.variant
-        if problem.N:
-            self._lay_out(self.threads)
+        self._make_ready(self.threads)
         self._no_bias = np.empty(0, problem.dtype)
         self._count = 3 if self.bias else 2
         self._images = (0, 1) if op == "weight_grad" else (0, 2)  # where operands, out are images
@@ -171,11 +166,9 @@ class ConvPlan:
             raise ValueError("op: got 'weight_grad', which has no filters to hold")
         self._check("w", w, self.problem.w_shape)
         given = kept = contiguous(w, "w")
-        if self.problem.N:
-            pipeline = self._pipeline
-            with parallel_region(pipeline.threads, pipeline.pairs) as team:
-                scratch = workspace(pipeline.workspace_items, self.problem.dtype)
-                kept = pipeline.hold(team, given, scratch)
+        run = self.executable
+        with parallel_region(run.threads, run.pairs) as team:
+            kept = run.hold(team, given, workspace(run.workspace_items, self.problem.dtype))
         self._held = np.array(w, order="C", subok=False) if kept is given else kept
         self._operand_names = self._operand_names[:1] + self._operand_names[2:]
         self._operand_shapes = self._operand_shapes[:1] + self._operand_shapes[2:]
@@ -197,17 +190,20 @@ class ConvPlan:
         arguments = (x_shape, p.w_shape, p.stride, p.padding, p.dilation, p.groups)
         return _plan_anew, (arguments, options, self.reason, self.tuning)
 
-    def _lay_out(self, threads: int) -> None:
+    def _make_ready(self, threads: int) -> None:
         """Divide the work among so many threads; no result depends on how many there are."""
-        options: dict[str, Any] = {"variant": self._variant} if self._variant else {}
-        pipeline: Pipeline = PIPELINES[self.algorithm](
-            self.problem, self.op, threads, self._constant, **options
+        options = Options(
+            threads=threads,
+            constant=self._constant,
+            relu=self.activation == "relu",
+            add=self.accumulate,
+            variant=self._variant,
         )
-        pipeline.accumulate(self.accumulate)
-        workspace_bytes = pipeline.workspace_items * self.problem.dtype.itemsize
+        executable = make_executable(self.algorithm, self.problem, self.op, options)
+        workspace_bytes = executable.workspace_items * self.problem.dtype.itemsize
         check_bytes(workspace_bytes, f"workspace of algorithm {self.algorithm!r}")
         self.threads, self.workspace_bytes = threads, workspace_bytes
-        self._pipeline = pipeline
+        self.executable = executable
 
     def _choose(self, tune: bool, constant: bool) -> tuple[Candidate, str]:
         """Return what "auto" stands for, and why: as remembered, as measured now, or as priced."""
@@ -218,8 +214,8 @@ class ConvPlan:
         if candidate:
             return candidate, "the fastest when it was measured"
         if not tune:
-            name, reason = choose(problem, self.op, constant)
-            return Candidate(name), reason
+            algorithm = choose(problem, self.op, constant)
+            return Candidate(algorithm.name), algorithm.reason
 
         def build(candidate: Candidate) -> ConvPlan:
             return ConvPlan(
@@ -285,29 +281,24 @@ class ConvPlan:
             if not plain and not (i in self._images and self._takes(array)):
                 return False
         if out is None:
-            return self.problem.N > 0
+            return True
         if type(out) is not np.ndarray or out.shape != self.result_shape or out.dtype != dtype:
             return False
         flags = out.flags
         plain = flags.c_contiguous and flags.aligned and flags.writeable
         if not plain and not (2 in self._images and self._takes(out)):
             return False
-        return self.problem.N > 0 and not any(
-            np.may_share_memory(out, operand) for operand in operands
-        )
+        return not any(np.may_share_memory(out, operand) for operand in operands)
 
     def _takes(self, images: np.ndarray) -> bool:
         """Return whether the algorithm can read images that are some channels of larger ones."""
-        return bool(self.problem.N) and self._pipeline.slices and are_slices(images)
+        return self.executable.slices and are_slices(images)
 
     def _run(self, operands: tuple[np.ndarray, ...], result: np.ndarray) -> None:
-        """Run on arrays that are contiguous, or whose images are if the algorithm `slices`."""
+        """Run on arrays that are contiguous, or whose images are if the executable `slices`."""
         if self._held is not None:
             operands = (operands[0], self._held, *operands[1:])
-        first, second = operands[:2]
-        target = result
-        if self.accumulate and not self._pipeline.adds:
-            result = np.empty_like(target)
+        first, second, *bias = operands
         if self._single:  # filters are what they are, and may be packed
             first, second, result = (
                 array if name[-1] == "w" else array.reshape(shape)
@@ -315,33 +306,12 @@ class ConvPlan:
                     (first, second, result), self._names, self._full_shapes, strict=True
                 )
             )
-        with parallel_region(self._pipeline.threads, self._pipeline.pairs) as team:
-            if team.threads < self._pipeline.threads:  # the system has no more
-                self._lay_out(min(self.threads, team.threads))
-            self._compute(team, first, second, operands[2:], result)
-        if self.accumulate and not self._pipeline.adds:
-            target += result.reshape(target.shape)
-            if self.activation == "relu":
-                np.maximum(target, 0, out=target)
-
-    def _compute(
-        self,
-        team: Handle,
-        first: np.ndarray,
-        second: np.ndarray,
-        bias: tuple[np.ndarray, ...],
-        result: np.ndarray,
-    ) -> None:
-        pipeline = self._pipeline
-        scratch = workspace(pipeline.workspace_items, self.problem.dtype)
-        if self.op == "forward":
-            relu = self.activation == "relu" and (pipeline.adds or not self.accumulate)
-            epilogue = Epilogue(bias[0] if bias else self._no_bias, relu)
-            pipeline.forward(team, first, second, epilogue, result, scratch)
-        elif self.op == "input_grad":
-            pipeline.input_grad(team, first, second, result, scratch)
-        else:
-            pipeline.weight_grad(team, first, second, result, scratch)
+        with parallel_region(self.executable.threads, self.executable.pairs) as team:
+            if team.threads < self.executable.threads:  # the system has no more
+                self._make_ready(min(self.threads, team.threads))
+            run = self.executable
+            scratch = workspace(run.workspace_items, self.problem.dtype)
+            run.run(team, first, second, bias[0] if bias else self._no_bias, result, scratch)
 
     def _careful(self, operands: tuple[Any, ...], out: Any) -> np.ndarray:
         """Check everything, and run on copies of what kernels cannot take as it is."""
@@ -356,8 +326,6 @@ class ConvPlan:
         if out is not None:
             self._check_out(out, operands)
         dtype = self.problem.dtype
-        if self.problem.N == 0:
-            return self._empty_batch(out)
         plain = tuple(contiguous(array, name) for array, name in zip(operands, names, strict=True))
         if out is not None and out.flags.c_contiguous and out.flags.aligned:
             self._run(plain, np.asarray(out))
@@ -370,13 +338,6 @@ class ConvPlan:
             return result
         out[...] = result
         return out
-
-    def _empty_batch(self, out: np.ndarray | None) -> np.ndarray:
-        """Return the result of a batch without images: nothing, or a sum of nothing."""
-        result = np.zeros(self.result_shape, self.problem.dtype) if out is None else out
-        if not self.accumulate:
-            result[...] = 0
-        return result
 
     def _check(self, name: str, array: Any, shape: tuple[int, ...]) -> None:
         plain_array(array, name)
@@ -418,8 +379,7 @@ class ConvPlan:
             "threads": str(self.threads),
             "workspace": f"{self.workspace_bytes:,} bytes for all threads",
         }
-        if p.N:
-            lines |= self._pipeline.blocking
+        lines |= self.executable.explain()
         if self.bias or self.activation:
             lines["epilogue"] = ", ".join(
                 (["bias"] if self.bias else []) + ([self.activation] if self.activation else [])
@@ -435,12 +395,11 @@ class ConvPlan:
         ValueError
             The algorithm has none: its inner loops are BLAS's or numba's.
         """
-        pipeline = self._pipeline if self.problem.N else None
-        if not isinstance(pipeline, (Fused, Winograd)):
+        if not self.executable.kernels:
             raise ValueError(
                 f"assembly: got algorithm {self.algorithm!r}, expected 'fused' or 'winograd'"
             )
-        return pipeline.layout.kernels[0].assembly()
+        return self.executable.kernels[0].assembly()
 
     def __repr__(self) -> str:
         shapes = " ".join(map(str, self._shapes))

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lowerconv.codegen.isa import Isa
-from lowerconv.codegen.microkernel import rows_max, step_time
-from lowerconv.conv.blas.blocking import panel_bytes
+from lowerconv.codegen.isa import LINE, Isa
+from lowerconv.codegen.microkernel import rows_max
+from lowerconv.conv import costs
+from lowerconv.conv.caches import panel_bytes
+from lowerconv.conv.costs import step_time
 from lowerconv.conv.lowering import Convolution, Phase
 from lowerconv.conv.window import balanced
-from lowerconv.runtime.workspace import LINE
 
-# Prices in multiply-adds of one vector, beside the steps themselves.
-CALL = 120.0  #        to call a microkernel and begin its sums
-TRANSPOSED = 150.0  #  to transpose and store a square of VL x VL sums
-STORED = 4.0  #        to store a vector as it is
-PACKED = 1.0  #        to pack an item of the filters
-STREAMED = 0.25  #      to read a byte of packed filters from beyond L2
-UNALIGNED = 0.2  #     to load a vector that straddles two cache lines
 PAGE, CROWD = 2048, 8  # rows in place at such a distance, and so many, share sets of L1
 SPLIT_MAX = 4  #       columns that lowering sets apart: more would leave too little in a vector
-# To store to memory beyond the caches, where a result is larger than they are: for each row, and
-# for each of its lines.
-FAR_ROW, FAR_LINE = 20.0, 10.0
-FAR_SHARE = 16  # of a quarter of the L2 cache
+FAR_SHARE = 16  # of a quarter of the L2 cache: results beyond that leave the caches
 VECTORS = (1, 2, 3, 4, 6, 8)  # of pixels in a tile
 
 
@@ -41,25 +32,29 @@ class Tiling:
         pixels from the image and filters broadcast.
     in_place : bool
         Whether filters are read where the caller has them.
-    F : int
+    NR : int
         Filters of a panel.
     shapes : tuple of (TH, TW)
         Rows and columns of pixels of a tile, for each phase.
     cost : float
-        Estimated, in multiply-adds of one vector.
+        Estimated; see `conv.costs`.
     """
 
     feed: str
     in_place: bool
-    F: int
+    NR: int
     shapes: tuple[tuple[int, int], ...]
     cost: float
+
+    def with_shapes(self, shapes: tuple[tuple[int, int], ...]) -> Tiling:
+        """Return the same with other tiles of pixels."""
+        return replace(self, shapes=shapes)
 
     @property
     def name(self) -> str:
         """Name the tiling, as `lowerconv tune` does."""
         tiles = "+".join(f"{TH}x{TW}" for TH, TW in dict.fromkeys(self.shapes))
-        return f"{self.feed} in vectors, {self.F} filters by {tiles} pixels"
+        return f"{self.feed} in vectors, {self.NR} filters by {tiles} pixels"
 
 
 def live_taps(conv: Convolution, phase: Phase, TH: int) -> np.ndarray:
@@ -79,7 +74,7 @@ def _far(conv: Convolution, rows: int, pixels: int) -> float:
     size = conv.groups * conv.results * conv.out_plane * conv.dtype.itemsize
     if size <= FAR_SHARE * panel_bytes():
         return 0.0
-    return rows * (FAR_ROW + FAR_LINE * pixels * conv.dtype.itemsize / LINE)
+    return rows * (costs.FAR_ROW + costs.FAR_LINE * pixels * conv.dtype.itemsize / LINE)
 
 
 def _parts(extent: int, size: int) -> dict[int, int]:
@@ -120,8 +115,8 @@ def _filters(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
                         for height, rows in ((TH, steps[:-1]), (last, steps[-1:])):
                             m = height * width
                             one = rows.sum() * step_time(m, NV_, isa)
-                            stored = TRANSPOSED * NV_ * -(-m // VL) + _far(conv, NV_ * VL, m)
-                            one += len(rows) * (CALL + stored)
+                            stored = costs.TRANSPOSED * NV_ * -(-m // VL) + _far(conv, NV_ * VL, m)
+                            one += len(rows) * (costs.CALL + stored)
                             cost += columns * panels * one
                 if best is None or cost < best[0]:
                     best = cost, (TH, TW)
@@ -131,11 +126,11 @@ def _filters(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
         total *= conv.images * conv.groups
         items = conv.groups * conv.results * conv.channels * conv.taps
         if not constant:
-            total += PACKED * items
+            total += costs.PACKED * items
         elif items * conv.dtype.itemsize > 4 * panel_bytes():
             # The first tile waits for panels that come from beyond L2, faster with a larger tile.
             m = shapes[0][0] * shapes[0][1]
-            wait = max(0.0, STREAMED * NV * VL * conv.dtype.itemsize - step_time(m, NV, isa))
+            wait = max(0.0, costs.STREAMED * NV * VL * conv.dtype.itemsize - step_time(m, NV, isa))
             total += items / (NV * VL) * wait
         yield Tiling("filters", False, NV * VL, tuple(shapes), total)
 
@@ -149,7 +144,9 @@ def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
         # More rows than that are more streams from memory than a core follows.
         F = balanced(conv.results, max(1, min(isa.rows, rows_max(isa, NV))))
         stride = conv.channels * conv.taps * conv.dtype.itemsize
-        crowded = 0.1 * F if not conv.turned and stride % PAGE == 0 and F > CROWD else 0.0
+        crowded = (
+            costs.CROWDED * F if not conv.transposed and stride % PAGE == 0 and F > CROWD else 0.0
+        )
         total, shapes = 0.0, []
         for phase in conv.phases:
             across = -(-phase.Q // VL)
@@ -166,15 +163,17 @@ def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
                         (phase.P % TH or TH, steps[-1:]),
                     ):
                         count = height * -(-width // VL)
-                        one = rows.sum() * (step_time(F_, count, isa) + UNALIGNED * count + crowded)
-                        stored = STORED * F_ * count * phase.out_column
+                        one = rows.sum() * (
+                            step_time(F_, count, isa) + costs.UNALIGNED * count + crowded
+                        )
+                        stored = costs.STORED * F_ * count * phase.out_column
                         stored += _far(conv, F_ * height, width)
-                        one += len(rows) * (CALL + stored)
+                        one += len(rows) * (costs.CALL + stored)
                         total += columns * panels * one
         total *= conv.images * conv.groups
-        if conv.turned and not constant:
-            total += PACKED * conv.groups * conv.results * conv.channels * conv.taps
-        yield Tiling("pixels", not conv.turned, F, tuple(shapes), total)
+        if conv.transposed and not constant:
+            total += costs.PACKED * conv.groups * conv.results * conv.channels * conv.taps
+        yield Tiling("pixels", not conv.transposed, F, tuple(shapes), total)
 
 
 def tilings(conv: Convolution, isa: Isa, constant: bool) -> list[Tiling]:

@@ -9,10 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lowerconv.conv.algorithms import PIPELINES
-from lowerconv.conv.fused import variants
+from lowerconv.conv.algorithms import ALGORITHMS
 from lowerconv.conv.problem import ConvProblem, Op
-from lowerconv.conv.winograd import takes
 from lowerconv.conv.wisdom import recall, remember
 
 SECONDS = 0.2  # to measure all candidates of a problem
@@ -47,13 +45,12 @@ def problem_key(problem: ConvProblem, op: Op, constant: bool) -> str:
 
 def candidates(problem: ConvProblem, op: Op, constant: bool) -> list[Candidate]:
     """Return what could be fastest."""
-    found = [Candidate("fused", variant) for variant in variants(problem, op, constant)]
-    for name in PIPELINES:
-        if name == "fused" or (name == "direct" and problem.flops >= SLOW):
-            continue
-        if name != "winograd" or takes(problem):
-            found.append(Candidate(name))
-    return found
+    return [
+        Candidate(name, variant)
+        for name, algorithm in ALGORITHMS.items()
+        if algorithm.takes(problem) and (name != "direct" or problem.flops < SLOW)
+        for variant in algorithm.variants(problem, op, constant)
+    ]
 
 
 def recalled(problem: ConvProblem, op: Op, constant: bool) -> Candidate | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+from lowerconv.codegen.isa import LINE
 from lowerconv.conv.lowering import Convolution
-from lowerconv.runtime.workspace import LINE
 
 
 def balanced(extent: int, most: int) -> int:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lowerconv.codegen.isa import LINE
 from lowerconv.copying import not_copied
-from lowerconv.runtime.workspace import LINE
 
 
 @dataclass(eq=False)

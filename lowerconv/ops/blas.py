@@ -20,6 +20,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.signatures import SetThreads
 from lowerconv.runtime.launch import ask, call
 
 GEMM_LIMIT = 2**31 - 1  # extents travel to BLAS as 32-bit integers
@@ -141,7 +142,7 @@ def hold(threads):
     for i in range(len(threads)):
         threads[i, HAD] = np.int32(ask(threads[i, TELL]))
         if threads[i, HAD] > 1:
-            call(threads[i, SET], (np.int64(1),))
+            call(threads[i, SET], SetThreads(np.int64(1)))
 
 
 @njit(cache=True, nogil=True)
@@ -149,7 +150,7 @@ def release(threads):
     """Give BLAS the threads that it had before `hold`."""
     for i in range(len(threads)):
         if threads[i, HAD] > 1:
-            call(threads[i, SET], (threads[i, HAD],))
+            call(threads[i, SET], SetThreads(threads[i, HAD]))
 
 
 @intrinsic

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import from_dtype, types
-from numba.core import cgutils
+from numba.core import cgutils, errors
 from numba.extending import intrinsic
 
 from lowerconv.codegen.compiled import callback, njit
@@ -28,8 +28,10 @@ _I32 = ir.IntType(32)
 
 @intrinsic
 def _call(typing_context, address, arguments):
-    """Call ``void function(int64...)`` at an address with a tuple of integers."""
-    signature = types.void(types.int64, types.UniTuple(types.int64, len(arguments)))
+    """Call ``void function(int64...)`` at an address with a tuple of `codegen.signatures`."""
+    if not isinstance(arguments, types.NamedUniTuple) or arguments.dtype != types.int64:
+        raise errors.TypingError(f"call: got {arguments}, expected a signature of 64-bit integers")
+    signature = types.void(types.int64, arguments)
 
     def codegen(context, builder, signature, values):
         address, packed = values
@@ -142,23 +144,13 @@ pointer: Any = _pointer
 spread: Any = _spread
 
 
-def write(job: np.ndarray, **fields: int) -> None:
-    """Set fields of a job: one record for every phase, all of them 64-bit integers."""
-    for name, value in fields.items():
-        job[name] = value
-
-
-# The first fields of every job: the operands of a call, and the items from one image of an operand
-# to the next, which may be more than an image has: it can be some channels of a larger array.
-OPERANDS = (
-    *("source", "filters", "bias", "target", "scratch", "relu"),
-    *("source_step", "filters_step", "target_step"),
-)
-
-
 @njit(cache=True, nogil=True)
-def place(words, source, filters, bias, target, scratch, relu):
-    """Write the operands of a call into a job: one step into compiled code for all of them."""
+def bind_operands(words, source, filters, bias, target, scratch, relu):
+    """Write the operands of a call into a record: one step into compiled code for all of them.
+
+    `words` are the fields of `records.Operands`, in their order: one compiled function for records
+    of every kind.
+    """
     words[0] = source.ctypes.data
     words[1] = filters.ctypes.data
     words[2] = bias.ctypes.data if bias.size else 0

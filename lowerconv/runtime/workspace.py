@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lowerconv.codegen.isa import LINE
 from lowerconv.copying import not_copied
 from lowerconv.machine.memory import memory_limit
 
-LINE = 64  # bytes: pieces begin on cache lines of their own
 STRIDE = 2**20  # bytes: what plans need per worker is below
 PIECES = 1024  # remembered, small objects all of them
 

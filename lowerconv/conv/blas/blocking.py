@@ -7,30 +7,22 @@ quarter is left to the rows of the image and of the filters that pass by.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
+from lowerconv.conv import costs
+from lowerconv.conv.caches import panel_bytes
 from lowerconv.conv.problem import ConvProblem
-from lowerconv.machine.topology import read_topology
 from lowerconv.ops.blas import has_small_kernels
 
 #                       what it fills, and why not more or less
-L2_SHARE = 4  #         two panels, the product, and what streams through: a quarter of L2 each
-PANEL_MAX = 256 * 1024  # bytes, however large L2 is: the workspace stays below 1 MiB per core
 NC_MAX = 512  #         pixels beyond which a wider product no longer helps BLAS
 KC_MAX = 512  #         taps beyond which BLAS cuts the sum by itself
 PARTIAL_MAX = 4 * 2**20  # bytes of partial weight gradients, all together
 SPLITS_MAX = 32  #      partial weight gradients: enough tasks for many cores, few to add up
 CORES = (1, 2, 4)  # numbers of cores that blocks have to suit
 
-# Prices, in floating-point operations of a core, by which blockings are compared.
-LOWER = 32.0  #         to lower one element into L2 (about a quarter of a nanosecond)
-PIECE = 500.0  #        to begin a row piece, of at most Q elements (about four nanoseconds)
-PACK = 24.0  #          for BLAS to pack one element of an operand
-STORE = 32.0  #         to write one element of the product once more
 ROWS, COLUMNS = 8, 16  # that BLAS's kernels compute at a time
 SMALL = 10**6  #        multiplications up to which BLAS may do without packing
-CALL = 60e3  #          to call BLAS and go round the loop (about half a microsecond)
 
 
 class Blocking(NamedTuple):
@@ -46,18 +38,6 @@ class Blocking(NamedTuple):
     splits: int = 1
 
 
-@lru_cache
-def panel_bytes() -> int:
-    """Return the size of one panel: a quarter of one core's share of the L2 cache."""
-    topology = read_topology()
-    shares = [
-        cache.bytes // max(1, sum(1 for core in topology.cores if set(core) & set(cache.cpus)))
-        for cache in topology.caches
-        if cache.level == 2 and cache.kind != "instruction"
-    ]
-    return min(PANEL_MAX, min(shares, default=topology.cache_bytes(2)) // L2_SHARE)
-
-
 def _cuts(extent: int, most: int) -> list[int]:
     """Return sizes of equal blocks of `extent`, none above `most`, from large to small."""
     fewest = -(-extent // max(1, most))
@@ -66,8 +46,8 @@ def _cuts(extent: int, most: int) -> list[int]:
 
 
 def _lower_cost(problem: ConvProblem) -> float:
-    """Return the price of lowering one element."""
-    return LOWER + PIECE / problem.Q
+    """Return the time of lowering one element."""
+    return costs.BLAS_LOWER + costs.BLAS_PIECE / problem.Q
 
 
 def _core_time(tasks: int, per_task: float) -> float:
@@ -92,22 +72,22 @@ def forward_blocking(problem: ConvProblem) -> Blocking:
     panels = -(-k // KC)
     lower = _lower_cost(problem)
 
-    def price(MC: int, NC: int) -> tuple[float, Blocking]:
+    def time(MC: int, NC: int) -> tuple[float, Blocking]:
         tasks = problem.groups * -(-m // MC) * -(-n // NC)
         per_task = (
-            2.0 * MC * _whole_groups(NC, COLUMNS) * k
-            + (lower + PACK) * NC * k
-            + PACK * MC * k
-            + STORE * MC * NC * panels
-            + CALL * panels
+            MC * _whole_groups(NC, COLUMNS) * k
+            + (lower + costs.BLAS_PACK) * NC * k
+            + costs.BLAS_PACK * MC * k
+            + costs.BLAS_STORE * MC * NC * panels
+            + costs.BLAS_CALL * panels
         )
         return _core_time(tasks, per_task), Blocking(MC, NC, KC, tasks)
 
     # Whole groups of columns, because BLAS takes longer for a rest.
     most = min(NC_MAX, items // KC)
     widths = {min(n, max(NC, min(_whole_groups(NC, COLUMNS), most))) for NC in _cuts(n, most)}
-    blockings = [price(MC, NC) for NC in sorted(widths) for MC in _cuts(m, items // NC)]
-    return min(blockings, key=lambda priced: priced[0])[1]
+    blockings = [time(MC, NC) for NC in sorted(widths) for MC in _cuts(m, items // NC)]
+    return min(blockings, key=lambda timed: timed[0])[1]
 
 
 def pixel_tiles(problem: ConvProblem, most: int) -> int:
@@ -129,21 +109,26 @@ def weight_grad_blocking(problem: ConvProblem) -> Blocking:
     dw_bytes = problem.K * k * problem.dtype.itemsize
     lower = _lower_cost(problem)
 
-    def price(NC: int, MC: int, KC: int) -> tuple[float, Blocking]:
+    def time(NC: int, MC: int, KC: int) -> tuple[float, Blocking]:
         tiles = -(-n // NC)
         splits = max(1, min(PARTIAL_MAX // dw_bytes, SPLITS_MAX, tiles // 2))
         tasks = splits * problem.groups * -(-m // MC) * -(-k // KC)
-        per_tile = (2.0 * MC + lower + PACK) * KC * NC + PACK * MC * NC + STORE * MC * KC + CALL
+        per_tile = (
+            (MC + lower + costs.BLAS_PACK) * KC * NC
+            + costs.BLAS_PACK * MC * NC
+            + costs.BLAS_STORE * MC * KC
+            + costs.BLAS_CALL
+        )
         per_task = per_tile * -(-tiles // splits)
         return _core_time(tasks, per_task), Blocking(MC, NC, KC, tasks, splits)
 
     blockings = [
-        price(NC, MC, KC)
+        time(NC, MC, KC)
         for NC in {pixel_tiles(problem, most) for most in (NC_MAX, NC_MAX // 2, NC_MAX // 4)}
         for KC in _cuts(k, items // NC)
         for MC in _cuts(m, items // NC)
     ]
-    return min(blockings, key=lambda priced: priced[0])[1]
+    return min(blockings, key=lambda timed: timed[0])[1]
 
 
 def input_grad_blocking(problem: ConvProblem) -> Blocking:
@@ -161,24 +146,24 @@ def input_grad_blocking(problem: ConvProblem) -> Blocking:
     images_per_tile = max(1, NC // (problem.P * problem.Q))
     image_tiles = -(-problem.N // images_per_tile)
 
-    def price(tiles: int, KC: int) -> tuple[float, Blocking]:
+    def time(tiles: int, KC: int) -> tuple[float, Blocking]:
         MC = tiles * images_per_tile
         tasks = problem.groups * -(-channels * taps // KC) * -(-problem.N // MC)
         columns = MC * problem.P * problem.Q
         calls = -(-columns // NC)
         small = has_small_kernels() and KC * NC * filters <= SMALL
-        pack = 0.0 if small else PACK
+        pack = 0.0 if small else costs.BLAS_PACK
         per_task = (
-            2.0 * filters * _whole_groups(KC, ROWS) * columns
+            filters * _whole_groups(KC, ROWS) * columns
             + _lower_cost(problem) * KC * columns
             + pack * filters * (columns + KC * calls)
-            + CALL * calls
+            + costs.BLAS_CALL * calls
         )
         return _core_time(tasks, per_task), Blocking(MC, NC, KC, tasks)
 
     blockings = [
-        price(tiles, block * taps)
+        time(tiles, block * taps)
         for tiles in _cuts(image_tiles, 64)
         for block in _cuts(channels, items // (taps * NC))
     ]
-    return min(blockings, key=lambda priced: priced[0])[1]
+    return min(blockings, key=lambda timed: timed[0])[1]

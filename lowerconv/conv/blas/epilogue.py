@@ -1,20 +1,6 @@
 """Between matrix order (K, pixels of the whole batch) and tensor order (N, K, P, Q)."""
 
-from typing import NamedTuple
-
-import numpy as np
-import numpy.typing as npt
-
 from lowerconv.codegen.compiled import njit
-
-Array = npt.NDArray[np.floating]
-
-
-class Epilogue(NamedTuple):
-    """What is done to the product when it is stored: an empty `bias` stands for none."""
-
-    bias: Array
-    relu: bool
 
 
 @njit(cache=True, nogil=True)

@@ -6,11 +6,17 @@ memory, the product by arithmetic: two bottlenecks, met one after the other.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import inf
+
 from lowerconv.codegen.compiled import njit
-from lowerconv.conv.blas.epilogue import Array, Epilogue, gather, store
+from lowerconv.conv.algorithm import Algorithm
+from lowerconv.conv.blas.epilogue import gather, store
 from lowerconv.conv.blas.im2col import lower, raise_add
+from lowerconv.conv.executable import Array, Executable, Options
+from lowerconv.conv.lowering import countable, has_many_phases
 from lowerconv.conv.problem import ConvProblem, Op
-from lowerconv.copying import not_copied
+from lowerconv.ops.blas import GEMM_LIMIT
 from lowerconv.ops.matmul import multiply
 from lowerconv.runtime.launch import share, spread
 from lowerconv.runtime.team import Handle
@@ -82,27 +88,17 @@ def _gather_all(team, y, matrix):
     spread(team, _gather_all_share, (y, matrix))
 
 
-@not_copied("copy the ConvPlan that it is a part of")
-class Lowering:
-    """im2col of the whole layer, one GEMM (one per group), and col2im for the input gradient."""
+class _Lowered(Executable):
+    """What the three passes have in common."""
 
-    name = "lowering"
-    adds = False
-    slices = False
-    pairs = False
-
-    def __init__(self, problem: ConvProblem, op: Op, threads: int, constant: bool = False) -> None:
-        self.problem = problem
-        self.threads = threads
+    def __init__(self, problem: ConvProblem, options: Options) -> None:
+        super().__init__(options.threads)
+        self.problem, self.relu = problem, options.relu
         pixels = problem.N * problem.P * problem.Q
         self.col_shape = (problem.C * problem.R * problem.S, pixels)
         # The product of a batch is a matrix in (K, N) order; of one image it is y itself.
         self.matrix_shape = (problem.K, pixels if problem.N > 1 else 0)
         self.workspace_items = carved_items(problem.dtype, self.col_shape, self.matrix_shape)
-        self.blocking = {"lowered matrix": "{} x {}".format(*self.col_shape)}
-
-    def _carve(self, workspace: Scratch) -> list[Array]:
-        return workspace.carve(self.col_shape, self.matrix_shape)
 
     def _as_matrix(self, team: Handle, y: Array, matrix: Array) -> Array:
         """Return `y` in matrix order, (K, pixels of the batch)."""
@@ -112,47 +108,83 @@ class Lowering:
         _gather_all(team, y.reshape(N, K, -1), matrix)
         return matrix
 
-    def accumulate(self, add: bool) -> None:
-        """Do nothing: results are stored as they are."""
+    def explain(self) -> dict[str, str]:
+        """Return the decisions, for people."""
+        return {"lowered matrix": "{} x {}".format(*self.col_shape)}
 
-    def hold(self, team: Handle, w: Array, workspace: Scratch) -> Array:
-        """Return the filters: they are read as they are."""
-        return w
 
-    def forward(
-        self, team: Handle, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Scratch
+class LoweredForward(_Lowered):
+    """im2col of the whole layer, and one GEMM for each group."""
+
+    def run(
+        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
-        """Compute `y`."""
-        N, K = y.shape[:2]
-        col, matrix = self._carve(workspace)
-        product = y.reshape(K, -1) if N == 1 else matrix
-        _lower_all(team, x, self.problem.geometry, col)
-        multiply(team, w.reshape(K, -1), col, product, groups=self.problem.groups)
-        if N > 1 or epilogue.relu or epilogue.bias.size:
-            _store_all(team, product, *epilogue, y.reshape(N, K, -1))
+        """Compute y."""
+        N, K = out.shape[:2]
+        col, matrix = workspace.carve(self.col_shape, self.matrix_shape)
+        product = out.reshape(K, -1) if N == 1 else matrix
+        _lower_all(team, a, self.problem.geometry, col)
+        multiply(team, b.reshape(K, -1), col, product, groups=self.problem.groups)
+        if N > 1 or self.relu or bias.size:
+            _store_all(team, product, bias, self.relu, out.reshape(N, K, -1))
 
-    def input_grad(self, team: Handle, dy: Array, w: Array, dx: Array, workspace: Scratch) -> None:
-        """Compute `dx`."""
-        col, matrix = self._carve(workspace)
-        multiply(
-            team,
-            w.reshape(len(w), -1),
-            self._as_matrix(team, dy, matrix),
-            col,
-            trans_a=True,
-            groups=self.problem.groups,
-        )
-        _raise_all(team, col, self.problem.geometry, dx)
 
-    def weight_grad(self, team: Handle, dy: Array, x: Array, dw: Array, workspace: Scratch) -> None:
-        """Compute `dw`."""
-        col, matrix = self._carve(workspace)
-        _lower_all(team, x, self.problem.geometry, col)
-        multiply(
-            team,
-            self._as_matrix(team, dy, matrix),
-            col,
-            dw.reshape(len(dw), -1),
-            trans_b=True,
-            groups=self.problem.groups,
-        )
+class LoweredInputGrad(_Lowered):
+    """One GEMM for each group, and col2im of the whole layer."""
+
+    def run(
+        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+    ) -> None:
+        """Compute dx."""
+        col, matrix = workspace.carve(self.col_shape, self.matrix_shape)
+        dy, groups = self._as_matrix(team, a, matrix), self.problem.groups
+        multiply(team, b.reshape(len(b), -1), dy, col, trans_a=True, groups=groups)
+        _raise_all(team, col, self.problem.geometry, out)
+
+
+class LoweredWeightGrad(_Lowered):
+    """im2col of the whole layer, and one GEMM for each group."""
+
+    def run(
+        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+    ) -> None:
+        """Compute dw."""
+        col, matrix = workspace.carve(self.col_shape, self.matrix_shape)
+        _lower_all(team, b, self.problem.geometry, col)
+        dy, groups = self._as_matrix(team, a, matrix), self.problem.groups
+        multiply(team, dy, col, out.reshape(len(out), -1), trans_b=True, groups=groups)
+
+
+PASSES: dict[Op, Callable[[ConvProblem, Options], Executable]] = {
+    "forward": LoweredForward,
+    "input_grad": LoweredInputGrad,
+    "weight_grad": LoweredWeightGrad,
+}
+
+# Pixels of a batch below which there is so little to reuse that the filters, or their gradient,
+# only pass by: then BLAS, which reads them where they are, is faster.
+FEW_PIXELS = {"forward": 3, "input_grad": 3, "weight_grad": 8}
+FEW_PIXELS_RxS = {"forward": 3, "input_grad": 16, "weight_grad": 24}
+
+
+def estimate(problem: ConvProblem, op: Op, constant: bool) -> float:
+    """Return no cost for a few pixels, which only this algorithm suits; infinity for others."""
+    pixels = problem.N * problem.P * problem.Q
+    few = (FEW_PIXELS if problem.R * problem.S == 1 else FEW_PIXELS_RxS)[op]
+    depthwise = problem.groups > 1 and problem.groups in (problem.C, problem.K)
+    fits = countable(problem) and problem.gemm_shape("forward")[2] <= GEMM_LIMIT
+    suits = pixels < few and not depthwise and not has_many_phases(problem, op)
+    return 0.0 if fits and suits else inf
+
+
+def build(problem: ConvProblem, op: Op, options: Options) -> Executable:
+    """Return a pass by one matrix product."""
+    return PASSES[op](problem, options)
+
+
+ALGORITHM = Algorithm(
+    name="lowering",
+    reason="so few pixels that the filters only pass by",
+    estimate=estimate,
+    build=build,
+)

@@ -17,19 +17,24 @@ is the lowered matrix, and the panel before it is added to the image (col2im).
 After Sakiyama, Kato, Ishikawa, Hori, Monrroy, "Deep learning with convolutional neural networks on
 multicore clusters": pipelined lowering.
 
-Their gain came from hyper-threads too, one lowering while its sibling multiplies.  `Paired` does
+Their gain came from hyper-threads too, one lowering while its sibling multiplies.  "paired" does
 that with any two threads: the one lowers into a ring of panels, the other multiplies.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import inf
+from typing import NamedTuple
+
 from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.isa import host_isa
+from lowerconv.conv.algorithm import Algorithm
 from lowerconv.conv.blas.blocking import (
     forward_blocking,
     input_grad_blocking,
     weight_grad_blocking,
 )
-from lowerconv.conv.blas.epilogue import Array, Epilogue
 from lowerconv.conv.blas.panels import (
     add_splits,
     forward_lower,
@@ -51,6 +56,8 @@ from lowerconv.conv.blas.stages import (
     start_over,
     turns,
 )
+from lowerconv.conv.executable import Array, Executable, Options
+from lowerconv.conv.lowering import countable, has_many_phases
 from lowerconv.conv.problem import ConvProblem, Op
 from lowerconv.copying import not_copied
 from lowerconv.ops.blas import GEMM_LIMIT, blas, hold, release
@@ -153,32 +160,48 @@ def _weight_grad(team, lanes, blas, dy, x, groups, geometry, blocks, partial, dw
 
 
 @not_copied("copy the ConvPlan that it is a part of")
-class Pipelined:
-    """Panels that stay in cache, each multiplied by BLAS on the core that lowered it."""
+class Ring(NamedTuple):
+    """Who does the two stages of a core's panels, over how many of them."""
 
-    name = "pipelined"
-    adds = False
-    slices = False
-    pairs = False
-    slots = 2  # panels of a core
-    unit = "cores"
+    threads: int
+    lanes: Lanes
+    slots: int  # panels of a core
+    unit: str
+    pairs: bool
 
-    def __init__(self, problem: ConvProblem, op: Op, threads: int, constant: bool = False) -> None:
+
+def one_thread_each(threads: int) -> Ring:
+    """Return the ring where one thread does both stages in turns."""
+    return Ring(threads, alone(threads, 2), 2, "cores", False)
+
+
+def two_threads_each(threads: int) -> Ring:
+    """Return the ring where one thread of a pair lowers, and the other multiplies.
+
+    Made for the two hardware threads of a core, which share its caches: the one waits for memory
+    while the other computes.  Any two threads will do, and one that is left over works alone.
+    """
+    # Siblings beside the threads that one core each has.
+    if siblings() and threads <= cores():
+        threads = min(2 * threads, most())
+    return Ring(threads, in_pairs(threads, 4), 4, "pairs", True)
+
+
+class Pipelined(Executable):
+    """Panels that stay in cache, each multiplied by BLAS on the core that lowered it.
+
+    What the three passes have in common.
+    """
+
+    def __init__(self, problem: ConvProblem, op: Op, options: Options, ring: Ring) -> None:
         extent = max(problem.P * problem.Q, problem.gemm_shape("forward")[2])
         if extent > GEMM_LIMIT:  # the distance of two rows of an operand
             raise MemoryError(f"GEMM with rows of {extent}: BLAS takes extents up to {GEMM_LIMIT}")
-        self.problem = problem
-        blocks = {
-            "forward": forward_blocking,
-            "input_grad": input_grad_blocking,
-            "weight_grad": weight_grad_blocking,
-        }[op](problem)
-        self.blocks = blocks
-        self.threads = self._threads(threads)
-        self.lanes = self._lanes()
-        cores = min(self.lanes.cores.max() + 1, blocks.tasks)
+        super().__init__(ring.threads)
+        self.problem, self.relu = problem, options.relu
+        _, self.lanes, self.slots, self.unit, self.pairs = ring
+        self.blocks = blocks = BLOCKINGS[op](problem)
         panel = blocks.KC * blocks.NC
-        taps = problem.gemm_shape("forward")[2]
         if op == "input_grad":
             filters = problem.K // problem.groups
             # Only tiles of several images are gathered.
@@ -186,83 +209,94 @@ class Pipelined:
             extra = min(filters, max(1, panel // blocks.NC)) * blocks.NC if several else 0
         else:
             extra = blocks.MC * blocks.NC
+        taps = problem.gemm_shape("forward")[2]
         partial = (blocks.splits if blocks.splits > 1 else 0, problem.K, taps)
-        self.shapes = ((cores, self.slots, panel), (cores, extra), partial)
+        self.cores = min(self.lanes.cores.max() + 1, blocks.tasks)
+        self.shapes = ((self.cores, self.slots, panel), (self.cores, extra), partial)
         self.workspace_items = carved_items(problem.dtype, *self.shapes)
-        self.blocking = {
+
+    def explain(self) -> dict[str, str]:
+        """Return the decisions, for people."""
+        blocks, (_, slots, panel) = self.blocks, self.shapes[0]
+        lines = {
             "blocks": f"MC={blocks.MC} NC={blocks.NC} KC={blocks.KC}",
-            "tasks": f"{blocks.tasks} on {cores} {self.unit}",
-            "panels": f"{self.slots} x {panel * problem.dtype.itemsize} bytes on each",
+            "tasks": f"{blocks.tasks} on {self.cores} {self.unit}",
+            "panels": f"{slots} x {panel * self.problem.dtype.itemsize} bytes on each",
         }
         if blocks.splits > 1:
-            self.blocking["splits"] = f"{blocks.splits} partial sums over the pixels"
+            lines["splits"] = f"{blocks.splits} partial sums over the pixels"
+        return lines
 
-    def accumulate(self, add: bool) -> None:
-        """Do nothing: results are stored as they are."""
 
-    def hold(self, team: Handle, w: Array, workspace: Scratch) -> Array:
-        """Return the filters: they are read as they are."""
-        return w
+class PipelinedForward(Pipelined):
+    """Panels of the lowered image are lowered, then multiplied by the filters."""
 
-    def _threads(self, threads: int) -> int:
-        return threads
-
-    def _lanes(self) -> Lanes:
-        return alone(self.threads, self.slots)
-
-    def forward(
-        self, team: Handle, x: Array, w: Array, epilogue: Epilogue, y: Array, workspace: Scratch
+    def run(
+        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
-        """Compute `y`."""
-        N, K = y.shape[:2]
+        """Compute y."""
+        N, K = out.shape[:2]
         panels, products, _ = workspace.carve(*self.shapes)
         start_over(self.lanes)
         _forward(
             team,
             self.lanes,
-            blas(y.dtype),
-            x,
-            w.reshape(K, -1),
-            *epilogue,
+            blas(out.dtype),
+            a,
+            b.reshape(K, -1),
+            bias,
+            self.relu,
             self.problem.groups,
             self.problem.geometry,
             self.blocks,
-            y.reshape(N, K, -1),
+            out.reshape(N, K, -1),
             panels,
             products,
         )
 
-    def input_grad(self, team: Handle, dy: Array, w: Array, dx: Array, workspace: Scratch) -> None:
-        """Compute `dx`."""
-        N, K = dy.shape[:2]
+
+class PipelinedInputGrad(Pipelined):
+    """Panels of the lowered gradient are multiplied, then added to dx."""
+
+    def run(
+        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+    ) -> None:
+        """Compute dx."""
+        N, K = a.shape[:2]
         panels, gathered, _ = workspace.carve(*self.shapes)
         start_over(self.lanes)
         _input_grad(
             team,
             self.lanes,
-            blas(dy.dtype),
-            dy.reshape(N, K, -1),
-            w.reshape(K, -1),
+            blas(a.dtype),
+            a.reshape(N, K, -1),
+            b.reshape(K, -1),
             self.problem.groups,
             self.problem.geometry,
             self.blocks,
-            dx,
+            out,
             panels,
             gathered,
         )
 
-    def weight_grad(self, team: Handle, dy: Array, x: Array, dw: Array, workspace: Scratch) -> None:
-        """Compute `dw`."""
-        N, K = dy.shape[:2]
+
+class PipelinedWeightGrad(Pipelined):
+    """Panels of the lowered image are lowered, then multiplied by dy."""
+
+    def run(
+        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+    ) -> None:
+        """Compute dw."""
+        N, K = a.shape[:2]
         panels, gathered, partial = workspace.carve(*self.shapes)
-        matrix = dw.reshape(K, -1)
+        matrix = out.reshape(K, -1)
         start_over(self.lanes)
         _weight_grad(
             team,
             self.lanes,
-            blas(dy.dtype),
-            dy.reshape(N, K, -1),
-            x,
+            blas(a.dtype),
+            a.reshape(N, K, -1),
+            b,
             self.problem.groups,
             self.problem.geometry,
             self.blocks,
@@ -273,21 +307,46 @@ class Pipelined:
         )
 
 
-class Paired(Pipelined):
-    """Panels in a ring, lowered by one thread of a pair and multiplied by BLAS on the other.
+BLOCKINGS = {
+    "forward": forward_blocking,
+    "input_grad": input_grad_blocking,
+    "weight_grad": weight_grad_blocking,
+}
+PASSES: dict[Op, Callable[[ConvProblem, Op, Options, Ring], Executable]] = {
+    "forward": PipelinedForward,
+    "input_grad": PipelinedInputGrad,
+    "weight_grad": PipelinedWeightGrad,
+}
 
-    Made for the two hardware threads of a core, which share its caches: the one waits for memory
-    while the other computes.  Any two threads will do, and one that is left over works alone.
-    """
 
-    name = "paired"
-    pairs = True
-    slots = 4
-    unit = "pairs"
+def estimate(problem: ConvProblem, op: Op, constant: bool) -> float:
+    """Return infinity wherever microkernels can run: those are faster."""
+    if countable(problem) and has_many_phases(problem, op):
+        return problem.flops / 2 / host_isa().lanes(problem.dtype)
+    return inf
 
-    def _threads(self, threads: int) -> int:
-        # Siblings beside the threads that one core each has.
-        return min(2 * threads, most()) if siblings() and threads <= cores() else threads
 
-    def _lanes(self) -> Lanes:
-        return in_pairs(self.threads, self.slots)
+def never(problem: ConvProblem, op: Op, constant: bool) -> float:
+    """Return infinity: only tuning takes it, where it measured faster."""
+    return inf
+
+
+def build(problem: ConvProblem, op: Op, options: Options) -> Executable:
+    """Return a pass on one thread for each core."""
+    ring = one_thread_each(options.threads)
+    return PASSES[op](problem, op, options, ring)
+
+
+def build_pairs(problem: ConvProblem, op: Op, options: Options) -> Executable:
+    """Return a pass on two threads for each core."""
+    ring = two_threads_each(options.threads)
+    return PASSES[op](problem, op, options, ring)
+
+
+PIPELINED = Algorithm(
+    name="pipelined",
+    reason="with so long a stride most pixels are a convolution of their own",
+    estimate=estimate,
+    build=build,
+)
+PAIRED = Algorithm(name="paired", reason="", estimate=never, build=build_pairs)

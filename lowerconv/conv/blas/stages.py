@@ -22,6 +22,7 @@ import numpy as np
 
 from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.fork_join import FIRST_LINE, LINE, address, new_state
+from lowerconv.codegen.signatures import Meet, Post
 from lowerconv.copying import not_copied
 from lowerconv.runtime.launch import ask, call
 
@@ -100,7 +101,7 @@ def turns(lanes, worker, steps):
 def _counters(lanes, worker):
     """Return where a pair counts the slots it has filled, and those it has emptied."""
     filled = lanes.state.ctypes.data + 8 * LINE * (FIRST_LINE + 2 * lanes.cores[worker])
-    return filled, filled + 8 * LINE
+    return np.int64(filled), np.int64(filled + 8 * LINE)
 
 
 @njit(cache=True, nogil=True)
@@ -115,11 +116,11 @@ def enter(lanes, worker, steps, turn):
     else:
         step = turn
         filled, emptied = _counters(lanes, worker)
-        state = lanes.state.ctypes.data
+        state = np.int64(lanes.state.ctypes.data)
         if stage == FIRST:
-            call(lanes.meet, (state, emptied, step - lanes.slots + 1))
+            call(lanes.meet, Meet(state, emptied, step - lanes.slots + 1))
         else:
-            call(lanes.meet, (state, filled, step + 1))
+            call(lanes.meet, Meet(state, filled, step + 1))
     log = lanes.logs[worker]
     if len(log):
         log[0, 0] = min(log[0, 0] + 1, len(log) - 1)
@@ -137,4 +138,4 @@ def leave(lanes, worker, stage):
     if lanes.stages[worker] != BOTH:
         filled, emptied = _counters(lanes, worker)
         done = filled if stage == FIRST else emptied
-        call(lanes.post, (lanes.state.ctypes.data, done))
+        call(lanes.post, Post(np.int64(lanes.state.ctypes.data), np.int64(done)))

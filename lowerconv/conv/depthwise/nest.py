@@ -1,9 +1,4 @@
-"""Kernels for groups of very few channels: one plane of pixels after the other, no panels.
-
-With one channel in a group (depthwise convolution) there is nothing to reuse but the pixels
-themselves: several rows of the result are computed together, so that a loaded vector serves all
-taps of its column that read it.
-"""
+"""The loops of depthwise convolution: one plane of pixels after the other, nothing packed."""
 
 from __future__ import annotations
 
@@ -11,178 +6,74 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from llvmlite import ir
 from numba import carray
 
 from lowerconv.codegen.compiled import njit
-from lowerconv.codegen.emit import Emitter
-from lowerconv.codegen.isa import Isa
-from lowerconv.codegen.jit import assembly, load
-from lowerconv.codegen.microkernel import epilogue, store_pixels
-from lowerconv.runtime.launch import OPERANDS, call, loops, share
-
-JOB = np.dtype(
-    [
-        (name, np.int64)
-        for name in (
-            *OPERANDS,
-            *("scratch_bytes", "itemsize"),
-            *("images", "groups", "channels", "results", "taps", "turned", "H", "W", "stride_h"),
-            *(
-                "lower",
-                "first_row",
-                "lowered_rows",
-                "left",
-                "pitch",
-                "band",
-                "pieces",
-                "pad",
-                "fold",
-            ),
-            *("out_plane", "add", "workers", "zeros", "sums_at", "VL", "together", "slot"),
-            # each phase its own; for a weight gradient each group of taps its own
-            *("phases", "P", "out_offset", "out_row", "kernel", "first_tap"),
-        )
-    ]
-)
+from lowerconv.codegen.signatures import Pad, Plane, SumLanes
+from lowerconv.conv.macrokernel import ADD, RELU
+from lowerconv.runtime.launch import call, loops, share
+from lowerconv.runtime.records import Operands, record_dtype
 
 
 @dataclass(frozen=True)
-class PlaneKernel:
-    """A kernel over a band of one plane.
+class PlaneProblem:
+    """The convolution: planes of H rows of W items; channels and filters are those of a group."""
 
-    Attributes
-    ----------
-    taps : tuple of (int, int)
-        Number of the filter's tap, and where pixel (0, 0) reads it.
-    Q : int
-        Pixels of a row.
-    row_step, column_step : int
-        Items of the source from one pixel to the next.
-    out_row, out_column : int
-        Items of the result from one pixel to the next.
-    together : int
-        Rows of the result that are computed at a time.
-    gradient : bool
-        Whether the kernel adds up the gradient of the taps instead of the result.
-    """
+    images: int
+    groups: int
+    C: int
+    K: int
+    taps: int
+    transposed: int  # whether filters come as [channel][filter][tap]
+    H: int
+    W: int
+    stride_h: int
+    out_plane: int  #  items of a plane of the result, or of dy
+    itemsize: int
 
-    isa: Isa
-    dtype: np.dtype
-    taps: tuple[tuple[int, int], ...]
-    Q: int
-    row_step: int
+
+@dataclass(frozen=True)
+class PlaneBlocks:
+    """How planes are cut, and lowered."""
+
+    band: int  #          rows of pixels
+    pieces: int  #        bands of a plane
+    together: int  #      groups whose bands are lowered before they are computed
+    slot: int  #          bytes of a lowered band of a plane
+    lower: int
+    first_row: int  #     row of the source that pixel row 0 begins to read
+    lowered_rows: int  #  of a band
+    left: int  #          zeros before a row
+    pitch: int  #         items from one row to the next
+    VL: int
+
+
+@dataclass(frozen=True)
+class PlaneWorkers:
+    """Emitted functions, and what each worker has of the scratch."""
+
+    pad: int
+    sum_lanes: int
+    zeros: int  #         address
+    workers: int
+    scratch_bytes: int
+    sums_at: int  #       bytes, in a worker's scratch
+    phases: int  #        records: of phases, or of groups of taps for a weight gradient
+    add: int  #           whether results are added to what is there
+
+
+@dataclass(frozen=True)
+class PlanePhase:
+    """What each phase has of its own; for a weight gradient, each group of taps."""
+
+    P: int
+    out_offset: int
     out_row: int
-    out_column: int
-    together: int
-    gradient: bool = False
+    kernel: int
+    first_tap: int
 
-    def build(self) -> ir.Module:
-        """Emit ``plane(source, filter, bias, out, rows, mode)``."""
-        names = ("source", "filter", "bias", "out", "rows", "mode")
-        e = Emitter.function("plane", names, self.isa, self.dtype)
-        if self.gradient:
-            self._gradient(e)
-        else:
-            self._result(e)
-        return e.finish()
 
-    def _columns(self, e: Emitter, body, carried: list[ir.Value]) -> list[ir.Value]:
-        """Run ``body(first pixel, lanes, carried)`` over the vectors of a row."""
-
-        def vector(index: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
-            return body(e.builder.mul(index, e.constant(e.lanes)), e.lanes, carried)
-
-        whole, rest = divmod(self.Q, e.lanes)
-        carried = e.loop(e.constant(whole), vector, carried)
-        if rest:
-            carried = body(e.constant(whole * e.lanes), rest, carried)
-        return carried
-
-    def _result(self, e: Emitter) -> None:
-        source, filter_, bias, out, rows, mode = e.arguments
-        b = e.builder
-        start = e.broadcast(bias, 0)
-        few = len(self.taps) <= self.isa.registers - 8
-        weights = {tap: e.broadcast(filter_, tap) for tap, _ in self.taps} if few else {}
-        floor, add = epilogue(e, mode)
-
-        def block(first: ir.Value, count: int) -> None:
-            here = e.offset(source, b.mul(first, e.constant(self.row_step)))
-            to = e.offset(out, b.mul(first, e.constant(self.out_row)))
-
-            def body(pixel: ir.Value, lanes: int, _: list[ir.Value]) -> list[ir.Value]:
-                at = e.offset(here, pixel)
-                loaded: dict[int, ir.Value] = {}
-                sums = [start] * count
-                for tap, place in self.taps:
-                    weight = weights[tap] if few else e.broadcast(filter_, tap)
-                    for i in range(count):
-                        offset = place + i * self.row_step
-                        if offset not in loaded:
-                            loaded[offset] = e.load(at, offset, lanes)
-                        sums[i] = e.multiply_add(weight, loaded[offset], sums[i])
-                target = e.offset(to, b.mul(pixel, e.constant(self.out_column)))
-                with b.if_else(add, likely=False) as (adding, plain):
-                    for branch, more in ((adding, True), (plain, False)):
-                        with branch:
-                            for i, value in enumerate(sums):
-                                spot = i * self.out_row
-                                store_pixels(
-                                    e, value, target, spot, lanes, floor, more, self.out_column
-                                )
-                return []
-
-            self._columns(e, body, [])
-
-        together = self.together
-        blocks = b.sdiv(rows, e.constant(together))
-
-        def many(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-            block(b.mul(index, e.constant(together)), together)
-            return []
-
-        e.loop(blocks, many)
-        done = b.mul(blocks, e.constant(together))
-
-        def one(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-            block(b.add(done, index), 1)
-            return []
-
-        e.loop(b.sub(rows, done), one)
-
-    def _gradient(self, e: Emitter) -> None:
-        """Add ``dy * x`` to the vectors of sums at `filter`; `out` is dy."""
-        source, filter_, _, dy, rows, mode = e.arguments
-        b = e.builder
-        zero = ir.Constant(e.vector, [0.0] * e.lanes)
-        _, add = epilogue(e, mode)
-        sums = [b.select(add, e.load(filter_, i * e.lanes), zero) for i in range(len(self.taps))]
-
-        def row(index: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-            here = e.offset(source, b.mul(index, e.constant(self.row_step)))
-            gradient = e.offset(dy, b.mul(index, e.constant(self.out_row)))
-
-            def body(pixel: ir.Value, lanes: int, sums: list[ir.Value]) -> list[ir.Value]:
-                value = e.load(gradient, pixel, lanes)
-                at = e.offset(here, pixel)
-                return [
-                    e.multiply_add(value, e.load(at, place, lanes), total)
-                    for total, (_, place) in zip(sums, self.taps, strict=True)
-                ]
-
-            return self._columns(e, body, sums)
-
-        for i, total in enumerate(e.loop(rows, row, sums)):
-            e.store(total, filter_, i * e.lanes)
-
-    def address(self) -> int:
-        """Return the address of the compiled function."""
-        return load(self, self.build, self.isa, "plane")
-
-    def assembly(self) -> str:
-        """Return the assembly of the function."""
-        return assembly(self.build(), self.isa)
+PLANE_JOB = record_dtype(Operands, PlaneProblem, PlaneBlocks, PlaneWorkers, PlanePhase)
 
 
 @njit(cache=True, nogil=True)
@@ -190,7 +81,7 @@ def _source(job, image, group, channel, band, slot):
     """Return where a band of a plane of the source lies: in place, or in a slot of the scratch."""
     if job.lower:
         return slot + channel * job.slot
-    plane = image * job.source_step + (group * job.channels + channel) * job.H * job.W
+    plane = image * job.ld_source + (group * job.C + channel) * job.H * job.W
     row = band * job.band * job.stride_h
     return job.source + (plane + row * job.pitch) * job.itemsize
 
@@ -199,16 +90,22 @@ def _source(job, image, group, channel, band, slot):
 def _lower(job, image, group, band, slot):
     """Copy a band of the planes of a group, zeros around it."""
     item = job.itemsize
-    plane = image * job.source_step + group * job.channels * job.H * job.W
-    for channel in range(job.channels):
+    plane = image * job.ld_source + group * job.C * job.H * job.W
+    for channel in range(job.C):
         call(
             job.pad,
-            (
-                job.source + (plane + channel * job.H * job.W) * item, job.W, job.H, job.W,
-                band * job.band * job.stride_h + job.first_row, job.lowered_rows, job.left,
-                slot + channel * job.slot, job.pitch,
+            Pad(
+                source=job.source + (plane + channel * job.H * job.W) * item,
+                ld_source=job.W,
+                H=job.H,
+                W=job.W,
+                first=band * job.band * job.stride_h + job.first_row,
+                rows=job.lowered_rows,
+                left=job.left,
+                target=slot + channel * job.slot,
+                pitch=job.pitch,
             ),
-        )  # fmt: skip
+        )
 
 
 @njit(cache=True, nogil=True)
@@ -217,21 +114,21 @@ def _results(jobs, image, group, band, slot):
     job = carray(jobs, 1)[0]
     phases = carray(jobs, job.phases)
     item = job.itemsize
-    for channel in range(job.channels):
+    for channel in range(job.C):
         source = _source(job, image, group, channel, band, slot)
-        mode = np.int64(1) if channel > 0 or job.add else np.int64(0)
-        if job.relu and channel == job.channels - 1:
-            mode |= 2
-        for result in range(job.results):
-            if job.turned:
-                number = (group * job.channels + channel) * job.results + result
+        mode = ADD if channel > 0 or job.add else np.int64(0)
+        if job.relu and channel == job.C - 1:
+            mode |= RELU
+        for result in range(job.K):
+            if job.transposed:
+                number = (group * job.C + channel) * job.K + result
             else:
-                number = (group * job.results + result) * job.channels + channel
+                number = (group * job.K + result) * job.C + channel
             bias = job.zeros
             if job.bias and channel == 0:
-                bias = job.bias + (group * job.results + result) * item
-            plane = group * job.results + result
-            out = image * job.target_step + plane * job.out_plane
+                bias = job.bias + (group * job.K + result) * item
+            plane = group * job.K + result
+            out = image * job.ld_target + plane * job.out_plane
             for i in range(job.phases):
                 phase = phases[i]
                 row = band * job.band
@@ -239,21 +136,25 @@ def _results(jobs, image, group, band, slot):
                 to = out + phase.out_offset + row * phase.out_row
                 call(
                     phase.kernel,
-                    (
-                        source, job.filters + number * job.taps * item, bias,
-                        job.target + to * item, rows, mode,
+                    Plane(
+                        source=source,
+                        filter=job.filters + number * job.taps * item,
+                        bias=bias,
+                        out=job.target + to * item,
+                        rows=rows,
+                        mode=mode,
                     ),
-                )  # fmt: skip
+                )
 
 
-def _convolve(jobs, worker):
+def _planes(jobs, worker):
     """Do one worker's tasks: (image, group, band).
 
     Several are lowered before they are computed: what was just stored cannot be loaded at once.
     """
     job = carray(jobs, 1)[0]
     scratch = job.scratch + worker * job.scratch_bytes
-    size = job.channels * job.slot
+    size = job.C * job.slot
     first, last = share(job.images * job.groups * job.pieces, worker, job.workers)
     for begin in range(first, last, job.together):
         end = min(begin + job.together, last)
@@ -275,26 +176,27 @@ def _gradients(jobs, image, group, band, slot, sums):
     item = job.itemsize
     rows = min(job.band, job.P - band * job.band)
     mode = np.int64(image + band > 0)
-    for channel in range(job.channels):
+    for channel in range(job.C):
         source = _source(job, image, group, channel, band, slot)
-        for result in range(job.results):
-            plane = group * job.results + result
-            dy = image * job.filters_step + plane * job.out_plane
+        for result in range(job.K):
+            plane = group * job.K + result
+            dy = image * job.ld_filters + plane * job.out_plane
             dy += band * job.band * job.out_row
-            pair = (result * job.channels + channel) * job.taps
+            pair = (result * job.C + channel) * job.taps
             for i in range(job.phases):
                 part = parts[i]
                 at = sums + (pair + part.first_tap) * job.VL * item
-                call(part.kernel, (source, at, job.zeros, job.filters + dy * item, rows, mode))
+                dy_at = job.filters + dy * item
+                call(part.kernel, Plane(source, at, job.zeros, dy_at, rows, mode))
 
 
-def _correlate(jobs, worker):
+def _weight_grad(jobs, worker):
     """Do one worker's groups of a weight gradient: source is x, filters dy, target dw."""
     job = carray(jobs, 1)[0]
     item = job.itemsize
     scratch = job.scratch + worker * job.scratch_bytes
-    size = job.channels * job.slot
-    count = job.channels * job.results * job.taps  # of the gradient of a group
+    size = job.C * job.slot
+    count = job.C * job.K * job.taps  # of the gradient of a group
     sums = scratch + job.sums_at
     first, last = share(job.groups, worker, job.workers)
     for begin in range(first, last, job.together):
@@ -308,16 +210,17 @@ def _correlate(jobs, worker):
                     slot = scratch + (group - begin) * size
                     at = sums + (group - begin) * count * job.VL * item
                     _gradients(jobs, image, group, band, slot, at)
-        call(job.fold, (sums, (end - begin) * count, job.target + begin * count * item))
+        target = job.target + begin * count * item
+        call(job.sum_lanes, SumLanes(sums, (end - begin) * count, target))
 
 
 @lru_cache
-def convolve_address() -> int:
+def planes_address() -> int:
     """Return the address of the loops of one core, ``(job, worker)``."""
-    return loops(_convolve, JOB, "depthwise convolutions")
+    return loops(_planes, PLANE_JOB, "depthwise convolutions")
 
 
 @lru_cache
-def correlate_address() -> int:
+def weight_grad_address() -> int:
     """Return the address of the loops of one core for a weight gradient, ``(job, worker)``."""
-    return loops(_correlate, JOB, "depthwise weight gradients")
+    return loops(_weight_grad, PLANE_JOB, "depthwise weight gradients")

@@ -1,12 +1,19 @@
-"""What one core does in Winograd's convolution: transform a piece, multiply, transform back.
+"""The macro-kernel of Winograd's convolution: transform a piece, multiply, transform back.
 
 A piece is some tiles of the source.  Its transform, V, stays in the core's own cache while one
 panel of filters after the other is multiplied with it, 36 small products for each; what a panel
-leaves, M, is transformed back and stored at once::
+leaves, M, is transformed back and stored at once.  So pieces are outermost, unlike in
+`conv.macrokernel`::
+
+    for ic in pieces of m                       V is made here
+        for jr in panels of n
+            for pc in blocks of k               U is made here, unless it is kept
+                for ir in tiles of the piece    at all 36 points: the microkernel
+            M becomes pixels
 
     V [point][block of VL channels][tile][VL]
-    U [panel][point][channel][F]                F filters of a panel, transformed once per call
-    M [point][tile][F]
+    U [panel][point][channel][NR]               NR filters of a panel, transformed once per call
+    M [point][tile][NR]
 
 After Jia et al., "Optimizing N-dimensional, Winograd-based convolution for manycore CPUs" (2018),
 with the order of the loops of Zlateski et al., "FFT convolutions are faster than Winograd on
@@ -16,56 +23,58 @@ modern CPUs, here's why" (2018): what is transformed never leaves the caches.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numba import carray
 
 from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.signatures import (
+    PlanesToVectors,
+    Tile,
+    TransformFilters,
+    TransformSource,
+    TransformTarget,
+    VectorsToPlanes,
+)
 from lowerconv.codegen.transforms import POINTS_2D, M, R
-from lowerconv.conv.macrokernel import pack_panel, start_sums
-from lowerconv.runtime.launch import OPERANDS, call, loops, pointer, share
+from lowerconv.conv.macrokernel import ADD, RELU, pack_panel, start_sums
+from lowerconv.conv.winograd.records import TILE_JOB
+from lowerconv.runtime.launch import call, loops, pointer, share
 
 TAPS = R * R
 CHUNK = 32  # channels of a panel that are transformed at a time
 
-JOB = np.dtype(
-    [
-        (name, np.int64)
-        for name in (
-            *OPERANDS,
-            *("scratch_bytes", "itemsize", "add"),
-            *("images", "H", "W", "P", "Q"),
-            # channels are summed over, filters are the result's; both per group
-            *("groups", "channels", "channel_block", "taps", "results"),
-            *("F", "VL", "panels", "feed", "pad", "transpose", "turn"),
-            # pieces: images together, bands of rows of tiles, segments of those rows
-            *("together", "bands", "band", "segments", "segment", "tiles_down", "tiles_across"),
-            # the band of the source: where it begins, and where its tiles do
-            *("first_row", "left", "skip", "pitch", "band_rows", "places"),
-            # items from one point to the next; tiles that V has room for
-            *("step_V", "step_U", "step_M", "room"),
-            *("extent", "gather", "transform_source"),
-            *("transform_filters", "transform_target", "scatter"),
-            # microkernels by the tiles that are left: of a panel, and of the last one
-            *("MR", "kernels", "table", "zeros"),
-            # transformed filters: kept by the plan, else in the workspace, else of each core's own
-            *("kept", "shared_at", "rectangles", "workers"),
-            *("V_at", "U_at", "M_at", "taps_at", "band_at", "strip_at", "bias_at"),
-        )
-    ]
-)
+
+class Tiles(NamedTuple):
+    """Some tiles of an image: the first row of tiles and rows, the first of a row and tiles."""
+
+    image: int
+    row: int
+    rows: int
+    column: int
+    across: int
+
+
+class Channels(NamedTuple):
+    """A block of k of a panel."""
+
+    group: int
+    panel: int
+    channel: int
+    channels: int
 
 
 @njit(cache=True, nogil=True)
-def _place(job, piece):
-    """Return images from and to, first row of tiles and rows, first tile of a row and tiles."""
+def _piece(job, piece):
+    """Return the tiles of a piece in its first image, and how many images it has."""
     segment = piece % job.segments
     band = piece // job.segments % job.bands
     image = piece // (job.segments * job.bands) * job.together
-    images = min(job.together, job.images - image)
     row, column = band * job.band, segment * job.segment
     rows = min(job.band, job.tiles_down - row)
-    return image, images, row, rows, column, min(job.segment, job.tiles_across - column)
+    across = min(job.segment, job.tiles_across - column)
+    return Tiles(image, row, rows, column, across), min(job.together, job.images - image)
 
 
 @njit(cache=True, nogil=True)
@@ -77,144 +86,166 @@ def clear(address, count):
 
 
 @njit(cache=True, nogil=True)
-def transform_block(job, image, group, channel, row, rows, column, across, band, target):
-    """Transform tiles of VL channels of an image, `rows` times `across` of them.
+def transform_block(job, tiles, group, channel, band, target):
+    """Transform tiles of VL channels of an image.
 
     The band must have zeros where a tile reaches beyond the image: pixels of all images and
     channels go to the same places.
     """
     item, VL = job.itemsize, job.VL
     line, size = job.pitch * VL * item, job.H * job.W
-    first_row, first_column = M * row + job.first_row, M * column - job.left
-    row0, row1 = max(0, first_row), min(job.H, first_row + M * (rows - 1) + job.extent)
-    plane = (group * job.channels + channel) * size
-    source = job.source + (image * job.source_step + plane) * item
-    count = min(VL, job.channels - channel)
+    first_row, first_column = M * tiles.row + job.first_row, M * tiles.column - job.left
+    row0, row1 = max(0, first_row), min(job.H, first_row + M * (tiles.rows - 1) + job.extent)
+    plane = (group * job.C + channel) * size
+    source = job.source + (tiles.image * job.ld_source + plane) * item
+    count = min(VL, job.C - channel)
     skip = job.skip
     if job.segments == 1:
         source += row0 * job.W * item
         corner = band + (row0 - first_row) * line + job.left * VL * item
         if row1 > row0:
             pixels = (row1 - row0) * job.W
-            call(job.gather, (source, size, count, pixels, job.places, corner))
+            copy = PlanesToVectors(source, size, count, pixels, job.places, corner)
+            call(job.planes_to_vectors, copy)
     else:
         first_column += skip
         skip = np.int64(0)
         column0 = max(0, first_column)
-        column1 = min(job.W, first_column + M * (across - 1) + job.extent)
+        column1 = min(job.W, first_column + M * (tiles.across - 1) + job.extent)
         for i in range(row0, row1):
             if column1 > column0:
                 corner = band + (i - first_row) * line + (column0 - first_column) * VL * item
                 begin = source + (i * job.W + column0) * item
-                call(job.gather, (begin, size, count, column1 - column0, job.places, corner))
-    for i in range(rows):
+                pixels = column1 - column0
+                copy = PlanesToVectors(begin, size, count, pixels, job.places, corner)
+                call(job.planes_to_vectors, copy)
+    for i in range(tiles.rows):
         call(
             job.transform_source,
-            (
-                band + M * i * line + skip * VL * item, job.pitch * VL, across,
-                target + i * across * VL * item, job.step_V,
+            TransformSource(
+                source=band + M * i * line + skip * VL * item,
+                pitch=job.pitch * VL,
+                tiles=tiles.across,
+                target=target + i * tiles.across * VL * item,
+                step=job.step_V,
             ),
-        )  # fmt: skip
+        )
 
 
 @njit(cache=True, nogil=True)
-def _source(job, piece, group, band, target):
+def _make_V(job, piece, group, band, target):
     """Transform the source of a piece: V."""
     item, VL = job.itemsize, job.VL
-    image0, images, row, rows, column, across = _place(job, piece)
+    first, images = _piece(job, piece)
     clear(band, job.band_rows * job.pitch * VL * item)
     for number in range(images):
-        for channel in range(0, job.channels, VL):
-            to = target + (channel * job.room + number * rows * across * VL) * item
-            image = image0 + number
-            transform_block(job, image, group, channel, row, rows, column, across, band, to)
+        tiles = Tiles(first.image + number, first.row, first.rows, first.column, first.across)
+        for channel in range(0, job.C, VL):
+            at = channel * job.room + number * first.rows * first.across * VL
+            transform_block(job, tiles, group, channel, band, target + at * item)
 
 
 @njit(cache=True, nogil=True)
-def _filters(job, group, panel, channel, channels, step, taps, target):
-    """Transform some channels of a panel of filters: ``target[point][channel][F]``."""
-    item, width = job.itemsize, job.F
-    valid = min(width, job.results - panel * width)
-    for first in range(0, channels, CHUNK):
-        count = min(CHUNK, channels - first)
-        pack_panel(job, group, channel + first, count, panel, taps, False)
+def _make_U(job, block, taps, target):
+    """Transform some channels of a panel of filters: ``target[point][channel][NR]``."""
+    item, width = job.itemsize, job.NR
+    valid = min(width, job.K - block.panel * width)
+    for first in range(0, block.channels, CHUNK):
+        count = min(CHUNK, block.channels - first)
+        pack_panel(job, block.group, block.channel + first, count, block.panel, taps, False)
         for lane in range(0, valid, job.VL):
             call(
                 job.transform_filters,
-                (
-                    taps + lane * item, count, width,
-                    target + (first * width + lane) * item, step,
+                TransformFilters(
+                    source=taps + lane * item,
+                    channels=count,
+                    width=width,
+                    target=target + (first * width + lane) * item,
+                    step=job.step_U,
                 ),
-            )  # fmt: skip
+            )
 
 
 @njit(cache=True, nogil=True)
-def _multiply(job, panel, channel, channels, filters, sources, products, tiles):
+def _multiply(job, block, U, V, products, tiles):
     """Multiply V with some channels of a panel: M, at all points."""
     item = job.itemsize
     kernels = carray(pointer(job.kernels), (2, job.MR + 1), np.int64)
-    last = np.int64(1) if panel == job.panels - 1 else np.int64(0)
-    mode = np.int64(1) if channel > 0 else np.int64(0)
-    row, MR = job.VL * item, job.MR
+    last = np.int64(1) if block.panel == job.panels - 1 else np.int64(0)
+    mode = ADD if block.channel > 0 else np.int64(0)
+    row = job.VL * item
     for point in range(POINTS_2D):
-        vectors = filters + point * job.step_U * item
-        source = sources + (point * job.step_V + channel * job.room) * item
+        vectors = U + point * job.step_U * item
+        source = V + (point * job.step_V + block.channel * job.room) * item
         product = products + point * job.step_M * item
-        for tile in range(0, tiles, MR):
-            count = min(MR, tiles - tile)
+        for ir in range(0, tiles, job.MR):
+            count = min(job.MR, tiles - ir)
             call(
                 kernels[last, count],
-                (
-                    channels, vectors, source + tile * row, job.table,
-                    product + tile * job.F * item, job.F, job.zeros, count, mode,
+                Tile(
+                    k=block.channels,
+                    vectors=vectors,
+                    broadcasts=source + ir * row,
+                    table=job.table,
+                    out=product + ir * job.NR * item,
+                    ld_out=job.NR,
+                    bias=job.zeros,
+                    valid=count,
+                    mode=mode,
                 ),
-            )  # fmt: skip
+            )
 
 
 @njit(cache=True, nogil=True)
-def _target(job, piece, group, panel, products, strip, biases):
+def _store(job, piece, group, panel, products, scratch):
     """Transform M back, and store it with what the epilogue adds."""
     item, VL = job.itemsize, job.VL
-    image0, images, row, rows, column, across = _place(job, piece)
-    begin = panel * job.F
-    valid = min(job.F, job.results - begin)
-    width = job.Q if job.segments == 1 else min(M * across, job.Q - M * column)
-    high = min(M * rows, job.P - M * row)
-    mode = np.int64(1) if job.add else np.int64(0)
+    strip, sums = scratch + job.strip_at, scratch + job.sums_at
+    first, images = _piece(job, piece)
+    begin = group * job.K + panel * job.NR
+    valid = min(job.NR, job.K - panel * job.NR)
+    count = valid if job.bias else np.int64(0)
+    start_sums(sums, job.NR * item, job.bias + begin * item, count * item)
+    across = first.across
+    width = job.Q if job.segments == 1 else min(M * across, job.Q - M * first.column)
+    high = min(M * first.rows, job.P - M * first.row)
+    mode = ADD if job.add else np.int64(0)
     if job.relu:
-        mode |= 2
+        mode |= RELU
     size = job.P * job.Q
     for number in range(images):
         for lane in range(0, valid, VL):
-            source = products + (number * rows * across * job.F + lane) * item
-            for i in range(rows):
+            source = products + (number * first.rows * across * job.NR + lane) * item
+            for i in range(first.rows):
                 call(
                     job.transform_target,
-                    (
-                        source + i * across * job.F * item, job.step_M, job.F, across,
-                        strip + M * i * width * VL * item, width * VL, M * VL,
+                    TransformTarget(
+                        source=source + i * across * job.NR * item,
+                        step=job.step_M,
+                        width=job.NR,
+                        tiles=across,
+                        target=strip + M * i * width * VL * item,
+                        row=width * VL,
+                        advance=M * VL,
                     ),
-                )  # fmt: skip
-            plane = (group * job.results + begin + lane) * size + M * row * job.Q + M * column
-            out = job.target + ((image0 + number) * job.target_step + plane) * item
-            bias = biases + lane * item
-            count = min(VL, valid - lane)
+                )
+            plane = (begin + lane) * size + M * first.row * job.Q + M * first.column
+            out = job.target + ((first.image + number) * job.ld_target + plane) * item
+            bias = sums + lane * item
+            rows = min(VL, valid - lane)
             if job.segments == 1:
-                call(job.scatter, (strip, high * width, count, out, size, bias, mode))
+                copy = VectorsToPlanes(strip, high * width, rows, out, size, bias, mode)
+                call(job.vectors_to_planes, copy)
             else:
                 for i in range(high):
-                    call(
-                        job.scatter,
-                        (
-                            strip + i * width * VL * item, width, count,
-                            out + i * job.Q * item, size, bias, mode,
-                        ),
-                    )  # fmt: skip
+                    line, to = strip + i * width * VL * item, out + i * job.Q * item
+                    copy = VectorsToPlanes(line, width, rows, to, size, bias, mode)
+                    call(job.vectors_to_planes, copy)
 
 
 @njit(cache=True, nogil=True)
-def _rectangle(job, scratch, panel0, panel1, piece0, piece1):
-    """Convolve pieces with panels."""
+def _part(job, scratch, panel0, panel1, piece0, piece1):
+    """Convolve pieces with panels, which are counted over all groups."""
     item = job.itemsize
     V, products = scratch + job.V_at, scratch + job.M_at
     filters = job.kept
@@ -223,63 +254,56 @@ def _rectangle(job, scratch, panel0, panel1, piece0, piece1):
     for group in range(panel0 // job.panels, (panel1 - 1) // job.panels + 1):
         first = max(panel0 - group * job.panels, 0)
         last = min(panel1 - group * job.panels, job.panels)
-        for piece in range(piece0, piece1):
-            _, images, _, rows, _, across = _place(job, piece)
-            tiles = images * rows * across
-            _source(job, piece, group, scratch + job.band_at, V)
-            for panel in range(first, last):
-                for channel in range(0, job.channels, job.channel_block):
-                    channels = min(job.channel_block, job.channels - channel)
+        for ic in range(piece0, piece1):
+            piece, images = _piece(job, ic)
+            tiles = images * piece.rows * piece.across
+            _make_V(job, ic, group, scratch + job.band_at, V)
+            for jr in range(first, last):
+                for pc in range(0, job.C, job.KC):
+                    block = Channels(group, jr, pc, min(job.KC, job.C - pc))
                     if filters:
-                        number = (group * job.panels + panel) * POINTS_2D
-                        U = filters + (number * job.step_U + channel * job.F) * item
+                        number = (group * job.panels + jr) * POINTS_2D
+                        U = filters + (number * job.step_U + pc * job.NR) * item
                     else:
                         U = scratch + job.U_at
-                        taps = scratch + job.taps_at
-                        _filters(job, group, panel, channel, channels, job.step_U, taps, U)
-                    _multiply(job, panel, channel, channels, U, V, products, tiles)
-                begin = group * job.results + panel * job.F
-                count = min(job.F, job.results - panel * job.F) if job.bias else np.int64(0)
-                biases = scratch + job.bias_at
-                start_sums(biases, job.F * item, job.bias + begin * item, count * item)
-                _target(job, piece, group, panel, products, scratch + job.strip_at, biases)
+                        _make_U(job, block, scratch + job.taps_at, U)
+                    _multiply(job, block, U, V, products, tiles)
+                _store(job, ic, group, jr, products, scratch)
 
 
 def _winograd(jobs, worker):
-    """Do one worker's share: rectangles of panels x pieces."""
+    """Compute one worker's parts."""
     job = carray(jobs, 1)[0]
-    numbers = carray(pointer(job.rectangles), job.workers + 1, np.int64)
+    numbers = carray(pointer(job.parts), job.workers + 1, np.int64)
     begin, end = numbers[worker], numbers[worker + 1]
-    numbers = carray(pointer(job.rectangles), end, np.int64)
+    numbers = carray(pointer(job.parts), end, np.int64)
     scratch = job.scratch + worker * job.scratch_bytes
     for at in range(begin, end, 4):
-        _rectangle(job, scratch, numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3])
+        _part(job, scratch, numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3])
 
 
 def _prepare(jobs, worker):
     """Transform one worker's share of the filters, to where all can read them."""
     job = carray(jobs, 1)[0]
-    item = job.itemsize
     target = job.kept if job.kept else job.scratch + job.shared_at
-    chunks = -(-job.channels // CHUNK)
+    chunks = -(-job.C // CHUNK)
     first, last = share(job.groups * job.panels * chunks, worker, job.workers)
     taps = job.scratch + worker * job.scratch_bytes + job.taps_at
     for number in range(first, last):
         panel, channel = number // chunks, number % chunks * CHUNK
-        count = min(CHUNK, job.channels - channel)
-        to = target + (panel * POINTS_2D * job.step_U + channel * job.F) * item
-        _filters(
-            job, panel // job.panels, panel % job.panels, channel, count, job.step_U, taps, to
-        )  # fmt: skip
+        count = min(CHUNK, job.C - channel)
+        at = panel * POINTS_2D * job.step_U + channel * job.NR
+        block = Channels(panel // job.panels, panel % job.panels, channel, count)
+        _make_U(job, block, taps, target + at * job.itemsize)
 
 
 @lru_cache
 def winograd_address() -> int:
     """Return the address of the loops of one core, ``(job, worker)``."""
-    return loops(_winograd, JOB, "Winograd's convolution")
+    return loops(_winograd, TILE_JOB, "Winograd's convolution")
 
 
 @lru_cache
 def prepare_address() -> int:
     """Return the address of the transform of the filters, ``(job, worker)``."""
-    return loops(_prepare, JOB, "Winograd's filters")
+    return loops(_prepare, TILE_JOB, "Winograd's filters")

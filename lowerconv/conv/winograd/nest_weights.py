@@ -5,7 +5,7 @@ tiles: 36 products again instead of 144::
 
     V [point][group, block of VL channels][tile][VL]     of x
     Y [point][group, block of VL filters][tile][VL]      of dy
-    D [group, panel][point][channel][F]                  sums of the products over the tiles
+    D [group, panel][point][channel][NR]                 sums of the products over the tiles
 
 Batches of tiles are transformed by all cores, then multiplied by all cores: each owns sums of some
 points and panels, so that nothing has to be added up afterwards, whatever the number of cores.
@@ -19,46 +19,25 @@ import numpy as np
 from numba import carray
 
 from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.signatures import Tile, TransformTarget, VectorsToPlanes
 from lowerconv.codegen.transforms import POINTS_2D, R
-from lowerconv.conv.winograd.nest import clear, transform_block
-from lowerconv.runtime.launch import OPERANDS, call, loops, share
+from lowerconv.conv.macrokernel import ADD
+from lowerconv.conv.winograd.nest import Tiles, clear, transform_block
+from lowerconv.conv.winograd.records import SUM_JOB
+from lowerconv.runtime.launch import call, loops, share
 
 TAPS = R * R
 
-# Two records: of x, and of dy, which differ in what is transformed.
-JOB = np.dtype(
-    [
-        (name, np.int64)
-        for name in (
-            *OPERANDS,
-            *("scratch_bytes", "itemsize", "add", "images", "groups", "VL"),
-            # what is transformed: extents of a plane, planes of a group
-            *("H", "W", "channels", "blocks"),
-            # units: bands of rows of tiles, segments of those rows
-            *("bands", "band", "segments", "segment", "tiles_down", "tiles_across", "unit"),
-            *("first_row", "left", "skip", "pitch", "band_rows", "places"),
-            *("extent", "gather", "transform_source", "transform_target", "scatter"),
-            # V or Y: where it begins, items from one point to the next, tiles it has room for
-            *("at", "step_V", "room"),
-            # the gradient: panels of F filters, MR channels in a tile
-            *("F", "MR", "panels", "results", "kernel", "kernel_last", "zeros"),
-            *("D_at", "step_D", "sums_at", "chunk", "workers"),
-            # the units of this batch
-            *("unit0", "unit1"),
-        )
-    ]
-)
-
 
 @njit(cache=True, nogil=True)
-def _place(job, unit):
-    """Return the image, first row of tiles and rows, first tile of a row and tiles of a unit."""
+def _unit(job, unit):
+    """Return the tiles of a unit."""
     segment = unit % job.segments
     band = unit // job.segments % job.bands
     row, column = band * job.band, segment * job.segment
     rows = min(job.band, job.tiles_down - row)
     across = min(job.segment, job.tiles_across - column)
-    return unit // (job.segments * job.bands), row, rows, column, across
+    return Tiles(unit // (job.segments * job.bands), row, rows, column, across)
 
 
 def _transform(jobs, worker):
@@ -77,7 +56,7 @@ def _transform(jobs, worker):
             which = np.int64(1)
             block -= job.groups * records[0].blocks
         side = records[which]
-        image, row, rows, column, across = _place(side, unit)
+        tiles = _unit(side, unit)
         if cleared != 2 * unit + which:
             clear(band, side.band_rows * side.pitch * side.VL * item)
             cleared = 2 * unit + which
@@ -85,11 +64,12 @@ def _transform(jobs, worker):
         # Full units have the same number of tiles; smaller ones leave some unused, cleared below.
         tile = (unit - job.unit0) * side.unit
         to = job.scratch + side.at + (block * side.room + tile) * side.VL * item
-        transform_block(side, image, group, channel, row, rows, column, across, band, to)
-        missing = (side.unit - rows * across) * side.VL * item
+        transform_block(side, tiles, group, channel, band, to)
+        made = tiles.rows * tiles.across
+        missing = (side.unit - made) * side.VL * item
         if missing:
             for point in range(POINTS_2D):
-                clear(to + point * side.step_V * item + rows * across * side.VL * item, missing)
+                clear(to + (point * side.step_V + made * side.VL) * item, missing)
 
 
 def _multiply(jobs, worker):
@@ -99,25 +79,32 @@ def _multiply(jobs, worker):
     item, VL = x.itemsize, x.VL
     tiles = (x.unit1 - x.unit0) * x.unit
     begin, end = share(x.groups * x.panels * POINTS_2D, worker, x.workers)
-    mode = np.int64(1) if x.unit0 > 0 else np.int64(0)
+    mode = ADD if x.unit0 > 0 else np.int64(0)
     for number in range(begin, end):
         # Panels of a point follow each other: they share its V.
         point, panel = number // (x.groups * x.panels), number % (x.groups * x.panels)
         group, first = panel // x.panels, panel % x.panels
         kernel = x.kernel_last if first == x.panels - 1 else x.kernel
-        vectors = group * dy.blocks * VL + first * x.F
+        vectors = group * dy.blocks * VL + first * x.NR
         Y = x.scratch + dy.at + (point * dy.step_V + vectors * dy.room) * item
         V = x.scratch + x.at + (point * x.step_V + group * x.blocks * VL * x.room) * item
         D = x.scratch + x.D_at + (panel * POINTS_2D + point) * x.step_D * item
-        for channel in range(0, x.channels, x.MR):
+        for channel in range(0, x.C, x.MR):
             source = V + (channel // VL * x.room * VL + channel % VL) * item
             call(
                 kernel,
-                (
-                    tiles, Y, source, np.int64(0), D + channel * x.F * item, x.F, x.zeros, x.MR,
-                    mode,
+                Tile(
+                    k=tiles,
+                    vectors=Y,
+                    broadcasts=source,
+                    table=np.int64(0),
+                    out=D + channel * x.NR * item,
+                    ld_out=x.NR,
+                    bias=x.zeros,
+                    valid=x.MR,
+                    mode=mode,
                 ),
-            )  # fmt: skip
+            )
 
 
 def _finish(jobs, worker):
@@ -125,45 +112,55 @@ def _finish(jobs, worker):
     job = carray(jobs, 1)[0]
     item, VL = job.itemsize, job.VL
     sums = job.scratch + worker * job.scratch_bytes + job.sums_at
-    chunks = -(-job.channels // job.chunk)
+    chunks = -(-job.C // job.chunk)
     begin, end = share(job.groups * job.panels * chunks, worker, job.workers)
-    mode = np.int64(1) if job.add else np.int64(0)
+    mode = ADD if job.add else np.int64(0)
     for number in range(begin, end):
         panel, channel = number // chunks, number % chunks * job.chunk
-        group, first = panel // job.panels, panel % job.panels * job.F
-        count = min(job.chunk, job.channels - channel)
-        D = job.scratch + job.D_at + (panel * POINTS_2D * job.step_D + channel * job.F) * item
-        for lane in range(0, min(job.F, job.results - first), VL):
+        group, first = panel // job.panels, panel % job.panels * job.NR
+        count = min(job.chunk, job.C - channel)
+        D = job.scratch + job.D_at + (panel * POINTS_2D * job.step_D + channel * job.NR) * item
+        for lane in range(0, min(job.NR, job.K - first), VL):
             call(
                 job.transform_target,
-                (
-                    D + lane * item, job.step_D, job.F, count, sums, R * VL, TAPS * VL,
+                TransformTarget(
+                    source=D + lane * item,
+                    step=job.step_D,
+                    width=job.NR,
+                    tiles=count,
+                    target=sums,
+                    row=R * VL,
+                    advance=TAPS * VL,
                 ),
-            )  # fmt: skip
-            row = group * job.results + first + lane
+            )
+            row = group * job.K + first + lane
             call(
-                job.scatter,
-                (
-                    sums, count * TAPS, min(VL, job.results - first - lane),
-                    job.target + (row * job.channels + channel) * TAPS * item,
-                    job.channels * TAPS, job.zeros, mode,
+                job.vectors_to_planes,
+                VectorsToPlanes(
+                    source=sums,
+                    pixels=count * TAPS,
+                    rows=min(VL, job.K - first - lane),
+                    target=job.target + (row * job.C + channel) * TAPS * item,
+                    step=job.C * TAPS,
+                    bias=job.zeros,
+                    mode=mode,
                 ),
-            )  # fmt: skip
+            )
 
 
 @lru_cache
 def transform_address() -> int:
     """Return the address of the transform of x and dy, ``(job, worker)``."""
-    return loops(_transform, JOB, "Winograd's weight gradient: transforms")
+    return loops(_transform, SUM_JOB, "Winograd's weight gradient: transforms")
 
 
 @lru_cache
 def multiply_address() -> int:
     """Return the address of the products, ``(job, worker)``."""
-    return loops(_multiply, JOB, "Winograd's weight gradient: products")
+    return loops(_multiply, SUM_JOB, "Winograd's weight gradient: products")
 
 
 @lru_cache
 def finish_address() -> int:
     """Return the address of the transform to dw, ``(job, worker)``."""
-    return loops(_finish, JOB, "Winograd's weight gradient: sums")
+    return loops(_finish, SUM_JOB, "Winograd's weight gradient: sums")

@@ -1,0 +1,167 @@
+"""Signatures of emitted functions: each serves the emitter, the callers and the tracer.
+
+Every emitted function returns nothing and takes 64-bit integers: addresses, extents, and distances
+in items of the dtype unless bytes are said.  A caller passes one of these tuples, so that a missing
+or misspelt argument is an error when the caller is compiled, and not a wild address when it runs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Tile(NamedTuple):
+    """The microkernel: an MR x NR tile of C, summed over k steps."""
+
+    k: int  #           steps
+    vectors: int  #     address of the operand whose neighbours fill vectors
+    broadcasts: int  #  address of the operand whose items are broadcast
+    table: int  #       address of int32 offsets, in items
+    out: int  #         address of the tile in the result
+    ld_out: int  #      from one row (store "rows") or lane (store "columns") to the next
+    bias: int  #        address of NR lanes ("columns") or MR items ("rows") that sums start from
+    valid: int  #       lanes ("columns") or rows ("rows") of the tile that are stored
+    mode: int  #        bit 0: add to what is there; bit 1: ReLU
+
+
+class Plane(NamedTuple):
+    """A depthwise kernel: rows of one plane of the result, or the gradient of its taps."""
+
+    source: int  # address of the first row that pixel row 0 reads
+    filter: int  # address of the taps, or of a vector of sums for each tap
+    bias: int  #   address of the item that sums start from
+    out: int  #    address of the result; of dy, for a gradient
+    rows: int  #   of the result
+    mode: int  #   as of `Tile`
+
+
+class Pad(NamedTuple):
+    """Copy rows ``first .. first + rows`` of a plane, with zeros around it."""
+
+    source: int  #     address of a plane of H rows of W items
+    ld_source: int  #  from one of its rows to the next
+    H: int
+    W: int
+    first: int  #      row that is copied first; rows outside the plane become zeros
+    rows: int
+    left: int  #       zeros before each row
+    target: int  #     address
+    pitch: int  #      from one row of the target to the next
+
+
+class Transpose(NamedTuple):
+    """``target[j * ld_target + i] = source[i * ld_source + j]``, j < columns, i < lanes <= VL."""
+
+    source: int
+    ld_source: int
+    rows: int  #       that exist; those from there on are taken as zeros
+    columns: int
+    target: int
+    ld_target: int
+    lanes: int
+
+
+class TransposeTaps(NamedTuple):
+    """Filters ``[channel][lane][tap]`` become ``[channel][tap][lane]``."""
+
+    source: int
+    ld_source: int  #  from one channel to the next
+    rows: int  #       lanes that exist; the others up to `lanes` become zeros
+    channels: int
+    target: int
+    ld_target: int  #  from one channel to the next
+    width: int  #      from one tap of the target to the next
+    lanes: int
+
+
+class Prefetch(NamedTuple):
+    """Ask for `lines` cache lines at each of `places` places `step` bytes apart."""
+
+    address: int
+    places: int
+    step: int
+    lines: int
+
+
+class SumLanes(NamedTuple):
+    """``target[i]`` is the sum of the lanes of vector i at `vectors`, for i < sums."""
+
+    vectors: int
+    sums: int
+    target: int
+
+
+class TransformSource(NamedTuple):
+    """Winograd's BT d B of `tiles` tiles that follow each other in a row."""
+
+    source: int
+    pitch: int  #  from one row to the next
+    tiles: int
+    target: int  # of point i of tile t: target + i * step + t * VL
+    step: int
+
+
+class TransformFilters(NamedTuple):
+    """Winograd's G g GT of `channels` channels, a vector of filters each."""
+
+    source: int
+    channels: int
+    width: int  #  from one tap to the next; 9 * width from one channel to the next
+    target: int  # of point i of channel c: target + i * step + c * width
+    step: int
+
+
+class TransformTarget(NamedTuple):
+    """Winograd's AT m A of `tiles` tiles, the last one first."""
+
+    source: int  #  of point i of tile t: source + i * step + t * width
+    step: int
+    width: int
+    tiles: int
+    target: int
+    row: int  #     from one row of pixels to the next
+    advance: int  # from one tile to the next
+
+
+class PlanesToVectors(NamedTuple):
+    """`pixels` pixels of `rows` planes become vectors of VL channels."""
+
+    source: int  # of plane i: source + i * step
+    step: int
+    rows: int  #   that exist; those from there on are taken as zeros
+    pixels: int
+    places: int  # address of int32 offsets: pixel j becomes the vector at target + places[j]
+    target: int
+
+
+class VectorsToPlanes(NamedTuple):
+    """`pixels` vectors of VL filters become pixels of `rows` planes, bias and ReLU applied."""
+
+    source: int
+    pixels: int
+    rows: int
+    target: int  # of plane i: target + i * step
+    step: int
+    bias: int  #   address of a vector
+    mode: int  #   as of `Tile`
+
+
+class Post(NamedTuple):
+    """Count one more, and wake who waits for it."""
+
+    state: int
+    counter: int  # address
+
+
+class Meet(NamedTuple):
+    """Wait until a counter has come so far."""
+
+    state: int
+    counter: int  # address
+    until: int
+
+
+class SetThreads(NamedTuple):
+    """Have a library use so many threads; one of the library's own functions."""
+
+    threads: int

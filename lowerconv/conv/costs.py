@@ -1,0 +1,73 @@
+"""The table of costs: what each piece of work takes, by which schedules are compared.
+
+One unit: the time of a multiply-add of one vector, on one core.  It makes one table serve every
+instruction set and clock; measured on AVX-512 with ``python -m bench.compare`` and single layers.
+What BLAS does is counted in multiply-adds of one item instead, because its vectors are its own.
+"""
+
+from __future__ import annotations
+
+from lowerconv.codegen.isa import Isa
+
+#                        what it pays for
+# --- microkernels
+LATENCY = 10.0  #        a step of the k loop at least: multiply-adds wait for their sums
+STEP = {1: 8.0, 2: 1.4}  # a step, beside its multiply-adds: with one vector the loads take longest
+STEP_MORE = 1.8  #       likewise, with three vectors or more
+CALL = 120.0  #          to call a microkernel and begin its sums
+TRANSPOSED = 150.0  #    to transpose and store a square of VL x VL sums
+STORED = 4.0  #          to store a vector of sums as it is
+UNALIGNED = 0.2  #       to load a vector that straddles two cache lines
+CROWDED = 0.1  #         to broadcast from a row that shares sets of L1 with all others
+FAR_ROW, FAR_LINE = 20.0, 10.0  # to store a row, and a line, of a result larger than the caches
+# --- filters
+PACKED = 1.0  #          to pack an item
+STREAMED = 0.25  #       to read a byte of packed filters from beyond L2
+# --- the source
+TOUCH = 0.1  #           to read a vector of it once more
+LOWERED_ROW = 10.0  #    to begin a lowered row
+LOWERED_VECTOR = 4.0  #  to copy a vector of it
+# --- blocks of k
+ADDED_TILE = 100.0  #    to begin a tile that adds to what is stored
+ADDED_FILTER = 4.0  #    and to read and add each filter's pixels
+# --- weight gradients
+TILE_CALL = 150.0  #     to call a microkernel of taps
+TILE_VECTOR = 3.0  #     to write a vector of its sums
+PIXELS_MOST = 200  #     pixels that a call covers, at most
+GATHERED = 1.0  #        to transpose a vector of dy
+TASK_ROW = 60.0  #       to begin a row of pixels of a task
+# --- Winograd
+SOURCE = 185.0  #        to transform a vector of channels of a tile
+TARGET = 160.0  #        to transform a vector of filters of a tile back
+MOVED = 100.0  #         to turn VL pixels of VL planes into vectors, or back
+FILTERS = 350.0  #       to transform a vector of filters of a channel
+FAR = 0.25  #            to read a byte from beyond L2, where that takes longer than its use
+ROUNDING = 1.3  #        factor: its rounding errors are larger, so that it has to be clearly faster
+# --- threads
+LAUNCH = 10e3  #         to hand a job to threads: a microsecond or two
+ELSEWHERE = 1.25  #      factor of a pass whose images lie on another NUMA node
+# --- BLAS, in multiply-adds of one item
+BLAS_LOWER = 16.0  #     to lower an item into L2 (about a quarter of a nanosecond)
+BLAS_PIECE = 250.0  #    to begin a row piece, of at most Q items (about four nanoseconds)
+BLAS_PACK = 12.0  #      for BLAS to pack an item of an operand
+BLAS_STORE = 16.0  #     to write an item of the product once more
+BLAS_CALL = 30e3  #      to call BLAS and go round the loop (about half a microsecond)
+
+
+def step_time(MR: int, NV: int, isa: Isa) -> float:
+    """Return the time of one step of a register tile of MR rows of NV vectors.
+
+    Measured: steps take the time of their multiply-adds, at least their latency, and a little more
+    that does not depend on the rows.
+    """
+    return max(MR * NV + STEP.get(NV, STEP_MORE), LATENCY)
+
+
+def lowered_row(pitch: int, VL: int) -> float:
+    """Return the time to lower a row of `pitch` items."""
+    return LOWERED_ROW + LOWERED_VECTOR * pitch / VL
+
+
+def added_tile(NR: int) -> float:
+    """Return the time to add a tile of NR filters to what is stored."""
+    return ADDED_TILE + ADDED_FILTER * NR

@@ -1,0 +1,161 @@
+"""Depthwise convolution and its weight gradient, executable: kernels of planes, and the record."""
+
+from __future__ import annotations
+
+from math import ceil
+
+import numpy as np
+
+from lowerconv.codegen.depthwise import PlaneKernel
+from lowerconv.codegen.depthwise_small import SmallPlaneKernel
+from lowerconv.codegen.isa import LINE
+from lowerconv.codegen.packing import pad_address, sum_lanes_address
+from lowerconv.conv.depthwise import nest
+from lowerconv.conv.depthwise.schedule import PlaneSchedule
+from lowerconv.conv.executable import Array, Executable, Options
+from lowerconv.conv.lowering import Phase
+from lowerconv.conv.window import balanced
+from lowerconv.runtime.launch import bind_operands, launch
+from lowerconv.runtime.records import fill
+from lowerconv.runtime.team import Handle
+from lowerconv.runtime.workspace import Scratch, scratch_stride
+
+Taps = tuple[tuple[int, int, int], ...]
+
+
+class Planes(Executable):
+    """A pass plane by plane.
+
+    Attributes
+    ----------
+    schedule : PlaneSchedule
+    job : ndarray of `nest.PLANE_JOB`
+        A record for each phase; for a weight gradient, for each group of taps.
+    """
+
+    slices = True
+
+    def __init__(self, schedule: PlaneSchedule, options: Options) -> None:
+        super().__init__(options.threads)
+        self.schedule = s = schedule
+        self.relu = options.relu
+        self._nothing = np.empty(0, s.conv.dtype)
+        self._zeros = np.zeros(s.VL, s.conv.dtype)
+        self._loops = nest.weight_grad_address() if s.gradient else nest.planes_address()
+        phases = [
+            (phase, phase.taps[first : first + most], first)
+            for phase in s.conv.phases
+            for most in (s.taps_at_once if s.gradient else max(1, len(phase.taps)),)
+            for first in range(0, max(1, len(phase.taps)), most)
+        ]
+        self.job = np.zeros(len(phases), nest.PLANE_JOB)
+        fill(self.job, *_parts(s), _workers(s, self._zeros, len(phases), options.add))
+        for number, (phase, taps, first) in enumerate(phases):
+            kernel = _kernel(s, phase, taps)
+            self.kernels.append(kernel)
+            own = nest.PlanePhase(phase.P, phase.out_offset, phase.out_row, kernel.address(), first)
+            fill(self.job[number : number + 1], own)
+        scratch = s.workers * int(self.job["scratch_bytes"][0])
+        self.workspace_items = scratch // s.conv.dtype.itemsize
+        self._words = self.job.view(np.int64)
+
+    def run(
+        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+    ) -> None:
+        """Compute a pass; of a weight gradient `a` is dy, and `b` is x."""
+        source, filters = (b, a) if self.schedule.gradient else (a, b)
+        bind_operands(self._words, source, filters, bias, out, workspace.address, self.relu)
+        launch(team, self._loops, self.job.ctypes.data, self.schedule.workers)
+
+    def explain(self) -> dict[str, str]:
+        """Return the decisions, for people."""
+        s, kernel = self.schedule, self.kernels[0]
+        assert isinstance(kernel, (PlaneKernel, SmallPlaneKernel))
+        return {
+            "instructions": s.isa.name,
+            "kernel": f"planes: {len(kernel.taps)} taps, rows of {kernel.Q} pixels",
+            "source": "lowered" if s.lower else "in place",
+            "tasks": f"on {s.workers} cores",
+        }
+
+
+def _kernel(s: PlaneSchedule, phase: Phase, taps: Taps) -> PlaneKernel | SmallPlaneKernel:
+    """Return the kernel of some taps of a phase."""
+    conv = s.conv
+    if s.small:
+        return SmallPlaneKernel(
+            s.isa,
+            conv.dtype,
+            taps,
+            H=conv.H,
+            W=conv.W,
+            P=phase.P,
+            Q=phase.Q,
+            stride_h=conv.stride_h,
+            stride_w=conv.stride_w,
+            out_row=phase.out_row,
+            out_column=phase.out_column,
+            together=balanced(phase.P, s.rows_at_once),
+            gradient=s.gradient,
+        )
+    return PlaneKernel(
+        s.isa,
+        conv.dtype,
+        tuple((tap, s.window.place(row, column)) for tap, row, column in taps),
+        Q=phase.Q,
+        row_step=conv.stride_h * s.window.pitch,
+        out_row=phase.out_row,
+        out_column=phase.out_column,
+        together=balanced(s.band, s.rows_at_once),
+        gradient=s.gradient,
+    )
+
+
+def _parts(s: PlaneSchedule) -> tuple[object, ...]:
+    """Return the parts of the record that follow from the schedule alone."""
+    conv = s.conv
+    return (
+        nest.PlaneProblem(
+            images=conv.images,
+            groups=conv.groups,
+            C=conv.channels,
+            K=conv.results,
+            taps=conv.taps,
+            transposed=conv.transposed,
+            H=conv.H,
+            W=conv.W,
+            stride_h=conv.stride_h,
+            out_plane=conv.out_plane,
+            itemsize=conv.dtype.itemsize,
+        ),
+        nest.PlaneBlocks(
+            band=s.band,
+            pieces=s.pieces,
+            together=s.together,
+            slot=s.slot,
+            lower=s.lower,
+            first_row=s.window.first_row,
+            lowered_rows=s.window.rows(s.band),
+            left=s.window.left,
+            pitch=s.window.pitch if s.lower else conv.W,
+            VL=s.VL,
+        ),
+    )
+
+
+def _workers(s: PlaneSchedule, zeros: Array, phases: int, add: bool) -> nest.PlaneWorkers:
+    """Return the emitted functions, and what each worker has of the scratch."""
+    conv = s.conv
+    sums_at = s.together * conv.channels * s.slot
+    sums = conv.channels * conv.results * conv.taps * s.VL if s.gradient else 0
+    own = sums_at + ceil(s.together * sums * conv.dtype.itemsize / LINE) * LINE
+    return nest.PlaneWorkers(
+        pad=pad_address(s.isa, conv.dtype, s.window.split),
+        sum_lanes=sum_lanes_address(s.isa, conv.dtype),
+        zeros=zeros.ctypes.data,
+        workers=s.workers,
+        scratch_bytes=scratch_stride(own, s.nodes),
+        sums_at=sums_at,
+        phases=phases,
+        add=add,
+    )

@@ -1,0 +1,137 @@
+"""What a plan runs: a convolution pass, decided, with everything that its calls need made once."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lowerconv.codegen.microkernel import Kernel
+from lowerconv.copying import not_copied
+from lowerconv.runtime.team import Handle
+from lowerconv.runtime.workspace import Scratch
+
+Array = npt.NDArray[np.floating]
+
+
+class Options(NamedTuple):
+    """What a plan is made for, beside its problem and pass.
+
+    Attributes
+    ----------
+    threads : int
+    constant : bool
+        A promise that filters do not change between calls, so that they may be kept packed.
+    relu : bool
+        Whether results below zero become zero, after all additions.
+    add : bool
+        Whether results are added to what is there.
+    variant : str, optional
+        Of an algorithm that has several, as tuning names them; default: the one of least cost.
+    """
+
+    threads: int
+    constant: bool = False
+    relu: bool = False
+    add: bool = False
+    variant: str | None = None
+
+
+@not_copied("copy the ConvPlan that it is a part of")
+class Executable:
+    """A pass that can be run.
+
+    Attributes
+    ----------
+    threads : int
+        That the team needs.
+    pairs : bool
+        Whether threads 2i and 2i + 1 work together.
+    slices : bool
+        Whether images may be some channels of larger arrays.
+    workspace_items : int
+        Of the problem's dtype, for all threads together.
+    kernels : list
+        Emitted kernels, the one that most work is done in first; none where loops are numba's.
+    """
+
+    pairs = False
+    slices = False
+    workspace_items = 0
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self.kernels: list[Kernel] = []
+
+    def run(
+        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+    ) -> None:
+        """Compute a pass.
+
+        Parameters
+        ----------
+        team : Handle
+            Of at least `threads` threads.
+        a, b : ndarray
+            The operands of the pass, in the order of its function (``x, w``, ``dy, w``, ``dy, x``);
+            C-contiguous, or channels of larger arrays where the executable `slices`.
+        bias : ndarray, (K,)
+            Empty where there is none, and in gradients.
+        out : ndarray
+            The result.
+        workspace : Scratch
+            Of `workspace_items`; its contents are undefined.
+        """
+        raise NotImplementedError
+
+    def hold(self, team: Handle, w: Array, workspace: Scratch) -> Array:
+        """Return what calls are given instead of filters: what is kept of them, or `w` itself."""
+        return w
+
+    def explain(self) -> dict[str, str]:
+        """Return the decisions, for people."""
+        return {}
+
+
+class Nothing(Executable):
+    """The pass of an empty batch: no images, or a sum of nothing."""
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(1)
+        self.add = options.add
+
+    def run(
+        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+    ) -> None:
+        """Write zeros, or add nothing."""
+        if not self.add:
+            out[...] = 0
+
+
+class Added(Executable):
+    """A pass of an algorithm that stores its results, as one that adds them to what is there."""
+
+    def __init__(self, stored: Executable, relu: bool) -> None:
+        super().__init__(stored.threads)
+        self.stored, self.relu = stored, relu
+        self.pairs, self.slices = stored.pairs, stored.slices
+        self.workspace_items, self.kernels = stored.workspace_items, stored.kernels
+
+    def run(
+        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+    ) -> None:
+        """Compute the result in an array of its own, and add it."""
+        result = np.empty_like(out)
+        self.stored.run(team, a, b, bias, result, workspace)
+        out += result
+        if self.relu:
+            np.maximum(out, 0, out=out)
+
+    def hold(self, team: Handle, w: Array, workspace: Scratch) -> Array:
+        """Return what is kept of the filters."""
+        return self.stored.hold(team, w, workspace)
+
+    def explain(self) -> dict[str, str]:
+        """Return the decisions, for people."""
+        return self.stored.explain()

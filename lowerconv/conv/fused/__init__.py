@@ -1,0 +1,76 @@
+"""The fused engine: lowering hidden inside the multiplication.
+
+Generated microkernels multiply straight from the image, or from a padded band of it that stays in
+L2: a tap of a filter is an offset in a table, so the lowered matrix never exists, not even in
+parts.  What is left of lowering, the padding of a band and the packing of filters into panels, is
+done by the core that uses it, piece by piece, while the next piece is on its way to the cache:
+prefetches stand between the multiply-adds, where they cost nothing.
+
+* `forward`: forward, and the input gradient as convolutions of dy;
+* `weights`: the weight gradient;
+* `conv.depthwise`: groups of very few channels, where there is nothing to pack.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+from lowerconv.codegen.isa import host_isa
+from lowerconv.conv.algorithm import Algorithm
+from lowerconv.conv.depthwise.planes import Planes
+from lowerconv.conv.depthwise.schedule import by_planes, make_plane_schedule
+from lowerconv.conv.executable import Executable, Options
+from lowerconv.conv.fused.forward import Forward
+from lowerconv.conv.fused.weights import WeightGrad
+from lowerconv.conv.lowering import convolution, countable, has_many_phases
+from lowerconv.conv.problem import ConvProblem, Op
+from lowerconv.conv.schedule import make_schedule
+from lowerconv.conv.schedule_weights import NVS, make_weight_schedule
+from lowerconv.conv.tiling import tilings
+from lowerconv.runtime.affinity import nodes
+
+VARIANTS = 5  # of the tilings, by their cost, that tuning measures
+
+
+def estimate(problem: ConvProblem, op: Op, constant: bool) -> float:
+    """Return the cost, infinite for images and strides that tables and microkernels do not suit."""
+    if not countable(problem) or has_many_phases(problem, op):
+        return inf
+    return tilings(convolution(problem, op), host_isa(), constant)[0].cost
+
+
+def build(problem: ConvProblem, op: Op, options: Options) -> Executable:
+    """Return a pass on microkernels."""
+    isa, variant, where = host_isa(), options.variant, nodes(options.threads)
+    conv = convolution(problem, op)
+    if by_planes(problem, op):
+        return Planes(make_plane_schedule(conv, isa, where, op == "weight_grad"), options)
+    if op == "weight_grad":
+        NV = int(variant.split()[0]) if variant else None
+        return WeightGrad(make_weight_schedule(problem, isa, where, NV), options)
+    found = tilings(conv, isa, options.constant)
+    tiling = next((tiling for tiling in found if tiling.name == variant), found[0])
+    return Forward(make_schedule(conv, isa, where, tiling, options.constant), options)
+
+
+def variants(problem: ConvProblem, op: Op, constant: bool) -> tuple[str | None, ...]:
+    """Return the names of the variants that may be fastest; None is the only one there is."""
+    if by_planes(problem, op):
+        return (None,)
+    isa = host_isa()
+    if op == "weight_grad":
+        rows = problem.C if (problem.R, problem.S, problem.stride) == (1, 1, (1, 1)) else problem.K
+        vectors = -(-(rows // problem.groups) // isa.lanes(problem.dtype))
+        return tuple(f"{NV} vectors" for NV in NVS if vectors >= NV)
+    found = tilings(convolution(problem, op), isa, constant)
+    return tuple(tiling.name for tiling in found[:VARIANTS])
+
+
+ALGORITHM = Algorithm(
+    name="fused",
+    reason="microkernels multiply straight from the image",
+    estimate=estimate,
+    build=build,
+    adds=lambda op: op != "weight_grad",
+    variants=variants,
+)

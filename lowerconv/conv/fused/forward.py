@@ -1,0 +1,313 @@
+"""Forward and input gradient on the macro-kernel: microkernels, tables of taps, and the record."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lowerconv.codegen.isa import LINE
+from lowerconv.codegen.microkernel import Microkernel
+from lowerconv.codegen.packing import (
+    pad_address,
+    prefetch_address,
+    slack,
+    transpose_address,
+    transpose_taps_address,
+)
+from lowerconv.conv import records
+from lowerconv.conv.executable import Array, Executable, Options
+from lowerconv.conv.kept import Kept
+from lowerconv.conv.macrokernel import macrokernel_address, pack_address
+from lowerconv.conv.schedule import Schedule
+from lowerconv.conv.tiling import live_taps
+from lowerconv.runtime.launch import bind_operands, launch
+from lowerconv.runtime.records import fill
+from lowerconv.runtime.team import Handle
+from lowerconv.runtime.workspace import Scratch, scratch_stride
+
+PAGE = 4096  # items: copies of packed filters lie on pages of their own
+STREAM = 32  # steps that packed filters are prefetched ahead: a page of 4 KiB
+
+
+class Forward(Executable):
+    """A convolution by panels.
+
+    Attributes
+    ----------
+    schedule : Schedule
+    job : ndarray of `records.FORWARD_JOB`
+        A record for each phase.
+    packed : ndarray or None
+        Filters packed once, where they are constant: a copy for each NUMA node.
+    """
+
+    slices = True
+
+    def __init__(self, schedule: Schedule, options: Options) -> None:
+        super().__init__(options.threads)
+        self.schedule = s = schedule
+        self.relu = options.relu
+        self._tables: list[np.ndarray] = []  # they live as long as their addresses are used
+        keeps = s.constant and not s.tiling.in_place
+        self.packed = _room_for_panels(s) if keeps else None
+        self.job = np.zeros(len(s.conv.phases), records.FORWARD_JOB)
+        self._workers = _WorkerTables(s)
+        fill(self.job, *_parts(s, options.add), self._workers.record(s))
+        for number in range(len(s.conv.phases)):
+            fill(self.job[number : number + 1], self._phase(number))
+        self.workspace_items = s.workers * self._workers.scratch_bytes // s.conv.dtype.itemsize
+        self._words = self.job.view(np.int64)
+        self.loops = macrokernel_address()
+        self._packed_from = Kept()
+
+    def run(
+        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+    ) -> None:
+        """Convolve the source `a` with the filters `b`."""
+        filters = b if self.packed is None else self._pack(team, b)
+        bind_operands(self._words, a, filters, bias, out, workspace.address, self.relu)
+        launch(team, self.loops, self.job.ctypes.data, self.schedule.workers)
+
+    def _pack(self, team: Handle, filters: Array) -> Array:
+        """Return the packed filters, packed now where these are not those of the last call."""
+        assert self.packed is not None
+        if filters is not self.packed and not self._packed_from.has(filters):
+            self._packed_from.forget()  # whatever interrupts it
+            transposed = self.schedule.conv.transposed
+            feed = records.PACKED_FROM_TRANSPOSED if transposed else records.PACKED_FROM_FORWARD
+            self.job["feed"] = feed
+            self.job["filters"], self.job["target"] = filters.ctypes.data, self.packed.ctypes.data
+            launch(team, pack_address(), self.job.ctypes.data, self.schedule.workers)
+            self.job["feed"] = records.PACKED
+            self._packed_from.take(filters)
+        return self.packed
+
+    def hold(self, team: Handle, w: Array, workspace: Scratch) -> Array:
+        """Return the packed filters, where they are kept so."""
+        if self.packed is None:
+            return w
+        kept = self._pack(team, w)
+        self._packed_from.forget()
+        return kept
+
+    def _phase(self, number: int) -> records.Phase:
+        """Return the record of a phase; make its microkernels and tables."""
+        s, phase = self.schedule, self.schedule.conv.phases[number]
+        TH, TW = s.tiling.shapes[number]
+        tail = (phase.P % TH or TH, TW) if TH > 1 else (TH, phase.Q % TW or TW)
+        rest = s.conv.results - (s.panels - 1) * s.NR
+        make = _pixel_kernel if s.tiling.feed == "pixels" else _filter_kernel
+        kernels = [make(s, number, NR, *size) for NR in (s.NR, rest) for size in ((TH, TW), tail)]
+        self.kernels += kernels
+        tables = self._table_of_rows(number)
+        per_row = s.tiles_per_row(number)
+        whole, whole_tail, last, last_tail = (kernel.address() for kernel in kernels)
+        return records.Phase(
+            P=phase.P,
+            Q=phase.Q,
+            TH=TH,
+            TW=TW,
+            tiles_per_row=per_row,
+            tiles=s.tiles(number),
+            tiles_per_piece=s.piece_units * (per_row if s.by_rows else 1),
+            tables=tables.ctypes.data,
+            out_offset=phase.out_offset,
+            out_row=phase.out_row,
+            out_column=phase.out_column,
+            kernel=whole,
+            kernel_tail=whole_tail,
+            kernel_last=last,
+            kernel_last_tail=last_tail,
+        )
+
+    def _table_of_rows(self, number: int) -> np.ndarray:
+        """Return, for each row of tiles, the address of its table and its steps per channel."""
+        s = self.schedule
+        made: dict[tuple[int, ...], np.ndarray] = {}
+        rows = []
+        for mask in live_taps(s.conv, s.conv.phases[number], s.tiling.shapes[number][0]):
+            live = tuple(map(int, np.flatnonzero(mask)))
+            if live not in made:
+                made[live] = _table(s, number, live)
+            rows.append((made[live].ctypes.data, len(live)))
+        table = np.array(rows, np.int64).reshape(-1, 2)
+        self._tables += [*made.values(), table]
+        return table
+
+    def explain(self) -> dict[str, str]:
+        """Return the decisions, for people."""
+        s, kernel = self.schedule, self.kernels[0]
+        assert isinstance(kernel, Microkernel)
+        pixels = " or ".join(f"{TH} x {TW}" for TH, TW in dict.fromkeys(s.tiling.shapes))
+        in_place = ", filters in place" if s.tiling.in_place else ""
+        return {
+            "instructions": s.isa.name,
+            "feed": f"{s.tiling.feed} in vectors{in_place}",
+            "microkernel": f"{kernel.MR} rows x {kernel.NV * s.VL} lanes",
+            "tile": f"{pixels} pixels x {s.NR} filters",
+            "source": f"bands of {s.band} rows, lowered" if s.window.lower else "in place",
+            "blocks": f"{s.KC} channels x {s.NC // s.NR} panels of filters",
+            "pieces": f"{s.conv.images * s.pieces} of the images, "
+            f"{s.conv.groups * s.panels} panels",
+            "cores": f"{s.workers}",
+        }
+
+
+class _WorkerTables:
+    """Where each worker's scratch, parts and packed filters are."""
+
+    def __init__(self, s: Schedule) -> None:
+        conv, item = s.conv, s.conv.dtype.itemsize
+        spare = slack(s.isa, conv.dtype)
+
+        def lines(items: int) -> int:
+            return -(-(items + spare) * item // LINE) * LINE
+
+        packs = not s.tiling.in_place and not s.constant
+        self.sums_at = lines(s.NC * conv.taps * s.KC) if packs else 0
+        self.lowered_at = self.sums_at + lines(s.NC)
+        lowered = lines(s.plane * s.KC) if s.window.lower else 0
+        self.scratch_bytes = scratch_stride(self.lowered_at + lowered, s.nodes)
+        own = s.nodes[: s.workers]
+        copy = _copy_items(s) * item
+        self.copies = np.array(
+            [(copy * n, own[:i].count(n), own.count(n)) for i, n in enumerate(own)], np.int64
+        )
+        counts = [0, *map(len, s.parts)]
+        begins = np.cumsum(counts) * 4 + len(counts)
+        flat = [number for parts in s.parts for part in parts for number in part]
+        self.parts = np.array([*begins, *flat], np.int64)
+
+    def record(self, s: Schedule) -> records.Workers:
+        """Return the record."""
+        return records.Workers(
+            workers=s.workers,
+            parts=self.parts.ctypes.data,
+            copies=self.copies.ctypes.data,
+            scratch_bytes=self.scratch_bytes,
+            lowered_at=self.lowered_at,
+            sums_at=self.sums_at,
+        )
+
+
+def _parts(s: Schedule, add: bool) -> tuple[object, ...]:
+    """Return the parts of the record that follow from the schedule alone."""
+    conv, isa, dtype = s.conv, s.isa, s.conv.dtype
+    packs = records.PACKED_FROM_TRANSPOSED if conv.transposed else records.PACKED_FROM_FORWARD
+    feed = records.FILTERS_IN_PLACE if s.tiling.in_place else packs
+    return (
+        records.Problem(
+            images=conv.images,
+            H=conv.H,
+            W=conv.W,
+            groups=conv.groups,
+            C=conv.channels,
+            K=conv.results,
+            taps=conv.taps,
+            itemsize=dtype.itemsize,
+        ),
+        records.Blocks(
+            NR=s.NR,
+            NC=s.NC,
+            KC=s.KC,
+            panels=s.panels,
+            pieces=s.pieces,
+            VL=s.VL,
+            feed=feed,
+            swap=s.tiling.feed == "pixels",
+        ),
+        records.Lowering(
+            lower=s.window.lower,
+            band=s.band,
+            stride_h=conv.stride_h,
+            stride_w=s.window.column_step,
+            first_row=s.window.first_row,
+            lowered_rows=s.window.rows(s.band) if s.window.lower else 0,
+            left=s.window.left,
+            pitch=s.window.pitch,
+            plane=s.plane,
+        ),
+        records.Result(out_plane=conv.out_plane, phases=len(conv.phases), add=add),
+        records.Copies(
+            pad=pad_address(isa, dtype, s.window.split),
+            transpose=transpose_address(isa, dtype),
+            transpose_taps=transpose_taps_address(isa, dtype, conv.taps) if conv.transposed else 0,
+            prefetch=prefetch_address(isa, dtype),
+        ),
+    )
+
+
+def _copy_items(s: Schedule) -> int:
+    """Return the items of a copy of all packed filters."""
+    items = s.conv.groups * s.panels * s.NR * s.conv.channels * s.conv.taps
+    return -(-(items + slack(s.isa, s.conv.dtype)) // PAGE) * PAGE
+
+
+def _room_for_panels(s: Schedule) -> np.ndarray:
+    """Return memory for a copy of all packed filters on each NUMA node.
+
+    Each is packed by the workers of its node: their writes decide where it lies.
+    """
+    copies = max(s.nodes[: s.workers]) + 1
+    # Of as many dimensions as filters, which is the kind of array kernels are compiled for.
+    return np.empty((copies * _copy_items(s), 1, 1, 1), s.conv.dtype)
+
+
+def _filter_kernel(s: Schedule, number: int, NR: int, height: int, width: int) -> Microkernel:
+    """Return the kernel with vectors of NR filters and height x width pixels broadcast."""
+    stride_w = s.conv.stride_w
+    rows = (i * s.conv.stride_h * s.window.pitch for i in range(height))
+    return Microkernel(
+        s.isa,
+        s.conv.dtype,
+        rows=tuple(row + j * stride_w for row in rows for j in range(width)),
+        columns=tuple(range(0, NR, s.VL)),
+        broadcast_step=None,
+        vector_step=None if _paired(s, number) else s.NR,
+        store="columns",
+        pixel_step=s.conv.phases[number].out_column,
+        ahead=0 if s.window.lower else s.tiling.shapes[number][1] * stride_w,
+        stream=STREAM * s.NR,
+    )
+
+
+def _pixel_kernel(s: Schedule, number: int, NR: int, height: int, width: int) -> Microkernel:
+    """Return the kernel with vectors of height x width pixels and NR filters broadcast."""
+    conv, phase = s.conv, s.conv.phases[number]
+    row_step = conv.stride_h * s.window.pitch
+    in_place = s.tiling.in_place
+    vectors = [(i, j) for i in range(height) for j in range(0, width, s.VL)]
+    return Microkernel(
+        s.isa,
+        conv.dtype,
+        rows=tuple(i * (conv.channels * conv.taps if in_place else 1) for i in range(NR)),
+        columns=tuple(i * row_step + j for i, j in vectors),
+        broadcast_step=None if _paired(s, number) else 1 if in_place else s.NR,
+        vector_step=None,
+        store="rows",
+        lanes=tuple(min(s.VL, width - j) for _, j in vectors),
+        pixel_step=phase.out_column,
+        ahead=0 if s.window.lower else s.tiling.shapes[number][1],
+        spots=tuple(i * phase.out_row + j * phase.out_column for i, j in vectors),
+    )
+
+
+def _paired(s: Schedule, number: int) -> bool:
+    """Return whether steps leave out some of the filter's taps, so that panels need offsets."""
+    phase = s.conv.phases[number]
+    live = live_taps(s.conv, phase, s.tiling.shapes[number][0])
+    return len(phase.taps) < s.conv.taps or not live.all()
+
+
+def _table(s: Schedule, number: int, live: tuple[int, ...]) -> np.ndarray:
+    """Return the offsets of the steps (channel, live tap): in the source, and in the panel."""
+    conv = s.conv
+    taps = [conv.phases[number].taps[i] for i in live]
+    channel = np.arange(s.KC)[:, None]
+    where = np.array([s.window.place(row, column) for _, row, column in taps], np.int64)
+    source = channel * s.plane + where
+    if not _paired(s, number):
+        return np.ascontiguousarray(source, np.int32)
+    step = 1 if s.tiling.in_place else s.NR
+    filters = (channel * conv.taps + np.array([tap for tap, _, _ in taps], np.int64)) * step
+    pair = [source, filters] if s.tiling.feed == "pixels" else [filters, source]
+    return np.ascontiguousarray(np.stack(pair, axis=-1), np.int32)

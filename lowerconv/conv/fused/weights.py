@@ -1,0 +1,266 @@
+"""The weight gradient on its macro-kernel: microkernels, tables of pixels, and the record."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+
+from lowerconv.codegen.isa import LINE
+from lowerconv.codegen.microkernel import Microkernel
+from lowerconv.codegen.packing import pad_address, prefetch_address, slack, transpose_address
+from lowerconv.conv import macrokernel_weights as nest
+from lowerconv.conv.executable import Array, Executable, Options
+from lowerconv.conv.schedule import OFFSET_MAX
+from lowerconv.conv.schedule_weights import WeightSchedule
+from lowerconv.runtime.launch import bind_operands, launch
+from lowerconv.runtime.records import fill
+from lowerconv.runtime.team import Handle
+from lowerconv.runtime.workspace import Scratch, scratch_stride
+
+
+class WeightGrad(Executable):
+    """A weight gradient by tiles of taps.
+
+    Attributes
+    ----------
+    schedule : WeightSchedule
+    job : ndarray of `macrokernel_weights.WEIGHT_JOB`
+    """
+
+    slices = True
+
+    def __init__(self, schedule: WeightSchedule, options: Options) -> None:
+        super().__init__(options.threads)
+        self.schedule = s = schedule
+        self._nothing = np.empty(0, s.conv.dtype)
+        zeros = np.zeros(max(s.NR, 64), s.conv.dtype)
+        self._arrays = [zeros]  # they live as long as their addresses are used
+        self.job = np.zeros(1, nest.WEIGHT_JOB)
+        fill(self.job, *_parts(s), _workers(s, zeros))
+        self._words = self.job.view(np.int64)
+        self._image_step = -1
+        self._place_images(s.image_step)
+        shared = _partial_bytes(s)
+        own = s.workers * int(self.job["scratch_bytes"][0])
+        self.workspace_items = (own + shared) // s.conv.dtype.itemsize
+
+    def run(
+        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+    ) -> None:
+        """Sum the products of `a`, dy, and `b`, x, over the pixels."""
+        s = self.schedule
+        dy, x = (b, a) if s.swap else (a, b)
+        if len(x) > 1:
+            self._place_images(x.strides[0] // x.itemsize)
+        bind_operands(self._words, x, dy, self._nothing, out, workspace.address, False)
+        launch(team, nest.weights_address(), self.job.ctypes.data, s.workers)
+        if s.splits > 1:
+            launch(team, nest.add_splits_address(), self.job.ctypes.data, s.workers)
+
+    def _place_images(self, step: int) -> None:
+        """Make the tiles, for images of x that lie `step` items apart.
+
+        Once, but where pieces are several images read in place: then tables of pixels know it.
+        """
+        s = self.schedule
+        several = s.pieces.together > 1 and not s.window.lower
+        if self._image_step >= 0 and (step == self._image_step or not several):
+            return
+        self._image_step = -1  # whatever interrupts it
+        last = s.conv.channels - (s.channel_blocks - 1) * s.channel_block
+        self.kernels = []
+        tables = [self._tables(r, step) for r in range(s.R)]
+        tiles = [self._tiles(s.channel_block, tables), self._tiles(last, tables)]
+        self._arrays = [self._arrays[0], *(table for pair in tables for table in pair), *tiles]
+        fields = ("tiles", "tile_count", "last_tiles", "last_tile_count")
+        numbers = (number for t in tiles for number in (t.ctypes.data, len(t)))
+        for field, number in zip(fields, numbers, strict=True):
+            self.job[field] = number
+        self._image_step = step
+
+    def _tables(self, r: int, image_step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the steps of row r of the filter, for whole pieces and for the last one."""
+        s = self.schedule
+        together, band = s.pieces.together, s.pieces.band
+        short = s.conv.images % together if together > 1 else 1
+        rows = s.pieces.P % band or band
+        whole = _table(s, r, together, band, image_step)
+        return whole, _table(s, r, short or together, rows, image_step)
+
+    def _tiles(self, channels: int, tables: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        """Return the tiles of a block of channels."""
+        s = self.schedule
+        (phase,) = s.conv.phases
+        where = {tap: s.window.place(row, column) for tap, row, column in phase.taps}
+        _, deep, high, wide = s.tile
+        step = s.conv.results if s.swap else s.taps
+        tiles = []
+        begins = product(range(0, s.R, high), range(0, channels, deep), range(0, s.S, wide))
+        for r, c, first in begins:
+            taps = [
+                (channel, row * s.S + column)
+                for channel in range(c, min(c + deep, channels))
+                for row in range(r, min(r + high, s.R))
+                for column in range(first, min(first + wide, s.S))
+            ]
+            sources = [channel * s.plane + where[tap] for channel, tap in taps]
+            targets = [channel * step + tap for channel, tap in taps]
+            offsets = tuple(source - sources[0] for source in sources)
+            places = tuple(target - targets[0] for target in targets)
+            kernel, kernel_last = (self._kernel(offsets, places, last) for last in (False, True))
+            table, table_short = (table.ctypes.data for table in tables[r])
+            tiles.append(
+                (sources[0], targets[0], len(taps), kernel, kernel_last, table, table_short)
+            )
+        return np.array(tiles, nest.TAP_TILE)
+
+    def _kernel(self, offsets: tuple[int, ...], places: tuple[int, ...], last: bool) -> int:
+        """Return the address of the microkernel of a tile, of the last panel or another."""
+        s = self.schedule
+        vectors = -(-s.conv.results // s.VL)
+        NV = vectors - (s.panels - 1) * s.tile.NV if last else s.tile.NV
+        lanes = (s.VL,) * (NV - 1) + (s.conv.results % s.VL or s.VL,)
+        kernel = Microkernel(
+            s.isa,
+            s.conv.dtype,
+            rows=offsets,
+            columns=tuple(v * s.VL for v in range(NV)),
+            broadcast_step=None,
+            vector_step=None if s.paired else s.NR,
+            store="columns" if s.straight and not s.swap else "rows",
+            lanes=lanes if s.swap and last else (),
+            places=() if s.straight else places,
+        )
+        if kernel not in self.kernels:
+            self.kernels.append(kernel)
+        return kernel.address()
+
+    def explain(self) -> dict[str, str]:
+        """Return the decisions, for people."""
+        s, kernel = self.schedule, self.kernels[0]
+        assert isinstance(kernel, Microkernel)
+        together = s.pieces.together
+        pieces = f"{s.pieces.band} rows" if together == 1 else f"{together} images"
+        tasks = s.channel_blocks * s.panel_blocks * s.conv.groups * s.splits
+        lines = {
+            "instructions": s.isa.name,
+            "microkernel": f"{kernel.MR} taps x {kernel.NV * s.VL} filters",
+            "pixels": f"pieces of {pieces}, {'lowered' if s.window.lower else 'in place'}",
+            "blocks": f"{s.channel_block} channels x {s.NC // s.NR} panels of filters",
+            "tasks": f"{tasks} on {s.workers} cores",
+        }
+        if s.splits > 1:
+            lines["splits"] = f"{s.splits} partial sums over the pixels"
+        return lines
+
+
+def _table(s: WeightSchedule, r: int, images: int, rows: int, image_step: int) -> np.ndarray:
+    """Return the steps of row r of the filter: how many, then where dy and x are.
+
+    Pixels of rows that the padding hides from this row of the filter are left out; in a band of a
+    larger image all pixels stay, because its place in the image is not known here.
+    """
+    conv, pieces = s.conv, s.pieces
+    step, pitch = (1, 1) if pieces.flat else (conv.stride_h, s.window.pitch)
+    image, row, column = np.ogrid[:images, :rows, : pieces.Q]
+    if s.paired:
+        (phase,) = conv.phases
+        at = phase.taps[r * s.S][1] + np.arange(rows) * step
+        row = row[:, (at >= 0) & (at < conv.H)]
+    size = s.channel_block * s.plane if s.window.lower else image_step
+    source = image * size + row * step * pitch + column * conv.stride_w
+    if source.size and source.max() > OFFSET_MAX:
+        raise MemoryError(
+            f"fused: {pieces.together} images of {size:,} items, offsets count to {OFFSET_MAX:,}"
+        )
+    pixel = ((image * pieces.band + row) * pieces.Q + column) * s.NR
+    parts = [pixel, source] if s.paired else [source]
+    pairs = np.stack([np.broadcast_to(part, source.shape) for part in parts], axis=-1)
+    head = np.array([source.size], np.int64).view(np.int32)
+    return np.concatenate([head, np.ascontiguousarray(pairs, np.int32).ravel()])
+
+
+def _lines(s: WeightSchedule, items: int) -> int:
+    """Return the bytes of so many items with room for slack, in whole cache lines."""
+    return -(-(items + slack(s.isa, s.conv.dtype)) * s.conv.dtype.itemsize // LINE) * LINE
+
+
+def _partial_bytes(s: WeightSchedule) -> int:
+    """Return the bytes of all partial sums."""
+    return _lines(s, s.splits * s.dw_items) if s.splits > 1 else 0
+
+
+def _parts(s: WeightSchedule) -> tuple[object, ...]:
+    """Return the parts of the record that follow from the schedule alone."""
+    conv, pieces = s.conv, s.pieces
+    row = conv.channels * s.taps
+    return (
+        nest.WeightProblem(
+            images=conv.images,
+            groups=conv.groups,
+            C=conv.channels,
+            K=conv.results,
+            taps=s.taps,
+            H=conv.H,
+            W=conv.W,
+            P=pieces.P,
+            Q=pieces.Q,
+            stride_h=1 if pieces.flat else conv.stride_h,
+            itemsize=conv.dtype.itemsize,
+            dw_items=s.dw_items,
+        ),
+        nest.WeightBlocks(
+            NR=s.NR,
+            NC=s.NC,
+            VL=s.VL,
+            panel_blocks=s.panel_blocks,
+            channel_block=s.channel_block,
+            channel_blocks=s.channel_blocks,
+            splits=s.splits,
+            together=pieces.together,
+            pieces=pieces.number,
+            band=pieces.band,
+        ),
+        nest.WeightLowering(
+            lower=s.window.lower,
+            first_row=s.window.first_row,
+            lowered_rows=s.window.rows(pieces.band),
+            left=s.window.left,
+            pitch=1 if pieces.flat else s.window.pitch,
+            plane=s.plane,
+        ),
+        nest.WeightResult(
+            group_step=conv.results * row,
+            filter_step=1 if s.swap else row,
+            channel_step=conv.results if s.swap else s.taps,
+            ld_out=conv.results if s.swap else row,
+            by_rows=s.swap,
+            straight=s.straight,
+            tiles=0,
+            tile_count=0,
+            last_tiles=0,
+            last_tile_count=0,
+        ),
+    )
+
+
+def _workers(s: WeightSchedule, zeros: np.ndarray) -> nest.WeightWorkers:
+    """Return the emitted functions, and where each worker's parts of the scratch begin."""
+    isa, dtype, pieces = s.isa, s.conv.dtype, s.pieces
+    lowered_at = _lines(s, s.NC * pieces.together * pieces.band * pieces.Q)
+    lowered = s.plane * s.channel_block * pieces.together if s.window.lower else 0
+    sums_at = lowered_at + _lines(s, lowered)
+    own = sums_at + _lines(s, 0 if s.straight else s.NC * s.channel_block * s.taps)
+    scratch_bytes = scratch_stride(own, s.nodes)
+    return nest.WeightWorkers(
+        pad=pad_address(isa, dtype),
+        transpose=transpose_address(isa, dtype),
+        prefetch=prefetch_address(isa, dtype),
+        zeros=zeros.ctypes.data,
+        workers=s.workers,
+        scratch_bytes=scratch_bytes,
+        lowered_at=lowered_at,
+        sums_at=sums_at,
+        partial_at=s.workers * scratch_bytes,
+    )

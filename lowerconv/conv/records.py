@@ -1,0 +1,110 @@
+"""The records that the loops of convolutions read: all decisions of a schedule, as integers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lowerconv.runtime.records import Operands, record_dtype
+
+# How filters reach the microkernel: as the caller has them, packed by the plan, or packed at every
+# call from [filter][channel][tap] or from [channel][filter][tap].
+FILTERS_IN_PLACE, PACKED, PACKED_FROM_FORWARD, PACKED_FROM_TRANSPOSED = range(4)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The convolution: planes of H rows of W items; channels and filters are those of a group."""
+
+    images: int
+    H: int
+    W: int
+    groups: int
+    C: int  # channels, summed over
+    K: int  # filters, of the result
+    taps: int
+    itemsize: int
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How m, n and k are cut, as in BLIS."""
+
+    NR: int  #      filters of a panel
+    NC: int  #      filters whose panels are packed at a time, a multiple of NR
+    KC: int  #      channels summed at a time, all of their taps
+    panels: int  #  of a group
+    pieces: int  #  of an image
+    VL: int  #      lanes of a vector
+    feed: int  #    how filters reach the microkernel
+    swap: int  #    whether pixels fill the vectors, and filters are broadcast
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """How a piece of the source lies in memory: in place, or as a band of rows, padded."""
+
+    lower: int
+    band: int  #          rows of pixels of a band
+    stride_h: int  #      rows of the source from one pixel to the next
+    stride_w: int  #      items of a lowered row from one pixel to the next
+    first_row: int  #     row of the source that pixel row 0 begins to read
+    lowered_rows: int  #  rows of the source that a band reads
+    left: int  #          zeros before a row
+    pitch: int  #         items from one row to the next
+    plane: int  #         items from one channel to the next
+
+
+@dataclass(frozen=True)
+class Result:
+    """Where sums go."""
+
+    out_plane: int  # items of a plane of the result
+    phases: int  #    convolutions with a step of their own into the result; see `Phase`
+    add: int = 0  #   whether sums are added to what is there
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Addresses of the emitted functions that rearrange; see `codegen.signatures`."""
+
+    pad: int
+    transpose: int
+    transpose_taps: int
+    prefetch: int
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What each worker does, and where its parts of the scratch begin, in bytes."""
+
+    workers: int
+    parts: int  #   address: where each worker's parts begin, and all parts, four numbers each
+    copies: int  #  address: each worker's copy of the packed filters; see `macrokernel`
+    scratch_bytes: int
+    lowered_at: int
+    sums_at: int
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A convolution with a step of its own into the result, and its microkernels."""
+
+    P: int
+    Q: int
+    TH: int  #               rows of pixels of a tile
+    TW: int  #               columns of pixels of a tile
+    tiles_per_row: int
+    tiles: int
+    tiles_per_piece: int
+    tables: int  #           address: for each row of tiles, the address of its table, and its taps
+    out_offset: int  #       items, in a plane of the result, of pixel (0, 0)
+    out_row: int
+    out_column: int
+    kernel: int  #           of whole tiles of whole panels
+    kernel_tail: int  #      of the last tiles of a row or column
+    kernel_last: int  #      of the last panel
+    kernel_last_tail: int
+
+
+# One record for each phase; what is not a phase's own stands in the first.
+FORWARD_JOB = record_dtype(Operands, Problem, Blocks, Lowering, Result, Copies, Workers, Phase)

@@ -1,0 +1,69 @@
+"""Typed records: what compiled loops read, described once as annotated dataclasses.
+
+A record is a row of 64-bit integers (extents, distances, addresses).  Its fields are those of some
+dataclasses, which group what belongs together and say what each field means::
+
+    @dataclass(frozen=True)
+    class Source:
+        images: int
+        H: int  # rows of a plane
+
+    JOB = record_dtype(Operands, Source)    # what loops are compiled for
+    job = np.zeros(1, JOB)
+    fill(job, Source(images=8, H=28))       # a missing or misspelt field is a TypeError
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Operands:
+    """What a call passes: the first fields of every record, written by `launch.bind_operands`.
+
+    The distance from one image of an operand to the next may be more than an image has: it can be
+    some channels of a larger array.
+    """
+
+    source: int = 0  #   address of the images that are read
+    filters: int = 0  #  address of the other operand
+    bias: int = 0  #     address of an item for each filter, or 0
+    target: int = 0  #   address of the result
+    scratch: int = 0  #  address of the workspace
+    relu: int = 0
+    ld_source: int = 0  #   items from one image to the next
+    ld_filters: int = 0  #  likewise, where the other operand is images too
+    ld_target: int = 0
+
+
+def record_dtype(*parts: type) -> np.dtype:
+    """Return the dtype of a record with the fields of some dataclasses, in their order.
+
+    Raises
+    ------
+    TypeError
+        Two of them have a field of the same name.
+    """
+    names = [field.name for part in parts for field in fields(part)]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise TypeError(f"parts: got {', '.join(sorted(twice))} twice, expected names of their own")
+    return np.dtype([(name, np.int64) for name in names])
+
+
+def fill(records: np.ndarray, *parts: Any) -> None:
+    """Write dataclasses into the fields of a record, or the same into each of several.
+
+    Parameters
+    ----------
+    records : ndarray
+        Of a dtype that `record_dtype` has made of the classes of `parts`, among others.
+    *parts : dataclass instances
+    """
+    for part in parts:
+        for field in fields(part):
+            records[field.name] = getattr(part, field.name)
