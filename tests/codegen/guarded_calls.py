@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import lowerconv
-from lowerconv.codegen import packing as rearrange
+from lowerconv.codegen import packing
 from lowerconv.codegen.isa import ISAS
 from lowerconv.machine.features import instruction_set
 
@@ -42,7 +42,7 @@ class Job(NamedTuple):
     ----------
     name : str
     kernel : object
-        What has an ``address()``, or the name of a function of ``kernels.rearrange`` that returns
+        What has an ``address()``, or the name of a function of ``codegen.packing`` that returns
         an address, with its arguments.
     arguments : list of int or ndarray
     result : int
@@ -61,7 +61,7 @@ def run(job: Job, guarded: Any) -> np.ndarray:
     print(job.name, file=sys.stderr, flush=True)
     if isinstance(job.kernel, tuple):
         name, *rest = job.kernel
-        address = getattr(rearrange, name)(*rest)
+        address = getattr(packing, name)(*rest)
     else:
         address = job.kernel.address()
     words: list[int] = []

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -43,6 +44,12 @@ def objects():
     return sorted((cache_directory() / "kernels").glob("*"))
 
 
+class Address(NamedTuple):
+    """The signature of the function."""
+
+    address: int
+
+
 class Double:
     """A function that doubles a number in memory, and how often it was built."""
 
@@ -51,7 +58,7 @@ class Double:
 
     def build(self):
         self.built += 1
-        e = Emitter.function("double", ("address",), host_isa(), np.dtype("float64"))
+        e = Emitter.function("double", Address, host_isa(), np.dtype("float64"))
         value = e.load(e.arguments[0], 0, 1)
         e.store(e.builder.fadd(value, value), e.arguments[0], 0, 1)
         return e.finish()

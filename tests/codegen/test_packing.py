@@ -122,7 +122,7 @@ def test_transpose(isa, rng):
 
 
 @by_isa
-def test_turn(isa, rng):
+def test_transpose_taps(isa, rng):
     jobs, right = [], []
     for dtype, taps in product(DTYPES, (1, 2, 9, 16, 17, 25)):
         VL = isa.lanes(dtype)
@@ -146,14 +146,18 @@ def test_turn(isa, rng):
             for place in PLACES:
                 sizes = [source_step, rows, channels]
                 arguments = [source, *sizes, target, target_step, width, lanes]
-                name = f"turn {isa.name} {dtype} {taps=} {sizes} {width=} {lanes=} {place}"
-                jobs.append(Job(name, ("turn_address", isa, dtype, taps), arguments, 4, place))
+                name = (
+                    f"transpose_taps {isa.name} {dtype} {taps=} {sizes} {width=} {lanes=} {place}"
+                )
+                jobs.append(
+                    Job(name, ("transpose_taps_address", isa, dtype, taps), arguments, 4, place)
+                )
                 right.append(want)
     compare(jobs, right)
 
 
 @by_isa
-def test_fold(isa, rng):
+def test_sum_lanes(isa, rng):
     jobs, right = [], []
     for dtype in DTYPES:
         VL = isa.lanes(dtype)
@@ -163,18 +167,18 @@ def test_fold(isa, rng):
             want[:count] = vectors.reshape(-1, VL).sum(axis=1)[:count]
             for place in PLACES:
                 arguments = [vectors, count, np.full(len(want), np.nan, dtype)]
-                name = f"fold {isa.name} {dtype} {count=} {place}"
-                jobs.append(Job(name, ("fold_address", isa, dtype), arguments, 2, place))
+                name = f"sum_lanes {isa.name} {dtype} {count=} {place}"
+                jobs.append(Job(name, ("sum_lanes_address", isa, dtype), arguments, 2, place))
                 right.append(want)
     compare(jobs, right)
 
 
 @by_isa
-def test_touch_reads_nothing(isa):
+def test_prefetch_reads_nothing(isa):
     """Not even where there is no memory: it is only asked for."""
     there = np.ones(16, np.float32)
     arguments = [there, 3, 2**40 + 8, 5]
-    job = Job("touch", ("touch_address", isa, there.dtype), arguments, 0, PLACES[-1])
+    job = Job("prefetch", ("prefetch_address", isa, there.dtype), arguments, 0, PLACES[-1])
     np.testing.assert_array_equal(call([job])[0], there)
 
 

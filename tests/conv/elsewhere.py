@@ -35,15 +35,14 @@ class Done(NamedTuple):
 
 def run(job: Job) -> Done:
     import lowerconv as lc
+    from lowerconv.conv import costs
 
     print(job.name, file=sys.stderr, flush=True)
     # As if threads started in no time: the small problems of tests too are shared out.
-    for name, module in sys.modules.items():
-        if name.startswith("lowerconv.conv.algorithms.") and hasattr(module, "LAUNCH"):
-            module.LAUNCH = 0.0  # type: ignore[attr-defined]
+    costs.LAUNCH = 0.0
     lc.set_num_threads(job.threads)
     plan = lc.plan_conv2d(*job.plan, **job.options)
-    workers = plan._pipeline.layout.workers  # type: ignore[attr-defined]
+    workers = plan.executable.schedule.workers  # type: ignore[attr-defined]
     return Done([plan(*operands) for operands in job.calls], workers)
 
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 import lowerconv as lc
 from lowerconv.codegen.isa import host_isa
-from lowerconv.conv.algorithms import fused
-from lowerconv.conv.fused import convolution, correlation, partition, planes
+from lowerconv.conv import costs, fused
+from lowerconv.conv.fused import forward
 from lowerconv.conv.partition import best, by_node
 from lowerconv.conv.tiling import tilings
 from lowerconv.machine.pages import page_nodes
@@ -145,9 +145,7 @@ by_case = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASE
 @pytest.fixture
 def on_nodes(monkeypatch):
     """Return a function that has plans made for threads on these nodes, however small they are."""
-    for module in (partition, convolution, correlation, planes):
-        if hasattr(module, "LAUNCH"):
-            monkeypatch.setattr(module, "LAUNCH", 0.0)
+    monkeypatch.setattr(costs, "LAUNCH", 0.0)
 
     def pretend(nodes):
         monkeypatch.setattr(fused, "nodes", lambda threads: nodes)
@@ -169,7 +167,7 @@ def test_results_are_the_same_bits_whatever_the_nodes(on_nodes, op, case, nodes)
     on_nodes(nodes)
     for constant in constants:
         plan = make_plan(op, case, algorithm="fused", constant_weights=constant)
-        assert plan._pipeline.layout.workers > 1
+        assert plan.executable.schedule.workers > 1
         for _ in range(2):
             out = np.full_like(expected, np.nan)
             assert np.array_equal(plan(*operands, out=out), expected)
@@ -177,7 +175,7 @@ def test_results_are_the_same_bits_whatever_the_nodes(on_nodes, op, case, nodes)
 
 def packing_plan(op, case):
     """Return a plan of constant filters that keeps them packed: some use them where they are."""
-    conv = make_plan(op, case, algorithm="fused")._pipeline.layout.conv
+    conv = make_plan(op, case, algorithm="fused").executable.schedule.conv
     for variant in (tiling.name for tiling in tilings(conv, host_isa(), True)):
         plan = lc.ConvPlan(
             case.x,
@@ -188,7 +186,7 @@ def packing_plan(op, case):
             constant_weights=True,
             variant=variant,
         )
-        if plan._pipeline.layout.packed is not None:
+        if plan.executable.packed is not None:
             return plan
     raise AssertionError(f"{case}: no variant packs its filters")
 
@@ -203,14 +201,14 @@ def test_constant_filters_are_packed_once_for_every_node(on_nodes, case, op, nod
     expected = alone(*operands_of(op, x, w, dy))
     on_nodes(nodes)
     plan = packing_plan(op, case)
-    layout = plan._pipeline.layout
-    layout.packed[...] = np.nan
+    schedule, packed = plan.executable.schedule, plan.executable.packed
+    packed[...] = np.nan
     assert np.array_equal(plan(*operands_of(op, x, w, dy)), expected)
-    conv = layout.conv
-    items = conv.groups * layout.panels * layout.F * conv.channels * conv.taps
-    used = nodes[: layout.workers]
-    copies = layout.packed.reshape(max(used) + 1, -1)[sorted(set(used)), :items]
-    right = alone._pipeline.layout.packed.ravel()[:items]
+    conv = schedule.conv
+    items = conv.groups * schedule.panels * schedule.NR * conv.channels * conv.taps
+    used = nodes[: schedule.workers]
+    copies = packed.reshape(max(used) + 1, -1)[sorted(set(used)), :items]
+    right = alone.executable.packed.ravel()[:items]
     for copy in copies:
         # What fills up the last panel is multiplied by nobody.
         written = ~np.isnan(copy)
@@ -225,14 +223,14 @@ def test_a_copy_that_was_interrupted_is_made_again(on_nodes, monkeypatch):
     plan = packing_plan("forward", case)
     first, second = w.copy(), -w
     expected = plan(x, first).copy()
-    pack = type(plan._pipeline.layout).pack
+    launch = forward.launch
 
-    def interrupted(layout, team, filters):
-        pack(layout, team, filters)
+    def interrupted(*arguments):
+        launch(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(plan._pipeline.layout), "pack", interrupted)
+        patch.setattr(forward, "launch", interrupted)
         with pytest.raises(KeyboardInterrupt):
             plan(x, second)
     assert np.array_equal(plan(x, first), expected)
@@ -250,11 +248,11 @@ def test_results_lie_on_the_node_of_who_computed_them():
     x, w, _, _ = data_of(case, "float32")
     plan = make_plan("forward", case, algorithm="fused")
     y = plan(x, w)
-    layout = plan._pipeline.layout
-    owners = np.full((case.x[0], layout.pieces), -1)
-    for worker, rectangles in enumerate(layout.partition):
-        for _, piece in cells(rectangles):
-            owners[piece // layout.pieces, piece % layout.pieces] = numbers[nodes[worker]]
+    schedule = plan.executable.schedule
+    owners = np.full((case.x[0], schedule.pieces), -1)
+    for worker, parts in enumerate(schedule.parts):
+        for _, piece in cells(parts):
+            owners[piece // schedule.pieces, piece % schedule.pieces] = numbers[nodes[worker]]
     at_home = 0
     try:
         of_images = [page_nodes(image) for image in y]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import lowerconv as lc
 from lowerconv.codegen.isa import host_isa
 from lowerconv.codegen.transforms import matrices
-from lowerconv.conv.winograd import convolution, weights
+from lowerconv.conv.winograd import schedule, schedule_weights
 from lowerconv.machine.features import instruction_set
 
 from . import reference
@@ -125,12 +125,12 @@ def test_random_problems_of_positive_numbers(op: str, case: Case, seed: int) -> 
 @by_pass
 def test_every_way_to_cut(op: str, tiles: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Filters transformed for each piece, in blocks of channels; small pieces; many batches."""
-    monkeypatch.setattr(convolution, "SHARED_BYTES", 0)
-    monkeypatch.setattr(convolution, "BLOCK_SHARE", 0.0)
-    monkeypatch.setattr(convolution, "TILES", tiles)
-    monkeypatch.setattr(weights, "UNIT", tiles)
-    monkeypatch.setattr(weights, "BATCH_LEAST", 0)
-    monkeypatch.setattr(weights, "BATCH_MOST", 0)
+    monkeypatch.setattr(schedule, "SHARED_BYTES", 0)
+    monkeypatch.setattr(schedule, "BLOCK_SHARE", 0.0)
+    monkeypatch.setattr(schedule, "TILES", tiles)
+    monkeypatch.setattr(schedule_weights, "UNIT", tiles)
+    monkeypatch.setattr(schedule_weights, "BATCH_LEAST", 0)
+    monkeypatch.setattr(schedule_weights, "BATCH_MOST", 0)
     for case in SHARED:
         print(case)
         call = call_of(case, op, "float32")
