@@ -16,13 +16,14 @@ from rich.table import Table
 
 from lowerconv.bench import draw
 from lowerconv.bench.case import Case, Options, layer_facts, selected
+from lowerconv.bench.chrome_trace import perfetto
 from lowerconv.bench.interleaved import Run
 from lowerconv.bench.passes import operands, plan_for, planned
 from lowerconv.bench.result import Result, Row
 from lowerconv.bench.show import caption, ms, new_table, percent
 from lowerconv.bench.study import Study
-from lowerconv.bench.trace import LOWER, MULTIPLY, PACK, Watched, perfetto, shares
 from lowerconv.conv.plan import ConvPlan
+from lowerconv.conv.watched import LOWER, MULTIPLY, PACK, Watched, shares
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,10 +9,10 @@ from rich.table import Table
 
 from lowerconv.arguments import Number, Place, reader
 from lowerconv.bench.show import NONE, new_table, percent
+from lowerconv.bench.step_picture import save_picture
 from lowerconv.cli.mistakes import EXPECTED, tell
 from lowerconv.console import PlainConsole
 from lowerconv.parallel.trace.chrome import Trace, read
-from lowerconv.parallel.trace.picture import save_picture
 from lowerconv.parallel.trace.summary import Summary, summarize_all
 from lowerconv.printable import printable
 

@@ -11,7 +11,8 @@ from lowerconv.conv.direct_nest import forward_row, input_grad_row, weight_grad_
 from lowerconv.conv.executable import Array, Executable, Options
 from lowerconv.conv.lowering import countable
 from lowerconv.conv.problem import ConvProblem, Op
-from lowerconv.runtime.launch import share, spread
+from lowerconv.runtime.launch import spread
+from lowerconv.runtime.ranges import share
 from lowerconv.runtime.team import Handle
 from lowerconv.runtime.workspace import Scratch
 

@@ -24,7 +24,8 @@ from numba import carray
 from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.signatures import Pad, Prefetch, Tile, Transpose
 from lowerconv.conv.macrokernel import ADD
-from lowerconv.runtime.launch import call, loops, pointer, share
+from lowerconv.runtime.launch import call, loops, pointer
+from lowerconv.runtime.ranges import share
 from lowerconv.runtime.records import Operands, record_dtype
 
 

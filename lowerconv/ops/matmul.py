@@ -9,8 +9,15 @@ from __future__ import annotations
 import numpy as np
 
 from lowerconv.codegen.compiled import njit
-from lowerconv.ops.blas import GEMM_LIMIT, blas, gemm, hold, release
-from lowerconv.runtime.launch import share, spread
+from lowerconv.ops.blas import (
+    GEMM_LIMIT,
+    blas,
+    gemm,
+    hold,
+    release,
+)
+from lowerconv.runtime.launch import spread
+from lowerconv.runtime.ranges import share
 from lowerconv.runtime.team import Handle
 from lowerconv.runtime.threads import get_num_threads, parallel_region
 

@@ -16,7 +16,8 @@ from lowerconv.ops.windows import (
     lower_rows,
     plane_at,
 )
-from lowerconv.runtime.launch import share, spread
+from lowerconv.runtime.launch import spread
+from lowerconv.runtime.ranges import share
 
 
 @njit(cache=True, nogil=True)

@@ -175,9 +175,3 @@ def launch(team: Handle, function: int, job: int, workers: int) -> None:
         _function(function, 2)(job, 0)
     else:
         _function(team.launch, 4)(team.state, function, job, workers)
-
-
-@njit(cache=True, nogil=True)
-def share(count, worker, workers):
-    """Return the range of tasks of one worker."""
-    return count * worker // workers, count * (worker + 1) // workers

@@ -58,7 +58,7 @@ def texts(trace, monkeypatch, path, **options):
     """Return all texts of a picture."""
     figure = pytest.importorskip("matplotlib.figure")
     text = pytest.importorskip("matplotlib.text")
-    from lowerconv.parallel.trace.picture import save_picture
+    from lowerconv.bench.step_picture import save_picture
 
     found = []
     save = figure.Figure.savefig
@@ -92,7 +92,7 @@ def test_the_middle_step_is_drawn_unless_told_otherwise(tmp_path, monkeypatch):
 
 
 def test_kinds_can_be_told_apart_in_grey():
-    from lowerconv.parallel.trace.picture import STYLES
+    from lowerconv.bench.step_picture import STYLES
 
     def grey(colour):
         parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]

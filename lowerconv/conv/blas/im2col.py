@@ -18,17 +18,9 @@ performance convolutional neural networks for document processing" (2006), secti
 import numpy as np
 
 from lowerconv.codegen.compiled import njit
+from lowerconv.runtime.ranges import inside
 
 ZERO = np.uint64(0)
-
-
-@njit(cache=True, nogil=True)
-def inside(extent, shift, stride, limit):
-    """Return the ``i`` in ``0:limit`` with ``0 <= i * stride + shift < extent``, as a range."""
-    first = 0 if shift >= 0 else (-shift + stride - 1) // stride
-    last = (extent - 1 - shift) // stride + 1 if extent > shift else 0
-    first = min(first, limit)
-    return first, max(first, min(last, limit))
 
 
 # The three loops below are all that lowering does.  Their indices are unsigned: for a signed index

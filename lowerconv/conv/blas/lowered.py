@@ -18,7 +18,8 @@ from lowerconv.conv.lowering import countable, has_many_phases
 from lowerconv.conv.problem import ConvProblem, Op
 from lowerconv.ops.blas import GEMM_LIMIT
 from lowerconv.ops.matmul import multiply
-from lowerconv.runtime.launch import share, spread
+from lowerconv.runtime.launch import spread
+from lowerconv.runtime.ranges import share
 from lowerconv.runtime.team import Handle
 from lowerconv.runtime.workspace import Scratch, carved_items
 

@@ -24,7 +24,8 @@ from lowerconv.codegen.transforms import POINTS_2D, R
 from lowerconv.conv.macrokernel import ADD
 from lowerconv.conv.winograd.nest import Tiles, clear, transform_block
 from lowerconv.conv.winograd.records import SUM_JOB
-from lowerconv.runtime.launch import call, loops, share
+from lowerconv.runtime.launch import call, loops
+from lowerconv.runtime.ranges import share
 
 TAPS = R * R
 

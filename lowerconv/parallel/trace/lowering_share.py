@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lowerconv.conv.plan import ConvPlan
+from lowerconv.conv.watched import MULTIPLY, Watched, shares
 
 CALLS = 2  # of which the quicker counts: the first fills caches
 
@@ -24,8 +25,6 @@ def lowering_share(plan: ConvPlan) -> float | None:
         None of plans without stages to watch: those of Winograd and the loop nest, the weight
         gradients of the fused engine, and empty batches.
     """
-    from lowerconv.bench.trace import MULTIPLY, Watched, shares
-
     problem = plan.problem
     if not problem.N:
         return None

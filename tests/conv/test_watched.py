@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import lowerconv as lc
-from lowerconv.bench.trace import BACK, KINDS, LOWER, MULTIPLY, PACK, Watched, perfetto, shares
+from lowerconv.bench.chrome_trace import perfetto
 from lowerconv.codegen.tracing import GAP, new_log, watched
+from lowerconv.conv.watched import BACK, KINDS, LOWER, MULTIPLY, PACK, Watched, shares
 
 SEED = 5
 

@@ -7,11 +7,9 @@ and the kernels of the fused engine are replaced by others that note when they a
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
 
 import numpy as np
 
@@ -114,33 +112,3 @@ def shares(events: Sequence[Event], span: int, workers: int) -> Mapping[str, flo
     for _, what, begin, end in events:
         result[what] += end - begin
     return {what: total / (span * workers) for what, total in result.items()}
-
-
-def perfetto(traces: Mapping[str, Sequence[Event]]) -> bytes:
-    """Return traces as a file that https://ui.perfetto.dev opens: a process for each.
-
-    The format is the "Trace Event Format" of Chromium: complete events, in microseconds.
-    """
-    lines: list[dict[str, Any]] = []
-    for process, (name, events) in enumerate(traces.items(), 1):
-        lines.append(
-            {"ph": "M", "name": "process_name", "pid": process, "tid": 0, "args": {"name": name}}
-        )
-        for worker in sorted({event[0] for event in events}):
-            about = {"name": f"thread {worker}"}
-            lines.append(
-                {"ph": "M", "name": "thread_name", "pid": process, "tid": worker, "args": about}
-            )
-        lines += [
-            {
-                "ph": "X",
-                "name": what,
-                "cat": "lowerconv",
-                "pid": process,
-                "tid": worker,
-                "ts": begin / 1e3,
-                "dur": (end - begin) / 1e3,
-            }
-            for worker, what, begin, end in events
-        ]
-    return json.dumps({"traceEvents": lines, "displayTimeUnit": "ns"}).encode()
