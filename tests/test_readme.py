@@ -1,4 +1,4 @@
-"""What the README says works."""
+"""What the README and the pages of docs say works."""
 
 import doctest
 import importlib
@@ -12,28 +12,53 @@ from lowerconv.cli.main import build_parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.S)
 
 
-def test_python_examples_run_in_order(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    examples = blocks("python")
-    assert len(examples) >= 3
+def run_examples(text: str, name: str) -> dict:
+    """Run the Python examples of a page, one after the other; return what they leave."""
+    examples = blocks(text, "python")
+    assert len(examples) >= 2
     namespace: dict = {}
     for example in examples:
-        exec(compile(example, "README.md", "exec"), namespace)
-    assert namespace["dw"].shape == namespace["w"].shape
-    assert namespace["history"][-1].test_accuracy == namespace["accuracy"]
-    assert namespace["probabilities"].shape == (5, 10)
+        exec(compile(example, name, "exec"), namespace)
+    return namespace
+
+
+def test_python_examples_of_the_readme_run_in_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = run_examples(README, "README.md")
+    assert found["dw"].shape == found["w"].shape
+    assert found["scores"].shape == (4, 10)
+
+
+def test_python_examples_of_networks_run_in_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = run_examples(PAGES["networks.md"], "networks.md")
+    assert found["history"][-1].test_accuracy == found["accuracy"]
+    assert found["probabilities"].shape == (5, 10)
+
+
+def test_readme_is_short():
+    assert len(README.split()) <= 1400
+
+
+def test_links_lead_somewhere():
+    for folder, text in ((ROOT, README), *((ROOT / "docs", page) for page in PAGES.values())):
+        for target in LINK.findall(text):
+            assert (folder / target).exists(), target
 
 
 def test_commands_have_these_options():
     """Every option of a ``lowerconv`` command that an example names."""
     parser = build_parser()
-    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    texts = README, PAGES["networks.md"], PAGES["algorithms.md"]
+    lines = [line for text in texts for block in blocks(text, "sh") for line in block.splitlines()]
     tried = 0
     for line in lines:
         words = shlex.split(line.split("&&")[-1], comments=True)
@@ -44,27 +69,29 @@ def test_commands_have_these_options():
 
 
 def test_ci_runs_the_test_command_as_it_stands():
-    (command,) = [block.strip() for block in blocks("sh") if block.strip().endswith("&& tox")]
+    (command,) = [
+        block.strip() for block in blocks(README, "sh") if block.strip().endswith("&& tox")
+    ]
     assert "\n" not in command
     assert command in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
 def test_install_command_is_one_line():
-    (command,) = [block.strip() for block in blocks("sh") if "mpiexec -n 2" in block]
+    (command,) = [block.strip() for block in blocks(README, "sh") if "mpiexec -n 2" in block]
     assert "\n" not in command
 
 
 def test_documented_files_are_there():
-    picture = README[README.index("## How it is built") : README.index("## Develop")]
-    names = re.findall(r"\b(\w+\.py)\b", picture)
-    assert len(names) > 8
-    for name in names:
-        assert list((ROOT / "lowerconv").rglob(name)), name
+    for text in (README[README.index("## How it is built") :], PAGES["architecture.md"]):
+        names = re.findall(r"\b((?:\w+/)*\w+\.py)\b", text)
+        assert len(names) > 8
+        for name in names:
+            assert list(ROOT.glob(f"lowerconv/**/{name}")) or (ROOT / name).exists(), name
 
 
 def test_algorithms_are_the_documented_ones():
-    table = README[README.index("## Six ways") : README.index("## How it is built")]
-    assert tuple(re.findall(r'^\| `"(\w+)"` \|', table, re.M)) == lowerconv.algorithms()
+    names = re.findall(r'^\| `"(\w+)"` \|', PAGES["algorithms.md"], re.M)
+    assert tuple(names) == lowerconv.algorithms()
 
 
 def test_docstring_examples():
