@@ -11,6 +11,7 @@ from contextlib import suppress
 from errno import EACCES, EAGAIN, EDEADLK, ENOLCK
 from pathlib import Path
 
+from lowerconv.copying import not_copied
 from lowerconv.files import LACKING
 
 NAME = ".lock"
@@ -24,6 +25,7 @@ class BusyError(OSError):
     """A directory that another process writes to; the message names both."""
 
 
+@not_copied("make another from its arguments")
 class DirectoryLock:
     """Keeps other processes from a directory, until `release`, or until this process ends.
 

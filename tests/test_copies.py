@@ -23,31 +23,51 @@ ROOT = Path(__file__).parents[1]
 
 # Numbers, texts and arrays, that mean the same everywhere.
 PLAIN = """
-    bench.case.Options bench.cases.Layer bench.draw.Style bench.published.NetworkTime
-    bench.result.Row bench.result.Result cli.tune.Layer data.ahead.Waiting data.folder.Listing
-    data.loader.Batch data.loader.LoaderState data.loader.LoaderReport data.packing.Packed
-    data.shards.Header data.spec.Spec data.writer.Record kernels.blocking.Blocking
-    kernels.epilogue.Epilogue kernels.simd.Isa machine.topology.Cache machine.topology.Package
-    machine.topology.NumaNode machine.topology.Topology nn.loss.LossResult nn.memory.Block
-    nn.memory.MemoryReport nn.models.build.Layers nn.planning.Place parallel.binding.Squeeze
-    parallel.choice.Chosen parallel.clocks.Reading parallel.clocks.Alignment
-    parallel.elastic.Recovery parallel.layout.Segment parallel.layout.Layout
-    parallel.options.ParallelOptions parallel.roster.Place parallel.shards.Sharding
-    parallel.slurm.Job parallel.stall.Answer parallel.trace.Step parallel.trace.Event
-    parallel.trace.Transfer parallel.trace.RankTrace parallel.trace.Trace
-    parallel.trace_picture.Bar parallel.trace_summary.Summary pipeline.fused.phases.Phase
-    pipeline.fused.phases.Convolution pipeline.fused.tiling.Tiling pipeline.fused.window.Window
-    pipeline.winograd.convolution.Piece problem.Geometry train.checkpoint.Checkpoint
+    arguments.Argument arguments.Ascending arguments.Choice arguments.Flag arguments.Number
+    arguments.Place arguments.Text bench.case.Options bench.cases.Layer bench.draw.Style
+    bench.published.NetworkTime bench.result.Result bench.result.Row bench.step_picture.Bar
+    cli.tune.Layer codegen.isa.Isa conv.blas.blocking.Blocking
+    conv.depthwise.schedule.PlaneSchedule conv.executable.Options conv.lowering.Convolution
+    conv.lowering.Phase conv.macrokernel.BlockOfK conv.macrokernel.Panels conv.macrokernel.Pixels
+    conv.problem.Geometry conv.schedule.Schedule conv.schedule_weights.Pieces
+    conv.schedule_weights.TapTile conv.schedule_weights.WeightSchedule conv.tiling.Tiling
+    conv.tune.Candidate conv.window.Window conv.winograd.nest.Channels conv.winograd.nest.Tiles
+    conv.winograd.schedule.Piece conv.winograd.schedule.TileSchedule
+    conv.winograd.schedule_weights.SumSchedule data.ahead.Waiting data.folder.Listing
+    data.loader.Batch data.loader.LoaderReport data.loader.LoaderState
+    data.packing.Packed data.shards.Header data.spec.Spec data.writer.Record
+    machine.topology.Cache machine.topology.NumaNode machine.topology.Package
+    machine.topology.Topology machine.variables.Request nn.loss.LossResult nn.memory.Block
+    nn.memory.MemoryReport nn.models.build.Layers nn.planning.Place parallel.comm.binding.Squeeze
+    parallel.comm.choice.Chosen parallel.comm.rank_map.Place parallel.faults.elastic.Recovery
+    parallel.faults.stall.Answer parallel.sharding.layout.Layout parallel.sharding.layout.Segment
+    parallel.sharding.sharded_layers.Sharding parallel.slurm.Job
+    parallel.strategies.options.ParallelOptions parallel.trace.chrome.Event
+    parallel.trace.chrome.RankTrace parallel.trace.chrome.Step parallel.trace.chrome.Trace
+    parallel.trace.chrome.Transfer parallel.trace.clocks.Alignment parallel.trace.clocks.Reading
+    parallel.trace.summary.Summary runtime.records.Operands train.checkpoint.Checkpoint
     train.inputs.Inputs train.loop.Tally train.metrics.EpochMetrics train.settings.Settings
-    tune.Candidate
 """.split()  # noqa: SIM905
+
+# Of signatures and records: all of their modules.
+GROUPS = (
+    "codegen.signatures.",
+    "conv.depthwise.nest.",
+    "conv.macrokernel_weights.",
+    "conv.records.",
+    "conv.winograd.records.",
+)
 
 # Not made here, and why they need not be.
 ELSEWHERE = {
     # what others derive from, or only describe
     "data.source.Source": "a protocol",
-    "parallel.waiting.Patience": "a protocol",
-    "pipeline.Pipeline": "a protocol",
+    "parallel.comm.waiting.Patience": "a protocol",
+    "codegen.microkernel.Kernel": "a protocol",
+    "conv.algorithm.Algorithm": "functions, that pickle where they have a name",
+    "console.PlainConsole": "a console of rich, with another way to print",
+    "arguments.Kind": "a protocol",
+    "data.oddities.Oddities": "counts and names, told at once",
     "nn.attributes.Attributes": "the base of modules",
     "nn.module.Module": "the base of modules",
     "nn.module.Layer": "the base of layers",
@@ -55,14 +75,14 @@ ELSEWHERE = {
     # what has nothing of its own beside objects that are tested here
     "nn.module.Step": "numbers and a communicator",
     "nn.models.Model": "a function and numbers",
-    "parallel.shards.Shard": "layers and shardings",
-    "parallel.crossing.Chunk": "ranges",
+    "parallel.sharding.sharded_layers.Shard": "layers and shardings",
+    "parallel.sharding.crossing.Chunk": "ranges",
     "train.setup.Setup": "settings, a network and data sets",
     "bench.case.Case": "functions, that pickle where they have a name",
     "bench.study.Study": "functions, that pickle where they have a name",
     "cli.bench.Job": "a study and results",
-    "kernels.planes.PlaneKernel": "made as a Microkernel is",
-    "kernels.small_planes.SmallPlaneKernel": "made as a Microkernel is",
+    "codegen.depthwise.PlaneKernel": "made as a Microkernel is",
+    "codegen.depthwise_small.SmallPlaneKernel": "made as a Microkernel is",
     # modules that are nothing but their children
     **dict.fromkeys(
         """nn.models.alexnet.AlexNet nn.models.googlenet.ConvReLU nn.models.googlenet.Inception
@@ -92,6 +112,7 @@ def all_classes() -> dict[str, type]:
 
 
 CLASSES = all_classes()
+PLAIN += [name for name in CLASSES if name.startswith(GROUPS)]
 MADE = {*NETWORKS, *OTHERS, lowerconv.ConvPlan}
 ERRORS = {name: cls for name, cls in CLASSES.items() if issubclass(cls, BaseException)}
 

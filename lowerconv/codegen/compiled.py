@@ -26,6 +26,7 @@ from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 from numba.core.typing import Signature
 
+from lowerconv.copying import not_copied
 from lowerconv.machine.cache import (
     ANOTHER_DIRECTORY,
     cached_file,
@@ -47,6 +48,7 @@ _LOADER: Any = __spec__.loader
 _IMPORT = re.compile(rb"^from (lowerconv[\w.]*) import (\([^)]*\)|.*)", re.M)
 
 
+@not_copied("compile the function there")
 class Callback(NamedTuple):
     """A function that can be called by its address, and where it comes from."""
 
@@ -95,6 +97,7 @@ def _refused(function: Callable[..., Any]) -> Callable[..., Any]:
     return refuse
 
 
+@not_copied("compile the function there")
 class Cache(NullCache):
     """What numba asks for the compiled code of one function, and gives it to be kept.
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from lowerconv.conv.executable import Array
+from lowerconv.copying import not_copied
 
 SAMPLES = 64  # numbers that are compared at every call: a microsecond
 
 
+@not_copied("copy the ConvPlan that it is a part of")
 class Kept:
     """Recognises the filters that something was made of."""
 

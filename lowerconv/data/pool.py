@@ -12,6 +12,7 @@ from concurrent.futures import CancelledError
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from lowerconv.copying import not_copied
 from lowerconv.runtime.native import allocate_lock, make, start, warn_refused
 
 T = TypeVar("T")
@@ -19,6 +20,7 @@ T = TypeVar("T")
 PATIENCE = 1.0  # seconds that the end of the process waits for jobs that are under way
 
 
+@not_copied("make another from its arguments")
 class Job(Generic[T]):
     """What is to be done, and what came of it."""
 
@@ -72,6 +74,7 @@ class Job(Generic[T]):
             del self  # the error knows this frame
 
 
+@not_copied("make another from its arguments")
 class Pool:
     """Threads that do jobs in the order in which they are submitted.
 

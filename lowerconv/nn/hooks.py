@@ -6,11 +6,14 @@ import itertools
 from collections import OrderedDict
 from typing import Any, TypeAlias
 
+from lowerconv.copying import not_copied
+
 Hooks: TypeAlias = "OrderedDict[int, Any]"  # in the order in which they are called
 
 _numbers = itertools.count()
 
 
+@not_copied("register the function with the copy, too")
 class Handle:
     """Stands for a function that was added to others, until `remove`.
 

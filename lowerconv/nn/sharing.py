@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from lowerconv.copying import not_copied
 from lowerconv.nn.memory import Arena
 from lowerconv.runtime.native import allocate_lock
 from lowerconv.runtime.threads import Turns
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from lowerconv.nn.program import Program
 
 
+@not_copied("copy the network, which begins with none")
 class Execution:
     """What a module runs with, one run at a time.
 
@@ -38,6 +40,7 @@ class Execution:
         self.running = allocate_lock()
 
 
+@not_copied("copy the network, which begins with none")
 class OwnExecution(threading.local):
     """The execution that each thread has of its own; it goes when the thread ends."""
 
@@ -45,6 +48,7 @@ class OwnExecution(threading.local):
         self.here = Execution()
 
 
+@not_copied("copy the network, which begins with none")
 class TrainingStep:
     """A run in training by one thread, and the backward step that follows.
 
@@ -68,6 +72,7 @@ class TrainingStep:
         return self.inside.locked() and self.thread.is_alive()
 
 
+@not_copied("copy the network, which begins with none")
 class Use:
     """All that the use of a module takes beside the module itself; no copy of it has the same.
 

@@ -21,6 +21,7 @@ from numba.extending import intrinsic
 
 from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.signatures import SetThreads
+from lowerconv.copying import not_copied
 from lowerconv.runtime.launch import ask, call
 
 GEMM_LIMIT = 2**31 - 1  # extents travel to BLAS as 32-bit integers
@@ -39,6 +40,7 @@ AFFIXES = [(prefix, suffix) for prefix in ("", "scipy_") for suffix in ("", "64_
 TELL, SET, HAD = range(3)  # of `Blas.threads`
 
 
+@not_copied("ask for `blas()`")
 class Blas(NamedTuple):
     """BLAS as compiled code takes it.
 

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from importlib.machinery import BuiltinImporter
 from typing import Any
 
+from lowerconv.copying import not_copied
+
 # Bytes that the stack of a thread has at least: Pillow's encoder overflows one of 32 KiB, which
 # programs may set for threads of their own (`threading.stack_size`), or the system for all.
 STACK = 1 << 20
@@ -48,6 +50,7 @@ def replaced() -> bool:
     return getattr(_thread.start_new_thread, "__module__", None) != "_thread"
 
 
+@not_copied("make another")
 class Thread:
     """A thread that Python does not list: what there is of `threading.Thread` for it.
 
@@ -152,6 +155,7 @@ def warn_refused(error: BaseException, instead: str) -> None:
     )
 
 
+@not_copied("make another")
 class Signal:
     """What one thread waits for, until others set it: each time anew."""
 

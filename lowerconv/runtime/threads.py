@@ -196,6 +196,7 @@ class _Turn:
         return self._door.inside.__exit__
 
 
+@not_copied("make another from its arguments")
 class Turns:
     """Lets Python threads use something one at a time, in the order in which they come.
 

@@ -216,7 +216,7 @@ def test_no_slot_in_use_is_overwritten_whoever_is_slow(workers, slots, who):
 
 def steps_of(plan):
     """Return for each pair how many steps it does."""
-    pipeline, problem = plan.executable.inner, plan.problem
+    pipeline, problem = plan.executable, plan.problem
     blocks, pairs = pipeline.blocks, pipeline.shapes[0][0]
     if plan.op == "forward":
         per_task = -(-problem.gemm_shape("forward")[2] // blocks.KC)
@@ -239,9 +239,9 @@ def test_logs_have_every_stage_once(op, threads):
     lc.set_num_threads(threads)
     plan = make_plan(op, case, algorithm="paired")
     lines = 2 * max(steps_of(plan)) + 2
-    lanes = plan.executable.inner.lanes
+    lanes = plan.executable.lanes
     lanes = lanes._replace(logs=np.zeros((len(lanes.stages), lines, 3), np.int64))
-    plan.executable.inner.lanes = lanes
+    plan.executable.lanes = lanes
     plan(*operands_of(op, x, w, dy))
     found = {}
     for worker, log in enumerate(lanes.logs):
@@ -267,7 +267,7 @@ def test_a_full_log_keeps_its_last_line_and_changes_no_result(threads):
     lc.set_num_threads(threads)
     plan = make_plan("forward", case, algorithm="paired")
     expected = plan(x, w)
-    lanes = plan.executable.inner.lanes
-    plan.executable.inner.lanes = lanes._replace(logs=np.zeros((len(lanes.stages), 4, 3), np.int64))
+    lanes = plan.executable.lanes
+    plan.executable.lanes = lanes._replace(logs=np.zeros((len(lanes.stages), 4, 3), np.int64))
     assert np.array_equal(plan(x, w), expected)
-    assert plan.executable.inner.lanes.logs[:, 0, 0].tolist() == [3] * len(lanes.stages)
+    assert plan.executable.lanes.logs[:, 0, 0].tolist() == [3] * len(lanes.stages)

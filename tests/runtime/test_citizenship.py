@@ -14,8 +14,8 @@ import pytest
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import lowerconv as lc
-from lowerconv.conv.algorithms import PIPELINES, gemm, pipelined
-from lowerconv.ops import blas
+from lowerconv.conv.blas import lowered, pipelined
+from lowerconv.ops import blas, matmul
 
 from .children import PATIENCE, PROGRAMS, environment, program, python
 from .convolutions import Work, same, works
@@ -72,14 +72,14 @@ def test_a_fork_waits_until_nobody_is_inside(monkeypatch):
     inside, seen = threading.Event(), []
     (work,) = (work for work in works(len(lc.algorithms())) if work.algorithm == "lowering")
 
-    class Slow(PIPELINES["lowering"]):
-        def forward(self, *arguments):
+    class Slow(lowered.LoweredForward):
+        def run(self, *arguments):
             inside.set()
             time.sleep(0.3)
-            super().forward(*arguments)
+            super().run(*arguments)
             seen.append("done")
 
-    monkeypatch.setitem(PIPELINES, "lowering", Slow)
+    monkeypatch.setitem(lowered.PASSES, "forward", Slow)
     plan = lc.plan_conv2d(work.x.shape, work.w.shape, padding=work.padding, algorithm="lowering")
     thread = threading.Thread(target=plan, args=(work.x, work.w))
     thread.start()
@@ -159,7 +159,7 @@ def test_blas_has_its_threads_again_after_every_call(
     def watched(dtype):
         return blas.blas(dtype)._replace(gemm=address)
 
-    monkeypatch.setattr(gemm, "blas", watched)
+    monkeypatch.setattr(matmul, "blas", watched)
     monkeypatch.setattr(pipelined, "blas", watched)
     work = of_algorithm(algorithm)
     call(work.run)
