@@ -97,7 +97,7 @@ def interrupts(
     Parameters
     ----------
     action : callable
-        Has run before, so that nothing is compiled or cached in it.
+        Runs once before, so that nothing is compiled or cached in it.
     most : int, optional
         Of all moments take so many by chance.
     prepare : callable
@@ -105,6 +105,8 @@ def interrupts(
     may_be_lost : bool
         Whether Python may find nobody to tell of the interrupt.
     """
+    prepare()
+    action()
     prepare()
     found = moments(action)
     assert found

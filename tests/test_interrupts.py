@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+from lowerconv.machine.uninterrupted import uninterrupted
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import lowerconv as lc
@@ -382,3 +383,42 @@ def test_a_step_of_an_optimizer_is_made_or_not(network, make):
         assert optimizer.updates == updates + 1 if now else optimizer.updates - updates in (0, 1)
         made.add(now)
     assert made == {True, False}
+
+
+def test_what_must_not_be_interrupted_ends_before_the_interrupt_is_told():
+    done = []
+
+    def work():
+        time.sleep(0.001)
+        done.append(1)
+        time.sleep(0.001)
+        done.append(2)
+
+    def use():
+        done.clear()
+        uninterrupted(work)
+
+    use()
+    met = set()
+    for _ in interrupts(use):
+        met.add(tuple(done))
+        done.clear()
+    assert met == {(), (1, 2)}
+
+
+def test_errors_of_what_is_not_interrupted(monkeypatch):
+    def fail():
+        raise ValueError("on purpose")
+
+    with pytest.raises(ValueError, match="on purpose"):
+        uninterrupted(fail)
+
+    def refuse(*arguments):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("_thread.start_new_thread", refuse)
+    with pytest.raises(ValueError, match="on purpose"):
+        uninterrupted(fail)
+    done = []
+    uninterrupted(lambda: done.append(threading.current_thread()))
+    assert done == [threading.current_thread()]

@@ -11,8 +11,8 @@ from lowerconv.runtime.native import allocate_lock, start_new_thread
 def uninterrupted(function: Callable[[], object]) -> None:
     """Call a function in a thread of its own, and wait for its end.
 
-    Python handles signals in the main thread alone.  Whoever is interrupted here leaves, and the
-    function ends by itself.
+    Python handles signals in the main thread alone, and there an interrupt is told when the
+    function has ended; only one more does not wait for that.
 
     Parameters
     ----------
@@ -22,13 +22,20 @@ def uninterrupted(function: Callable[[], object]) -> None:
     over = allocate_lock()
     over.acquire()
     errors: list[BaseException] = []
+    started: list[int] = []
     try:
-        start_new_thread(_call, (function, errors, over))
-    except RuntimeError:
-        function()
-        return
-    with over:
-        pass
+        # A single call: where it is interrupted, it is known whether there is a thread.
+        started.extend(map(start_new_thread, [_call], [(function, errors, over)]))
+        with over:
+            pass
+    except BaseException as error:
+        if started:
+            with over:
+                pass
+        elif isinstance(error, RuntimeError):
+            function()
+            return
+        raise
     if errors:
         raise errors[0]
 
