@@ -23,8 +23,9 @@ import numpy as np
 
 from lowerconv import nn
 from lowerconv.nn.frame import Frame, Tensor
-from lowerconv.nn.module import Layer, Module, Step
+from lowerconv.nn.module import Layer, Module
 from lowerconv.nn.program import Gate, Program, Watch
+from lowerconv.nn.step import Step
 from lowerconv.runtime.team import Handle
 
 COMMUNICATING = "lowerconv.parallel"

@@ -15,7 +15,8 @@ from bench.emulated import SGD, Machine, emulate
 from bench.network_peers import LR, MOMENTUM, image_shape, options_of
 from lowerconv.data.order import share
 from lowerconv.nn.models import MODELS
-from lowerconv.nn.module import Module, Step
+from lowerconv.nn.module import Module
+from lowerconv.nn.step import Step
 from lowerconv.parallel.comm.communicator import Communicator, MPICommunicator
 from lowerconv.parallel.comm.engine import Engine, Task
 from lowerconv.parallel.comm.listener import Listener

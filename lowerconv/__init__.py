@@ -15,8 +15,8 @@ layers, `lowerconv.train` trains them, `lowerconv.parallel` over several process
 
 from lowerconv.conv.plan import ConvPlan, algorithms, plan_conv2d
 from lowerconv.functional import conv2d, conv2d_input_grad, conv2d_weight_grad
-from lowerconv.machine.report import machine_report
 from lowerconv.runtime.affinity import get_affinity, set_affinity
+from lowerconv.runtime.report import machine_report
 from lowerconv.runtime.threads import get_num_threads, set_num_threads
 from lowerconv.version import __version__
 

@@ -19,7 +19,7 @@ from lowerconv.files import write_atomically
 from lowerconv.machine.cache import read_checked, write_checked
 from lowerconv.nn.exchange import load_weights
 from lowerconv.nn.init import undrawn
-from lowerconv.nn.module import Step
+from lowerconv.nn.step import Step
 from lowerconv.runtime import affinity
 from lowerconv.runtime import team as teams
 

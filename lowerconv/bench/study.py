@@ -14,7 +14,7 @@ from lowerconv.bench.load import Others
 from lowerconv.bench.passes import check_agreement
 from lowerconv.bench.peak import fma_peak
 from lowerconv.bench.result import Result, Row
-from lowerconv.machine.report import machine_report
+from lowerconv.runtime.report import machine_report
 from lowerconv.runtime.threads import set_num_threads
 
 if TYPE_CHECKING:

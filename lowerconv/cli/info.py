@@ -14,8 +14,8 @@ from rich.table import Table
 from lowerconv.cli.mistakes import tell
 from lowerconv.console import PlainConsole
 from lowerconv.machine.mpi import launched_rank
-from lowerconv.machine.report import machine_report
 from lowerconv.machine.topology import format_cpu_list, read_topology, usable_threads
+from lowerconv.runtime.report import machine_report
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -13,10 +13,11 @@ from lowerconv.nn.conv import Conv2d
 from lowerconv.nn.graph import Value
 from lowerconv.nn.linear import Linear
 from lowerconv.nn.loss import LossResult, softmax_cross_entropy
-from lowerconv.nn.module import INFERENCE, Layer, Module, Parameter, Step
+from lowerconv.nn.module import Layer, Module, Parameter
 from lowerconv.nn.norm import BatchNorm2d, LocalResponseNorm
 from lowerconv.nn.optim import LARS, SGD, Adam, Optimizer
 from lowerconv.nn.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
+from lowerconv.nn.step import INFERENCE, Step
 
 __all__ = [
     "INFERENCE",

@@ -7,7 +7,8 @@ import numpy as np
 from lowerconv.nn.combine import move
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.graph import Value
-from lowerconv.nn.module import Layer, Shape, Step
+from lowerconv.nn.module import Layer, Shape
+from lowerconv.nn.step import Step
 from lowerconv.ops.elementwise import dropout, relu_grad
 from lowerconv.ops.elementwise import relu as relu_kernel
 from lowerconv.runtime.threads import get_num_threads, parallel_region
@@ -22,6 +23,7 @@ class ReLU(Layer):
 
     keeps_y = True
     in_place = True
+    is_relu = True
 
     def result_shape(self, *shapes: Shape) -> Shape:
         """Return the shape of the operand."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from math import prod
 
 from lowerconv.nn.frame import Frame, Tensor
-from lowerconv.nn.graph import Value
-from lowerconv.nn.module import Layer, Shape, Step
+from lowerconv.nn.graph import OPERATORS, Value
+from lowerconv.nn.module import Layer, Shape
+from lowerconv.nn.step import Step
 from lowerconv.ops.elementwise import add, copy, relu_grad
 from lowerconv.runtime.threads import get_num_threads, parallel_region
 
@@ -26,6 +27,8 @@ class Concat(Layer):
     Values are computed where they belong in the result: nothing is moved, but for a value that has
     other places to be in.
     """
+
+    is_concatenation = True
 
     def result_shape(self, *shapes: Shape) -> Shape:
         """Return the common shape with the channels of all."""
@@ -73,6 +76,7 @@ class Add(Layer):
     """
 
     takes_relu = True
+    is_sum = True
 
     def result_shape(self, *shapes: Shape) -> Shape:
         """Return the common shape."""
@@ -97,6 +101,9 @@ class Add(Layer):
         for dx, adding in zip(frame.dxs, frame.adds, strict=True):
             if dx is not None:
                 move(frame.gradient, dx, adding)
+
+
+OPERATORS["+"] = Add
 
 
 def mask(dy: Tensor, y: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from lowerconv.nn.combine import move
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.freeze import emptied
 from lowerconv.nn.init import he_normal
-from lowerconv.nn.module import Layer, Parameter, Shape, Step
+from lowerconv.nn.module import Layer, Parameter, Shape
+from lowerconv.nn.norm import BatchNorm2d
+from lowerconv.nn.step import Step
 from lowerconv.ops.elementwise import bias_relu_grad
 from lowerconv.runtime.threads import get_num_threads, parallel_region
 
@@ -85,6 +88,21 @@ class Conv2d(Layer):
         """Return (N, K, P, Q)."""
         problem = self.problem(shapes[0])
         return (problem.N, problem.K, problem.P, problem.Q)
+
+    def absorbs(self, following: Layer) -> Layer | None:
+        """Return a convolution that does what this one and then a batch norm do at inference.
+
+        ``norm(conv(x, w) + b) = conv(x, w * scale) + (b * scale + shift)``, for each filter.
+        """
+        if not isinstance(following, BatchNorm2d):
+            return None
+        weight = self.weight.data
+        scale, shift = following.scale_and_shift()
+        bias = self.bias.data.astype(np.float64) if self.bias else 0.0
+        both = copy(self)
+        both.weight = Parameter((weight * scale[:, None, None, None]).astype(weight.dtype))
+        both.bias = Parameter((bias * scale + shift).astype(weight.dtype))
+        return both
 
     def flops(self, *shapes: Shape) -> int:
         """Return the operations of the forward step."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from lowerconv.nn.frame import Frame
-from lowerconv.nn.module import Layer, Module, Step
+from lowerconv.nn.module import Layer, Module
 from lowerconv.nn.program import run
+from lowerconv.nn.step import Step
 
 CURE = "a smaller learning rate or a longer warm-up may help; earlier checkpoints are whole"
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError, deserialize, safe_open
@@ -16,8 +16,10 @@ from safetensors.numpy import save
 
 from lowerconv.checks import plain_array
 from lowerconv.files import write_atomically
-from lowerconv.nn.module import Module
 from lowerconv.runtime.threads import between_kernels
+
+if TYPE_CHECKING:
+    from lowerconv.nn.module import Module
 
 Arrays = dict[str, np.ndarray]
 

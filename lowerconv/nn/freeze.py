@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lowerconv.nn.module import Module, Parameter
+from lowerconv.nn.attributes import Attributes, Parameter
 from lowerconv.runtime.threads import between_kernels
 
 if TYPE_CHECKING:
@@ -45,15 +45,16 @@ def _frozen(value: Any, made: dict[int, Any]) -> Any:
     """
     if id(value) in made:
         return made[id(value)]
-    twin = value
+    twin: Any = value
     if isinstance(value, Parameter):
         twin = emptied(value)
         twin.data = value.data.copy()
     elif isinstance(value, np.ndarray):
         twin = value.copy()
-    elif isinstance(value, Module):
+    elif isinstance(value, Attributes):
         twin = made[id(value)] = object.__new__(type(value))  # known to what refers back to it
-        twin.__setstate__({key: _frozen(v, made) for key, v in value.__getstate__().items()})
+        whole: Any = value
+        twin.__setstate__({k: _frozen(v, made) for k, v in whole.__getstate__().items()})
     elif type(value) in (list, tuple):
         twin = type(value)(_frozen(v, made) for v in value)
     elif type(value) is dict:

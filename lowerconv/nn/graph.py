@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 
 
+OPERATORS: dict[str, type[Layer]] = {}  # layers that stand for operators between values
+
+
 @not_copied("record the network anew")
 class Value:
     """What stands for an array while a module tells how it computes.
@@ -32,11 +35,9 @@ class Value:
         self.shape, self.dtype, self.node = shape, dtype, node
 
     def __add__(self, other: Value) -> Value:
-        from lowerconv.nn.combine import Add
-
         if not isinstance(other, Value):
             return NotImplemented
-        return Add()(self, other)
+        return OPERATORS["+"]()(self, other)
 
 
 @not_copied("record the network anew")
@@ -163,11 +164,24 @@ class Graph:
         return found
 
 
+def fold(graph: Graph) -> None:
+    """Let layers do what the layer that follows does, where they absorb it: parameters stay."""
+    readers = graph.consumers()
+    for node in list(graph.nodes):
+        maker = node.operands[0].node
+        if maker is None or readers[node.operands[0]] != [node]:
+            continue
+        both = None if node.operands[0] in graph.results else maker.layer.absorbs(node.layer)
+        if both is not None:
+            maker.layer = both
+            node.result.node = maker
+            maker.result = node.result
+            graph.nodes.remove(maker)
+            graph.nodes[graph.nodes.index(node)] = maker
+
+
 def fuse(graph: Graph) -> None:
     """Let layers do what follows them while they store their results: additions, then ReLUs."""
-    from lowerconv.nn.activation import ReLU
-    from lowerconv.nn.combine import Add
-
     readers = graph.consumers()
 
     def absorb(maker: Node, node: Node) -> None:
@@ -179,7 +193,7 @@ def fuse(graph: Graph) -> None:
         graph.nodes[graph.nodes.index(node)] = maker
 
     for node in list(graph.nodes):
-        if isinstance(node.layer, Add):
+        if node.layer.is_sum:
             for value, other in (node.operands, node.operands[::-1]):
                 maker = value.node
                 if (
@@ -194,7 +208,7 @@ def fuse(graph: Graph) -> None:
                     readers[other][readers[other].index(node)] = maker
                     absorb(maker, node)
                     break
-        elif isinstance(node.layer, ReLU):
+        elif node.layer.is_relu:
             maker = node.operands[0].node
             if (
                 maker is not None

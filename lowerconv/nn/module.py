@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,62 +11,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lowerconv.checks import shape
+from lowerconv.nn import exchange, program
 from lowerconv.nn.attributes import Attributes, Parameter
 from lowerconv.nn.graph import Node, Value
 from lowerconv.nn.hooks import Handle, Hooks
 from lowerconv.nn.sharing import Use
+from lowerconv.nn.step import INFERENCE, Step
 
 if TYPE_CHECKING:
     from lowerconv.nn.frame import Frame
     from lowerconv.nn.memory import MemoryReport
     from lowerconv.nn.program import Gate, Watch
-    from lowerconv.parallel.comm.communicator import Communicator
 
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Step:
-    """What layers may need to know about the step that they are part of.
-
-    Attributes
-    ----------
-    training : bool
-        Whether `Module.backward` follows, and dropout drops.
-    seed, number : int
-        Of the run and of the step: with `first_sample` they decide what dropout drops.
-    first_sample : int
-        Place of ``x[0]`` in the global batch, so that a batch split over ranks loses the same
-        activations as a whole one.
-    runs : tuple of (int, int)
-        Where the samples of ``x`` do not follow each other there: the place of the first of some
-        that do, and how many they are; `first_sample` is not looked at then.
-    input_grad : bool
-        Whether `Module.backward` returns the gradient of the input too.
-    communicator : Communicator, optional
-        The ranks that share a batch, for layers that look at all of it.
-    """
-
-    training: bool = False
-    seed: int = 0
-    number: int = 0
-    first_sample: int = 0
-    input_grad: bool = False
-    communicator: Communicator | None = None
-    runs: tuple[tuple[int, int], ...] | None = None
-
-    def places(self, count: int) -> np.ndarray:
-        """Return the places of all `count` samples in the global batch, int64."""
-        if self.runs is None:
-            return np.arange(self.first_sample, self.first_sample + count, dtype=np.int64)
-        places = [np.arange(first, first + n, dtype=np.int64) for first, n in self.runs]
-        found = np.concatenate([np.empty(0, np.int64), *places])
-        if len(found) != count:
-            raise ValueError(f"runs: got places of {len(found)} samples, expected {count}")
-        return found
-
-
-INFERENCE = Step()
 _changes = count(1)
 
 
@@ -137,10 +95,8 @@ class Module(Attributes):
         An array gives an array of its own, to any thread; use `run` to get one written again.
         """
         if values and isinstance(values[0], np.ndarray):
-            from lowerconv.nn.program import answer  # programs run modules, which know no more
-
             (x,) = values
-            return answer(self, x)
+            return program.answer(self, x)
         return self.forward(*values)
 
     # --- parameters ---
@@ -214,9 +170,7 @@ class Module(Attributes):
         RuntimeError
             Another thread is inside a training step of the module, or of a part, in training.
         """
-        from lowerconv.nn.program import run
-
-        return run(self, x, step)
+        return program.run(self, x, step)
 
     def backward(self, *dy: np.ndarray) -> np.ndarray | None:
         """Set the gradients of all parameters, after `run` in training.
@@ -237,9 +191,7 @@ class Module(Attributes):
             A gradient does not fit; no run of this thread came before, or another thread has
             trained the module since.
         """
-        from lowerconv.nn.program import backward
-
-        return backward(self, dy)
+        return program.backward(self, dy)
 
     def register_watch(self, watch: Watch, *, first: bool = False) -> Handle:
         """Have a function told of each layer that has computed, when this module runs.
@@ -283,27 +235,19 @@ class Module(Attributes):
         callable
             Given an array, returns one of the caller's own; several threads take turns.
         """
-        from lowerconv.nn.program import compiled
-
-        return compiled(self, shape(x_shape, "x_shape"))
+        return program.compiled(self, shape(x_shape, "x_shape"))
 
     def memory_report(self, x_shape: Shape, training: bool = True) -> MemoryReport:
         """Return how many bytes a step with an input of this shape needs, by kind."""
-        from lowerconv.nn.program import memory_report
-
-        return memory_report(self, shape(x_shape, "x_shape"), training)
+        return program.memory_report(self, shape(x_shape, "x_shape"), training)
 
     def save(self, path: str | Path) -> None:
         """Write parameters and buffers as safetensors, under PyTorch's names."""
-        from lowerconv.nn.exchange import save_weights
-
-        save_weights(self, path)
+        exchange.save_weights(self, path)
 
     def load(self, weights: Any) -> None:
         """Take parameters and buffers from a safetensors file or a dict of arrays."""
-        from lowerconv.nn.exchange import load_weights
-
-        load_weights(self, weights)
+        exchange.load_weights(self, weights)
 
 
 Module._reserved = frozenset(dir(Module()))
@@ -325,6 +269,9 @@ class Layer(Module):
         Whether the result is the first operand in another shape.
     takes_relu, takes_residual : bool
         Whether the layer can apply a ReLU that follows it, and before that add another value.
+    is_sum, is_relu, is_concatenation : bool
+        Whether the layer adds two values, is a ReLU, or sets values side by side: graphs make it
+        part of its neighbours.
     early, lazy : bool
         Whether the layer comes right behind what it reads, or right before what reads it, and in a
         backward step the other way round: of two that begin and end something, with others that
@@ -340,6 +287,9 @@ class Layer(Module):
     is_view = False
     takes_relu = False
     takes_residual = False
+    is_sum = False
+    is_relu = False
+    is_concatenation = False
     early = False
     lazy = False
     late = False
@@ -356,6 +306,10 @@ class Layer(Module):
     def result_shape(self, *shapes: Shape) -> Shape:
         """Return the shape of the result; raise ValueError where operands do not fit."""
         raise NotImplementedError
+
+    def absorbs(self, following: Layer) -> Layer | None:
+        """Return a layer that does what this one and then `following` do at inference, if any."""
+        return None
 
     def saved(self, *shapes: Shape) -> dict[str, tuple[Shape, Any]]:
         """Return shapes and dtypes of what the layer keeps from a forward to a backward step."""

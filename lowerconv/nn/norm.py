@@ -9,11 +9,11 @@ import numpy as np
 from lowerconv.checks import integer
 from lowerconv.nn.combine import move
 from lowerconv.nn.frame import Frame, Tensor
-from lowerconv.nn.module import Layer, Parameter, Shape, Step
+from lowerconv.nn.module import Layer, Parameter, Shape
+from lowerconv.nn.step import Reducer, Step
 from lowerconv.ops.batch_norm import batch_norm, finish, normalise, statistics
 from lowerconv.ops.batch_norm_grad import batch_norm_grad, gradient_sums, input_gradient
 from lowerconv.ops.response_norm import response_norm, response_norm_grad
-from lowerconv.parallel.comm.communicator import Communicator
 from lowerconv.runtime.threads import get_num_threads, parallel_region
 
 
@@ -166,7 +166,7 @@ def _like(tensor: Tensor, x: Tensor) -> np.ndarray:
     return tensor.flat if tensor is not NOTHING else x.flat[:0]
 
 
-def _merged(communicator: Communicator, count: int, mean: np.ndarray, m2: np.ndarray) -> int:
+def _merged(communicator: Reducer, count: int, mean: np.ndarray, m2: np.ndarray) -> int:
     """Replace each rank's mean and squared deviations by those of all; return the pixels of all.
 
     Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample

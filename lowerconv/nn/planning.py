@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from math import prod
 
 from lowerconv.copying import not_copied
-from lowerconv.nn.combine import Concat
 from lowerconv.nn.graph import Graph, Node, Value
 from lowerconv.nn.memory import Block, lay_out
 
@@ -73,7 +72,7 @@ class MemoryPlan:
                 found.append(False)
                 continue
             found.append(places.get(value) == Place(whole.block, whole.offset + offset, whole.step))
-            if isinstance(node.layer, Concat):
+            if node.layer.is_concatenation:
                 offset += prod(value.shape[1:])
         return tuple(found)
 
@@ -81,7 +80,7 @@ class MemoryPlan:
 
     def _place_values(self) -> None:
         for node in reversed(self.graph.nodes):
-            if isinstance(node.layer, Concat):
+            if node.layer.is_concatenation:
                 place = self.values.get(node.result) or self._new_value(node.result)
                 for value, offset in self._slices(node):
                     if value.node is not None and value not in self.values:
@@ -152,7 +151,7 @@ class MemoryPlan:
             if node.result not in self.learnt:
                 continue
             place = self.gradients.get(node.result) or self._new_gradient(node.result)
-            if isinstance(node.layer, Concat):
+            if node.layer.is_concatenation:
                 for value, offset in self._slices(node):
                     if value in self.learnt and self._only(value, node):
                         at = Place(place.block, place.offset + offset, place.step)

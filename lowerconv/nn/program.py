@@ -14,15 +14,17 @@ from lowerconv.conv.problem import DTYPES
 from lowerconv.copying import not_copied
 from lowerconv.machine.memory import memory_limit
 from lowerconv.nn.frame import Frame, Tensor
-from lowerconv.nn.graph import Graph, Value, fuse
+from lowerconv.nn.freeze import freeze
+from lowerconv.nn.graph import Graph, Value, fold, fuse
 from lowerconv.nn.memory import Arena, MemoryReport
 from lowerconv.nn.planning import MemoryPlan
 from lowerconv.nn.sharing import Execution, TrainingStep, begin, go_on
+from lowerconv.nn.step import INFERENCE, Step
 from lowerconv.runtime.affinity import generation
 from lowerconv.runtime.threads import Turns, get_num_threads
 
 if TYPE_CHECKING:
-    from lowerconv.nn.module import Layer, Module, Step
+    from lowerconv.nn.module import Layer, Module
 
 PROGRAMS = 16  # kept by an execution, the latest: their memory is one arena
 Shape = tuple[int, ...]
@@ -229,9 +231,6 @@ def make_graph(
     module: Module, x_shape: Shape, dtype: np.dtype, training: bool, constant: bool = False
 ) -> Graph:
     """Return the graph of a module with everything in it that can be done in one pass."""
-    from lowerconv.nn.fold import fold_batch_norm
-    from lowerconv.nn.freeze import freeze
-
     graph = Graph(module, x_shape, dtype, training)
     known = {id(part) for _, part in module.modules()}
     for node in graph.nodes:
@@ -243,7 +242,7 @@ def make_graph(
             )
     if constant:
         freeze(graph, tuple(module._gates.values()))
-        fold_batch_norm(graph)
+        fold(graph)
     fuse(graph)
     return graph
 
@@ -320,8 +319,6 @@ def _own(module: Module, what: str) -> Execution:
 
 def answer(module: Module, x: np.ndarray) -> np.ndarray:
     """Return the result of inference, an array of the caller's own; threads take turns."""
-    from lowerconv.nn.module import INFERENCE
-
     with module._use.turns.take():
         program = program_of(module, module._use.answering, x, False, False)
         watches, gates = tuple(module._watches.values()), tuple(module._gates.values())
@@ -343,8 +340,6 @@ class Compiled:
 
 def compiled(module: Module, x_shape: Shape) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function for inference with the parameters as they are; see `Module.compile`."""
-    from lowerconv.nn.module import INFERENCE
-
     dtype = _dtype(module, np.float32)
     program = Program(module, x_shape, dtype, False, False, Arena(), constant=True)
     turns = Turns("a compiled network")

@@ -9,7 +9,7 @@ import numpy as np
 
 from lowerconv.data.loader import Loader
 from lowerconv.nn.loss import softmax_cross_entropy
-from lowerconv.nn.module import Step
+from lowerconv.nn.step import Step
 from lowerconv.parallel.comm.agreement import check_weights_agree
 from lowerconv.parallel.comm.communicator import Communicator
 from lowerconv.parallel.strategies.strategy import Strategy, Work

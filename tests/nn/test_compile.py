@@ -16,22 +16,20 @@ SHAPE = (2, 8, 12, 12)
 
 
 class Scale(nn.Layer):
-    """A layer of somebody's own: parameters in a list, an array, a number, a layer inside."""
+    """A layer of somebody's own: parameters, an array, a number, a layer inside."""
 
     def __init__(self):
         super().__init__()
-        self.parts = [Parameter(np.full(8, 2, np.float32)), Parameter(np.ones(8, np.float32))]
+        self.part0 = Parameter(np.full(8, 2, np.float32))
+        self.part1 = Parameter(np.ones(8, np.float32))
         self.shift, self.power = np.full(8, 3, np.float32), 1.0
         self.inner = nn.Linear(8, 8)
-
-    def own_parameters(self):
-        return {f"part{i}": part for i, part in enumerate(self.parts)}
 
     def result_shape(self, *shapes):
         return shapes[0]
 
     def compute(self, frame, step):
-        scale = (self.parts[0].data * self.parts[1].data) ** self.power
+        scale = (self.part0.data * self.part1.data) ** self.power
         mean = frame.x.array.mean((2, 3)) @ self.inner.weight.data
         frame.y.array[...] = frame.x.array * scale[:, None, None] + mean[:, :, None, None]
         frame.y.array[...] += self.shift[:, None, None]
@@ -75,7 +73,7 @@ def replaced(network):
             if isinstance(value, Parameter):
                 setattr(module, name, Parameter(value.data + 1))
         if isinstance(module, Scale):
-            module.parts[0] = Parameter(np.zeros(8, np.float32))
+            module.part0 = Parameter(np.zeros(8, np.float32))
 
 
 def data_replaced(network):

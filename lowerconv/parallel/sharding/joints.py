@@ -21,7 +21,8 @@ import numpy as np
 from lowerconv.copying import not_copied
 from lowerconv.nn.combine import move
 from lowerconv.nn.frame import Frame, Tensor
-from lowerconv.nn.module import Layer, Shape, Step
+from lowerconv.nn.module import Layer, Shape
+from lowerconv.nn.step import Step
 from lowerconv.parallel.comm.collectives import Routine, all_gather, direct, reduce_scatter
 from lowerconv.parallel.comm.engine import URGENT, Engine, Task
 from lowerconv.parallel.comm.link import Link, Scratch

@@ -15,8 +15,9 @@ from lowerconv.nn.combine import mask, move
 from lowerconv.nn.conv import Conv2d
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.linear import Linear
-from lowerconv.nn.module import Layer, Parameter, Shape, Step
+from lowerconv.nn.module import Layer, Parameter, Shape
 from lowerconv.nn.norm import BatchNorm2d
+from lowerconv.nn.step import Step
 from lowerconv.ops.elementwise import relu as relu_kernel
 from lowerconv.parallel.sharding.layout import Layout
 from lowerconv.runtime.threads import get_num_threads, parallel_region

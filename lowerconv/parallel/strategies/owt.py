@@ -18,8 +18,9 @@ from lowerconv.nn.divergence import DivergenceError, describe_divergence
 from lowerconv.nn.graph import Graph
 from lowerconv.nn.linear import Linear
 from lowerconv.nn.loss import AUXILIARY, LossResult, network_loss, softmax_cross_entropy
-from lowerconv.nn.module import INFERENCE, Module, Step
+from lowerconv.nn.module import Module
 from lowerconv.nn.norm import BatchNorm2d
+from lowerconv.nn.step import INFERENCE, Step
 from lowerconv.parallel.comm.listener import LOSS, UPDATE
 from lowerconv.parallel.comm.overlap import make_engine
 from lowerconv.parallel.sharding.crossing import Chunk, Crossing, make_chunks

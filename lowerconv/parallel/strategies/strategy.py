@@ -13,8 +13,9 @@ from lowerconv.copying import not_copied
 from lowerconv.nn.divergence import DivergenceError, describe_divergence
 from lowerconv.nn.hooks import Handle
 from lowerconv.nn.loss import LossResult
-from lowerconv.nn.module import INFERENCE, Module, Step
+from lowerconv.nn.module import Module
 from lowerconv.nn.optim import Optimizer
+from lowerconv.nn.step import INFERENCE, Step
 from lowerconv.parallel.comm.communicator import Communicator
 from lowerconv.parallel.comm.engine import Engine
 from lowerconv.parallel.comm.listener import SILENT, Listener

@@ -10,7 +10,7 @@ import time
 import numpy as np
 
 from lowerconv import nn, set_num_threads
-from lowerconv.nn.module import Step
+from lowerconv.nn.step import Step
 from lowerconv.parallel import world
 from lowerconv.parallel.strategies import STRATEGIES
 from lowerconv.parallel.strategies.options import ParallelOptions

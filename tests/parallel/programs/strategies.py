@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 from lowerconv import nn, set_num_threads
 from lowerconv.data.order import share
 from lowerconv.nn.loss import network_loss
-from lowerconv.nn.module import INFERENCE
+from lowerconv.nn.step import INFERENCE
 from lowerconv.parallel import world
 from lowerconv.parallel.sharding.cut import cut, default_border
 from lowerconv.parallel.strategies import STRATEGIES

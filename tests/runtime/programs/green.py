@@ -32,7 +32,7 @@ import numpy as np  # noqa: E402
 
 import lowerconv as lc  # noqa: E402
 from lowerconv.data import Augment, Dataset, Loader, Normalizer  # noqa: E402
-from lowerconv.machine.report import machine_report  # noqa: E402
+from lowerconv.runtime.report import machine_report  # noqa: E402
 
 if when == "after":
     patch()

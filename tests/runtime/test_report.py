@@ -9,10 +9,10 @@ import types
 import pytest
 
 from lowerconv.machine import mpi as mpi_module
-from lowerconv.machine import report as report_module
 from lowerconv.machine.mpi import GET_MPI
-from lowerconv.machine.report import machine_report
 from lowerconv.machine.topology import Cache, NumaNode, Package, Topology
+from lowerconv.runtime import report as report_module
+from lowerconv.runtime.report import machine_report
 from lowerconv.version import __version__
 
 KIB = 1024
@@ -90,7 +90,7 @@ class TestForm:
 
     def test_neither_loads_nor_initialises_mpi(self):
         code = (
-            "import sys; from lowerconv.machine.report import machine_report; machine_report();"
+            "import sys; from lowerconv.runtime.report import machine_report; machine_report();"
             "sys.exit('mpi4py.MPI' in sys.modules)"
         )
         assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0

@@ -1,0 +1,62 @@
+"""What layers may need to know about the step that they are part of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+class Reducer(Protocol):
+    """Sums over the ranks that share a batch; `parallel.comm.communicator.Communicator` is one."""
+
+    def sum_numbers(self, *numbers: float) -> tuple[float, ...]:
+        """Return the sum of each number over all ranks."""
+
+    def sum_array(self, array: np.ndarray) -> None:
+        """Replace an array by its sum over all ranks."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What layers may need to know about the step that they are part of.
+
+    Attributes
+    ----------
+    training : bool
+        Whether `Module.backward` follows, and dropout drops.
+    seed, number : int
+        Of the run and of the step: with `first_sample` they decide what dropout drops.
+    first_sample : int
+        Place of ``x[0]`` in the global batch, so that a batch split over ranks loses the same
+        activations as a whole one.
+    runs : tuple of (int, int)
+        Where the samples of ``x`` do not follow each other there: the place of the first of some
+        that do, and how many they are; `first_sample` is not looked at then.
+    input_grad : bool
+        Whether `Module.backward` returns the gradient of the input too.
+    communicator : Reducer, optional
+        Of the ranks that share a batch, for layers that look at all of it.
+    """
+
+    training: bool = False
+    seed: int = 0
+    number: int = 0
+    first_sample: int = 0
+    input_grad: bool = False
+    communicator: Reducer | None = None
+    runs: tuple[tuple[int, int], ...] | None = None
+
+    def places(self, count: int) -> np.ndarray:
+        """Return the places of all `count` samples in the global batch, int64."""
+        if self.runs is None:
+            return np.arange(self.first_sample, self.first_sample + count, dtype=np.int64)
+        places = [np.arange(first, first + n, dtype=np.int64) for first, n in self.runs]
+        found = np.concatenate([np.empty(0, np.int64), *places])
+        if len(found) != count:
+            raise ValueError(f"runs: got places of {len(found)} samples, expected {count}")
+        return found
+
+
+INFERENCE = Step()
