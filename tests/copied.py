@@ -24,9 +24,9 @@ from lowerconv.data import Augment, Dataset, Loader, Normalizer, ShardSet
 from lowerconv.data.shards import Shard as ShardFile
 from lowerconv.data.split import Subset
 from lowerconv.nn.models import resnet20
-from lowerconv.parallel.comm.link import Scratch, Tally
+from lowerconv.parallel.comm.link import EpochCounts, Scratch
 from lowerconv.parallel.comm.listener import Listener
-from lowerconv.parallel.comm.rank_map import Place, Roster
+from lowerconv.parallel.comm.rank_map import Place, RankMap
 from lowerconv.parallel.comm.status import Status
 from lowerconv.parallel.sharding.cut import Back, Front, Part, cut
 from lowerconv.parallel.sharding.layout import Layout
@@ -305,9 +305,9 @@ OTHERS = {
         lambda: conv_problem((1, 2, 5, 5), (3, 2, 3, 3), 1, 1, 1, 1, "f4"),
         lambda problem: (values(problem), problem.geometry),
     ),
-    Roster: Made(lambda: Roster([Place("here", 2, 2, 1)], [[0]]), Roster.lines),
+    RankMap: Made(lambda: RankMap([Place("here", 2, 2, 1)], [[0]]), RankMap.lines),
     Scratch: Made(Scratch, lambda scratch: scratch.take(64).nbytes),
-    Tally: Made(Tally, values),
+    EpochCounts: Made(EpochCounts, values),
     Listener: Made(Listener, values),
     Reporter: Made(Reporter, values),
     Staleness: Made(lambda: Staleness(3), values),

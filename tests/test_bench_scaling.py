@@ -135,7 +135,7 @@ def test_layers_that_communicate_go_on():
             frame.y.array[...] = 7
 
     net = nn.Sequential(nn.Linear(6, 4), Sends())
-    Sends.__module__ = "lowerconv.parallel.sharding.joints"
+    Sends.__module__ = "lowerconv.parallel.sharding.collective_layers"
     emulate([net], Machine(1e6, 1e6))
     assert (net.run(np.ones((2, 6), np.float32)) == 7).all()
 

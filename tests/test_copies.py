@@ -46,7 +46,7 @@ PLAIN = """
     parallel.trace.chrome.RankTrace parallel.trace.chrome.Step parallel.trace.chrome.Trace
     parallel.trace.chrome.Transfer parallel.trace.clocks.Alignment parallel.trace.clocks.Reading
     parallel.trace.summary.Summary runtime.records.Operands train.checkpoint.Checkpoint
-    train.inputs.Inputs train.loop.Tally train.metrics.EpochMetrics train.settings.Settings
+    train.inputs.Inputs train.loop.EpochCounts train.metrics.EpochMetrics train.settings.Settings
 """.split()  # noqa: SIM905
 
 # Of signatures and records: all of their modules.
@@ -76,7 +76,7 @@ ELSEWHERE = {
     "nn.module.Step": "numbers and a communicator",
     "nn.models.Model": "a function and numbers",
     "parallel.sharding.sharded_layers.Shard": "layers and shardings",
-    "parallel.sharding.crossing.Chunk": "ranges",
+    "parallel.sharding.batch_exchange.Chunk": "ranges",
     "train.setup.Setup": "settings, a network and data sets",
     "bench.case.Case": "functions, that pickle where they have a name",
     "bench.study.Study": "functions, that pickle where they have a name",

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lowerconv.bench import crew
+from lowerconv.bench.together import begin_together
 from lowerconv.codegen.compiled import njit
 from lowerconv.machine.memory import memory_limit
 from lowerconv.machine.topology import ASSUMED_CACHE_BYTES, read_topology
@@ -89,7 +89,7 @@ def memory_bandwidth(threads: int, nbytes: int | None = None) -> dict[str, float
             barrier.abort()  # nobody waits for this thread
 
     others = [threading.Thread(target=work) for _ in range(threads - 1)]
-    crew.begin(others, barrier)
+    begin_together(others, barrier)
     work()
     for thread in others:
         thread.join()

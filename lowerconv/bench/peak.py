@@ -17,7 +17,7 @@ from functools import lru_cache
 import llvmlite.binding as llvm
 from llvmlite import ir
 
-from lowerconv.bench import crew
+from lowerconv.bench.together import begin_together
 from lowerconv.machine.features import host_features, instruction_set
 from lowerconv.runtime.threads import get_num_threads
 
@@ -112,7 +112,7 @@ def _run(threads: int, turns: int) -> float:
         spans.append((begin, time.perf_counter()))
 
     others = [threading.Thread(target=work) for _ in range(threads - 1)]
-    crew.begin(others, start)
+    begin_together(others, start)
     work()
     for thread in others:
         thread.join()

@@ -1,10 +1,10 @@
 r"""How a job reaches the threads of a team and comes back: generated code, without locks.
 
-Each thread has a mail box of its own, a counter in a cache line that nobody else writes::
+Each thread has a count of its own jobs, in a cache line that nobody but the caller writes::
 
-    launch:   job -> shared line      mail[w] += 1      work as thread 0    wait for pending == 0
+    launch:   job -> shared line      jobs[w] += 1      work as thread 0    wait for pending == 0
                                          |                                        ^
-    serve(w):                  spin on mail[w], or sleep -> wake 2w+1, 2w+2 -> work -> pending -= 1
+    serve(w):                  spin on jobs[w], or sleep -> wake 2w+1, 2w+2 -> work -> pending -= 1
 
 A thread that waits spins for a while, because the next job of a network is microseconds away, and
 then sleeps in the kernel until its counter changes (futex(2), Linux; elsewhere it naps and looks
@@ -35,7 +35,7 @@ from lowerconv.codegen.jit import load
 LINE = 16
 FUNCTION, JOB, WORKERS, SYSTEM, SPINS = range(5)  # written by `launch`, read by all
 PENDING, CALLER_ASLEEP = LINE, LINE + 1
-MAIL, ASLEEP = 0, 1  # in the line of a worker, or of any counter that threads wait for
+JOBS, ASLEEP = 0, 1  # in the line of a worker, or of any counter that threads wait for
 FIRST_LINE = 2  # that of worker 0, which has none: the others follow
 
 SPIN = 100e-6  # seconds that a thread looks before it sleeps; calls of a network are 5 to 50 apart
@@ -107,7 +107,7 @@ class _Writer:
         address = self.builder.add(self.state, self.builder.mul(word, ir.Constant(I64, 8)))
         return self.builder.inttoptr(address, kind.as_pointer())
 
-    def mail(self, worker: int | ir.Value, field: int) -> ir.Value:
+    def count_of(self, worker: int | ir.Value, field: int) -> ir.Value:
         """Return a pointer to a field of a worker's line."""
         if isinstance(worker, int):
             worker = ir.Constant(I64, worker)
@@ -183,9 +183,9 @@ class _Writer:
         builder.fence("seq_cst")  # what was written for them comes before the look at who sleeps
         for child in (first, second):
             with builder.if_then(builder.icmp_unsigned("<", child, workers)):
-                asleep = self.read(self.mail(child, ASLEEP))
+                asleep = self.read(self.count_of(child, ASLEEP))
                 with builder.if_then(builder.icmp_unsigned("!=", asleep, ir.Constant(I32, 0))):
-                    self.wake(self.mail(child, MAIL))
+                    self.wake(self.count_of(child, JOBS))
 
     def work(self, function: ir.Value, job: ir.Value, worker: ir.Value) -> None:
         kind = ir.FunctionType(ir.VoidType(), [I64, I64])
@@ -199,17 +199,17 @@ def _serve(module: ir.Module) -> None:
     entry = builder.block
     wait, got, work, end = (w.block(name) for name in ("wait", "got", "work", "end"))
     zero, one = ir.Constant(I32, 0), ir.Constant(I32, 1)
-    mail, asleep = w.mail(worker, MAIL), w.mail(worker, ASLEEP)
+    jobs, asleep = w.count_of(worker, JOBS), w.count_of(worker, ASLEEP)
     builder.branch(wait)
 
     builder.position_at_end(wait)
     seen = builder.phi(I32)
     seen.add_incoming(zero, entry)
-    w.spin(lambda: builder.icmp_unsigned("!=", w.read(mail), seen), got)
+    w.spin(lambda: builder.icmp_unsigned("!=", w.read(jobs), seen), got)
     w.write(one, asleep)
     builder.fence("seq_cst")
-    with builder.if_then(builder.icmp_unsigned("==", w.read(mail), seen)):
-        w.sleep(mail, seen)
+    with builder.if_then(builder.icmp_unsigned("==", w.read(jobs), seen)):
+        w.sleep(jobs, seen)
     w.write(zero, asleep)
     seen.add_incoming(seen, builder.block)
     builder.branch(wait)
@@ -230,7 +230,7 @@ def _serve(module: ir.Module) -> None:
         caller = w.read(w.place(CALLER_ASLEEP, I32))
         with builder.if_then(builder.icmp_unsigned("!=", caller, zero)):
             w.wake(pending)
-    # The next mail cannot have come before this job was reported.
+    # The next job cannot have come before this one was reported.
     seen.add_incoming(builder.add(seen, one), builder.block)
     builder.branch(wait)
 
@@ -258,14 +258,14 @@ def _launch(module: ir.Module) -> None:
     post, mail_one, posted, work, wait, end = (w.block(name) for name in names)
     builder.branch(post)
 
-    # The last one first: whoever has mail finds that of those it has to wake.
+    # The last one first: who sees its job finds the jobs of those that it has to wake.
     builder.position_at_end(post)
     left = builder.phi(I64)
     left.add_incoming(others, entry)
     builder.cbranch(builder.icmp_unsigned("==", left, ir.Constant(I64, 0)), posted, mail_one)
     builder.position_at_end(mail_one)
-    mail = w.mail(left, MAIL)
-    w.write(builder.add(builder.load(mail), one), mail)
+    jobs = w.count_of(left, JOBS)
+    w.write(builder.add(builder.load(jobs), one), jobs)
     left.add_incoming(builder.sub(left, ir.Constant(I64, 1)), mail_one)
     builder.branch(post)
 
@@ -317,7 +317,7 @@ def _post(module: ir.Module) -> None:
     """Write ``post(state, counter)``: count one more, and wake who waits for it."""
     w = _Writer(module, "post", 2)
     builder, one = w.builder, ir.Constant(I32, 1)
-    counter, asleep = _counter(w, MAIL), _counter(w, ASLEEP)
+    counter, asleep = _counter(w, JOBS), _counter(w, ASLEEP)
     w.write(builder.add(builder.load(counter), one), counter)
     builder.fence("seq_cst")
     with builder.if_then(builder.icmp_unsigned("!=", w.read(asleep), ir.Constant(I32, 0))):
@@ -330,7 +330,7 @@ def _meet(module: ir.Module) -> None:
     w = _Writer(module, "meet", 3)
     builder = w.builder
     zero, one = ir.Constant(I32, 0), ir.Constant(I32, 1)
-    counter, asleep = _counter(w, MAIL), _counter(w, ASLEEP)
+    counter, asleep = _counter(w, JOBS), _counter(w, ASLEEP)
     count = builder.trunc(w.function.args[2], I32)
     wait, end = w.block("wait"), w.block("end")
     builder.branch(wait)

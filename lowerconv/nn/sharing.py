@@ -30,7 +30,7 @@ class Execution:
     current : Program or None
         The one that has run last.
     running : Lock
-        Held while one runs.
+        ShardedValue while one runs.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class TrainingStep:
     ----------
     thread : Thread
     inside : Lock
-        Held while the thread computes forward or backward.
+        ShardedValue while the thread computes forward or backward.
     spent : bool
         Whether an optimizer has used the gradients.
     """

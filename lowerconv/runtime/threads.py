@@ -1,4 +1,4 @@
-"""How many threads the kernels use, and the one door through which parallel kernels are entered.
+"""How many threads the kernels use, and the one lock under which parallel kernels are entered.
 
 Python handles signals between any two calls, and Ctrl-C raises an error there.  So whatever has to
 be undone is undone by a single call of a function in C: the ``__exit__`` of a lock, or its
@@ -29,7 +29,7 @@ CORES, CALLED = "the cores of this process", "lowerconv.set_num_threads"
 _num_threads: int | None = None
 
 
-class _Door:
+class _FairLock:
     """A lock that threads get in the order in which they come.
 
     Python's own goes to whoever is quickest, which is the thread that has just released it: one
@@ -66,20 +66,20 @@ class _Door:
         self.inside._at_fork_reinit()
 
 
-_door = _Door()
+_lock = _FairLock()
 _forks = 0  # that this process comes from
 _ended = False
 
 
 def _before_fork() -> None:
     """Wait for the convolution that runs: OpenBLAS ends its threads now, and hangs if they work."""
-    _door.enter(LONGEST)
+    _lock.enter(LONGEST)
 
 
 def _renew() -> None:
-    """Have nobody inside in a forked child: behind its parent's door may be a thread it lacks."""
+    """Have nobody inside in a forked child: its parent's lock may be held by a thread it lacks."""
     global _forks
-    _door.renew()
+    _lock.renew()
     _forks += 1
 
 
@@ -90,14 +90,14 @@ def _end() -> None:
     because this thread stays inside, where it may still convolve at exit.
     """
     global _ended
-    if _door.enter(PATIENCE):
+    if _lock.enter(PATIENCE):
         _ended = True
         end()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=_before_fork, after_in_parent=_door.inside.release, after_in_child=_renew
+        before=_before_fork, after_in_parent=_lock.inside.release, after_in_child=_renew
     )
 atexit.register(_end)
 
@@ -170,30 +170,30 @@ def _accept(threads: int, wanted: int, refusal: Exception) -> None:
 
 
 class _Turn:
-    """Be the one thread behind a door; released as `parallel_region` is."""
+    """Be the one thread that holds a lock; released as `parallel_region` is."""
 
-    def __init__(self, door: _Door, what: str) -> None:
-        self._door, self._what = door, what
+    def __init__(self, lock: _FairLock, what: str) -> None:
+        self._lock, self._what = lock, what
 
     def __enter__(self) -> None:
-        if _door.mine() and not _ended:  # another thread behind this door may wait for that one
+        if _lock.mine() and not _ended:  # another thread that holds this lock may wait for that one
             raise RuntimeError("a thread that is inside a convolution cannot begin another one")
-        if self._door.mine() and self._door is not _door:
+        if self._lock.mine() and self._lock is not _lock:
             raise RuntimeError(f"a thread that is inside {self._what} cannot enter it once more")
         try:
             # A thread that Python has ended may be inside: who is left waits only so long for it.
-            if not self._door.enter(PATIENCE if _ended else -1):
+            if not self._lock.enter(PATIENCE if _ended else -1):
                 raise RuntimeError(f"a thread that has ended is inside {self._what}")
         except BaseException:
-            try:  # noqa: SIM105 - as in `_Door.enter`
-                self._door.inside.release()
+            try:  # noqa: SIM105 - as in `_FairLock.enter`
+                self._lock.inside.release()
             except RuntimeError:  # it did not get in
                 pass
             raise
 
     @property
     def __exit__(self) -> Callable[..., None]:
-        return self._door.inside.__exit__
+        return self._lock.inside.__exit__
 
 
 @not_copied("make another from its arguments")
@@ -211,12 +211,12 @@ class Turns:
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._doors: dict[int, _Door] = {}  # by the forks: behind an older one is the parent
+        self._locks: dict[int, _FairLock] = {}  # by the forks: an older one is the parent's
 
     def take(self) -> _Turn:
         """Return what is entered with ``with``."""
-        door = self._doors.get(_forks) or self._doors.setdefault(_forks, _Door())
-        return _Turn(door, self._what)
+        lock = self._locks.get(_forks) or self._locks.setdefault(_forks, _FairLock())
+        return _Turn(lock, self._what)
 
 
 def between_kernels() -> _Turn:
@@ -224,7 +224,7 @@ def between_kernels() -> _Turn:
 
     What is read or written there is so all at once for everybody who computes.
     """
-    return _Turn(_door, "a convolution")
+    return _Turn(_lock, "a convolution")
 
 
 @not_copied("make another from its arguments")
@@ -238,27 +238,27 @@ class parallel_region:
     def __init__(self, threads: int, pairs: bool = False) -> None:
         self.threads = threads
         self.pairs = pairs
-        self._door = _door
+        self._lock = _lock
 
     def __enter__(self) -> Handle:
-        if self._door.mine() and not _ended:  # in a signal's handler, or a finalizer
+        if self._lock.mine() and not _ended:  # in a signal's handler, or a finalizer
             raise RuntimeError("a thread that is inside a convolution cannot begin another one")
         try:
-            self._door.enter()
-            crew = team()
-            handle = crew.handle(min(self.threads, most()))
-            bind(crew, handle.threads, self.pairs)
-            refusal, crew.refusal = crew.refusal, None
+            self._lock.enter()
+            everybody = team()
+            handle = everybody.handle(min(self.threads, most()))
+            bind(everybody, handle.threads, self.pairs)
+            refusal, everybody.refusal = everybody.refusal, None
             if refusal is not None:
                 _accept(handle.threads, self.threads, refusal)
             return handle
         except BaseException:
-            try:  # noqa: SIM105 - as in `_Door.enter`
-                self._door.inside.release()
+            try:  # noqa: SIM105 - as in `_FairLock.enter`
+                self._lock.inside.release()
             except RuntimeError:  # it did not get in
                 pass
             raise
 
     @property
     def __exit__(self) -> Callable[..., None]:
-        return self._door.inside.__exit__
+        return self._lock.inside.__exit__

@@ -20,8 +20,8 @@ def train_and_test(run: Trainer, epoch: int) -> EpochMetrics:
     """Train an epoch, counted from 0, and test the network."""
     images = len(run._train.dataset)
     run.reporter.start_epoch(epoch + 1, run.settings.epochs, images)
-    survival = run._survival
-    tally = None if survival is None else survival.begin(epoch)
+    recovery = run._recovery
+    tally = None if recovery is None else recovery.begin(epoch)
     update = 0 if tally is None else tally.update
     before = update * run.settings.accumulate * run.settings.batch  # by ranks since died
     pace = Pace(run.reporter, run._train, before, warming_up=not run.losses)
@@ -37,7 +37,7 @@ def train_and_test(run: Trainer, epoch: int) -> EpochMetrics:
         label_smoothing=run.settings.label_smoothing,
         average=run.average,
         tally=tally,
-        before_update=None if survival is None else survival.keep,
+        before_update=None if recovery is None else recovery.keep,
         check_every=run.parallel.checked_every,
         timeline=run._recording.timeline,
     )

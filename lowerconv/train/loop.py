@@ -23,7 +23,7 @@ def update_sizes(loader: Loader, accumulate: int) -> np.ndarray:
 
 
 @dataclass
-class Tally:
+class EpochCounts:
     """What this rank has counted in an epoch so far.
 
     Attributes
@@ -45,7 +45,7 @@ class Tally:
     update: int = 0
 
     @classmethod
-    def of(cls, epoch: int, updates: int) -> Tally:
+    def of(cls, epoch: int, updates: int) -> EpochCounts:
         """Return that of an epoch that has not begun."""
         return cls(epoch, np.zeros(updates), np.zeros(updates))
 
@@ -66,7 +66,7 @@ def train_epoch(
     accumulate: int = 1,
     label_smoothing: float = 0.0,
     average: WeightAverage | None = None,
-    tally: Tally | None = None,
+    tally: EpochCounts | None = None,
     before_update: Callable[[], None] | None = None,
     timeline: Timeline | None = None,
     check_every: int | None = None,
@@ -90,7 +90,7 @@ def train_epoch(
     label_smoothing : float
     average : WeightAverage, optional
         Takes in the weights after each update.
-    tally : Tally, optional
+    tally : EpochCounts, optional
         What has been counted by those that have begun the epoch; some may have died since, and what
         they had counted is not known: then means are of the samples of the others.
     before_update : callable, optional
@@ -116,7 +116,7 @@ def train_epoch(
     """
     communicator = strategy.communicator
     sizes = update_sizes(loader, accumulate)
-    mine = Tally.of(epoch, len(sizes)) if tally is None else tally
+    mine = EpochCounts.of(epoch, len(sizes)) if tally is None else tally
     begin = mine.update * accumulate
     batches = loader.batches(seed, epoch, begin * loader.batch)
     if timeline is not None:

@@ -22,7 +22,7 @@ from lowerconv.nn.module import Module
 from lowerconv.nn.optim import Optimizer
 from lowerconv.parallel.comm.agreement import check_facts_agree
 from lowerconv.parallel.comm.communicator import Communicator, together
-from lowerconv.parallel.comm.rank_map import Roster
+from lowerconv.parallel.comm.rank_map import RankMap
 from lowerconv.parallel.strategies import STRATEGIES
 from lowerconv.parallel.strategies.options import ParallelOptions
 from lowerconv.runtime.threads import get_num_threads
@@ -30,6 +30,7 @@ from lowerconv.train import resume as resuming
 from lowerconv.train.checkpoint import LAST, Checkpoint, state
 from lowerconv.train.describe import describe_run, report_data
 from lowerconv.train.directory import RunDirectory, last_path, new_path
+from lowerconv.train.elastic_recovery import ElasticRecovery
 from lowerconv.train.ema import WeightAverage
 from lowerconv.train.epoch import train_and_test
 from lowerconv.train.loop import update_sizes
@@ -37,7 +38,6 @@ from lowerconv.train.metrics import EpochMetrics, best_epoch
 from lowerconv.train.progress import ConsoleReporter, Reporter, announce_compilation
 from lowerconv.train.recording import Recording
 from lowerconv.train.setup import join, make_optimizer, names, read
-from lowerconv.train.survival import Survival
 from lowerconv.train.tensorboard import require_tensorboard
 
 OUT = Place("a directory")
@@ -176,7 +176,7 @@ class Trainer:
         self.network, self.inputs = setup.network, setup.inputs
         self._sources, self._part = (setup.train_set, setup.test_set), setup.part
         self._images = together(self.communicator, lambda: resuming.describe_images(setup))
-        self.roster = Roster.gather(self.communicator, get_num_threads())
+        self.roster = RankMap.gather(self.communicator, get_num_threads())
         together(self.communicator, lambda: self._build(*tools))
 
     def _build(
@@ -222,7 +222,7 @@ class Trainer:
     def _open(self, out: str | Path | None, saved: Checkpoint | None, tensorboard: bool) -> None:
         """Make the directory, or take what it has; rank 0's."""
         self._tensorboard = tensorboard
-        self._survival: Survival | None = None
+        self._recovery: ElasticRecovery | None = None
         self._restored: dict[str, np.ndarray] | None = None
         self._changes: list[str] = []
         if self.communicator.rank:
@@ -350,7 +350,7 @@ class Trainer:
         try:
             self.communicator.gather(None)
         except Exception as error:
-            if self._survival is None or not self._survival.may_go_on(error):
+            if self._recovery is None or not self._recovery.may_go_on(error):
                 raise
 
     def _tell_timeline(self, *, at_end: bool) -> None:
@@ -359,8 +359,8 @@ class Trainer:
             self.reporter.say(told)
 
     def _train_epochs(self) -> None:
-        survival = Survival(self, self._tensorboard) if self.parallel.elastic else None
-        self._survival = survival
+        recovery = ElasticRecovery(self, self._tensorboard) if self.parallel.elastic else None
+        self._recovery = recovery
         # Saved before the first epoch, so that a run killed in it can be resumed too.
         saved = bool(self.history)
         while True:
@@ -372,21 +372,21 @@ class Trainer:
                     self.history.append(train_and_test(self, len(self.history)))
                     self.reporter.end_epoch(self.history[-1], self.settings.epochs)
                     saved = False
-                    if survival is not None:
-                        survival.end_epoch()
+                    if recovery is not None:
+                        recovery.end_epoch()
                     self._tell_timeline(at_end=False)
                     continue
                 report_data(self)
                 # A rank that left would look like one that has died to those that recover.
-                if survival is None or self.communicator.agree(True):
+                if recovery is None or self.communicator.agree(True):
                     return
             except Exception as error:
-                if survival is None or not survival.may_go_on(error):
+                if recovery is None or not recovery.may_go_on(error):
                     raise
-            assert survival is not None
+            assert recovery is not None
             self._recording.drop()
-            survival.recover()
-            saved = survival.begun
+            recovery.recover()
+            saved = recovery.begun
 
     def _share(self) -> None:
         """Give all ranks what rank 0 may have read from a checkpoint."""

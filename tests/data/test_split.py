@@ -1,4 +1,4 @@
-"""Held-out images: each in one part, the same ones for the same seed."""
+"""ShardedValue-out images: each in one part, the same ones for the same seed."""
 
 import numpy as np
 import pytest

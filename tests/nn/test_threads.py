@@ -233,10 +233,10 @@ def test_a_call_inside_a_convolution_does_not_wait_for_who_waits_for_that():
 
 def free(network) -> bool:
     """Return whether no thread has its turn at a network."""
-    door = network._use.turns.take()._door
-    entered = door.enter(0.001)
+    lock = network._use.turns.take()._lock
+    entered = lock.enter(0.001)
     if entered:
-        door.leave()
+        lock.inside.release()
     return entered
 
 

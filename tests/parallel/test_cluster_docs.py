@@ -10,7 +10,7 @@ from lowerconv.cli.main import build_parser
 from lowerconv.machine.mpi import describe_mpi
 from lowerconv.parallel import Communicator
 from lowerconv.parallel.comm.agreement import DisagreementError, check_facts_agree
-from lowerconv.parallel.comm.rank_map import Place, Roster
+from lowerconv.parallel.comm.rank_map import Place, RankMap
 
 DOCS = (Path(__file__).parents[2] / "docs/cluster.md").read_text(encoding="utf-8")
 COMMANDS = [
@@ -62,7 +62,7 @@ def test_commands_run(mpiexec, tiny_fashion, tmp_path, line):
 def test_first_lines():
     places = [Place(f"n{rank // 2}", 16, 16, 2) for rank in range(128)] + [Place("fat", 64, 64, 4)]
     hosts = [[2 * i, 2 * i + 1] for i in range(64)] + [[128]]
-    job = Roster(places, hosts)
+    job = RankMap(places, hosts)
     told = [*job.lines(), *(f"advice: {line}" for line in job.advice())]
     assert "```text\n" + "\n".join(told) + "\n```" in DOCS
 

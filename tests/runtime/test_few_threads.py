@@ -20,7 +20,7 @@ from lowerconv.data.folder import read_folder
 from lowerconv.data.pool import Pool
 from lowerconv.runtime import affinity, native
 from lowerconv.runtime import team as teams
-from lowerconv.runtime import threads as doors
+from lowerconv.runtime import threads as settings
 from lowerconv.runtime.launch import launch
 from lowerconv.runtime.threads import parallel_region
 from lowerconv.train.progress import ConsoleReporter
@@ -186,7 +186,7 @@ def test_networks_and_all_that_is_spread(room):
 
 
 def test_at_the_end_of_python_nothing_is_told(room, monkeypatch):
-    monkeypatch.setattr(doors, "_ended", True)
+    monkeypatch.setattr(settings, "_ended", True)
     (work,) = works(1)
     lc.set_num_threads(3)
     room(0)  # as Python refuses it then, from 3.12 on

@@ -8,7 +8,7 @@ import pytest
 
 import lowerconv as lc
 from lowerconv.runtime import threads
-from lowerconv.runtime.threads import Turns, _Door, between_kernels, parallel_region
+from lowerconv.runtime.threads import Turns, _FairLock, between_kernels, parallel_region
 
 from .children import python
 
@@ -62,38 +62,38 @@ def test_who_asks_first_does_not_undo_what_another_thread_sets(monkeypatch):
 
 
 def test_python_threads_take_turns():
-    door, left = _Door(), threading.Event()
+    lock, left = _FairLock(), threading.Event()
 
     def come_once():
-        door.enter()
+        lock.enter()
         left.wait()
-        door.inside.release()
+        lock.inside.release()
 
     for _ in range(20):
         left.clear()
-        door.enter()
+        lock.enter()
         thread = threading.Thread(target=come_once)
         thread.start()
-        while door._queue.acquire(blocking=False):  # until it waits
-            door._queue.release()
+        while lock._queue.acquire(blocking=False):  # until it waits
+            lock._queue.release()
             time.sleep(1e-4)
-        door.inside.release()
+        lock.inside.release()
         # The one who was inside is the quickest, and has to wait all the same.
-        assert not door.enter(0.0)
+        assert not lock.enter(0.0)
         left.set()
         thread.join()
 
 
 def test_threads_that_come_at_once_all_get_in():
-    door, inside, most = _Door(), [], []
+    lock, inside, most = _FairLock(), [], []
 
     def come_often():
         for _ in range(200):
-            door.enter()
+            lock.enter()
             inside.append(1)
             most.append(len(inside))
             inside.pop()
-            door.inside.release()
+            lock.inside.release()
 
     crew = [threading.Thread(target=come_often) for _ in range(5)]
     for thread in crew:

@@ -42,7 +42,7 @@ class Scratch:
         self._free += pieces
 
 
-class Tally:
+class EpochCounts:
     """What a collective puts on the wire.
 
     Attributes
@@ -75,7 +75,7 @@ class Link:
     ----------
     rank, ranks : int
     hosts : list of list of int
-    tally : Tally
+    tally : EpochCounts
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Link:
         self._members = range(self.ranks)
         self._pool = scratch or Scratch()
         self._taken: list[np.ndarray] = []
-        self.tally = Tally()
+        self.tally = EpochCounts()
 
     def among(self, members: Sequence[int]) -> Link:
         """Return a link for some of the ranks, this one included, numbered as they come."""

@@ -47,7 +47,7 @@ class _Kind(NamedTuple):
     numa_nodes: int
 
 
-class Roster:
+class RankMap:
     """The ranks of a job, by their hosts.
 
     Parameters
@@ -69,7 +69,7 @@ class Roster:
             self._hosts.setdefault(kind, []).append((here[0].host, tuple(ranks)))
 
     @classmethod
-    def gather(cls, communicator: Communicator, threads: int) -> Roster:
+    def gather(cls, communicator: Communicator, threads: int) -> RankMap:
         """Return that of a job; all ranks call it together, each with how many threads it has."""
         return cls(communicator.gather(Place.of(communicator, threads)), communicator.hosts)
 

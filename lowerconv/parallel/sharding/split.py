@@ -34,19 +34,19 @@ from lowerconv.nn.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from lowerconv.parallel.comm.collectives import all_gather
 from lowerconv.parallel.comm.engine import Engine
 from lowerconv.parallel.comm.link import Scratch
-from lowerconv.parallel.sharding.cut import Part
-from lowerconv.parallel.sharding.joints import (
+from lowerconv.parallel.sharding.collective_layers import (
+    AllGatherBegin,
+    AllGatherEnd,
+    AllReduceBegin,
+    AllReduceEnd,
     Channel,
-    FanBegin,
-    FanEnd,
-    GatherBegin,
-    GatherEnd,
     Mask,
-    ScatterBegin,
-    ScatterEnd,
-    TotalBegin,
-    TotalEnd,
+    ReduceScatterBegin,
+    ReduceScatterEnd,
+    ReplicateBegin,
+    ReplicateEnd,
 )
+from lowerconv.parallel.sharding.cut import Part
 from lowerconv.parallel.sharding.layout import Layout
 from lowerconv.parallel.sharding.sharded_layers import (
     DropoutShard,
@@ -63,7 +63,7 @@ CHANNELWISE = (ReLU, MaxPool2d, AvgPool2d, GlobalAvgPool2d)
 
 
 @not_copied("make another `Trainer` or strategy in each process")
-class Held:
+class ShardedValue:
     """What the ranks have of a value of the network.
 
     Attributes
@@ -74,12 +74,12 @@ class Held:
         The whole, or this rank's shard; None of a concatenation, which has `parts`.
     layout : Layout or None
         Of a shard.
-    parts : list of Held
+    parts : list of ShardedValue
     """
 
     def __init__(self, number: int, value: Value | None, layout: Layout | None = None) -> None:
         self.number, self.value, self.layout = number, value, layout
-        self.parts: list[Held] = []
+        self.parts: list[ShardedValue] = []
         self.concat: Callable[..., Value] | None = None
         self.made: dict[str, Value] = {}
 
@@ -149,7 +149,7 @@ class SplitNetwork(Part):
         if self.engine.ranks == 1:
             return module(x)
         graph = Graph(module, x.shape, x.dtype, training=True)
-        held = {graph.input: Held(-1, x)}
+        held = {graph.input: ShardedValue(-1, x)}
         for node in graph.nodes:
             self._titles[node.number] = self._names.get(id(node.layer), node.name)
             is_result = node.result in graph.results
@@ -207,12 +207,12 @@ class SplitNetwork(Part):
 
     # --- rewriting ---
 
-    def _rewrite(self, node: Node, operands: list[Held], is_result: bool) -> Held:
+    def _rewrite(self, node: Node, operands: list[ShardedValue], is_result: bool) -> ShardedValue:
         """Return what the ranks have of a node's result."""
         layer, held = node.layer, operands[0]
         kind = type(layer)
         if isinstance(layer, Concat) and kind is Concat:
-            both = Held(node.number, None)
+            both = ShardedValue(node.number, None)
             both.parts, both.concat = operands, layer
             if all(part.is_shard for part in operands):
                 layout = operands[0].layout
@@ -248,18 +248,22 @@ class SplitNetwork(Part):
             if isinstance(layer, Dropout) and kind is Dropout:
                 drop = self._keep(node, "part", lambda: DropoutShard(layer.p, layout, rank, ranks))
                 return self._channelwise(node, drop, operands, layout)
-        return Held(node.number, _record(layer, node, *(self._whole(held) for held in operands)))
+        return ShardedValue(
+            node.number, _record(layer, node, *(self._whole(held) for held in operands))
+        )
 
     def _divides(self, layer: Conv2d | Linear) -> bool:
         return layer.weight.data.shape[0] >= self.engine.ranks
 
-    def _by_outputs(self, node: Node, layer: Conv2d | Linear, held: Held) -> Held:
+    def _by_outputs(self, node: Node, layer: Conv2d | Linear, held: ShardedValue) -> ShardedValue:
         rank, ranks = self.engine.rank, self.engine.ranks
         shard = self._shard(node, lambda: split_outputs(layer, rank, ranks))
         value = _record(shard.layers[0], node, self._for_split(held))
-        return Held(node.number, value, Layout.of(layer.weight.data.shape[0]))
+        return ShardedValue(node.number, value, Layout.of(layer.weight.data.shape[0]))
 
-    def _by_inputs(self, node: Node, layer: Linear, held: Held, everybody: bool) -> Held:
+    def _by_inputs(
+        self, node: Node, layer: Linear, held: ShardedValue, everybody: bool
+    ) -> ShardedValue:
         """Multiply with some of the columns; the ranks' results add up."""
         outputs = layer.weight.data.shape[0]
         layout, rank, ranks = held.layout, self.engine.rank, self.engine.ranks
@@ -267,35 +271,39 @@ class SplitNetwork(Part):
         shard = self._shard(node, lambda: split_inputs(layer, layout, everybody, rank, ranks))
         value = _record(shard.layers[0], node, self._as_shard(held))
         channel = self._channel(node.number, "sum", Layout.of(outputs))
-        first, second = (TotalBegin, TotalEnd) if everybody else (ScatterBegin, ScatterEnd)
+        first, second = (
+            (AllReduceBegin, AllReduceEnd) if everybody else (ReduceScatterBegin, ReduceScatterEnd)
+        )
         value = self._keep(node, "begin", lambda: first(channel))(value)
         value = self._keep(node, "end", lambda: second(channel))(value)
         for bias in shard.layers[1:]:
             value = bias(value)
-        return Held(node.number, value, None if everybody else Layout.of(outputs))
+        return ShardedValue(node.number, value, None if everybody else Layout.of(outputs))
 
-    def _channelwise(self, node: Node, layer: Layer, held: list[Held], layout: Layout) -> Held:
+    def _channelwise(
+        self, node: Node, layer: Layer, held: list[ShardedValue], layout: Layout
+    ) -> ShardedValue:
         value = _record(layer, node, *(self._as_shard(part) for part in held))
-        return Held(node.number, value, layout)
+        return ShardedValue(node.number, value, layout)
 
     # --- values in the form that a layer needs ---
 
-    def _as_shard(self, held: Held) -> Value:
+    def _as_shard(self, held: ShardedValue) -> Value:
         """Return this rank's shard of a value."""
         if held.value is None:
             assert held.concat is not None
             held.value = held.concat(*(self._as_shard(part) for part in held.parts))
         return held.value
 
-    def _whole(self, held: Held) -> Value:
+    def _whole(self, held: ShardedValue) -> Value:
         """Return a value for a layer that every rank computes alike."""
         return self._made(held, "whole", self._make_whole)
 
-    def _for_split(self, held: Held) -> Value:
+    def _for_split(self, held: ShardedValue) -> Value:
         """Return a whole value for a layer that is split, whose gradients of it add up."""
         return self._made(held, "split", self._make_for_split)
 
-    def _made(self, held: Held, form: str, make: Callable[[Held], Value]) -> Value:
+    def _made(self, held: ShardedValue, form: str, make: Callable[[ShardedValue], Value]) -> Value:
         if form not in held.made:
             self._wants.setdefault(held.number, set()).add(form)
             if held.concat is not None:
@@ -305,7 +313,7 @@ class SplitNetwork(Part):
                 held.made[form] = make(held)
         return held.made[form]
 
-    def _make_whole(self, held: Held) -> Value:
+    def _make_whole(self, held: ShardedValue) -> Value:
         value = held.value
         assert value is not None
         if not held.is_shard:
@@ -316,7 +324,7 @@ class SplitNetwork(Part):
             return self._masked(held, self._for_split(held))
         return self._gathered(held, value, summed=False)
 
-    def _make_for_split(self, held: Held) -> Value:
+    def _make_for_split(self, held: ShardedValue) -> Value:
         value = held.value
         assert value is not None
         if held.is_shard:
@@ -324,17 +332,19 @@ class SplitNetwork(Part):
         if held.number == -1 and self.input_partial:
             return value
         channel = self._channel(held.number, "fan", Layout.of(value.shape[1]))
-        value = self._keep_at(held.number, "fan begin", lambda: FanBegin(channel))(value)
-        return self._keep_at(held.number, "fan end", lambda: FanEnd(channel))(value)
+        value = self._keep_at(held.number, "fan begin", lambda: ReplicateBegin(channel))(value)
+        return self._keep_at(held.number, "fan end", lambda: ReplicateEnd(channel))(value)
 
-    def _gathered(self, held: Held, value: Value, summed: bool) -> Value:
+    def _gathered(self, held: ShardedValue, value: Value, summed: bool) -> Value:
         layout = held.layout
         assert layout is not None
         channel = self._channel(held.number, "gather", layout)
-        value = self._keep_at(held.number, "gather begin", lambda: GatherBegin(channel))(value)
-        return self._keep_at(held.number, "gather end", lambda: GatherEnd(channel, summed))(value)
+        value = self._keep_at(held.number, "gather begin", lambda: AllGatherBegin(channel))(value)
+        return self._keep_at(held.number, "gather end", lambda: AllGatherEnd(channel, summed))(
+            value
+        )
 
-    def _masked(self, held: Held, value: Value) -> Value:
+    def _masked(self, held: ShardedValue, value: Value) -> Value:
         channel = self._channel(held.number, "mask", Layout.of(value.shape[1]))
         return self._keep_at(held.number, "mask", lambda: Mask(channel))(value)
 

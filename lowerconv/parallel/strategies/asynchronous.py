@@ -38,7 +38,7 @@ from lowerconv.parallel.strategies.strategy import Work
 
 @not_copied("make another `Trainer` or strategy in each process")
 @dataclass
-class Flight:
+class PendingUpdate:
     """The gradients of an update, on their way to sums.
 
     Attributes
@@ -70,7 +70,7 @@ class Asynchronous(DataParallel):
         options = self.options
         self.alike = options.staleness == 0
         self.staleness = Staleness(options.staleness)
-        self._flights: deque[Flight] = deque()
+        self._flights: deque[PendingUpdate] = deque()
         self._free = [np.empty_like(self.optimizer.grad) for _ in range(options.staleness + 1)]
 
     def train(self, work: Work) -> LossResult:
@@ -90,7 +90,7 @@ class Asynchronous(DataParallel):
         sums = self._free.pop()
         buckets.begin(held, sums)
         self.network.backward(*gradients)
-        self._flights.append(Flight(lr, sums, buckets.end()))
+        self._flights.append(PendingUpdate(lr, sums, buckets.end()))
         if self.alike:  # nothing to gain from being late
             self._apply(0)
 
@@ -109,7 +109,7 @@ class Asynchronous(DataParallel):
             self.buckets.update(flight.tasks, flight.lr, flight.sums)
             self._free.append(flight.sums)
 
-    def _arrived(self, flight: Flight) -> bool:
+    def _arrived(self, flight: PendingUpdate) -> bool:
         return not self.options.deterministic and all(task.done for task in flight.tasks)
 
     def finish(self) -> None:

@@ -23,7 +23,7 @@ from lowerconv.nn.norm import BatchNorm2d
 from lowerconv.nn.step import INFERENCE, Step
 from lowerconv.parallel.comm.listener import LOSS, UPDATE
 from lowerconv.parallel.comm.overlap import make_engine
-from lowerconv.parallel.sharding.crossing import Chunk, Crossing, make_chunks
+from lowerconv.parallel.sharding.batch_exchange import BatchExchange, Chunk, make_chunks
 from lowerconv.parallel.sharding.cut import Part, cut, default_border
 from lowerconv.parallel.sharding.split import SplitNetwork
 from lowerconv.parallel.strategies.data import DataParallel
@@ -82,7 +82,7 @@ class OWT(SplitStrategy):
         self._handles += progress(self.split, self.engine)
         self.network = Part([*front.layers, *self.split.layers])
         self.optimizers = [self.front.optimizer, self.make_split_optimizer(make_optimizer)]
-        self.crossing = Crossing(self.engine)
+        self.exchange = BatchExchange(self.engine)
         self._linear, self._rest = self._find_accumulating()
         self._held = [np.empty_like(part) for part in self._rest]
 
@@ -136,12 +136,12 @@ class OWT(SplitStrategy):
                 f"owt_updates: got {self.updates} with several batches in an update, expected 1"
             )
         counts = [len(share(work.batch, r, self.communicator.ranks)) for r in self._ranks]
-        labels_task, labels = self.crossing.send(
+        labels_task, labels = self.exchange.send(
             work.labels, Chunk([range(n) for n in counts]), "labels", 0
         )
         border, *others = as_tuple(self.front.network.run(work.images, work.step))
         self.engine.wait(labels_task)
-        dborder = self.crossing.buffer("own gradient", 0, border.shape, border.dtype)
+        dborder = self.exchange.buffer("own gradient", 0, border.shape, border.dtype)
         result = self._train_back(work, counts, border, dborder, labels)
         gradients = [dborder]
         for scores in others:
@@ -163,17 +163,17 @@ class OWT(SplitStrategy):
         labels: np.ndarray,
     ) -> LossResult:
         """Compute what is behind the border, chunk by chunk, and the gradient of the border."""
-        rank, crossing = self.communicator.rank, self.crossing
+        rank, exchange = self.communicator.rank, self.exchange
         first = np.cumsum([0, *counts[:-1]]).tolist()  # sample of each rank
         begin = work.step.first_sample - first[rank]  # of the batch in the update
         loss, right, samples, fresh = 0.0, 0, 0, work.first
         turns = self._turns(counts)
-        following = crossing.send(border, turns[0][0], "border", 0)
+        following = exchange.send(border, turns[0][0], "border", 0)
         for turn, (chunk, is_last) in enumerate(turns):
             task, v = following
             self.engine.wait(task)
             if turn + 1 < len(turns):
-                following = crossing.send(border, turns[turn + 1][0], "border", (turn + 1) % 2)
+                following = exchange.send(border, turns[turn + 1][0], "border", (turn + 1) % 2)
             parts = [range(f + r.start, f + r.stop) for f, r in zip(first, chunk.rows, strict=True)]
             runs = tuple((begin + part.start, len(part)) for part in parts)
             step = replace(work.step, input_grad=True, communicator=None, runs=runs)
@@ -190,12 +190,12 @@ class OWT(SplitStrategy):
                 layer.accumulates = not fresh
             dv = self.split.backward(*gradients)
             assert dv is not None
-            crossing.send_back(dv, chunk, dborder)
+            exchange.send_back(dv, chunk, dborder)
             if self._update_back(fresh, is_last, samples, work):
                 fresh, samples = True, 0
             else:
                 fresh = False
-        crossing.finish()
+        exchange.finish()
         return LossResult(loss, right, np.empty((0, 0)))
 
     def _turns(self, counts: list[int]) -> list[tuple[Chunk, bool]]:
@@ -247,14 +247,14 @@ class OWT(SplitStrategy):
         counts, rank = self.communicator.gather(len(images)), self.communicator.rank
         border = self.front.network.run(images, INFERENCE)
         turns = self._turns(counts)
-        following = self.crossing.send(border, turns[0][0], "border", 0)
+        following = self.exchange.send(border, turns[0][0], "border", 0)
         found = None
         for turn, (chunk, _) in enumerate(turns):
             task, v = following
             self.engine.wait(task)
             if turn + 1 < len(turns):
                 after = turns[turn + 1][0]
-                following = self.crossing.send(border, after, "border", (turn + 1) % 2)
+                following = self.exchange.send(border, after, "border", (turn + 1) % 2)
             scores = self.split.run(v, INFERENCE)
             if found is None:
                 found = np.empty((len(images), *scores.shape[1:]), scores.dtype)

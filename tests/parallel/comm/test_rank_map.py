@@ -5,7 +5,7 @@ import platform
 import pytest
 
 from lowerconv.parallel import Communicator
-from lowerconv.parallel.comm.rank_map import Place, Roster, format_hosts
+from lowerconv.parallel.comm.rank_map import Place, RankMap, format_hosts
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def roster(*hosts):
     for name, nodes, *threads in hosts:
         members.append(range(len(places), len(places) + len(threads)))
         places += [Place(name, n, n, nodes) for n in threads]
-    return Roster(places, members)
+    return RankMap(places, members)
 
 
 def test_one_host():
@@ -65,7 +65,7 @@ def test_different_hosts():
 def test_ranks_that_take_turns():
     """Placed on hosts one after another, as mpiexec -ppn 1 does."""
     places = [Place(f"n{rank % 2}", 2, 2, 2) for rank in range(4)]
-    job = Roster(places, [[0, 2], [1, 3]])
+    job = RankMap(places, [[0, 2], [1, 3]])
     assert job.lines() == [
         "n[0-1]: ranks 0-3 (2 on each), 2 threads each on 2 cores (2 NUMA nodes)"
     ]
@@ -114,7 +114,7 @@ class TestAdvice:
 
 def test_a_process_alone():
     alone = Communicator()
-    (line,) = Roster.gather(alone, 3).lines()
+    (line,) = RankMap.gather(alone, 3).lines()
     assert line.startswith(f"{platform.node()}: rank 0, 3 threads each on {alone.cores} core")
 
 

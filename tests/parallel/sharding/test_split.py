@@ -10,7 +10,7 @@ from lowerconv import nn
 from lowerconv.nn.graph import Graph
 from lowerconv.nn.models.build import Layers
 from lowerconv.nn.models.googlenet import Inception
-from lowerconv.parallel.sharding import joints
+from lowerconv.parallel.sharding import collective_layers
 from lowerconv.parallel.sharding.split import SplitNetwork
 
 from ..networks import NETWORKS, make
@@ -74,10 +74,10 @@ def test_a_value_is_gathered_once():
 
     graph, _ = recorded(Fork())
     # One for the stem, and one for the result.
-    assert kinds(graph).count("GatherBegin") == 2
+    assert kinds(graph).count("AllGatherBegin") == 2
     names = kinds(graph)
-    assert names.index("GatherBegin") == names.index("Conv2d") + 1
-    ends = [n.layer for n in graph.nodes if isinstance(n.layer, joints.GatherEnd)]
+    assert names.index("AllGatherBegin") == names.index("Conv2d") + 1
+    ends = [n.layer for n in graph.nodes if isinstance(n.layer, collective_layers.AllGatherEnd)]
     assert [end.summed for end in ends] == [True, False]
 
 
@@ -86,10 +86,12 @@ def test_branches_are_sent_while_others_are_computed():
         Inception(Layers(), False, 8, 4, 4, 4, 4, 4, 4), nn.Conv2d(16, 4, 1), nn.Flatten()
     )
     graph = Graph(SplitNetwork(block, (1, 8, 6, 6), Many(0, 2)), (2, 8, 6, 6), np.float32, True)
-    first = {id(n.layer.channel): i for i, n in enumerate(graph.nodes) if kind(n) == "GatherBegin"}
+    first = {
+        id(n.layer.channel): i for i, n in enumerate(graph.nodes) if kind(n) == "AllGatherBegin"
+    }
     hidden = 0
     for i, node in enumerate(graph.nodes):
-        if kind(node) == "GatherEnd":
+        if kind(node) == "AllGatherEnd":
             between = graph.nodes[first[id(node.layer.channel)] + 1 : i]
             hidden += any(kind(other) == "Conv2d" for other in between)
     assert hidden == 3, kinds(graph)  # those of three branches of four
@@ -104,12 +106,23 @@ def test_linear_layers_are_split_by_what_moves_less():
         )
         return [name for name in kinds(graph) if name not in ("Linear", "Bias")]
 
-    assert layers(8, 6, 9, 9) == ["FanBegin", "FanEnd"] + 2 * ["GatherBegin", "GatherEnd"] + [
-        "GatherBegin",
-        "GatherEnd",
+    assert layers(8, 6, 9, 9) == ["ReplicateBegin", "ReplicateEnd"] + 2 * [
+        "AllGatherBegin",
+        "AllGatherEnd",
+    ] + [
+        "AllGatherBegin",
+        "AllGatherEnd",
     ]
-    assert layers(8, 9, 5, 4)[2:] == ["ScatterBegin", "ScatterEnd", "TotalBegin", "TotalEnd"]
-    assert layers(8, 9, 2)[2:] == ["TotalBegin", "TotalEnd"]  # narrower than the ranks are many
+    assert layers(8, 9, 5, 4)[2:] == [
+        "ReduceScatterBegin",
+        "ReduceScatterEnd",
+        "AllReduceBegin",
+        "AllReduceEnd",
+    ]
+    assert layers(8, 9, 2)[2:] == [
+        "AllReduceBegin",
+        "AllReduceEnd",
+    ]  # narrower than the ranks are many
 
 
 def test_memory_of_what_is_split_is_given_away():

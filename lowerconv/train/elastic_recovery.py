@@ -10,7 +10,7 @@ from lowerconv.console import PlainConsole
 from lowerconv.copying import not_copied
 from lowerconv.parallel.faults.elastic import Snapshot, recover
 from lowerconv.train.directory import RunDirectory
-from lowerconv.train.loop import Tally, update_sizes
+from lowerconv.train.loop import EpochCounts, update_sizes
 from lowerconv.train.progress import ConsoleReporter, Reporter
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @not_copied("make another from its arguments")
-class Survival:
+class ElasticRecovery:
     """The copy of a run that the ranks that are left go on from.
 
     Parameters
@@ -30,7 +30,7 @@ class Survival:
 
     Attributes
     ----------
-    tally : Tally or None
+    tally : EpochCounts or None
         What has been counted in the epoch that has begun.
     """
 
@@ -39,7 +39,7 @@ class Survival:
         self._path = Path(trainer.communicator.broadcast(str(trainer.out)))
         self._snapshot = Snapshot(trainer._tensors())
         self._right = 0
-        self.tally: Tally | None = None
+        self.tally: EpochCounts | None = None
         self.keep()
 
     @property
@@ -47,10 +47,10 @@ class Survival:
         """Whether an update of this epoch has been made."""
         return self.tally is not None and self.tally.update > 0
 
-    def begin(self, epoch: int) -> Tally:
+    def begin(self, epoch: int) -> EpochCounts:
         """Return what has been counted in an epoch, which may go on or begin."""
         if self.tally is None or self.tally.epoch != epoch:
-            self.tally = Tally.of(epoch, self._updates())
+            self.tally = EpochCounts.of(epoch, self._updates())
         return self.tally
 
     def _updates(self) -> int:
@@ -85,7 +85,7 @@ class Survival:
         history, losses, trainer.optimizer.updates = found.facts
         trainer.history, trainer.losses = list(history), list(losses)
         if self.tally is None or self.tally.epoch != epoch:
-            self.tally, self._right = Tally.of(epoch, self._updates()), 0
+            self.tally, self._right = EpochCounts.of(epoch, self._updates()), 0
         self.tally.go_back(update, self._right)
         for loader in (trainer._train, trainer._test):
             loader.take_share(*trainer.strategy.loader_share)

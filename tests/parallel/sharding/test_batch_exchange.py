@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lowerconv.parallel.comm.engine import Engine
-from lowerconv.parallel.sharding.crossing import Crossing, make_chunks
+from lowerconv.parallel.sharding.batch_exchange import BatchExchange, make_chunks
 
 
 @pytest.mark.parametrize("scheme", ["a", "b", "c"])
@@ -36,13 +36,13 @@ def test_the_picture_of_the_schemes():
 
 
 def test_memory_is_used_again():
-    crossing = Crossing(Engine())
+    exchange = BatchExchange(Engine())
     chunks = make_chunks([5], "c", 5)
     v, target = np.arange(10.0).reshape(5, 2), np.zeros((5, 2))
-    first = crossing.send(v, chunks[0], "border", 0)[1]
-    assert crossing.send(v, chunks[2], "border", 0)[1] is not first
+    first = exchange.send(v, chunks[0], "border", 0)[1]
+    assert exchange.send(v, chunks[2], "border", 0)[1] is not first
     assert np.array_equal(first, v[2:3])
     for chunk in chunks:
-        crossing.send_back(2 * v[chunk.rows[0].start : chunk.rows[0].stop], chunk, target)
-    crossing.finish()
+        exchange.send_back(2 * v[chunk.rows[0].start : chunk.rows[0].stop], chunk, target)
+    exchange.finish()
     assert np.array_equal(target, 2 * v)

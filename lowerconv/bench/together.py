@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from lowerconv.runtime.native import CURE
 
 
-def begin(threads: Sequence[threading.Thread], barrier: threading.Barrier) -> None:
+def begin_together(threads: Sequence[threading.Thread], barrier: threading.Barrier) -> None:
     """Start threads that meet at a barrier first.
 
     Raises

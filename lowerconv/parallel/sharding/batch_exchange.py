@@ -76,7 +76,7 @@ def make_chunks(counts: Sequence[int], scheme: str, pieces: int) -> list[Chunk]:
 
 
 @not_copied("make another `Trainer` or strategy in each process")
-class Crossing:
+class BatchExchange:
     """Sends values of the border to all ranks, and their gradients back.
 
     Of each kind two are under way at most; the memory is used again and again.

@@ -30,7 +30,7 @@ from lowerconv.parallel.sharding.layout import Layout
 
 
 @not_copied("make another `Trainer` or strategy in each process")
-class Joint(Layer):
+class CollectiveLayer(Layer):
     """One of two layers that have a message between them.
 
     Parameters
@@ -50,7 +50,7 @@ class Joint(Layer):
         return shapes[0]
 
 
-class Begin(Joint):
+class Begin(CollectiveLayer):
     """The first of two, which passes its operand on."""
 
     is_view = True
@@ -196,7 +196,7 @@ def _like(tensor: Tensor, shard: Tensor, begin: int) -> Tensor:
 # --- Gather: shards to a whole ---
 
 
-class GatherBegin(Begin):
+class AllGatherBegin(Begin):
     """Begin to collect the shards of all ranks."""
 
     def send(self, x: Tensor) -> None:
@@ -209,7 +209,7 @@ class GatherBegin(Begin):
         self.channel.release()
 
 
-class GatherEnd(Joint):
+class AllGatherEnd(CollectiveLayer):
     """The value of all shards.
 
     Parameters
@@ -246,7 +246,7 @@ class GatherEnd(Joint):
 # --- Scatter: partial sums to shards ---
 
 
-class ScatterBegin(Begin):
+class ReduceScatterBegin(Begin):
     """Begin to sum partial sums, each rank its shard."""
 
     def send(self, x: Tensor) -> None:
@@ -265,7 +265,7 @@ class ScatterBegin(Begin):
         channel.release()
 
 
-class ScatterEnd(Joint):
+class ReduceScatterEnd(CollectiveLayer):
     """The own shard of a sum."""
 
     def result_shape(self, *shapes: Shape) -> Shape:
@@ -289,7 +289,7 @@ class ScatterEnd(Joint):
 # --- Total: partial sums to a whole ---
 
 
-class TotalBegin(Begin):
+class AllReduceBegin(Begin):
     """Begin to sum partial sums, for every rank."""
 
     def send(self, x: Tensor) -> None:
@@ -297,7 +297,7 @@ class TotalBegin(Begin):
         self.channel.total(x)
 
 
-class TotalEnd(Joint):
+class AllReduceEnd(CollectiveLayer):
     """The sum."""
 
     is_view = True
@@ -317,11 +317,11 @@ class TotalEnd(Joint):
 # --- Fan: a value that all ranks have, whose gradient is in parts ---
 
 
-class FanBegin(Begin):
+class ReplicateBegin(Begin):
     """Where the gradient of a value comes together."""
 
 
-class FanEnd(TotalEnd):
+class ReplicateEnd(AllReduceEnd):
     """The value, for layers that are split."""
 
     def differentiate(self, frame: Frame, step: Step) -> None:
@@ -331,7 +331,7 @@ class FanEnd(TotalEnd):
             self.channel.total(frame.dx)
 
 
-class Mask(Joint):
+class Mask(CollectiveLayer):
     """A value that all ranks have; of its gradient, the same on all, each rank counts its part.
 
     So that it can be added to gradients that are in parts.
