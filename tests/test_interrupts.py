@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from lowerconv.machine.uninterrupted import uninterrupted
+from lowerconv.runtime.uninterrupted import uninterrupted
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import lowerconv as lc
@@ -416,7 +416,7 @@ def test_errors_of_what_is_not_interrupted(monkeypatch):
     def refuse(*arguments):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("_thread.start_new_thread", refuse)
+    monkeypatch.setattr("lowerconv.runtime.uninterrupted.start_new_thread", refuse)
     with pytest.raises(ValueError, match="on purpose"):
         uninterrupted(fail)
     done = []

@@ -133,7 +133,7 @@ def test_loops_of_events(loop):
 CELLS = [
     "%load_ext autoreload\n%autoreload 2\n"
     "import asyncio, importlib, os, signal, threading, time\n"
-    "import numpy as np, lowerconv as lc\nfrom lowerconv.machine import native, team, threads\n"
+    "import numpy as np, lowerconv as lc\nfrom lowerconv.runtime import native, team, threads\n"
     "lc.set_num_threads(3)\n"
     "x, w = np.ones((4, 8, 9, 9), 'f4'), np.ones((8, 8, 3, 3), 'f4')\n"
     "assert (lc.conv2d(x, w) == 72).all()",
