@@ -6,6 +6,7 @@ crash; so a class whose objects have such makes copies anew (``__reduce__``), or
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -48,6 +49,12 @@ class Reference(Generic[T]):
     referent : object
         Kept alive by the original.
 
+    Attributes
+    ----------
+    weak : callable
+        Returns the object, None where it is gone; at once, and not for sure: one that refers to
+        itself may be about to be found to be garbage.
+
     Examples
     --------
     >>> import copy
@@ -64,10 +71,14 @@ class Reference(Generic[T]):
 
     def __init__(self, referent: T) -> None:
         self._kept: T | None = referent
+        self._unsure = False
         self.weak: Callable[[], T | None] = weakref.ref(referent)
 
     def __call__(self) -> T | None:
         """Return the object, None where it is gone."""
+        if self._unsure:
+            self._unsure = False
+            gc.collect()
         return self.weak()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -77,6 +88,6 @@ class Reference(Generic[T]):
 def _referring(referent: T | None) -> Reference[T]:
     """Return a reference that does not keep an object alive."""
     reference: Reference[T] = Reference.__new__(Reference)
-    reference._kept = None
+    reference._kept, reference._unsure = None, True
     reference.weak = (lambda: None) if referent is None else weakref.ref(referent)
     return reference

@@ -1,6 +1,7 @@
 """Optimizers and their networks: copied together they train, apart they say so; nothing else."""
 
 import copy
+import gc
 import pickle
 
 import numpy as np
@@ -75,6 +76,25 @@ def test_copied_alone_it_refuses_the_next_step(kind):
     with pytest.raises(TypeError, match="shallow copy"):
         copy.copy(optimizer)
     train(net, optimizer)  # whose copies have changed nothing
+
+
+def test_copied_alone_with_a_network_that_refers_to_itself():
+    net = network()
+    net[0].parent = Hidden(net)
+    gc.disable()
+    try:
+        for other in (copy.deepcopy(nn.SGD(net, 0.1)), copy.deepcopy(WeightAverage(net, 0.5))):
+            with pytest.raises(RuntimeError, match="a copy whose network"):
+                other.step() if isinstance(other, nn.SGD) else other.update(2)
+    finally:
+        gc.enable()
+
+
+class Hidden:
+    """Refers to a network, which is no part of what has this."""
+
+    def __init__(self, network):
+        self.network = network
 
 
 def test_a_copied_network_needs_another_optimizer():

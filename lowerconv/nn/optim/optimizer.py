@@ -116,7 +116,7 @@ class Optimizer:
         if network is not None:
             mine, theirs = self._parameters, network.parameters()
             for name in mine | theirs:
-                if name not in mine or name not in theirs or mine[name]() is not theirs[name]:
+                if name not in mine or name not in theirs or mine[name].weak() is not theirs[name]:
                     raise RuntimeError(
                         f"optimizer: parameter {name!r} of its network was added, removed or "
                         f"replaced since the optimizer was made; {_ANOTHER}"
@@ -127,7 +127,7 @@ class Optimizer:
         """Return the parameters by name."""
         found = {}
         for name, reference in self._parameters.items():
-            parameter = reference()
+            parameter = reference.weak()
             if parameter is None:
                 raise RuntimeError(
                     f"optimizer: a copy whose network, with parameter {name!r}, does not exist; a "
