@@ -271,9 +271,10 @@ def test_an_error_of_a_thread_is_that_of_its_first_job():
 
 
 def test_jobs_that_nobody_has_begun_are_cancelled():
-    going = native.Signal()
+    begun, going = native.Signal(), native.Signal()
     pool = Pool(1, "jobs")
-    first = pool.submit(going.wait)
+    first = pool.submit(lambda: begun.set() or going.wait())
+    begun.wait()
     others = [pool.submit(partial(int, "7")) for _ in range(3)]
     threading.Timer(0.05, going.set).start()
     pool.close()

@@ -74,7 +74,7 @@ def test_locks_are_those_of_the_system(greenlets):
     assert signal.wait(0) and not signal.wait(0)
     begin = time.monotonic()
     native.sleep(0.02)
-    assert time.monotonic() - begin >= 0.02
+    assert time.monotonic() - begin > 0.015
 
 
 @pytest.mark.parametrize("when", ["before", "after", "between"])
@@ -137,8 +137,10 @@ CELLS = [
     "lc.set_num_threads(3)\n"
     "x, w = np.ones((4, 8, 9, 9), 'f4'), np.ones((8, 8, 3, 3), 'f4')\n"
     "assert (lc.conv2d(x, w) == 72).all()",
-    "threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
-    "try:\n    while True: lc.conv2d(x, w)\nexcept KeyboardInterrupt: pass\n"
+    "try:\n"
+    "    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+    "    while True: lc.conv2d(x, w)\n"
+    "except KeyboardInterrupt: pass\n"
     "assert (lc.conv2d(x, w) == 72).all()",
     "assert ((await asyncio.to_thread(lc.conv2d, x, w)) == 72).all()",
 ]
