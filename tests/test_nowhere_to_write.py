@@ -66,15 +66,16 @@ def homeless(**more: str) -> dict[str, str]:
     return {k: v for k, v in clean_environment().items() if k not in told} | more
 
 
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    site = tmp_path_factory.mktemp("site")
+    copy_package(site, unwritable=True)
+    (site / "sitecustomize.py").write_text(NOBODY)
+    return site
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows always knows a user's directories")
 class TestNoHome:
-    @pytest.fixture(scope="class")
-    def site(self, tmp_path_factory) -> Path:
-        site = tmp_path_factory.mktemp("site")
-        copy_package(site, unwritable=True)
-        (site / "sitecustomize.py").write_text(NOBODY)
-        return site
-
     @pytest.fixture
     def run(self, site, tmp_path):
         def run(*arguments, **more) -> subprocess.CompletedProcess:
