@@ -95,8 +95,8 @@ class Sleeping(Layer):
 
     def __init__(self, original: Layer, frame: Frame, machine: Machine) -> None:
         super().__init__()
-        # In a tuple: as an attribute it would become a part of a module, and make programs stale.
-        self._original = (original,)
+        # In a function: as an attribute it would become a part of a module, and make programs stale.
+        self._original = lambda: original
         self.machine = machine
         self.times = [machine.seconds(original, frame, backward) for backward in (False, True)]
         self.late = bool(getattr(original, "late", False))
@@ -104,7 +104,7 @@ class Sleeping(Layer):
     @property
     def original(self) -> Layer:
         """The layer that would compute."""
-        return self._original[0]
+        return self._original()
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Sleep as long as a step forward takes."""

@@ -12,7 +12,7 @@ from lowerconv.conv.executable import Array, Executable, Options
 from lowerconv.conv.lowering import countable
 from lowerconv.conv.problem import ConvProblem, Op
 from lowerconv.runtime.launch import spread
-from lowerconv.runtime.ranges import share
+from lowerconv.codegen.ranges import share
 from lowerconv.runtime.team import Handle
 from lowerconv.runtime.workspace import Scratch
 

@@ -8,7 +8,7 @@ pixel a tap reads; taps that fall in the padding add nothing and are skipped.
 import numpy as np
 
 from lowerconv.codegen.compiled import njit
-from lowerconv.runtime.ranges import inside
+from lowerconv.codegen.ranges import inside
 
 
 @njit(cache=True, nogil=True)

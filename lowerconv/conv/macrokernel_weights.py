@@ -25,7 +25,7 @@ from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.signatures import Pad, Prefetch, Tile, Transpose
 from lowerconv.conv.macrokernel import ADD
 from lowerconv.runtime.launch import call, loops, pointer
-from lowerconv.runtime.ranges import share
+from lowerconv.codegen.ranges import share
 from lowerconv.runtime.records import Operands, record_dtype
 
 

@@ -22,7 +22,7 @@ from lowerconv.data.order import epoch_order, share
 from lowerconv.data.source import Source, check_images, check_source, count_bytes
 from lowerconv.data.transform import identity, transform
 from lowerconv.runtime.launch import spread
-from lowerconv.runtime.ranges import share as part
+from lowerconv.codegen.ranges import share as part
 from lowerconv.runtime.team import MOST
 from lowerconv.runtime.threads import get_num_threads, parallel_region
 

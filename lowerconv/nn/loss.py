@@ -11,7 +11,7 @@ from lowerconv.codegen.compiled import njit
 from lowerconv.conv.arrays import contiguous
 from lowerconv.conv.problem import DTYPES
 from lowerconv.runtime.launch import spread
-from lowerconv.runtime.ranges import share
+from lowerconv.codegen.ranges import share
 from lowerconv.runtime.threads import get_num_threads, parallel_region
 
 # Weight of an auxiliary loss: Szegedy et al., "Going deeper with convolutions" (2015), section 5.

@@ -7,7 +7,7 @@ from lowerconv.codegen.masked import bare
 from lowerconv.ops.elementwise import row_sum
 from lowerconv.ops.windows import copy_rows, fill, grouping, lower_rows, plane_at, raise_rows
 from lowerconv.runtime.launch import spread
-from lowerconv.runtime.ranges import share
+from lowerconv.codegen.ranges import share
 
 
 @njit(cache=True, nogil=True)

@@ -16,7 +16,7 @@ from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.masked import bare
 from lowerconv.ops.blocks import BLOCK, block_of, cut, gather, scatter
 from lowerconv.runtime.launch import spread
-from lowerconv.runtime.ranges import share
+from lowerconv.codegen.ranges import share
 
 CHANNELS = 4  # for each thread; where there are fewer, a channel is the work of several
 

@@ -14,7 +14,7 @@ from lowerconv.codegen.masked import bare
 from lowerconv.ops.batch_norm import CHANNELS
 from lowerconv.ops.blocks import BLOCK, block_of, cut, gather, scatter
 from lowerconv.runtime.launch import spread
-from lowerconv.runtime.ranges import share
+from lowerconv.codegen.ranges import share
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})

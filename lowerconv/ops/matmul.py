@@ -17,7 +17,7 @@ from lowerconv.ops.blas import (
     release,
 )
 from lowerconv.runtime.launch import spread
-from lowerconv.runtime.ranges import share
+from lowerconv.codegen.ranges import share
 from lowerconv.runtime.team import Handle
 from lowerconv.runtime.threads import get_num_threads, parallel_region
 

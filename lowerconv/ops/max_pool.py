@@ -17,7 +17,7 @@ from lowerconv.ops.windows import (
     plane_at,
 )
 from lowerconv.runtime.launch import spread
-from lowerconv.runtime.ranges import share
+from lowerconv.codegen.ranges import share
 
 
 @njit(cache=True, nogil=True)

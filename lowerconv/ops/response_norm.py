@@ -20,7 +20,7 @@ import numpy as np
 from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.masked import bare
 from lowerconv.runtime.launch import spread
-from lowerconv.runtime.ranges import share
+from lowerconv.codegen.ranges import share
 
 BLOCK = 512  # pixels
 LEAST = 64  # pixels that are worth a block of their own, where there are threads for more

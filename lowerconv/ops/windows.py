@@ -22,7 +22,7 @@ import numpy as np
 
 from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.masked import LANES, put, put_pairs, read, read_pairs
-from lowerconv.runtime.ranges import inside
+from lowerconv.codegen.ranges import inside
 
 SCRATCH = 6144  # items of a group of windows: what is read and written again stays in the L1 cache
 

@@ -11,7 +11,7 @@ from lowerconv.codegen.compiled import njit
 from lowerconv.copying import Reference
 from lowerconv.nn.module import Module
 from lowerconv.runtime.launch import spread
-from lowerconv.runtime.ranges import share
+from lowerconv.codegen.ranges import share
 from lowerconv.runtime.threads import get_num_threads, parallel_region
 from lowerconv.train.checkpoint import state
 

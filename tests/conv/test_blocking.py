@@ -6,12 +6,11 @@ import pytest
 
 import lowerconv as lc
 from lowerconv.conv.blas.blocking import (
-    PANEL_MAX,
     forward_blocking,
     input_grad_blocking,
-    panel_bytes,
     weight_grad_blocking,
 )
+from lowerconv.conv.caches import PANEL_MAX, panel_bytes
 from lowerconv.conv.problem import conv_problem
 
 CHOICES = {

@@ -3,6 +3,7 @@
 import ctypes
 import json
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -13,6 +14,13 @@ from lowerconv.codegen.tracing import GAP, new_log, watched
 from lowerconv.conv.watched import BACK, KINDS, LOWER, MULTIPLY, PACK, Watched, shares
 
 SEED = 5
+
+
+class Pair(NamedTuple):
+    """The arguments of a function of these tests."""
+
+    a: int
+    b: int
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -98,7 +106,7 @@ class TestWatched:
         kind = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)
         inner = kind(lambda a, b: seen.append((a, b)))
         log = new_log(lines)
-        address = watched(ctypes.cast(inner, ctypes.c_void_p).value, 2, 3, log)
+        address = watched(ctypes.cast(inner, ctypes.c_void_p).value, Pair, 3, log)
         for number, gap in enumerate(gaps):
             kind(address)(number, -number)
             until = time.monotonic_ns() + gap

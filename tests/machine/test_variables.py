@@ -25,8 +25,10 @@ def fresh(monkeypatch):
     for name in (OWN, OPENMP):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(threads, "_num_threads", None)
-    monkeypatch.setattr(threads, "_source", None)
+    threads._default_threads.cache_clear()
     monkeypatch.setattr(variables, "_told", False)
+    yield
+    threads._default_threads.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ performance convolutional neural networks for document processing" (2006), secti
 import numpy as np
 
 from lowerconv.codegen.compiled import njit
-from lowerconv.runtime.ranges import inside
+from lowerconv.codegen.ranges import inside
 
 ZERO = np.uint64(0)
 

@@ -19,7 +19,7 @@ from lowerconv.conv.problem import ConvProblem, Op
 from lowerconv.ops.blas import GEMM_LIMIT
 from lowerconv.ops.matmul import multiply
 from lowerconv.runtime.launch import spread
-from lowerconv.runtime.ranges import share
+from lowerconv.codegen.ranges import share
 from lowerconv.runtime.team import Handle
 from lowerconv.runtime.workspace import Scratch, carved_items
 

@@ -11,7 +11,7 @@ from lowerconv.codegen.compiled import njit
 from lowerconv.conv.blas.epilogue import gather, store
 from lowerconv.conv.blas.im2col import lower, raise_add
 from lowerconv.ops.blas import gemm
-from lowerconv.runtime.ranges import share
+from lowerconv.codegen.ranges import share
 
 
 @njit(cache=True, nogil=True)

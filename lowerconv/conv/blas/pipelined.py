@@ -63,7 +63,7 @@ from lowerconv.copying import not_copied
 from lowerconv.ops.blas import GEMM_LIMIT, blas, hold, release
 from lowerconv.runtime.affinity import cores, siblings
 from lowerconv.runtime.launch import spread
-from lowerconv.runtime.ranges import share
+from lowerconv.codegen.ranges import share
 from lowerconv.runtime.team import Handle, most
 from lowerconv.runtime.workspace import Scratch, carved_items
 

@@ -12,7 +12,7 @@ from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.signatures import Pad, Plane, SumLanes
 from lowerconv.conv.macrokernel import ADD, RELU
 from lowerconv.runtime.launch import call, loops
-from lowerconv.runtime.ranges import share
+from lowerconv.codegen.ranges import share
 from lowerconv.runtime.records import Operands, record_dtype
 
 

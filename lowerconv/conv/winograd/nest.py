@@ -41,7 +41,7 @@ from lowerconv.codegen.transforms import POINTS_2D, M, R
 from lowerconv.conv.macrokernel import ADD, RELU, pack_panel, start_sums
 from lowerconv.conv.winograd.records import TILE_JOB
 from lowerconv.runtime.launch import call, loops, pointer
-from lowerconv.runtime.ranges import share
+from lowerconv.codegen.ranges import share
 
 TAPS = R * R
 CHUNK = 32  # channels of a panel that are transformed at a time

@@ -25,7 +25,7 @@ from lowerconv.conv.macrokernel import ADD
 from lowerconv.conv.winograd.nest import Tiles, clear, transform_block
 from lowerconv.conv.winograd.records import SUM_JOB
 from lowerconv.runtime.launch import call, loops
-from lowerconv.runtime.ranges import share
+from lowerconv.codegen.ranges import share
 
 TAPS = R * R
 

@@ -8,7 +8,7 @@ from lowerconv.codegen.compiled import njit
 from lowerconv.nn.module import Module
 from lowerconv.nn.optim.optimizer import Optimizer, check_range
 from lowerconv.runtime.launch import spread
-from lowerconv.runtime.ranges import share
+from lowerconv.codegen.ranges import share
 from lowerconv.runtime.team import Handle
 
 # Squares are summed in blocks of so many, each by one thread: a norm has the same bits whatever the

@@ -237,7 +237,7 @@ def test_a_program_of_ones_own_is_refused_on_all_ranks(mpiexec, tiny_fashion, tm
 
 
 def write_fewer(source, target):
-    from ..conftest import write_idx
+    from ...conftest import write_idx
 
     images, labels = (
         load(f"fashion-mnist:{source}")[0].images,
@@ -255,15 +255,15 @@ def test_weights_that_part_stop_the_run_and_name_the_layer(mpiexec, tiny_fashion
         "import sys\n"
         "from lowerconv.cli.main import main\n"
         "from lowerconv.machine.mpi import launched_rank\n"
-        "from lowerconv.train import trainer\n"
-        "train_epoch = trainer.train_epoch\n"
+        "from lowerconv.train import epoch\n"
+        "train_epoch = epoch.train_epoch\n"
         "def flip_a_bit(strategy, *a, **k):\n"
         "    result = train_epoch(strategy, *a, **k)\n"
         "    if launched_rank() == 1:\n"
         "        arrays = strategy.network.parameters()\n"
         "        arrays['3.weight'].data.view('u4').reshape(-1)[5] ^= 1\n"
         "    return result\n"
-        "trainer.train_epoch = flip_a_bit\n"
+        "epoch.train_epoch = flip_a_bit\n"
         "sys.exit(main())\n"
     )
     arguments = ("train", "--data", f"fashion-mnist:{tiny_fashion}", "--epochs", 1)
