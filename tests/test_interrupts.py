@@ -8,7 +8,6 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from lowerconv.runtime.uninterrupted import uninterrupted
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import lowerconv as lc
@@ -22,6 +21,7 @@ from lowerconv.nn.init import undrawn
 from lowerconv.nn.step import Step
 from lowerconv.runtime import affinity
 from lowerconv.runtime import team as teams
+from lowerconv.runtime.uninterrupted import uninterrupted
 
 from .interrupts import interrupts
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from math import inf
 
 from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.ranges import share
 from lowerconv.conv.algorithm import Algorithm
 from lowerconv.conv.direct_nest import forward_row, input_grad_row, weight_grad_filter
 from lowerconv.conv.executable import Array, Executable, Options
 from lowerconv.conv.lowering import countable
 from lowerconv.conv.problem import ConvProblem, Op
 from lowerconv.runtime.launch import spread
-from lowerconv.codegen.ranges import share
 from lowerconv.runtime.team import Handle
 from lowerconv.runtime.workspace import Scratch
 

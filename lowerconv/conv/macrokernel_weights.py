@@ -22,10 +22,10 @@ import numpy as np
 from numba import carray
 
 from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.ranges import share
 from lowerconv.codegen.signatures import Pad, Prefetch, Tile, Transpose
 from lowerconv.conv.macrokernel import ADD
 from lowerconv.runtime.launch import call, loops, pointer
-from lowerconv.codegen.ranges import share
 from lowerconv.runtime.records import Operands, record_dtype
 
 

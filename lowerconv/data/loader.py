@@ -13,6 +13,7 @@ import numpy as np
 from lowerconv.arguments import Number, checked
 from lowerconv.checks import integer, plain_array
 from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.ranges import share as part
 from lowerconv.conv.arrays import contiguous
 from lowerconv.copying import not_copied
 from lowerconv.data.ahead import Stream, Threads
@@ -22,7 +23,6 @@ from lowerconv.data.order import epoch_order, share
 from lowerconv.data.source import Source, check_images, check_source, count_bytes
 from lowerconv.data.transform import identity, transform
 from lowerconv.runtime.launch import spread
-from lowerconv.codegen.ranges import share as part
 from lowerconv.runtime.team import MOST
 from lowerconv.runtime.threads import get_num_threads, parallel_region
 

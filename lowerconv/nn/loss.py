@@ -8,10 +8,10 @@ import numpy as np
 
 from lowerconv.checks import integer, plain_array
 from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.ranges import share
 from lowerconv.conv.arrays import contiguous
 from lowerconv.conv.problem import DTYPES
 from lowerconv.runtime.launch import spread
-from lowerconv.codegen.ranges import share
 from lowerconv.runtime.threads import get_num_threads, parallel_region
 
 # Weight of an auxiliary loss: Szegedy et al., "Going deeper with convolutions" (2015), section 5.

@@ -4,10 +4,10 @@ import numpy as np
 
 from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.masked import bare
+from lowerconv.codegen.ranges import share
 from lowerconv.ops.elementwise import row_sum
 from lowerconv.ops.windows import copy_rows, fill, grouping, lower_rows, plane_at, raise_rows
 from lowerconv.runtime.launch import spread
-from lowerconv.codegen.ranges import share
 
 
 @njit(cache=True, nogil=True)

@@ -14,9 +14,9 @@ import numpy as np
 
 from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.masked import bare
+from lowerconv.codegen.ranges import share
 from lowerconv.ops.blocks import BLOCK, block_of, cut, gather, scatter
 from lowerconv.runtime.launch import spread
-from lowerconv.codegen.ranges import share
 
 CHANNELS = 4  # for each thread; where there are fewer, a channel is the work of several
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.masked import bare
+from lowerconv.codegen.ranges import share
 from lowerconv.ops.batch_norm import CHANNELS
 from lowerconv.ops.blocks import BLOCK, block_of, cut, gather, scatter
 from lowerconv.runtime.launch import spread
-from lowerconv.codegen.ranges import share
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})

@@ -10,9 +10,9 @@ import numpy as np
 
 from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.masked import bare
+from lowerconv.codegen.ranges import share
 from lowerconv.ops.blocks import BLOCK, block_of, cut, gather, scatter
 from lowerconv.runtime.launch import spread
-from lowerconv.codegen.ranges import share
 
 PIECE = 16384  # items: enough for a loop to run at speed, and many pieces for each thread
 SUMMED = 1024  # items added up in the dtype before the sum goes on in float64

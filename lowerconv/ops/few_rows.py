@@ -4,8 +4,8 @@ BLAS packs the matrix first, which takes longer than the product where it is use
 """
 
 from lowerconv.codegen.compiled import njit
-from lowerconv.runtime.launch import spread
 from lowerconv.codegen.ranges import share
+from lowerconv.runtime.launch import spread
 
 FEW = 4  # rows: so many share a row of the matrix while it is in L1
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.ranges import share
 from lowerconv.ops.blas import (
     GEMM_LIMIT,
     blas,
@@ -17,7 +18,6 @@ from lowerconv.ops.blas import (
     release,
 )
 from lowerconv.runtime.launch import spread
-from lowerconv.codegen.ranges import share
 from lowerconv.runtime.team import Handle
 from lowerconv.runtime.threads import get_num_threads, parallel_region
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.masked import bare
+from lowerconv.codegen.ranges import share
 from lowerconv.ops.windows import (
     copy_rows,
     fill,
@@ -17,7 +18,6 @@ from lowerconv.ops.windows import (
     plane_at,
 )
 from lowerconv.runtime.launch import spread
-from lowerconv.codegen.ranges import share
 
 
 @njit(cache=True, nogil=True)

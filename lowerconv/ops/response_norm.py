@@ -19,8 +19,8 @@ import numpy as np
 
 from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.masked import bare
-from lowerconv.runtime.launch import spread
 from lowerconv.codegen.ranges import share
+from lowerconv.runtime.launch import spread
 
 BLOCK = 512  # pixels
 LEAST = 64  # pixels that are worth a block of their own, where there are threads for more

@@ -8,10 +8,10 @@ from typing import NoReturn, TypeVar
 import numpy as np
 
 from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.ranges import share
 from lowerconv.copying import Reference
 from lowerconv.nn.module import Module
 from lowerconv.runtime.launch import spread
-from lowerconv.codegen.ranges import share
 from lowerconv.runtime.threads import get_num_threads, parallel_region
 from lowerconv.train.checkpoint import state
 

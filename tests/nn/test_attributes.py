@@ -206,7 +206,9 @@ def test_init_twice_leaves_nothing_half():
     assert not hasattr(network, "first")
 
 
-@pytest.mark.parametrize("name", ["forward", "_children", "parameters", "register_watch", "run", "children"])
+@pytest.mark.parametrize(
+    "name", ["forward", "_children", "parameters", "register_watch", "run", "children"]
+)
 def test_names_that_modules_use(name):
     network = Steps()
     with pytest.raises(AttributeError, match=f"^{name}: got a ReLU, expected another name"):

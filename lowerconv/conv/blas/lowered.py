@@ -10,6 +10,7 @@ from collections.abc import Callable
 from math import inf
 
 from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.ranges import share
 from lowerconv.conv.algorithm import Algorithm
 from lowerconv.conv.blas.epilogue import gather, store
 from lowerconv.conv.blas.im2col import lower, raise_add
@@ -19,7 +20,6 @@ from lowerconv.conv.problem import ConvProblem, Op
 from lowerconv.ops.blas import GEMM_LIMIT
 from lowerconv.ops.matmul import multiply
 from lowerconv.runtime.launch import spread
-from lowerconv.codegen.ranges import share
 from lowerconv.runtime.team import Handle
 from lowerconv.runtime.workspace import Scratch, carved_items
 

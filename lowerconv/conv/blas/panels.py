@@ -8,10 +8,10 @@ input gradient the order is turned round: the product is the panel, and it is ad
 from __future__ import annotations
 
 from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.ranges import share
 from lowerconv.conv.blas.epilogue import gather, store
 from lowerconv.conv.blas.im2col import lower, raise_add
 from lowerconv.ops.blas import gemm
-from lowerconv.codegen.ranges import share
 
 
 @njit(cache=True, nogil=True)

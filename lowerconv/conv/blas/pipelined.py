@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.isa import host_isa
+from lowerconv.codegen.ranges import share
 from lowerconv.conv.algorithm import Algorithm
 from lowerconv.conv.blas.blocking import (
     forward_blocking,
@@ -63,7 +64,6 @@ from lowerconv.copying import not_copied
 from lowerconv.ops.blas import GEMM_LIMIT, blas, hold, release
 from lowerconv.runtime.affinity import cores, siblings
 from lowerconv.runtime.launch import spread
-from lowerconv.codegen.ranges import share
 from lowerconv.runtime.team import Handle, most
 from lowerconv.runtime.workspace import Scratch, carved_items
 

@@ -9,10 +9,10 @@ import numpy as np
 from numba import carray
 
 from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.ranges import share
 from lowerconv.codegen.signatures import Pad, Plane, SumLanes
 from lowerconv.conv.macrokernel import ADD, RELU
 from lowerconv.runtime.launch import call, loops
-from lowerconv.codegen.ranges import share
 from lowerconv.runtime.records import Operands, record_dtype
 
 

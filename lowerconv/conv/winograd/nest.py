@@ -29,6 +29,7 @@ import numpy as np
 from numba import carray
 
 from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.ranges import share
 from lowerconv.codegen.signatures import (
     PlanesToVectors,
     Tile,
@@ -41,7 +42,6 @@ from lowerconv.codegen.transforms import POINTS_2D, M, R
 from lowerconv.conv.macrokernel import ADD, RELU, pack_panel, start_sums
 from lowerconv.conv.winograd.records import TILE_JOB
 from lowerconv.runtime.launch import call, loops, pointer
-from lowerconv.codegen.ranges import share
 
 TAPS = R * R
 CHUNK = 32  # channels of a panel that are transformed at a time

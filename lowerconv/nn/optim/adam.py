@@ -7,10 +7,10 @@ from math import sqrt
 import numpy as np
 
 from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.ranges import share
 from lowerconv.nn.module import Module
 from lowerconv.nn.optim.optimizer import Optimizer, check_range
 from lowerconv.runtime.launch import spread
-from lowerconv.codegen.ranges import share
 from lowerconv.runtime.team import Handle
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.ranges import share
 from lowerconv.nn.module import Module
 from lowerconv.nn.optim.optimizer import Optimizer, check_range
 from lowerconv.runtime.launch import spread
-from lowerconv.codegen.ranges import share
 from lowerconv.runtime.team import Handle
 
 
