@@ -95,7 +95,7 @@ class Sleeping(Layer):
 
     def __init__(self, original: Layer, frame: Frame, machine: Machine) -> None:
         super().__init__()
-        # In a function: as an attribute it would become a part of a module, and make programs stale.
+        # In a function: as an attribute it would become a part of the module, and programs stale.
         self._original = lambda: original
         self.machine = machine
         self.times = [machine.seconds(original, frame, backward) for backward in (False, True)]

@@ -49,8 +49,8 @@ from lowerconv.machine.mpi import launched_rank
 from lowerconv.machine.topology import online_cpus
 from lowerconv.nn.models import MODELS
 from lowerconv.parallel.comm.communicator import Communicator, world
+from lowerconv.parallel.options import BELONGS_TO, ParallelOptions
 from lowerconv.parallel.strategies import STRATEGIES
-from lowerconv.parallel.strategies.options import BELONGS_TO, ParallelOptions
 from lowerconv.runtime.affinity import set_share
 
 NETWORKS = ("googlenet", "cifar10_quick", "alexnet", "vgg16")

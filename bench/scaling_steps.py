@@ -20,8 +20,8 @@ from lowerconv.nn.step import Step
 from lowerconv.parallel.comm.communicator import Communicator, MPICommunicator
 from lowerconv.parallel.comm.engine import Engine, Task
 from lowerconv.parallel.comm.listener import Listener
+from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.strategies import STRATEGIES
-from lowerconv.parallel.strategies.options import ParallelOptions
 from lowerconv.parallel.strategies.strategy import Strategy, Work
 
 

@@ -13,8 +13,8 @@ from lowerconv.bench.case import Options
 from lowerconv.cli.main import build_parser
 from lowerconv.data.loader import WORKERS
 from lowerconv.data.packing import BYTES, PIXELS
+from lowerconv.parallel.options import BELONGS_TO, ParallelOptions
 from lowerconv.parallel.slurm import Job
-from lowerconv.parallel.strategies.options import BELONGS_TO, ParallelOptions
 from lowerconv.train import Trainer
 from lowerconv.train.settings import _BELONGS_TO, Settings
 

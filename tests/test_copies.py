@@ -42,7 +42,7 @@ PLAIN = """
     parallel.comm.choice.Chosen parallel.comm.rank_map.Place parallel.faults.elastic.Recovery
     parallel.faults.stall.Answer parallel.sharding.layout.Layout parallel.sharding.layout.Segment
     parallel.sharding.sharded_layers.Sharding parallel.slurm.Job
-    parallel.strategies.options.ParallelOptions parallel.trace.chrome.Event
+    parallel.options.ParallelOptions parallel.trace.chrome.Event
     parallel.trace.chrome.RankTrace parallel.trace.chrome.Step parallel.trace.chrome.Trace
     parallel.trace.chrome.Transfer parallel.trace.clocks.Alignment parallel.trace.clocks.Reading
     parallel.trace.summary.Summary runtime.records.Operands train.checkpoint.Checkpoint

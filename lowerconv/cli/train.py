@@ -23,7 +23,7 @@ from lowerconv.parallel.comm.communicator import (
     world,
 )
 from lowerconv.parallel.faults.stall import StallError
-from lowerconv.parallel.strategies.options import ParallelOptions
+from lowerconv.parallel.options import ParallelOptions
 from lowerconv.printable import printable_lines
 from lowerconv.runtime.affinity import cores, parse_affinity, set_affinity, set_share, topology
 from lowerconv.runtime.team import MOST

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lowerconv.copying import not_copied
 from lowerconv.parallel.comm.communicator import Communicator
-from lowerconv.parallel.strategies.options import ParallelOptions
+from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.strategies.strategy import Strategy
 from lowerconv.parallel.trace.chrome import write
 from lowerconv.parallel.trace.summary import describe

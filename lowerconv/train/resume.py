@@ -11,7 +11,7 @@ from typing import Any
 from lowerconv.nn.module import Module
 from lowerconv.nn.norm import BatchNorm2d
 from lowerconv.parallel.comm.agreement import describe_data
-from lowerconv.parallel.strategies.options import ParallelOptions
+from lowerconv.parallel.options import ParallelOptions
 from lowerconv.printable import printable
 from lowerconv.train.checkpoint import CheckpointError
 from lowerconv.train.inputs import Inputs

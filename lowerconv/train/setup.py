@@ -17,7 +17,7 @@ from lowerconv.nn.norm import BatchNorm2d
 from lowerconv.nn.optim import LARS, SGD, Adam, Optimizer
 from lowerconv.parallel.comm.agreement import describe_data, describe_parameters, versions
 from lowerconv.parallel.comm.communicator import Communicator, world
-from lowerconv.parallel.strategies.options import ParallelOptions
+from lowerconv.parallel.options import ParallelOptions
 from lowerconv.runtime.affinity import set_share
 from lowerconv.runtime.threads import set_num_threads
 from lowerconv.train.inputs import Inputs

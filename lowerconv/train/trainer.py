@@ -23,8 +23,8 @@ from lowerconv.nn.optim import Optimizer
 from lowerconv.parallel.comm.agreement import check_facts_agree
 from lowerconv.parallel.comm.communicator import Communicator, together
 from lowerconv.parallel.comm.rank_map import RankMap
+from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.strategies import STRATEGIES
-from lowerconv.parallel.strategies.options import ParallelOptions
 from lowerconv.runtime.threads import get_num_threads
 from lowerconv.train import resume as resuming
 from lowerconv.train.checkpoint import LAST, Checkpoint, state

@@ -9,8 +9,8 @@ from lowerconv import nn
 from lowerconv.data import Dataset
 from lowerconv.data.loader import Loader, Normalizer
 from lowerconv.parallel import Communicator
+from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.strategies.data import DataParallel
-from lowerconv.parallel.strategies.options import ParallelOptions
 from lowerconv.train.loop import train_epoch, update_sizes
 
 

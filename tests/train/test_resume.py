@@ -10,7 +10,7 @@ from PIL import Image
 
 from lowerconv.data import Dataset, load, pack
 from lowerconv.nn import BatchNorm2d, Conv2d, Flatten, Linear, Sequential
-from lowerconv.parallel.strategies.options import ParallelOptions
+from lowerconv.parallel.options import ParallelOptions
 from lowerconv.train import CheckpointError
 from lowerconv.train.checkpoint import LAST, Checkpoint, load_checkpoint, save_checkpoint
 

@@ -10,7 +10,7 @@ import numpy as np
 from lowerconv.parallel.comm.collectives import ALLREDUCE, Allreduce
 from lowerconv.parallel.comm.communicator import Communicator
 from lowerconv.parallel.comm.engine import Engine
-from lowerconv.parallel.strategies.options import AUTO, ParallelOptions
+from lowerconv.parallel.options import AUTO, ParallelOptions
 
 SMALL = 1 << 14  # bytes: latency decides
 ROUNDS = 3

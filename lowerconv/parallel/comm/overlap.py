@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lowerconv.parallel.comm.communicator import Communicator
 from lowerconv.parallel.comm.engine import Engine
-from lowerconv.parallel.strategies.options import AUTO, ParallelOptions
+from lowerconv.parallel.options import AUTO, ParallelOptions
 
 
 def make_engine(communicator: Communicator, options: ParallelOptions) -> Engine:

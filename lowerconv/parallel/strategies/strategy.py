@@ -19,7 +19,7 @@ from lowerconv.nn.step import INFERENCE, Step
 from lowerconv.parallel.comm.communicator import Communicator
 from lowerconv.parallel.comm.engine import Engine
 from lowerconv.parallel.comm.listener import SILENT, Listener
-from lowerconv.parallel.strategies.options import ParallelOptions
+from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.trace.timeline import Timeline
 
 

@@ -6,7 +6,7 @@ usage: broken.py OUT DATA OPTIONS whole | break | resume
 import json
 import sys
 
-from lowerconv.parallel.strategies.options import ParallelOptions
+from lowerconv.parallel.options import ParallelOptions
 from lowerconv.train.progress import Reporter
 from lowerconv.train.trainer import Trainer
 

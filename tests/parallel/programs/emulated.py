@@ -8,7 +8,7 @@ sys.path.append(sys.argv[1])
 from bench.emulated import Machine
 from bench.scaling_steps import Contender
 from lowerconv.parallel.comm.communicator import world
-from lowerconv.parallel.strategies.options import ParallelOptions
+from lowerconv.parallel.options import ParallelOptions
 
 world()
 sent = {}

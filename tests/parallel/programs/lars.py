@@ -10,8 +10,8 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from lowerconv import nn
 from lowerconv.parallel import world
+from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.strategies import STRATEGIES
-from lowerconv.parallel.strategies.options import ParallelOptions
 from tests.parallel.networks import make
 
 network = make("Plain")

@@ -7,8 +7,8 @@ from lowerconv.data import Dataset
 from lowerconv.data.loader import Loader, Normalizer
 from lowerconv.parallel import world
 from lowerconv.parallel.comm.agreement import DisagreementError
+from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.strategies.data import DataParallel
-from lowerconv.parallel.strategies.options import ParallelOptions
 from lowerconv.train.loop import train_epoch
 
 communicator = world()

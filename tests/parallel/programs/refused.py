@@ -12,7 +12,7 @@ from lowerconv.parallel import world
 from lowerconv.parallel.comm.collectives import ring
 from lowerconv.parallel.comm.communicator import MPIError
 from lowerconv.parallel.comm.overlap import make_engine
-from lowerconv.parallel.strategies.options import ParallelOptions
+from lowerconv.parallel.options import ParallelOptions
 from lowerconv.runtime import native
 
 name, start = sys.argv[1], native.start

@@ -12,8 +12,8 @@ import numpy as np
 from lowerconv import nn, set_num_threads
 from lowerconv.nn.step import Step
 from lowerconv.parallel import world
+from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.strategies import STRATEGIES
-from lowerconv.parallel.strategies.options import ParallelOptions
 from lowerconv.parallel.strategies.strategy import Work
 
 STEPS, SLEEP = 12, 0.08

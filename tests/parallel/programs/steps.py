@@ -19,8 +19,8 @@ from lowerconv import nn, set_num_threads
 from lowerconv.data import Dataset
 from lowerconv.data.loader import Loader, Normalizer
 from lowerconv.parallel import world
+from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.strategies import STRATEGIES
-from lowerconv.parallel.strategies.options import ParallelOptions
 from lowerconv.train.loop import evaluate, train_epoch
 
 SEED = 11

@@ -23,9 +23,9 @@ from lowerconv.data.order import share
 from lowerconv.nn.loss import network_loss
 from lowerconv.nn.step import INFERENCE
 from lowerconv.parallel import world
+from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.sharding.cut import cut, default_border
 from lowerconv.parallel.strategies import STRATEGIES
-from lowerconv.parallel.strategies.options import ParallelOptions
 from lowerconv.parallel.strategies.strategy import Work
 from tests.parallel.networks import make
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from lowerconv import set_num_threads
 from lowerconv.nn.divergence import DivergenceError
 from lowerconv.parallel import world
-from lowerconv.parallel.strategies.options import STRATEGIES, ParallelOptions
+from lowerconv.parallel.options import STRATEGIES, ParallelOptions
 from lowerconv.parallel.trace.chrome import read
 from lowerconv.train import Trainer
 from lowerconv.train.progress import Reporter

@@ -8,7 +8,7 @@ import pytest
 
 from lowerconv import nn
 from lowerconv.parallel.comm.communicator import Communicator
-from lowerconv.parallel.strategies.options import ParallelOptions
+from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.strategies.owt import OWT
 from lowerconv.parallel.strategies.strategy import Work
 

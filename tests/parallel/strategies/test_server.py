@@ -5,8 +5,8 @@ import pytest
 
 from lowerconv import nn
 from lowerconv.parallel import Communicator
+from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.strategies import STRATEGIES
-from lowerconv.parallel.strategies.options import ParallelOptions
 from lowerconv.parallel.strategies.server import ParameterServer
 from lowerconv.parallel.strategies.server_shard import Shard
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from lowerconv.parallel.options import CHECK_EVERY, STRATEGIES, ParallelOptions
 from lowerconv.parallel.strategies import STRATEGIES as CLASSES
-from lowerconv.parallel.strategies.options import CHECK_EVERY, STRATEGIES, ParallelOptions
 
 PROGRAMS = Path(__file__).parents[1] / "programs"
 
