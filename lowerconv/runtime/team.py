@@ -21,6 +21,7 @@ from lowerconv.runtime import native
 from lowerconv.runtime.uninterrupted import uninterrupted
 
 PATIENCE = 1.0  # seconds that the end of the process waits for threads
+ATTEMPTS = 20  # to start a thread, a millisecond apart
 
 _I64 = ctypes.c_int64
 
@@ -82,7 +83,10 @@ class Team:
             lambda: self._work(number, thread, ready),
             f"lowerconv-{number}",  # `stop` ends them, and Python does not wait for them before
         )
-        uninterrupted(lambda: native.start(thread))  # for the same reason
+        try:
+            uninterrupted(lambda: native.start(thread))  # for the same reason
+        except RuntimeError:  # perhaps the thread that should start it has taken the last place
+            _start_alone(thread)
         ready.acquire()
 
     def _work(self, number: int, thread: threading.Thread | native.Thread, ready: Any) -> None:
@@ -100,6 +104,16 @@ class Team:
         end = time.monotonic() + PATIENCE
         for thread in self.threads:
             thread.join(max(0.0, end - time.monotonic()))
+
+
+def _start_alone(thread: threading.Thread | native.Thread) -> None:
+    """Start a thread as soon as one that is ending has left its place, or raise RuntimeError."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return native.start(thread)
+        except RuntimeError:
+            time.sleep(0.001)
+    return native.start(thread)
 
 
 _most = MOST
