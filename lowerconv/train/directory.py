@@ -76,7 +76,10 @@ def _last(stem: str) -> int:
 def new_path(model: str, data: str) -> Path:
     """Make the next directory for runs of this model and data; nobody else gets the same one."""
     stem = _stem(model, data)
-    RUNS.mkdir(parents=True, exist_ok=True)
+    try:
+        RUNS.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_written(RUNS, error) from error
     number = _last(stem) + 1
     while True:
         path = RUNS / f"{stem}{number}"
@@ -84,6 +87,8 @@ def new_path(model: str, data: str) -> Path:
             path.mkdir()
         except FileExistsError:  # another run was faster
             number += 1
+        except OSError as error:
+            raise _not_written(RUNS, error) from error
         else:
             return path
 
@@ -104,6 +109,11 @@ def last_path(model: str, data: str) -> Path:
             "directory of the run (--out)"
         )
     return RUNS / f"{stem}{number}"
+
+
+def _not_written(path: Path, error: OSError) -> OSError:
+    reason = error.strerror or error
+    return OSError(f"{path}: cannot be written ({reason}); --out names another directory")
 
 
 @not_copied("make another from its arguments")
@@ -141,10 +151,7 @@ class RunDirectory:
         except BusyError:
             raise
         except OSError as error:
-            reason = error.strerror or error
-            raise OSError(
-                f"{self.path}: cannot be written ({reason}); --out names another directory"
-            ) from error
+            raise _not_written(self.path, error) from error
         self._check_new()  # of a run that has ended meanwhile
         remove_partials(self.path)
 

@@ -68,7 +68,8 @@ class Optimizer:
         _check_parameters(parameters)
         self._network = Reference(network)
         self._parameters = {name: Reference(p) for name, p in parameters.items()}
-        self._layers = [module for _, module in network.modules() if module.own_parameters()]
+        layers = [module for _, module in network.modules() if module.own_parameters()]
+        self._layers = [Reference(module) for module in layers]
         self._shapes = {name: p.data.shape for name, p in parameters.items()}
         self.bounds = np.cumsum([0, *(p.data.size for p in parameters.values())])
         self.decayed = np.array([decay_biases or len(shape) > 1 for shape in self._shapes.values()])
@@ -186,7 +187,9 @@ class Optimizer:
             Another thread has trained the network since this one computed the gradients, or is
             inside a step of it.
         """
-        use_gradients(self._layers)
+        self.check()
+        layers = (reference() for reference in self._layers)
+        use_gradients([layer for layer in layers if layer is not None])
         self.begin_step()
         self.update(0, self.data.size)
 
