@@ -13,11 +13,12 @@ from pathlib import Path
 
 from lowerconv.copying import not_copied
 from lowerconv.files import LACKING
+from lowerconv.runtime.uninterrupted import uninterrupted
 
 NAME = ".lock"
 PLACE = 1 << 10  # the byte that is locked, where the system wants one: behind what is written
 
-_mutex = threading.Lock()
+_mutex = threading.RLock()  # a lock that is forgotten is released wherever Python collects it
 _held: dict[str, tuple[int, int, int]] = {}  # process, descriptor, how many hold it; by path
 
 
@@ -50,25 +51,34 @@ class DirectoryLock:
     """
 
     def __init__(self, directory: Path) -> None:
+        lacking: list[str] = []
+        uninterrupted(lambda: self._hold(directory, lacking))
+        for reason in lacking:
+            warnings.warn(
+                f"{directory}: its file system has no locks ({reason}), so nothing keeps another "
+                "process from writing there too",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def _hold(self, directory: Path, lacking: list[str]) -> None:
         path = os.path.join(os.path.realpath(directory), NAME)
         with _mutex:
             process, descriptor, holders = _held.get(path, (os.getpid(), -1, 0))
             if process != os.getpid():  # of the parent: forked children hold no locks
                 process, descriptor, holders = os.getpid(), -1, 0
             if not holders:
-                descriptor = _acquire(path, directory)
+                descriptor = _acquire(path, directory, lacking)
             _held[path] = process, descriptor, holders + 1
-        self.release = weakref.finalize(self, _release, path, process)
+        self._release = weakref.finalize(self, _release, path, process)
 
-    def __enter__(self) -> DirectoryLock:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
+    def release(self) -> None:
+        """Let others have the directory, once nobody in this process holds it."""
+        uninterrupted(self._release)
 
 
-def _acquire(path: str, directory: Path) -> int:
-    """Return the descriptor of the locked file."""
+def _acquire(path: str, directory: Path, lacking: list[str]) -> int:
+    """Return the descriptor of the locked file; notes why the file system has no locks."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -82,12 +92,7 @@ def _acquire(path: str, directory: Path) -> int:
                     ) from None
                 if error.errno not in LACKING | {ENOLCK}:
                     raise
-                warnings.warn(
-                    f"{directory}: its file system has no locks ({error.strerror}), so nothing "
-                    "keeps another process from writing there too",
-                    RuntimeWarning,
-                    stacklevel=4,
-                )
+                lacking[:] = [str(error.strerror)]
             # Whoever held it may have removed the file since it was opened here.
             if _same(descriptor, path):
                 with suppress(OSError):

@@ -63,6 +63,7 @@ ELSEWHERE = {
     # what others derive from, or only describe
     "data.source.Source": "a protocol",
     "parallel.comm.waiting.Patience": "a protocol",
+    "nn.step.Reducer": "a protocol",
     "codegen.microkernel.Kernel": "a protocol",
     "conv.algorithm.Algorithm": "functions, that pickle where they have a name",
     "console.PlainConsole": "a console of rich, with another way to print",
@@ -73,7 +74,7 @@ ELSEWHERE = {
     "nn.module.Layer": "the base of layers",
     "nn.optim.optimizer.Optimizer": "the base of optimizers",
     # what has nothing of its own beside objects that are tested here
-    "nn.module.Step": "numbers and a communicator",
+    "nn.step.Step": "numbers and a communicator",
     "nn.models.Model": "a function and numbers",
     "parallel.sharding.sharded_layers.Shard": "layers and shardings",
     "parallel.sharding.batch_exchange.Chunk": "ranges",

@@ -161,8 +161,9 @@ def test_a_directory_belongs_to_one_process(tmp_path, holder):
 def test_a_killed_process_has_no_directory(tmp_path, holder):
     holder.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
     holder.wait()
-    with DirectoryLock(tmp_path):
-        assert [path.name for path in tmp_path.iterdir()] == [locks.NAME]
+    lock = DirectoryLock(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [locks.NAME]
+    lock.release()
 
 
 def test_within_a_process_a_directory_may_be_had_again(tmp_path):

@@ -12,10 +12,10 @@ ROOT = Path(lowerconv.__file__).parent
 
 # From the bottom up: a module imports from its own layer and from those above it in this list.
 LAYERS = (
-    ("version", "checks", "copying", "closing", "printable", "files", "locks", "console"),
+    ("version", "checks", "copying", "closing", "printable", "files", "console"),
     ("arguments", "machine"),
     ("codegen",),
-    ("runtime",),
+    ("runtime", "locks"),
     ("ops",),
     ("conv",),
     ("functional",),

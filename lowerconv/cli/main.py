@@ -24,7 +24,7 @@ from lowerconv.cli import (
     train,
     tune,
 )
-from lowerconv.parallel.comm.communicator import launched_rank
+from lowerconv.machine.mpi import launched_rank, launched_ranks
 from lowerconv.version import __version__
 
 BROKEN_PIPE = 141  # exit status, as of shells: 128 and the number of SIGPIPE
@@ -71,10 +71,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    # Under mpiexec every rank finds the same mistake in its arguments; the first tells it.
-    quiet = io.StringIO() if launched_rank() else None
-    with contextlib.redirect_stderr(quiet) if quiet else contextlib.nullcontext():
-        parsed = build_parser().parse_args(arguments)
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            parsed = build_parser().parse_args(arguments)
+    except SystemExit as end:
+        command = (sys.argv[1:] if arguments is None else arguments)[:1]
+        if end.code and list(command) == ["train"] and (launched_ranks() or 1) > 1:
+            return train.refuse(told.getvalue())
+        if not launched_rank():  # the first of ranks that are none, and have the same arguments
+            sys.stderr.write(told.getvalue())
+        raise
     try:
         return int(parsed.func(parsed))
     except KeyboardInterrupt:

@@ -7,6 +7,8 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import NoReturn
 
 from lowerconv.arguments import Number, add_arguments, described, reader
 from lowerconv.cli import mistakes
@@ -35,6 +37,7 @@ from lowerconv.train.settings import OPTIMIZERS, Settings
 from lowerconv.train.trainer import OUT, Trainer
 
 INTERRUPTED = 130  # exit status, as of shells
+USAGE = 2  # that of argparse
 
 EXPECTED = (*mistakes.EXPECTED, DisagreementError, DivergenceError, MPIError, StallError)
 
@@ -186,6 +189,30 @@ def run(options: argparse.Namespace) -> int:
         os._exit(INTERRUPTED)  # MPI's own end would wait for ranks that are elsewhere
     finally:
         reporter.close()
+
+
+def refuse(usage: str) -> int:
+    """Tell all ranks that the arguments of this one cannot be read; returns the exit status.
+
+    The others may have been given other arguments, and wait for this one.
+    """
+    try:
+        communicator = world()
+    except MPIError:
+        if not launched_rank():
+            sys.stderr.write(usage)
+        return USAGE
+    with suppress(ValueError):
+        together(communicator, lambda: _raise(ValueError(usage.partition(": error: ")[2].strip())))
+    if communicator.rank == 0 or communicator.deserted:
+        sys.stderr.write(usage)
+    if communicator.deserted:
+        communicator.abort()
+    return USAGE
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 def _tell(error: Exception, rank: int | None) -> None:

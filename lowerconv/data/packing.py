@@ -34,6 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lowerconv.arguments import Number, checked
+from lowerconv.closing import close_all
 from lowerconv.data.dataset import DataError, Dataset
 from lowerconv.data.folder import Listing, cores, list_folder, read_image
 from lowerconv.data.shards import (
@@ -139,9 +140,16 @@ def pack(
         [*map(str, options), pictures.name, *pictures.classes, *pictures.fingerprint]
     )
     root.mkdir(parents=True, exist_ok=True)
-    with DirectoryLock(root):
+    closers: list[Callable[[], object]] = [DirectoryLock(root).release]
+    try:
         _prepare(root, identity)
         return _fill(root, identity, pictures, encoded, shard_bytes, say, progress)
+    finally:
+        try:
+            close_all(closers)
+        except KeyboardInterrupt:
+            close_all(closers)
+            raise
 
 
 def _fill(

@@ -13,7 +13,8 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from lowerconv.copying import not_copied
-from lowerconv.runtime.native import allocate_lock, make, start, warn_refused
+from lowerconv.runtime.native import allocate_lock, make, warn_refused
+from lowerconv.runtime.uninterrupted import start_uninterrupted
 
 T = TypeVar("T")
 
@@ -104,8 +105,7 @@ class Pool:
             serve = partial(_serve, self._queue, self._begin)
             thread = make(serve, f"{self._name}_{len(self._threads)}")
             try:
-                start(thread)
-                self._threads.append(thread)
+                start_uninterrupted(thread, partial(self._threads.append, thread))
             except (RuntimeError, MemoryError) as error:
                 self._count = len(self._threads)  # and no more are tried
                 others = f"on {self._count} of them" if self._count else "when it is asked for"

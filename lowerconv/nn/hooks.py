@@ -15,10 +15,7 @@ _numbers = itertools.count()
 
 @not_copied("register the function with the copy, too")
 class Handle:
-    """Stands for a function that was added to others, until `remove`.
-
-    As a context it removes the function at the end.
-    """
+    """Stands for a function that was added to others, until `remove`."""
 
     def __init__(self, hooks: Hooks, function: Any, first: bool = False) -> None:
         self._hooks, self._number = hooks, next(_numbers)
@@ -29,9 +26,3 @@ class Handle:
     def remove(self) -> None:
         """Take the function out again; the second time nothing happens."""
         self._hooks.pop(self._number, None)
-
-    def __enter__(self) -> Handle:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.remove()

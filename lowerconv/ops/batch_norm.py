@@ -32,6 +32,17 @@ def _deviations(values, about):
     return total, squares
 
 
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _deviations_of_first(values, about):
+    """Return the same where many deviations may be alike, and all sums be rounded the same way."""
+    total, squares = 0.0, values.dtype.type(0)
+    for i in range(values.size):
+        deviation = values[i] - about
+        total += np.float64(deviation)
+        squares += deviation * deviation
+    return total, squares
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
 def merge(count, mean, m2, more, other_mean, other_m2):
     """Return count, mean and sum of squared deviations of two sets of numbers together."""
@@ -52,16 +63,15 @@ def _statistics_of(x, x_step, c, N, pixels, together, pieces, begin, end, buffer
         at, size = n * x_step + c * pixels, images * (stop - start)
         if images > 1:
             gather(x, at, x_step, images, pixels, buffer)
-        # About what is nearly the mean.  Where the block is far from it, what rounding costs is
-        # small beside the deviation of the block itself.
-        for turn in range(2 if count == 0 else 1):
+        values = buffer[:size] if images > 1 else x[at + start : at + stop]
+        if count == 0:  # nothing is known of the mean: the first sum of this range tells it nearly
+            total, _ = _deviations(values, x.dtype.type(0))
+            about = x.dtype.type(total / size)
+            # Where other numbers are far from it, what rounding costs is small beside that.
+            total, squares = _deviations_of_first(values, about)
+        else:
             about = x.dtype.type(mean)
-            if images > 1:
-                total, squares = _deviations(buffer[:size], about)
-            else:
-                total, squares = _deviations(x[at + start : at + stop], about)
-            if turn == 0 and count == 0:
-                mean = np.float64(total) / size
+            total, squares = _deviations(values, about)
         shift = np.float64(total) / size
         own = np.float64(squares) - shift * np.float64(total)
         own = 0.0 if own < 0 else own  # so written, NaN stays NaN

@@ -18,10 +18,9 @@ from lowerconv.codegen import fork_join as handoff
 from lowerconv.copying import not_copied
 from lowerconv.machine.variables import MOST
 from lowerconv.runtime import native
-from lowerconv.runtime.uninterrupted import uninterrupted
+from lowerconv.runtime.uninterrupted import start_uninterrupted
 
 PATIENCE = 1.0  # seconds that the end of the process waits for threads
-ATTEMPTS = 20  # to start a thread, a millisecond apart
 
 _I64 = ctypes.c_int64
 
@@ -83,10 +82,7 @@ class Team:
             lambda: self._work(number, thread, ready),
             f"lowerconv-{number}",  # `stop` ends them, and Python does not wait for them before
         )
-        try:
-            uninterrupted(lambda: native.start(thread))  # for the same reason
-        except RuntimeError:  # perhaps the thread that should start it has taken the last place
-            _start_alone(thread)
+        start_uninterrupted(thread)  # for the same reason
         ready.acquire()
 
     def _work(self, number: int, thread: threading.Thread | native.Thread, ready: Any) -> None:
@@ -104,16 +100,6 @@ class Team:
         end = time.monotonic() + PATIENCE
         for thread in self.threads:
             thread.join(max(0.0, end - time.monotonic()))
-
-
-def _start_alone(thread: threading.Thread | native.Thread) -> None:
-    """Start a thread as soon as one that is ending has left its place, or raise RuntimeError."""
-    for _ in range(ATTEMPTS - 1):
-        try:
-            return native.start(thread)
-        except RuntimeError:
-            time.sleep(0.001)
-    return native.start(thread)
 
 
 _most = MOST

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
+from lowerconv.runtime import native
 from lowerconv.runtime.native import allocate_lock, start_new_thread
+
+ATTEMPTS = 20  # to start a thread, a millisecond apart
 
 
 def uninterrupted(function: Callable[[], object]) -> None:
@@ -38,6 +43,32 @@ def uninterrupted(function: Callable[[], object]) -> None:
         raise
     if errors:
         raise errors[0]
+
+
+def start_uninterrupted(
+    thread: threading.Thread | native.Thread, note: Callable[[], object] = int
+) -> None:
+    """Start a thread, and call a function that notes it, before an interrupt is told.
+
+    Raises
+    ------
+    RuntimeError, MemoryError
+        The system has no more threads for this process, or no memory for one.
+    """
+
+    def start() -> None:
+        native.start(thread)
+        note()
+
+    try:
+        return uninterrupted(start)
+    except RuntimeError:  # perhaps the thread that should start it has taken the last place,
+        for _ in range(ATTEMPTS - 1):  # which it leaves a moment after it has told that
+            try:
+                return start()
+            except RuntimeError:
+                time.sleep(0.001)
+    return start()
 
 
 def _call(function: Callable[[], object], errors: list[BaseException], over: Any) -> None:

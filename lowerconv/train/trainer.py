@@ -306,19 +306,7 @@ class Trainer:
         DivergenceError
             A loss or a weight is not finite; the checkpoints are of epochs before.
         """
-        self._share()
-        self.strategy.start()
-        self._recording.start(self.strategy)
-        observing = [self.communicator.status.observe(m) for m in self.strategy.running]
-        self.reporter.say(self.describe())
-        for change in self._changes:
-            self.reporter.say(f"resumed: {change}")
-        for warning in self.communicator.warnings:
-            self.reporter.say(f"warning: {warning}")
-        for advice in self.roster.advice():
-            self.reporter.say(f"advice: {advice}")
         closers: list[Callable[[], object]] = [
-            *(handle.remove for handle in observing),
             self.strategy.close,
             self._train.close,
             self._test.close,
@@ -327,6 +315,12 @@ class Trainer:
         if self._directory is not None:
             closers.append(self._directory.close)
         try:
+            self._share()
+            self.strategy.start()
+            self._recording.start(self.strategy)
+            for module in self.strategy.running:
+                closers.insert(0, self.communicator.status.observe(module).remove)
+            self._tell_plan()
             with announce_compilation(self.reporter):
                 self._train_epochs()
             self.strategy.hand_back()
@@ -344,6 +338,15 @@ class Trainer:
                 self._directory.draw(self.history, f"{self.settings.model} on {self.settings.data}")
         self._leave_together()
         return self.history
+
+    def _tell_plan(self) -> None:
+        self.reporter.say(self.describe())
+        for change in self._changes:
+            self.reporter.say(f"resumed: {change}")
+        for warning in self.communicator.warnings:
+            self.reporter.say(f"warning: {warning}")
+        for advice in self.roster.advice():
+            self.reporter.say(f"advice: {advice}")
 
     def _leave_together(self) -> None:
         """Wait for all ranks, as long as a stall is noticed: MPI's own end would wait for ever."""

@@ -281,8 +281,17 @@ def threads_alive():
     return [thread for thread in threading.enumerate() if thread.name.startswith("lowerconv-data")]
 
 
-def test_threads_end_with_their_loader():
+def wait_for_their_end():
+    """Wait for the threads of loaders that nobody has any more; fails after minutes."""
+    deadline = time.monotonic() + 300
+    while threads_alive() and time.monotonic() < deadline:
+        gc.collect()  # until then they finish what they are at
+        time.sleep(0.01)
     assert not threads_alive()
+
+
+def test_threads_end_with_their_loader():
+    wait_for_their_end()  # those of other tests
     batches = loader(workers=2, augment=EVERYTHING)
     assert not threads_alive()  # until there is something to do
     for _ in batches.batches(0, 0):
@@ -293,11 +302,7 @@ def test_threads_end_with_their_loader():
     assert len(list(batches.batches(0, 0))) == 7  # it can be used again
     batches.prefetch(0, 1)
     del batches
-    deadline = time.monotonic() + 300
-    while threads_alive() and time.monotonic() < deadline:
-        gc.collect()  # until then they finish what they are at
-        time.sleep(0.01)
-    assert not threads_alive()
+    wait_for_their_end()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

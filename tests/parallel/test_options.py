@@ -7,7 +7,7 @@ import pytest
 from lowerconv.parallel.options import CHECK_EVERY, STRATEGIES, ParallelOptions
 from lowerconv.parallel.strategies import STRATEGIES as CLASSES
 
-PROGRAMS = Path(__file__).parents[1] / "programs"
+PROGRAMS = Path(__file__).parent / "programs"
 
 
 def test_every_strategy_has_a_class():

@@ -177,7 +177,10 @@ PREPARED = {
         "    train.Trainer = lambda *a, **k: Trainer(*a, **k | {'workers': -1})",
         "rank 2: workers: got -1",
     ),
-    "too-many-threads": ("sys.argv += ['--threads', '100000']", "rank 2: --threads: n: got 100000"),
+    "too-many-threads": (
+        "sys.argv += ['--threads', '100000']",
+        "rank 2: argument --threads: got 100000",
+    ),
 }
 
 
