@@ -17,7 +17,8 @@ TENSORBOARD = ["tensorboardX>=2.6"]  # writes events without TensorBoard itself
 BENCH = ["pytest>=8.3", "pytest-benchmark>=4.0"]
 PEERS = ["torch>=2.2", "onnxruntime>=1.17", "onnx>=1.15"]
 # gevent replaces Python's threads: programs that have it patch what the library starts.
-TEST = ["pytest>=8.3", "hypothesis>=6.90", "gevent>=24.10"]
+# pytest-xdist runs several tests at once: most of them compile, or wait for other processes.
+TEST = ["pytest>=8.3", "pytest-xdist>=3.5", "hypothesis>=6.90", "gevent>=24.10"]
 
 setup(
     name="lowerconv",
