@@ -69,8 +69,11 @@ def watchdog(pytestconfig):
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the environment without what a launcher of this very process has put there."""
-    prefixes = ("PMI", "OMPI_", "MPI_", "HYDRA_", "PRTE_", "SLURM_")
+    """Return the environment without what a launcher of this very process has put there.
+
+    Nor are lines of several ranks to be mixed, as they are where each is written in two pieces.
+    """
+    prefixes = ("PMI", "OMPI_", "MPI_", "HYDRA_", "PRTE_", "SLURM_", "PYTHONUNBUFFERED")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
     # Open MPI refuses root and more ranks than cores unless told so; MPICH ignores these.
     return kept | {

@@ -27,8 +27,8 @@ def test_watches_are_called_in_order_and_removed_one_by_one():
     second.remove()
     second.remove()
     notes.clear()
-    with third:
-        net(x)
+    net(x)
+    third.remove()
     net(x)
     assert [name for name, _ in notes] == ["gate", "first", "third", "gate", "first"]
 
