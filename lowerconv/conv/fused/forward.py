@@ -56,6 +56,7 @@ class Forward(Executable):
             fill(self.job[number : number + 1], self._phase(number))
         self.workspace_items = s.workers * self._workers.scratch_bytes // s.conv.dtype.itemsize
         self._words = self.job.view(np.int64)
+        self._address = self.job.ctypes.data  # asked for at each call it costs a microsecond
         self.loops = macrokernel_address()
         self._packed_from = Kept()
 
@@ -65,7 +66,7 @@ class Forward(Executable):
         """Convolve the source `a` with the filters `b`."""
         filters = b if self.packed is None else self._pack(team, b)
         bind_operands(self._words, a, filters, bias, out, workspace.address, self.relu)
-        launch(team, self.loops, self.job.ctypes.data, self.schedule.workers)
+        launch(team, self.loops, self._address, self.schedule.workers)
 
     def _pack(self, team: Handle, filters: Array) -> Array:
         """Return the packed filters, packed now where these are not those of the last call."""
@@ -76,7 +77,7 @@ class Forward(Executable):
             feed = records.PACKED_FROM_TRANSPOSED if transposed else records.PACKED_FROM_FORWARD
             self.job["feed"] = feed
             self.job["filters"], self.job["target"] = filters.ctypes.data, self.packed.ctypes.data
-            launch(team, pack_address(), self.job.ctypes.data, self.schedule.workers)
+            launch(team, pack_address(), self._address, self.schedule.workers)
             self.job["feed"] = records.PACKED
             self._packed_from.take(filters)
         return self.packed

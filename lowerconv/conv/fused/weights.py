@@ -39,6 +39,7 @@ class WeightGrad(Executable):
         self.job = np.zeros(1, nest.WEIGHT_JOB)
         fill(self.job, *_parts(s), _workers(s, zeros))
         self._words = self.job.view(np.int64)
+        self._address = self.job.ctypes.data  # asked for at each call it costs a microsecond
         self._image_step = -1
         self._place_images(s.image_step)
         shared = _partial_bytes(s)
@@ -54,9 +55,9 @@ class WeightGrad(Executable):
         if len(x) > 1:
             self._place_images(x.strides[0] // x.itemsize)
         bind_operands(self._words, x, dy, self._nothing, out, workspace.address, False)
-        launch(team, nest.weights_address(), self.job.ctypes.data, s.workers)
+        launch(team, nest.weights_address(), self._address, s.workers)
         if s.splits > 1:
-            launch(team, nest.add_splits_address(), self.job.ctypes.data, s.workers)
+            launch(team, nest.add_splits_address(), self._address, s.workers)
 
     def _place_images(self, step: int) -> None:
         """Make the tiles, for images of x that lie `step` items apart.

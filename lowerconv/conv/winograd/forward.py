@@ -90,6 +90,7 @@ class WinogradForward(Executable):
         )
         self.workspace_items = (s.workers * scratch_bytes + shared_bytes) // item
         self._words = self.job.view(np.int64)
+        self._address = self.job.ctypes.data  # asked for at each call it costs a microsecond
         self._packed_from = Kept()
         self._nothing = np.empty(0, conv.dtype)
 
@@ -101,12 +102,12 @@ class WinogradForward(Executable):
         bind_operands(self._words, a, b, bias, out, workspace.address, self.relu)
         if self.packed is None:
             if s.shares:
-                launch(team, prepare_address(), self.job.ctypes.data, s.workers)
+                launch(team, prepare_address(), self._address, s.workers)
         elif b is not self.packed and not self._packed_from.has(b):
             self._packed_from.forget()  # whatever interrupts it
-            launch(team, prepare_address(), self.job.ctypes.data, s.workers)
+            launch(team, prepare_address(), self._address, s.workers)
             self._packed_from.take(b)
-        launch(team, winograd_address(), self.job.ctypes.data, s.workers)
+        launch(team, winograd_address(), self._address, s.workers)
 
     def hold(self, team: Handle, w: Array, workspace: Scratch) -> Array:
         """Return the transformed filters, where they are kept so."""
@@ -114,7 +115,7 @@ class WinogradForward(Executable):
         if kept is None:
             return w
         bind_operands(self._words, kept, w, self._nothing, kept, workspace.address, False)
-        launch(team, prepare_address(), self.job.ctypes.data, self.schedule.workers)
+        launch(team, prepare_address(), self._address, self.schedule.workers)
         return kept
 
     def _microkernels(self) -> np.ndarray:
