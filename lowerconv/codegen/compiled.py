@@ -79,6 +79,14 @@ def njit(*, cache: bool = False, **options: Any) -> Callable[[Callable[..., Any]
     return decorate
 
 
+def internal(function: Callable[..., Any]) -> Any:
+    """Compile a function for compiled callers alone; it is kept as a part of them.
+
+    Wrappers by which Python and C could call it take as long to compile as the function itself.
+    """
+    return njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+
+
 def callback(signature: Signature, function: Callable[..., Any]) -> Callback:
     """Compile a function that is called by its address; keep it for later processes."""
     if _CONFIG.DISABLE_JIT:

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import carray
 
-from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.signatures import Pad, Prefetch, Tile, Transpose, TransposeTaps
 from lowerconv.conv.records import FILTERS_IN_PLACE, FORWARD_JOB, PACKED, PACKED_FROM_FORWARD
 from lowerconv.runtime.launch import call, loops, pointer
@@ -61,7 +61,7 @@ class Pixels(NamedTuple):
     part: int  #    which part of its image the piece is
 
 
-@njit(cache=True, nogil=True)
+@internal
 def pack_panel(job, group, channel, channels, panel, target, exact):
     """Pack some channels of a panel of filters, ``[channel, tap][NR filters]``.
 
@@ -121,7 +121,7 @@ def pack_panel(job, group, channel, channels, panel, target, exact):
             )
 
 
-@njit(cache=True, nogil=True)
+@internal
 def start_sums(target, room, source, count):
     """Write what sums start from: `count` bytes of the bias, and zeros up to `room`."""
     # Loops, because assigning slices would have numba compile the messages of its errors.
@@ -133,7 +133,7 @@ def start_sums(target, room, source, count):
         sums[i] = 0
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _panels(job, worker, block, jc, n1):
     """Return filters ``jc:n1`` of a block of k as panels: where they are, or packed now."""
     item, k = job.itemsize, job.C * job.taps
@@ -161,13 +161,13 @@ def _panels(job, worker, block, jc, n1):
     return Panels(at, step, sums)
 
 
-@njit(cache=True, nogil=True)
+@internal
 def group_row(job, block, n):
     """Return the number of a group's filter n among all filters."""
     return block.group * job.K + n
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _band(job, block, piece):
     """Return the address of a band's first channel, and its rows ``first .. first + count``."""
     image, band = piece // job.pieces, piece % job.pieces
@@ -175,7 +175,7 @@ def _band(job, block, piece):
     return job.source + plane * job.itemsize, band * job.band * job.stride_h + job.first_row
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _lower(job, block, piece, target):
     """Copy a band of rows of a block's channels, zeros around it."""
     source, first = _band(job, block, piece)
@@ -196,7 +196,7 @@ def _lower(job, block, piece, target):
         )
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _prefetch(job, block, piece):
     """Ask for the rows of the band that is lowered next: they arrive while this one runs."""
     source, first = _band(job, block, piece)
@@ -208,7 +208,7 @@ def _prefetch(job, block, piece):
     )
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _pixels(job, block, jc, piece, lowered):
     """Return where a piece is read, in place or in its lowered band, and written."""
     item = job.itemsize
@@ -222,7 +222,7 @@ def _pixels(job, block, jc, piece, lowered):
     return Pixels(source, job.target + (image * job.ld_target + plane) * item, part)
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _tiles(job, phase, block, panels, pixels, jc, n1):
     """Multiply the tiles of a piece, of one phase, with the panels of a block of n."""
     item = job.itemsize
@@ -258,7 +258,7 @@ def _tiles(job, phase, block, panels, pixels, jc, n1):
             )
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _multiply(jobs, worker, panel0, panel1, piece0, piece1):
     """Compute a part of C: some panels, counted over all groups, of some pieces."""
     job = carray(jobs, 1)[0]

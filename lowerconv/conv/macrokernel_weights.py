@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import carray
 
-from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.ranges import share
 from lowerconv.codegen.signatures import Pad, Prefetch, Tile, Transpose
 from lowerconv.conv.macrokernel import ADD
@@ -146,7 +146,7 @@ class Piece(NamedTuple):
     row: int
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _task(job, number):
     """Return a task by its number."""
     block = number % job.panel_blocks
@@ -159,7 +159,7 @@ def _task(job, number):
     return Task(split, group, channel, channels, n0, n1)
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _piece(job, number):
     """Return a piece by its number."""
     if job.together > 1:
@@ -169,7 +169,7 @@ def _piece(job, number):
     return Piece(image, image + 1, number % job.pieces * job.band)
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _pack_dy(job, piece, task, target):
     """Transpose the rows of dy of a piece into panels ``[image, pixel][NR filters]``."""
     item = job.itemsize
@@ -196,7 +196,7 @@ def _pack_dy(job, piece, task, target):
                 )
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _lower(job, piece, task, target):
     """Copy the rows of x that a piece reads, zeros around them: ``[image][channel][row]``."""
     item, size = job.itemsize, job.H * job.W
@@ -220,7 +220,7 @@ def _lower(job, piece, task, target):
             )
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _prefetch(job, piece, task):
     """Ask for what the next piece begins with: rows of dy, and of x if they are lowered."""
     item, size = job.itemsize, job.H * job.W
@@ -249,7 +249,7 @@ class Target(NamedTuple):
     panel_sums: int  # bytes from the sums of one panel to those of the next
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _tiles(job, task, piece, panels, source, to, first):
     """Sum the pixels of a piece into all tiles of a task; those of the first piece begin sums."""
     item = job.itemsize
@@ -288,7 +288,7 @@ def _tiles(job, task, piece, panels, source, to, first):
             )
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _store(job, task, to):
     """Transpose the sums of a task into dw."""
     item = job.itemsize
@@ -310,7 +310,7 @@ def _store(job, task, to):
             )
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _multiply(job, worker, task):
     """Compute one task: a block of dw, or one of its partial sums."""
     item = job.itemsize
@@ -369,7 +369,7 @@ def _add_splits(jobs, worker):
         )
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _add_up(total, partial, i0, i1):
     for i in range(i0, i1):
         total[i] = partial[0, i]

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numba import carray
 
-from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.ranges import share
 from lowerconv.codegen.signatures import Pad, Plane, SumLanes
 from lowerconv.conv.macrokernel import ADD, RELU
@@ -77,7 +77,7 @@ class PlanePhase:
 PLANE_JOB = record_dtype(Operands, PlaneProblem, PlaneBlocks, PlaneWorkers, PlanePhase)
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _source(job, image, group, channel, band, slot):
     """Return where a band of a plane of the source lies: in place, or in a slot of the scratch."""
     if job.lower:
@@ -87,7 +87,7 @@ def _source(job, image, group, channel, band, slot):
     return job.source + (plane + row * job.pitch) * job.itemsize
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _lower(job, image, group, band, slot):
     """Copy a band of the planes of a group, zeros around it."""
     item = job.itemsize
@@ -109,7 +109,7 @@ def _lower(job, image, group, band, slot):
         )
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _results(jobs, image, group, band, slot):
     """Compute a band of the results of a group."""
     job = carray(jobs, 1)[0]
@@ -169,7 +169,7 @@ def _planes(jobs, worker):
             _results(jobs, image, group, task % job.pieces, scratch + (task - begin) * size)
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _gradients(jobs, image, group, band, slot, sums):
     """Add a band of a group to the sums of its filters' gradients."""
     job = carray(jobs, 1)[0]

@@ -28,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import carray
 
-from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.ranges import share
 from lowerconv.codegen.signatures import (
     PlanesToVectors,
@@ -66,7 +66,7 @@ class Channels(NamedTuple):
     channels: int
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _piece(job, piece):
     """Return the tiles of a piece in its first image, and how many images it has."""
     segment = piece % job.segments
@@ -78,7 +78,7 @@ def _piece(job, piece):
     return Tiles(image, row, rows, column, across), min(job.together, job.images - image)
 
 
-@njit(cache=True, nogil=True)
+@internal
 def clear(address, count):
     """Write zeros to so many bytes."""
     target = carray(pointer(address), count, np.uint8)
@@ -86,7 +86,7 @@ def clear(address, count):
         target[i] = 0
 
 
-@njit(cache=True, nogil=True)
+@internal
 def transform_block(job, tiles, group, channel, band, target):
     """Transform tiles of VL channels of an image.
 
@@ -133,7 +133,7 @@ def transform_block(job, tiles, group, channel, band, target):
         )
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _make_V(job, piece, group, band, target):
     """Transform the source of a piece: V."""
     item, VL = job.itemsize, job.VL
@@ -146,7 +146,7 @@ def _make_V(job, piece, group, band, target):
             transform_block(job, tiles, group, channel, band, target + at * item)
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _make_U(job, block, taps, target):
     """Transform some channels of a panel of filters: ``target[point][channel][NR]``."""
     item, width = job.itemsize, job.NR
@@ -167,7 +167,7 @@ def _make_U(job, block, taps, target):
             )
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _multiply(job, block, U, V, products, tiles):
     """Multiply V with some channels of a panel: M, at all points."""
     item = job.itemsize
@@ -197,7 +197,7 @@ def _multiply(job, block, U, V, products, tiles):
             )
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _store(job, piece, group, panel, products, scratch):
     """Transform M back, and store it with what the epilogue adds."""
     item, VL = job.itemsize, job.VL
@@ -244,7 +244,7 @@ def _store(job, piece, group, panel, products, scratch):
                     call(job.vectors_to_planes, copy)
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _part(job, scratch, panel0, panel1, piece0, piece1):
     """Convolve pieces with panels, which are counted over all groups."""
     item = job.itemsize

@@ -18,7 +18,7 @@ from functools import lru_cache
 import numpy as np
 from numba import carray
 
-from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.ranges import share
 from lowerconv.codegen.signatures import Tile, TransformTarget, VectorsToPlanes
 from lowerconv.codegen.transforms import POINTS_2D, R
@@ -30,7 +30,7 @@ from lowerconv.runtime.launch import call, loops
 TAPS = R * R
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _unit(job, unit):
     """Return the tiles of a unit."""
     segment = unit % job.segments
