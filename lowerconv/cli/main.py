@@ -79,9 +79,9 @@ def _main(arguments: Sequence[str] | None) -> int:
         command = (sys.argv[1:] if arguments is None else arguments)[:1]
         if end.code and list(command) == ["train"] and (launched_ranks() or 1) > 1:
             return train.refuse(told.getvalue())
-        if not launched_rank():  # the first of ranks that are none, and have the same arguments
-            sys.stderr.write(told.getvalue())
+        _tell_once(told.getvalue())
         raise
+    _tell_once(told.getvalue())  # what Python may have warned of
     try:
         return int(parsed.func(parsed))
     except KeyboardInterrupt:
@@ -89,3 +89,8 @@ def _main(arguments: Sequence[str] | None) -> int:
             Console(stderr=stderr).show_cursor()
         print("lowerconv: interrupted", file=sys.stderr)
         return 130
+
+
+def _tell_once(text: str) -> None:
+    if not launched_rank():  # all ranks were given the same arguments; the first tells it
+        sys.stderr.write(text)
