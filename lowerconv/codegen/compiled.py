@@ -83,8 +83,10 @@ def internal(function: Callable[..., Any]) -> Any:
     """Compile a function for compiled callers alone; it is kept as a part of them.
 
     Wrappers by which Python and C could call it take as long to compile as the function itself.
+    Divisions by zero give infinities as in NumPy: an exception would end one worker's share.
     """
-    return njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+    options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
+    return njit(**options)(function)
 
 
 def callback(signature: Signature, function: Callable[..., Any]) -> Callback:

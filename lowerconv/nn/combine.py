@@ -45,7 +45,7 @@ class Concat(Layer):
         """Return the channels of `whole` that belong to each of `parts`."""
         found, begin = [], 0
         for part in parts:
-            tensor = Tensor(part.shape, whole.step)
+            tensor = Tensor(part.shape, part.dtype, whole.step)
             tensor.place(whole.flat[begin:])
             begin += part.size
             found.append(tensor)

@@ -19,7 +19,10 @@ class Tensor:
     Attributes
     ----------
     shape : tuple of int
-        (N, C, H, W) or (N, features).
+        Such as (N, C, H, W) or (N, features).
+    dtype : dtype
+    images, size : int
+        Images, and items of each: N, and the product of all other extents.
     step : int
         Items from one image to the next, at least as many as an image has.
     flat : ndarray, (items,)
@@ -28,9 +31,10 @@ class Tensor:
         The array itself.
     """
 
-    def __init__(self, shape: Shape, step: int | None = None) -> None:
-        self.shape = shape
+    def __init__(self, shape: Shape, dtype: np.dtype, step: int | None = None) -> None:
+        self.shape, self.dtype = shape, dtype
         self.size = prod(shape[1:])  # of an image
+        self.images = shape[0] if shape else 1
         self.step = self.size if step is None else step
         self.flat: np.ndarray = np.empty(0)
         self.array: np.ndarray = self.flat
@@ -38,24 +42,28 @@ class Tensor:
     @property
     def span(self) -> int:
         """Items from the first to the last, those of others between them included."""
+        if not self.shape:
+            return 1
         return (self.shape[0] - 1) * self.step + self.size if self.shape[0] else 0
 
     @property
     def whole(self) -> bool:
         """Whether images follow each other without anything in between."""
-        return self.step == self.size or self.shape[0] <= 1
+        return self.step == self.size or not self.shape or self.shape[0] <= 1
 
     def place(self, memory: np.ndarray) -> None:
-        """Lie at the beginning of `memory`, 1-D and contiguous."""
-        self.flat = memory[: self.span]
+        """Lie at the beginning of `memory`: bytes, or items of the dtype, 1-D and contiguous."""
+        self.flat = memory[: self.span * self.dtype.itemsize // memory.itemsize].view(self.dtype)
         if self.whole:
             self.array = self.flat.reshape(self.shape)
             return
-        item = memory.itemsize
+        item = self.dtype.itemsize
         strides = [item]
         for extent in self.shape[:1:-1]:
             strides.insert(0, strides[0] * extent)
-        self.array = np.ndarray(self.shape, memory.dtype, memory, 0, (self.step * item, *strides))
+        self.array = np.ndarray(
+            self.shape, self.dtype, memory, 0, (self.step * item, *strides)
+        )
 
 
 @not_copied("copy the network, which plans anew")

@@ -25,7 +25,7 @@ class Value:
     Attributes
     ----------
     shape : tuple of int
-        (N, C, H, W) or (N, features).
+        Such as (N, C, H, W) or (N, features).
     dtype : dtype
     node : Node or None
         The node that makes the value; None for the input of the network.
@@ -93,7 +93,7 @@ class Graph:
                 raise TypeError(
                     f"{type(module).__name__}.forward: returned {result!r}, expected a Value"
                 )
-        self.results = results if training else results[:1]
+        self.results = results if training or module.returns_all else results[:1]
         self.nodes: list[Node] = []
         self._collect()
         self._name(module)

@@ -60,6 +60,8 @@ class Module(Attributes):
     ['left.weight', 'left.bias', 'right.weight', 'right.bias']
     """
 
+    returns_all = False  # at inference, too, all values that `forward` returns
+
     def __init__(self) -> None:
         super().__init__()
         self._forget()

@@ -158,7 +158,7 @@ class BatchNorm2d(Layer):
             move(dx, frame.dx, True)
 
 
-NOTHING = Tensor((0, 0))
+NOTHING = Tensor((0, 0), np.dtype(np.float32))
 
 
 def _like(tensor: Tensor, x: Tensor) -> np.ndarray:

@@ -9,6 +9,8 @@ from lowerconv.copying import not_copied
 from lowerconv.nn.graph import Graph, Node, Value
 from lowerconv.nn.memory import Block, lay_out
 
+Shape = tuple[int, ...]
+
 
 @dataclass(frozen=True)
 class Place:
@@ -17,6 +19,13 @@ class Place:
     block: Block
     offset: int
     step: int
+
+
+def _seen_as(place: Place, shape: Shape, other: Shape) -> Place | None:
+    """Return the place of the same items in another shape, None where they are not one run."""
+    if len(shape) and shape[0] > 1 and place.step != prod(shape[1:]):
+        return None
+    return Place(place.block, place.offset, prod(other[1:]))
 
 
 @not_copied("copy the network, which plans anew")
@@ -38,7 +47,6 @@ class MemoryPlan:
 
     def __init__(self, graph: Graph, training: bool, input_grad: bool) -> None:
         self.graph, self.training = graph, training
-        self.itemsize = graph.input.dtype.itemsize
         self.readers = graph.consumers()
         n = len(graph.nodes)
         self.end = 2 * n
@@ -46,7 +54,9 @@ class MemoryPlan:
         self.backward = {node: 2 * n - 1 - i for i, node in enumerate(graph.nodes)}
         self.learnt: set[Value] = {graph.input} if input_grad else set()
         for node in graph.nodes if training else ():
-            if node.layer.own_parameters() or any(v in self.learnt for v in node.inputs):
+            if node.result.dtype.kind == "f" and (
+                node.layer.own_parameters() or any(v in self.learnt for v in node.inputs)
+            ):
                 self.learnt.add(node.result)
         self.blocks: list[Block] = []
         self.values: dict[Value, Place] = {}
@@ -71,7 +81,10 @@ class MemoryPlan:
             if whole is None:
                 found.append(False)
                 continue
-            found.append(places.get(value) == Place(whole.block, whole.offset + offset, whole.step))
+            place = places.get(value)
+            if node.layer.is_view:
+                place = place and _seen_as(place, value.shape, node.result.shape)
+            found.append(place == Place(whole.block, whole.offset + offset, whole.step))
             if node.layer.is_concatenation:
                 offset += prod(value.shape[1:])
         return tuple(found)
@@ -98,8 +111,7 @@ class MemoryPlan:
         """Return the place of an operand that the result may have, or be written over."""
         place = self.values.get(node.operands[0])
         if node.layer.is_view:
-            whole = place and place.step == prod(node.result.shape[1:])
-            return place if whole else None
+            return place and _seen_as(place, node.operands[0].shape, node.result.shape)
         if node.layer.in_place and place and place.block.last <= self.forward[node]:
             return place
         place = self.values.get(node.residual) if node.residual else None
@@ -130,7 +142,7 @@ class MemoryPlan:
             block.use(self.end)
 
     def _new_place(self, value: Value, kind: str) -> Place:
-        never = Block(prod(value.shape) * self.itemsize, self.end, 0, kind)
+        never = Block(prod(value.shape) * value.dtype.itemsize, self.end, 0, kind)
         self.blocks.append(never)
         return Place(never, 0, prod(value.shape[1:]))
 
@@ -161,8 +173,9 @@ class MemoryPlan:
             if value not in self.learnt or not self._only(value, node):
                 continue
             if node.layer.is_view:
-                if place.step == prod(value.shape[1:]):
-                    self._share_gradient(value, place)
+                seen = _seen_as(place, node.result.shape, value.shape)
+                if seen:
+                    self._share_gradient(value, seen)
             elif node.layer.in_place and value.shape == node.result.shape:
                 self._share_gradient(value, place)
         if self.graph.input in self.learnt and self.graph.input not in self.gradients:

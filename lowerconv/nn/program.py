@@ -75,7 +75,7 @@ class Program:
             raise MemoryError(_too_large(module, x_shape, training, plan.nbytes + kept))
         self._generation = -1
         self._placed: list[tuple[Tensor, int]] = []
-        self._input = Tensor(graph.input.shape)
+        self._input = Tensor(graph.input.shape, graph.input.dtype)
         self._tensors: dict[tuple[Value, bool], Tensor] = {}
         self.results = [self._tensor(value) for value in graph.results]
         self.dresults = [self._tensor(v, True) if v in plan.learnt else None for v in graph.results]
@@ -104,8 +104,8 @@ class Program:
         tensor = self._tensors.get((value, gradient))
         if tensor is None:
             place = (self.plan.gradients if gradient else self.plan.values)[value]
-            tensor = self._tensors[value, gradient] = Tensor(value.shape, place.step)
-            offset = place.block.offset + place.offset * self.plan.itemsize
+            tensor = self._tensors[value, gradient] = Tensor(value.shape, value.dtype, place.step)
+            offset = place.block.offset + place.offset * value.dtype.itemsize
             self._placed.append((tensor, offset))
         return tensor
 
@@ -141,9 +141,9 @@ class Program:
         self.arena.reserve(self.plan.nbytes)
         if self._generation == self.arena.generation:
             return
-        memory, item = self.arena.memory, self.plan.itemsize
+        memory = self.arena.memory
         for tensor, offset in self._placed:
-            tensor.place(memory[offset : offset + tensor.span * item].view(self.graph.input.dtype))
+            tensor.place(memory[offset:])
         for (node, name), block in self.plan.saved.items():
             frame = self.steps[self.plan.forward[node]][1]
             shape, dtype = node.layer.saved(*(value.shape for value in node.operands))[name]

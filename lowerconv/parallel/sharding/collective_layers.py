@@ -115,10 +115,10 @@ class Channel:
 
     def buffer(self, shape: Shape, dtype: np.dtype) -> Tensor:
         """Return memory for a tensor, until the message has come."""
-        tensor = Tensor(shape)
+        tensor = Tensor(shape, dtype)
         memory = self._pool.take(tensor.span * dtype.itemsize)
         self._taken.append(memory)
-        tensor.place(memory[: tensor.span * dtype.itemsize].view(dtype))
+        tensor.place(memory)
         return tensor
 
     def shards(self, shape: Shape, dtype: np.dtype) -> list[Tensor]:
@@ -130,7 +130,7 @@ class Channel:
         pixels = prod(whole.shape[2:])
         found = []
         for here, there, count in self.layout.runs(rank, self.ranks).tolist():
-            tensor = Tensor((whole.shape[0], count, *whole.shape[2:]), whole.step)
+            tensor = Tensor((whole.shape[0], count, *whole.shape[2:]), whole.dtype, whole.step)
             tensor.place(whole.flat[there * pixels :])
             found.append((here * pixels, tensor))
         return found
@@ -188,7 +188,7 @@ class Channel:
 
 def _like(tensor: Tensor, shard: Tensor, begin: int) -> Tensor:
     """Return the items of a shard that a tensor has elsewhere."""
-    part = Tensor(tensor.shape, shard.step)
+    part = Tensor(tensor.shape, tensor.dtype, shard.step)
     part.place(shard.flat[begin:])
     return part
 

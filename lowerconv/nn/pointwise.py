@@ -1,0 +1,71 @@
+"""Layers that apply a function of one number to every item: sigmoid, SiLU, clip, GELU."""
+
+from __future__ import annotations
+
+from math import inf
+
+from lowerconv.nn.frame import Frame
+from lowerconv.nn.module import Layer, Shape
+from lowerconv.nn.step import Step
+from lowerconv.ops.pointwise import FUNCTIONS, pointwise, pointwise_grad
+from lowerconv.runtime.threads import get_num_threads, parallel_region
+
+_DEFAULTS = {
+    "clip": (-inf, inf),
+    "leaky_relu": (0.01, 0.0),
+    "hard_sigmoid": (1 / 6, 0.5),
+    "silu": (1.0, 0.0),
+    "elu": (1.0, 1.0),
+    "softplus": (1.0, 0.0),
+    "affine": (1.0, 0.0),
+}
+
+
+class Pointwise(Layer):
+    """A function of each item.
+
+    Parameters
+    ----------
+    function : str
+        One of `lowerconv.ops.pointwise.FUNCTIONS`, where the formulas are.
+    a, b : float, optional
+        Its constants; by default those of PyTorch's function of that name.
+    """
+
+    keeps_x = True
+    in_place = True
+
+    def __init__(self, function: str, a: float | None = None, b: float | None = None) -> None:
+        super().__init__()
+        if function not in FUNCTIONS:
+            raise ValueError(f"function: got {function!r}, expected one of {sorted(FUNCTIONS)}")
+        defaults = _DEFAULTS.get(function, (0.0, 0.0))
+        self.function = function
+        self.a = float(defaults[0] if a is None else a)
+        self.b = float(defaults[1] if b is None else b)
+
+    def result_shape(self, *shapes: Shape) -> Shape:
+        """Return the shape of the operand."""
+        return shapes[0]
+
+    def _constants(self, frame: Frame) -> tuple[int, float, float]:
+        kind = frame.dtype.type
+        return FUNCTIONS[self.function], kind(self.a), kind(self.b)
+
+    def compute(self, frame: Frame, step: Step) -> None:
+        """Apply the function."""
+        x, y = frame.x, frame.y
+        size = (y.images, y.size, *self._constants(frame))
+        with parallel_region(get_num_threads()) as team:
+            pointwise(team, x.flat, x.step, y.flat, y.step, *size)
+
+    def differentiate(self, frame: Frame, step: Step) -> None:
+        """Multiply the gradient with the derivative."""
+        x, dy, dx = frame.x, frame.gradient, frame.dx
+        if dx is None:
+            return
+        size = (x.images, x.size, *self._constants(frame))
+        with parallel_region(get_num_threads()) as team:
+            pointwise_grad(
+                team, x.flat, x.step, dy.flat, dy.step, dx.flat, dx.step, *size, frame.adds[0]
+            )
