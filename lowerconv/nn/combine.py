@@ -114,24 +114,58 @@ def mask(dy: Tensor, y: Tensor) -> None:
         )
 
 
-class Flatten(Layer):
-    """(N, C, H, W) to (N, C*H*W), without copying where images lie together."""
+class View(Layer):
+    """The same items in another shape, without copying where they are one run.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the result.
+    """
 
     is_view = True
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def result_shape(self, *shapes: Shape) -> Shape:
+        """Return the shape of the result."""
+        return self.shape
+
+    def compute(self, frame: Frame, step: Step) -> None:
+        """Do nothing, or copy."""
+        if frame.views[0]:
+            return
+        if frame.x.images == frame.y.images:
+            move(frame.x, frame.y, False)
+        else:
+            frame.y.array[...] = frame.x.array.reshape(frame.y.shape)
+
+    def differentiate(self, frame: Frame, step: Step) -> None:
+        """Do nothing, or copy back."""
+        dx = frame.dx
+        if dx is None or frame.views_gradient[0]:
+            return
+        if dx.images == frame.gradient.images:
+            move(frame.gradient, dx, frame.adds[0])
+            return
+        gradient = frame.gradient.array.reshape(dx.shape)
+        if frame.adds[0]:
+            dx.array[...] += gradient
+        else:
+            dx.array[...] = gradient
+
+
+class Flatten(View):
+    """(N, C, H, W) to (N, C*H*W), without copying where images lie together."""
+
+    def __init__(self) -> None:
+        super().__init__(())
 
     def result_shape(self, *shapes: Shape) -> Shape:
         """Return one row per sample."""
         return (shapes[0][0], prod(shapes[0][1:]))
-
-    def compute(self, frame: Frame, step: Step) -> None:
-        """Do nothing, or copy."""
-        if not frame.views[0]:
-            move(frame.x, frame.y, False)
-
-    def differentiate(self, frame: Frame, step: Step) -> None:
-        """Do nothing, or copy back."""
-        if frame.dx is not None and not frame.views_gradient[0]:
-            move(frame.gradient, frame.dx, frame.adds[0])
 
 
 def concat(*values: Value) -> Value:

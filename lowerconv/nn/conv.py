@@ -15,7 +15,6 @@ from lowerconv.nn.frame import Frame
 from lowerconv.nn.freeze import emptied
 from lowerconv.nn.init import he_normal
 from lowerconv.nn.module import Layer, Parameter, Shape
-from lowerconv.nn.norm import BatchNorm2d
 from lowerconv.nn.step import Step
 from lowerconv.ops.elementwise import bias_relu_grad
 from lowerconv.runtime.threads import get_num_threads, parallel_region
@@ -72,6 +71,19 @@ class Conv2d(Layer):
         self.algorithm = algorithm
         self.initialize(np.random.default_rng())
 
+    @classmethod
+    def of(
+        cls, weight: np.ndarray, bias: np.ndarray | None, *geometry: Any, algorithm: str = "auto"
+    ) -> Conv2d:
+        """Return a layer with these filters (K, C/groups, R, S); `geometry` is stride, padding,
+        dilation and groups."""
+        layer = cls.__new__(cls)
+        Layer.__init__(layer)
+        layer.weight = Parameter(weight)
+        layer.bias = None if bias is None else Parameter(bias)
+        layer.geometry, layer.algorithm = geometry, algorithm
+        return layer
+
     def initialize(self, rng: np.random.Generator) -> None:
         """Draw the filters (He) and set the bias to zero."""
         he_normal(rng, self.weight.data)
@@ -90,14 +102,15 @@ class Conv2d(Layer):
         return (problem.N, problem.K, problem.P, problem.Q)
 
     def absorbs(self, following: Layer) -> Layer | None:
-        """Return a convolution that does what this one and then a batch norm do at inference.
+        """Return a convolution that does what this one and then a scaling do at inference.
 
         ``norm(conv(x, w) + b) = conv(x, w * scale) + (b * scale + shift)``, for each filter.
         """
-        if not isinstance(following, BatchNorm2d):
-            return None
         weight = self.weight.data
-        scale, shift = following.scale_and_shift()
+        found = following.scale_and_shift(len(weight))
+        if found is None:
+            return None
+        scale, shift = found
         bias = self.bias.data.astype(np.float64) if self.bias else 0.0
         both = copy(self)
         both.weight = Parameter((weight * scale[:, None, None, None]).astype(weight.dtype))

@@ -61,9 +61,7 @@ class Tensor:
         strides = [item]
         for extent in self.shape[:1:-1]:
             strides.insert(0, strides[0] * extent)
-        self.array = np.ndarray(
-            self.shape, self.dtype, memory, 0, (self.step * item, *strides)
-        )
+        self.array = np.ndarray(self.shape, self.dtype, memory, 0, (self.step * item, *strides))
 
 
 @not_copied("copy the network, which plans anew")

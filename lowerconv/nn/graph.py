@@ -78,15 +78,19 @@ class Graph:
 
     Attributes
     ----------
-    input : Value
+    inputs : tuple of Value
     results : tuple of Value
         What the module returns.
     nodes : list of Node
     """
 
-    def __init__(self, module: Module, x_shape: Shape, dtype: Any, training: bool) -> None:
-        self.input = Value(tuple(map(int, x_shape)), np.dtype(dtype))
-        made = module(self.input)
+    def __init__(self, module: Module, x_shape: Any, dtype: Any, training: bool) -> None:
+        shapes, dtypes = (x_shape, dtype) if isinstance(dtype, tuple) else ((x_shape,), (dtype,))
+        self.inputs = tuple(
+            Value(tuple(map(int, shape)), np.dtype(kind))
+            for shape, kind in zip(shapes, dtypes, strict=True)
+        )
+        made = module(*self.inputs)
         results = made if isinstance(made, tuple) else (made,)
         for result in results:
             if not isinstance(result, Value):
@@ -146,6 +150,11 @@ class Graph:
                     "with parameters of their own"
                 )
 
+    @property
+    def input(self) -> Value:
+        """The first input, of most networks the only one."""
+        return self.inputs[0]
+
     def replace(self, old: Value, new: Value) -> None:
         """Have all nodes read another value instead of one."""
         for node in self.nodes:
@@ -155,7 +164,7 @@ class Graph:
 
     def consumers(self) -> dict[Value, list[Node]]:
         """Return who reads each value, a node as often as it does."""
-        found: dict[Value, list[Node]] = {self.input: []}
+        found: dict[Value, list[Node]] = {value: [] for value in self.inputs}
         for node in self.nodes:
             found[node.result] = []
         for node in self.nodes:

@@ -48,6 +48,16 @@ class Linear(Layer):
         self.accumulates = False
         self.initialize(np.random.default_rng())
 
+    @classmethod
+    def of(cls, weight: np.ndarray, bias: np.ndarray | None) -> Linear:
+        """Return a layer with these weights, (out_features, in_features)."""
+        layer = cls.__new__(cls)
+        Layer.__init__(layer)
+        layer.weight = Parameter(weight)
+        layer.bias = None if bias is None else Parameter(bias)
+        layer.accumulates = False
+        return layer
+
     def initialize(self, rng: np.random.Generator) -> None:
         """Draw the weights (LeCun, since the last layer has no ReLU) and set the bias to zero."""
         lecun_normal(rng, self.weight.data)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lowerconv.checks import shape
+from lowerconv.conv.problem import DTYPES
 from lowerconv.nn import exchange, program
 from lowerconv.nn.attributes import Attributes, Parameter
 from lowerconv.nn.graph import Node, Value
@@ -61,6 +62,7 @@ class Module(Attributes):
     """
 
     returns_all = False  # at inference, too, all values that `forward` returns
+    frozen = False  # whether parameters never change, so that kernels may keep them packed
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,8 +99,7 @@ class Module(Attributes):
         An array gives an array of its own, to any thread; use `run` to get one written again.
         """
         if values and isinstance(values[0], np.ndarray):
-            (x,) = values
-            return program.answer(self, x)
+            return program.answer(self, values[0] if len(values) == 1 else values)
         return self.forward(*values)
 
     # --- parameters ---
@@ -146,6 +147,19 @@ class Module(Attributes):
             child.initialize(rng)
 
     # --- running ---
+
+    def check_input(self, *xs: np.ndarray) -> None:
+        """Raise TypeError or ValueError where arrays are not what the module takes."""
+        if len(xs) != 1:
+            raise TypeError(f"x: got {len(xs)} arrays, expected one")
+        (x,) = xs
+        expected = program.dtype_of(self, x.dtype)
+        if x.dtype != expected:
+            raise TypeError(f"x: got dtype {x.dtype}, expected {expected}, that of the parameters")
+        if x.dtype not in DTYPES:
+            raise TypeError(f"x: got dtype {x.dtype}, expected float32 or float64")
+        if not x.ndim:
+            raise ValueError("x: got shape (), expected a batch (N, ...)")
 
     def run(self, x: np.ndarray, step: Step = INFERENCE) -> Any:
         """Compute the result for a batch.
@@ -311,6 +325,13 @@ class Layer(Module):
 
     def absorbs(self, following: Layer) -> Layer | None:
         """Return a layer that does what this one and then `following` do at inference, if any."""
+        return None
+
+    def scale_and_shift(self, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the factor and the summand, (channels,) each, if the layer is no more at inference.
+
+        Operands are (N, channels, ...).
+        """
         return None
 
     def saved(self, *shapes: Shape) -> dict[str, tuple[Shape, Any]]:

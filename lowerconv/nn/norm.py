@@ -87,8 +87,8 @@ class BatchNorm2d(Layer):
         C, kind = shapes[0][1], np.dtype(np.float64)
         return {"mean": ((C,), kind), "inv_std": ((C,), kind)}
 
-    def scale_and_shift(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return what each channel is multiplied with, and what then is added, at inference."""
+    def scale_and_shift(self, channels: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return what each channel is multiplied with, and what then is added."""
         scale = self.weight.data / np.sqrt(self.running_var.astype(np.float64) + self.eps)
         return scale, self.bias.data - self.running_mean * scale
 

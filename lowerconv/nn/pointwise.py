@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import inf
 
+import numpy as np
+
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.module import Layer, Shape
 from lowerconv.nn.step import Step
@@ -47,6 +49,12 @@ class Pointwise(Layer):
     def result_shape(self, *shapes: Shape) -> Shape:
         """Return the shape of the operand."""
         return shapes[0]
+
+    def scale_and_shift(self, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the factor and the summand of a linear function."""
+        if self.function != "affine":
+            return None
+        return np.full(channels, self.a), np.full(channels, self.b)
 
     def _constants(self, frame: Frame) -> tuple[int, float, float]:
         kind = frame.dtype.type

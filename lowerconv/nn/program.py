@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from lowerconv.checks import plain_array
 from lowerconv.conv.arrays import contiguous
-from lowerconv.conv.problem import DTYPES
 from lowerconv.copying import not_copied
 from lowerconv.machine.memory import memory_limit
 from lowerconv.nn.frame import Frame, Tensor
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
 PROGRAMS = 16  # kept by an execution, the latest: their memory is one arena
 Shape = tuple[int, ...]
+Arrays: TypeAlias = "np.ndarray | tuple[np.ndarray, ...]"  # the input of a network, or its inputs
 Watch = Callable[["Layer", Frame, str], None]  # told "forward" or "backward" after every node
 Gate = Callable[["Layer"], None]  # asked before every node of a forward step
 
@@ -40,7 +40,7 @@ class Program:
     ----------
     module : Module
     x_shape, dtype
-        Of the input.
+        Of the input; tuples of these where there are several.
     training, input_grad : bool
         As of `Step`.
     arena : Arena
@@ -59,8 +59,8 @@ class Program:
     def __init__(
         self,
         module: Module,
-        x_shape: Shape,
-        dtype: np.dtype,
+        x_shape: Any,
+        dtype: Any,
         training: bool,
         input_grad: bool,
         arena: Arena,
@@ -75,7 +75,7 @@ class Program:
             raise MemoryError(_too_large(module, x_shape, training, plan.nbytes + kept))
         self._generation = -1
         self._placed: list[tuple[Tensor, int]] = []
-        self._input = Tensor(graph.input.shape, graph.input.dtype)
+        self._inputs = {value: Tensor(value.shape, value.dtype) for value in graph.inputs}
         self._tensors: dict[tuple[Value, bool], Tensor] = {}
         self.results = [self._tensor(value) for value in graph.results]
         self.dresults = [self._tensor(v, True) if v in plan.learnt else None for v in graph.results]
@@ -99,8 +99,8 @@ class Program:
 
     def _tensor(self, value: Value, gradient: bool = False) -> Tensor:
         """Return the one tensor of a value or gradient."""
-        if value is self.graph.input and not gradient:
-            return self._input
+        if value in self._inputs and not gradient:
+            return self._inputs[value]
         tensor = self._tensors.get((value, gradient))
         if tensor is None:
             place = (self.plan.gradients if gradient else self.plan.values)[value]
@@ -111,7 +111,7 @@ class Program:
 
     def _frame(self, node: Any, constant: bool, written: set[Value]) -> Frame:
         xs = tuple(self._tensor(value) for value in node.operands)
-        frame = Frame(node.name, self.graph.input.dtype, xs, self._tensor(node.result))
+        frame = Frame(node.name, node.result.dtype, xs, self._tensor(node.result))
         frame.relu, frame.training, frame.constant = node.relu, self.training, constant
         frame.views = self.plan.lies_in(node)
         if node.residual is not None:
@@ -154,7 +154,7 @@ class Program:
 
     def forward(
         self,
-        x: np.ndarray,
+        x: Arrays,
         step: Step,
         watches: Collection[Watch] = (),
         gates: Collection[Gate] = (),
@@ -162,7 +162,8 @@ class Program:
         """Compute the results for `x`; see `Module.run`."""
         self._place()
         self.arena.user = None  # whatever interrupts it
-        self._input.place(contiguous(x, "x").reshape(-1))
+        for tensor, given in zip(self._inputs.values(), arrays_of(x), strict=True):
+            tensor.place(contiguous(given, "x").reshape(-1))
         for layer, frame in self.steps:
             for gate in gates:
                 gate(layer)
@@ -228,7 +229,7 @@ class Program:
 
 
 def make_graph(
-    module: Module, x_shape: Shape, dtype: np.dtype, training: bool, constant: bool = False
+    module: Module, x_shape: Any, dtype: Any, training: bool, constant: bool = False
 ) -> Graph:
     """Return the graph of a module with everything in it that can be done in one pass."""
     graph = Graph(module, x_shape, dtype, training)
@@ -247,36 +248,45 @@ def make_graph(
     return graph
 
 
-def _dtype(module: Module, default: Any) -> np.dtype:
+def arrays_of(x: Arrays) -> tuple[np.ndarray, ...]:
+    """Return the inputs as a tuple."""
+    return x if isinstance(x, tuple) else (x,)
+
+
+def dtype_of(module: Module, default: Any) -> np.dtype:
     """Return the dtype of a module's parameters."""
     return next((p.data.dtype for p in module.parameters().values()), np.dtype(default))
 
 
 def program_of(
-    module: Module, execution: Execution, x: np.ndarray, training: bool, input_grad: bool
+    module: Module, execution: Execution, x: Arrays, training: bool, input_grad: bool
 ) -> Program:
     """Return the program of a module for an input, from those kept where it was made before."""
-    plain_array(x, "x")
+    for given in arrays_of(x):
+        plain_array(given, "x")
+    if isinstance(x, tuple):
+        shape: Any = tuple(given.shape for given in x)
+        dtype: Any = tuple(given.dtype for given in x)
+    else:
+        shape, dtype = x.shape, x.dtype
     setting = get_num_threads(), generation(), module._structures
-    key = (x.shape, x.dtype, training, input_grad, *setting)
+    key = (shape, dtype, training, input_grad, *setting)
     programs = execution.programs
     program = programs.pop(key, None)
     if program is None:
-        expected = _dtype(module, x.dtype)
-        if x.dtype != expected:
-            raise TypeError(f"x: got dtype {x.dtype}, expected {expected}, that of the parameters")
-        if x.dtype not in DTYPES:
-            raise TypeError(f"x: got dtype {x.dtype}, expected float32 or float64")
-        if not x.ndim:
-            raise ValueError("x: got shape (), expected a batch (N, ...)")
-        program = Program(module, x.shape, x.dtype, training, input_grad, execution.arena)
+        module.check_input(*arrays_of(x))
+        if training and module.frozen:
+            raise RuntimeError("run: the parameters of this network are frozen, expected others")
+        program = Program(
+            module, shape, dtype, training, input_grad, execution.arena, module.frozen
+        )
         while len(programs) >= PROGRAMS:
             del programs[next(iter(programs))]
     programs[key] = program  # the latest is last
     return program
 
 
-def run(module: Module, x: np.ndarray, step: Step, watches: Collection[Watch] | None = None) -> Any:
+def run(module: Module, x: Arrays, step: Step, watches: Collection[Watch] | None = None) -> Any:
     """Compute with what the calling thread has of its own; see `Module.run`.
 
     `watches` are told of this run instead of those that the module has.
@@ -317,54 +327,57 @@ def _own(module: Module, what: str) -> Execution:
     return execution
 
 
-def answer(module: Module, x: np.ndarray) -> np.ndarray:
-    """Return the result of inference, an array of the caller's own; threads take turns."""
+def answer(module: Module, x: Arrays) -> Any:
+    """Return the results of inference, arrays of the caller's own; threads take turns."""
     with module._use.turns.take():
         program = program_of(module, module._use.answering, x, False, False)
         watches, gates = tuple(module._watches.values()), tuple(module._gates.values())
-        result: np.ndarray = program.forward(x, INFERENCE, watches, gates).copy()
-    return result
+        return _copied(program.forward(x, INFERENCE, watches, gates))
+
+
+def _copied(results: Any) -> Any:
+    """Return copies of one array, or of several."""
+    return tuple(r.copy() for r in results) if isinstance(results, tuple) else results.copy()
 
 
 @not_copied("copy the network, and compile the copy")
 class Compiled:
     """What `Module.compile` returns: a function that knows addresses, which copies cannot have."""
 
-    def __init__(self, infer: Callable[[np.ndarray], np.ndarray]) -> None:
+    def __init__(self, infer: Callable[[np.ndarray], Any]) -> None:
         self._infer = infer
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Return the result for `x`, an array of the caller's own."""
+    def __call__(self, x: np.ndarray) -> Any:
+        """Return the result for `x`, an array of the caller's own; of several, a tuple."""
         return self._infer(x)
 
 
 def compiled(module: Module, x_shape: Shape) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function for inference with the parameters as they are; see `Module.compile`."""
-    dtype = _dtype(module, np.float32)
+    dtype = dtype_of(module, np.float32)
     program = Program(module, x_shape, dtype, False, False, Arena(), constant=True)
     turns = Turns("a compiled network")
 
-    def infer(x: np.ndarray) -> np.ndarray:
+    def infer(x: np.ndarray) -> Any:
         """Return the result for `x`, an array of the caller's own."""
         plain_array(x, "x")
         if x.shape != x_shape or x.dtype != dtype:
             raise ValueError(f"x: got {x.dtype} {x.shape}, expected {dtype} {x_shape}")
         with turns.take():
-            result: np.ndarray = program.forward(x, INFERENCE).copy()
-        return result
+            return _copied(program.forward(x, INFERENCE))
 
     return Compiled(infer)
 
 
 def memory_report(module: Module, x_shape: Shape, training: bool) -> MemoryReport:
     """Return the memory of a step; see `Module.memory_report`."""
-    dtype = _dtype(module, np.float32)
+    dtype = dtype_of(module, np.float32)
     return Program(module, x_shape, dtype, training, False, Arena()).report(module)
 
 
 def arena_bytes(module: Module, x_shape: Shape, training: bool) -> int:
     """Return the bytes of the arena of a step, without deciding anything else about it."""
-    graph = make_graph(module, x_shape, _dtype(module, np.float32), training)
+    graph = make_graph(module, x_shape, dtype_of(module, np.float32), training)
     return MemoryPlan(graph, training, False).nbytes
 
 

@@ -1,0 +1,113 @@
+"""Normalisation: by stored statistics, and by those of images, groups or layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lowerconv.nn import functional as F
+from lowerconv.nn.module import Layer
+from lowerconv.nn.norm import BatchNorm2d, LocalResponseNorm
+from lowerconv.onnx.registry import Node, operator, parameters
+
+
+@parameters("BatchNormalization")
+def batch_norm_layer(node: Node, known: dict[int, np.ndarray]) -> Layer | None:
+    """Return a batch norm with constant statistics."""
+    if not all(i in known for i in (1, 2, 3, 4)) or len(node.outputs) > 1:
+        return None
+    scale, shift, mean, var = (known[i] for i in (1, 2, 3, 4))
+    layer = BatchNorm2d(
+        *(scale.size, node.get("epsilon", 1e-5), 1 - node.get("momentum", 0.9)), dtype=scale.dtype
+    )
+    layer.weight.data, layer.bias.data = scale.copy(), shift.copy()
+    layer.running_mean, layer.running_var = mean.copy(), var.copy()
+    return layer
+
+
+@operator("BatchNormalization")
+def batch_norm(node: Node, x: Any, scale: Any, shift: Any, mean: Any, var: Any) -> Any:
+    """Import BatchNormalization with stored statistics."""
+    shape = x.shape
+    layer = node.layer
+    if isinstance(layer, BatchNorm2d):
+        if len(shape) != 4:
+            x = F.reshape(x, (*shape[:2], int(np.prod(shape[2:])), 1))
+        return F.reshape(layer(x), shape)
+    if node.get("training_mode", 0) or any(not isinstance(v, np.ndarray) for v in (scale, shift)):
+        raise NotImplementedError("statistics are no constants")
+    wide = (-1,) + (1,) * (len(shape) - 2)
+    factor = scale / np.sqrt(var.astype(np.float64) + node.get("epsilon", 1e-5))
+    summand = shift - mean * factor
+    y = F.arithmetic("mul", x, factor.reshape(wide).astype(scale.dtype))
+    return F.arithmetic("add", y, summand.reshape(wide).astype(scale.dtype))
+
+
+@operator("InstanceNormalization", how="NumPy")
+def instance_norm(node: Node, x: Any, scale: Any, shift: Any) -> Any:
+    """Import InstanceNormalization."""
+    wide = (-1,) + (1,) * (len(x.shape) - 2)
+    y = F.normalize(x, tuple(range(2, len(x.shape))), node.get("epsilon", 1e-5))
+    y = F.arithmetic("mul", y, F.reshape(scale, wide))
+    return F.arithmetic("add", y, F.reshape(shift, wide))
+
+
+@operator("GroupNormalization", since=18, how="NumPy")
+def group_norm_by_groups(node: Node, x: Any, scale: Any, shift: Any) -> Any:
+    """Import GroupNormalization, with a scale for each group before version 21."""
+    each = x.shape[1] // node.attributes["num_groups"]
+    return group_norm(node, x, np.repeat(scale, each), np.repeat(shift, each))
+
+
+@operator("GroupNormalization", since=21, how="NumPy")
+def group_norm(node: Node, x: Any, scale: Any, shift: Any) -> Any:
+    """Import GroupNormalization."""
+    groups, shape = node.attributes["num_groups"], x.shape
+    wide = (-1,) + (1,) * (len(shape) - 2)
+    y = F.normalize(F.reshape(x, (shape[0], groups, -1)), (2,), node.get("epsilon", 1e-5))
+    y = F.arithmetic("mul", F.reshape(y, shape), F.reshape(scale, wide))
+    return F.arithmetic("add", y, F.reshape(shift, wide))
+
+
+@operator("LayerNormalization", how="NumPy")
+def layer_norm(node: Node, x: Any, scale: Any, shift: Any = None) -> Any:
+    """Import LayerNormalization; its further outputs are mean and 1 / deviation."""
+    axis = node.get("axis", -1) % len(x.shape)
+    axes, epsilon = tuple(range(axis, len(x.shape))), node.get("epsilon", 1e-5)
+    y = F.arithmetic("mul", F.normalize(x, axes, epsilon), scale)
+    y = y if shift is None else F.arithmetic("add", y, shift)
+    if len(node.outputs) < 2:
+        return y
+    mean = F.reduce("mean", x, axes, True)
+
+    def inverse(x: np.ndarray) -> np.ndarray:
+        return (1 / np.sqrt(x.var(axis=axes, keepdims=True) + epsilon)).astype(x.dtype)
+
+    return y, mean, F.computed("inverse deviation", inverse, x)
+
+
+@operator("LpNormalization", how="NumPy")
+def lp_norm(node: Node, x: Any) -> Any:
+    """Import LpNormalization."""
+    axis, order = node.get("axis", -1), node.get("p", 2)
+
+    def function(x: np.ndarray) -> np.ndarray:
+        size = np.linalg.norm(x, order, axis=axis, keepdims=True)
+        return np.where(size == 0, 0, x / np.where(size == 0, 1, size)).astype(x.dtype)
+
+    return F.computed("lp_norm", function, x)
+
+
+@operator("LRN")
+def lrn(node: Node, x: Any) -> Any:
+    """Import LRN."""
+    size = node.attributes["size"]
+    constants = node.get("alpha", 1e-4), node.get("beta", 0.75), node.get("bias", 1.0)
+    return LocalResponseNorm(size, *constants)(x)
+
+
+@operator("MeanVarianceNormalization", how="NumPy")
+def mean_variance(node: Node, x: Any) -> Any:
+    """Import MeanVarianceNormalization."""
+    return F.normalize(x, tuple(node.get("axes") or (0, 2, 3)), 1e-9)

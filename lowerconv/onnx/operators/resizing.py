@@ -1,0 +1,102 @@
+"""Resize and Upsample."""
+
+from __future__ import annotations
+
+from math import floor
+from typing import Any
+
+import numpy as np
+
+from lowerconv.nn import functional as F
+from lowerconv.nn.resize import Resize, taps
+from lowerconv.onnx.operators.shapes import numbers
+from lowerconv.onnx.registry import Node, operator
+
+
+@operator("Upsample", since=7)
+def upsample_by_attribute(node: Node, x: Any) -> Any:
+    """Import Upsample, whose scales are an attribute before version 9."""
+    return _resized(node, x, [float(s) for s in node.attributes["scales"]], None)
+
+
+@operator("Upsample", since=9)
+def upsample(node: Node, x: Any, scales: Any) -> Any:
+    """Import Upsample."""
+    return _resized(node, x, [float(s) for s in scales], None)
+
+
+@operator("Resize", since=10)
+def resize_by_scales(node: Node, x: Any, scales: Any) -> Any:
+    """Import Resize as in version 10, which is what Upsample was."""
+    return _resized(node, x, [float(s) for s in scales], None)
+
+
+@operator("Resize", since=11)
+def resize(node: Node, x: Any, roi: Any = None, scales: Any = None, sizes: Any = None) -> Any:
+    """Import Resize."""
+    if not isinstance(scales, (np.ndarray, type(None))):
+        raise ValueError("scales: depend on the contents of the input, expected constants")
+    rank = len(x.shape)
+    axes = [a % rank for a in node.get("axes") or range(rank)]
+    wanted = None if sizes is None or not np.size(sizes) else numbers(sizes, "sizes")
+    ratio = [1.0] * rank
+    if wanted is not None:
+        each = [n / x.shape[a] for a, n in zip(axes, wanted, strict=True)]
+        policy = node.get("keep_aspect_ratio_policy", "stretch")
+        full = list(x.shape)
+        if policy == "stretch":
+            for axis, n in zip(axes, wanted, strict=True):
+                full[axis] = n
+        else:
+            common = min(each) if policy == "not_larger" else max(each)
+            each = [common] * len(each)
+            for axis in axes:
+                full[axis] = int(floor(common * x.shape[axis] + 0.5))
+        for axis, value in zip(axes, each, strict=True):
+            ratio[axis] = value
+        return _resized(node, x, ratio, full, roi)
+    for axis, value in zip(axes, [float(s) for s in scales], strict=True):
+        ratio[axis] = value
+    return _resized(node, x, ratio, None, roi)
+
+
+def _resized(
+    node: Node, x: Any, scales: list[float], sizes: list[int] | None, roi: Any = None
+) -> Any:
+    """Return `x` resized along every axis whose scale is not 1."""
+    shape = [floor(n * s) for n, s in zip(x.shape, scales, strict=True)] if sizes is None else sizes
+    mode = node.get("mode", "nearest")
+    coordinates = node.get(
+        "coordinate_transformation_mode", "half_pixel" if node.version > 10 else "asymmetric"
+    )
+    if coordinates == "tf_crop_and_resize":
+        raise NotImplementedError("coordinate_transformation_mode: tf_crop_and_resize")
+    options = (
+        *(mode, coordinates),
+        *(node.get("nearest_mode", "round_prefer_floor" if node.version > 10 else "floor"),),
+        *(node.get("cubic_coeff_a", -0.75), bool(node.get("exclude_outside", 0))),
+        bool(node.get("antialias", 0)),
+    )
+    rank = len(shape)
+    changed = [i for i in range(rank) if (shape[i], scales[i]) != (x.shape[i], 1.0)]
+    found = {i: taps(x.shape[i], shape[i], scales[i], *options) for i in changed}
+    if not changed:
+        return x
+    if rank == 4 and set(changed) <= {2, 3} and x.dtype.kind == "f":
+        same = [(np.arange(n)[:, None], np.ones((n, 1))) for n in x.shape]
+        layer = Resize(found.get(2, same[2]), found.get(3, same[3]))
+        return F.apply(layer, x)
+
+    def function(x: np.ndarray) -> np.ndarray:
+        for axis, (index, weights) in found.items():
+            wide = [1] * rank
+            wide[axis] = -1
+            parts = [
+                np.take(x, index[:, t], axis) * weights[:, t].reshape(wide)
+                for t in range(index.shape[1])
+            ]
+            x = sum(parts[1:], parts[0])
+        return x
+
+    kind = x.dtype
+    return F.computed("resize", lambda x: function(x).astype(kind), x)

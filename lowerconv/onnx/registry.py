@@ -1,0 +1,101 @@
+"""The table of operators: which function imports which operator, in which versions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lowerconv.nn.module import Layer
+
+Importer = Callable[..., Any]
+
+
+@dataclass
+class Node:
+    """A node of a model, as importers see it.
+
+    Attributes
+    ----------
+    operator, name : str
+    inputs, outputs : tuple of str
+        Names of tensors; "" where an optional one is absent.
+    attributes : dict
+        Values of Python and NumPy by name.
+    version : int
+        Of the operators of the model.
+    layer : Layer or None
+        With the parameters of the node, where it has some of its own.
+    proto : NodeProto
+    """
+
+    operator: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: dict[str, Any]
+    version: int
+    proto: Any = None
+    layer: Layer | None = None
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return an attribute."""
+        return self.attributes.get(name, default)
+
+
+@dataclass
+class Operator:
+    """How an operator is imported.
+
+    Attributes
+    ----------
+    versions : list of (int, callable)
+        First version, and the function for it and later ones: given the node and its operands,
+        returns the result, or a tuple of results.
+    layer : callable or None
+        Given the node and its constant operands by position, returns the layer that has them as
+        parameters, or None where they are not what such a layer has.
+    how : str
+        For people: "compiled" or "NumPy".
+    """
+
+    versions: list[tuple[int, Importer]] = field(default_factory=list)
+    layer: Callable[[Node, dict[int, np.ndarray]], Layer | None] | None = None
+    how: str = "compiled"
+
+
+OPERATORS: dict[str, Operator] = {}
+
+
+def operator(*names: str, since: int = 1, how: str = "compiled") -> Callable[[Importer], Importer]:
+    """Return a decorator that makes a function the importer of operators."""
+
+    def register(function: Importer) -> Importer:
+        for name in names:
+            found = OPERATORS.setdefault(name, Operator())
+            found.versions.append((since, function))
+            found.versions.sort(key=lambda entry: entry[0])
+            found.how = how
+        return function
+
+    return register
+
+
+def parameters(*names: str) -> Callable[[Any], Any]:
+    """Return a decorator that makes a function the maker of the layers of operators."""
+
+    def register(function: Any) -> Any:
+        for name in names:
+            OPERATORS.setdefault(name, Operator()).layer = function
+        return function
+
+    return register
+
+
+def importer_of(name: str, version: int) -> Importer | None:
+    """Return the function that imports an operator in a version, None where there is none."""
+    found = OPERATORS.get(name)
+    fitting = [f for since, f in found.versions if since <= version] if found else []
+    return fitting[-1] if fitting else None
