@@ -65,6 +65,9 @@ class Attributes:
             A name with a dot; or a module that this one is a part of.
         """
         before = self.__dict__.get(name, _MISSING)
+        if type(value) in _PLAIN and type(before) in _PLAIN and name != "forward":
+            object.__setattr__(self, name, value)  # most attributes, of layers made in thousands
+            return
         self._check(name, before, value)
         super().__setattr__(name, value)
         self._note(name, before, value)
@@ -118,6 +121,7 @@ class Attributes:
 _changes = count(1)
 _MISSING = object()
 _PARTS = (Attributes, Parameter)
+_PLAIN = frozenset({bool, int, float, str, type(None), type(_MISSING), np.ndarray})
 
 
 def _contains(module: Any, part: Any) -> bool:

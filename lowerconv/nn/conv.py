@@ -75,8 +75,10 @@ class Conv2d(Layer):
     def of(
         cls, weight: np.ndarray, bias: np.ndarray | None, *geometry: Any, algorithm: str = "auto"
     ) -> Conv2d:
-        """Return a layer with these filters (K, C/groups, R, S); `geometry` is stride, padding,
-        dilation and groups."""
+        """Return a layer with these filters, (K, C/groups, R, S).
+
+        `geometry` is stride, padding, dilation and groups.
+        """
         layer = cls.__new__(cls)
         Layer.__init__(layer)
         layer.weight = Parameter(weight)

@@ -70,14 +70,21 @@ class Module(Attributes):
 
     def _forget(self) -> None:
         """Start without what copies of a module do not share: programs know addresses."""
-        self._use = Use()
+        self.__dict__.pop("_made_use", None)
         self._watches: Hooks = OrderedDict()
         self._gates: Hooks = OrderedDict()
 
+    @property
+    def _use(self) -> Use:
+        """What threads run the module with; most layers are never run on their own."""
+        made = self.__dict__.get("_made_use")
+        # Of two threads that make one both get the first.
+        return made or self.__dict__.setdefault("_made_use", Use())  # type: ignore[no-any-return]
+
     def __getstate__(self) -> dict[str, Any]:
         kept = dict(self.__dict__)
-        for name in ("_use", "_watches", "_gates"):
-            del kept[name]
+        for name in ("_made_use", "_watches", "_gates"):
+            kept.pop(name, None)
         kept.pop("_recorded", None)
         kept["_children"] = dict(self._children)  # of shallow copies, too
         return kept
@@ -328,10 +335,7 @@ class Layer(Module):
         return None
 
     def scale_and_shift(self, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return the factor and the summand, (channels,) each, if the layer is no more at inference.
-
-        Operands are (N, channels, ...).
-        """
+        """Return the factor and the summand of each channel, if the layer is no more at inference."""
         return None
 
     def saved(self, *shapes: Shape) -> dict[str, tuple[Shape, Any]]:

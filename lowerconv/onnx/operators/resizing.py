@@ -51,7 +51,7 @@ def resize(node: Node, x: Any, roi: Any = None, scales: Any = None, sizes: Any =
             common = min(each) if policy == "not_larger" else max(each)
             each = [common] * len(each)
             for axis in axes:
-                full[axis] = int(floor(common * x.shape[axis] + 0.5))
+                full[axis] = floor(common * x.shape[axis] + 0.5)
         for axis, value in zip(axes, each, strict=True):
             ratio[axis] = value
         return _resized(node, x, ratio, full, roi)
