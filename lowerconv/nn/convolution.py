@@ -49,7 +49,7 @@ def _taps(x_shape: Sequence[int], w: np.ndarray, g: Geometry) -> Iterator[tuple[
     windows = (D + before + after - dilation * (taps - 1) - 1) // stride + 1
     for t in range(taps):
         shift = t * dilation - before
-        first = max(0, -(-(-shift) // stride)) if shift < 0 else 0
+        first = max(0, (stride - 1 - shift) // stride)
         last = min(windows - 1, (D - 1 - shift) // stride)
         if first <= last:
             begin = first * stride + shift

@@ -335,7 +335,7 @@ class Layer(Module):
         return None
 
     def scale_and_shift(self, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return the factor and the summand of each channel, if the layer is no more at inference."""
+        """Return the factor and the summand of each channel, if it is only that at inference."""
         return None
 
     def saved(self, *shapes: Shape) -> dict[str, tuple[Shape, Any]]:
