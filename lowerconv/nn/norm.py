@@ -65,6 +65,26 @@ class BatchNorm2d(Layer):
         self.running_mean = np.zeros(C, dtype)
         self.running_var = np.ones(C, dtype)
 
+    @classmethod
+    def of(
+        cls,
+        num_features: int,
+        weight: np.ndarray | None,
+        bias: np.ndarray | None,
+        running_mean: np.ndarray | None,
+        running_var: np.ndarray | None,
+        **options: Any,
+    ) -> BatchNorm2d:
+        """Return a layer with these arrays of (C,); with arrays of its own where None."""
+        layer = cls(num_features, **options)
+        if weight is not None:
+            layer.weight = Parameter(weight)
+        if bias is not None:
+            layer.bias = Parameter(bias)
+        if running_mean is not None and running_var is not None:
+            layer.running_mean, layer.running_var = running_mean, running_var
+        return layer
+
     def initialize(self, rng: np.random.Generator) -> None:
         """Begin without scaling or shifting, and forget the statistics."""
         self.weight.data[:] = self.running_var[:] = 1
