@@ -154,6 +154,7 @@ fi
 epochs() {{ tail -n +2 "$out"/{metrics} 2>/dev/null | wc -l; }}
 epochs_before=$(epochs)
 requeue() {{
+  told=yes
   if [ "$(epochs)" -gt "$epochs_before" ]; then
     echo "time is nearly over: back to the queue after $(epochs) epochs"
     scontrol requeue "$SLURM_JOB_ID"
@@ -192,10 +193,10 @@ mpiexec=$(dirname "$python")/mpiexec
 _END = r"""
 # In the background, and waited for: bash runs a trap only between commands.
 ranks_pid=$!
-trap 'kill -TERM "$ranks_pid"' TERM INT
-wait "$ranks_pid"
-status=$?
-while kill -0 "$ranks_pid" 2>/dev/null; do  # a signal ended the wait, not the ranks
+trap 'told=yes; kill -TERM "$ranks_pid"' TERM INT
+told=yes
+while [ "$told" ]; do  # a signal ended the wait; how the ranks end is told by another one
+  told=
   wait "$ranks_pid"
   status=$?
 done

@@ -245,6 +245,20 @@ def test_time_that_is_over(script_of, running, tmp_path, done_before):
     assert process.wait(300) == 0
 
 
+def test_ranks_that_end_while_the_job_is_told(script_of, running, cluster, tmp_path):
+    """The wait for them was ended by the signal: how they ended is still what counts."""
+    ended = """#!/bin/bash
+    touch "$CALLS.go"
+    while pgrep -P "$PPID" -x srun > /dev/null; do sleep 0.02; done
+    """
+    Path(cluster["PATH"].split(":")[0], "scontrol").write_text(ended)
+    (tmp_path / "run").mkdir()
+    process = running(script_of("--nodes", 1, "--", "train", "--out", "run"))
+    (tmp_path / "run/metrics.csv").write_text(METRICS + "row\n")
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(300) == 0
+
+
 def test_ranks_are_ended_with_the_job(script_of, running):
     process = running(script_of("--nodes", 1, "--", "train"))
     process.send_signal(signal.SIGTERM)
