@@ -42,7 +42,7 @@ class Scratch:
         self._free += pieces
 
 
-class EpochCounts:
+class SentBytes:
     """What a collective puts on the wire.
 
     Attributes
@@ -75,7 +75,7 @@ class Link:
     ----------
     rank, ranks : int
     hosts : list of list of int
-    tally : EpochCounts
+    sent : SentBytes
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Link:
         self._members = range(self.ranks)
         self._pool = scratch or Scratch()
         self._taken: list[np.ndarray] = []
-        self.tally = EpochCounts()
+        self.sent = SentBytes()
 
     def among(self, members: Sequence[int]) -> Link:
         """Return a link for some of the ranks, this one included, numbered as they come."""
@@ -101,7 +101,7 @@ class Link:
         part.rank = list(members).index(self.rank)
         part._members = [self._members[m] for m in members]  # type: ignore[assignment]
         part.hosts = [[r] for r in range(part.ranks)]
-        part._pool, part._taken, part.tally = self._pool, self._taken, self.tally
+        part._pool, part._taken, part.sent = self._pool, self._taken, self.sent
         return part
 
     def tagged(self, tag: int) -> Link:
@@ -112,7 +112,7 @@ class Link:
 
     def send(self, array: np.ndarray, to: int) -> Requests:
         """Begin to send a contiguous array; return what has to be waited for."""
-        self.tally.nbytes += array.nbytes
+        self.sent.nbytes += array.nbytes
         return [self.comm.Isend(p, self._members[to], self.tag) for p in _pieces(array)]
 
     def receive(self, array: np.ndarray, source: int) -> Requests:
