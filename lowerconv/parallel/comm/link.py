@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,19 +43,12 @@ class Scratch:
         self._free += pieces
 
 
+@dataclass
 class SentBytes:
-    """What a collective puts on the wire.
+    """Bytes that this rank has sent for a collective; not known where the MPI library sends."""
 
-    Attributes
-    ----------
-    nbytes : int
-        That this rank has sent.
-    known : bool
-        False where the MPI library sends what it likes.
-    """
-
-    def __init__(self) -> None:
-        self.nbytes, self.known = 0, True
+    nbytes: int = 0
+    known: bool = True
 
 
 @not_copied("every collective is given its own")
