@@ -24,7 +24,7 @@ from lowerconv.data import Augment, Dataset, Loader, Normalizer, ShardSet
 from lowerconv.data.shards import Shard as ShardFile
 from lowerconv.data.split import Subset
 from lowerconv.nn.models import resnet20
-from lowerconv.parallel.comm.link import EpochCounts, Scratch
+from lowerconv.parallel.comm.link import Scratch, SentBytes
 from lowerconv.parallel.comm.listener import Listener
 from lowerconv.parallel.comm.rank_map import Place, RankMap
 from lowerconv.parallel.comm.status import Status
@@ -307,7 +307,7 @@ OTHERS = {
     ),
     RankMap: Made(lambda: RankMap([Place("here", 2, 2, 1)], [[0]]), RankMap.lines),
     Scratch: Made(Scratch, lambda scratch: scratch.take(64).nbytes),
-    EpochCounts: Made(EpochCounts, values),
+    SentBytes: Made(SentBytes, values),
     Listener: Made(Listener, values),
     Reporter: Made(Reporter, values),
     Staleness: Made(lambda: Staleness(3), values),

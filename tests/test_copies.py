@@ -39,7 +39,7 @@ PLAIN = """
     machine.topology.Cache machine.topology.NumaNode machine.topology.Package
     machine.topology.Topology machine.variables.Request nn.loss.LossResult nn.memory.Block
     nn.memory.MemoryReport nn.models.build.Layers nn.planning.Place parallel.comm.binding.Squeeze
-    parallel.comm.choice.Chosen parallel.comm.rank_map.Place parallel.faults.elastic.Recovery
+    parallel.comm.choice.Chosen parallel.comm.rank_map.Place
     parallel.faults.stall.Answer parallel.sharding.layout.Layout parallel.sharding.layout.Segment
     parallel.sharding.sharded_layers.Sharding parallel.slurm.Job
     parallel.options.ParallelOptions parallel.trace.chrome.Event
@@ -73,6 +73,7 @@ ELSEWHERE = {
     "nn.module.Module": "the base of modules",
     "nn.module.Layer": "the base of layers",
     "nn.optim.optimizer.Optimizer": "the base of optimizers",
+    "nn.schedule.Schedule": "an enumeration",
     # what has nothing of its own beside objects that are tested here
     "nn.step.Step": "numbers and a communicator",
     "nn.models.Model": "a function and numbers",

@@ -16,6 +16,7 @@ from lowerconv.nn.freeze import emptied
 from lowerconv.nn.init import he_normal
 from lowerconv.nn.module import Layer, Parameter, Shape
 from lowerconv.nn.norm import BatchNorm2d
+from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.step import Step
 from lowerconv.ops.elementwise import bias_relu_grad
 from lowerconv.runtime.threads import get_num_threads, parallel_region
@@ -160,12 +161,12 @@ class Conv2d(Layer):
                 )
         if frame.dresidual is not None:
             move(dy, frame.dresidual, frame.add_residual)
-        if not self.late:
-            self.differentiate_late(frame, step)
+        if self.schedule is not Schedule.WEIGHT_GRADIENTS_LATER:
+            self.differentiate_weights(frame, step)
         if frame.dx is not None:
             frame.kept["input_grad"](dy.array, self.weight.data, out=frame.dx.array)
 
-    def differentiate_late(self, frame: Frame, step: Step) -> None:
+    def differentiate_weights(self, frame: Frame, step: Step) -> None:
         """Compute the gradient of the filters."""
         dy, x = frame.gradient, frame.x
         frame.kept["weight_grad"](dy.array, x.array, out=self.weight.grad)

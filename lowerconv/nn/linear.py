@@ -11,6 +11,7 @@ from lowerconv.nn.combine import mask
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.init import lecun_normal
 from lowerconv.nn.module import Layer, Parameter, Shape
+from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.step import Step
 from lowerconv.ops.elementwise import relu as relu_kernel
 from lowerconv.ops.few_rows import FEW, few_rows
@@ -85,14 +86,14 @@ class Linear(Layer):
         dy, dx = frame.gradient.array, frame.dx
         if frame.relu:
             mask(frame.gradient, frame.y)
-        if not self.late:
-            self.differentiate_late(frame, step)
+        if self.schedule is not Schedule.WEIGHT_GRADIENTS_LATER:
+            self.differentiate_weights(frame, step)
         if self.bias:
             np.sum(dy, axis=0, out=self.bias.grad)
         if dx is not None:
             matmul(dy, self.weight.data, dx.array, add=frame.adds[0])
 
-    def differentiate_late(self, frame: Frame, step: Step) -> None:
+    def differentiate_weights(self, frame: Frame, step: Step) -> None:
         """Compute the gradient of the weights."""
         x, dy = frame.x.array, frame.gradient.array
         if len(x):

@@ -6,22 +6,20 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lowerconv.checks import shape
 from lowerconv.nn import exchange, program
 from lowerconv.nn.attributes import Attributes, Parameter
+from lowerconv.nn.frame import Frame
 from lowerconv.nn.graph import Node, Value
-from lowerconv.nn.hooks import Handle, Hooks
+from lowerconv.nn.hooks import Gate, Handle, Hooks, Watch
+from lowerconv.nn.memory import MemoryReport
+from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.sharing import Use
 from lowerconv.nn.step import INFERENCE, Step
-
-if TYPE_CHECKING:
-    from lowerconv.nn.frame import Frame
-    from lowerconv.nn.memory import MemoryReport
-    from lowerconv.nn.program import Gate, Watch
 
 Shape = tuple[int, ...]
 
@@ -272,13 +270,8 @@ class Layer(Module):
     is_sum, is_relu, is_concatenation : bool
         Whether the layer adds two values, is a ReLU, or sets values side by side: graphs make it
         part of its neighbours.
-    early, lazy : bool
-        Whether the layer comes right behind what it reads, or right before what reads it, and in a
-        backward step the other way round: of two that begin and end something, with others that
-        are computed between them.
-    late : bool
-        Whether `differentiate` leaves out what only the layer's own parameters need, for
-        `differentiate_late`.
+    schedule : Schedule
+        When the layer has its turn.
     """
 
     keeps_x = False
@@ -290,9 +283,7 @@ class Layer(Module):
     is_sum = False
     is_relu = False
     is_concatenation = False
-    early = False
-    lazy = False
-    late = False
+    schedule = Schedule.IN_ORDER
 
     def forward(self, *values: Value) -> Value:
         """Record the layer."""
@@ -334,8 +325,8 @@ class Layer(Module):
         """
         raise NotImplementedError
 
-    def differentiate_late(self, frame: Frame, step: Step) -> None:
-        """Set the gradients that `differentiate` has left, when the next node has had its turn."""
+    def differentiate_weights(self, frame: Frame, step: Step) -> None:
+        """Set the gradients that `differentiate` leaves with ``WEIGHT_GRADIENTS_LATER``."""
 
 
 Layer._reserved = frozenset(dir(Layer()))

@@ -17,6 +17,7 @@ from lowerconv.nn.frame import Frame
 from lowerconv.nn.linear import Linear
 from lowerconv.nn.module import Layer, Parameter, Shape
 from lowerconv.nn.norm import BatchNorm2d
+from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.step import Step
 from lowerconv.ops.elementwise import relu as relu_kernel
 from lowerconv.parallel.sharding.layout import Layout
@@ -60,7 +61,7 @@ def split_outputs(layer: Conv2d | Linear, rank: int, ranks: int) -> Shard:
     shard = copy.copy(layer)
     shard.weight = Parameter(rows.part(layer.weight.data, rank, ranks))
     shard.bias = Parameter(rows.part(layer.bias.data, rank, ranks)) if layer.bias else None
-    shard.late = True  # others wait for the gradient of the operand
+    shard.schedule = Schedule.WEIGHT_GRADIENTS_LATER  # others wait for the gradient of the operand
     return Shard((shard,), dict.fromkeys(layer.own_parameters(), rows))
 
 
