@@ -16,26 +16,36 @@ Array = npt.NDArray[np.floating]
 
 
 class Options(NamedTuple):
-    """What a plan is made for, beside its problem and pass.
+    """What a pass is planned for, beside its problem.
 
     Attributes
     ----------
+    algorithm : str
+        "auto" is decided by the plan.
+    variant : str, optional
+        Of an algorithm that has several, as tuning names them; default: the one of least cost.
     threads : int
-    constant : bool
-        A promise that filters do not change between calls, so that they may be kept packed.
+        0 stands for those that kernels run on.
+    bias : bool
+        Whether a bias is added.
     relu : bool
         Whether results below zero become zero, after all additions.
     add : bool
         Whether results are added to what is there.
-    variant : str, optional
-        Of an algorithm that has several, as tuning names them; default: the one of least cost.
+    constant : bool
+        A promise that filters do not change between calls, so that they may be kept packed.
+    single : bool
+        Whether images come and go without the batch extent.
     """
 
-    threads: int
-    constant: bool = False
+    algorithm: str = "auto"
+    variant: str | None = None
+    threads: int = 0
+    bias: bool = False
     relu: bool = False
     add: bool = False
-    variant: str | None = None
+    constant: bool = False
+    single: bool = False
 
 
 @not_copied("copy the ConvPlan that it is a part of")
