@@ -34,12 +34,12 @@ class Kind(ABC):
         """
 
     def read(self, text: str) -> Any:
-        """Return what a text stands for, if it may; else whatever `check` will refuse."""
+        """Return the value that a text of the command line stands for; `check` sees it next."""
         return text
 
     @property
     def metavar(self) -> str | None:
-        """What stands for a value in help, where there is no better name than that of the field."""
+        """The placeholder of a value in help; None: the name of the field."""
         return None
 
 
@@ -209,12 +209,12 @@ def argument(
     Parameters
     ----------
     default
-        None: nothing need be said, and None is taken.
+        None: the argument may be left out, or be None.
     kind : Kind
     help : str
         For the command line.
     metavar : str, optional
-        What stands for the value there.
+        The placeholder of the value in help.
     option : str, optional
         The name of the option, where it is not that of the field.
     """

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lowerconv.codegen.microkernel import Kernel
+from lowerconv.conv.setting import Setting
 from lowerconv.copying import not_copied
 from lowerconv.runtime.team import Handle
 from lowerconv.runtime.workspace import Scratch
@@ -102,6 +103,30 @@ class Executable:
     def explain(self) -> dict[str, str]:
         """Return the decisions, for people."""
         return {}
+
+
+class Recorded(Executable):
+    """A pass of loops that read everything but the operands of a call from a record.
+
+    Attributes
+    ----------
+    schedule : Setting
+        The decisions that the record is made of.
+    job : ndarray
+        The record, or several: of the dtype of `runtime.records.record_dtype`.
+    arrays : list
+        What has its address in the record.
+    """
+
+    slices = True
+
+    def __init__(self, schedule: Setting, options: Options, job: np.ndarray) -> None:
+        super().__init__(options.threads)
+        self.schedule, self.relu, self.job = schedule, options.relu, job
+        self.words = job.view(np.int64)
+        self.address = job.ctypes.data  # asked for at each call it costs a microsecond
+        self.nothing = np.empty(0, schedule.conv.dtype)
+        self.arrays: list[np.ndarray] = []
 
 
 class Nothing(Executable):

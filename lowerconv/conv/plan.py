@@ -65,11 +65,8 @@ class ConvPlan:
 
     def __init__(self, problem: ConvProblem, op: Op, options: Options, tune: bool = False) -> None:
         _check(op, options)
-        self.problem, self.op, self.call = (
-            problem,
-            op,
-            make_call(problem, op, options.bias, options.single),
-        )
+        self.problem, self.op = problem, op
+        self.call = make_call(problem, op, options.bias, options.single)
         result = self.call.result
         self.result_shape = result.shape
         # An empty batch counts as one image: NumPy makes no empty array of such extents either.
@@ -77,15 +74,16 @@ class ConvPlan:
         check_bytes(items * problem.dtype.itemsize, f"{result.name} {result.shape}")
         self.tuning: list[tuple[str, float]] = []
         self.reason = "asked for"
-        if options.algorithm == "auto":
-            candidate = self._choose(options.constant, tune)
-            options = options._replace(algorithm=candidate.algorithm, variant=candidate.variant)
-        self.choice = str(Candidate(options.algorithm, options.variant))
         self.options = options._replace(threads=options.threads or get_num_threads())
+        if options.algorithm == "auto":
+            algorithm, variant = self._choose(tune)
+            self.options = self.options._replace(algorithm=algorithm, variant=variant)
+        self.choice = str(Candidate(self.algorithm, self.options.variant))
         self.executable = self._ready()
-        self._held: tuple[np.ndarray, ...] = ()
-        none = () if options.bias else (np.empty(0, problem.dtype),)
-        self._no_bias: tuple[np.ndarray, ...] = none
+        self._held: tuple[np.ndarray, ...] = ()  # the filters of all calls
+        self._no_bias: tuple[np.ndarray, ...] = ()
+        if not options.bias:
+            self._no_bias = (np.empty(0, problem.dtype),)
 
     @property
     def algorithm(self) -> str:
@@ -134,9 +132,9 @@ class ConvPlan:
         check_bytes(needed, f"workspace of algorithm {self.algorithm!r}")
         return executable
 
-    def _choose(self, constant: bool, tune: bool) -> Candidate:
+    def _choose(self, tune: bool) -> Candidate:
         """Return what "auto" stands for: as remembered, as measured now, or the least cost."""
-        problem, op = self.problem, self.op
+        problem, op, constant = self.problem, self.op, self.options.constant
 
         def build(candidate: Candidate) -> ConvPlan:
             return ConvPlan(problem, op, Options(*candidate, constant=constant))

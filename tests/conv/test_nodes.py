@@ -200,7 +200,7 @@ def test_constant_filters_are_packed_once_for_every_node(on_nodes, case, op, nod
     packed[...] = np.nan
     assert np.array_equal(plan(*operands_of(op, x, w, dy)), expected)
     conv = schedule.conv
-    items = conv.groups * schedule.panels * schedule.NR * conv.channels * conv.taps
+    items = conv.groups * schedule.panels * schedule.NR * conv.C * conv.taps
     used = nodes[: schedule.workers]
     copies = packed.reshape(max(used) + 1, -1)[sorted(set(used)), :items]
     right = alone.executable.packed.ravel()[:items]
