@@ -81,7 +81,7 @@ def plan(op: str, algorithm: str, **options: Any) -> Callable[[], lc.ConvPlan]:
 def planned(plan: lc.ConvPlan) -> Any:
     rng = np.random.default_rng(0)
     kind = plan.problem.dtype.type
-    operands = [rng.standard_normal(shape).astype(kind) for shape in plan._operand_shapes]
+    operands = [rng.standard_normal(o.shape).astype(kind) for o in plan.call.operands]
     out = np.full(plan.result_shape, 2, kind)
     plan(*operands, out=out)
     return out, plan.choice, plan.explain()

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from lowerconv.checks import Pair, integer, pair
+from lowerconv.conv.executable import Options
 from lowerconv.conv.plan import ConvPlan
-from lowerconv.conv.problem import ConvProblem, conv_problem
+from lowerconv.conv.problem import ConvProblem, Op, conv_problem
 from lowerconv.nn.combine import move
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.freeze import emptied
@@ -112,26 +113,21 @@ class Conv2d(Layer):
     def prepare(self, frame: Frame) -> None:
         """Plan the passes."""
 
-        def plan(op: str, **options: Any) -> ConvPlan:
-            made = ConvPlan(
-                frame.x.shape,
-                self.weight.data.shape,
-                *self.geometry,
-                op=op,
-                dtype=frame.dtype,
-                algorithm=self.algorithm,
-                names=("x", "weight"),
-                **options,
-            )
+        names = ("x", "weight")
+        w_shape = self.weight.data.shape
+        problem = conv_problem(frame.x.shape, w_shape, *self.geometry, frame.dtype, names=names)
+
+        def plan(op: Op, **options: Any) -> ConvPlan:
+            made = ConvPlan(problem, op, Options(self.algorithm, **options))
             frame.workspace_bytes = max(frame.workspace_bytes, made.workspace_bytes)
             return made
 
         frame.kept["forward"] = forward = plan(
             "forward",
             bias=self.bias is not None,
-            activation="relu" if frame.relu else None,
-            accumulate=frame.residual is not None,
-            constant_weights=frame.constant,
+            relu=frame.relu,
+            add=frame.residual is not None,
+            constant=frame.constant,
         )
         if frame.constant:  # then this layer is nobody else's
             forward.hold(self.weight.data)
@@ -139,7 +135,7 @@ class Conv2d(Layer):
         if frame.dy is not None:
             frame.kept["weight_grad"] = plan("weight_grad")
         if frame.dx is not None:
-            frame.kept["input_grad"] = plan("input_grad", accumulate=frame.adds[0])
+            frame.kept["input_grad"] = plan("input_grad", add=frame.adds[0])
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Convolve."""

@@ -77,7 +77,7 @@ def test_fewer_threads_and_the_same_results(room, few, error):
     room(few, error)
     with pytest.warns(RuntimeWarning, match=REFUSED) as told:
         for plan, work, results in zip(plans, jobs, expected, strict=True):
-            out = np.zeros(plan.result_shape, np.float32) if plan.accumulate else None
+            out = np.zeros(plan.result_shape, np.float32) if plan.options.add else None
             assert same([plan(work.x, work.w, out=out)], results[:1]), plan
             assert plan.threads == few + 1
             assert same(work.run(), results), work.algorithm
