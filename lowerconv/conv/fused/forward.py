@@ -48,13 +48,13 @@ class Forward(Recorded):
         keeps = schedule.constant and not schedule.tiling.in_place
         self.packed = _room_for_panels(schedule) if keeps else None
         self._packed_from = Kept()
-        self.loops = macrokernel_address()
         workers = self._workers()
         fill(self.job, *_parts(schedule, options.add), workers)
         for number in range(phases):
             fill(self.job[number : number + 1], self._phase(number))
         scratch_bytes = schedule.workers * workers.scratch_bytes
         self.workspace_items = scratch_bytes // schedule.conv.dtype.itemsize
+        self.loops = macrokernel_address()
 
     def run(
         self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
