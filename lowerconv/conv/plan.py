@@ -115,8 +115,8 @@ class ConvPlan:
             raise ValueError("op: got 'weight_grad', which has no filters to hold")
         self.call.check("w", w, self.problem.w_shape)
         given = contiguous(w, "w")
-        run = self.executable
-        with parallel_region(run.threads, run.pairs) as team:
+        with parallel_region(self.executable.threads, self.executable.pairs) as team:
+            run = self._for_threads(team.threads)
             kept = run.hold(team, given, workspace(run.workspace_items, self.problem.dtype))
         self._held = (np.array(w, order="C", subok=False) if kept is given else kept,)
         self.call = self.call.without_filters()
@@ -131,6 +131,19 @@ class ConvPlan:
         needed = executable.workspace_items * self.problem.dtype.itemsize
         check_bytes(needed, f"workspace of algorithm {self.algorithm!r}")
         return executable
+
+    def _for_threads(self, threads: int) -> Executable:
+        """Return the executable for what the system has: made anew where that is fewer threads."""
+        if threads >= self.executable.threads:
+            return self.executable
+        if self._held:
+            raise RuntimeError(
+                f"threads: the system has {threads}, expected {self.executable.threads}, for which "
+                "the filters are packed: make the plan, or compile the network, anew"
+            )
+        self.options = self.options._replace(threads=min(self.threads, threads))
+        self.executable = self._ready()
+        return self.executable
 
     def _choose(self, tune: bool) -> Candidate:
         """Return what "auto" stands for: as remembered, as measured now, or the least cost."""
@@ -179,6 +192,8 @@ class ConvPlan:
         ------
         TypeError, ValueError
             An operand or `out` that does not fit the plan; nothing has been written.
+        RuntimeError
+            The system has fewer threads than when filters were packed by `hold`.
         """
         if self.options.add and out is None:
             raise TypeError("out: got None, expected the array that an accumulating plan adds to")
@@ -193,11 +208,7 @@ class ConvPlan:
             target = result.reshape(self.call.result.batch_shape)
         a, b, bias = operands[0], *self._held, *operands[1:], *self._no_bias
         with parallel_region(self.executable.threads, self.executable.pairs) as team:
-            if team.threads < self.executable.threads:  # the system has no more
-                fewer = min(self.threads, team.threads)
-                self.options = self.options._replace(threads=fewer)
-                self.executable = self._ready()
-            run = self.executable
+            run = self._for_threads(team.threads)
             scratch = workspace(run.workspace_items, self.problem.dtype)
             run.run(team, a, b, bias, target, scratch)
         if out is None:

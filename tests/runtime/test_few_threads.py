@@ -88,6 +88,31 @@ def test_fewer_threads_and_the_same_results(room, few, error):
     assert len(teams.team().threads) == few
 
 
+@pytest.mark.parametrize("algorithm", lc.algorithms())
+def test_filters_that_are_held(room, algorithm):
+    """They are packed for as many threads as there are; for fewer, later, they are not read."""
+    rng = np.random.default_rng(11)
+    x = rng.standard_normal((3, 8, 20, 20)).astype(np.float32)
+    w = rng.standard_normal((40, 8, 3, 3)).astype(np.float32)
+    lc.set_num_threads(1)
+    expected = lc.conv2d(x, w, algorithm=algorithm)
+    teams.end()
+    lc.set_num_threads(6)
+    plan = lc.plan_conv2d(x.shape, w.shape, algorithm=algorithm, constant_weights=True)
+    room(2)
+    with pytest.warns(RuntimeWarning, match=REFUSED):
+        plan.hold(w)
+    assert plan.threads == 3
+    np.testing.assert_allclose(plan(x), expected, rtol=1e-3, atol=1e-3)
+    teams.end()
+    room(1)
+    with (
+        pytest.warns(RuntimeWarning, match=REFUSED),
+        pytest.raises(RuntimeError, match="the system has 2, expected 3, for which the filters"),
+    ):
+        plan(x)
+
+
 def test_a_pair_of_siblings_for_each_core(room, monkeypatch):
     """Where "paired" takes more threads than it was told, it takes no more than there are."""
     monkeypatch.setattr("lowerconv.conv.blas.pipelined.siblings", lambda: True)
