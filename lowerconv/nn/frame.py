@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lowerconv.copying import not_copied
+from lowerconv.ops.images import Images
 
 Shape = tuple[int, ...]
 
@@ -26,6 +27,8 @@ class Tensor:
         The memory from the first item of the array to its last.
     array : ndarray
         The array itself.
+    images : Images
+        The memory as kernels take it; rows of features are images of one pixel.
     """
 
     def __init__(self, shape: Shape, step: int | None = None) -> None:
@@ -34,6 +37,10 @@ class Tensor:
         self.step = self.size if step is None else step
         self.flat: np.ndarray = np.empty(0)
         self.array: np.ndarray = self.flat
+        self._find_images()
+
+    def _find_images(self) -> None:
+        self.images = Images(self.flat, self.step, *(*self.shape, 1, 1)[:4])
 
     @property
     def span(self) -> int:
@@ -48,6 +55,7 @@ class Tensor:
     def place(self, memory: np.ndarray) -> None:
         """Lie at the beginning of `memory`, 1-D and contiguous."""
         self.flat = memory[: self.span]
+        self._find_images()
         if self.whole:
             self.array = self.flat.reshape(self.shape)
             return
