@@ -9,7 +9,7 @@ from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.graph import Value
 from lowerconv.nn.module import Layer, Shape
 from lowerconv.nn.step import Step
-from lowerconv.ops.elementwise import Draw, Part, dropout, relu_grad
+from lowerconv.ops.elementwise import dropout, relu_grad
 from lowerconv.ops.elementwise import relu as relu_kernel
 from lowerconv.runtime.threads import run
 
@@ -91,8 +91,8 @@ class Dropout(Layer):
         threshold = np.uint64(int(self.p * 2.0**64))
         scale = frame.dtype.type(1 / (1 - self.p))
         segments, full = self.part(x.size)
-        part = Part(step.places(x.shape[0]), segments, full)
-        run(dropout, x.images, y.images, part, Draw(key, threshold, scale), adding)
+        part, draw = (step.places(x.shape[0]), segments, full), (key, threshold, scale)
+        run(dropout, x.images, y.images, part, draw, adding)
 
     def part(self, size: int) -> tuple[np.ndarray, int]:
         """Return which items of a full sample the `size` here are, and how many a full one has.

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from lowerconv.copying import not_copied
-from lowerconv.ops.images import Images
 
 Shape = tuple[int, ...]
 
@@ -27,8 +26,8 @@ class Tensor:
         The memory from the first item of the array to its last.
     array : ndarray
         The array itself.
-    images : Images
-        The memory as kernels take it; rows of features are images of one pixel.
+    images : tuple
+        The fields of `ops.images.Images`, as kernels take them; features are channels of one pixel.
     """
 
     def __init__(self, shape: Shape, step: int | None = None) -> None:
@@ -40,7 +39,7 @@ class Tensor:
         self._find_images()
 
     def _find_images(self) -> None:
-        self.images = Images(self.flat, self.step, *(*self.shape, 1, 1)[:4])
+        self.images = (self.flat, self.step, *(*self.shape, 1, 1)[:4])
 
     @property
     def span(self) -> int:

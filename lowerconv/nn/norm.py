@@ -11,23 +11,9 @@ from lowerconv.nn.combine import move
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.module import Layer, Parameter, Shape
 from lowerconv.nn.step import Reducer, Step
-from lowerconv.ops.batch_norm import (
-    Operands,
-    Parameters,
-    Statistics,
-    batch_norm,
-    channel_statistics,
-    finish,
-    normalise,
-)
-from lowerconv.ops.batch_norm_grad import (
-    GradOperands,
-    batch_norm_grad,
-    gradient_sums,
-    input_gradient,
-)
-from lowerconv.ops.images import Images
-from lowerconv.ops.response_norm import Window, response_norm, response_norm_grad
+from lowerconv.ops.batch_norm import batch_norm, channel_statistics, finish, normalise
+from lowerconv.ops.batch_norm_grad import batch_norm_grad, gradient_sums, input_gradient
+from lowerconv.ops.response_norm import response_norm, response_norm_grad
 from lowerconv.runtime.threads import get_num_threads, parallel_region, run
 
 
@@ -109,29 +95,23 @@ class BatchNorm2d(Layer):
     def compute(self, frame: Frame, step: Step) -> None:
         """Normalise by the batch's statistics, or at inference by the running ones."""
         x = frame.x
-        operands = Operands(x.images, frame.y.images, _or_none(frame.residual, x))
-        parameters = Parameters(
-            self.weight.data,
-            self.bias.data,
-            self.running_mean,
-            self.running_var,
-            self.eps,
-            self.momentum,
-        )
+        operands = x.images, frame.y.images, _or_none(frame.residual, x)
+        running = self.running_mean, self.running_var
+        parameters = self.weight.data, self.bias.data, *running, self.eps, self.momentum
         if not step.training:
             with parallel_region(get_num_threads()) as team:  # where no thread trains: both change
                 inv_std = 1 / np.sqrt(self.running_var.astype(np.float64) + self.eps)
-                running = Statistics(self.running_mean.astype(np.float64), inv_std)
-                normalise(team, operands, running, parameters, frame.relu)
+                statistics = self.running_mean.astype(np.float64), inv_std
+                normalise(team, operands, statistics, parameters, frame.relu)
             return
-        statistics = Statistics(frame.saved["mean"], frame.saved["inv_std"])
+        statistics = mean, _ = frame.saved["mean"], frame.saved["inv_std"]
         if not self.synchronized or step.communicator is None:
             run(batch_norm, operands, statistics, parameters, frame.relu)
             return
         N, C, H, W = x.shape
         m2 = np.empty(C)
-        run(channel_statistics, x.images, statistics.mean, m2)
-        count = _merged(step.communicator, N * H * W, statistics.mean, m2)
+        run(channel_statistics, x.images, mean, m2)
+        count = _merged(step.communicator, N * H * W, mean, m2)
         with parallel_region(get_num_threads()) as team:
             finish(statistics, m2, count, parameters, 0, C)
             normalise(team, operands, statistics, parameters, frame.relu)
@@ -141,10 +121,9 @@ class BatchNorm2d(Layer):
         x, y, dy = frame.x, frame.y, frame.gradient
         # Where a gradient is added to another, what is added comes to be in place of dy.
         dx = frame.dx if frame.dx is not None and not frame.adds[0] else dy
-        operands = GradOperands(
-            dy.images, y.images, x.images, dx.images, _or_none(frame.dresidual, x)
-        )
-        statistics = Statistics(frame.saved["mean"], frame.saved["inv_std"])
+        residual = _or_none(frame.dresidual, x)
+        operands = dy.images, y.images, x.images, dx.images, residual
+        statistics = frame.saved["mean"], frame.saved["inv_std"]
         gamma, dgamma, dbeta = self.weight.data, self.weight.grad, self.bias.grad
         relu, add = frame.relu, frame.add_residual
         if not self.synchronized or step.communicator is None:
@@ -161,9 +140,9 @@ class BatchNorm2d(Layer):
             move(dx, frame.dx, True)
 
 
-def _or_none(tensor: Tensor | None, x: Tensor) -> Images:
+def _or_none(tensor: Tensor | None, x: Tensor) -> tuple[Any, ...]:
     """Return a tensor's images; of none, images without memory and of the dtype of `x`."""
-    return x.images._replace(flat=x.flat[:0]) if tensor is None else tensor.images
+    return (x.flat[:0], *x.images[1:]) if tensor is None else tensor.images
 
 
 def _merged(communicator: Reducer, count: int, mean: np.ndarray, m2: np.ndarray) -> int:
@@ -219,5 +198,5 @@ class LocalResponseNorm(Layer):
             window = self._window()
             run(response_norm_grad, dy.images, x.images, dx.images, window, frame.adds[0])
 
-    def _window(self) -> Window:
-        return Window(self.size, self.alpha, self.beta, self.k)
+    def _window(self) -> tuple[int, float, float, float]:
+        return self.size, self.alpha, self.beta, self.k

@@ -113,13 +113,13 @@ class MaxPool2d(_Pool):
     def compute(self, frame: Frame, step: Step) -> None:
         """Find the maxima."""
         x, y, winner = frame.x, frame.y, frame.saved["winner"]
-        run(max_pool, x.images, y.images, winner, self._windows(x.shape))
+        run(max_pool, x.images, y.images, winner, tuple(self._windows(x.shape)))
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Give the gradient to the places of the maxima."""
         dx, dy, winner = frame.dx, frame.gradient, frame.saved["winner"]
         if dx is not None:
-            windows = self._windows(dx.shape)
+            windows = tuple(self._windows(dx.shape))
             run(max_pool_grad, dy.images, winner, dx.images, windows, frame.adds[0])
 
 
@@ -142,13 +142,13 @@ class AvgPool2d(_Pool):
     def compute(self, frame: Frame, step: Step) -> None:
         """Compute the means."""
         x, y = frame.x, frame.y
-        run(avg_pool, x.images, y.images, self._windows(x.shape), self.count_include_pad)
+        run(avg_pool, x.images, y.images, tuple(self._windows(x.shape)), self.count_include_pad)
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Spread the gradient evenly over the windows."""
         dx, dy, count_pad = frame.dx, frame.gradient, self.count_include_pad
         if dx is not None:
-            windows = self._windows(dx.shape)
+            windows = tuple(self._windows(dx.shape))
             run(avg_pool_grad, dy.images, dx.images, windows, count_pad, frame.adds[0])
 
 

@@ -44,7 +44,8 @@ def _area(p, q, x, windows, count_pad):
 def _weights(x, y, windows, count_pad, margins, pitch):
     """Return one over the area of each window, in rows of `pitch`, zeros above and before them."""
     above, before = margins
-    height = (x.H - 1 + windows.pad[0]) // windows.stride[0] + 1  # where windows can begin
+    _, stride, pad = windows
+    height = (x.H - 1 + pad[0]) // stride[0] + 1  # where windows can begin
     weights = np.zeros((height + above) * pitch, x.flat.dtype)
     for p in range(y.H):
         for q in range(y.W):

@@ -115,7 +115,6 @@ def _statistics_of(x, c, parts, begin, end, buffer):
 
 @internal
 def _statistics(worker, workers, x, sums):
-    x = bare_images(x)
     parts = cut(x)
     buffer = np.empty(BLOCK, x.flat.dtype)
     first, last = share(x.C * parts.groups, worker, workers)
@@ -138,6 +137,7 @@ def channel_statistics(team, x, mean, m2):
     mean, m2 : ndarray, (C,), float64
         The results; those of several ranks merge by :func:`merge`.
     """
+    x = bare_images(x)
     groups = cut(x).groups
     sums = np.empty(3 * x.C * groups)
     spread(team, _statistics, (x, sums))
@@ -230,7 +230,8 @@ def normalise(worker, workers, operands, statistics, parameters, relu):
     With running statistics this is inference, with those of all ranks the forward pass of one.
     Parameters are those of :func:`batch_norm`.
     """
-    operands = _bare(operands)
+    operands, statistics = _bare(operands), Statistics(*statistics)
+    parameters = Parameters(*parameters)
     x = operands.x
     parts = cut(x)
     buffers = np.empty(BLOCK, x.flat.dtype), np.empty(BLOCK, x.flat.dtype)
@@ -242,7 +243,6 @@ def normalise(worker, workers, operands, statistics, parameters, relu):
 
 @internal
 def _batch_norm(worker, workers, operands, statistics, m2, parameters, relu):
-    operands = _bare(operands)
     x, mean = operands.x, statistics.mean
     parts = cut(x)
     buffers = np.empty(BLOCK, x.flat.dtype), np.empty(BLOCK, x.flat.dtype)
@@ -274,6 +274,8 @@ def batch_norm(team, operands, statistics, parameters, relu):
     relu : bool
         Whether the result is the positive part.
     """
+    operands, statistics = _bare(operands), Statistics(*statistics)
+    parameters = Parameters(*parameters)
     x = operands.x
     m2 = np.empty(x.C)
     if CHANNELS * team.threads <= x.C:

@@ -15,7 +15,7 @@ import numpy as np
 
 from lowerconv.codegen.compiled import internal, njit
 from lowerconv.codegen.ranges import share
-from lowerconv.ops.batch_norm import CHANNELS
+from lowerconv.ops.batch_norm import CHANNELS, Statistics
 from lowerconv.ops.blocks import BLOCK, block_of, cut, in_place, load, scatter
 from lowerconv.ops.elementwise import mask
 from lowerconv.ops.images import Images, bare_images, same_memory
@@ -93,7 +93,6 @@ def _sums_of(c, parts, blocks, operands, statistics, relu, add, buffers):
 
 @internal
 def _gradient_sums(worker, workers, sums, operands, statistics, relu, add):
-    operands = _bare(operands)
     x = operands.x
     parts = cut(x)
     buffers = np.empty(BLOCK, x.flat.dtype), np.empty(BLOCK, x.flat.dtype)
@@ -118,6 +117,7 @@ def gradient_sums(team, operands, statistics, sums, relu, add):
     others
         As of :func:`batch_norm_grad`.
     """
+    operands, statistics = _bare(operands), Statistics(*statistics)
     C, groups = operands.x.C, cut(operands.x).groups
     parts = np.empty(2 * C * groups)
     spread(team, _gradient_sums, (parts, operands, statistics, relu, add))
@@ -175,7 +175,7 @@ def input_gradient(worker, workers, operands, statistics, gamma, sums, count, re
     others
         As of :func:`batch_norm_grad`.
     """
-    operands = _bare(operands)
+    operands, statistics = _bare(operands), Statistics(*statistics)
     x = operands.x
     parts = cut(x)
     buffers = np.empty(BLOCK, x.flat.dtype), np.empty(BLOCK, x.flat.dtype)
@@ -188,7 +188,6 @@ def input_gradient(worker, workers, operands, statistics, gamma, sums, count, re
 
 @internal
 def _batch_norm_grad(worker, workers, operands, statistics, gamma, sums, relu, add):
-    operands = _bare(operands)
     x = operands.x
     count, kind = x.N * x.H * x.W, x.flat.dtype.type
     parts = cut(x)
@@ -223,6 +222,7 @@ def batch_norm_grad(team, operands, statistics, gamma, dgamma, dbeta, relu, add)
     add : bool
         Whether the residual's gradient is added to what is there.
     """
+    operands, statistics = _bare(operands), Statistics(*statistics)
     x = operands.x
     sums = np.empty((2, x.C))
     if CHANNELS * team.threads <= x.C:

@@ -101,7 +101,6 @@ def relu_grad(worker, workers, y, dy, dx, add):
 
 @internal
 def _bias_relu_grad(worker, workers, dy, y, sums, relu):
-    dy, y = bare_images(dy), bare_images(y)
     parts = cut(dy)
     buffer, other = np.empty(BLOCK, dy.flat.dtype), np.empty(BLOCK, dy.flat.dtype)
     first, last = share(dy.C * parts.groups, worker, workers)
@@ -135,6 +134,7 @@ def bias_relu_grad(team, dy, y, db, relu):
     relu : bool
         Whether `dy` is masked.
     """
+    dy, y = bare_images(dy), bare_images(y)
     if db.size == 0:
         if relu:
             relu_grad(team, y, dy, dy, False)

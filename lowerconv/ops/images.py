@@ -13,7 +13,11 @@ PIECE = 16384  # items: enough for a loop to run at speed, and many pieces for e
 
 
 class Images(NamedTuple):
-    """(N, C, H, W) images, which may be some channels of larger ones."""
+    """(N, C, H, W) images, which may be some channels of larger ones.
+
+    Kernels take these, and other named tuples of their arguments, as plain tuples: numba needs a
+    microsecond for each named one that Python passes.  They name the fields again themselves.
+    """
 
     flat: np.ndarray  # 1-D, from their first item on; empty: no images are given
     step: int  # items from one image to the next
@@ -25,8 +29,9 @@ class Images(NamedTuple):
 
 @internal
 def bare_images(x):
-    """Return the images without the owner of their memory (see `masked.bare`)."""
-    return Images(bare(x.flat), x.step, x.N, x.C, x.H, x.W)
+    """Return `Images` of a plain tuple, without the owner of their memory (see `masked.bare`)."""
+    flat, step, N, C, H, W = x
+    return Images(bare(flat), step, N, C, H, W)
 
 
 @internal

@@ -6,8 +6,6 @@ used: they would wait, spinning, on the cores that our threads need next.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from lowerconv.codegen.compiled import internal, njit
@@ -22,21 +20,9 @@ PIECE_FLOPS = 1_000_000  # that a block has at least, some ten microseconds of o
 WIDTH, HEIGHT = 256, 64  # columns and rows that a block has at least
 
 
-class Product(NamedTuple):
-    """``c = a b + beta c`` for each group, whose operands are consecutive rows of the arrays."""
-
-    a: np.ndarray
-    trans_a: bool
-    b: np.ndarray
-    trans_b: bool
-    beta: int
-    c: np.ndarray
-    groups: int
-    k: int
-
-
 @internal
 def _blocks(worker, workers, address, product, parts):
+    """One product per group; the operands of a group are consecutive rows of the arrays."""
     a, trans_a, b, trans_b, beta, c, groups, k = product
     parts_m, parts_n = parts
     m, n = c.shape[0] // groups, c.shape[1]
@@ -96,7 +82,7 @@ def multiply(
     m, n = c.shape[0] // groups, c.shape[1]
     if max(m, n, k, a.shape[1], b.shape[1]) > GEMM_LIMIT:
         raise MemoryError(f"GEMM of {m} x {n} x {k}: BLAS takes extents up to {GEMM_LIMIT}")
-    product = Product(a, trans_a, b, trans_b, int(add), c, groups, k)
+    product = a, trans_a, b, trans_b, int(add), c, groups, k
     _multiply(team, blas(c.dtype), product, split(m, n, k))
 
 

@@ -138,7 +138,6 @@ def _multiply(x, power, y):
 
 @internal
 def _response_norm(worker, workers, zeros, scratch, x, y, window):
-    x, y = bare_images(x), bare_images(y)
     pixels = x.H * x.W
     zeros, mine = bare(zeros), bare(scratch)[2 * BLOCK * worker :]
     pieces = _pieces(x.N, pixels, workers)
@@ -168,6 +167,7 @@ def response_norm(team, x, y, window):
         Not the same memory.
     window : Window
     """
+    x, y, window = bare_images(x), bare_images(y), Window(*window)
     zeros = np.zeros(BLOCK, x.flat.dtype)
     scratch = np.empty(2 * BLOCK * team.threads, x.flat.dtype)
     spread(team, _response_norm, (zeros, scratch, x, y, window))
@@ -194,7 +194,6 @@ def _finish(direct, x, total, slope, dx, add):
 @internal
 def _response_norm_grad(worker, workers, zeros, scratch, operands, window, add):
     dy, x, dx = operands
-    dy, x, dx = bare_images(dy), bare_images(x), bare_images(dx)
     size, alpha, beta, _ = window
     kind = x.flat.dtype.type
     slope = kind(2 * beta) * kind(alpha / size)
@@ -238,6 +237,8 @@ def response_norm_grad(team, dy, x, dx, window, add):
 
     `dx` may be `dy`, but not `x`.  Parameters are those of :func:`response_norm`.
     """
+    dy, x, dx = bare_images(dy), bare_images(x), bare_images(dx)
+    window = Window(*window)
     zeros = np.zeros(BLOCK, x.flat.dtype)
     scratch = np.empty((3 + 2 * window.size) * BLOCK * team.threads, x.flat.dtype)
     spread(team, _response_norm_grad, (zeros, scratch, (dy, x, dx), window, add))
