@@ -79,12 +79,14 @@ def njit(*, cache: bool = False, **options: Any) -> Callable[[Callable[..., Any]
     return decorate
 
 
-def internal(function: Callable[..., Any]) -> Any:
+def internal(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Compile a function for compiled callers alone; it is kept as a part of them.
 
     Wrappers by which Python and C could call it take as long to compile as the function itself.
+    Decorates as ``@internal``, or with options of numba as ``@internal(fastmath=True)``.
     """
-    return njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+    decorate = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **options)
+    return decorate if function is None else decorate(function)
 
 
 def callback(signature: Signature, function: Callable[..., Any]) -> Callback:

@@ -20,7 +20,7 @@ from lowerconv.nn.norm import BatchNorm2d
 from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.step import Step
 from lowerconv.ops.elementwise import bias_relu_grad
-from lowerconv.runtime.threads import get_num_threads, parallel_region
+from lowerconv.runtime.threads import run
 
 
 class Conv2d(Layer):
@@ -149,12 +149,8 @@ class Conv2d(Layer):
         """Compute the gradients of bias, filters and images."""
         dy, y = frame.gradient, frame.y
         if self.bias or frame.relu:
-            N, K, P, Q = dy.shape
-            sums = self.bias.grad if self.bias else self.weight.grad.reshape(-1)[:0]
-            with parallel_region(get_num_threads()) as team:
-                bias_relu_grad(
-                    team, dy.flat, dy.step, y.flat, y.step, sums, N, K, P * Q, frame.relu
-                )
+            db = self.bias.grad if self.bias else self.weight.grad.reshape(-1)[:0]
+            run(bias_relu_grad, dy.images, y.images, db, frame.relu)
         if frame.dresidual is not None:
             move(dy, frame.dresidual, frame.add_residual)
         if self.schedule is not Schedule.WEIGHT_GRADIENTS_LATER:

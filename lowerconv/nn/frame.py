@@ -26,6 +26,8 @@ class Tensor:
         The memory from the first item of the array to its last.
     array : ndarray
         The array itself.
+    images : tuple
+        The fields of `ops.images.Images`, as kernels take them; features are channels of one pixel.
     """
 
     def __init__(self, shape: Shape, step: int | None = None) -> None:
@@ -34,6 +36,10 @@ class Tensor:
         self.step = self.size if step is None else step
         self.flat: np.ndarray = np.empty(0)
         self.array: np.ndarray = self.flat
+        self._find_images()
+
+    def _find_images(self) -> None:
+        self.images = (self.flat, self.step, *(*self.shape, 1, 1)[:4])
 
     @property
     def span(self) -> int:
@@ -48,6 +54,7 @@ class Tensor:
     def place(self, memory: np.ndarray) -> None:
         """Lie at the beginning of `memory`, 1-D and contiguous."""
         self.flat = memory[: self.span]
+        self._find_images()
         if self.whole:
             self.array = self.flat.reshape(self.shape)
             return
