@@ -28,7 +28,8 @@ from lowerconv.bench.interleaved import median_ratio
 from lowerconv.bench.load import Others
 from lowerconv.bench.show import plural
 from lowerconv.parallel.comm.collectives import ALLREDUCE
-from lowerconv.parallel.comm.communicator import Communicator, world
+from lowerconv.parallel.comm.communicator import Communicator
+from lowerconv.parallel.comm.mpi_communicator import world
 
 BLOCKING = "MPI_Allreduce"  # what everybody compares with
 

@@ -23,8 +23,10 @@ import numpy as np
 
 from lowerconv import nn
 from lowerconv.nn.frame import Frame, Tensor
+from lowerconv.nn.hooks import Gate, Watch
 from lowerconv.nn.module import Layer, Module
-from lowerconv.nn.program import Gate, Program, Watch
+from lowerconv.nn.program import Program
+from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.step import Step
 from lowerconv.runtime.team import Handle
 
@@ -99,7 +101,7 @@ class Sleeping(Layer):
         self._original = lambda: original
         self.machine = machine
         self.times = [machine.seconds(original, frame, backward) for backward in (False, True)]
-        self.late = bool(getattr(original, "late", False))
+        self.schedule = original.schedule
 
     @property
     def original(self) -> Layer:
@@ -112,9 +114,10 @@ class Sleeping(Layer):
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Sleep as long as a step backward takes; or what of it is not left for later."""
-        self.machine.compute(self.times[1] - (self.times[0] if self.late else 0.0))
+        later = self.schedule is Schedule.WEIGHT_GRADIENTS_LATER
+        self.machine.compute(self.times[1] - (self.times[0] if later else 0.0))
 
-    def differentiate_late(self, frame: Frame, step: Step) -> None:
+    def differentiate_weights(self, frame: Frame, step: Step) -> None:
         """Sleep as long as the gradient of the layer's own parameters takes."""
         self.machine.compute(self.times[0])
 

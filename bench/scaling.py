@@ -48,7 +48,8 @@ from lowerconv.machine.memory import memory_limit
 from lowerconv.machine.mpi import launched_rank
 from lowerconv.machine.topology import online_cpus
 from lowerconv.nn.models import MODELS
-from lowerconv.parallel.comm.communicator import Communicator, world
+from lowerconv.parallel.comm.communicator import Communicator
+from lowerconv.parallel.comm.mpi_communicator import world
 from lowerconv.parallel.options import BELONGS_TO, ParallelOptions
 from lowerconv.parallel.strategies import STRATEGIES
 from lowerconv.runtime.affinity import set_share

@@ -17,9 +17,10 @@ from lowerconv.data.order import share
 from lowerconv.nn.models import MODELS
 from lowerconv.nn.module import Module
 from lowerconv.nn.step import Step
-from lowerconv.parallel.comm.communicator import Communicator, MPICommunicator
+from lowerconv.parallel.comm.communicator import Communicator
 from lowerconv.parallel.comm.engine import Engine, Task
 from lowerconv.parallel.comm.listener import Listener
+from lowerconv.parallel.comm.mpi_communicator import MPICommunicator
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.strategies import STRATEGIES
 from lowerconv.parallel.strategies.strategy import Strategy, Work

@@ -1,16 +1,15 @@
 """Convolutions on CPUs and CPU clusters.
 
-The way of the data, from the public function to the innermost loop::
+From the public function to the innermost loop::
 
-    conv2d(x, w)            functional.py   check the arguments
-      -> ConvPlan           plan.py         decide once: algorithm, blocks, workspace
-        -> pipeline         pipeline/       lay the pieces over the cores
-          -> kernel         kernels/        lower a panel, multiply it, store the product
+    conv2d(x, w)        functional.py           checks the arguments
+      ConvPlan          conv/plan.py            made once: algorithm, schedule, workspace
+        Schedule        conv/schedule.py        MR, NR, KC, NC, and which worker computes what
+          macrokernel   conv/macrokernel.py     one worker's blocks: packs filters, lowers pixels
+            microkernel codegen/microkernel.py  MR x NR sums in registers, as emitted code
 
-A convolution is *lowered* (im2col) to a matrix product piece by piece.  In the fused engine
-lowering disappears into addressing: generated microkernels multiply straight from a padded band of
-the image, while the next band is on its way to the cache.  `lowerconv.nn` builds networks of such
-layers, `lowerconv.train` trains them, `lowerconv.parallel` over several processes.
+`lowerconv.nn` builds networks of such layers, `lowerconv.train` trains them, on several processes
+by `lowerconv.parallel`.
 """
 
 from lowerconv.conv.plan import ConvPlan, algorithms, plan_conv2d

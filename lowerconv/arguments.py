@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import argparse
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from math import inf, isfinite
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -22,9 +23,10 @@ KEY = "argument"  # of the metadata of a field
 COUNT = 2**31 - 1  # the most of an integer where nothing less is said: no count comes near it
 
 
-class Kind(Protocol):
+class Kind(ABC):
     """What an argument may be."""
 
+    @abstractmethod
     def check(self, value: Any) -> Any:
         """Return a value as it is used; raise TypeError or ValueError where it may not be that.
 
@@ -32,15 +34,17 @@ class Kind(Protocol):
         """
 
     def read(self, text: str) -> Any:
-        """Return what a text stands for, if it may; else whatever `check` will refuse."""
+        """Return the value that a text of the command line stands for; `check` sees it next."""
+        return text
 
     @property
     def metavar(self) -> str | None:
-        """What stands for a value in help, where there is no better name."""
+        """The placeholder of a value in help; None: the name of the field."""
+        return None
 
 
 @dataclass(frozen=True)
-class Number:
+class Number(Kind):
     """A number, and not infinite.
 
     Attributes
@@ -77,11 +81,6 @@ class Number:
         except ValueError:
             raise ValueError(f"got {text!r}, expected {self.kind.__name__}, {self}") from None
 
-    @property
-    def metavar(self) -> str | None:
-        """No name."""
-        return None
-
     def __str__(self) -> str:
         if self.most < inf:
             return f"at least {self.least} and {'below' if self.below else 'at most'} {self.most}"
@@ -89,7 +88,7 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(Kind):
     """One of some words."""
 
     words: tuple[str, ...]
@@ -102,10 +101,6 @@ class Choice:
             raise ValueError(f"got {value!r}, expected one of {', '.join(self.words)}")
         return value
 
-    def read(self, text: str) -> Any:
-        """Return the word."""
-        return text
-
     @property
     def metavar(self) -> str | None:
         """All of them."""
@@ -113,7 +108,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Flag:
+class Flag(Kind):
     """True or False; on the command line it is there or not."""
 
     def check(self, value: Any) -> Any:
@@ -122,18 +117,9 @@ class Flag:
             raise TypeError(f"got {value!r}, expected True or False")
         return bool(value)
 
-    def read(self, text: str) -> Any:
-        """Not called: there is no text."""
-        raise NotImplementedError
-
-    @property
-    def metavar(self) -> str | None:
-        """No name."""
-        return None
-
 
 @dataclass(frozen=True)
-class Text:
+class Text(Kind):
     """A text that is not empty.
 
     Attributes
@@ -155,18 +141,9 @@ class Text:
             raise ValueError(f"got {value!r}, expected {self.expected}")
         return value
 
-    def read(self, text: str) -> Any:
-        """Return the text."""
-        return text
-
-    @property
-    def metavar(self) -> str | None:
-        """No name."""
-        return None
-
 
 @dataclass(frozen=True)
-class Place:
+class Place(Kind):
     """A path.
 
     Attributes
@@ -186,18 +163,9 @@ class Place:
             raise ValueError(f"got {value!r}, expected the path of {self.expected}")
         return Path(text)
 
-    def read(self, text: str) -> Any:
-        """Return the text."""
-        return text
-
-    @property
-    def metavar(self) -> str | None:
-        """No name."""
-        return None
-
 
 @dataclass(frozen=True)
-class Ascending:
+class Ascending(Kind):
     """Some integers, each larger than the one before; on the command line ``3,6,9``."""
 
     least: int
@@ -222,11 +190,6 @@ class Ascending:
         except ValueError:
             raise ValueError(f"got {text!r}, expected {self.expected}") from None
 
-    @property
-    def metavar(self) -> str | None:
-        """No name."""
-        return None
-
 
 @dataclass(frozen=True)
 class Argument:
@@ -246,12 +209,12 @@ def argument(
     Parameters
     ----------
     default
-        None: nothing need be said, and None is taken.
+        None: the argument may be left out, or be None.
     kind : Kind
     help : str
         For the command line.
     metavar : str, optional
-        What stands for the value there.
+        The placeholder of the value in help.
     option : str, optional
         The name of the option, where it is not that of the field.
     """

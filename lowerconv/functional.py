@@ -90,18 +90,10 @@ def conv2d(
     _check_array(x, "x")
     _check_array(w, "w", x.dtype)
     _check_rank(x, "x", "C, H, W")
+    geometry = (stride, padding, dilation, groups)
+    with_bias = bias is not None
     plan = cached_plan(
-        x.shape,
-        w.shape,
-        stride,
-        padding,
-        dilation,
-        groups,
-        ("x", "w"),
-        dtype=x.dtype,
-        algorithm=algorithm,
-        bias=bias is not None,
-        activation=activation,
+        "forward", x.dtype, x.shape, w.shape, geometry, algorithm, with_bias, activation
     )
     return plan(x, w, out=out) if bias is None else plan(x, w, bias, out=out)
 
@@ -144,17 +136,9 @@ def conv2d_input_grad(
     _check_array(dy, "dy")
     _check_array(w, "w", dy.dtype)
     _check_rank(dy, "dy", "K, P, Q")
+    geometry = (stride, padding, dilation, groups)
     plan = cached_plan(
-        shape(x_shape, "x_shape"),
-        w.shape,
-        stride,
-        padding,
-        dilation,
-        groups,
-        ("x_shape", "w"),
-        op="input_grad",
-        dtype=dy.dtype,
-        algorithm=algorithm,
+        "input_grad", dy.dtype, shape(x_shape, "x_shape"), w.shape, geometry, algorithm
     )
     return plan(dy, w, out=out)
 
@@ -198,16 +182,7 @@ def conv2d_weight_grad(
     _check_array(x, "x", dy.dtype)
     _check_rank(dy, "dy", "K, P, Q")
     _check_rank(x, "x", "C, H, W")
-    plan = cached_plan(
-        x.shape,
-        shape(w_shape, "w_shape"),
-        stride,
-        padding,
-        dilation,
-        groups,
-        ("x", "w_shape"),
-        op="weight_grad",
-        dtype=dy.dtype,
-        algorithm=algorithm,
-    )
+    geometry = (stride, padding, dilation, groups)
+    filters = shape(w_shape, "w_shape")
+    plan = cached_plan("weight_grad", dy.dtype, x.shape, filters, geometry, algorithm)
     return plan(dy, x, out=out)

@@ -51,7 +51,7 @@ def small_network(image_shape: tuple[int, int, int], classes: int) -> Module:
     return nn.Sequential(*layers, *features)
 
 
-class ConvNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class ConvNetClassifier(ClassifierMixin, BaseEstimator):
     """A convolutional network that learns classes of images.
 
     All samples given to `fit` are trained with: none are held back for validation.
@@ -178,11 +178,11 @@ class ConvNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self, "network_")
         images = self._validated(X, _ABSENT, reset=False)[0]
-        scores = [
+        batches = [
             self.network_(images[i : i + self.batch_size])
             for i in range(0, len(images), self.batch_size)
         ]
-        scores = np.concatenate(scores).astype(np.float64)
+        scores = np.concatenate(batches).astype(np.float64)
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
         return powers / powers.sum(axis=1, keepdims=True)
 

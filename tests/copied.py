@@ -24,7 +24,7 @@ from lowerconv.data import Augment, Dataset, Loader, Normalizer, ShardSet
 from lowerconv.data.shards import Shard as ShardFile
 from lowerconv.data.split import Subset
 from lowerconv.nn.models import resnet20
-from lowerconv.parallel.comm.link import EpochCounts, Scratch
+from lowerconv.parallel.comm.link import Scratch, SentBytes
 from lowerconv.parallel.comm.listener import Listener
 from lowerconv.parallel.comm.rank_map import Place, RankMap
 from lowerconv.parallel.comm.status import Status
@@ -81,7 +81,7 @@ def plan(op: str, algorithm: str, **options: Any) -> Callable[[], lc.ConvPlan]:
 def planned(plan: lc.ConvPlan) -> Any:
     rng = np.random.default_rng(0)
     kind = plan.problem.dtype.type
-    operands = [rng.standard_normal(shape).astype(kind) for shape in plan._operand_shapes]
+    operands = [rng.standard_normal(o.shape).astype(kind) for o in plan.call.operands]
     out = np.full(plan.result_shape, 2, kind)
     plan(*operands, out=out)
     return out, plan.choice, plan.explain()
@@ -307,7 +307,7 @@ OTHERS = {
     ),
     RankMap: Made(lambda: RankMap([Place("here", 2, 2, 1)], [[0]]), RankMap.lines),
     Scratch: Made(Scratch, lambda scratch: scratch.take(64).nbytes),
-    EpochCounts: Made(EpochCounts, values),
+    SentBytes: Made(SentBytes, values),
     Listener: Made(Listener, values),
     Reporter: Made(Reporter, values),
     Staleness: Made(lambda: Staleness(3), values),

@@ -27,10 +27,12 @@ PLAIN = """
     arguments.Place arguments.Text bench.case.Options bench.cases.Layer bench.draw.Style
     bench.published.NetworkTime bench.result.Result bench.result.Row bench.step_picture.Bar
     cli.tune.Layer codegen.isa.Isa conv.blas.blocking.Blocking
-    conv.depthwise.schedule.PlaneSchedule conv.executable.Options conv.lowering.Convolution
+    conv.call.Call conv.call.Operand conv.depthwise.schedule.PlaneSchedule
+    conv.executable.Options conv.lowering.Convolution
     conv.lowering.Phase conv.macrokernel.BlockOfK conv.macrokernel.Panels conv.macrokernel.Pixels
     conv.problem.Geometry conv.schedule.Schedule conv.schedule_weights.Pieces
-    conv.schedule_weights.TapTile conv.schedule_weights.WeightSchedule conv.tiling.Tiling
+    conv.schedule_weights.TapTile conv.schedule_weights.WeightSchedule conv.setting.Setting
+    conv.tiling.Tiling
     conv.tune.Candidate conv.window.Window conv.winograd.nest.Channels conv.winograd.nest.Tiles
     conv.winograd.schedule.Piece conv.winograd.schedule.TileSchedule
     conv.winograd.schedule_weights.SumSchedule data.ahead.Waiting data.folder.Listing
@@ -39,7 +41,7 @@ PLAIN = """
     machine.topology.Cache machine.topology.NumaNode machine.topology.Package
     machine.topology.Topology machine.variables.Request nn.loss.LossResult nn.memory.Block
     nn.memory.MemoryReport nn.models.build.Layers nn.planning.Place parallel.comm.binding.Squeeze
-    parallel.comm.choice.Chosen parallel.comm.rank_map.Place parallel.faults.elastic.Recovery
+    parallel.comm.choice.Chosen parallel.comm.rank_map.Place
     parallel.faults.stall.Answer parallel.sharding.layout.Layout parallel.sharding.layout.Segment
     parallel.sharding.sharded_layers.Sharding parallel.slurm.Job
     parallel.options.ParallelOptions parallel.trace.chrome.Event
@@ -67,12 +69,13 @@ ELSEWHERE = {
     "codegen.microkernel.Kernel": "a protocol",
     "conv.algorithm.Algorithm": "functions, that pickle where they have a name",
     "console.PlainConsole": "a console of rich, with another way to print",
-    "arguments.Kind": "a protocol",
+    "arguments.Kind": "what all kinds derive from",
     "data.oddities.Oddities": "counts and names, told at once",
     "nn.attributes.Attributes": "the base of modules",
     "nn.module.Module": "the base of modules",
     "nn.module.Layer": "the base of layers",
     "nn.optim.optimizer.Optimizer": "the base of optimizers",
+    "nn.schedule.Schedule": "an enumeration",
     # what has nothing of its own beside objects that are tested here
     "nn.step.Step": "numbers and a communicator",
     "nn.models.Model": "a function and numbers",

@@ -17,13 +17,9 @@ from lowerconv.data.loader import WORKERS
 from lowerconv.nn.divergence import DivergenceError
 from lowerconv.nn.models import MODELS
 from lowerconv.parallel.comm.agreement import DisagreementError
-from lowerconv.parallel.comm.communicator import (
-    Communicator,
-    MPIError,
-    launched_rank,
-    together,
-    world,
-)
+from lowerconv.parallel.comm.communicator import Communicator, MPIError
+from lowerconv.parallel.comm.mpi_communicator import launched_rank, world
+from lowerconv.parallel.comm.together import together
 from lowerconv.parallel.faults.stall import StallError
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.printable import printable_lines

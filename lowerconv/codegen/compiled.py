@@ -79,14 +79,16 @@ def njit(*, cache: bool = False, **options: Any) -> Callable[[Callable[..., Any]
     return decorate
 
 
-def internal(function: Callable[..., Any]) -> Any:
+def internal(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Compile a function for compiled callers alone; it is kept as a part of them.
 
     Wrappers by which Python and C could call it take as long to compile as the function itself.
+    Decorates as ``@internal``, or with options of numba as ``@internal(fastmath=True)``.
     Divisions by zero give infinities as in NumPy: an exception would end one worker's share.
     """
-    options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
-    return njit(**options)(function)
+    options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **options}
+    decorate = njit(error_model="numpy", **options)
+    return decorate if function is None else decorate(function)
 
 
 def callback(signature: Signature, function: Callable[..., Any]) -> Callback:

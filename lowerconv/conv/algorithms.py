@@ -30,8 +30,8 @@ def choose(problem: ConvProblem, op: Op, constant: bool = False) -> Algorithm:
     return min(ALGORITHMS.values(), key=lambda a: a.estimate(problem, op, constant))
 
 
-def make_executable(name: str, problem: ConvProblem, op: Op, options: Options) -> Executable:
-    """Return a pass, ready to run, by the algorithm of a name.
+def make_executable(problem: ConvProblem, op: Op, options: Options) -> Executable:
+    """Return a pass, ready to run, by the algorithm of the options.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def make_executable(name: str, problem: ConvProblem, op: Op, options: Options) -
     MemoryError
         It cannot count what it would need.
     """
-    algorithm = ALGORITHMS[name]
+    algorithm = ALGORITHMS[options.algorithm]
     algorithm.check(problem)
     if not problem.N:
         return Nothing(options)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lowerconv.codegen.microkernel import Kernel
+from lowerconv.conv.setting import Setting
 from lowerconv.copying import not_copied
 from lowerconv.runtime.team import Handle
 from lowerconv.runtime.workspace import Scratch
@@ -16,26 +17,36 @@ Array = npt.NDArray[np.floating]
 
 
 class Options(NamedTuple):
-    """What a plan is made for, beside its problem and pass.
+    """What a pass is planned for, beside its problem.
 
     Attributes
     ----------
+    algorithm : str
+        "auto" is decided by the plan.
+    variant : str, optional
+        Of an algorithm that has several, as tuning names them; default: the one of least cost.
     threads : int
-    constant : bool
-        A promise that filters do not change between calls, so that they may be kept packed.
+        0 stands for those that kernels run on.
+    bias : bool
+        Whether a bias is added.
     relu : bool
         Whether results below zero become zero, after all additions.
     add : bool
         Whether results are added to what is there.
-    variant : str, optional
-        Of an algorithm that has several, as tuning names them; default: the one of least cost.
+    constant : bool
+        A promise that filters do not change between calls, so that they may be kept packed.
+    single : bool
+        Whether images come and go without the batch extent.
     """
 
-    threads: int
-    constant: bool = False
+    algorithm: str = "auto"
+    variant: str | None = None
+    threads: int = 0
+    bias: bool = False
     relu: bool = False
     add: bool = False
-    variant: str | None = None
+    constant: bool = False
+    single: bool = False
 
 
 @not_copied("copy the ConvPlan that it is a part of")
@@ -92,6 +103,30 @@ class Executable:
     def explain(self) -> dict[str, str]:
         """Return the decisions, for people."""
         return {}
+
+
+class Recorded(Executable):
+    """A pass of loops that read everything but the operands of a call from a record.
+
+    Attributes
+    ----------
+    schedule : Setting
+        The decisions that the record is made of.
+    job : ndarray
+        The record, or several: of the dtype of `runtime.records.record_dtype`.
+    arrays : list
+        What has its address in the record.
+    """
+
+    slices = True
+
+    def __init__(self, schedule: Setting, options: Options, job: np.ndarray) -> None:
+        super().__init__(options.threads)
+        self.schedule, self.relu, self.job = schedule, options.relu, job
+        self.words = job.view(np.int64)
+        self.address = job.ctypes.data  # asked for at each call it costs a microsecond
+        self.nothing = np.empty(0, schedule.conv.dtype)
+        self.arrays: list[np.ndarray] = []
 
 
 class Nothing(Executable):

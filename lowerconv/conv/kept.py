@@ -1,4 +1,4 @@
-"""Which filters something kept was made of, for plans whose filters are promised not to change."""
+"""Recognises the filters that packed ones were made of: for filters that do not change."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ SAMPLES = 64  # numbers that are compared at every call: a microsecond
 
 @not_copied("copy the ConvPlan that it is a part of")
 class Kept:
-    """Recognises the filters that something was made of."""
+    """Remembers the array of filters that packed ones were made of."""
 
     def __init__(self) -> None:
         self._filters: Array | None = None
         self._sample = b""
 
     def has(self, filters: Array) -> bool:
-        """Return whether it was made of these.
+        """Return whether the packed filters were made of these.
 
         Raises
         ------
         ValueError
-            It was, and they have changed since: some of their numbers are looked at.
+            They were, and the numbers have changed since, as far as a sample of them tells.
         """
         known = self._filters
         if known is None or (known is not filters and known.ctypes.data != filters.ctypes.data):
@@ -35,11 +35,11 @@ class Kept:
         return True
 
     def forget(self) -> None:
-        """Have something made anew: before that begins, so that nothing half made is used."""
+        """Forget the array, before packing begins: half packed filters must not be used."""
         self._filters = None
 
     def take(self, filters: Array) -> None:
-        """Note what it is made of now.
+        """Note that the filters are packed.
 
         While the array is held no other one can have its address.
         """

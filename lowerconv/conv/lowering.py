@@ -40,8 +40,8 @@ class Convolution:
 
     images: int
     groups: int
-    channels: int  # summed over, of a group
-    results: int  # of a group
+    C: int  # channels summed over, of a group
+    K: int  # channels of the result, of a group
     H: int
     W: int
     stride_h: int
@@ -60,23 +60,42 @@ class Convolution:
         return min(rows), max(rows), min(columns), max(columns)
 
 
-def forward_convolution(problem: ConvProblem) -> Convolution:
-    """Return the forward pass as it is; a 1x1 filter at stride 1 sees an image as one long row."""
-    g = problem.geometry
-    H, W, P, Q = problem.H, problem.W, problem.P, problem.Q
+def is_product(problem: ConvProblem) -> bool:
+    """Return whether the filters are 1x1 at stride 1 without padding: one matrix product."""
     plain = (problem.R, problem.S) == (1, 1) and problem.stride == (1, 1)
-    if plain and not any(map(any, problem.padding)):
-        H, W, P, Q = 1, H * W, 1, P * Q
+    return plain and not any(map(any, problem.padding))
+
+
+def _extents(problem: ConvProblem) -> tuple[int, int, int, int]:
+    """Return H, W, P, Q of images and results, each of which is one long row of a product."""
+    H, W, P, Q = problem.H, problem.W, problem.P, problem.Q
+    return (1, H * W, 1, P * Q) if is_product(problem) else (H, W, P, Q)
+
+
+def forward_convolution(problem: ConvProblem) -> Convolution:
+    """Return the forward pass as it is."""
+    g = problem.geometry
+    H, W, P, Q = _extents(problem)
     taps = tuple(
         (r * g.S + s, r * g.dilation_h - g.pad_top, s * g.dilation_w - g.pad_left)
         for r in range(g.R)
         for s in range(g.S)
     )
     return Convolution(
-        problem.N, problem.groups, problem.C // problem.groups, problem.K // problem.groups,
-        H, W, g.stride_h, g.stride_w, g.R * g.S, False, P * Q,
-        (Phase(P, Q, taps, 0, Q, 1),), problem.dtype,
-    )  # fmt: skip
+        images=problem.N,
+        groups=problem.groups,
+        C=problem.C // problem.groups,
+        K=problem.K // problem.groups,
+        H=H,
+        W=W,
+        stride_h=g.stride_h,
+        stride_w=g.stride_w,
+        taps=g.R * g.S,
+        transposed=False,
+        out_plane=P * Q,
+        phases=(Phase(P, Q, taps, 0, Q, 1),),
+        dtype=problem.dtype,
+    )
 
 
 def input_grad_convolution(problem: ConvProblem) -> Convolution:
@@ -87,10 +106,7 @@ def input_grad_convolution(problem: ConvProblem) -> Convolution:
     neighbours among them read neighbouring rows of dy.
     """
     g = problem.geometry
-    H, W, P, Q = problem.H, problem.W, problem.P, problem.Q
-    plain = (problem.R, problem.S) == (1, 1) and problem.stride == (1, 1)
-    if plain and not any(map(any, problem.padding)):
-        H, W, P, Q = 1, H * W, 1, P * Q
+    H, W, P, Q = _extents(problem)
 
     def steps(extent: int, taps: int, stride: int, pad: int, dilation: int, first: int):
         """Return what the pixels ``first, first + stride, ...`` read: their number and taps."""
@@ -112,9 +128,20 @@ def input_grad_convolution(problem: ConvProblem) -> Convolution:
                 Phase(rows, columns, taps, first_row * W + first_column, g.stride_h * W, g.stride_w)
             )
     return Convolution(
-        problem.N, problem.groups, problem.K // problem.groups, problem.C // problem.groups,
-        P, Q, 1, 1, g.R * g.S, True, H * W, tuple(phases), problem.dtype,
-    )  # fmt: skip
+        images=problem.N,
+        groups=problem.groups,
+        C=problem.K // problem.groups,
+        K=problem.C // problem.groups,
+        H=P,
+        W=Q,
+        stride_h=1,
+        stride_w=1,
+        taps=g.R * g.S,
+        transposed=True,
+        out_plane=H * W,
+        phases=tuple(phases),
+        dtype=problem.dtype,
+    )
 
 
 def convolution(problem: ConvProblem, op: Op) -> Convolution:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from math import ceil
 
+import numpy as np
+
 from lowerconv.conv import costs
 
 Part = tuple[int, int, int, int]  # panels from and to, pieces from and to
@@ -14,6 +16,14 @@ Part = tuple[int, int, int, int]  # panels from and to, pieces from and to
 def share(count: int, worker: int, workers: int) -> tuple[int, int]:
     """Return the range of one worker."""
     return count * worker // workers, count * (worker + 1) // workers
+
+
+def part_table(parts: Sequence[Sequence[Part]]) -> np.ndarray:
+    """Return where each worker's parts begin, and behind that all parts, four numbers each."""
+    counts = [0, *map(len, parts)]
+    begins = np.cumsum(counts) * 4 + len(counts)
+    flat = [number for own in parts for part in own for number in part]
+    return np.array([*begins, *flat], np.int64)
 
 
 def grid(panels: int, pieces: int, across: int, along: int) -> list[list[Part]]:
@@ -109,7 +119,9 @@ def best(
     pack: float,
     options: list[tuple[int, float, float]],
 ) -> tuple[int, list[list[Part]]]:
-    """Return which option, and which partition, ends first, the start of threads counted.
+    """Return the option, by its number, and the partition that are done first.
+
+    The start of threads counts, where there are several.
 
     Options are numbers of pieces with the times of a piece: of its tiles, and of its lowering.
     `nodes` has the NUMA node of each thread: where there are several, images stay on theirs if that

@@ -7,23 +7,17 @@ from typing import Any, cast
 
 import numpy as np
 
-from lowerconv.checks import Pair, plain_array
+from lowerconv.checks import Pair
 from lowerconv.conv.algorithms import ALGORITHMS, choose, make_executable
-from lowerconv.conv.arrays import are_slices, contiguous, overlap
-from lowerconv.conv.executable import Options
-from lowerconv.conv.problem import OPS, ConvProblem, Op, conv_problem
+from lowerconv.conv.arrays import contiguous
+from lowerconv.conv.call import make_call
+from lowerconv.conv.executable import Executable, Options
+from lowerconv.conv.problem import OPS, ConvProblem, Op, batched, conv_problem
 from lowerconv.conv.tune import Candidate, measure, recalled
 from lowerconv.runtime.threads import Turns, get_num_threads, parallel_region
 from lowerconv.runtime.workspace import check_bytes, workspace
 
 _tuning = Turns("tuning")  # two threads at once would measure each other
-
-#        pass:          its operands and its result, as the public functions name them
-NAMES = {
-    "forward": ("x", "w", "y"),
-    "input_grad": ("dy", "w", "dx"),
-    "weight_grad": ("dy", "x", "dw"),
-}
 
 
 def algorithms(problem: ConvProblem | None = None) -> tuple[str, ...]:
@@ -69,87 +63,42 @@ class ConvPlan:
         Scratch memory for all threads together; all plans share one buffer.
     """
 
-    def __init__(
-        self,
-        x_shape: Any,
-        w_shape: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: Any = 1,
-        *,
-        op: str = "forward",
-        dtype: Any = "float32",
-        algorithm: str = "auto",
-        bias: bool = False,
-        activation: str | None = None,
-        accumulate: bool = False,
-        constant_weights: bool = False,
-        tune: bool = False,
-        variant: str | None = None,
-        names: tuple[str, str] = ("x_shape", "w_shape"),
-    ) -> None:
-        if op not in OPS:
-            raise ValueError(f"op: got {op!r}, expected one of {', '.join(map(repr, OPS))}")
-        if algorithm not in ("auto", *ALGORITHMS):
-            known = ", ".join(map(repr, ("auto", *ALGORITHMS)))
-            raise ValueError(f"algorithm: got {algorithm!r}, expected one of {known}")
-        if activation not in (None, "relu"):
-            raise ValueError(f"activation: got {activation!r}, expected None or 'relu'")
-        if op != "forward" and (bias or activation):
-            raise ValueError(f"op: got {op!r} with a bias or an activation, expected 'forward'")
-        single = isinstance(x_shape, (tuple, list)) and len(x_shape) == 3
-        problem = conv_problem(
-            (1, *x_shape) if single else x_shape,
-            w_shape,
-            stride,
-            padding,
-            dilation,
-            groups,
-            dtype,
-            names=names,
-        )
-        self.problem = problem
-        self.op = cast(Op, op)
-        self.bias = bool(bias)
-        self.activation = activation
-        self.accumulate = bool(accumulate)
-        self.threads = get_num_threads()
-
-        shapes = {
-            "x": problem.x_shape,
-            "w": problem.w_shape,
-            "y": problem.y_shape,
-        }
-        shapes |= {"d" + name: shape for name, shape in shapes.items()}
-        self._names = NAMES[op]
-        self._full_shapes = tuple(shapes[name] for name in self._names)
-        # What the caller passes: images without the batch extent where x_shape had none.
-        self._shapes = tuple(
-            shape[1:] if single and name[-1] != "w" else shape
-            for name, shape in zip(self._names, self._full_shapes, strict=True)
-        )
-        self.result_shape = self._shapes[2]
-        itemsize = problem.dtype.itemsize
+    def __init__(self, problem: ConvProblem, op: Op, options: Options, tune: bool = False) -> None:
+        _check(op, options)
+        self.problem, self.op = problem, op
+        self.call = make_call(problem, op, options.bias, options.single)
+        result = self.call.result
+        self.result_shape = result.shape
         # An empty batch counts as one image: NumPy makes no empty array of such extents either.
-        items = prod(max(1, extent) for extent in self._full_shapes[2])
-        check_bytes(items * itemsize, f"{self._names[2]} {self.result_shape}")
-
+        items = prod(max(1, extent) for extent in result.batch_shape)
+        check_bytes(items * problem.dtype.itemsize, f"{result.name} {result.shape}")
         self.tuning: list[tuple[str, float]] = []
-        candidate = Candidate(algorithm, variant)
         self.reason = "asked for"
-        if algorithm == "auto":
-            candidate, self.reason = self._choose(tune, constant_weights)
-        self.algorithm, self.choice = candidate.algorithm, str(candidate)
-        self._constant, self._variant = constant_weights, candidate.variant
-        self._make_ready(self.threads)
-        self._no_bias = np.empty(0, problem.dtype)
-        self._count = 3 if self.bias else 2
-        self._images = (0, 1) if op == "weight_grad" else (0, 2)  # where operands, out are images
-        self._single = single
-        self._operand_names = (*self._names[:2], "bias")[: self._count]
-        self._operand_shapes = (*self._shapes[:2], (problem.K,))[: self._count]
-        self._held: np.ndarray | None = None
+        self.options = options._replace(threads=options.threads or get_num_threads())
+        if options.algorithm == "auto":
+            algorithm, variant = self._choose(tune)
+            self.options = self.options._replace(algorithm=algorithm, variant=variant)
+        self.choice = str(Candidate(self.algorithm, self.options.variant))
+        self.executable = self._ready()
+        self._held: tuple[np.ndarray, ...] = ()  # the filters of all calls
+        self._no_bias: tuple[np.ndarray, ...] = ()
+        if not options.bias:
+            self._no_bias = (np.empty(0, problem.dtype),)
+
+    @property
+    def algorithm(self) -> str:
+        """The one that runs, never "auto"."""
+        return self.options.algorithm
+
+    @property
+    def threads(self) -> int:
+        """Those that the work is divided among."""
+        return self.options.threads
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Scratch memory for all threads together."""
+        return self.executable.workspace_items * self.problem.dtype.itemsize
 
     def hold(self, w: np.ndarray) -> None:
         """Take the filters of all calls to come, which are made without: ``plan(x[, bias])``.
@@ -164,81 +113,63 @@ class ConvPlan:
         """
         if self.op == "weight_grad":
             raise ValueError("op: got 'weight_grad', which has no filters to hold")
-        self._check("w", w, self.problem.w_shape)
-        given = kept = contiguous(w, "w")
-        run = self.executable
-        with parallel_region(run.threads, run.pairs) as team:
+        self.call.check("w", w, self.problem.w_shape)
+        given = contiguous(w, "w")
+        with parallel_region(self.executable.threads, self.executable.pairs) as team:
+            run = self._for_threads(team.threads)
             kept = run.hold(team, given, workspace(run.workspace_items, self.problem.dtype))
-        self._held = np.array(w, order="C", subok=False) if kept is given else kept
-        self._operand_names = self._operand_names[:1] + self._operand_names[2:]
-        self._operand_shapes = self._operand_shapes[:1] + self._operand_shapes[2:]
-        self._count = len(self._operand_names)
+        self._held = (np.array(w, order="C", subok=False) if kept is given else kept,)
+        self.call = self.call.without_filters()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        p = self.problem
-        x_shape = p.x_shape[1:] if self._single else p.x_shape
-        options = {
-            "op": self.op,
-            "dtype": p.dtype,
-            "algorithm": self.algorithm,
-            "variant": self._variant,
-            "bias": self.bias,
-            "activation": self.activation,
-            "accumulate": self.accumulate,
-            "constant_weights": self._constant,
-        }
-        arguments = (x_shape, p.w_shape, p.stride, p.padding, p.dilation, p.groups)
-        return _plan_anew, (arguments, options, self.reason, self.tuning)
+        options = self.options._replace(threads=0)
+        return _plan_anew, (self.problem, self.op, options, self.reason, self.tuning)
 
-    def _make_ready(self, threads: int) -> None:
-        """Divide the work among so many threads; no result depends on how many there are."""
-        options = Options(
-            threads=threads,
-            constant=self._constant,
-            relu=self.activation == "relu",
-            add=self.accumulate,
-            variant=self._variant,
-        )
-        executable = make_executable(self.algorithm, self.problem, self.op, options)
-        workspace_bytes = executable.workspace_items * self.problem.dtype.itemsize
-        check_bytes(workspace_bytes, f"workspace of algorithm {self.algorithm!r}")
-        self.threads, self.workspace_bytes = threads, workspace_bytes
-        self.executable = executable
+    def _ready(self) -> Executable:
+        """Return the pass made ready for the threads; no result depends on how many there are."""
+        executable = make_executable(self.problem, self.op, self.options)
+        needed = executable.workspace_items * self.problem.dtype.itemsize
+        check_bytes(needed, f"workspace of algorithm {self.algorithm!r}")
+        return executable
 
-    def _choose(self, tune: bool, constant: bool) -> tuple[Candidate, str]:
-        """Return what "auto" stands for, and why: as remembered, as measured now, or as priced."""
-        problem = self.problem
-        if not problem.N:
-            return Candidate("lowering"), "nothing to do"
-        candidate = recalled(problem, self.op, constant)
-        if candidate:
-            return candidate, "the fastest when it was measured"
-        if not tune:
-            algorithm = choose(problem, self.op, constant)
-            return Candidate(algorithm.name), algorithm.reason
+    def _for_threads(self, threads: int) -> Executable:
+        """Return the executable for what the system has: made anew where that is fewer threads."""
+        if threads >= self.executable.threads:
+            return self.executable
+        if self._held:
+            raise RuntimeError(
+                f"threads: the system has {threads}, expected {self.executable.threads}, for which "
+                "the filters are packed: make the plan, or compile the network, anew"
+            )
+        self.options = self.options._replace(threads=min(self.threads, threads))
+        self.executable = self._ready()
+        return self.executable
+
+    def _choose(self, tune: bool) -> Candidate:
+        """Return what "auto" stands for: as remembered, as measured now, or the least cost."""
+        problem, op, constant = self.problem, self.op, self.options.constant
 
         def build(candidate: Candidate) -> ConvPlan:
-            return ConvPlan(
-                problem.x_shape,
-                problem.w_shape,
-                problem.stride,
-                problem.padding,
-                problem.dilation,
-                problem.groups,
-                op=self.op,
-                dtype=problem.dtype,
-                algorithm=candidate.algorithm,
-                variant=candidate.variant,
-                constant_weights=constant,
-            )
+            return ConvPlan(problem, op, Options(*candidate, constant=constant))
 
-        with _tuning.take():
-            candidate = recalled(problem, self.op, constant)
-            if candidate:  # by now
-                return candidate, "the fastest when it was measured"
-            ranking = measure(problem, self.op, constant, build)
-        self.tuning = [(str(candidate), seconds) for candidate, seconds in ranking]
-        return ranking[0][0], "the fastest as measured now"
+        if not problem.N:
+            self.reason = "nothing to do"
+            return Candidate("lowering")
+        candidate = recalled(problem, op, constant)
+        if candidate is None and not tune:
+            algorithm = choose(problem, op, constant)
+            self.reason = algorithm.reason
+            return Candidate(algorithm.name)
+        if candidate is None:
+            with _tuning.take():
+                candidate = recalled(problem, op, constant)  # measured meanwhile
+                if candidate is None:
+                    ranking = measure(problem, op, constant, build)
+                    self.tuning = [(str(candidate), seconds) for candidate, seconds in ranking]
+                    self.reason = "the fastest as measured now"
+                    return ranking[0][0]
+        self.reason = "the fastest when it was measured"
+        return candidate
 
     def __call__(self, *operands: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Run the pass.
@@ -261,107 +192,30 @@ class ConvPlan:
         ------
         TypeError, ValueError
             An operand or `out` that does not fit the plan; nothing has been written.
+        RuntimeError
+            The system has fewer threads than when filters were packed by `hold`.
         """
-        if self.accumulate and out is None:
+        if self.options.add and out is None:
             raise TypeError("out: got None, expected the array that an accumulating plan adds to")
-        if len(operands) == self._count and self._ready(operands, out):
+        if self.call.fits(operands, out, self.executable.slices):
             result = np.empty(self.result_shape, self.problem.dtype) if out is None else out
-            self._run(operands, result)
-            return result
-        return self._careful(operands, out)
-
-    def _ready(self, operands: tuple[np.ndarray, ...], out: np.ndarray | None) -> bool:
-        """Return whether kernels can take the arrays as they are: the usual case, told quickly."""
-        dtype = self.problem.dtype
-        for i, (array, shape) in enumerate(zip(operands, self._operand_shapes, strict=True)):
-            if type(array) is not np.ndarray or array.shape != shape or array.dtype != dtype:
-                return False
-            flags = array.flags
-            plain = flags.c_contiguous and flags.aligned and flags.writeable
-            if not plain and not (i in self._images and self._takes(array)):
-                return False
-        if out is None:
-            return True
-        if type(out) is not np.ndarray or out.shape != self.result_shape or out.dtype != dtype:
-            return False
-        flags = out.flags
-        plain = flags.c_contiguous and flags.aligned and flags.writeable
-        if not plain and not (2 in self._images and self._takes(out)):
-            return False
-        return not any(np.may_share_memory(out, operand) for operand in operands)
-
-    def _takes(self, images: np.ndarray) -> bool:
-        """Return whether the algorithm can read images that are some channels of larger ones."""
-        return self.executable.slices and are_slices(images)
-
-    def _run(self, operands: tuple[np.ndarray, ...], result: np.ndarray) -> None:
-        """Run on arrays that are contiguous, or whose images are if the executable `slices`."""
-        if self._held is not None:
-            operands = (operands[0], self._held, *operands[1:])
-        first, second, *bias = operands
-        if self._single:  # filters are what they are, and may be packed
-            first, second, result = (
-                array if name[-1] == "w" else array.reshape(shape)
-                for array, name, shape in zip(
-                    (first, second, result), self._names, self._full_shapes, strict=True
-                )
-            )
+        else:
+            operands, result = self.call.copied(operands, out, self.options.add)
+        target = result
+        if self.options.single:
+            both = zip(operands, self.call.operands, strict=True)
+            operands = tuple(array.reshape(operand.batch_shape) for array, operand in both)
+            target = result.reshape(self.call.result.batch_shape)
+        a, b, bias = operands[0], *self._held, *operands[1:], *self._no_bias
         with parallel_region(self.executable.threads, self.executable.pairs) as team:
-            if team.threads < self.executable.threads:  # the system has no more
-                self._make_ready(min(self.threads, team.threads))
-            run = self.executable
+            run = self._for_threads(team.threads)
             scratch = workspace(run.workspace_items, self.problem.dtype)
-            run.run(team, first, second, bias[0] if bias else self._no_bias, result, scratch)
-
-    def _careful(self, operands: tuple[Any, ...], out: Any) -> np.ndarray:
-        """Check everything, and run on copies of what kernels cannot take as it is."""
-        if len(operands) != self._count:
-            raise TypeError(
-                f"plan: got {len(operands)} arrays, expected {self._count}: "
-                + ", ".join(self._operand_names)
-            )
-        names = self._operand_names
-        for name, array, shape in zip(names, operands, self._operand_shapes, strict=True):
-            self._check(name, array, shape)
-        if out is not None:
-            self._check_out(out, operands)
-        dtype = self.problem.dtype
-        plain = tuple(contiguous(array, name) for array, name in zip(operands, names, strict=True))
-        if out is not None and out.flags.c_contiguous and out.flags.aligned:
-            self._run(plain, np.asarray(out))
-            return out
-        result = np.empty(self.result_shape, dtype)
-        if self.accumulate:
-            result[...] = out
-        self._run(plain, result)
+            run.run(team, a, b, bias, target, scratch)
         if out is None:
             return result
-        out[...] = result
+        if result is not out and not np.may_share_memory(result, out):
+            out[...] = result
         return out
-
-    def _check(self, name: str, array: Any, shape: tuple[int, ...]) -> None:
-        plain_array(array, name)
-        if array.dtype != self.problem.dtype:
-            raise TypeError(f"{name}: got dtype {array.dtype}, expected {self.problem.dtype}")
-        if array.shape != shape:
-            raise ValueError(f"{name}: got shape {array.shape}, expected {shape}")
-
-    def _check_out(self, out: Any, operands: tuple[np.ndarray, ...]) -> None:
-        self._check("out", out, self.result_shape)
-        if not out.flags.writeable:
-            raise ValueError("out: got a read-only array, expected a writable one")
-        if (
-            any(
-                step == 0 and extent > 1
-                for extent, step in zip(out.shape, out.strides, strict=True)
-            )
-            and out.size
-        ):
-            raise ValueError("out: got elements that share memory, expected one cell for each")
-        for name, operand in zip(self._operand_names, operands, strict=True):
-            # The bounds first: the exact question can be expensive.
-            if np.may_share_memory(out, operand) and overlap(out, operand):
-                raise ValueError(f"out: got memory of {name}, expected memory of its own")
 
     def explain(self) -> str:
         """Return what was chosen and why, a line each."""
@@ -380,10 +234,9 @@ class ConvPlan:
             "workspace": f"{self.workspace_bytes:,} bytes for all threads",
         }
         lines |= self.executable.explain()
-        if self.bias or self.activation:
-            lines["epilogue"] = ", ".join(
-                (["bias"] if self.bias else []) + ([self.activation] if self.activation else [])
-            )
+        epilogue = ["bias"] * self.options.bias + ["relu"] * self.options.relu
+        if epilogue:
+            lines["epilogue"] = ", ".join(epilogue)
         width = max(map(len, lines))
         return "\n".join(f"{name:<{width}}  {text}" for name, text in lines.items())
 
@@ -402,20 +255,40 @@ class ConvPlan:
         return self.executable.kernels[0].assembly()
 
     def __repr__(self) -> str:
-        shapes = " ".join(map(str, self._shapes))
+        operands = make_call(self.problem, self.op, False, self.options.single)
+        shapes = " ".join(str(o.shape) for o in (*operands.operands, operands.result))
         return f"<ConvPlan {self.op} {shapes} {self.algorithm} on {self.threads} threads>"
 
 
 def _plan_anew(
-    arguments: tuple[Any, ...],
-    options: dict[str, Any],
+    problem: ConvProblem,
+    op: Op,
+    options: Options,
     reason: str,
     tuning: list[tuple[str, float]],
 ) -> ConvPlan:
     """Return a plan of decisions that another plan has made."""
-    plan = ConvPlan(*arguments, **options)
+    plan = ConvPlan(problem, op, options)
     plan.reason, plan.tuning = reason, list(tuning)
     return plan
+
+
+def _check(op: str, options: Options) -> None:
+    """Raise ValueError for options that do not go together."""
+    if op not in OPS:
+        raise ValueError(f"op: got {op!r}, expected one of {', '.join(map(repr, OPS))}")
+    if options.algorithm not in ("auto", *ALGORITHMS):
+        known = ", ".join(map(repr, ("auto", *ALGORITHMS)))
+        raise ValueError(f"algorithm: got {options.algorithm!r}, expected one of {known}")
+    if op != "forward" and (options.bias or options.relu):
+        raise ValueError(f"op: got {op!r} with a bias or an activation, expected 'forward'")
+
+
+def is_relu(activation: object) -> bool:
+    """Return whether an activation is ReLU, or none; raise ValueError for any other."""
+    if activation not in (None, "relu"):
+        raise ValueError(f"activation: got {activation!r}, expected None or 'relu'")
+    return activation == "relu"
 
 
 def plan_conv2d(
@@ -478,19 +351,14 @@ def plan_conv2d(
     MemoryError
         The result or the workspace could not exist on this machine.
     """
-    return ConvPlan(
-        x_shape,
-        w_shape,
-        stride,
-        padding,
-        dilation,
-        groups,
-        op=op,
-        dtype=dtype,
+    options = Options(
         algorithm=algorithm,
-        bias=bias,
-        activation=activation,
-        accumulate=accumulate,
-        constant_weights=constant_weights,
-        tune=tune,
+        bias=bool(bias),
+        relu=is_relu(activation),
+        add=bool(accumulate),
+        constant=constant_weights,
     )
+    _check(op, options)
+    shape, single = batched(x_shape)
+    problem = conv_problem(shape, w_shape, stride, padding, dilation, groups, dtype)
+    return ConvPlan(problem, cast(Op, op), options._replace(single=single), tune)

@@ -8,11 +8,22 @@ from typing import Any
 import numpy as np
 
 from lowerconv.checks import integer, pair
-from lowerconv.conv.plan import ConvPlan
+from lowerconv.conv.executable import Options
+from lowerconv.conv.plan import ConvPlan, is_relu
+from lowerconv.conv.problem import Op, batched, conv_problem
 from lowerconv.runtime.affinity import generation
 from lowerconv.runtime.threads import get_num_threads
 
 PLANS = 512  # plans are small: the workspace is not theirs
+
+Geometry = tuple[Any, Any, Any, Any]
+
+#   where a public function has the shapes of images and filters from, for the messages
+GIVEN: dict[Op, tuple[str, str]] = {
+    "forward": ("x", "w"),
+    "input_grad": ("x_shape", "w"),
+    "weight_grad": ("x", "w_shape"),
+}
 
 
 def _key(value: Any, argument: str) -> Any:
@@ -32,38 +43,51 @@ def _key(value: Any, argument: str) -> Any:
 
 @lru_cache(maxsize=PLANS)
 def _cached_plan(
-    arguments: tuple[Any, ...],
-    threads: int,
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    geometry: Geometry,
+    dtype: np.dtype,
+    op: Op,
+    options: Options,
     binding: int,
-    names: tuple[str, str],
-    options: tuple[Any, ...],
 ) -> ConvPlan:
-    return ConvPlan(*arguments, names=names, **dict(options))
+    problem = conv_problem(x_shape, w_shape, *geometry, dtype, names=GIVEN[op])
+    return ConvPlan(problem, op, options)
 
 
 def cached_plan(
+    op: Op,
+    dtype: np.dtype,
     x_shape: tuple[int, ...],
     w_shape: tuple[int, ...],
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: Any,
-    names: tuple[str, str],
-    **options: Any,
+    geometry: Geometry,
+    algorithm: str,
+    bias: bool = False,
+    activation: str | None = None,
 ) -> ConvPlan:
-    """Return the plan for these arguments, from a bounded cache where it was made before."""
-    for name in ("algorithm", "activation"):
-        if not isinstance(options.get(name), (str, type(None))):
-            raise TypeError(f"{name}: got {options[name]!r}, expected a string")
-    arguments = (
-        x_shape,
-        w_shape,
+    """Return the plan for these arguments, from a bounded cache where it was made before.
+
+    `geometry` is stride, padding, dilation and groups.
+    """
+    for name, value in (("algorithm", algorithm), ("activation", activation)):
+        if not isinstance(value, (str, type(None))):
+            raise TypeError(f"{name}: got {value!r}, expected a string")
+    shape, single = batched(x_shape)
+    stride, padding, dilation, groups = geometry
+    geometry = (
         _key(stride, "stride"),
         _key(padding, "padding"),
         _key(dilation, "dilation"),
         _key(groups, "groups"),
     )
-    return _cached_plan(arguments, get_num_threads(), generation(), names, tuple(options.items()))
+    options = Options(
+        algorithm=algorithm,
+        threads=get_num_threads(),
+        bias=bias,
+        relu=is_relu(activation),
+        single=single,
+    )
+    return _cached_plan(shape, w_shape, geometry, dtype, op, options, generation())
 
 
 plan_cache_info = _cached_plan.cache_info

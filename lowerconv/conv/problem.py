@@ -166,6 +166,12 @@ def _sides(padding: Any, stride: Pair, dilation: Pair, R: int, S: int) -> Sides:
     return (rows, rows), (columns, columns)
 
 
+def batched(x_shape: Any) -> tuple[Any, bool]:
+    """Return a shape of images with the batch extent, and whether that was missing."""
+    single = isinstance(x_shape, (tuple, list)) and len(x_shape) == 3
+    return (1, *x_shape) if single else x_shape, single
+
+
 def conv_problem(
     x_shape: Any,
     w_shape: Any,

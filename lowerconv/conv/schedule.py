@@ -15,6 +15,7 @@ from lowerconv.conv import costs
 from lowerconv.conv.caches import panel_bytes
 from lowerconv.conv.lowering import Convolution
 from lowerconv.conv.partition import Part, best
+from lowerconv.conv.setting import Setting
 from lowerconv.conv.tiling import Tiling
 from lowerconv.conv.window import Window, balanced, window
 
@@ -41,15 +42,11 @@ class _Pieces(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(Setting):
     """All decisions for a convolution.
 
     Attributes
     ----------
-    conv : Convolution
-    isa : Isa
-    nodes : tuple of int
-        NUMA node of each thread.
     tiling : Tiling
         Which operand fills vectors, and the tiles of pixels of each phase.
     constant : bool
@@ -70,9 +67,6 @@ class Schedule:
         For each worker its parts: panels from and to, counted over all groups, pieces from and to.
     """
 
-    conv: Convolution
-    isa: Isa
-    nodes: tuple[int, ...]
     tiling: Tiling
     constant: bool
     window: Window
@@ -85,11 +79,6 @@ class Schedule:
     parts: tuple[tuple[Part, ...], ...]
 
     @property
-    def VL(self) -> int:
-        """Lanes of a vector."""
-        return self.isa.lanes(self.conv.dtype)
-
-    @property
     def NR(self) -> int:
         """Filters of a panel."""
         return self.tiling.NR
@@ -97,7 +86,7 @@ class Schedule:
     @property
     def panels(self) -> int:
         """Panels of a group."""
-        return -(-self.conv.results // self.NR)
+        return -(-self.conv.K // self.NR)
 
     @property
     def by_rows(self) -> bool:
@@ -171,10 +160,10 @@ def _blocks(conv: Convolution, isa: Isa, tiling: Tiling, view: Window) -> _Block
 
     All of them share the L2 cache.  Every block of panels lowers the source again; every block of
     channels but the first adds to what the one before has stored.  Nothing here depends on the
-    number of threads, because blocks of channels round.
+    number of threads, because the sums of each block of channels are rounded when they are stored.
     """
     VL, item = isa.lanes(conv.dtype), conv.dtype.itemsize
-    panels = -(-conv.results // tiling.NR)
+    panels = -(-conv.K // tiling.NR)
     P = max(phase.P for phase in conv.phases)
     TH = tiling.shapes[0][0]
     weights = int(WEIGHTS_SHARE * panel_bytes()) // item
@@ -182,7 +171,7 @@ def _blocks(conv: Convolution, isa: Isa, tiling: Tiling, view: Window) -> _Block
     count = sum(tiles(conv, tiling, i) for i in range(len(conv.phases))) * conv.images
     counts = [*range(1, 65), *(2**i for i in range(7, 31))]
     cheapest = None
-    for channels in sorted({-(-conv.channels // n) for n in counts}, reverse=True):
+    for channels in sorted({-(-conv.C // n) for n in counts}, reverse=True):
         panel = tiling.NR * conv.taps * channels
         if channels > 1 and (
             (panel > weights and not tiling.in_place)
@@ -192,7 +181,7 @@ def _blocks(conv: Convolution, isa: Isa, tiling: Tiling, view: Window) -> _Block
         at_once = max(1, min(panels, weights // panel))
         passes = -(-panels // at_once)
         band = 0
-        lower = costs.TOUCH * passes * conv.images * conv.channels * conv.H * conv.W / VL
+        lower = costs.TOUCH * passes * conv.images * conv.C * conv.H * conv.W / VL
         if view.lower:
             if view.plane(TH) * channels > band_items and channels > 1:
                 continue
@@ -201,8 +190,8 @@ def _blocks(conv: Convolution, isa: Isa, tiling: Tiling, view: Window) -> _Block
                 band += TH
             band = min(-(-balanced(P, band) // TH) * TH, band)
             rows = -(-P // band) * view.rows(band)
-            lower = passes * conv.images * conv.channels * rows * costs.lowered_row(view.pitch, VL)
-        blocks = -(-conv.channels // channels)
+            lower = passes * conv.images * conv.C * rows * costs.lowered_row(view.pitch, VL)
+        blocks = -(-conv.C // channels)
         add = (blocks - 1) * count * panels * costs.added_tile(tiling.NR)
         if cheapest is None or lower + add < cheapest[0]:
             cheapest = lower + add, channels, at_once, band
@@ -220,11 +209,11 @@ def _pieces(
     view: Window,
     blocks: _Blocks,
 ) -> _Pieces:
-    """Cut images into pieces, and share pieces and panels out: the last worker ends first."""
+    """Cut images into pieces, and share pieces and panels out so that all are done first."""
     threads, VL = len(nodes), isa.lanes(conv.dtype)
     P = max(phase.P for phase in conv.phases)
     TH = tiling.shapes[0][0]
-    panels = conv.groups * -(-conv.results // tiling.NR)
+    panels = conv.groups * -(-conv.K // tiling.NR)
     count = max(tiles(conv, tiling, i) for i in range(len(conv.phases)))
     row = max(tiles_per_row(conv, tiling, i) for i in range(len(conv.phases)))
     # Pieces are rows of tiles where they are lowered or have phases, else any number of tiles.
@@ -236,14 +225,14 @@ def _pieces(
     sizes = sizes if conv.images * fewest < 8 * threads else {ceil(units / fewest)}
     ordered = sorted(sizes, reverse=True)
     work = tiling.cost / (conv.images * panels)
-    items = tiling.NR * conv.channels * conv.taps
+    items = tiling.NR * conv.C * conv.taps
     pack = 0.0 if tiling.in_place or constant else costs.PACKED * items
     options = []
     for size in ordered:
         lower = 0.0
         if view.lower:
             lines = view.rows(min(size * TH, P))
-            lower = conv.channels * lines * costs.lowered_row(view.pitch, VL)
+            lower = conv.C * lines * costs.lowered_row(view.pitch, VL)
         options.append((conv.images * ceil(units / size), work * size / units, lower))
     number, parts = best(panels, nodes, blocks.panels, pack, options)
     size = ordered[number]

@@ -15,8 +15,9 @@ from lowerconv.codegen.microkernel import rows_max
 from lowerconv.conv import costs
 from lowerconv.conv.caches import panel_bytes
 from lowerconv.conv.costs import step_time
-from lowerconv.conv.lowering import Convolution, forward_convolution
+from lowerconv.conv.lowering import Convolution, forward_convolution, is_product
 from lowerconv.conv.problem import ConvProblem
+from lowerconv.conv.setting import Setting
 from lowerconv.conv.window import Window, balanced, window
 
 # Shares of a quarter of the L2 cache.
@@ -51,16 +52,13 @@ class Pieces(NamedTuple):
 
 
 @dataclass(frozen=True)
-class WeightSchedule:
+class WeightSchedule(Setting):
     """All decisions for a weight gradient.
 
     Attributes
     ----------
     conv : Convolution
-        The forward pass; channels and filters have changed places where `swap`.
-    isa : Isa
-    nodes : tuple of int
-        NUMA node of each thread.
+        Its C and K have changed places where `swap`.
     window : Window
         Where the pixels of a band read x.
     tile : TapTile
@@ -81,9 +79,6 @@ class WeightSchedule:
     workers : int
     """
 
-    conv: Convolution
-    isa: Isa
-    nodes: tuple[int, ...]
     window: Window
     tile: TapTile
     pieces: Pieces
@@ -95,11 +90,6 @@ class WeightSchedule:
     channel_block: int
     splits: int
     workers: int
-
-    @property
-    def VL(self) -> int:
-        """Lanes of a vector."""
-        return self.isa.lanes(self.conv.dtype)
 
     @property
     def NR(self) -> int:
@@ -114,7 +104,7 @@ class WeightSchedule:
     @property
     def panels(self) -> int:
         """Panels of a group."""
-        return -(-self.conv.results // self.NR)
+        return -(-self.conv.K // self.NR)
 
     @property
     def panel_blocks(self) -> int:
@@ -124,12 +114,12 @@ class WeightSchedule:
     @property
     def channel_blocks(self) -> int:
         """Blocks of channels of a group."""
-        return ceil(self.conv.channels / self.channel_block)
+        return ceil(self.conv.C / self.channel_block)
 
     @property
     def dw_items(self) -> int:
         """Items of dw."""
-        return self.conv.groups * self.conv.results * self.conv.channels * self.taps
+        return self.conv.groups * self.conv.K * self.conv.C * self.taps
 
     @property
     def plane(self) -> int:
@@ -139,7 +129,7 @@ class WeightSchedule:
     @property
     def image_step(self) -> int:
         """Items from one image of x to the next, where they follow each other."""
-        return self.conv.groups * self.conv.channels * self.conv.H * self.conv.W
+        return self.conv.groups * self.conv.C * self.conv.H * self.conv.W
 
     @property
     def paired(self) -> bool:
@@ -159,9 +149,9 @@ def make_weight_schedule(
     """Decide how to run a weight gradient, with tiles of so many vectors where `NV` is given."""
     conv = forward_convolution(problem)
     R, S = (1, 1) if problem.R * problem.S == 1 else (problem.R, problem.S)
-    swap = R * S == 1 and problem.stride == (1, 1) and not any(map(any, problem.padding))
+    swap = is_product(problem)
     if swap:
-        conv = replace(conv, channels=conv.results, results=conv.channels)
+        conv = replace(conv, C=conv.K, K=conv.C)
     (phase,) = conv.phases
     straight = swap or conv.images * phase.P * phase.Q <= ONE_PIECE
     tile = _tile(conv, isa, R, S, straight, NVS if NV is None else (NV,))
@@ -169,7 +159,7 @@ def make_weight_schedule(
     pieces = _pieces(conv, isa, view, tile, straight and not swap)
     quarter = panel_bytes() // conv.dtype.itemsize
     NR = tile.NV * isa.lanes(conv.dtype)
-    panels = -(-conv.results // NR)
+    panels = -(-conv.K // NR)
     size = NR * pieces.together * pieces.band * pieces.Q
     at_once = balanced(panels, max(1, min(panels, int(PANELS_SHARE * quarter) // size)))
     rough = WeightSchedule(
@@ -184,7 +174,7 @@ def make_weight_schedule(
         swap=swap,
         straight=straight,
         NC=at_once * NR,
-        channel_block=conv.channels,
+        channel_block=conv.C,
         splits=1,
         workers=1,
     )
@@ -195,13 +185,13 @@ def _tile(
     conv: Convolution, isa: Isa, R: int, S: int, straight: bool, options: tuple[int, ...]
 ) -> TapTile:
     """Choose the tile: taps of one row of the filter and of some channels, NV vectors."""
-    vectors = -(-conv.results // isa.lanes(conv.dtype))
+    vectors = -(-conv.K // isa.lanes(conv.dtype))
     pixels = conv.phases[0].P * conv.phases[0].Q
     best = None
     for NV in options:
         if vectors < NV and len(options) > 1:
             continue
-        shape = _shape(conv.channels, R, S, straight, rows_max(isa, NV))
+        shape = _shape(conv.C, R, S, straight, rows_max(isa, NV))
         panels = [NV] * (vectors // NV) + [vectors % NV] * (vectors % NV > 0)
         deep, high, wide = shape
         # Beside its steps a tile is called, begun, and written.
@@ -209,7 +199,7 @@ def _tile(
         cost = sum(
             step_time(c * r * s, width, isa)
             + (costs.TILE_CALL + costs.TILE_VECTOR * c * r * s * width) / calls
-            for c in _parts(conv.channels, deep)
+            for c in _parts(conv.C, deep)
             for r in _parts(R, high)
             for s in _parts(S, wide)
             for width in panels
@@ -257,16 +247,17 @@ def _pieces(conv: Convolution, isa: Isa, view: Window, tile: TapTile, at_once: b
 def _with_tasks(s: WeightSchedule, quarter: int) -> WeightSchedule:
     """Choose the blocks of channels, the splits of the sum, and the workers.
 
-    As many splits as many cores need, whatever their number here: splits round.
+    There are as many splits as a machine of many cores needs, on any machine: their sums are
+    rounded, so they must not depend on the number of threads.
     """
     conv, pieces, unit = s.conv, s.pieces, s.tile.channels
     room = int(SUMS_SHARE * quarter) // (s.NC * s.taps)
     if s.window.lower:
         room = min(room, int(BAND_SHARE * quarter) // (s.plane * pieces.together))
     count = pieces.number * (conv.images if pieces.together == 1 else 1)
-    largest = max(unit, min(conv.channels, room) // unit * unit)
+    largest = max(unit, min(conv.C, room) // unit * unit)
     others = conv.groups * s.panel_blocks
-    blocks = ceil(conv.channels / largest)
+    blocks = ceil(conv.C / largest)
     splits = 1
     if blocks * others < TASKS and (s.swap or not s.straight):
         wanted = ceil(TASKS / (blocks * others))
@@ -276,16 +267,16 @@ def _with_tasks(s: WeightSchedule, quarter: int) -> WeightSchedule:
 
     def busiest(block: int) -> float:
         """Return the time of the worker with most tasks: tiles, and transposing dy for each."""
-        tasks = ceil(ceil(conv.channels / block) * others * splits / threads)
+        tasks = ceil(ceil(conv.C / block) * others * splits / threads)
         row = costs.TASK_ROW / pieces.band / pieces.Q
         return tasks * s.NC * (block * s.taps / s.VL + costs.GATHERED + row)
 
     sizes = {
-        min(largest, ceil(conv.channels / parts / unit) * unit)
+        min(largest, ceil(conv.C / parts / unit) * unit)
         for parts in range(1, 4 * threads + blocks + 1)
     }
-    block = min(conv.channels, min(sorted(sizes, reverse=True), key=busiest))
-    workers = max(1, min(threads, ceil(conv.channels / block) * others * splits))
+    block = min(conv.C, min(sorted(sizes, reverse=True), key=busiest))
+    workers = max(1, min(threads, ceil(conv.C / block) * others * splits))
     # So little to do that threads would take longer to start.
     if s.dw_items * conv.images * pieces.P * pieces.Q / s.VL < costs.LAUNCH:
         workers = 1

@@ -71,7 +71,7 @@ def live_taps(conv: Convolution, phase: Phase, TH: int) -> np.ndarray:
 
 def _far(conv: Convolution, rows: int, pixels: int) -> float:
     """Return the price of where a tile's result goes, `rows` rows of `pixels` items."""
-    size = conv.groups * conv.results * conv.out_plane * conv.dtype.itemsize
+    size = conv.groups * conv.K * conv.out_plane * conv.dtype.itemsize
     if size <= FAR_SHARE * panel_bytes():
         return 0.0
     return rows * (costs.FAR_ROW + costs.FAR_LINE * pixels * conv.dtype.itemsize / LINE)
@@ -98,7 +98,7 @@ def _filter_shapes(phase: Phase, most: int) -> Iterator[tuple[int, int]]:
 def _filters(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
     """Yield the tilings with vectors of filters."""
     VL = isa.lanes(conv.dtype)
-    vectors = -(-conv.results // VL)
+    vectors = -(-conv.K // VL)
     for NV in (1, 2, 3):
         if vectors < NV:
             continue
@@ -107,7 +107,7 @@ def _filters(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
             best = None
             for TH, TW in _filter_shapes(phase, rows_max(isa, NV)):
                 live = live_taps(conv, phase, TH).sum(axis=1)
-                steps = conv.channels * live
+                steps = conv.C * live
                 cost = 0.0
                 last = phase.P % TH or TH
                 for width, columns in _parts(phase.Q, TW).items():
@@ -124,7 +124,7 @@ def _filters(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
             total += best[0]
             shapes.append(best[1])
         total *= conv.images * conv.groups
-        items = conv.groups * conv.results * conv.channels * conv.taps
+        items = conv.groups * conv.K * conv.C * conv.taps
         if not constant:
             total += costs.PACKED * items
         elif items * conv.dtype.itemsize > 4 * panel_bytes():
@@ -142,10 +142,10 @@ def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
     VL = isa.lanes(conv.dtype)
     for NV in VECTORS:
         # More rows than that are more streams from memory than a core follows.
-        F = balanced(conv.results, max(1, min(isa.rows, rows_max(isa, NV))))
-        stride = conv.channels * conv.taps * conv.dtype.itemsize
+        NR = balanced(conv.K, max(1, min(isa.rows, rows_max(isa, NV))))
+        stride = conv.C * conv.taps * conv.dtype.itemsize
         crowded = (
-            costs.CROWDED * F if not conv.transposed and stride % PAGE == 0 and F > CROWD else 0.0
+            costs.CROWDED * NR if not conv.transposed and stride % PAGE == 0 and NR > CROWD else 0.0
         )
         total, shapes = 0.0, []
         for phase in conv.phases:
@@ -155,25 +155,25 @@ def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
             else:
                 TH, TW = 1, min(phase.Q, balanced(across, NV) * VL)
             shapes.append((TH, TW))
-            steps = conv.channels * live_taps(conv, phase, TH).sum(axis=1)
+            steps = conv.C * live_taps(conv, phase, TH).sum(axis=1)
             for width, columns in _parts(phase.Q, TW).items():
-                for F_, panels in _parts(conv.results, F).items():
+                for NR_, panels in _parts(conv.K, NR).items():
                     for height, rows in (
                         (TH, steps[:-1]),
                         (phase.P % TH or TH, steps[-1:]),
                     ):
                         count = height * -(-width // VL)
                         one = rows.sum() * (
-                            step_time(F_, count, isa) + costs.UNALIGNED * count + crowded
+                            step_time(NR_, count, isa) + costs.UNALIGNED * count + crowded
                         )
-                        stored = costs.STORED * F_ * count * phase.out_column
-                        stored += _far(conv, F_ * height, width)
+                        stored = costs.STORED * NR_ * count * phase.out_column
+                        stored += _far(conv, NR_ * height, width)
                         one += len(rows) * (costs.CALL + stored)
                         total += columns * panels * one
         total *= conv.images * conv.groups
         if conv.transposed and not constant:
-            total += costs.PACKED * conv.groups * conv.results * conv.channels * conv.taps
-        yield Tiling("pixels", not conv.transposed, F, tuple(shapes), total)
+            total += costs.PACKED * conv.groups * conv.K * conv.C * conv.taps
+        yield Tiling("pixels", not conv.transposed, NR, tuple(shapes), total)
 
 
 def tilings(conv: Convolution, isa: Isa, constant: bool) -> list[Tiling]:

@@ -29,9 +29,9 @@ class Candidate(NamedTuple):
 
 
 def problem_key(problem: ConvProblem, op: Op, constant: bool) -> str:
-    """Return what a choice is remembered under.
+    """Return the key under which a choice is remembered.
 
-    Not under the number of threads: candidates differ in the last bits of their results, and
+    The number of threads is no part of it: candidates differ in the last bits of their results, and
     results must not depend on the threads.
     """
     p = problem
@@ -44,7 +44,7 @@ def problem_key(problem: ConvProblem, op: Op, constant: bool) -> str:
 
 
 def candidates(problem: ConvProblem, op: Op, constant: bool) -> list[Candidate]:
-    """Return what could be fastest."""
+    """Return the algorithms, and their variants, that are measured."""
     return [
         Candidate(name, variant)
         for name, algorithm in ALGORITHMS.items()
@@ -70,8 +70,8 @@ def measure(
 ) -> list[tuple[Candidate, float]]:
     """Measure the candidates, remember the fastest, and return all with their seconds, best first.
 
-    They take turns in shuffled order, and the least time of each counts: what disturbs a machine
-    only ever adds.
+    They take turns in shuffled order, and the least time of each counts: disturbances of the
+    machine only ever add to it.
     """
     rng = np.random.default_rng(0)
     shapes = {

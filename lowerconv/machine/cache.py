@@ -102,7 +102,6 @@ def read_checked(path: Path | None) -> bytes | None:
     RuntimeWarning
         The file is there but damaged or not readable: None is returned.  Told once per process.
     """
-    global _told_damaged
     if path is None:
         return None
     try:
@@ -118,13 +117,7 @@ def read_checked(path: Path | None) -> bytes | None:
         damage = "its contents do not have the checksum stored"
         if not content.startswith(MAGIC):
             damage = f"it does not begin with {MAGIC!r}"
-    if not _told_damaged and speaks_for_host():
-        _told_damaged = True
-        warnings.warn(
-            f"{path}: {damage}; it is ignored and made again, and so is any other such file",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+    warn_damaged(path, damage)
     return None
 
 
@@ -174,6 +167,18 @@ def store_checked(path: Path | None, data: bytes) -> None:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def warn_damaged(path: Path | None, damage: str) -> None:
+    """Tell, once per process, that a cached file is of no use, and why."""
+    global _told_damaged
+    if not _told_damaged and speaks_for_host():
+        _told_damaged = True
+        warnings.warn(
+            f"{path}: {damage}; it is ignored and made again, and so is any other such file",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def warn_unwritable(path: Path | None, error: OSError, cure: str = ANOTHER_DIRECTORY) -> None:

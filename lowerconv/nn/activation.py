@@ -11,7 +11,7 @@ from lowerconv.nn.module import Layer, Shape
 from lowerconv.nn.step import Step
 from lowerconv.ops.elementwise import dropout, relu_grad
 from lowerconv.ops.elementwise import relu as relu_kernel
-from lowerconv.runtime.threads import get_num_threads, parallel_region
+from lowerconv.runtime.threads import run
 
 
 class ReLU(Layer):
@@ -31,20 +31,13 @@ class ReLU(Layer):
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Keep the positive part."""
-        x, y = frame.x, frame.y
-        with parallel_region(get_num_threads()) as team:
-            relu_kernel(team, x.flat, x.step, y.flat, y.step, y.shape[0], y.size)
+        run(relu_kernel, frame.x.images, frame.y.images)
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Keep the gradient where the result was positive."""
         y, dy, dx = frame.y, frame.gradient, frame.dx
-        if dx is None:
-            return
-        with parallel_region(get_num_threads()) as team:
-            relu_grad(
-                team, y.flat, y.step, dy.flat, dy.step, dx.flat, dx.step, y.shape[0], y.size,
-                frame.adds[0],
-            )  # fmt: skip
+        if dx is not None:
+            run(relu_grad, y.images, dy.images, dx.images, frame.adds[0])
 
 
 def relu(value: Value) -> Value:
@@ -98,15 +91,12 @@ class Dropout(Layer):
         threshold = np.uint64(int(self.p * 2.0**64))
         scale = frame.dtype.type(1 / (1 - self.p))
         segments, full = self.part(x.size)
-        with parallel_region(get_num_threads()) as team:
-            dropout(
-                team, x.flat, x.step, y.flat, y.step, x.size, step.places(x.shape[0]), segments,
-                full, key, threshold, scale, adding,
-            )  # fmt: skip
+        part, draw = (step.places(x.shape[0]), segments, full), (key, threshold, scale)
+        run(dropout, x.images, y.images, part, draw, adding)
 
     def part(self, size: int) -> tuple[np.ndarray, int]:
         """Return which items of a full sample the `size` here are, and how many a full one has.
 
-        Runs of items as `kernels.elementwise.dropout` takes them: here all of a sample.
+        Runs of items as `ops.elementwise.Part` has them: here all of a sample.
         """
         return np.array([[0, 0, size]], np.int64), size

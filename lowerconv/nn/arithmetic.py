@@ -13,7 +13,7 @@ from lowerconv.nn.module import Layer, Shape
 from lowerconv.nn.step import Step
 from lowerconv.ops import arithmetic as kernels
 from lowerconv.ops.arithmetic import combine
-from lowerconv.runtime.threads import get_num_threads, parallel_region
+from lowerconv.runtime.threads import run
 
 _NUMPY = {
     "add": np.add,
@@ -123,13 +123,9 @@ class Arithmetic(Layer):
                 _NUMPY[self.operation](a, b, out=y.array)
             return
         whole, other, kind, planes, numbers = frame.kept["plan"]
-        repeated = len(other.shape) < len(y.shape) or other.images == 1
-        b_step = 0 if repeated else other.step
-        with parallel_region(get_num_threads()) as team:
-            combine(
-                *(team, whole.flat, whole.step, other.flat, b_step, y.flat, y.step),
-                *(y.images, planes, y.size // planes if planes else 0, kind, numbers),
-            )
+        repeated = len(other.shape) < len(y.shape) or other.N == 1
+        b = other.flat, 0 if repeated else other.step
+        run(combine, whole.images, b, y.images, planes, kind, numbers)
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Give each operand its part of the gradient."""

@@ -9,16 +9,12 @@ from lowerconv.nn.graph import OPERATORS, Value
 from lowerconv.nn.module import Layer, Shape
 from lowerconv.nn.step import Step
 from lowerconv.ops.elementwise import add, copy, relu_grad
-from lowerconv.runtime.threads import get_num_threads, parallel_region
+from lowerconv.runtime.threads import run
 
 
 def move(source: Tensor, target: Tensor, adding: bool) -> None:
     """Copy a tensor, or add it to another of the same size."""
-    with parallel_region(get_num_threads()) as team:
-        copy(
-            team, source.flat, source.step, target.flat, target.step, source.shape[0], source.size,
-            adding,
-        )  # fmt: skip
+    run(copy, source.images, target.images, adding)
 
 
 class Concat(Layer):
@@ -88,11 +84,7 @@ class Add(Layer):
     def compute(self, frame: Frame, step: Step) -> None:
         """Add."""
         a, b = frame.xs
-        y = frame.y
-        with parallel_region(get_num_threads()) as team:
-            add(
-                team, a.flat, a.step, b.flat, b.step, y.flat, y.step, y.shape[0], y.size, frame.relu
-            )
+        run(add, a.images, b.images, frame.y.images, frame.relu)
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Give the gradient to both."""
@@ -108,10 +100,7 @@ OPERATORS["+"] = Add
 
 def mask(dy: Tensor, y: Tensor) -> None:
     """Zero a gradient where a ReLU did."""
-    with parallel_region(get_num_threads()) as team:
-        relu_grad(
-            team, y.flat, y.step, dy.flat, dy.step, dy.flat, dy.step, dy.shape[0], dy.size, False
-        )
+    run(relu_grad, y.images, dy.images, dy.images, False)
 
 
 class View(Layer):
@@ -137,7 +126,7 @@ class View(Layer):
         """Do nothing, or copy."""
         if frame.views[0]:
             return
-        if frame.x.images == frame.y.images:
+        if frame.x.N == frame.y.N:
             move(frame.x, frame.y, False)
         else:
             frame.y.array[...] = frame.x.array.reshape(frame.y.shape)
@@ -147,7 +136,7 @@ class View(Layer):
         dx = frame.dx
         if dx is None or frame.views_gradient[0]:
             return
-        if dx.images == frame.gradient.images:
+        if dx.N == frame.gradient.N:
             move(frame.gradient, dx, frame.adds[0])
             return
         gradient = frame.gradient.array.reshape(dx.shape)

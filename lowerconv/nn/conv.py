@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 
 from lowerconv.checks import Pair, integer, pair
+from lowerconv.conv.executable import Options
 from lowerconv.conv.plan import ConvPlan
-from lowerconv.conv.problem import ConvProblem, conv_problem
+from lowerconv.conv.problem import ConvProblem, Op, conv_problem
 from lowerconv.nn.combine import move
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.freeze import emptied
 from lowerconv.nn.init import he_normal
 from lowerconv.nn.module import Layer, Parameter, Shape
+from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.step import Step
 from lowerconv.ops.elementwise import bias_relu_grad
-from lowerconv.runtime.threads import get_num_threads, parallel_region
+from lowerconv.runtime.threads import run
 
 
 class Conv2d(Layer):
@@ -126,26 +128,21 @@ class Conv2d(Layer):
     def prepare(self, frame: Frame) -> None:
         """Plan the passes."""
 
-        def plan(op: str, **options: Any) -> ConvPlan:
-            made = ConvPlan(
-                frame.x.shape,
-                self.weight.data.shape,
-                *self.geometry,
-                op=op,
-                dtype=frame.dtype,
-                algorithm=self.algorithm,
-                names=("x", "weight"),
-                **options,
-            )
+        names = ("x", "weight")
+        w_shape = self.weight.data.shape
+        problem = conv_problem(frame.x.shape, w_shape, *self.geometry, frame.dtype, names=names)
+
+        def plan(op: Op, **options: Any) -> ConvPlan:
+            made = ConvPlan(problem, op, Options(self.algorithm, **options))
             frame.workspace_bytes = max(frame.workspace_bytes, made.workspace_bytes)
             return made
 
         frame.kept["forward"] = forward = plan(
             "forward",
             bias=self.bias is not None,
-            activation="relu" if frame.relu else None,
-            accumulate=frame.residual is not None,
-            constant_weights=frame.constant,
+            relu=frame.relu,
+            add=frame.residual is not None,
+            constant=frame.constant,
         )
         if frame.constant:  # then this layer is nobody else's
             forward.hold(self.weight.data)
@@ -153,7 +150,7 @@ class Conv2d(Layer):
         if frame.dy is not None:
             frame.kept["weight_grad"] = plan("weight_grad")
         if frame.dx is not None:
-            frame.kept["input_grad"] = plan("input_grad", accumulate=frame.adds[0])
+            frame.kept["input_grad"] = plan("input_grad", add=frame.adds[0])
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Convolve."""
@@ -167,20 +164,16 @@ class Conv2d(Layer):
         """Compute the gradients of bias, filters and images."""
         dy, y = frame.gradient, frame.y
         if self.bias or frame.relu:
-            N, K, P, Q = dy.shape
-            sums = self.bias.grad if self.bias else self.weight.grad.reshape(-1)[:0]
-            with parallel_region(get_num_threads()) as team:
-                bias_relu_grad(
-                    team, dy.flat, dy.step, y.flat, y.step, sums, N, K, P * Q, frame.relu
-                )
+            db = self.bias.grad if self.bias else self.weight.grad.reshape(-1)[:0]
+            run(bias_relu_grad, dy.images, y.images, db, frame.relu)
         if frame.dresidual is not None:
             move(dy, frame.dresidual, frame.add_residual)
-        if not self.late:
-            self.differentiate_late(frame, step)
+        if self.schedule is not Schedule.WEIGHT_GRADIENTS_LATER:
+            self.differentiate_weights(frame, step)
         if frame.dx is not None:
             frame.kept["input_grad"](dy.array, self.weight.data, out=frame.dx.array)
 
-    def differentiate_late(self, frame: Frame, step: Step) -> None:
+    def differentiate_weights(self, frame: Frame, step: Step) -> None:
         """Compute the gradient of the filters."""
         dy, x = frame.gradient, frame.x
         frame.kept["weight_grad"](dy.array, x.array, out=self.weight.grad)

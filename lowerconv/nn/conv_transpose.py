@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 
 from lowerconv.checks import Pair, integer, pair
+from lowerconv.conv.executable import Options
 from lowerconv.conv.plan import ConvPlan
+from lowerconv.conv.problem import Op, conv_problem
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.init import he_normal
 from lowerconv.nn.module import Layer, Parameter, Shape
 from lowerconv.nn.step import Step
 from lowerconv.ops.arithmetic import ADD, combine
 from lowerconv.ops.elementwise import bias_relu_grad
-from lowerconv.runtime.threads import get_num_threads, parallel_region
+from lowerconv.runtime.threads import run
 
 
 class ConvTranspose2d(Layer):
@@ -133,16 +135,20 @@ class ConvTranspose2d(Layer):
         shape = frame.y.shape
         reached = (*shape[:2], *(n - b for n, b in zip(shape[2:], beyond, strict=True)))
         frame.kept["reached"] = reached
-        for name, op in (("forward", "input_grad"), ("dx", "forward"), ("dw", "weight_grad")):
+        problem = conv_problem(
+            *(reached, self.weight.data.shape, stride, sides, dilation, groups, frame.dtype),
+            names=("y", "weight"),
+        )
+        passes: tuple[tuple[str, Op], ...] = (
+            ("forward", "input_grad"),
+            ("dx", "forward"),
+            ("dw", "weight_grad"),
+        )
+        for name, op in passes:
             if name != "forward" and frame.dy is None:
                 continue
-            plan = ConvPlan(
-                *(reached, self.weight.data.shape, stride, sides, dilation, groups),
-                op=op,
-                dtype=frame.dtype,
-                names=("y", "weight"),
-                **({"accumulate": frame.adds[0]} if name == "dx" and frame.dx else {}),
-            )
+            add = name == "dx" and frame.adds[0]
+            plan = ConvPlan(problem, op, Options(add=add))
             frame.workspace_bytes = max(frame.workspace_bytes, plan.workspace_bytes)
             frame.kept[name] = plan
 
@@ -157,22 +163,13 @@ class ConvTranspose2d(Layer):
             y.array[:, :, : reached[2], : reached[3]] = part
         if self.bias is None:
             return
-        K, bias = y.shape[1], self.bias.data
-        with parallel_region(get_num_threads()) as team:
-            combine(
-                *(team, y.flat, y.step, bias, 0, y.flat, y.step),
-                *(y.images, K, y.size // K, ADD, True),
-            )
+        run(combine, y.images, (self.bias.data, 0), y.images, y.shape[1], ADD, True)
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Compute the gradients of bias, filters and images."""
         dy, reached = frame.gradient, frame.kept["reached"]
-        N, K, P, Q = dy.shape
         if self.bias is not None:
-            with parallel_region(get_num_threads()) as team:
-                bias_relu_grad(
-                    team, dy.flat, dy.step, dy.flat, dy.step, self.bias.grad, N, K, P * Q, False
-                )
+            run(bias_relu_grad, dy.images, dy.images, self.bias.grad, False)
         array = np.ascontiguousarray(dy.array[:, :, : reached[2], : reached[3]])
         frame.kept["dw"](frame.x.array, array, out=self.weight.grad)
         if frame.dx is not None:

@@ -21,23 +21,31 @@ class Tensor:
     shape : tuple of int
         Such as (N, C, H, W) or (N, features).
     dtype : dtype
-    images, size : int
-        Images, and items of each: N, and the product of all other extents.
+    N, size : int
+        Images, and items of each: the product of all other extents.
     step : int
         Items from one image to the next, at least as many as an image has.
     flat : ndarray, (items,)
         The memory from the first item of the array to its last.
     array : ndarray
         The array itself.
+    images : tuple
+        The fields of `ops.images.Images`, as kernels take them; features are channels of one pixel,
+        and axes beyond the third are pixels, too.
     """
 
     def __init__(self, shape: Shape, dtype: np.dtype, step: int | None = None) -> None:
         self.shape, self.dtype = shape, dtype
         self.size = prod(shape[1:])  # of an image
-        self.images = shape[0] if shape else 1
+        self.N = shape[0] if shape else 1
         self.step = self.size if step is None else step
         self.flat: np.ndarray = np.empty(0)
         self.array: np.ndarray = self.flat
+        self._find_images()
+
+    def _find_images(self) -> None:
+        C, H, *rest = *self.shape[1:], 1, 1
+        self.images = (self.flat, self.step, self.N, C, H, prod(rest))
 
     @property
     def span(self) -> int:
@@ -54,6 +62,7 @@ class Tensor:
     def place(self, memory: np.ndarray) -> None:
         """Lie at the beginning of `memory`: bytes, or items of the dtype, 1-D and contiguous."""
         self.flat = memory[: self.span * self.dtype.itemsize // memory.itemsize].view(self.dtype)
+        self._find_images()
         if self.whole:
             self.array = self.flat.reshape(self.shape)
             return

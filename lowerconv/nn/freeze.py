@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from copy import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lowerconv.nn.attributes import Attributes, Parameter
+from lowerconv.nn.graph import Graph
+from lowerconv.nn.hooks import Gate
 from lowerconv.runtime.threads import between_kernels
-
-if TYPE_CHECKING:
-    from lowerconv.nn.graph import Graph
-    from lowerconv.nn.program import Gate
 
 
 def freeze(graph: Graph, gates: Collection[Gate]) -> None:

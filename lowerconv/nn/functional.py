@@ -431,8 +431,8 @@ def scaled(x: Operand, factor: float) -> Operand:
 
 def constant(array: np.ndarray, like: Value) -> Value:
     """Return an array as a value, where all results of a module must be values."""
-    made = Computed("constant", lambda x: array, lambda dy, y, x: (None,))(like)
-    return made  # type: ignore[no-any-return]
+    layer = Computed("constant", lambda x: array, lambda dy, y, x: (None,))
+    return layer(like)
 
 
 def apply(layer: Any, x: Operand) -> Operand:
@@ -494,7 +494,8 @@ def convolution(x: Operand, w: Operand, bias: Operand | None, **geometry: Any) -
     )
 
     def function(x: np.ndarray, w: np.ndarray, *bias: np.ndarray) -> np.ndarray:
-        return convolve(np.ascontiguousarray(x), np.ascontiguousarray(w), *(bias or (None,)), kept)
+        summand = bias[0] if bias else None
+        return convolve(np.ascontiguousarray(x), np.ascontiguousarray(w), summand, kept)
 
     def gradient(dy: np.ndarray, y: np.ndarray, x: np.ndarray, w: np.ndarray, *b: Any) -> Any:
         over = (0, *range(2, dy.ndim))

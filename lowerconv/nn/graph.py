@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lowerconv.copying import not_copied
+from lowerconv.nn.schedule import Schedule
 
 if TYPE_CHECKING:
     from lowerconv.nn.module import Layer, Module
@@ -116,11 +117,13 @@ class Graph:
             seen.add(id(node))
             stack.append((node, True))
             stack += [(value.node, False) for value in reversed(node.inputs)]
-        for node in [node for node in self.nodes if node.layer.early]:
+        for node in [n for n in self.nodes if n.layer.schedule is Schedule.RIGHT_AFTER_OPERANDS]:
             self.nodes.remove(node)
             makers = [self.nodes.index(v.node) for v in node.inputs if v.node is not None]
             self.nodes.insert(max(makers, default=-1) + 1, node)
-        for node in [node for node in reversed(self.nodes) if node.layer.lazy]:
+        for node in [
+            n for n in reversed(self.nodes) if n.layer.schedule is Schedule.RIGHT_BEFORE_READERS
+        ]:
             self.nodes.remove(node)
             readers = (i for i, n in enumerate(self.nodes) if node.result in n.inputs)
             self.nodes.insert(next(readers, len(self.nodes)), node)
@@ -162,6 +165,12 @@ class Graph:
             if node.residual is old:
                 node.residual = new
 
+    def merge(self, maker: Node, node: Node) -> None:
+        """Let `maker` make what `node` does, at its place: all it reads is there by then."""
+        node.result.node, maker.result = maker, node.result
+        self.nodes.remove(maker)
+        self.nodes[self.nodes.index(node)] = maker
+
     def consumers(self) -> dict[Value, list[Node]]:
         """Return who reads each value, a node as often as it does."""
         found: dict[Value, list[Node]] = {value: [] for value in self.inputs}
@@ -183,24 +192,12 @@ def fold(graph: Graph) -> None:
         both = None if node.operands[0] in graph.results else maker.layer.absorbs(node.layer)
         if both is not None:
             maker.layer = both
-            node.result.node = maker
-            maker.result = node.result
-            graph.nodes.remove(maker)
-            graph.nodes[graph.nodes.index(node)] = maker
+            graph.merge(maker, node)
 
 
 def fuse(graph: Graph) -> None:
     """Let layers do what follows them while they store their results: additions, then ReLUs."""
     readers = graph.consumers()
-
-    def absorb(maker: Node, node: Node) -> None:
-        """Let `maker` make what `node` does, at its place: all it reads is there by then."""
-        readers[maker.result].remove(node)
-        node.result.node = maker
-        maker.result = node.result
-        graph.nodes.remove(maker)
-        graph.nodes[graph.nodes.index(node)] = maker
-
     for node in list(graph.nodes):
         if node.layer.is_sum:
             for value, other in (node.operands, node.operands[::-1]):
@@ -215,7 +212,7 @@ def fuse(graph: Graph) -> None:
                 ):
                     maker.residual = other
                     readers[other][readers[other].index(node)] = maker
-                    absorb(maker, node)
+                    graph.merge(maker, node)
                     break
         elif node.layer.is_relu:
             maker = node.operands[0].node
@@ -227,4 +224,4 @@ def fuse(graph: Graph) -> None:
                 and node.operands[0] not in graph.results
             ):
                 maker.relu = True
-                absorb(maker, node)
+                graph.merge(maker, node)

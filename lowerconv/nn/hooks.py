@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from lowerconv.copying import not_copied
+from lowerconv.nn.frame import Frame
 
+# Told of a layer that has computed, its frame, and whether "forward" or "backward".
+Watch: TypeAlias = Callable[[Any, Frame, str], None]
+# Asked before a layer computes forward.
+Gate: TypeAlias = Callable[[Any], None]
 Hooks: TypeAlias = "OrderedDict[int, Any]"  # in the order in which they are called
 
 _numbers = itertools.count()

@@ -11,11 +11,12 @@ from lowerconv.nn.combine import mask
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.init import lecun_normal
 from lowerconv.nn.module import Layer, Parameter, Shape
+from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.step import Step
-from lowerconv.ops.elementwise import relu as relu_kernel
+from lowerconv.ops.elementwise import relu
 from lowerconv.ops.few_rows import FEW, few_rows
 from lowerconv.ops.matmul import matmul
-from lowerconv.runtime.threads import get_num_threads, parallel_region
+from lowerconv.runtime.threads import run
 
 
 class Linear(Layer):
@@ -80,29 +81,27 @@ class Linear(Layer):
         y = frame.y
         if len(y.array) <= FEW:
             bias = self.bias.data if self.bias else self.weight.data.reshape(-1)[:0]
-            with parallel_region(get_num_threads()) as team:
-                few_rows(team, frame.x.array, self.weight.data, bias, y.array, frame.relu)
+            run(few_rows, frame.x.array, self.weight.data, bias, y.array, frame.relu)
             return
         matmul(frame.x.array, self.weight.data, y.array, trans_b=True)
         if self.bias:
             np.add(y.array, self.bias.data, out=y.array)
         if frame.relu:
-            with parallel_region(get_num_threads()) as team:
-                relu_kernel(team, y.flat, y.step, y.flat, y.step, y.shape[0], y.size)
+            run(relu, y.images, y.images)
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Compute the gradients of weights, bias and input."""
         dy, dx = frame.gradient.array, frame.dx
         if frame.relu:
             mask(frame.gradient, frame.y)
-        if not self.late:
-            self.differentiate_late(frame, step)
+        if self.schedule is not Schedule.WEIGHT_GRADIENTS_LATER:
+            self.differentiate_weights(frame, step)
         if self.bias:
             np.sum(dy, axis=0, out=self.bias.grad)
         if dx is not None:
             matmul(dy, self.weight.data, dx.array, add=frame.adds[0])
 
-    def differentiate_late(self, frame: Frame, step: Step) -> None:
+    def differentiate_weights(self, frame: Frame, step: Step) -> None:
         """Compute the gradient of the weights."""
         x, dy = frame.x.array, frame.gradient.array
         if len(x):

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from lowerconv.checks import integer, plain_array
-from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.ranges import share
 from lowerconv.conv.arrays import contiguous
 from lowerconv.conv.problem import DTYPES
-from lowerconv.runtime.launch import spread
-from lowerconv.runtime.threads import get_num_threads, parallel_region
+from lowerconv.runtime.launch import parallel
+from lowerconv.runtime.threads import run
 
 # Weight of an auxiliary loss: Szegedy et al., "Going deeper with convolutions" (2015), section 5.
 AUXILIARY = 0.3
 
 
-@njit(cache=True, nogil=True)
-def _softmax_cross_entropy_share(
-    worker, workers, scores, labels, smoothing, scale, losses, right, gradient
-):
+class _Results(NamedTuple):
+    losses: np.ndarray
+    right: np.ndarray
+    gradient: np.ndarray
+
+
+@parallel
+def _softmax_cross_entropy(worker, workers, scores, labels, smoothing, scale, results):
+    losses, right, gradient = results
     N, classes = scores.shape
     first, last = share(N, worker, workers)
     others = smoothing / classes  # the target of a class that is not the sample's own
@@ -44,15 +49,6 @@ def _softmax_cross_entropy_share(
             part = np.exp(np.float64(scores[n, i] - largest)) / total
             target = others + (1.0 - smoothing if i == label else 0.0)
             gradient[n, i] = (part - target) * scale
-
-
-@njit(cache=True, nogil=True)
-def _softmax_cross_entropy(team, scores, labels, smoothing, scale, losses, right, gradient):
-    spread(
-        team,
-        _softmax_cross_entropy_share,
-        (scores, labels, smoothing, scale, losses, right, gradient),
-    )
 
 
 @dataclass(frozen=True)
@@ -111,21 +107,11 @@ def softmax_cross_entropy(
         batch = integer(batch, "batch", 1)
     scores = _check_scores(scores)
     labels = _check_labels(labels, *scores.shape)
-    losses = np.empty(len(scores))
-    right = np.empty(len(scores), np.bool_)
-    gradient = np.empty_like(scores)
-    with parallel_region(get_num_threads()) as team:
-        _softmax_cross_entropy(
-            team,
-            scores,
-            labels,
-            float(label_smoothing),
-            1.0 / (batch or max(1, len(scores))),
-            losses,
-            right,
-            gradient,
-        )
-    return LossResult(float(losses.sum()), int(right.sum()), gradient)
+    N = len(scores)
+    results = _Results(np.empty(N), np.empty(N, np.bool_), np.empty_like(scores))
+    scale = 1.0 / (batch or max(1, N))
+    run(_softmax_cross_entropy, scores, labels, float(label_smoothing), scale, results)
+    return LossResult(float(results.losses.sum()), int(results.right.sum()), results.gradient)
 
 
 def _check_scores(scores: np.ndarray) -> np.ndarray:

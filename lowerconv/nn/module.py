@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,15 +14,13 @@ from lowerconv.checks import shape
 from lowerconv.conv.problem import DTYPES
 from lowerconv.nn import exchange, program
 from lowerconv.nn.attributes import Attributes, Parameter
+from lowerconv.nn.frame import Frame
 from lowerconv.nn.graph import Node, Value
-from lowerconv.nn.hooks import Handle, Hooks
+from lowerconv.nn.hooks import Gate, Handle, Hooks, Watch
+from lowerconv.nn.memory import MemoryReport
+from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.sharing import Use
 from lowerconv.nn.step import INFERENCE, Step
-
-if TYPE_CHECKING:
-    from lowerconv.nn.frame import Frame
-    from lowerconv.nn.memory import MemoryReport
-    from lowerconv.nn.program import Gate, Watch
 
 Shape = tuple[int, ...]
 
@@ -79,7 +77,7 @@ class Module(Attributes):
         """What threads run the module with; most layers are never run on their own."""
         made = self.__dict__.get("_made_use")
         # Of two threads that make one both get the first.
-        return made or self.__dict__.setdefault("_made_use", Use())  # type: ignore[no-any-return]
+        return made or self.__dict__.setdefault("_made_use", Use())
 
     def __getstate__(self) -> dict[str, Any]:
         kept = dict(self.__dict__)
@@ -160,7 +158,7 @@ class Module(Attributes):
         if len(xs) != 1:
             raise TypeError(f"x: got {len(xs)} arrays, expected one")
         (x,) = xs
-        expected = program.dtype_of(self, x.dtype)
+        expected = program.parameter_dtype(self, x.dtype)
         if x.dtype != expected:
             raise TypeError(f"x: got dtype {x.dtype}, expected {expected}, that of the parameters")
         if x.dtype not in DTYPES:
@@ -295,13 +293,8 @@ class Layer(Module):
     is_sum, is_relu, is_concatenation : bool
         Whether the layer adds two values, is a ReLU, or sets values side by side: graphs make it
         part of its neighbours.
-    early, lazy : bool
-        Whether the layer comes right behind what it reads, or right before what reads it, and in a
-        backward step the other way round: of two that begin and end something, with others that
-        are computed between them.
-    late : bool
-        Whether `differentiate` leaves out what only the layer's own parameters need, for
-        `differentiate_late`.
+    schedule : Schedule
+        When the layer has its turn.
     """
 
     keeps_x = False
@@ -313,9 +306,7 @@ class Layer(Module):
     is_sum = False
     is_relu = False
     is_concatenation = False
-    early = False
-    lazy = False
-    late = False
+    schedule = Schedule.IN_ORDER
 
     def forward(self, *values: Value) -> Value:
         """Record the layer."""
@@ -361,8 +352,8 @@ class Layer(Module):
         """
         raise NotImplementedError
 
-    def differentiate_late(self, frame: Frame, step: Step) -> None:
-        """Set the gradients that `differentiate` has left, when the next node has had its turn."""
+    def differentiate_weights(self, frame: Frame, step: Step) -> None:
+        """Set the gradients that `differentiate` leaves with ``WEIGHT_GRADIENTS_LATER``."""
 
 
 Layer._reserved = frozenset(dir(Layer()))

@@ -11,10 +11,10 @@ from lowerconv.nn.combine import move
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.module import Layer, Parameter, Shape
 from lowerconv.nn.step import Reducer, Step
-from lowerconv.ops.batch_norm import batch_norm, finish, normalise, statistics
+from lowerconv.ops.batch_norm import batch_norm, channel_statistics, finish, normalise
 from lowerconv.ops.batch_norm_grad import batch_norm_grad, gradient_sums, input_gradient
 from lowerconv.ops.response_norm import response_norm, response_norm_grad
-from lowerconv.runtime.threads import get_num_threads, parallel_region
+from lowerconv.runtime.threads import get_num_threads, parallel_region, run
 
 
 class BatchNorm2d(Layer):
@@ -114,76 +114,55 @@ class BatchNorm2d(Layer):
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Normalise by the batch's statistics, or at inference by the running ones."""
-        x, y, residual = frame.x, frame.y, frame.residual or NOTHING
-        N, C, H, W = x.shape
-        flats = (x.flat, x.step, y.flat, y.step, _like(residual, x), residual.step)
-        gamma, beta = self.weight.data, self.bias.data
+        x = frame.x
+        operands = x.images, frame.y.images, _or_none(frame.residual, x)
+        running = self.running_mean, self.running_var
+        parameters = self.weight.data, self.bias.data, *running, self.eps, self.momentum
         if not step.training:
             with parallel_region(get_num_threads()) as team:  # where no thread trains: both change
                 inv_std = 1 / np.sqrt(self.running_var.astype(np.float64) + self.eps)
-                mean = self.running_mean.astype(np.float64)
-                normalise(team, *flats, mean, inv_std, gamma, beta, N, C, H * W, frame.relu)
+                statistics = self.running_mean.astype(np.float64), inv_std
+                normalise(team, operands, statistics, parameters, frame.relu)
             return
-        mean, inv_std = frame.saved["mean"], frame.saved["inv_std"]
-        running = self.running_mean, self.running_var
+        statistics = mean, _ = frame.saved["mean"], frame.saved["inv_std"]
         if not self.synchronized or step.communicator is None:
-            with parallel_region(get_num_threads()) as team:
-                batch_norm(
-                    team, *flats, mean, inv_std, *running, gamma, beta, N, C, H * W, self.eps,
-                    self.momentum, frame.relu,
-                )  # fmt: skip
+            run(batch_norm, operands, statistics, parameters, frame.relu)
             return
+        N, C, H, W = x.shape
         m2 = np.empty(C)
-        with parallel_region(get_num_threads()) as team:
-            statistics(team, x.flat, x.step, mean, m2, N, C, H * W)
+        run(channel_statistics, x.images, mean, m2)
         count = _merged(step.communicator, N * H * W, mean, m2)
         with parallel_region(get_num_threads()) as team:
-            finish(mean, m2, count, self.eps, self.momentum, inv_std, *running, 0, C)
-            normalise(team, *flats, mean, inv_std, gamma, beta, N, C, H * W, frame.relu)
+            finish(statistics, m2, count, parameters, 0, C)
+            normalise(team, operands, statistics, parameters, frame.relu)
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Compute the gradients of scale, shift, operand and residual."""
         x, y, dy = frame.x, frame.y, frame.gradient
-        residual = frame.dresidual or NOTHING
         # Where a gradient is added to another, what is added comes to be in place of dy.
         dx = frame.dx if frame.dx is not None and not frame.adds[0] else dy
-        N, C, H, W = x.shape
-        flats = (
-            dy.flat, dy.step, y.flat, y.step, x.flat, x.step, dx.flat, dx.step,
-            _like(residual, x), residual.step, frame.saved["mean"], frame.saved["inv_std"],
-        )  # fmt: skip
+        residual = _or_none(frame.dresidual, x)
+        operands = dy.images, y.images, x.images, dx.images, residual
+        statistics = frame.saved["mean"], frame.saved["inv_std"]
         gamma, dgamma, dbeta = self.weight.data, self.weight.grad, self.bias.grad
+        relu, add = frame.relu, frame.add_residual
         if not self.synchronized or step.communicator is None:
-            with parallel_region(get_num_threads()) as team:
-                batch_norm_grad(
-                    team, *flats, gamma, dgamma, dbeta, N, C, H * W, frame.relu,
-                    frame.add_residual,
-                )  # fmt: skip
+            run(batch_norm_grad, operands, statistics, gamma, dgamma, dbeta, relu, add)
         else:
+            N, C, H, W = x.shape
             sums = np.empty((2, C))
-            with parallel_region(get_num_threads()) as team:
-                gradient_sums(
-                    team, *flats, sums[0], sums[1], N, C, H * W, frame.relu, frame.add_residual
-                )
+            run(gradient_sums, operands, statistics, sums, relu, add)
             dbeta[:], dgamma[:] = sums  # of this rank: those of all are added up with the others
             count = int(step.communicator.sum_numbers(N * H * W)[0])
             step.communicator.sum_array(sums)
-            g = dx if frame.relu else dy
-            with parallel_region(get_num_threads()) as team:
-                input_gradient(
-                    team, g.flat, g.step, x.flat, x.step, dx.flat, dx.step, frame.saved["mean"],
-                    frame.saved["inv_std"], gamma, sums[0], sums[1], count, N, C, H * W,
-                )  # fmt: skip
+            run(input_gradient, operands, statistics, gamma, sums, count, relu)
         if frame.dx is not None and frame.adds[0]:
             move(dx, frame.dx, True)
 
 
-NOTHING = Tensor((0, 0), np.dtype(np.float32))
-
-
-def _like(tensor: Tensor, x: Tensor) -> np.ndarray:
-    """Return the memory of a tensor; of none, an empty array of the dtype of `x`."""
-    return tensor.flat if tensor is not NOTHING else x.flat[:0]
+def _or_none(tensor: Tensor | None, x: Tensor) -> tuple[Any, ...]:
+    """Return a tensor's images; of none, images without memory and of the dtype of `x`."""
+    return (x.flat[:0], *x.images[1:]) if tensor is None else tensor.images
 
 
 def _merged(communicator: Reducer, count: int, mean: np.ndarray, m2: np.ndarray) -> int:
@@ -230,22 +209,14 @@ class LocalResponseNorm(Layer):
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Normalise."""
-        x, y = frame.x, frame.y
-        N, C, H, W = x.shape
-        with parallel_region(get_num_threads()) as team:
-            response_norm(team, x.flat, x.step, y.flat, y.step, N, C, H * W, *self._constants())
+        run(response_norm, frame.x.images, frame.y.images, self._window())
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Compute the gradient of the operand."""
         x, dy, dx = frame.x, frame.gradient, frame.dx
-        if dx is None:
-            return
-        N, C, H, W = x.shape
-        with parallel_region(get_num_threads()) as team:
-            response_norm_grad(
-                team, dy.flat, dy.step, x.flat, x.step, dx.flat, dx.step, N, C, H * W,
-                *self._constants(), frame.adds[0],
-            )  # fmt: skip
+        if dx is not None:
+            window = self._window()
+            run(response_norm_grad, dy.images, x.images, dx.images, window, frame.adds[0])
 
-    def _constants(self) -> tuple[int, float, float, float]:
+    def _window(self) -> tuple[int, float, float, float]:
         return self.size, self.alpha, self.beta, self.k

@@ -8,6 +8,7 @@ from math import prod
 from lowerconv.copying import not_copied
 from lowerconv.nn.graph import Graph, Node, Value
 from lowerconv.nn.memory import Block, lay_out
+from lowerconv.nn.schedule import Schedule
 
 Shape = tuple[int, ...]
 
@@ -126,6 +127,11 @@ class MemoryPlan:
         self._share(value, place)
         return place
 
+    def _differentiated(self, node: Node) -> int:
+        """Return the moment after which a node's gradients are complete."""
+        later = node.layer.schedule is Schedule.WEIGHT_GRADIENTS_LATER
+        return self.backward[node] + later
+
     def _share(self, value: Value, place: Place) -> None:
         """Put a value into a place, for as long as anybody reads it."""
         self.values[value] = place
@@ -137,7 +143,7 @@ class MemoryPlan:
         for reader in self.readers[value]:
             block.use(self.forward[reader])
             if reader.result in self.learnt and reader.layer.keeps_x and value in reader.operands:
-                block.use(self.backward[reader] + reader.layer.late)
+                block.use(self._differentiated(reader))
         if value in self.graph.results:
             block.use(self.end)
 
@@ -193,7 +199,7 @@ class MemoryPlan:
     def _share_gradient(self, value: Value, place: Place) -> None:
         self.gradients[value] = place
         node = value.node
-        place.block.use(self.backward[node] + node.layer.late if node else self.end)
+        place.block.use(self._differentiated(node) if node else self.end)
         for reader in self.readers[value]:
             place.block.use(self.backward[reader])
         if value in self.graph.results:

@@ -10,7 +10,7 @@ from lowerconv.nn.frame import Frame
 from lowerconv.nn.module import Layer, Shape
 from lowerconv.nn.step import Step
 from lowerconv.ops.pointwise import FUNCTIONS, pointwise, pointwise_grad
-from lowerconv.runtime.threads import get_num_threads, parallel_region
+from lowerconv.runtime.threads import run
 
 _DEFAULTS = {
     "clip": (-inf, inf),
@@ -62,18 +62,12 @@ class Pointwise(Layer):
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Apply the function."""
-        x, y = frame.x, frame.y
-        size = (y.images, y.size, *self._constants(frame))
-        with parallel_region(get_num_threads()) as team:
-            pointwise(team, x.flat, x.step, y.flat, y.step, *size)
+        run(pointwise, frame.x.images, frame.y.images, *self._constants(frame))
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Multiply the gradient with the derivative."""
-        x, dy, dx = frame.x, frame.gradient, frame.dx
-        if dx is None:
-            return
-        size = (x.images, x.size, *self._constants(frame))
-        with parallel_region(get_num_threads()) as team:
-            pointwise_grad(
-                team, x.flat, x.step, dy.flat, dy.step, dx.flat, dx.step, *size, frame.adds[0]
-            )
+        dy, dx = frame.gradient, frame.dx
+        if dx is not None:
+            kind, *constants = self._constants(frame)
+            images = frame.x.images, dy.images, dx.images
+            run(pointwise_grad, *images, kind, tuple(constants), frame.adds[0])

@@ -13,7 +13,8 @@ from lowerconv.nn.module import Layer, Shape
 from lowerconv.nn.step import Step
 from lowerconv.ops.avg_pool import avg_pool, avg_pool_grad
 from lowerconv.ops.max_pool import max_pool, max_pool_grad
-from lowerconv.runtime.threads import get_num_threads, parallel_region
+from lowerconv.ops.windows import Windows
+from lowerconv.runtime.threads import get_num_threads, run
 from lowerconv.runtime.workspace import check_bytes
 
 MOST_TAPS = 2**31 - 1  # of a window: their numbers are 32-bit integers
@@ -70,30 +71,26 @@ class _Pool(Layer):
             _pooled(*axis, self.ceil_mode)
             for axis in zip(shape[2:], self.size, self.stride, self.padding, strict=True)
         ]
-        if prod(self._window(shape)[0]) > MOST_TAPS:
+        if prod(self._windows(shape).size) > MOST_TAPS:
             raise ValueError(
                 f"kernel_size: got {self.size} with padding {self.padding}, expected at most "
                 f"{MOST_TAPS:,} pixels in a window"
             )
         return (*shape[:2], *pooled)
 
-    def _window(self, x_shape: Shape) -> tuple[Pair, Pair]:
-        """Return size and stride for the kernels, whose work and scratch memory grow with both.
+    def _windows(self, x_shape: Shape) -> Windows:
+        """Return the windows for the kernels, whose work and scratch memory grow with their size.
 
         What a window has beyond the padding on the far side is never read, and a longer stride than
         the padded image has no second window.
         """
         H, W = (extent + 2 * pad for extent, pad in zip(x_shape[2:], self.padding, strict=True))
         (R, S), (rows, columns) = self.size, self.stride
-        return (min(R, H), min(S, W)), (min(rows, H), min(columns, W))
-
-    def _geometry(self, frame: Frame, *more: Any) -> tuple[Any, ...]:
-        x_shape = frame.x.shape
-        return (*x_shape, *frame.y.shape[2:], *self._window(x_shape), self.padding, *more)
+        return Windows((min(R, H), min(S, W)), (min(rows, H), min(columns, W)), self.padding)
 
     def prepare(self, frame: Frame) -> None:
         """Refuse windows that this machine has no scratch memory for: kernels cannot."""
-        scratch = prod(self._window(frame.x.shape)[0]) * frame.dtype.itemsize * get_num_threads()
+        scratch = prod(self._windows(frame.x.shape).size) * frame.dtype.itemsize * get_num_threads()
         check_bytes(scratch, f"kernel_size {self.size}: scratch memory of all threads")
 
 
@@ -104,7 +101,7 @@ class MaxPool2d(_Pool):
 
     def saved(self, *shapes: Shape) -> dict[str, tuple[Shape, Any]]:
         """Return what tells which pixel of each window was the largest."""
-        few = prod(self._window(shapes[0])[0]) <= 256
+        few = prod(self._windows(shapes[0]).size) <= 256
         winner = np.dtype(np.uint8 if few else np.int32)
         return {"winner": ((prod(self.result_shape(*shapes)),), winner)}
 
@@ -115,22 +112,15 @@ class MaxPool2d(_Pool):
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Find the maxima."""
-        x, y = frame.x, frame.y
-        with parallel_region(get_num_threads()) as team:
-            max_pool(
-                team, x.flat, x.step, y.flat, y.step, frame.saved["winner"], *self._geometry(frame)
-            )
+        x, y, winner = frame.x, frame.y, frame.saved["winner"]
+        run(max_pool, x.images, y.images, winner, tuple(self._windows(x.shape)))
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Give the gradient to the places of the maxima."""
-        dx, dy = frame.dx, frame.gradient
-        if dx is None:
-            return
-        with parallel_region(get_num_threads()) as team:
-            max_pool_grad(
-                team, dy.flat, dy.step, frame.saved["winner"], dx.flat, dx.step,
-                *self._geometry(frame, frame.adds[0]),
-            )  # fmt: skip
+        dx, dy, winner = frame.dx, frame.gradient, frame.saved["winner"]
+        if dx is not None:
+            windows = tuple(self._windows(dx.shape))
+            run(max_pool_grad, dy.images, winner, dx.images, windows, frame.adds[0])
 
 
 class AvgPool2d(_Pool):
@@ -152,22 +142,14 @@ class AvgPool2d(_Pool):
     def compute(self, frame: Frame, step: Step) -> None:
         """Compute the means."""
         x, y = frame.x, frame.y
-        with parallel_region(get_num_threads()) as team:
-            avg_pool(
-                team, x.flat, x.step, y.flat, y.step,
-                *self._geometry(frame, self.count_include_pad),
-            )  # fmt: skip
+        run(avg_pool, x.images, y.images, tuple(self._windows(x.shape)), self.count_include_pad)
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Spread the gradient evenly over the windows."""
-        dx, dy = frame.dx, frame.gradient
-        if dx is None:
-            return
-        with parallel_region(get_num_threads()) as team:
-            avg_pool_grad(
-                team, dy.flat, dy.step, dx.flat, dx.step,
-                *self._geometry(frame, self.count_include_pad, frame.adds[0]),
-            )  # fmt: skip
+        dx, dy, count_pad = frame.dx, frame.gradient, self.count_include_pad
+        if dx is not None:
+            windows = tuple(self._windows(dx.shape))
+            run(avg_pool_grad, dy.images, dx.images, windows, count_pad, frame.adds[0])
 
 
 class GlobalAvgPool2d(AvgPool2d):
@@ -182,6 +164,9 @@ class GlobalAvgPool2d(AvgPool2d):
             raise ValueError(f"x: got shape {shapes[0]}, expected (N, C, H, W)")
         return (*shapes[0][:2], 1, 1)
 
-    def _geometry(self, frame: Frame, *more: Any) -> tuple[Any, ...]:
-        size = frame.x.shape[2:]
-        return (*frame.x.shape, 1, 1, size, size, (0, 0), *more)
+    def prepare(self, frame: Frame) -> None:
+        """Do nothing: a mean of all pixels takes no scratch memory."""
+
+    def _windows(self, x_shape: Shape) -> Windows:
+        _, _, H, W = x_shape
+        return Windows((H, W), (H, W), (0, 0))

@@ -15,8 +15,10 @@ from lowerconv.machine.memory import memory_limit
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.freeze import freeze
 from lowerconv.nn.graph import Graph, Value, fold, fuse
+from lowerconv.nn.hooks import Gate, Watch
 from lowerconv.nn.memory import Arena, MemoryReport
 from lowerconv.nn.planning import MemoryPlan
+from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.sharing import Execution, TrainingStep, begin, go_on
 from lowerconv.nn.step import INFERENCE, Step
 from lowerconv.runtime.affinity import generation
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
 PROGRAMS = 16  # kept by an execution, the latest: their memory is one arena
 Shape = tuple[int, ...]
 Arrays: TypeAlias = "np.ndarray | tuple[np.ndarray, ...]"  # the input of a network, or its inputs
-Watch = Callable[["Layer", Frame, str], None]  # told "forward" or "backward" after every node
-Gate = Callable[["Layer"], None]  # asked before every node of a forward step
 
 
 @not_copied("copy the network, which plans anew")
@@ -198,7 +198,7 @@ class Program:
 
         def finish() -> None:
             if left:
-                left[0].differentiate_late(left[1], self._step)
+                left[0].differentiate_weights(left[1], self._step)
                 for watch in watches:
                     watch(*left, "backward")
 
@@ -206,8 +206,9 @@ class Program:
             if frame.dy is not None:
                 layer.differentiate(frame, self._step)
             finish()  # what the node before has left
-            left = (layer, frame) if frame.dy is not None and layer.late else None
-            if frame.dy is not None and not layer.late:
+            later = layer.schedule is Schedule.WEIGHT_GRADIENTS_LATER
+            left = (layer, frame) if frame.dy is not None and later else None
+            if frame.dy is not None and not later:
                 for watch in watches:
                     watch(layer, frame, "backward")
         finish()
@@ -253,8 +254,8 @@ def arrays_of(x: Arrays) -> tuple[np.ndarray, ...]:
     return x if isinstance(x, tuple) else (x,)
 
 
-def dtype_of(module: Module, default: Any) -> np.dtype:
-    """Return the dtype of a module's parameters."""
+def parameter_dtype(module: Module, default: Any = np.float32) -> np.dtype:
+    """Return the dtype of a module's parameters, or the default where it has none."""
     return next((p.data.dtype for p in module.parameters().values()), np.dtype(default))
 
 
@@ -354,7 +355,7 @@ class Compiled:
 
 def compiled(module: Module, x_shape: Shape) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function for inference with the parameters as they are; see `Module.compile`."""
-    dtype = dtype_of(module, np.float32)
+    dtype = parameter_dtype(module)
     program = Program(module, x_shape, dtype, False, False, Arena(), constant=True)
     turns = Turns("a compiled network")
 
@@ -371,13 +372,13 @@ def compiled(module: Module, x_shape: Shape) -> Callable[[np.ndarray], np.ndarra
 
 def memory_report(module: Module, x_shape: Shape, training: bool) -> MemoryReport:
     """Return the memory of a step; see `Module.memory_report`."""
-    dtype = dtype_of(module, np.float32)
+    dtype = parameter_dtype(module)
     return Program(module, x_shape, dtype, training, False, Arena()).report(module)
 
 
 def arena_bytes(module: Module, x_shape: Shape, training: bool) -> int:
     """Return the bytes of the arena of a step, without deciding anything else about it."""
-    graph = make_graph(module, x_shape, dtype_of(module, np.float32), training)
+    graph = make_graph(module, x_shape, parameter_dtype(module), training)
     return MemoryPlan(graph, training, False).nbytes
 
 

@@ -10,7 +10,7 @@ from lowerconv.nn.frame import Frame
 from lowerconv.nn.module import Layer, Shape
 from lowerconv.nn.step import Step
 from lowerconv.ops.resize import resize, resize_grad
-from lowerconv.runtime.threads import get_num_threads, parallel_region
+from lowerconv.runtime.threads import run
 
 # Where a pixel of the result lies in the input: of its number, the scale (output / input), and
 # both extents.  By ONNX's names; PyTorch has the first two, and "asymmetric" for nearest.
@@ -111,22 +111,14 @@ class Resize(Layer):
 
     def prepare(self, frame: Frame) -> None:
         """Have the weights in the network's dtype."""
-        pairs = self.rows, self.columns
         frame.kept["taps"] = tuple(
-            part
-            for index, weights in pairs
-            for part in (np.ascontiguousarray(index), weights.astype(frame.dtype))
+            (np.ascontiguousarray(index), weights.astype(frame.dtype))
+            for index, weights in (self.rows, self.columns)
         )
-
-    def _sizes(self, frame: Frame) -> tuple[int, int, tuple[int, int, int, int]]:
-        N, C, H, W = frame.x.shape
-        return N, C, (H, W, *frame.y.shape[2:])  # type: ignore[return-value]
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Resize."""
-        x, y = frame.x, frame.y
-        with parallel_region(get_num_threads()) as team:
-            resize(team, x.flat, x.step, y.flat, y.step, *self._sizes(frame), *frame.kept["taps"])
+        run(resize, frame.x.images, frame.y.images, *frame.kept["taps"])
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Give each pixel its part of those that it was part of."""
@@ -135,6 +127,4 @@ class Resize(Layer):
             return
         if not frame.adds[0]:
             dx.array[...] = 0
-        sizes = self._sizes(frame)
-        with parallel_region(get_num_threads()) as team:
-            resize_grad(team, dy.flat, dy.step, dx.flat, dx.step, *sizes, *frame.kept["taps"])
+        run(resize_grad, dy.images, dx.images, *frame.kept["taps"])

@@ -30,7 +30,7 @@ class Execution:
     current : Program or None
         The one that has run last.
     running : Lock
-        ShardedValue while one runs.
+        Held while one runs.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class TrainingStep:
     ----------
     thread : Thread
     inside : Lock
-        ShardedValue while the thread computes forward or backward.
+        Held while the thread computes forward or backward.
     spent : bool
         Whether an optimizer has used the gradients.
     """

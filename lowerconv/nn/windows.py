@@ -48,8 +48,10 @@ def pool_array(
     """
     axes = len(extents)
     counts = [
-        windows_along(n, *rest, ceil)
-        for n, *rest in zip(x.shape[2:], extents, strides, pads, dilations, strict=True)
+        windows_along(n, size, stride, sides, dilation, ceil)
+        for n, size, stride, sides, dilation in zip(
+            x.shape[2:], extents, strides, pads, dilations, strict=True
+        )
     ]
     reach = [
         (c - 1) * s + d * (r - 1) + 1
@@ -68,7 +70,7 @@ def pool_array(
             slice(t * d, t * d + (c - 1) * s + 1, s)
             for t, d, c, s in zip(tap, dilations, counts, strides, strict=True)
         )
-        part = full[(slice(None), slice(None), *at)]
+        part = full[(..., *at)]
         result = np.maximum(result, part) if operation == "max" else result + part
     if operation != "mean":
         return result

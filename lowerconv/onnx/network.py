@@ -254,10 +254,9 @@ def _node(onnx: Any, proto: Any, number: int, version: int, name: str) -> Node:
                 f"{name}: node {proto.name!r}: attribute {attribute.name!r}: {error}"
             ) from None
         attributes[attribute.name] = value
-    return Node(
-        *(proto.op_type, proto.name or f"{proto.op_type}_{number}"),
-        *(tuple(proto.input), tuple(proto.output), attributes, version, proto),
-    )
+    name = proto.name or f"{proto.op_type}_{number}"
+    inputs, outputs = tuple(proto.input), tuple(proto.output)
+    return Node(proto.op_type, name, inputs, outputs, attributes, version, proto)
 
 
 def _sorted(nodes: list[Node], known: set[str], name: str) -> list[Node]:

@@ -1,10 +1,11 @@
 """Two tensors item by item: of the same shape, or one number of the second for each plane."""
 
-from lowerconv.codegen.compiled import internal, njit
+from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.masked import bare
 from lowerconv.codegen.ranges import share
+from lowerconv.ops.images import bare_images, same_memory
 from lowerconv.ops.pointwise import CHUNK
-from lowerconv.runtime.launch import spread
+from lowerconv.runtime.launch import parallel
 
 # By their numbers, which compiled loops know; in the last two the operands change sides.
 ADD, SUB, MUL, DIV, MIN, MAX, REVERSED_SUB, REVERSED_DIV = range(8)
@@ -70,50 +71,39 @@ def _with_number(kind, v, b):
             v[i] = b / v[i]
 
 
-@internal
-def _combine_share(
-    worker, workers, a, a_step, b, b_step, y, y_step, N, planes, pixels, kind, numbers
-):
-    a, b, y = bare(a), bare(b), bare(y)
-    in_place = a.ctypes.data == y.ctypes.data
-    chunks = (pixels + CHUNK - 1) // CHUNK
-    first, last = share(N * planes * chunks, worker, workers)
-    for task in range(first, last):
-        n, rest = task // (planes * chunks), task % (planes * chunks)
-        plane, begin = rest // chunks, rest % chunks * CHUNK
-        end = min(begin + CHUNK, pixels)
-        at = plane * pixels
-        target = y[n * y_step + at + begin : n * y_step + at + end]
-        if not in_place:
-            target[:] = a[n * a_step + at + begin : n * a_step + at + end]
-        if numbers:
-            _with_number(kind, target, b[n * b_step + plane])
-        else:
-            _with_array(kind, target, b[n * b_step + at + begin : n * b_step + at + end])
-
-
-@njit(cache=True, nogil=True)
-def combine(team, a, a_step, b, b_step, y, y_step, N, planes, pixels, kind, numbers):
+@parallel
+def combine(worker, workers, a, b, y, planes, kind, numbers):
     """Write ``a + b``, or another operation, to `y`, which may be `a`.
 
     Parameters
     ----------
     team : Handle
         From `threads.parallel_region`.
-    a, y : ndarray, 1-D
-        (N, planes, pixels) each, from its first item on.
-    b : ndarray, 1-D
-        (N, planes, pixels), or (N, planes) where `numbers` is set.
-    a_step, b_step, y_step : int
-        Items from one image to the next; `b_step` may be 0.
-    N, planes, pixels : int
+    a, y : Images
+    b : (ndarray, int)
+        Flat, of the extents of `a`, or with one number for each plane where `numbers` is set; and
+        the items from one image to the next, which may be 0.
+    planes : int
+        Into which an image falls.
     kind : int
         ADD, SUB, MUL, DIV, MIN, MAX, REVERSED_SUB or REVERSED_DIV.
     numbers : bool
-        Whether `b` has one number for each plane.
     """
-    spread(
-        team,
-        _combine_share,
-        (a, a_step, b, b_step, y, y_step, N, planes, pixels, kind, numbers),
-    )
+    a, y = bare_images(a), bare_images(y)
+    other, step = bare(b[0]), b[1]
+    in_place = same_memory(a.flat, y.flat)
+    pixels = y.C * y.H * y.W // max(1, planes)
+    chunks = (pixels + CHUNK - 1) // CHUNK
+    first, last = share(y.N * planes * chunks, worker, workers)
+    for task in range(first, last):
+        n, rest = task // (planes * chunks), task % (planes * chunks)
+        plane, start = rest // chunks, rest % chunks * CHUNK
+        begin = plane * pixels + start
+        end = plane * pixels + min(start + CHUNK, pixels)
+        target = y.flat[n * y.step + begin : n * y.step + end]
+        if not in_place:
+            target[:] = a.flat[n * a.step + begin : n * a.step + end]
+        if numbers:
+            _with_number(kind, target, other[n * step + plane])
+        else:
+            _with_array(kind, target, other[n * step + begin : n * step + end])

@@ -2,15 +2,28 @@
 
 import numpy as np
 
-from lowerconv.codegen.compiled import njit
-from lowerconv.codegen.masked import bare
+from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.ranges import share
 from lowerconv.ops.elementwise import row_sum
-from lowerconv.ops.windows import copy_rows, fill, grouping, lower_rows, plane_at, raise_rows
-from lowerconv.runtime.launch import spread
+from lowerconv.ops.images import bare_images, plane
+from lowerconv.ops.windows import (
+    Phases,
+    Rows,
+    Windows,
+    copy_rows,
+    fill,
+    group_of,
+    layout_of,
+    lower_group,
+    lower_rows,
+    plane_start,
+    raise_rows,
+    windows_layout,
+)
+from lowerconv.runtime.launch import parallel
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _counted(i, size, stride, pad, extent, count_pad):
     """Return how much of window `i` a mean divides by: never what lies beyond the padding."""
     start = i * stride - pad
@@ -19,32 +32,41 @@ def _counted(i, size, stride, pad, extent, count_pad):
     return min(start + size, extent) - max(start, 0)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _weights(H, W, P, Q, size, stride, pad, count_pad, pitch, above, before, like):
-    """Return one over the pixels counted of each window, in rows of `pitch`, zeros around them."""
-    height = (H - 1 + pad[0]) // stride[0] + 1  # the rows in which windows can begin
-    weights = np.zeros((height + above) * pitch, like.dtype)
-    for p in range(P):
-        rows = _counted(p, size[0], stride[0], pad[0], H, count_pad)
-        at = (p + above) * pitch + before
-        for q in range(Q):
-            weights[at + q] = 1 / (rows * _counted(q, size[1], stride[1], pad[1], W, count_pad))
+@internal
+def _area(p, q, x, windows, count_pad):
+    """Return how many pixels a mean divides by."""
+    size, stride, pad = windows
+    rows = _counted(p, size[0], stride[0], pad[0], x.H, count_pad)
+    return rows * _counted(q, size[1], stride[1], pad[1], x.W, count_pad)
+
+
+@internal(error_model="numpy")
+def _weights(x, y, windows, count_pad, margins, pitch):
+    """Return one over the area of each window, in rows of `pitch`, zeros above and before them."""
+    above, before = margins
+    _, stride, pad = windows
+    height = (x.H - 1 + pad[0]) // stride[0] + 1  # where windows can begin
+    weights = np.zeros((height + above) * pitch, x.flat.dtype)
+    for p in range(y.H):
+        for q in range(y.W):
+            weights[(p + above) * pitch + before + q] = 1 / _area(p, q, x, windows, count_pad)
     return weights
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _multiply(values, weights):
     for i in range(values.size):
         values[i] *= weights[i]
 
 
-@njit(cache=True, nogil=True)
-def _is_global(H, W, P, Q, size, pad):
+@internal
+def _is_global(x, y, windows):
     """Return whether there is one window, with all of the plane in it."""
-    return P == 1 and Q == 1 and size[0] - pad[0] >= H and size[1] - pad[1] >= W
+    size, _, pad = windows
+    return y.H == 1 and y.W == 1 and size[0] - pad[0] >= x.H and size[1] - pad[1] >= x.W
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _one(a, total, first):
     if first:
         for i in range(total.size):
@@ -54,7 +76,7 @@ def _one(a, total, first):
             total[i] += a[i]
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _three(a, b, c, total, first):
     if first:
         for i in range(total.size):
@@ -64,20 +86,15 @@ def _three(a, b, c, total, first):
             total[i] += a[i] + b[i] + c[i]
 
 
-@njit(cache=True, nogil=True)
-def _sum_taps(source, at, step, size, stride, a, first, total):
-    """Add up taps ``a, a + stride, ...`` below `size`, which are `step` items apart from `at` on.
-
-    The first of all overwrite the total.
-    """
-    taps, count = (size - a + stride - 1) // stride, total.size
+@internal
+def _sum_taps(source, at, step, taps, first, total):
+    """Add up `taps` ranges of the source, `step` items apart; the first overwrite the total."""
+    count = total.size
     while taps > 0:
         one, two = at + step, at + 2 * step
         if taps >= 3:
-            _three(
-                source[at : at + count], source[one : one + count], source[two : two + count],
-                total, first,
-            )  # fmt: skip
+            b, c = source[one : one + count], source[two : two + count]
+            _three(source[at : at + count], b, c, total, first)
             at, taps = at + 3 * step, taps - 3
         else:
             _one(source[at : at + count], total, first)
@@ -85,95 +102,74 @@ def _sum_taps(source, at, step, size, stride, a, first, total):
         first = False
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _avg_pool_share(
-    worker, workers, x, x_step, y, y_step, N, C, H, W, P, Q, size, stride, pad, count_pad
-):
-    x, y = bare(x), bare(y)
-    R, S = size
-    zero = x.dtype.type(0)
-    if _is_global(H, W, P, Q, size, pad):
-        area = _counted(0, R, stride[0], pad[0], H, count_pad)
-        area *= _counted(0, S, stride[1], pad[1], W, count_pad)
-        begin, end = share(N * C, worker, workers)
-        for plane in range(begin, end):
-            mean = row_sum(plane_at(x, x_step, plane, C, H * W)) / area
-            plane_at(y, y_step, plane, C, 1)[0] = mean
-        return
-    beside, below = (S - 1) // stride[1], (R - 1) // stride[0]
-    column_phases, row_phases = min(S, stride[1]), min(R, stride[0])
-    pitch = Q + beside
-    band, together, pieces, groups = grouping(
-        P, pitch * ((column_phases + 1) * row_phases + 1), below, N * C, workers
-    )
-    between = (band + below) * together  # rows of one phase: those of all planes of a group
-    by = row_phases * between * pitch
-    lowered = np.empty(column_phases * by + beside, x.dtype)
-    across, total = np.empty(by, x.dtype), np.empty(between * pitch, x.dtype)
-    fill(lowered, column_phases * by, beside, zero)
-    weights = _weights(H, W, P, Q, size, stride, pad, count_pad, pitch, 0, 0, x)
-    begin, end = share(groups * pieces, worker, workers)
-    for task in range(begin, end):
-        plane0, p0 = task // pieces * together, task % pieces * band
-        planes, rows = min(together, N * C - plane0), min(band, P - p0)
-        for i in range(planes):
-            lower_rows(
-                plane_at(x, x_step, plane0 + i, C, H * W), H, W,
-                p0 * stride[0] - pad[0], (rows - 1) * stride[0] + R,
-                size, stride, pad[1], pitch, between, by, zero,
-                lowered, i * (band + below) * pitch,
-            )  # fmt: skip
-        count = (row_phases - 1) * between * pitch + planes * (band + below) * pitch
-        for a in range(column_phases):
-            _sum_taps(lowered, a * by, 1, S, stride[1], a, a == 0, across[:count])
-        count = ((planes - 1) * (band + below) + rows) * pitch
-        for b in range(row_phases):
-            at = b * between * pitch
-            _sum_taps(across, at, pitch, R, stride[0], b, b == 0, total[:count])
-        for i in range(planes):
-            at = i * (band + below) * pitch
-            _multiply(total[at : at + rows * pitch], weights[p0 * pitch : (p0 + rows) * pitch])
-            copy_rows(total, at, pitch, plane_at(y, y_step, plane0 + i, C, P * Q), p0 * Q, Q, rows)
+@internal
+def _taps(size, stride, phase):
+    """Return how many taps of an axis are of a phase."""
+    return (size - phase + stride - 1) // stride
 
 
-@njit(cache=True, nogil=True)
-def avg_pool(team, x, x_step, y, y_step, N, C, H, W, P, Q, size, stride, pad, count_pad):
-    """Write the mean of each window of `x` (N, C, H, W) to `y` (N, C, P, Q).
+@parallel(error_model="numpy")
+def avg_pool(worker, workers, x, y, windows, count_pad):
+    """Write the mean of each window of `x` to `y`.
 
     Parameters
     ----------
     team : Handle
         From `threads.parallel_region`.
-    x, y : ndarray, 1-D
-        Each begins at the first item of its tensor.
-    x_step, y_step : int
-        Items from one image to the next.
-    size, stride, pad : (int, int)
-        Of the windows, rows first.  Each window has a pixel inside the image.
+    x, y : Images
+    windows : Windows
     count_pad : bool
         Whether a mean divides by what lies in the padding, too.
     """
-    spread(
-        team,
-        _avg_pool_share,
-        (x, x_step, y, y_step, N, C, H, W, P, Q, size, stride, pad, count_pad),
-    )
+    x, y = bare_images(x), bare_images(y)
+    (R, S), stride, _ = windows
+    Q = y.W
+    zero = x.flat.dtype.type(0)
+    if _is_global(x, y, windows):
+        area = _area(0, 0, x, windows, count_pad)
+        begin, end = share(x.N * x.C, worker, workers)
+        for number in range(begin, end):
+            plane(y, number)[0] = row_sum(plane(x, number)) / area
+        return
+    layout, row_phases, column_phases = windows_layout(y, windows, workers)
+    pitch, ld = layout.pitch, layout.ld
+    step = row_phases * ld
+    lowered = np.empty(column_phases * step + pitch - Q, x.flat.dtype)
+    across, total = np.empty(step, x.flat.dtype), np.empty(ld, x.flat.dtype)
+    fill(lowered, column_phases * step, pitch - Q, zero)
+    weights = _weights(x, y, windows, count_pad, (0, 0), pitch)
+    begin, end = share(layout.groups * layout.pieces, worker, workers)
+    for task in range(begin, end):
+        group = group_of(task, layout, y.H, y.N * y.C)
+        within = lower_group(x, group, windows, layout, zero, lowered)
+        target = across[: step - ld + within]
+        for a in range(column_phases):
+            _sum_taps(lowered, a * step, 1, _taps(S, stride[1], a), a == 0, target)
+        target = total[: plane_start(layout, group.planes - 1) + group.rows * pitch]
+        for b in range(row_phases):
+            _sum_taps(across, b * ld, pitch, _taps(R, stride[0], b), b == 0, target)
+        first, last = group.row, group.row + group.rows
+        for i in range(group.planes):
+            at = plane_start(layout, i)
+            _multiply(total[at : at + group.rows * pitch], weights[first * pitch : last * pitch])
+            copy_rows(total, at, pitch, plane(y, group.plane + i)[first * Q : last * Q], Q)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _avg_pool_grad_share(
-    worker, workers, dy, dy_step, dx, dx_step, N, C, H, W, P, Q, size, stride, pad, count_pad, add
-):
-    dy, dx = bare(dy), bare(dx)
-    R, S = size
-    zero = dy.dtype.type(0)
-    if _is_global(H, W, P, Q, size, pad):
-        area = _counted(0, R, stride[0], pad[0], H, count_pad)
-        area *= _counted(0, S, stride[1], pad[1], W, count_pad)
-        begin, end = share(N * C, worker, workers)
-        for plane in range(begin, end):
-            part = plane_at(dy, dy_step, plane, C, 1)[0] / dy.dtype.type(area)
-            target = plane_at(dx, dx_step, plane, C, H * W)
+@parallel(error_model="numpy")
+def avg_pool_grad(worker, workers, dy, dx, windows, count_pad, add):
+    """Write what :func:`avg_pool` gives back to its pixels from `dy` to `dx`, or add it there.
+
+    Parameters are those of :func:`avg_pool`.
+    """
+    dy, dx = bare_images(dy), bare_images(dx)
+    (R, S), stride, pad = windows
+    kind = dy.flat.dtype.type
+    if _is_global(dx, dy, windows):
+        area = kind(_area(0, 0, dx, windows, count_pad))
+        begin, end = share(dx.N * dx.C, worker, workers)
+        for number in range(begin, end):
+            part = plane(dy, number)[0] / area
+            target = plane(dx, number)
             if add:
                 for i in range(target.size):
                     target[i] += part
@@ -183,58 +179,37 @@ def _avg_pool_grad_share(
         return
     above, before = (R - 1) // stride[0], (S - 1) // stride[1]  # windows that reach a pixel
     phases = min(S, stride[1])
-    height, width = (H - 1 + pad[0]) // stride[0] + 1, (W - 1 + pad[1]) // stride[1] + 1
-    pitch = width + before
-    band, together, pieces, groups = grouping(
-        height, pitch * (2 * phases + 1), above, N * C, workers
-    )
-    by = (band + above) * together * pitch
-    gradient = np.zeros(by + before, dy.dtype)
-    across, total = np.empty(phases * by, dy.dtype), np.empty(phases * by, dy.dtype)
-    weights = _weights(H, W, P, Q, size, stride, pad, count_pad, pitch, above, before, dy)
-    begin, end = share(groups * pieces, worker, workers)
+    height, width = (dx.H - 1 + pad[0]) // stride[0] + 1, (dx.W - 1 + pad[1]) // stride[1] + 1
+    layout = layout_of(height, dx.N * dx.C, width + before, above, 2 * phases + 1, workers)
+    pitch, ld = layout.pitch, layout.ld
+    gradient = np.zeros(ld + before, dy.flat.dtype)
+    across, total = np.empty(phases * ld, dy.flat.dtype), np.empty(phases * ld, dy.flat.dtype)
+    weights = _weights(dx, dy, windows, count_pad, (above, before), pitch)
+    each = Windows((1, 1), (1, 1), (0, before))  # an item of dy is a window of its own
+    begin, end = share(layout.groups * layout.pieces, worker, workers)
     for task in range(begin, end):
-        plane0, row0 = task // pieces * together, task % pieces * band
-        planes, rows = min(together, N * C - plane0), min(band, height - row0)
-        for i in range(planes):
-            at = i * (band + above) * pitch
-            lower_rows(
-                plane_at(dy, dy_step, plane0 + i, C, P * Q), P, Q, row0 - above, rows + above,
-                (1, 1), (1, 1), before, pitch, 0, 0, zero, gradient, at,
-            )  # fmt: skip
-            _multiply(
-                gradient[at : at + (rows + above) * pitch],
-                weights[row0 * pitch : (row0 + rows + above) * pitch],
-            )
+        group = group_of(task, layout, height, dx.N * dx.C)
+        reach = group.rows + above
+        for i in range(group.planes):
+            at = plane_start(layout, i)
+            rows = Rows(plane(dy, group.plane + i), dy.H, dy.W, group.row - above, 1, reach)
+            lower_rows(rows, each, kind(0), Phases(gradient, at, pitch, 0, 0))
+            first = group.row * pitch
+            _multiply(gradient[at : at + reach * pitch], weights[first : first + reach * pitch])
         # What a pixel gets from the windows that reach it: along the rows, then the columns.
-        count = planes * (band + above) * pitch
+        count = plane_start(layout, group.planes)
         for a in range(phases):
-            target = across[a * by : a * by + count]
-            _sum_taps(gradient, before, -1, S, stride[1], a, True, target)
-        count = ((planes - 1) * (band + above) + rows) * pitch
+            target = across[a * ld : a * ld + count]
+            _sum_taps(gradient, before, -1, _taps(S, stride[1], a), True, target)
+        count = plane_start(layout, group.planes - 1) + group.rows * pitch
         for b in range(stride[0]):
-            if b < R:
-                for a in range(phases):
-                    at, target = a * by + above * pitch, total[a * by : a * by + count]
-                    _sum_taps(across, at, -pitch, R, stride[0], b, True, target)
-            for i in range(planes):
-                raise_rows(
-                    total, i * (band + above) * pitch, by, phases if b < R else 0, pitch,
-                    plane_at(dx, dx_step, plane0 + i, C, H * W), H, W,
-                    row0 * stride[0] + b - pad[0], rows, stride, pad[1], add,
-                )  # fmt: skip
-
-
-@njit(cache=True, nogil=True)
-def avg_pool_grad(
-    team, dy, dy_step, dx, dx_step, N, C, H, W, P, Q, size, stride, pad, count_pad, add
-):
-    """Write what :func:`avg_pool` gives back to its pixels from `dy` (N, C, P, Q) to `dx`.
-
-    Parameters are those of :func:`avg_pool`; where `add` is set, `dx` (N, C, H, W) is added to.
-    """
-    spread(
-        team,
-        _avg_pool_grad_share,
-        (dy, dy_step, dx, dx_step, N, C, H, W, P, Q, size, stride, pad, count_pad, add),
-    )
+            reached = phases if b < R else 0
+            for a in range(reached):
+                at, target = a * ld + above * pitch, total[a * ld : a * ld + count]
+                _sum_taps(across, at, -pitch, _taps(R, stride[0], b), True, target)
+            row = group.row * stride[0] + b - pad[0]
+            for i in range(group.planes):
+                source = Phases(total, plane_start(layout, i), pitch, 0, ld)
+                pixels = plane(dx, group.plane + i)
+                rows = Rows(pixels, dx.H, dx.W, row, stride[0], group.rows)
+                raise_rows(source, reached, rows, stride[1], pad[1], add)

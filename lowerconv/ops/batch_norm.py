@@ -10,18 +10,54 @@ pairwise algorithm for computing sample variances" (1979), equation 2.1: a large
 variance costs no digits, and parts of a batch on several ranks merge in the same way.
 """
 
+from __future__ import annotations
+
+from typing import NamedTuple
+
 import numpy as np
 
-from lowerconv.codegen.compiled import njit
-from lowerconv.codegen.masked import bare
+from lowerconv.codegen.compiled import internal, njit
 from lowerconv.codegen.ranges import share
-from lowerconv.ops.blocks import BLOCK, block_of, cut, gather, scatter
-from lowerconv.runtime.launch import spread
+from lowerconv.ops.blocks import BLOCK, block_of, cut, in_place, load, scatter
+from lowerconv.ops.images import Images, bare_images, same_memory
+from lowerconv.runtime.launch import parallel, spread
 
 CHANNELS = 4  # for each thread; where there are fewer, a channel is the work of several
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+class Operands(NamedTuple):
+    """What is normalised, the result, and what is added to it."""
+
+    x: Images
+    y: Images  # may be one of the other two
+    residual: Images  # empty: none
+
+
+class Statistics(NamedTuple):
+    """What a batch is normalised by, and its gradient needs: float64, (C,)."""
+
+    mean: np.ndarray
+    inv_std: np.ndarray  # 1 / sqrt(variance + eps), of the biased variance
+
+
+class Parameters(NamedTuple):
+    """Those of a layer, as in PyTorch: ``running = (1 - momentum) * running + momentum * new``."""
+
+    gamma: np.ndarray  # (C,), of the images' dtype, as are the next three
+    beta: np.ndarray
+    running_mean: np.ndarray
+    running_var: np.ndarray  # unbiased
+    eps: float
+    momentum: float
+
+
+@internal
+def _bare(operands):
+    x, y, residual = operands
+    return Operands(bare_images(x), bare_images(y), bare_images(residual))
+
+
+@internal(fastmath={"reassoc", "contract"})
 def _deviations(values, about):
     """Return the sums of deviations and of their squares."""
     total = squares = values.dtype.type(0)
@@ -32,9 +68,9 @@ def _deviations(values, about):
     return total, squares
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+@internal(fastmath={"reassoc", "contract"})
 def _deviations_of_first(values, about):
-    """Return the same where many deviations may be alike, and all sums be rounded the same way."""
+    """Return the same, adding up in float64: many equal numbers would all be rounded one way."""
     total, squares = 0.0, values.dtype.type(0)
     for i in range(values.size):
         deviation = values[i] - about
@@ -54,23 +90,21 @@ def merge(count, mean, m2, more, other_mean, other_m2):
     return both, mean, m2 + other_m2 + difference * difference * (count * (more / both))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _statistics_of(x, x_step, c, N, pixels, together, pieces, begin, end, buffer):
+@internal(error_model="numpy")
+def _statistics_of(x, c, parts, begin, end, buffer):
     """Return count, mean and squared deviations of some blocks of a channel."""
+    kind = x.flat.dtype.type
     count, mean, m2 = 0.0, 0.0, 0.0
-    for block in range(begin, end):
-        n, images, start, stop = block_of(block, N, pixels, together, pieces)
-        at, size = n * x_step + c * pixels, images * (stop - start)
-        if images > 1:
-            gather(x, at, x_step, images, pixels, buffer)
-        values = buffer[:size] if images > 1 else x[at + start : at + stop]
+    for number in range(begin, end):
+        values = load(x, c, block_of(number, x, parts), buffer)
+        size = values.size
         if count == 0:  # nothing is known of the mean: the first sum of this range tells it nearly
-            total, _ = _deviations(values, x.dtype.type(0))
-            about = x.dtype.type(total / size)
+            total, _ = _deviations(values, kind(0))
+            about = kind(total / size)
             # Where other numbers are far from it, what rounding costs is small beside that.
             total, squares = _deviations_of_first(values, about)
         else:
-            about = x.dtype.type(mean)
+            about = kind(mean)
             total, squares = _deviations(values, about)
         shift = np.float64(total) / size
         own = np.float64(squares) - shift * np.float64(total)
@@ -79,63 +113,59 @@ def _statistics_of(x, x_step, c, N, pixels, together, pieces, begin, end, buffer
     return count, mean, m2
 
 
-@njit(cache=True, nogil=True)
-def _statistics_share(worker, workers, x, x_step, parts, N, C, pixels):
-    x = bare(x)
-    together, pieces, blocks, groups = cut(N, C, pixels)
-    buffer = np.empty(BLOCK, x.dtype)
-    first, last = share(C * groups, worker, workers)
+@internal
+def _statistics(worker, workers, x, sums):
+    parts = cut(x)
+    buffer = np.empty(BLOCK, x.flat.dtype)
+    first, last = share(x.C * parts.groups, worker, workers)
     for task in range(first, last):
-        begin, end = share(blocks, task % groups, groups)
-        parts[3 * task], parts[3 * task + 1], parts[3 * task + 2] = _statistics_of(
-            x, x_step, task // groups, N, pixels, together, pieces, begin, end, buffer
+        begin, end = share(parts.blocks, task % parts.groups, parts.groups)
+        sums[3 * task], sums[3 * task + 1], sums[3 * task + 2] = _statistics_of(
+            x, task // parts.groups, parts, begin, end, buffer
         )
 
 
 @njit(cache=True, nogil=True)
-def statistics(team, x, x_step, mean, m2, N, C, pixels):
+def channel_statistics(team, x, mean, m2):
     """Compute each channel's mean and sum of squared deviations, as one rank's part of a batch.
 
     Parameters
     ----------
     team : Handle
         From `threads.parallel_region`.
-    x : ndarray, 1-D
-        (N, C, pixels), from its first item on.
-    x_step : int
-        Items from one image to the next.
+    x : Images
     mean, m2 : ndarray, (C,), float64
         The results; those of several ranks merge by :func:`merge`.
     """
-    _, _, _, groups = cut(N, C, pixels)
-    parts = np.empty(3 * C * groups)
-    spread(team, _statistics_share, (x, x_step, parts, N, C, pixels))
-    for c in range(C):
+    x = bare_images(x)
+    groups = cut(x).groups
+    sums = np.empty(3 * x.C * groups)
+    spread(team, _statistics, (x, sums))
+    for c in range(x.C):
         count, mean[c], m2[c] = 0.0, 0.0, 0.0
         for i in range(3 * c * groups, 3 * (c + 1) * groups, 3):
-            count, mean[c], m2[c] = merge(
-                count, mean[c], m2[c], parts[i], parts[i + 1], parts[i + 2]
-            )
+            count, mean[c], m2[c] = merge(count, mean[c], m2[c], sums[i], sums[i + 1], sums[i + 2])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def finish(mean, m2, count, eps, momentum, inv_std, running_mean, running_var, first, last):
+def finish(statistics, m2, count, parameters, first, last):
     """Turn the statistics of channels ``first:last`` into what normalises, and remember them.
 
     Parameters
     ----------
-    mean, m2 : ndarray, (C,), float64
-        Of the whole batch.
+    statistics : Statistics
+        Gets `inv_std`.
+    m2 : ndarray, (C,), float64
+        The sums of squared deviations from the mean.
     count : int
-        Pixels of a channel in it; running statistics stay as they are where there are none.
-    eps, momentum : float
-        As in PyTorch: ``running = (1 - momentum) * running + momentum * new``, with the unbiased
-        variance.
-    inv_std : ndarray, (C,), float64
-        Gets ``1 / sqrt(variance + eps)``, of the biased variance.
-    running_mean, running_var : ndarray, (C,)
-        Updated in place.
+        Pixels of a channel in the whole batch; running statistics stay as they are where there are
+        none.
+    parameters : Parameters
+        Whose running statistics are updated.
+    first, last : int
     """
+    mean, inv_std = statistics
+    _, _, running_mean, running_var, eps, momentum = parameters
     for c in range(first, last):
         inv_std[c] = 1 / np.sqrt(m2[c] / max(1, count) + eps)
         if count > 0:
@@ -144,15 +174,14 @@ def finish(mean, m2, count, eps, momentum, inv_std, running_mean, running_var, f
             running_var[c] = (1 - momentum) * running_var[c] + momentum * variance
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _apply(x, y, residual, added, middle, scale, shift, floor):
     """``y = (x - middle) * scale + shift + residual``, at least `floor`; NaN stays NaN.
 
-    A loop for each way in which the result may lie on an operand, since vector code is for arrays
-    that are one or apart.
+    A loop for each operand that the result may lie on (see `same_memory`).
     """
-    on_x = x.ctypes.data == y.ctypes.data
-    if added and residual.ctypes.data == y.ctypes.data:
+    on_x = same_memory(x, y)
+    if added and same_memory(residual, y):
         for i in range(y.size):
             value = (x[i] - middle) * scale + shift + y[i]
             y[i] = floor if value < floor else value
@@ -174,136 +203,84 @@ def _apply(x, y, residual, added, middle, scale, shift, floor):
             y[i] = floor if value < floor else value
 
 
-@njit(cache=True, nogil=True)
-def _apply_block(
-    block, c, x, x_step, y, y_step, residual, residual_step, mean, inv_std, gamma, beta, N, pixels,
-    together, pieces, relu, buffer, other,
-):  # fmt: skip
-    kind = x.dtype.type
-    middle = kind(mean[c])
-    factor = gamma[c] * inv_std[c]
-    shift = kind(beta[c] + (np.float64(middle) - mean[c]) * factor)  # what rounding the mean took
-    scale = kind(factor)
+@internal
+def _apply_block(number, c, parts, operands, statistics, parameters, relu, buffers):
+    x, y, residual = operands
+    kind = x.flat.dtype.type
+    mean = statistics.mean[c]
+    middle = kind(mean)
+    factor = parameters.gamma[c] * statistics.inv_std[c]
+    # What rounding the mean took is given back.
+    shift = kind(parameters.beta[c] + (np.float64(middle) - mean) * factor)
     floor = kind(0) if relu else kind(-np.inf)
-    n, images, start, stop = block_of(block, N, pixels, together, pieces)
-    at, to = n * x_step + c * pixels, n * y_step + c * pixels
-    at_residual = n * residual_step + c * pixels
-    added = residual.size > 0
-    if images > 1:
-        size = images * pixels
-        gather(x, at, x_step, images, pixels, buffer)
-        if added:
-            gather(residual, at_residual, residual_step, images, pixels, other)
-        part = buffer[:size]
-        _apply(part, part, other[:size], added, middle, scale, shift, floor)
-        scatter(buffer, y, to, y_step, images, pixels, False)
-    elif added:
-        _apply(
-            x[at + start : at + stop], y[to + start : to + stop],
-            residual[at_residual + start : at_residual + stop], True, middle, scale, shift, floor,
-        )  # fmt: skip
-    else:
-        target = y[to + start : to + stop]
-        _apply(x[at + start : at + stop], target, target, False, middle, scale, shift, floor)
+    added = residual.flat.size > 0
+    block = block_of(number, x, parts)
+    source = load(x, c, block, buffers[0])
+    target = source if block.images > 1 else in_place(y, c, block)
+    other = load(residual, c, block, buffers[1]) if added else target
+    _apply(source, target, other, added, middle, kind(factor), shift, floor)
+    if block.images > 1:
+        scatter(target, y, c, block, False)
 
 
-@njit(cache=True, nogil=True)
-def _normalise_share(
-    worker, workers, x, x_step, y, y_step, residual, residual_step, mean, inv_std, gamma, beta,
-    N, C, pixels, relu,
-):  # fmt: skip
-    x, y, residual = bare(x), bare(y), bare(residual)
-    together, pieces, blocks, _ = cut(N, C, pixels)
-    buffer, other = np.empty(BLOCK, x.dtype), np.empty(BLOCK, x.dtype)
-    first, last = share(C * blocks, worker, workers)
-    for task in range(first, last):
-        _apply_block(
-            task % blocks, task // blocks, x, x_step, y, y_step, residual, residual_step, mean,
-            inv_std, gamma, beta, N, pixels, together, pieces, relu, buffer, other,
-        )  # fmt: skip
-
-
-@njit(cache=True, nogil=True)
-def normalise(
-    team, x, x_step, y, y_step, residual, residual_step, mean, inv_std, gamma, beta, N, C, pixels,
-    relu,
-):  # fmt: skip
+@parallel
+def normalise(worker, workers, operands, statistics, parameters, relu):
     """Write ``gamma * (x - mean) * inv_std + beta + residual``, or its positive part, to `y`.
 
     With running statistics this is inference, with those of all ranks the forward pass of one.
     Parameters are those of :func:`batch_norm`.
     """
-    spread(
-        team, _normalise_share,
-        (
-            x, x_step, y, y_step, residual, residual_step, mean, inv_std, gamma, beta,
-            N, C, pixels, relu,
-        ),
-    )  # fmt: skip
+    operands, statistics = _bare(operands), Statistics(*statistics)
+    parameters = Parameters(*parameters)
+    x = operands.x
+    parts = cut(x)
+    buffers = np.empty(BLOCK, x.flat.dtype), np.empty(BLOCK, x.flat.dtype)
+    first, last = share(x.C * parts.blocks, worker, workers)
+    for task in range(first, last):
+        c, number = task // parts.blocks, task % parts.blocks
+        _apply_block(number, c, parts, operands, statistics, parameters, relu, buffers)
 
 
-@njit(cache=True, nogil=True)
-def _batch_norm_share(
-    worker, workers, x, x_step, y, y_step, residual, residual_step, mean, m2, inv_std,
-    running_mean, running_var, gamma, beta, N, C, pixels, eps, momentum, relu,
-):  # fmt: skip
-    x, y, residual = bare(x), bare(y), bare(residual)
-    together, pieces, blocks, groups = cut(N, C, pixels)
-    buffer, other = np.empty(BLOCK, x.dtype), np.empty(BLOCK, x.dtype)
-    first, last = share(C, worker, workers)
+@internal
+def _batch_norm(worker, workers, operands, statistics, m2, parameters, relu):
+    x, mean = operands.x, statistics.mean
+    parts = cut(x)
+    buffers = np.empty(BLOCK, x.flat.dtype), np.empty(BLOCK, x.flat.dtype)
+    first, last = share(x.C, worker, workers)
     for c in range(first, last):
         count, mean[c], m2[c] = 0.0, 0.0, 0.0
-        for group in range(groups):
-            begin, end = share(blocks, group, groups)
-            more, own_mean, own_m2 = _statistics_of(
-                x, x_step, c, N, pixels, together, pieces, begin, end, buffer
-            )
+        for group in range(parts.groups):
+            begin, end = share(parts.blocks, group, parts.groups)
+            more, own_mean, own_m2 = _statistics_of(x, c, parts, begin, end, buffers[0])
             count, mean[c], m2[c] = merge(count, mean[c], m2[c], more, own_mean, own_m2)
-        finish(mean, m2, N * pixels, eps, momentum, inv_std, running_mean, running_var, c, c + 1)
-        for block in range(blocks - 1, -1, -1):  # what was read last is nearest
-            _apply_block(
-                block, c, x, x_step, y, y_step, residual, residual_step, mean, inv_std, gamma,
-                beta, N, pixels, together, pieces, relu, buffer, other,
-            )  # fmt: skip
+        finish(statistics, m2, x.N * x.H * x.W, parameters, c, c + 1)
+        for number in range(parts.blocks - 1, -1, -1):  # what was read last is nearest
+            _apply_block(number, c, parts, operands, statistics, parameters, relu, buffers)
 
 
 @njit(cache=True, nogil=True)
-def batch_norm(
-    team, x, x_step, y, y_step, residual, residual_step, mean, inv_std, running_mean, running_var,
-    gamma, beta, N, C, pixels, eps, momentum, relu,
-):  # fmt: skip
+def batch_norm(team, operands, statistics, parameters, relu):
     """Normalise each channel by its own mean and variance over the batch.
 
     Parameters
     ----------
     team : Handle
         From `threads.parallel_region`.
-    x, y, residual : ndarray, 1-D
-        (N, C, pixels) each, from its first item on; an empty residual is none.  `y` may be one of
-        the other two.
-    x_step, y_step, residual_step : int
-        Items from one image to the next.
-    mean, inv_std : ndarray, (C,), float64
+    operands : Operands
+    statistics : Statistics
         Get what the gradient needs.
-    running_mean, running_var, gamma, beta : ndarray, (C,)
-        Of the operands' dtype; the first two are updated (see :func:`finish`).
-    eps, momentum : float
+    parameters : Parameters
+        Whose running statistics are updated (see :func:`finish`).
     relu : bool
         Whether the result is the positive part.
     """
-    m2 = np.empty(C)
-    if CHANNELS * team.threads <= C:
-        spread(
-            team, _batch_norm_share,
-            (
-                x, x_step, y, y_step, residual, residual_step, mean, m2, inv_std,
-                running_mean, running_var, gamma, beta, N, C, pixels, eps, momentum, relu,
-            ),
-        )  # fmt: skip
+    operands, statistics = _bare(operands), Statistics(*statistics)
+    parameters = Parameters(*parameters)
+    x = operands.x
+    m2 = np.empty(x.C)
+    if CHANNELS * team.threads <= x.C:
+        spread(team, _batch_norm, (operands, statistics, m2, parameters, relu))
         return
-    statistics(team, x, x_step, mean, m2, N, C, pixels)
-    finish(mean, m2, N * pixels, eps, momentum, inv_std, running_mean, running_var, 0, C)
-    normalise(
-        team, x, x_step, y, y_step, residual, residual_step, mean, inv_std, gamma, beta,
-        N, C, pixels, relu,
-    )  # fmt: skip
+    channel_statistics(team, x, statistics.mean, m2)
+    finish(statistics, m2, x.N * x.H * x.W, parameters, 0, x.C)
+    normalise(team, operands, statistics, parameters, relu)

@@ -7,17 +7,43 @@ With g the gradient of what comes before the ReLU, and M pixels in a channel::
 As forward, a channel is done from its sums to its result before the next one is begun.
 """
 
+from __future__ import annotations
+
+from typing import NamedTuple
+
 import numpy as np
 
-from lowerconv.codegen.compiled import njit
-from lowerconv.codegen.masked import bare
+from lowerconv.codegen.compiled import internal, njit
 from lowerconv.codegen.ranges import share
-from lowerconv.ops.batch_norm import CHANNELS
-from lowerconv.ops.blocks import BLOCK, block_of, cut, gather, scatter
-from lowerconv.runtime.launch import spread
+from lowerconv.ops.batch_norm import CHANNELS, Statistics
+from lowerconv.ops.blocks import BLOCK, block_of, cut, in_place, load, scatter
+from lowerconv.ops.elementwise import mask
+from lowerconv.ops.images import Images, bare_images, same_memory
+from lowerconv.runtime.launch import parallel, spread
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+class GradOperands(NamedTuple):
+    """What the gradient is computed of, and where its results go.
+
+    `dx` may be `dy`, or else `residual` may be, if it is not added to.
+    """
+
+    dy: Images  # gradient of the result
+    y: Images  # the result: read for its sign alone, and only behind a ReLU
+    x: Images  # what was normalised
+    dx: Images
+    residual: Images  # gradient of the residual; empty: not wanted
+
+
+@internal
+def _bare(operands):
+    dy, y, x, dx, residual = operands
+    return GradOperands(
+        bare_images(dy), bare_images(y), bare_images(x), bare_images(dx), bare_images(residual)
+    )
+
+
+@internal(fastmath={"reassoc", "contract"})
 def _products(gradient, x, middle):
     """Return the sums of the gradient and of its products with the deviations of `x`."""
     total = products = x.dtype.type(0)
@@ -27,127 +53,85 @@ def _products(gradient, x, middle):
     return total, products
 
 
-@njit(cache=True, nogil=True)
-def _mask(dy, y, dx):
-    """Write `dy` where ``y > 0`` to `dx`, which may be `dy`."""
-    zero = dy.dtype.type(0)
-    if dx.ctypes.data == dy.ctypes.data:
-        for i in range(dx.size):
-            dx[i] = dx[i] if y[i] > 0 else zero
-    else:
-        for i in range(dx.size):
-            dx[i] = dy[i] if y[i] > 0 else zero
-
-
-@njit(cache=True, nogil=True)
+@internal
 def _pass_on(gradient, residual, add):
     """Copy the gradient to that of the residual, unless it is the same memory, or add it."""
     if add:
         for i in range(gradient.size):
             residual[i] += gradient[i]
-    elif gradient.ctypes.data != residual.ctypes.data:
+    elif not same_memory(gradient, residual):
         for i in range(gradient.size):
             residual[i] = gradient[i]
 
 
-@njit(cache=True, nogil=True)
-def _sums_of(
-    c, begin, end, dy, dy_step, y, y_step, x, x_step, dx, dx_step, residual, residual_step, mean,
-    inv_std, N, pixels, together, pieces, relu, add, buffer, other,
-):  # fmt: skip
+@internal
+def _sums_of(c, parts, blocks, operands, statistics, relu, add, buffers):
     """Return the sums of g and of g * xhat over some blocks of a channel; mask and pass on g."""
-    middle = x.dtype.type(mean[c])
+    dy, y, x, dx, residual = operands
+    mean = statistics.mean[c]
+    middle = x.flat.dtype.type(mean)
     total, products = 0.0, 0.0
-    own, own_products = x.dtype.type(0), x.dtype.type(0)
-    for block in range(begin, end):
-        n, images, start, stop = block_of(block, N, pixels, together, pieces)
-        at, to = n * dy_step + c * pixels, n * dx_step + c * pixels
-        at_y, at_x = n * y_step + c * pixels, n * x_step + c * pixels
-        at_residual = n * residual_step + c * pixels
-        if images > 1:
-            size = images * pixels
-            gradient = buffer[:size]
-            gather(dy, at, dy_step, images, pixels, buffer)
-            if relu:
-                gather(y, at_y, y_step, images, pixels, other)
-                _mask(gradient, other[:size], gradient)
-                scatter(buffer, dx, to, dx_step, images, pixels, False)
-            if residual.size:
-                scatter(buffer, residual, at_residual, residual_step, images, pixels, add)
-            gather(x, at_x, x_step, images, pixels, other)
-            own, own_products = _products(gradient, other[:size], middle)
-        else:
-            values = x[at_x + start : at_x + stop]
-            passed = residual[at_residual + start : at_residual + stop]
-            if relu:
-                gradient = dx[to + start : to + stop]
-                _mask(dy[at + start : at + stop], y[at_y + start : at_y + stop], gradient)
-                if residual.size:
-                    _pass_on(gradient, passed, add)
-                own, own_products = _products(gradient, values, middle)
+    for number in range(blocks[0], blocks[1]):
+        block = block_of(number, x, parts)
+        gradient = load(dy, c, block, buffers[0])
+        if relu:
+            target = gradient if block.images > 1 else in_place(dx, c, block)
+            mask(gradient, load(y, c, block, buffers[1]), target)
+            if block.images > 1:
+                scatter(target, dx, c, block, False)
+            gradient = target
+        if residual.flat.size:
+            if block.images > 1:
+                scatter(gradient, residual, c, block, add)
             else:
-                gradient = dy[at + start : at + stop]
-                if residual.size:
-                    _pass_on(gradient, passed, add)
-                own, own_products = _products(gradient, values, middle)
+                _pass_on(gradient, in_place(residual, c, block), add)
+        own, own_products = _products(gradient, load(x, c, block, buffers[1]), middle)
         total += own
         products += own_products
-    return total, (products + (np.float64(middle) - mean[c]) * total) * inv_std[c]
+    return total, (products + (np.float64(middle) - mean) * total) * statistics.inv_std[c]
 
 
-@njit(cache=True, nogil=True)
-def _sums_share(
-    worker, workers, parts, dy, dy_step, y, y_step, x, x_step, dx, dx_step, residual,
-    residual_step, mean, inv_std, N, C, pixels, relu, add,
-):  # fmt: skip
-    dy, y, x, dx, residual = bare(dy), bare(y), bare(x), bare(dx), bare(residual)
-    together, pieces, blocks, groups = cut(N, C, pixels)
-    buffer, other = np.empty(BLOCK, x.dtype), np.empty(BLOCK, x.dtype)
-    first, last = share(C * groups, worker, workers)
+@internal
+def _gradient_sums(worker, workers, sums, operands, statistics, relu, add):
+    x = operands.x
+    parts = cut(x)
+    buffers = np.empty(BLOCK, x.flat.dtype), np.empty(BLOCK, x.flat.dtype)
+    first, last = share(x.C * parts.groups, worker, workers)
     for task in range(first, last):
-        begin, end = share(blocks, task % groups, groups)
-        parts[2 * task], parts[2 * task + 1] = _sums_of(
-            task // groups, begin, end, dy, dy_step, y, y_step, x, x_step, dx, dx_step,
-            residual, residual_step, mean, inv_std, N, pixels, together, pieces, relu, add,
-            buffer, other,
-        )  # fmt: skip
+        blocks = share(parts.blocks, task % parts.groups, parts.groups)
+        sums[2 * task], sums[2 * task + 1] = _sums_of(
+            task // parts.groups, parts, blocks, operands, statistics, relu, add, buffers
+        )
 
 
 @njit(cache=True, nogil=True)
-def gradient_sums(
-    team, dy, dy_step, y, y_step, x, x_step, dx, dx_step, residual, residual_step, mean, inv_std,
-    sums, products, N, C, pixels, relu, add,
-):  # fmt: skip
+def gradient_sums(team, operands, statistics, sums, relu, add):
     """Add up g and g * xhat over each channel, as one rank's part of a batch.
 
     Where `relu` is set, g is left in `dx` for :func:`input_gradient`; else it is `dy`.
 
     Parameters
     ----------
-    sums, products : ndarray, (C,), float64
+    sums : ndarray, (2, C), float64
         The results: the gradients of beta and of gamma.
     others
         As of :func:`batch_norm_grad`.
     """
-    _, _, _, groups = cut(N, C, pixels)
+    operands, statistics = _bare(operands), Statistics(*statistics)
+    C, groups = operands.x.C, cut(operands.x).groups
     parts = np.empty(2 * C * groups)
-    spread(
-        team, _sums_share,
-        (
-            parts, dy, dy_step, y, y_step, x, x_step, dx, dx_step, residual, residual_step,
-            mean, inv_std, N, C, pixels, relu, add,
-        ),
-    )  # fmt: skip
+    spread(team, _gradient_sums, (parts, operands, statistics, relu, add))
     for c in range(C):
-        sums[c], products[c] = 0.0, 0.0
+        sums[0, c], sums[1, c] = 0.0, 0.0
         for i in range(2 * c * groups, 2 * (c + 1) * groups, 2):
-            sums[c] += parts[i]
-            products[c] += parts[i + 1]
+            sums[0, c] += parts[i]
+            sums[1, c] += parts[i + 1]
 
 
-@njit(cache=True, nogil=True)
-def _input(gradient, x, dx, middle, slope, shift, scale):
-    if gradient.ctypes.data == dx.ctypes.data:
+@internal
+def _input(gradient, x, dx, coefficients):
+    middle, slope, shift, scale = coefficients
+    if same_memory(gradient, dx):
         for i in range(dx.size):
             dx[i] = (dx[i] - shift - (x[i] - middle) * slope) * scale
     else:
@@ -155,123 +139,82 @@ def _input(gradient, x, dx, middle, slope, shift, scale):
             dx[i] = (gradient[i] - shift - (x[i] - middle) * slope) * scale
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _input_block(
-    block, c, gradient, step, x, x_step, dx, dx_step, mean, inv_std, gamma, total, product, count,
-    N, pixels, together, pieces, buffer, other,
-):  # fmt: skip
-    kind = x.dtype.type
-    middle = kind(mean[c])
-    factor = product / count * inv_std[c]
-    shift = kind(total / count + (np.float64(middle) - mean[c]) * factor)
-    slope, scale = kind(factor), kind(gamma[c] * inv_std[c])
-    n, images, start, stop = block_of(block, N, pixels, together, pieces)
-    at, at_x, to = n * step + c * pixels, n * x_step + c * pixels, n * dx_step + c * pixels
-    if images > 1:
-        size = images * pixels
-        gather(gradient, at, step, images, pixels, buffer)
-        gather(x, at_x, x_step, images, pixels, other)
-        part = buffer[:size]
-        _input(part, other[:size], part, middle, slope, shift, scale)
-        scatter(buffer, dx, to, dx_step, images, pixels, False)
-    else:
-        _input(
-            gradient[at + start : at + stop], x[at_x + start : at_x + stop],
-            dx[to + start : to + stop], middle, slope, shift, scale,
-        )  # fmt: skip
+@internal(error_model="numpy")
+def _coefficients(c, statistics, gamma, sums, count, kind):
+    """Return what :func:`_input` computes the gradient of a channel by."""
+    mean, inv_std = statistics.mean[c], statistics.inv_std[c]
+    middle = kind(mean)
+    factor = sums[1, c] / count * inv_std
+    shift = kind(sums[0, c] / count + (np.float64(middle) - mean) * factor)
+    return middle, kind(factor), shift, kind(gamma[c] * inv_std)
 
 
-@njit(cache=True, nogil=True)
-def _input_share(
-    worker, workers, gradient, step, x, x_step, dx, dx_step, mean, inv_std, gamma, sums,
-    products, count, N, C, pixels,
-):  # fmt: skip
-    gradient, x, dx = bare(gradient), bare(x), bare(dx)
-    together, pieces, blocks, _ = cut(N, C, pixels)
-    buffer, other = np.empty(BLOCK, x.dtype), np.empty(BLOCK, x.dtype)
-    first, last = share(C * blocks, worker, workers)
-    for task in range(first, last):
-        c = task // blocks
-        _input_block(
-            task % blocks, c, gradient, step, x, x_step, dx, dx_step, mean, inv_std, gamma,
-            sums[c], products[c], count, N, pixels, together, pieces, buffer, other,
-        )  # fmt: skip
+@internal
+def _input_block(number, c, parts, operands, relu, coefficients, buffers):
+    dy, _, x, dx, _ = operands
+    block = block_of(number, x, parts)
+    gradient = load(dx if relu else dy, c, block, buffers[0])
+    target = gradient if block.images > 1 else in_place(dx, c, block)
+    _input(gradient, load(x, c, block, buffers[1]), target, coefficients)
+    if block.images > 1:
+        scatter(target, dx, c, block, False)
 
 
-@njit(cache=True, nogil=True)
-def input_gradient(
-    team, gradient, step, x, x_step, dx, dx_step, mean, inv_std, gamma, sums, products, count, N,
-    C, pixels,
-):  # fmt: skip
+@parallel
+def input_gradient(worker, workers, operands, statistics, gamma, sums, count, relu):
     """Write dx, from the sums over the whole batch.
 
     Parameters
     ----------
-    gradient : ndarray, 1-D
-        g as :func:`gradient_sums` has left it: `dx` with ReLU, else `dy`.
-    sums, products : ndarray, (C,), float64
+    operands : GradOperands
+        With g as :func:`gradient_sums` has left it.
+    sums : ndarray, (2, C), float64
         Those of all ranks, added up.
     count : int
         Pixels of a channel in the whole batch.
     others
         As of :func:`batch_norm_grad`.
     """
-    spread(
-        team, _input_share,
-        (
-            gradient, step, x, x_step, dx, dx_step, mean, inv_std, gamma, sums, products, count,
-            N, C, pixels,
-        ),
-    )  # fmt: skip
+    operands, statistics = _bare(operands), Statistics(*statistics)
+    x = operands.x
+    parts = cut(x)
+    buffers = np.empty(BLOCK, x.flat.dtype), np.empty(BLOCK, x.flat.dtype)
+    first, last = share(x.C * parts.blocks, worker, workers)
+    for task in range(first, last):
+        c = task // parts.blocks
+        coefficients = _coefficients(c, statistics, gamma, sums, count, x.flat.dtype.type)
+        _input_block(task % parts.blocks, c, parts, operands, relu, coefficients, buffers)
 
 
-@njit(cache=True, nogil=True)
-def _batch_norm_grad_share(
-    worker, workers, dy, dy_step, y, y_step, x, x_step, dx, dx_step, residual, residual_step,
-    mean, inv_std, gamma, sums, products, N, C, pixels, relu, add,
-):  # fmt: skip
-    dy, y, x, dx, residual = bare(dy), bare(y), bare(x), bare(dx), bare(residual)
-    together, pieces, blocks, groups = cut(N, C, pixels)
-    buffer, other = np.empty(BLOCK, x.dtype), np.empty(BLOCK, x.dtype)
-    gradient, step = (dx, dx_step) if relu else (dy, dy_step)
-    first, last = share(C, worker, workers)
+@internal
+def _batch_norm_grad(worker, workers, operands, statistics, gamma, sums, relu, add):
+    x = operands.x
+    count, kind = x.N * x.H * x.W, x.flat.dtype.type
+    parts = cut(x)
+    buffers = np.empty(BLOCK, x.flat.dtype), np.empty(BLOCK, x.flat.dtype)
+    first, last = share(x.C, worker, workers)
     for c in range(first, last):
-        total, product = 0.0, 0.0
-        for group in range(groups):
-            begin, end = share(blocks, group, groups)
-            more, more_products = _sums_of(
-                c, begin, end, dy, dy_step, y, y_step, x, x_step, dx, dx_step, residual,
-                residual_step, mean, inv_std, N, pixels, together, pieces, relu, add, buffer, other,
-            )  # fmt: skip
-            total += more
-            product += more_products
-        sums[c], products[c] = total, product
-        for block in range(blocks - 1, -1, -1):  # what was read last is nearest
-            _input_block(
-                block, c, gradient, step, x, x_step, dx, dx_step, mean, inv_std, gamma, total,
-                product, N * pixels, N, pixels, together, pieces, buffer, other,
-            )  # fmt: skip
+        sums[0, c], sums[1, c] = 0.0, 0.0
+        for group in range(parts.groups):
+            blocks = share(parts.blocks, group, parts.groups)
+            total, products = _sums_of(c, parts, blocks, operands, statistics, relu, add, buffers)
+            sums[0, c] += total
+            sums[1, c] += products
+        coefficients = _coefficients(c, statistics, gamma, sums, count, kind)
+        for number in range(parts.blocks - 1, -1, -1):  # what was read last is nearest
+            _input_block(number, c, parts, operands, relu, coefficients, buffers)
 
 
 @njit(cache=True, nogil=True)
-def batch_norm_grad(
-    team, dy, dy_step, y, y_step, x, x_step, dx, dx_step, residual, residual_step, mean, inv_std,
-    gamma, dgamma, dbeta, N, C, pixels, relu, add,
-):  # fmt: skip
+def batch_norm_grad(team, operands, statistics, gamma, dgamma, dbeta, relu, add):
     """Compute the gradients of :func:`batch_norm.batch_norm`.
 
     Parameters
     ----------
     team : Handle
         From `threads.parallel_region`.
-    dy, y, x, dx, residual : ndarray, 1-D
-        (N, C, pixels) each, from its first item on: the gradient of the result; the result, which
-        is read for its sign alone, and only where `relu` is set; what was normalised; and the
-        results, the gradients of that and of the residual (empty: not wanted).  `dx` may be `dy`,
-        or else the residual's gradient may be, if it is not added to.
-    dy_step, y_step, x_step, dx_step, residual_step : int
-        Items from one image to the next.
-    mean, inv_std : ndarray, (C,), float64
+    operands : GradOperands
+    statistics : Statistics
         As `batch_norm` has left them.
     gamma, dgamma, dbeta : ndarray, (C,)
     relu : bool
@@ -279,24 +222,13 @@ def batch_norm_grad(
     add : bool
         Whether the residual's gradient is added to what is there.
     """
-    sums, products = np.empty(C), np.empty(C)
-    if CHANNELS * team.threads <= C:
-        spread(
-            team, _batch_norm_grad_share,
-            (
-                dy, dy_step, y, y_step, x, x_step, dx, dx_step, residual, residual_step, mean,
-                inv_std, gamma, sums, products, N, C, pixels, relu, add,
-            ),
-        )  # fmt: skip
+    operands, statistics = _bare(operands), Statistics(*statistics)
+    x = operands.x
+    sums = np.empty((2, x.C))
+    if CHANNELS * team.threads <= x.C:
+        spread(team, _batch_norm_grad, (operands, statistics, gamma, sums, relu, add))
     else:
-        gradient_sums(
-            team, dy, dy_step, y, y_step, x, x_step, dx, dx_step, residual, residual_step, mean,
-            inv_std, sums, products, N, C, pixels, relu, add,
-        )  # fmt: skip
-        gradient, step = (dx, dx_step) if relu else (dy, dy_step)
-        input_gradient(
-            team, gradient, step, x, x_step, dx, dx_step, mean, inv_std, gamma, sums, products,
-            N * pixels, N, C, pixels,
-        )  # fmt: skip
-    for c in range(C):
-        dgamma[c], dbeta[c] = products[c], sums[c]
+        gradient_sums(team, operands, statistics, sums, relu, add)
+        input_gradient(team, operands, statistics, gamma, sums, x.N * x.H * x.W, relu)
+    for c in range(x.C):
+        dbeta[c], dgamma[c] = sums[0, c], sums[1, c]

@@ -5,49 +5,85 @@ A large plane is cut, and small planes of consecutive images are gathered side b
     large:   image 0 |  block 0  |  block 1  |  block 2  |      in place
     small:   image 0 |plane| image 1 |plane| image 2 |plane|    block 0: copied together
 
-so that loops over a block are long enough to be vector code.  Sums over a channel go through its
-blocks in groups that do not depend on the number of threads, and neither do they.
+so that loops over a block are long enough to be vector code.  Sums over a channel are sums over
+groups of its blocks, which do not depend on the number of threads.
 """
 
-from lowerconv.codegen.compiled import njit
+from typing import NamedTuple
+
+from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.masked import LANES, prefetch, put, read
 
 BLOCK = 1024  # items: a loop runs at speed, and some operands of it stay in the L1 cache
 PARTS = 256  # groups of all channels together, at least, if there are as many blocks
 
 
-@njit(cache=True, nogil=True)
-def cut(N, C, pixels):
-    """Return the images of a block, the blocks of a plane and of a channel, groups of the last."""
-    together = min(max(1, BLOCK // max(1, pixels)), max(1, N))
+class Cut(NamedTuple):
+    """How the channels of some images are cut into blocks."""
+
+    together: int  # images of a block
+    pieces: int  # blocks of a plane
+    blocks: int  # of a channel
+    groups: int  # that sums over the blocks of a channel are made of
+
+
+class Block(NamedTuple):
+    """Pixels ``start:stop`` of a channel of images ``n : n + images``."""
+
+    n: int
+    images: int  # more than one: whole planes
+    start: int
+    stop: int
+
+
+@internal
+def cut(x):
+    """Return how the channels of some images are cut."""
+    pixels = x.H * x.W
+    together = min(max(1, BLOCK // max(1, pixels)), max(1, x.N))
     pieces = (pixels + BLOCK - 1) // BLOCK
-    blocks = (N + together - 1) // together * pieces
-    return together, pieces, blocks, max(1, min(blocks, (PARTS + C - 1) // max(1, C)))
+    blocks = (x.N + together - 1) // together * pieces
+    groups = max(1, min(blocks, (PARTS + x.C - 1) // max(1, x.C)))
+    return Cut(together, pieces, blocks, groups)
 
 
-@njit(cache=True, nogil=True)
-def block_of(block, N, pixels, together, pieces):
-    """Return the first image of a block, how many there are, and which pixels of each."""
-    if pieces == 1:
-        return block * together, min(together, N - block * together), 0, pixels
-    start = block % pieces * BLOCK  # on a cache line, where the plane is
-    return block // pieces, 1, start, min(start + BLOCK, pixels)
+@internal
+def block_of(number, x, cut):
+    """Return a block of a channel of the images."""
+    if cut.pieces == 1:
+        n = number * cut.together
+        return Block(n, min(cut.together, x.N - n), 0, x.H * x.W)
+    start = number % cut.pieces * BLOCK  # on a cache line, where the plane is
+    return Block(number // cut.pieces, 1, start, min(start + BLOCK, x.H * x.W))
 
 
-@njit(cache=True, nogil=True)
-def gather(x, at, step, images, pixels, buffer):
-    """Copy planes of `x`, the first at `at` and `step` items apart, to `buffer` without gaps."""
-    nothing = x.dtype.type(0)
-    for n in range(images):
+@internal
+def in_place(x, c, block):
+    """Return the pixels of a block of one image where they are."""
+    at = block.n * x.step + c * x.H * x.W
+    return x.flat[at + block.start : at + block.stop]
+
+
+@internal
+def load(x, c, block, buffer):
+    """Return the pixels of a block: where they are, or copied to the buffer without gaps."""
+    if block.images == 1:
+        return in_place(x, c, block)
+    pixels = x.H * x.W
+    nothing = x.flat.dtype.type(0)
+    for n in range(block.images):
         for i in range(0, pixels, LANES):
-            place = at + n * step + i
-            read(x, place, 0, LANES, nothing, buffer, n * pixels + i, pixels - i)
-            prefetch(x, place + pixels)  # of the next channel, which comes next
+            place = (block.n + n) * x.step + c * pixels + i
+            read(x.flat, place, 0, LANES, nothing, buffer, n * pixels + i, pixels - i)
+            prefetch(x.flat, place + pixels)  # of the next channel, which comes next
+    return buffer[: block.images * pixels]
 
 
-@njit(cache=True, nogil=True)
-def scatter(buffer, x, at, step, images, pixels, add):
-    """Copy planes without gaps to their places in `x`, or add them there."""
-    for n in range(images):
+@internal
+def scatter(buffer, x, c, block, add):
+    """Copy the planes of a block, which lie without gaps, to their places, or add them there."""
+    pixels = x.H * x.W
+    for n in range(block.images):
         for i in range(0, pixels, LANES):
-            put(buffer, n * pixels + i, x, at + n * step + i, 0, pixels - i, add)
+            at = (block.n + n) * x.step + c * pixels + i
+            put(buffer, n * pixels + i, x.flat, at, 0, pixels - i, add)

@@ -3,15 +3,15 @@
 BLAS packs the matrix first, which takes longer than the product where it is used for a few rows.
 """
 
-from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.ranges import share
-from lowerconv.runtime.launch import spread
+from lowerconv.runtime.launch import parallel
 
 FEW = 4  # rows: so many share a row of the matrix while it is in L1
 
 
 # Sums may be reordered, which lets them be vectors, and a product added at once.
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+@internal(fastmath={"reassoc", "contract"})
 def _dot(a, b):
     total = a.dtype.type(0)
     for i in range(a.size):
@@ -19,20 +19,8 @@ def _dot(a, b):
     return total
 
 
-@njit(cache=True, nogil=True)
-def _few_rows_share(worker, workers, x, w, bias, y, relu):
-    N, outputs = y.shape
-    first, last = share(outputs, worker, workers)
-    for o in range(first, last):
-        for n in range(N):
-            value = _dot(w[o], x[n])
-            if bias.size:
-                value += bias[o]
-            y[n, o] = w.dtype.type(0) if relu and value < 0 else value
-
-
-@njit(cache=True, nogil=True)
-def few_rows(team, x, w, bias, y, relu):
+@parallel
+def few_rows(worker, workers, x, w, bias, y, relu):
     """Compute ``y = x w^T + bias``, or its positive part.
 
     Parameters
@@ -45,4 +33,11 @@ def few_rows(team, x, w, bias, y, relu):
         Empty: none.
     relu : bool
     """
-    spread(team, _few_rows_share, (x, w, bias, y, relu))
+    N, outputs = y.shape
+    first, last = share(outputs, worker, workers)
+    for o in range(first, last):
+        for n in range(N):
+            value = _dot(w[o], x[n])
+            if bias.size:
+                value += bias[o]
+            y[n, o] = w.dtype.type(0) if relu and value < 0 else value

@@ -8,30 +8,25 @@ from __future__ import annotations
 
 import numpy as np
 
-from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.compiled import internal, njit
 from lowerconv.codegen.ranges import share
-from lowerconv.ops.blas import (
-    GEMM_LIMIT,
-    blas,
-    gemm,
-    hold,
-    release,
-)
+from lowerconv.ops.blas import GEMM_LIMIT, blas, gemm, hold, release
 from lowerconv.runtime.launch import spread
 from lowerconv.runtime.team import Handle
-from lowerconv.runtime.threads import get_num_threads, parallel_region
+from lowerconv.runtime.threads import run
 
 PIECES = 64  #            blocks that a product is cut into at most
 PIECE_FLOPS = 1_000_000  # that a block has at least, some ten microseconds of one core
 WIDTH, HEIGHT = 256, 64  # columns and rows that a block has at least
 
 
-@njit(cache=True, nogil=True)
-def _multiply_share(
-    worker, workers, address, a, trans_a, b, trans_b, beta, c, groups, k, parts_m, parts_n
-):
+@internal
+def _blocks(worker, workers, address, product, parts):
     """One product per group; the operands of a group are consecutive rows of the arrays."""
+    a, trans_a, b, trans_b, beta, c, groups, k = product
+    parts_m, parts_n = parts
     m, n = c.shape[0] // groups, c.shape[1]
+    lda, ldb, ldc = a.shape[1], b.shape[1], c.shape[1]
     first, last = share(groups * parts_m * parts_n, worker, workers)
     for part in range(first, last):
         group = part // (parts_m * parts_n)
@@ -40,35 +35,16 @@ def _multiply_share(
         j0, j1 = n * j // parts_n, n * (j + 1) // parts_n
         if i0 == i1 or j0 == j1:
             continue
-        a_block = a[group * k :, i0:] if trans_a else a[group * m + i0 :, :]
-        b_block = b[group * n + j0 :, :] if trans_b else b[group * k :, j0:]
-        c_block = c[group * m + i0 :, j0:]
-        lda, ldb, ldc = a.shape[1], b.shape[1], c.shape[1]
-        gemm(
-            address,
-            a_block,
-            trans_a,
-            b_block,
-            trans_b,
-            beta,
-            c_block,
-            i1 - i0,
-            j1 - j0,
-            k,
-            lda,
-            ldb,
-            ldc,
-        )
+        A = a[group * k :, i0:] if trans_a else a[group * m + i0 :, :]
+        B = b[group * n + j0 :, :] if trans_b else b[group * k :, j0:]
+        C = c[group * m + i0 :, j0:]
+        gemm(address, A, trans_a, B, trans_b, beta, C, i1 - i0, j1 - j0, k, lda, ldb, ldc)
 
 
 @njit(cache=True, nogil=True)
-def _multiply(team, blas, a, trans_a, b, trans_b, beta, c, groups, k, parts_m, parts_n):
+def _multiply(team, blas, product, parts):
     hold(blas.threads)
-    spread(
-        team,
-        _multiply_share,
-        (blas.gemm, a, trans_a, b, trans_b, beta, c, groups, k, parts_m, parts_n),
-    )
+    spread(team, _blocks, (blas.gemm, product, parts))
     release(blas.threads)
 
 
@@ -106,8 +82,8 @@ def multiply(
     m, n = c.shape[0] // groups, c.shape[1]
     if max(m, n, k, a.shape[1], b.shape[1]) > GEMM_LIMIT:
         raise MemoryError(f"GEMM of {m} x {n} x {k}: BLAS takes extents up to {GEMM_LIMIT}")
-    beta, parts = int(add), split(m, n, k)
-    _multiply(team, blas(c.dtype), a, trans_a, b, trans_b, beta, c, groups, k, *parts)
+    product = a, trans_a, b, trans_b, int(add), c, groups, k
+    _multiply(team, blas(c.dtype), product, split(m, n, k))
 
 
 def matmul(
@@ -120,5 +96,4 @@ def matmul(
     add: bool = False,
 ) -> None:
     """Compute ``c = a b``, or add it, for row-major matrices, outside any other region."""
-    with parallel_region(get_num_threads()) as team:
-        multiply(team, a, b, c, trans_a=trans_a, trans_b=trans_b, add=add)
+    run(multiply, a, b, c, trans_a=trans_a, trans_b=trans_b, add=add)

@@ -5,22 +5,38 @@ instead of R * S.  Who wins is the number of the tap, ``r * S + s``: the first i
 pixels, the last of several NaNs, as in PyTorch.
 """
 
+from __future__ import annotations
+
+from typing import NamedTuple
+
 import numpy as np
 
-from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.masked import bare
 from lowerconv.codegen.ranges import share
+from lowerconv.ops.images import bare_images, plane
 from lowerconv.ops.windows import (
     copy_rows,
     fill,
-    grouping,
-    lower_rows,
-    plane_at,
+    group_of,
+    lower_group,
+    plane_start,
+    windows_layout,
 )
-from lowerconv.runtime.launch import spread
+from lowerconv.runtime.launch import parallel
 
 
-@njit(cache=True, nogil=True)
+class Taps(NamedTuple):
+    """The taps of one axis: tap t is of phase ``t % phases``, at place ``t // phases`` there."""
+
+    size: int
+    phases: int
+    ld_phase: int  # items from one phase to the next
+    ld_tap: int  # items from one tap of a phase to the next
+    number: int  # by which the numbers of neighbours differ
+
+
+@internal
 def _keep(pixels, best):
     """``best[i] = max(best[i], pixels[i])``; NaN wins."""
     for i in range(best.size):
@@ -29,7 +45,7 @@ def _keep(pixels, best):
         best[i] = pixel if wins else best[i]
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _keep_winner(pixels, numbers, more, best, winner):
     """As `_keep`; the winner is ``numbers[i] + more`` where the pixel wins."""
     for i in range(best.size):
@@ -39,7 +55,7 @@ def _keep_winner(pixels, numbers, more, best, winner):
         winner[i] = numbers[i] + more if wins else winner[i]
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _three(a, b, c, best):
     """``best[i] = max(a[i], b[i], c[i])``."""
     for i in range(best.size):
@@ -48,9 +64,10 @@ def _three(a, b, c, best):
         best[i] = third if (third > first) | (third != third) else first
 
 
-@njit(cache=True, nogil=True)
-def _three_winner(a, b, c, at_a, at_b, at_c, more_b, more_c, best, winner):
-    """As `_three`, with the winners' numbers."""
+@internal
+def _three_winner(taps, best, winner):
+    """As `_three`, with the winners' numbers, of (pixels, numbers, what is added to these)."""
+    (a, at_a, _), (b, at_b, more_b), (c, at_c, more_c) = taps
     for i in range(best.size):
         first, second, third = a[i], b[i], c[i]
         wins = (second > first) | (second != second)
@@ -61,169 +78,120 @@ def _three_winner(a, b, c, at_a, at_b, at_c, more_b, more_c, best, winner):
         winner[i] = at_c[i] + more_c if wins else number
 
 
-@njit(cache=True, nogil=True)
-def _along(source, numbers, phases, size, phase_step, tap_step, scale, best, winner):
-    """Take the maximum over the taps of one axis.
+@internal
+def _tap(source, numbers, taps, t, count, kind):
+    """Return the pixels under a tap, the numbers of those that have won so far, and its number."""
+    at = t % taps.phases * taps.ld_phase + t // taps.phases * taps.ld_tap
+    return source[at : at + count], numbers[at : at + count], kind(t * taps.number)
 
-    Tap ``t`` of window ``i`` is ``source[t % phases * phase_step + t // phases * tap_step + i]``,
-    its number that at the same place of `numbers` and ``t * scale``.
-    """
-    count = best.size
+
+@internal
+def _along(source, numbers, taps, best, winner):
+    """Take the maximum over the taps of one axis; the winner's number is added to `numbers`."""
+    count, size, kind = best.size, taps.size, winner.dtype.type
     recorded = winner.size > 0
-    one, two = min(1, size - 1), min(2, size - 1)  # a tap twice changes nothing
-    at_b = one % phases * phase_step + one // phases * tap_step
-    at_c = two % phases * phase_step + two // phases * tap_step
-    a, b, c = source[:count], source[at_b : at_b + count], source[at_c : at_c + count]
+    a = _tap(source, numbers, taps, 0, count, kind)
+    b = _tap(source, numbers, taps, min(1, size - 1), count, kind)  # a tap twice changes nothing
+    c = _tap(source, numbers, taps, min(2, size - 1), count, kind)
     if recorded:
-        kind = winner.dtype.type
-        _three_winner(
-            a, b, c,
-            numbers[:count], numbers[at_b : at_b + count], numbers[at_c : at_c + count],
-            kind(one * scale), kind(two * scale), best, winner,
-        )  # fmt: skip
+        _three_winner((a, b, c), best, winner)
     else:
-        _three(a, b, c, best)
+        _three(a[0], b[0], c[0], best)
     for t in range(3, size):
-        at = t % phases * phase_step + t // phases * tap_step
+        pixels, before, more = _tap(source, numbers, taps, t, count, kind)
         if recorded:
-            _keep_winner(
-                source[at : at + count], numbers[at : at + count], kind(t * scale), best, winner
-            )
+            _keep_winner(pixels, before, more, best, winner)
         else:
-            _keep(source[at : at + count], best)
+            _keep(pixels, best)
 
 
-@njit(cache=True, nogil=True)
-def _max_pool_share(
-    worker, workers, x, x_step, y, y_step, winner, N, C, H, W, P, Q, size, stride, pad
-):
-    x, y, winner = bare(x), bare(y), bare(winner)
-    R, S = size
-    kind = x.dtype.type
+@parallel
+def max_pool(worker, workers, x, y, winner, windows):
+    """Write the maximum of each window of `x` to `y`.
+
+    Parameters
+    ----------
+    team : Handle
+        From `threads.parallel_region`.
+    x, y : Images
+    winner : ndarray, 1-D, integer
+        Gets the number of the tap that has won, ``r * S + s``, for all windows: an unsigned byte
+        is enough for 256 taps.  Empty where no gradient will be asked for.
+    windows : Windows
+    """
+    x, y, winner = bare_images(x), bare_images(y), bare(winner)
+    (R, S), stride, pad = windows
+    P, Q = y.H, y.W
+    kind = x.flat.dtype.type
     recorded = winner.size > 0
-    beside, below = (S - 1) // stride[1], (R - 1) // stride[0]
-    column_phases, row_phases = min(S, stride[1]), min(R, stride[0])
-    pitch = Q + beside
-    band, together, pieces, groups = grouping(
-        P, pitch * ((column_phases + 1) * row_phases + 1), below, N * C, workers
-    )
-    between = (band + below) * together  # rows of one phase: those of all planes of a group
-    step = row_phases * between * pitch
-    lowered = np.empty(column_phases * step + beside, x.dtype)
-    across = np.empty(step, x.dtype)  # the maxima along the rows
-    best = np.empty(between * pitch, x.dtype)
+    layout, row_phases, column_phases = windows_layout(y, windows, workers)
+    pitch, ld = layout.pitch, layout.ld
+    step = row_phases * ld
+    lowered = np.empty(column_phases * step + pitch - Q, x.flat.dtype)
+    across = np.empty(step, x.flat.dtype)  # the maxima along the rows
+    best = np.empty(ld, x.flat.dtype)
     if recorded:
         zeros = np.zeros(lowered.size, winner.dtype)
         across_winner = np.empty(step, winner.dtype)
         best_winner = np.empty(best.size, winner.dtype)
     else:
         zeros = across_winner = best_winner = winner
-    fill(lowered, column_phases * step, beside, kind(0))
+    fill(lowered, column_phases * step, pitch - Q, kind(0))
+    columns, rows = Taps(S, stride[1], step, 1, 1), Taps(R, stride[0], ld, pitch, S)
 
-    begin, end = share(groups * pieces, worker, workers)
+    begin, end = share(layout.groups * layout.pieces, worker, workers)
     for task in range(begin, end):
-        plane0, p0 = task // pieces * together, task % pieces * band
-        planes, rows = min(together, N * C - plane0), min(band, P - p0)
-        for i in range(planes):
-            lower_rows(
-                plane_at(x, x_step, plane0 + i, C, H * W), H, W,
-                p0 * stride[0] - pad[0], (rows - 1) * stride[0] + R,
-                size, stride, pad[1], pitch, between, step, kind(-np.inf),
-                lowered, i * (band + below) * pitch,
-            )  # fmt: skip
-        count = (row_phases - 1) * between * pitch + planes * (band + below) * pitch
-        _along(lowered, zeros, stride[1], S, step, 1, 1, across[:count], across_winner[:count])
+        group = group_of(task, layout, P, y.N * y.C)
+        within = lower_group(x, group, windows, layout, kind(-np.inf), lowered)
+        count = step - ld + within
+        _along(lowered, zeros, columns, across[:count], across_winner[:count])
         if recorded:  # where all pixels are -inf, the first of them and not the padding
             for q in range(min(pad[1], Q)):
                 inside_from = pad[1] - q * stride[1]
                 for row in range(count // pitch):
                     at = row * pitch + q
                     across_winner[at] = max(across_winner[at], inside_from)
-        count = ((planes - 1) * (band + below) + rows) * pitch
-        _along(
-            across, across_winner, stride[0], R, between * pitch, pitch, S,
-            best[:count], best_winner[:count],
-        )  # fmt: skip
-        for i in range(planes):
-            plane = plane0 + i
-            to = plane // C * y_step + plane % C * P * Q + p0 * Q
-            source = i * (band + below) * pitch
-            copy_rows(best, source, pitch, y, to, Q, rows)
+        count = plane_start(layout, group.planes - 1) + group.rows * pitch
+        _along(across, across_winner, rows, best[:count], best_winner[:count])
+        for i in range(group.planes):
+            at = plane_start(layout, i)
+            place, size = group.row * Q, group.rows * Q
+            copy_rows(best, at, pitch, plane(y, group.plane + i)[place : place + size], Q)
             if recorded:
-                first = (plane * P + p0) * Q
-                copy_rows(best_winner, source, pitch, winner, first, Q, rows)
-                for p in range(min(rows, pad[0])):
-                    outside = (pad[0] - (p0 + p) * stride[0]) * S
+                place += (group.plane + i) * P * Q
+                copy_rows(best_winner, at, pitch, winner[place : place + size], Q)
+                for p in range(min(group.rows, pad[0])):
+                    outside = (pad[0] - (group.row + p) * stride[0]) * S
                     if outside > 0:
-                        for q in range(Q):
-                            number = winner[first + p * Q + q]
-                            if number < outside:
-                                winner[first + p * Q + q] = number + outside
+                        for q in range(place + p * Q, place + (p + 1) * Q):
+                            if winner[q] < outside:
+                                winner[q] = winner[q] + outside
 
 
-@njit(cache=True, nogil=True)
-def max_pool(team, x, x_step, y, y_step, winner, N, C, H, W, P, Q, size, stride, pad):
-    """Write the maximum of each window of `x` (N, C, H, W) to `y` (N, C, P, Q).
+@parallel
+def max_pool_grad(worker, workers, dy, winner, dx, windows, add):
+    """Write what :func:`max_pool` gives back to its pixels from `dy` to `dx`, or add it there.
 
-    Parameters
-    ----------
-    team : Handle
-        From `threads.parallel_region`.
-    x, y : ndarray, 1-D
-        Each begins at the first item of its tensor.
-    x_step, y_step : int
-        Items from one image to the next.
-    winner : ndarray, 1-D, integer
-        Gets the number of the tap that has won, ``r * S + s``, for all N * C * P * Q windows: an
-        unsigned byte is enough for 256 taps.  Empty where no gradient will be asked for.
-    size, stride, pad : (int, int)
-        Of the windows, rows first.  Each window has a pixel inside the image.
+    Each window gives its gradient to its winner.  That is faster than to ask for each pixel which
+    windows it has won, though that would be vector code.  Parameters are those of :func:`max_pool`.
     """
-    spread(
-        team,
-        _max_pool_share,
-        (x, x_step, y, y_step, winner, N, C, H, W, P, Q, size, stride, pad),
-    )
-
-
-@njit(cache=True, nogil=True)
-def _max_pool_grad_share(
-    worker, workers, dy, dy_step, winner, dx, dx_step, N, C, H, W, P, Q, size, stride, pad, add
-):
-    """Give the gradient of each window to its winner.
-
-    Faster than to ask for each pixel which windows it has won, though that would be vector code.
-    """
-    dy, winner, dx = bare(dy), bare(winner), bare(dx)
-    R, S = size
+    dy, winner, dx = bare_images(dy), bare(winner), bare_images(dx)
+    (R, S), stride, pad = windows
     one = np.uint64(1)
     places = np.empty(R * S, np.int64)  # of the taps in the plane, so that nothing is divided
     for tap in range(R * S):
-        places[tap] = tap // S * W + tap % S
-    begin, end = share(N * C, worker, workers)
-    for plane in range(begin, end):
-        n, c = plane // C, plane % C
-        at = n * dx_step + c * H * W
+        places[tap] = tap // S * dx.W + tap % S
+    begin, end = share(dx.N * dx.C, worker, workers)
+    for number in range(begin, end):
+        target, source = plane(dx, number), plane(dy, number)
         if not add:
-            fill(dx, at, H * W, dy.dtype.type(0))
+            fill(target, 0, target.size, dy.flat.dtype.type(0))
         # Unsigned: for a signed index numba tests whether it counts from the end.
-        number, source = np.uint64(plane * P * Q), np.uint64(n * dy_step + c * P * Q)
-        for p in range(P):
-            first = at + (p * stride[0] - pad[0]) * W - pad[1]
-            for q in range(Q):
-                place = np.uint64(first + q * stride[1] + places[np.uint64(winner[number])])
-                dx[place] += dy[source]
-                number += one
-                source += one
-
-
-@njit(cache=True, nogil=True)
-def max_pool_grad(team, dy, dy_step, winner, dx, dx_step, N, C, H, W, P, Q, size, stride, pad, add):
-    """Write what :func:`max_pool` gives back to its pixels from `dy` (N, C, P, Q) to `dx`.
-
-    Parameters are those of :func:`max_pool`; where `add` is set, `dx` (N, C, H, W) is added to.
-    """
-    spread(
-        team, _max_pool_grad_share,
-        (dy, dy_step, winner, dx, dx_step, N, C, H, W, P, Q, size, stride, pad, add),
-    )  # fmt: skip
+        window, at = np.uint64(0), np.uint64(number * dy.H * dy.W)
+        for p in range(dy.H):
+            first = (p * stride[0] - pad[0]) * dx.W - pad[1]
+            for q in range(dy.W):
+                place = np.uint64(first + q * stride[1] + places[np.uint64(winner[at])])
+                target[place] += source[window]
+                window += one
+                at += one

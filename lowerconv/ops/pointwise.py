@@ -10,10 +10,10 @@ import math
 
 import numpy as np
 
-from lowerconv.codegen.compiled import internal, njit
-from lowerconv.codegen.masked import bare
+from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.ranges import share
-from lowerconv.runtime.launch import spread
+from lowerconv.ops.images import bare_images, same_memory
+from lowerconv.runtime.launch import parallel
 
 CHUNK = 2048  # items: of float64 a third of the first cache
 
@@ -281,79 +281,66 @@ def _differentiate(kind, v, a, b):
 
 
 @internal
-def _pointwise_share(worker, workers, x, x_step, y, y_step, N, items, kind, a, b):
-    x, y = bare(x), bare(y)
-    in_place = x.ctypes.data == y.ctypes.data
-    chunks = (items + CHUNK - 1) // CHUNK
-    first, last = share(N * chunks, worker, workers)
-    for task in range(first, last):
-        n, begin = task // chunks, task % chunks * CHUNK
-        end = min(begin + CHUNK, items)
-        target = y[n * y_step + begin : n * y_step + end]
-        if not in_place:
-            target[:] = x[n * x_step + begin : n * x_step + end]
-        _apply(kind, target, a, b)
+def _chunk(x, n, begin, end):
+    """Return a range of the items of an image, flat."""
+    return x.flat[n * x.step + begin : n * x.step + end]
 
 
-@njit(cache=True, nogil=True)
-def pointwise(team, x, x_step, y, y_step, N, items, kind, a, b):
+@parallel
+def pointwise(worker, workers, x, y, kind, a, b):
     """Write a function of each item of `x` to `y`, which may be `x`.
 
     Parameters
     ----------
     team : Handle
         From `threads.parallel_region`.
-    x, y : ndarray, 1-D
-        Each begins at the first item of its tensor.
-    x_step, y_step : int
-        Items from one image to the next.
-    N, items : int
-        Images, and items of each.
+    x, y : Images
     kind : int
         One of `FUNCTIONS`.
     a, b : of the dtype
         Constants of the function.
     """
-    spread(team, _pointwise_share, (x, x_step, y, y_step, N, items, kind, a, b))
-
-
-@internal
-def _pointwise_grad_share(
-    worker, workers, x, x_step, dy, dy_step, dx, dx_step, N, items, kind, a, b, add
-):
-    x, dy, dx = bare(x), bare(dy), bare(dx)
-    in_place = dx.ctypes.data == dy.ctypes.data
-    slopes = np.empty(CHUNK, x.dtype)
+    x, y = bare_images(x), bare_images(y)
+    in_place = same_memory(x.flat, y.flat)
+    items = y.C * y.H * y.W
     chunks = (items + CHUNK - 1) // CHUNK
-    first, last = share(N * chunks, worker, workers)
+    first, last = share(y.N * chunks, worker, workers)
+    for task in range(first, last):
+        n, begin = task // chunks, task % chunks * CHUNK
+        end = min(begin + CHUNK, items)
+        target = _chunk(y, n, begin, end)
+        if not in_place:
+            target[:] = _chunk(x, n, begin, end)
+        _apply(kind, target, a, b)
+
+
+@parallel
+def pointwise_grad(worker, workers, x, dy, dx, kind, constants, add):
+    """Write `dy` times the derivative at `x` to `dx`, which may be `dy`, or add it there.
+
+    Parameters as of :func:`pointwise`, `constants` being ``(a, b)``; `add` is not set where `dx` is
+    `dy`.
+    """
+    x, dy, dx = bare_images(x), bare_images(dy), bare_images(dx)
+    a, b = constants
+    in_place = same_memory(dx.flat, dy.flat)
+    slopes = np.empty(CHUNK, x.flat.dtype)
+    items = x.C * x.H * x.W
+    chunks = (items + CHUNK - 1) // CHUNK
+    first, last = share(x.N * chunks, worker, workers)
     for task in range(first, last):
         n, begin = task // chunks, task % chunks * CHUNK
         end = min(begin + CHUNK, items)
         slope = slopes[: end - begin]
-        slope[:] = x[n * x_step + begin : n * x_step + end]
+        slope[:] = _chunk(x, n, begin, end)
         _differentiate(kind, slope, a, b)
-        target = dx[n * dx_step + begin : n * dx_step + end]
+        target, source = _chunk(dx, n, begin, end), _chunk(dy, n, begin, end)
         if in_place:
             for i in range(target.size):
                 target[i] *= slope[i]
-            continue
-        source = dy[n * dy_step + begin : n * dy_step + end]
-        if add:
+        elif add:
             for i in range(target.size):
                 target[i] += source[i] * slope[i]
         else:
             for i in range(target.size):
                 target[i] = source[i] * slope[i]
-
-
-@njit(cache=True, nogil=True)
-def pointwise_grad(team, x, x_step, dy, dy_step, dx, dx_step, N, items, kind, a, b, add):
-    """Write `dy` times the derivative at `x` to `dx`, which may be `dy`, or add it there.
-
-    Parameters as of :func:`pointwise`; `add` is not set where `dx` is `dy`.
-    """
-    spread(
-        team,
-        _pointwise_grad_share,
-        (x, x_step, dy, dy_step, dx, dx_step, N, items, kind, a, b, add),
-    )

@@ -15,27 +15,52 @@ computed once more, which costs less than to read them.  Work is a block of pixe
 them, so that the rows of a window stay in the L1 cache.
 """
 
+from __future__ import annotations
+
+from typing import NamedTuple
+
 import numpy as np
 
-from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.compiled import internal, njit
 from lowerconv.codegen.masked import bare
 from lowerconv.codegen.ranges import share
+from lowerconv.ops.images import bare_images
 from lowerconv.runtime.launch import spread
 
 BLOCK = 512  # pixels
 LEAST = 64  # pixels that are worth a block of their own, where there are threads for more
 
 
-@njit(cache=True, nogil=True)
+class Window(NamedTuple):
+    """The channels that a scale is computed from, and how."""
+
+    size: int  # ``size // 2`` channels before and ``(size - 1) // 2`` after its own
+    alpha: float
+    beta: float
+    k: float
+
+
+class Rows(NamedTuple):
+    """A block of pixels: a row for each channel."""
+
+    flat: np.ndarray
+    at: int  # of the first row
+    step: int  # from one row to the next
+    kept: int  # rows that there is memory for: later ones take the places of earlier ones
+    zeros: np.ndarray  # a row of them
+
+
+@internal
 def _pieces(N, pixels, workers):
     """Return how many blocks the pixels of an image are cut into."""
     wanted = (4 * workers + N - 1) // max(1, N)
     return max((pixels + BLOCK - 1) // BLOCK, min(wanted, (pixels + LEAST - 1) // LEAST), 1)
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"})
-def _squares(a, b, c, d, e, first, k, slope, total):
+@internal(fastmath={"contract"})
+def _add_squares(rows, k, slope, first, total):
     """Add ``slope`` times the sum of squares to the total, which begins at `k`."""
+    a, b, c, d, e = rows
     if first:
         for i in range(total.size):
             squares = a[i] * a[i] + b[i] * b[i] + c[i] * c[i] + d[i] * d[i] + e[i] * e[i]
@@ -46,8 +71,9 @@ def _squares(a, b, c, d, e, first, k, slope, total):
             total[i] += slope * squares
 
 
-@njit(cache=True, nogil=True)
-def _add_rows(a, b, c, d, e, first, total):
+@internal
+def _add_rows(rows, first, total):
+    a, b, c, d, e = rows
     if first:
         for i in range(total.size):
             total[i] = a[i] + b[i] + c[i] + d[i] + e[i]
@@ -56,29 +82,35 @@ def _add_rows(a, b, c, d, e, first, total):
             total[i] += a[i] + b[i] + c[i] + d[i] + e[i]
 
 
-@njit(cache=True, nogil=True)
-def _row(x, at, pixels, c, last, count, zeros):
-    """Return the block's pixels of a channel, zeros from channel `last` on."""
-    return x[at + c * pixels : at + c * pixels + count] if c < last else zeros[:count]
+@internal
+def _row(rows, c):
+    at = rows.at + c % rows.kept * rows.step
+    return rows.flat[at : at + rows.zeros.size]
 
 
-@njit(cache=True, nogil=True)
-def _scale(x, at, pixels, c, C, size, slope, k, zeros, total):
-    """Compute ``k + slope * sum(x ** 2)`` over the window of channel `c`, five channels a time."""
-    count = total.size
+@internal
+def _five(rows, c, last):
+    """Return the rows of a channel and of the four after it, zeros from channel `last` on."""
+    return (
+        _row(rows, c),
+        _row(rows, c + 1) if c + 1 < last else rows.zeros,
+        _row(rows, c + 2) if c + 2 < last else rows.zeros,
+        _row(rows, c + 3) if c + 3 < last else rows.zeros,
+        _row(rows, c + 4) if c + 4 < last else rows.zeros,
+    )
+
+
+@internal
+def _scale(x, c, C, window, total):
+    """Compute ``k + alpha / size * sum(x ** 2)`` over the window of a channel, five at a time."""
+    size, alpha, _, k = window
+    kind = total.dtype.type
     first, last = max(0, c - size // 2), min(C, c + (size - 1) // 2 + 1)
     for j in range(first, last, 5):
-        _squares(
-            _row(x, at, pixels, j, last, count, zeros),
-            _row(x, at, pixels, j + 1, last, count, zeros),
-            _row(x, at, pixels, j + 2, last, count, zeros),
-            _row(x, at, pixels, j + 3, last, count, zeros),
-            _row(x, at, pixels, j + 4, last, count, zeros),
-            j == first, k, slope, total,
-        )  # fmt: skip
+        _add_squares(_five(x, j, last), kind(k), kind(alpha / size), j == first, total)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@internal(error_model="numpy")
 def _inverse_power(scale, beta, power):
     """``power = scale ** -beta``: by square roots, which are vector code, where that can be."""
     one = scale.dtype.type(1)
@@ -98,63 +130,50 @@ def _inverse_power(scale, beta, power):
             power[i] = np.exp(exponent * np.log(scale[i]))
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _multiply(x, power, y):
     for i in range(y.size):
         y[i] = x[i] * power[i]
 
 
-@njit(cache=True, nogil=True)
-def _response_norm_share(
-    worker, workers, zeros, scratch, x, x_step, y, y_step, N, C, pixels, size, alpha, beta, k
-):
-    x, y = bare(x), bare(y)
-    kind = x.dtype.type
-    slope, least = kind(alpha / size), kind(k)
+@internal
+def _response_norm(worker, workers, zeros, scratch, x, y, window):
+    pixels = x.H * x.W
     zeros, mine = bare(zeros), bare(scratch)[2 * BLOCK * worker :]
-    scales, powers = mine[:BLOCK], mine[BLOCK : 2 * BLOCK]
-    pieces = _pieces(N, pixels, workers)
-    begin, end = share(N * pieces, worker, workers)
+    pieces = _pieces(x.N, pixels, workers)
+    begin, end = share(x.N * pieces, worker, workers)
     for task in range(begin, end):
         n = task // pieces
         first, last = share(pixels, task % pieces, pieces)
         count = last - first
-        at, to = n * x_step + first, n * y_step + first
-        scale, power = scales[:count], powers[:count]
-        for c in range(C):
-            _scale(x, at, pixels, c, C, size, slope, least, zeros, scale)
-            _inverse_power(scale, beta, power)
-            _multiply(
-                _row(x, at, pixels, c, C, count, zeros), power,
-                y[to + c * pixels : to + c * pixels + count],
-            )  # fmt: skip
+        source = Rows(x.flat, n * x.step + first, pixels, x.C, zeros[:count])
+        target = Rows(y.flat, n * y.step + first, pixels, x.C, zeros[:count])
+        scale, power = mine[:count], mine[BLOCK : BLOCK + count]
+        for c in range(x.C):
+            _scale(source, c, x.C, window, scale)
+            _inverse_power(scale, window.beta, power)
+            _multiply(_row(source, c), power, _row(target, c))
 
 
 @njit(cache=True, nogil=True)
-def response_norm(team, x, x_step, y, y_step, N, C, pixels, size, alpha, beta, k):
+def response_norm(team, x, y, window):
     """Write ``x / (k + alpha / size * sum(x ** 2)) ** beta`` to `y`.
 
     Parameters
     ----------
     team : Handle
         From `threads.parallel_region`.
-    x, y : ndarray, 1-D
-        (N, C, pixels) each, from its first item on; not the same memory.
-    x_step, y_step : int
-        Items from one image to the next.
-    size : int
-        Channels of a window: ``size // 2`` before and ``(size - 1) // 2`` after its own.
-    alpha, beta, k : float
+    x, y : Images
+        Not the same memory.
+    window : Window
     """
-    zeros = np.zeros(BLOCK, x.dtype)
-    scratch = np.empty(2 * BLOCK * team.threads, x.dtype)
-    spread(
-        team, _response_norm_share,
-        (zeros, scratch, x, x_step, y, y_step, N, C, pixels, size, alpha, beta, k),
-    )  # fmt: skip
+    x, y, window = bare_images(x), bare_images(y), Window(*window)
+    zeros = np.zeros(BLOCK, x.flat.dtype)
+    scratch = np.empty(2 * BLOCK * team.threads, x.flat.dtype)
+    spread(team, _response_norm, (zeros, scratch, x, y, window))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@internal(error_model="numpy")
 def _terms(dy, x, scale, power, direct, terms):
     """``direct = dy * scale ** -beta`` and ``terms = direct * x / scale``."""
     for i in range(dy.size):
@@ -162,7 +181,7 @@ def _terms(dy, x, scale, power, direct, terms):
         terms[i] = direct[i] * x[i] / scale[i]
 
 
-@njit(cache=True, nogil=True)
+@internal
 def _finish(direct, x, total, slope, dx, add):
     if add:
         for i in range(dx.size):
@@ -172,79 +191,54 @@ def _finish(direct, x, total, slope, dx, add):
             dx[i] = direct[i] - slope * x[i] * total[i]
 
 
-@njit(cache=True, nogil=True)
-def _response_norm_grad_share(
-    worker, workers, zeros, scratch, dy, dy_step, x, x_step, dx, dx_step, N, C, pixels, size,
-    alpha, beta, k, add,
-):  # fmt: skip
-    dy, x, dx = bare(dy), bare(x), bare(dx)
-    kind = x.dtype.type
-    slope, least = kind(alpha / size), kind(k)
+@internal
+def _response_norm_grad(worker, workers, zeros, scratch, operands, window, add):
+    dy, x, dx = operands
+    size, alpha, beta, _ = window
+    kind = x.flat.dtype.type
+    slope = kind(2 * beta) * kind(alpha / size)
     before, after = size // 2, (size - 1) // 2
+    C, pixels = x.C, x.H * x.W
     zeros, mine = bare(zeros), bare(scratch)[(3 + 2 * size) * BLOCK * worker :]
-    scales, powers, totals = mine[:BLOCK], mine[BLOCK : 2 * BLOCK], mine[2 * BLOCK : 3 * BLOCK]
-    # Rows of the last `size` channels, each in place of the one that is needed no longer.
-    direct = mine[3 * BLOCK : (3 + size) * BLOCK]
-    terms = mine[(3 + size) * BLOCK : (3 + 2 * size) * BLOCK]
-    pieces = _pieces(N, pixels, workers)
-    begin, end = share(N * pieces, worker, workers)
+    pieces = _pieces(x.N, pixels, workers)
+    begin, end = share(x.N * pieces, worker, workers)
     for task in range(begin, end):
         n = task // pieces
         first, last = share(pixels, task % pieces, pieces)
         count = last - first
-        at, at_dy, to = n * x_step + first, n * dy_step + first, n * dx_step + first
-        scale, power, total = scales[:count], powers[:count], totals[:count]
+        zero = zeros[:count]
+        source = Rows(x.flat, n * x.step + first, pixels, C, zero)
+        given = Rows(dy.flat, n * dy.step + first, pixels, C, zero)
+        target = Rows(dx.flat, n * dx.step + first, pixels, C, zero)
+        scale, power = mine[:count], mine[BLOCK : BLOCK + count]
+        total = mine[2 * BLOCK : 2 * BLOCK + count]
+        # Rows of the last `size` channels, each in place of the one that is needed no longer.
+        direct = Rows(mine, 3 * BLOCK, BLOCK, size, zero)
+        terms = Rows(mine, (3 + size) * BLOCK, BLOCK, size, zero)
         for j in range(C + before):  # the channel whose term is computed
             if j < C:
-                slot = j % size * BLOCK
-                _scale(x, at, pixels, j, C, size, slope, least, zeros, scale)
+                _scale(source, j, C, window, scale)
                 _inverse_power(scale, beta, power)
                 _terms(
-                    _row(dy, at_dy, pixels, j, C, count, zeros),
-                    _row(x, at, pixels, j, C, count, zeros),
-                    scale, power, direct[slot : slot + count], terms[slot : slot + count],
-                )  # fmt: skip
+                    _row(given, j), _row(source, j), scale, power, _row(direct, j), _row(terms, j)
+                )
             c = j - before  # the channel that has all of its terms now
             if c < 0:
                 continue
             rows, earliest = min(C, j + 1), max(0, c - after)
             for other in range(earliest, rows, 5):
-                _add_rows(
-                    _slot(terms, other, rows, size, count, zeros),
-                    _slot(terms, other + 1, rows, size, count, zeros),
-                    _slot(terms, other + 2, rows, size, count, zeros),
-                    _slot(terms, other + 3, rows, size, count, zeros),
-                    _slot(terms, other + 4, rows, size, count, zeros),
-                    other == earliest, total,
-                )  # fmt: skip
-            _finish(
-                _slot(direct, c, C, size, count, zeros),
-                _row(x, at, pixels, c, C, count, zeros),
-                total, kind(2 * beta) * slope, dx[to + c * pixels : to + c * pixels + count], add,
-            )  # fmt: skip
+                _add_rows(_five(terms, other, rows), other == earliest, total)
+            _finish(_row(direct, c), _row(source, c), total, slope, _row(target, c), add)
 
 
 @njit(cache=True, nogil=True)
-def _slot(rows, c, last, size, count, zeros):
-    """Return the row kept of a channel, zeros from channel `last` on."""
-    at = c % size * BLOCK
-    return rows[at : at + count] if c < last else zeros[:count]
-
-
-@njit(cache=True, nogil=True)
-def response_norm_grad(
-    team, dy, dy_step, x, x_step, dx, dx_step, N, C, pixels, size, alpha, beta, k, add
-):
+def response_norm_grad(team, dy, x, dx, window, add):
     """Write the gradient of :func:`response_norm` with respect to `x` to `dx`, or add it there.
 
     `dx` may be `dy`, but not `x`.  Parameters are those of :func:`response_norm`.
     """
-    zeros = np.zeros(BLOCK, x.dtype)
-    scratch = np.empty((3 + 2 * size) * BLOCK * team.threads, x.dtype)
-    spread(
-        team, _response_norm_grad_share,
-        (
-            zeros, scratch, dy, dy_step, x, x_step, dx, dx_step, N, C, pixels, size, alpha, beta,
-            k, add,
-        ),
-    )  # fmt: skip
+    dy, x, dx = bare_images(dy), bare_images(x), bare_images(dx)
+    window = Window(*window)
+    zeros = np.zeros(BLOCK, x.flat.dtype)
+    scratch = np.empty((3 + 2 * window.size) * BLOCK * team.threads, x.flat.dtype)
+    spread(team, _response_norm_grad, (zeros, scratch, (dy, x, dx), window, add))

@@ -13,43 +13,134 @@ code however short their rows are.  The few places between the rows are computed
 
 The gradients go the other way: the windows are written out with zeros around them, and what each
 phase of the image gets is a sum of shifted flat ranges of them.
-
-An image tensor is a flat array that begins at its first item, and a step from one image to the
-next: a slice of the channels of a larger tensor is one too.
 """
+
+from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
-from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.masked import LANES, put, put_pairs, read, read_pairs
 from lowerconv.codegen.ranges import inside
+from lowerconv.ops.images import plane
 
 SCRATCH = 6144  # items of a group of windows: what is read and written again stays in the L1 cache
 
 
-@njit(cache=True, nogil=True)
-def plane_at(image, step, plane, channels, pixels):
-    """Return plane number `plane` of an image tensor, flat."""
-    at = plane // channels * step + plane % channels * pixels
-    return image[at : at + pixels]
+class Windows(NamedTuple):
+    """The windows of pooling, rows first.  Each window has a pixel inside the image."""
+
+    size: tuple[int, int]
+    stride: tuple[int, int]
+    pad: tuple[int, int]
 
 
-@njit(cache=True, nogil=True)
-def grouping(rows, items_of_row, extra_rows, planes, workers):
-    """Return how many rows of how many planes are done together, and the groups of each kind.
+class Rows(NamedTuple):
+    """Rows ``first, first + step, ...`` of a plane of H rows; those outside it are padding."""
 
-    Rows of one plane where a plane is more than the scratch holds, else some whole planes.
+    plane: np.ndarray  # flat
+    H: int
+    W: int
+    first: int
+    step: int
+    rows: int
+
+
+class Phases(NamedTuple):
+    """Where phases lie: row i of phase (b, a) at ``at + b * ld_b + a * ld_a + i * pitch``."""
+
+    flat: np.ndarray
+    at: int
+    pitch: int
+    ld_b: int  # from one phase of the rows to the next
+    ld_a: int  # from one phase of the columns to the next
+
+
+class Layout(NamedTuple):
+    """How windows are grouped, and how the groups' phases lie in scratch memory."""
+
+    band: int  # rows of windows of a plane that are done together
+    together: int  # planes that are
+    pieces: int  # bands of a plane
+    groups: int  # of planes
+    extra: int  # rows of a phase beside those of the band
+    pitch: int  # items from one row of a phase to the next
+    ld: int  # items of a phase of the rows: those of all planes of a group
+
+
+class Group(NamedTuple):
+    """What is one task: rows ``row : row + rows`` of the windows of some planes."""
+
+    plane: int
+    planes: int
+    row: int
+    rows: int
+
+
+@internal
+def layout_of(rows, planes, pitch, extra, phases, workers):
+    """Return the layout for so many rows of windows a plane, which take `phases` rows of scratch.
+
+    A group is rows of one plane where a plane is more than the scratch holds, else whole planes.
     """
-    room = max(1, SCRATCH // max(1, items_of_row) - extra_rows)
+    items_of_row = pitch * phases
+    room = max(1, SCRATCH // max(1, items_of_row) - extra)
     if room < rows:
         pieces = (rows + room - 1) // room
-        return (rows + pieces - 1) // pieces, 1, pieces, planes
-    fitting = max(1, SCRATCH // max(1, items_of_row * (rows + extra_rows)))
-    together = max(1, min(fitting, planes // (4 * workers)))
-    return rows, together, 1, (planes + together - 1) // together
+        band, together, groups = (rows + pieces - 1) // pieces, 1, planes
+    else:
+        pieces, band = 1, rows
+        fitting = max(1, SCRATCH // max(1, items_of_row * (rows + extra)))
+        together = max(1, min(fitting, planes // (4 * workers)))
+        groups = (planes + together - 1) // together
+    ld = (band + extra) * together * pitch
+    return Layout(band, together, pieces, groups, extra, pitch, ld)
 
 
-@njit(cache=True, nogil=True)
+@internal
+def group_of(task, layout, rows, planes):
+    """Return the group that is a task, of so many rows of windows and planes in all."""
+    first, row = task // layout.pieces * layout.together, task % layout.pieces * layout.band
+    return Group(first, min(layout.together, planes - first), row, min(layout.band, rows - row))
+
+
+@internal
+def plane_start(layout, i):
+    """Return where the rows of a group's plane begin in each phase."""
+    return i * (layout.band + layout.extra) * layout.pitch
+
+
+@internal
+def windows_layout(y, windows, workers):
+    """Return how windows of which `y` has the results are done, and the phases of both axes."""
+    size, stride, _ = windows
+    b, a = min(size[0], stride[0]), min(size[1], stride[1])
+    pitch, extra = y.W + (size[1] - 1) // stride[1], (size[0] - 1) // stride[0]
+    return layout_of(y.H, y.N * y.C, pitch, extra, (a + 1) * b + 1, workers), b, a
+
+
+@internal
+def lower_group(x, group, windows, layout, value, lowered):
+    """Write the pixels under a group's windows to their phases, `value` as padding.
+
+    Returns
+    -------
+    within : int
+        Items of each phase of the rows that have been written.
+    """
+    size, stride, pad = windows
+    ld_a = min(size[0], stride[0]) * layout.ld
+    first, count = group.row * stride[0] - pad[0], (group.rows - 1) * stride[0] + size[0]
+    for i in range(group.planes):
+        rows = Rows(plane(x, group.plane + i), x.H, x.W, first, 1, count)
+        to = Phases(lowered, plane_start(layout, i), layout.pitch, layout.ld, ld_a)
+        lower_rows(rows, windows, value, to)
+    return plane_start(layout, group.planes)
+
+
+@internal
 def fill(target, at, count, value):
     """Set ``target[at : at + count]``."""
     target = target[at : at + count]
@@ -57,127 +148,132 @@ def fill(target, at, count, value):
         target[i] = value
 
 
-@njit(cache=True, nogil=True)
-def copy_rows(source, start, pitch, target, at, width, rows):
-    """Copy rows of `width` items that begin `pitch` items apart to rows without gaps."""
-    nothing = source.dtype.type(0)
+@internal
+def copy_rows(source, start, pitch, target, width):
+    """Copy rows of `width` items, `pitch` items apart from `start` on, to `target` without gaps."""
+    rows, nothing = target.size // width, source.dtype.type(0)
     for j in range(0, width, LANES):
         for i in range(rows):
             place = start + i * pitch + j
-            read(source, place, 0, LANES, nothing, target, at + i * width + j, width - j)
+            read(source, place, 0, LANES, nothing, target, i * width + j, width - j)
 
 
 # One function for each kind of stride: within a loop over rows they would cost each other time.
 # The vectors of a column come first, because their masks are the same in all rows.
 
 
-@njit(cache=True, nogil=True)
-def _lower_1(plane, H, W, first, step, rows, pad, pitch, value, out, at):
-    for j in range(0, pitch, LANES):
-        for i in range(rows):
+@internal
+def _lower_1(rows, pad, value, to):
+    plane, H, W, first, step, count = rows
+    for j in range(0, to.pitch, LANES):
+        for i in range(count):
             h = first + i * step
             last = W + pad - j if 0 <= h < H else 0  # a row outside is all padding
-            to = at + i * pitch + j
-            read(plane, h * W + j - pad, pad - j, last, value, out, to, pitch - j)
+            at = to.at + i * to.pitch + j
+            read(plane, h * W + j - pad, pad - j, last, value, to.flat, at, to.pitch - j)
 
 
-@njit(cache=True, nogil=True)
-def _lower_2(plane, H, W, first, step, rows, pad, pitch, value, by, out, at):
-    for j in range(0, pitch, LANES):
-        for i in range(rows):
+@internal
+def _lower_2(rows, pad, value, to):
+    plane, H, W, first, step, count = rows
+    for j in range(0, to.pitch, LANES):
+        for i in range(count):
             h, w = first + i * step, 2 * j - pad
             last = W - w if 0 <= h < H else 0
-            to = at + i * pitch + j
-            read_pairs(plane, h * W + w, -w, last, value, out, to, to + by, pitch - j)
+            at = to.at + i * to.pitch + j
+            read_pairs(plane, h * W + w, -w, last, value, to.flat, at, at + to.ld_a, to.pitch - j)
 
 
-@njit(cache=True, nogil=True)
-def _lower_any(plane, H, W, first, step, rows, stride, phases, pad, pitch, value, by, out, at):
+@internal
+def _lower_any(rows, stride, phases, pad, value, to):
+    plane, H, W, first, step, count = rows
+    out, pitch = to.flat, to.pitch
     for a in range(phases):
         lo, hi = inside(W, a - pad, stride, pitch)
-        for i in range(rows):
-            h, to = first + i * step, at + a * by + i * pitch
+        for i in range(count):
+            h, at = first + i * step, to.at + a * to.ld_a + i * pitch
             if 0 <= h < H:
-                fill(out, to, lo, value)
+                fill(out, at, lo, value)
                 place = np.uint64(h * W + lo * stride + a - pad)
-                for j in range(to + lo, to + hi):
+                for j in range(at + lo, at + hi):
                     out[np.uint64(j)] = plane[place]
                     place += np.uint64(stride)
-                fill(out, to + hi, pitch - hi, value)
+                fill(out, at + hi, pitch - hi, value)
             else:
-                fill(out, to, pitch, value)
+                fill(out, at, pitch, value)
 
 
-@njit(cache=True, nogil=True)
-def lower_rows(plane, H, W, first, rows, size, stride, pad, pitch, between, by, value, out, at):
-    """Write image rows ``first : first + rows`` to their phases in `out`, `value` as padding.
+@internal
+def lower_rows(rows, windows, value, to):
+    """Write rows that follow each other to their phases, `value` as padding.
 
-    Row ``j`` of them, phase ``(b, a)``, goes to
-    ``out[at + a * by + (b * between + j // stride) * pitch:]`` where ``b = j % stride``.
+    Row ``j`` of them is row ``j // stride`` of phase ``j % stride``.
     """
+    size, stride, pad = windows
+    plane, H, W, first, _, total = rows
     phases = min(size[1], stride[1])
     for b in range(min(size[0], stride[0])):
-        to = at + b * between * pitch
-        h, count = first + b, rows
+        count = total
         if stride[0] > 1:
-            count = (rows - b + stride[0] - 1) // stride[0]
+            count = (total - b + stride[0] - 1) // stride[0]
+        part = Rows(plane, H, W, first + b, stride[0], count)
+        target = Phases(to.flat, to.at + b * to.ld_b, to.pitch, 0, to.ld_a)
         if stride[1] == 1:
-            _lower_1(plane, H, W, h, stride[0], count, pad, pitch, value, out, to)
+            _lower_1(part, pad[1], value, target)
         elif stride[1] == 2 and phases == 2:
-            _lower_2(plane, H, W, h, stride[0], count, pad, pitch, value, by, out, to)
+            _lower_2(part, pad[1], value, target)
         else:
-            _lower_any(
-                plane, H, W, h, stride[0], count, stride[1], phases, pad, pitch, value, by, out, to
-            )
+            _lower_any(part, stride[1], phases, pad[1], value, target)
 
 
-@njit(cache=True, nogil=True)
-def _raise_1(source, at, pitch, plane, H, W, first, step, rows, pad, add):
+@internal
+def _raise_1(source, rows, pad, add):
+    plane, H, W, first, step, count = rows
     for j in range(0, W + pad, LANES):
-        for i in range(rows):
+        for i in range(count):
             h, w = first + i * step, j - pad
             if 0 <= h < H:
-                put(source, at + i * pitch + j, plane, h * W + w, -w, W - w, add)
+                at = source.at + i * source.pitch + j
+                put(source.flat, at, plane, h * W + w, -w, W - w, add)
 
 
-@njit(cache=True, nogil=True)
-def _raise_2(source, at, by, pitch, plane, H, W, first, step, rows, pad, add):
+@internal
+def _raise_2(source, rows, pad, add):
+    plane, H, W, first, step, count = rows
     for j in range(0, (W + pad + 1) >> 1, LANES):
-        for i in range(rows):
+        for i in range(count):
             h, w = first + i * step, 2 * j - pad
             if 0 <= h < H:
-                place = at + i * pitch + j
-                put_pairs(source, place, place + by, plane, h * W + w, -w, W - w, add)
+                at = source.at + i * source.pitch + j
+                put_pairs(source.flat, at, at + source.ld_a, plane, h * W + w, -w, W - w, add)
 
 
-@njit(cache=True, nogil=True)
-def _raise_any(source, at, by, phases, pitch, plane, H, W, first, step, rows, stride, pad, add):
+@internal
+def _raise_any(source, phases, rows, stride, pad, add):
+    plane, H, W, first, step, count = rows
+    values = source.flat
     for a in range(stride):
-        lo, hi = inside(W, a - pad, stride, pitch)
-        for i in range(rows):
+        lo, hi = inside(W, a - pad, stride, source.pitch)
+        for i in range(count):
             h = first + i * step
             if 0 <= h < H:
                 place = np.uint64(h * W + lo * stride + a - pad)
-                row = at + a * by + i * pitch
+                row = source.at + a * source.ld_a + i * source.pitch
                 for j in range(row + lo, row + hi):
-                    part = source[np.uint64(j)] if a < phases else plane.dtype.type(0)
+                    part = values[np.uint64(j)] if a < phases else plane.dtype.type(0)
                     plane[place] = plane[place] + part if add else part
                     place += np.uint64(stride)
 
 
-@njit(cache=True, nogil=True)
-def raise_rows(source, at, by, phases, pitch, plane, H, W, first, rows, stride, pad, add):
-    """Write image rows `first` and every `stride`-th after it, `rows` in all, from their phases.
+@internal
+def raise_rows(source, phases, rows, stride, pad, add):
+    """Write rows from their phases along the row, or add them to what is there.
 
-    Phase ``a`` of row ``i`` begins at ``source[at + a * by + i * pitch]``; those from `phases` on
-    are zero.  They are added to what is in `plane` where so said.  Rows outside are left out.
+    Phases from `phases` on are zero.  Rows outside of the plane are left out.
     """
-    step = stride[0]
-    if stride[1] == 1 and phases == 1:
-        _raise_1(source, at, pitch, plane, H, W, first, step, rows, pad, add)
-    elif stride[1] == 2 and phases == 2:
-        _raise_2(source, at, by, pitch, plane, H, W, first, step, rows, pad, add)
+    if stride == 1 and phases == 1:
+        _raise_1(source, rows, pad, add)
+    elif stride == 2 and phases == 2:
+        _raise_2(source, rows, pad, add)
     else:
-        _raise_any(
-            source, at, by, phases, pitch, plane, H, W, first, step, rows, stride[1], pad, add
-        )
+        _raise_any(source, phases, rows, stride, pad, add)

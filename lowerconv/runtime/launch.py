@@ -11,7 +11,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from numba import from_dtype, types
 from numba.core import cgutils, errors
 from numba.extending import intrinsic
 
-from lowerconv.codegen.compiled import callback, njit
+from lowerconv.codegen.compiled import Cache, callback, internal, njit
 from lowerconv.runtime.team import Handle
 
 _I32 = ir.IntType(32)
@@ -142,6 +142,26 @@ call: Any = _call
 ask: Any = _ask
 pointer: Any = _pointer
 spread: Any = _spread
+
+
+def parallel(function: Callable[..., None] | None = None, **options: Any) -> Any:
+    """Make a kernel, ``kernel(team, *arguments)``, of ``function(worker, workers, *arguments)``.
+
+    The function is what each worker does, such as the loop over its `codegen.ranges.share` of the
+    work.  Decorates as `codegen.compiled.internal` does.
+    """
+    if function is None:
+        return partial(parallel, **options)
+    body = internal(function, **options)
+
+    def kernel(team, *arguments):
+        spread(team, body, arguments)
+
+    kernel.__module__, kernel.__doc__ = function.__module__, function.__doc__
+    kernel.__name__, kernel.__qualname__ = function.__name__, function.__qualname__
+    compiled = njit(nogil=True)(kernel)
+    compiled._cache = Cache(function)  # and not of the kernel, which is the same code for all
+    return compiled
 
 
 @njit(cache=True, nogil=True)

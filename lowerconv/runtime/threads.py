@@ -262,3 +262,9 @@ class parallel_region:
     @property
     def __exit__(self) -> Callable[..., None]:
         return self._lock.inside.__exit__
+
+
+def run(kernel: Callable[..., object], *arguments: Any, **options: Any) -> None:
+    """Call ``kernel(team, *arguments)`` on :func:`get_num_threads` threads."""
+    with parallel_region(get_num_threads()) as team:
+        kernel(team, *arguments, **options)

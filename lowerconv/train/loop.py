@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from lowerconv.data.loader import Loader
-from lowerconv.nn.loss import softmax_cross_entropy
+from lowerconv.nn.loss import LossResult, softmax_cross_entropy
 from lowerconv.nn.step import Step
-from lowerconv.parallel.comm.agreement import check_weights_agree
 from lowerconv.parallel.comm.communicator import Communicator
 from lowerconv.parallel.strategies.strategy import Strategy, Work
-from lowerconv.parallel.trace.timeline import Timeline
-from lowerconv.train.ema import WeightAverage
+from lowerconv.train.callback import Callback
 
 
 def update_sizes(loader: Loader, accumulate: int) -> np.ndarray:
@@ -36,6 +34,8 @@ class EpochCounts:
         How many of them were right.
     update : int
         The first one that is not counted yet.
+    complete : bool
+        Whether no rank has died since the epoch began, and taken with it what it had counted.
     """
 
     epoch: int
@@ -43,16 +43,38 @@ class EpochCounts:
     samples: np.ndarray
     right: int = 0
     update: int = 0
+    complete: bool = True
 
     @classmethod
     def of(cls, epoch: int, updates: int) -> EpochCounts:
         """Return that of an epoch that has not begun."""
         return cls(epoch, np.zeros(updates), np.zeros(updates))
 
+    def add(self, result: LossResult, samples: int, last: bool) -> None:
+        """Count a batch, which may be the last of an update."""
+        self.losses[self.update] += result.loss
+        self.samples[self.update] += samples
+        self.right += result.right
+        self.update += last
+
     def go_back(self, update: int, right: int) -> None:
-        """Forget an update that is computed once more."""
+        """Forget an update that is computed once more, as a rank has died."""
         self.losses[update:] = self.samples[update:] = 0
-        self.update, self.right = update, right
+        self.update, self.right, self.complete = update, right, False
+
+    def sum(self, strategy: Strategy, sizes: np.ndarray) -> tuple[np.ndarray, int]:
+        """Return the mean loss of each update and how many samples were right, of all ranks."""
+        communicator = strategy.communicator
+        losses, samples = self.losses.copy(), self.samples.copy()
+        communicator.sum_array(losses)
+        right = communicator.sum_numbers(self.right)[0] / strategy.copies
+        if self.complete:
+            return losses / strategy.copies / sizes, round(right)
+        communicator.sum_array(samples)
+        # An update that was made by the dead alone has left no trace.
+        means = np.divide(losses, samples, out=np.full(len(sizes), np.nan), where=samples > 0)
+        means[np.isnan(means)] = losses.sum() / max(1.0, samples.sum())
+        return means, round(right * sizes.sum() / max(1.0, samples.sum()))
 
 
 def train_epoch(
@@ -61,15 +83,11 @@ def train_epoch(
     epoch: int,
     seed: int,
     learning_rate: Callable[[int], float],
-    after_batch: Callable[[int, float, int], None],
+    callbacks: Sequence[Callback] = (),
     *,
     accumulate: int = 1,
     label_smoothing: float = 0.0,
-    average: WeightAverage | None = None,
-    tally: EpochCounts | None = None,
-    before_update: Callable[[], None] | None = None,
-    timeline: Timeline | None = None,
-    check_every: int | None = None,
+    counts: EpochCounts | None = None,
 ) -> tuple[np.ndarray, int]:
     """Train on every batch of an epoch.
 
@@ -81,24 +99,13 @@ def train_epoch(
         From 0.
     learning_rate : callable
         Told the number of an update of the run, from 0.
-    after_batch : callable
-        Told after each batch, from this rank's share: samples done, their loss, how many were
-        right.
+    callbacks : sequence of Callback
     accumulate : int
         So many batches make an update, the same as a single batch of all their samples; the last
         update of the epoch takes what is left.
     label_smoothing : float
-    average : WeightAverage, optional
-        Takes in the weights after each update.
-    tally : EpochCounts, optional
-        What has been counted by those that have begun the epoch; some may have died since, and what
-        they had counted is not known: then means are of the samples of the others.
-    before_update : callable, optional
-        Called when the weights are those of ``tally.update`` updates; also after the last.
-    timeline : Timeline, optional
-        Records steps.
-    check_every : int, optional
-        Compare the weights of all ranks after so many updates.
+    counts : EpochCounts, optional
+        What has been counted of an epoch that has begun.
 
     Returns
     -------
@@ -111,65 +118,39 @@ def train_epoch(
     ------
     DivergenceError
         A loss is not finite.
-    DisagreementError
-        Ranks have different weights; the message names the layer.
     """
-    communicator = strategy.communicator
     sizes = update_sizes(loader, accumulate)
-    mine = EpochCounts.of(epoch, len(sizes)) if tally is None else tally
-    begin = mine.update * accumulate
+    counts = EpochCounts.of(epoch, len(sizes)) if counts is None else counts
+    begin = counts.update * accumulate
     batches = loader.batches(seed, epoch, begin * loader.batch)
-    if timeline is not None:
-        batches = timeline.over(batches)
+    for callback in callbacks:
+        callback.on_epoch_start()
     for number, batch in enumerate(batches, begin):
         update, part = divmod(number, accumulate)
-        if part == 0 and before_update is not None:
-            before_update()
-        # Samples have the places they would have in a single batch: so dropout drops the same.
-        place = part * loader.batch + batch.first_sample
         step_number = epoch * len(sizes) + update
-        communicator.status.note("computing", step_number + 1)
-        step = Step(True, seed, step_number, place, communicator=communicator)
+        # Samples have the places they would have in a single batch: so dropout drops the same.
+        first_sample = part * loader.batch + batch.first_sample
         work = Work(
             batch.images,
             batch.labels,
             batch.size,
             int(sizes[update]),
-            step,
+            Step(True, seed, step_number, first_sample, communicator=strategy.communicator),
             learning_rate(step_number),
             first=part == 0,
             last=part == accumulate - 1 or number == len(loader) - 1,
             label_smoothing=label_smoothing,
         )
+        for callback in callbacks:
+            callback.on_batch_start(work)
         result = strategy.train(work)
-        updates = strategy.optimizer.updates
-        compare = work.last and bool(check_every) and updates % (check_every or 1) == 0
-        if compare or average is not None:
-            strategy.settle()
-        if work.last and average is not None:
-            average.update(updates)
-        if compare:
-            check_weights_agree(communicator, strategy.replicated())
-        mine.losses[update] += result.loss
-        mine.samples[update] += len(batch.labels)
-        mine.right += result.right
-        mine.update += work.last
-        after_batch(len(batch.labels), result.loss, result.right)
-        communicator.status.note("loading a batch")
+        counts.add(result, len(batch.labels), work.last)
+        for callback in callbacks if work.last else ():
+            callback.on_update_end(strategy.optimizer.updates)
+        for callback in callbacks:
+            callback.on_batch_end(len(batch.labels), result, len(loader) - 1 - number)
     strategy.finish()
-    if before_update is not None:
-        before_update()
-    losses = mine.losses.copy()
-    communicator.sum_array(losses)
-    all_right = communicator.sum_numbers(mine.right)[0] / strategy.copies
-    if tally is None:
-        return losses / strategy.copies / sizes, round(all_right)
-    samples = mine.samples.copy()
-    communicator.sum_array(samples)
-    # An update that was made by the dead alone has left no trace.
-    means = np.divide(losses, samples, out=np.full(len(sizes), np.nan), where=samples > 0)
-    means[np.isnan(means)] = losses.sum() / max(1.0, samples.sum())
-    return means, round(all_right * sizes.sum() / max(1.0, samples.sum()))
+    return counts.sum(strategy, sizes)
 
 
 def evaluate(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 
-from lowerconv.copying import not_copied
 from lowerconv.data.loader import Loader
+from lowerconv.nn.loss import LossResult
+from lowerconv.train.callback import Callback
 from lowerconv.train.progress import Reporter
 
 
-@not_copied("make another from its arguments")
-class Pace:
+class Pace(Callback):
     """Tells how an epoch goes, and measures how fast, from when it is made on.
 
     The first batch is left out, if there are others: its kernels may have been compiled.
@@ -34,12 +34,12 @@ class Pace:
         self._done, self._loss, self._right, self._batches = 0, 0.0, 0, 0
         self._begin = self._first_batch = time.perf_counter()
 
-    def after_batch(self, samples: int, loss: float, right: int) -> None:
-        """Take in a batch: this rank's samples, their loss, how many of them were right."""
+    def on_batch_end(self, samples: int, result: LossResult, left: int) -> None:
+        """Take in this rank's share of a batch."""
         self._batches += 1
         self._done += samples
-        self._loss += loss
-        self._right += right
+        self._loss += result.loss
+        self._right += result.right
         if self._batches == 1 and self._several:
             self._first_batch = time.perf_counter()
             if self._warming_up:

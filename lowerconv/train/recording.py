@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from lowerconv.copying import not_copied
+from lowerconv.nn.loss import LossResult
 from lowerconv.parallel.comm.communicator import Communicator
 from lowerconv.parallel.options import ParallelOptions
-from lowerconv.parallel.strategies.strategy import Strategy
+from lowerconv.parallel.strategies.strategy import Strategy, Work
 from lowerconv.parallel.trace.chrome import write
 from lowerconv.parallel.trace.summary import describe
 from lowerconv.parallel.trace.timeline import Timeline
+from lowerconv.train.callback import Callback
 
 
-@not_copied("make another from its arguments")
-class Recording:
+class Recording(Callback):
     """What ``--timeline`` asks for.
 
     Parameters
@@ -23,6 +24,8 @@ class Recording:
     communicator : Communicator
     about : str
         What the run is.
+    say : callable
+        Given what is to be told.
 
     Attributes
     ----------
@@ -35,9 +38,15 @@ class Recording:
         The file would be in a folder that does not exist.
     """
 
-    def __init__(self, options: ParallelOptions, communicator: Communicator, about: str) -> None:
+    def __init__(
+        self,
+        options: ParallelOptions,
+        communicator: Communicator,
+        about: str,
+        say: Callable[[str], None],
+    ) -> None:
         self.timeline: Timeline | None = None
-        self._communicator, self._about = communicator, about
+        self._communicator, self._about, self._say = communicator, about, say
         if communicator.ranks > 1:
             self._about += f", strategy {options.strategy}"
         if options.timeline is not None:
@@ -61,28 +70,44 @@ class Recording:
             self.timeline.detach()
         self.timeline = None
 
-    def write(self, *, at_end: bool) -> str | None:
-        """Write what all ranks have recorded, once it is complete, or at the end of the run.
+    def on_epoch_start(self) -> None:
+        """Begin a step: it lasts from when a batch is asked for to when the next one is."""
+        if self.timeline is not None:
+            self.timeline.begin_step()
 
-        Returns
-        -------
-        str or None
-            What is to be told.
-        """
+    def on_batch_start(self, work: Work) -> None:
+        """Record how long the batch was waited for."""
+        if self.timeline is not None:
+            self.timeline.batch_loaded()
+
+    def on_batch_end(self, samples: int, result: LossResult, left: int) -> None:
+        """End a step, and begin the next one."""
+        if self.timeline is not None:
+            self.timeline.end_step(samples)
+            if left:
+                self.timeline.begin_step()
+
+    def on_epoch_end(self) -> None:
+        """Write what all ranks have recorded, once it is complete."""
+        if self.timeline is not None and self.timeline.complete:
+            self.on_fit_end()
+
+    def on_fit_end(self) -> None:
+        """Write what all ranks have recorded."""
         timeline = self.timeline
-        if timeline is None or not (at_end or timeline.complete):
-            return None
+        if timeline is None:
+            return
         self.drop()
         if timeline.empty:  # on all ranks, which have the same steps
-            return (
+            self._say(
                 f"warning: no timeline in {self._path}: the run ended before step "
                 f"{timeline.first}, the first that should have been recorded"
             )
+            return
         trace = timeline.finish(self._communicator, self._comm, self._about)
-        if trace is None:
-            return None
-        write(trace, self._path)
-        return (
-            f"timeline: {describe(trace)}; https://ui.perfetto.dev opens {self._path}, "
-            f"lowerconv timeline {self._path} --plot draws it"
-        )
+        if trace is not None:
+            write(trace, self._path)
+            self._say(
+                f"timeline: {describe(trace)}; https://ui.perfetto.dev opens {self._path}, "
+                f"lowerconv timeline {self._path} --plot draws it"
+            )

@@ -10,11 +10,9 @@ from typing import Any
 
 from lowerconv.nn.module import Module
 from lowerconv.nn.norm import BatchNorm2d
-from lowerconv.parallel.comm.agreement import describe_data
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.printable import printable
 from lowerconv.train.checkpoint import CheckpointError
-from lowerconv.train.inputs import Inputs
 from lowerconv.train.schedule import learning_rate
 from lowerconv.train.settings import Settings
 from lowerconv.train.setup import Setup
@@ -23,10 +21,16 @@ from lowerconv.train.setup import Setup
 FREE = ("data", "epochs", "patience", "algorithm")
 
 
-def describe_images(setup: Setup) -> dict[str, Any]:
-    """Return what tells the images of a run from others, wherever they are and by what name."""
-    facts = describe_data("training", setup.train_set) | describe_data(setup.part, setup.test_set)
-    return {name: value for name, value in facts.items() if not name.endswith(": name")}
+def describe_run(setup: Setup) -> dict[str, Any]:
+    """Return what a checkpoint tells of a run, but how its ranks share the work.
+
+    The images are told from others wherever they are, and by whatever name.
+    """
+    return {
+        "settings": asdict(setup.settings),
+        "inputs": asdict(setup.inputs),
+        "images": {n: value for n, value in setup.images.items() if not n.endswith(": name")},
+    }
 
 
 def describe_work(options: ParallelOptions, ranks: int) -> dict[str, Any]:
@@ -45,11 +49,8 @@ def describe_work(options: ParallelOptions, ranks: int) -> dict[str, Any]:
 
 def check(
     saved: Mapping[str, Any],
-    settings: Settings,
-    inputs: Inputs,
-    images: Mapping[str, Any],
+    setup: Setup,
     work: Mapping[str, Any],
-    network: Module,
     updates_per_epoch: int,
     path: Path,
 ) -> list[str]:
@@ -59,9 +60,10 @@ def check(
     ----------
     saved : mapping of str to object
         The `state` of the checkpoint.
-    settings, inputs, images, work
-        Those of the run that goes on.
-    network : Module
+    setup : Setup
+        Of the run that goes on.
+    work : mapping of str to object
+        As of `describe_work`.
     updates_per_epoch : int
     path : Path
         Of the checkpoint.
@@ -71,9 +73,8 @@ def check(
     CheckpointError
         Something would silently change the result: all of that, with both values.
     """
-    now = json.loads(
-        json.dumps({"settings": asdict(settings), "inputs": asdict(inputs), "images": images})
-    )
+    now = json.loads(json.dumps(describe_run(setup)))
+    settings = setup.settings
     defaults = {field.name: field.default for field in fields(Settings)}
     before = {name: saved["settings"].get(name, default) for name, default in defaults.items()}
     differing = [
@@ -105,7 +106,7 @@ def check(
             _line("parallel", worked["strategy"], work["strategy"], "the same to rounding")
         )
     if worked["ranks"] != work["ranks"]:
-        lines.append(_line("ranks", worked["ranks"], work["ranks"], _of_ranks(network)))
+        lines.append(_line("ranks", worked["ranks"], work["ranks"], _of_ranks(setup.network)))
     if done >= settings.epochs:
         lines.append(f"complete: {done} epochs are done, of {settings.epochs}")
     return lines

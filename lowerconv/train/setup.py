@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from lowerconv.nn.module import Module
 from lowerconv.nn.norm import BatchNorm2d
 from lowerconv.nn.optim import LARS, SGD, Adam, Optimizer
 from lowerconv.parallel.comm.agreement import describe_data, describe_parameters, versions
-from lowerconv.parallel.comm.communicator import Communicator, world
+from lowerconv.parallel.comm.communicator import Communicator
+from lowerconv.parallel.comm.mpi_communicator import world
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.runtime.affinity import set_share
 from lowerconv.runtime.threads import set_num_threads
@@ -64,10 +66,14 @@ class Setup:
             | asdict(self.settings)
             | {f"parallel option {name}": value for name, value in asdict(self.parallel).items()}
             | {f"training images: {name}": value for name, value in asdict(self.inputs).items()}
-            | describe_data("training", self.train_set)
-            | describe_data(self.part, self.test_set)
+            | self.images
             | describe_parameters(self.network)
         )
+
+    @cached_property
+    def images(self) -> dict[str, Any]:
+        """What tells the images from others."""
+        return describe_data("training", self.train_set) | describe_data(self.part, self.test_set)
 
 
 def _check_sets(data: Any) -> None:

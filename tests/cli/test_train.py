@@ -248,7 +248,7 @@ def test_a_failing_rank_ends_all(mpiexec, tiny_fashion, tmp_path):
     program.write_text(
         "import sys\n"
         "from lowerconv.cli.main import main\n"
-        "from lowerconv.parallel.comm.communicator import launched_rank\n"
+        "from lowerconv.parallel.comm.mpi_communicator import launched_rank\n"
         "from lowerconv.nn import SGD\n"
         "if launched_rank() == 1:\n"
         "    def fail(self, *_): raise ZeroDivisionError('on purpose')\n"

@@ -128,6 +128,11 @@ def make_plan(op: str, case: Case, **options: Any) -> lc.ConvPlan:
     return lc.plan_conv2d(case.x, case.w, *case.arguments, op=op, **options)
 
 
+def ones(shape: Shape, dtype: Any = np.float32) -> Array:
+    """An array of ones."""
+    return np.ones(shape, dtype)
+
+
 def assert_close(actual: Array, expected: Array) -> None:
     """Within the tolerance of ``actual``'s dtype, relative to the largest expected entry."""
     assert actual.shape == expected.shape

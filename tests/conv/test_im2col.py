@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lowerconv.conv.blas.epilogue import gather, store
-from lowerconv.conv.blas.im2col import lower, raise_add
+from lowerconv.conv.blas.im2col import col2im, lower
 from lowerconv.conv.problem import conv_problem
 
 PROBLEMS = {
@@ -71,7 +71,7 @@ def test_raising_is_the_transpose(name):
     for k0, k1, j0, j1 in pieces(p):
         panel = rng.standard_normal((k1 - k0, j1 - j0 + 2))
         raised = np.zeros_like(x)
-        raise_add(panel, 2, 0, k0, k1, j0, j1, p.geometry, raised)
+        col2im(panel, 2, 0, k0, k1, j0, j1, p.geometry, raised)
         np.testing.assert_allclose(
             (raised * x).sum(), (panel[:, 2:] * matrix[k0:k1, j0:j1]).sum(), rtol=1e-9, atol=1e-9
         )

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 import lowerconv as lc
 from lowerconv.codegen.isa import host_isa
 from lowerconv.conv import costs, fused
+from lowerconv.conv.executable import Options
 from lowerconv.conv.fused import forward
 from lowerconv.conv.partition import best, by_node
+from lowerconv.conv.problem import conv_problem
 from lowerconv.conv.tiling import tilings
 from lowerconv.machine.pages import page_nodes
 from lowerconv.runtime import affinity
@@ -177,15 +179,8 @@ def packing_plan(op, case):
     """Return a plan of constant filters that keeps them packed: some use them where they are."""
     conv = make_plan(op, case, algorithm="fused").executable.schedule.conv
     for variant in (tiling.name for tiling in tilings(conv, host_isa(), True)):
-        plan = lc.ConvPlan(
-            case.x,
-            case.w,
-            *case.arguments,
-            op=op,
-            algorithm="fused",
-            constant_weights=True,
-            variant=variant,
-        )
+        options = Options(algorithm="fused", variant=variant, constant=True)
+        plan = lc.ConvPlan(conv_problem(case.x, case.w, *case.arguments), op, options)
         if plan.executable.packed is not None:
             return plan
     raise AssertionError(f"{case}: no variant packs its filters")
@@ -205,7 +200,7 @@ def test_constant_filters_are_packed_once_for_every_node(on_nodes, case, op, nod
     packed[...] = np.nan
     assert np.array_equal(plan(*operands_of(op, x, w, dy)), expected)
     conv = schedule.conv
-    items = conv.groups * schedule.panels * schedule.NR * conv.channels * conv.taps
+    items = conv.groups * schedule.panels * schedule.NR * conv.C * conv.taps
     used = nodes[: schedule.workers]
     copies = packed.reshape(max(used) + 1, -1)[sorted(set(used)), :items]
     right = alone.executable.packed.ravel()[:items]

@@ -1,15 +1,16 @@
 """What tuning measured is remembered: by all processes, through all damage, for one CPU."""
 
+import errno
 import json
 import os
-import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from lowerconv.codegen.isa import ISAS
 from lowerconv.conv import wisdom
-from lowerconv.conv.wisdom import forget, recall, remember, wisdom_path
+from lowerconv.conv.wisdom import check_writable, forget, recall, remember, wisdom_path
 from lowerconv.machine import cache
 
 from ..machine.processes import run_together
@@ -24,47 +25,45 @@ CHOICES = {
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch, tmp_path):
-    """Give each test a directory of its own, and a process that has read and told nothing."""
+    """Give each test a directory of its own, and a process that has told nothing."""
     monkeypatch.setenv("LOWERCONV_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(cache, "_told_unwritable", False)
     monkeypatch.setattr(cache, "_told_damaged", False)
-    monkeypatch.setattr(wisdom, "_snapshot", None)
     monkeypatch.setattr(wisdom, "_unwritten", {})
-    wisdom._file_name.cache_clear()
+    wisdom._machine.cache_clear()
     yield
-    wisdom._file_name.cache_clear()
+    wisdom._machine.cache_clear()
 
 
 @pytest.fixture
-def content() -> bytes:
-    """Return the file in which all CHOICES are remembered."""
+def files() -> dict[str, Path]:
+    """Remember all CHOICES, and return the file of each."""
     for key, choice in CHOICES.items():
         remember(key, choice)
-    return wisdom_path().read_bytes()
+    return {key: wisdom._file(wisdom_path(), key) for key in CHOICES}
 
 
-def read_anew(content: bytes) -> dict:
-    """Put `content` in the file and return what is recalled of CHOICES."""
-    wisdom_path().write_bytes(content)
-    wisdom._snapshot = None  # a clock that is too coarse may give both files the same time
+def recalled() -> dict:
+    """Return what is recalled of CHOICES, told of damage as if for the first time."""
+    cache._told_damaged = False
     return {key: found for key in CHOICES if (found := recall(key)) is not None}
 
 
 class TestRoundTrip:
-    def test_every_choice(self, content):
-        assert read_anew(content) == CHOICES
+    def test_every_choice(self, files):
+        assert recalled() == CHOICES
         assert recall("another") is None
 
-    def test_a_line_for_each(self, content):
-        lines = content.splitlines()
-        assert [json.loads(line)["key"] for line in lines] == list(CHOICES)
-        assert all(len(json.loads(line)["check"]) == 16 for line in lines)
+    def test_a_file_for_each(self, files):
+        assert set(wisdom_path().iterdir()) == set(files.values())
+        for key, path in files.items():
+            assert json.loads(cache.read_checked(path)) == {"key": key, "choice": CHOICES[key]}
 
     def test_nothing_is_made_by_asking(self):
         assert recall("a") is None
         assert not wisdom_path().parent.exists()
 
-    def test_the_last_choice_counts(self, content):
+    def test_the_last_choice_counts(self, files):
         for number in range(3):
             remember("forward a", {"number": number})
             assert recall("forward a") == {"number": number}
@@ -97,130 +96,109 @@ class TestRoundTrip:
 
 
 class TestReading:
-    def test_once_until_the_file_changes(self, content, monkeypatch):
-        looks, reads = [], []
-        stat, read = os.stat, wisdom._read
+    def test_only_the_file_of_the_key_is_read(self, files, monkeypatch):
+        reads, read = [], wisdom.read_checked
+        monkeypatch.setattr(wisdom, "read_checked", lambda path: reads.append(path) or read(path))
+        assert recall("forward a") == CHOICES["forward a"]
+        assert reads == [files["forward a"]]
 
-        def counted_stat(path, **options):
-            looks.append(path)
-            return stat(path, **options)
-
-        monkeypatch.setattr(os, "stat", counted_stat)
-        monkeypatch.setattr(wisdom, "_read", lambda path: reads.append(path) or read(path))
-        for _ in range(5):
-            assert recall("forward a") == CHOICES["forward a"]
-            assert recall("another") is None
-        assert len(looks) == 10
-        assert len(reads) == 1
-        os.utime(wisdom_path(), ns=(1, 1))
-        recall("forward a")
-        assert len(reads) == 2
-
-    def test_what_others_add_is_seen(self, content, monkeypatch, tmp_path):
+    def test_what_others_add_is_seen(self, files, monkeypatch, tmp_path):
         assert recall("theirs") is None
-        path = wisdom_path()
+        mine = wisdom_path()
         with monkeypatch.context() as elsewhere:
             elsewhere.setenv("LOWERCONV_CACHE_DIR", str(tmp_path / "elsewhere"))
             assert recall("forward a") is None
             remember("theirs", {"a": 1})
-            line = wisdom_path().read_bytes()
-        with open(path, "ab") as file:
-            file.write(line)
+            (theirs,) = wisdom_path().iterdir()
+        theirs.rename(mine / theirs.name)
         assert recall("theirs") == {"a": 1}
 
-    def test_what_others_forget_is_forgotten(self, content):
+    def test_what_others_forget_is_forgotten(self, files):
         assert recall("forward a")
-        wisdom_path().unlink()
+        files["forward a"].unlink()
         assert recall("forward a") is None
 
 
-LINES = {
+RECORD = {"key": "forward a", "choice": {}}
+
+CONTENTS = {
+    "empty": b"",
+    "no_json": b"nonsense",
+    "without_check": json.dumps(RECORD).encode(),
+    "wrong_check": cache.MAGIC + bytes(32) + json.dumps(RECORD).encode(),
+    "zeros": bytes(4096),
+    "no_unicode": b'"\xff\xfe\xfd"',
+}
+
+WHOLE_BUT_FOREIGN = {
     "no_json": b"nonsense",
     "no_record": b"[1, 2]",
     "a_number": b"17",
-    "without_check": b'{"key":"forward a","choice":{}}',
-    "wrong_check": b'{"key":"forward a","choice":{},"check":"0123456789abcdef"}',
-    "key_of_another_type": b'{"key":1,"choice":{},"check":"0123456789abcdef"}',
-    "not_a_number": b'{"key":"forward a","choice":{"x":NaN},"check":"0123456789abcdef"}',
-    "zeros": bytes(4096),
+    "no_choice": b'{"key":"forward a"}',
+    "choice_of_another_type": b'{"key":"forward a","choice":[1]}',
+    "another_key": b'{"key":"forward b","choice":{}}',
     "no_unicode": b'"\xff\xfe\xfd"',
     "too_deep": b"[" * 200_000,
     "too_long_a_number": b"9" * 5000,
 }
 
+OTHERS_ARE_WHOLE = {key: choice for key, choice in CHOICES.items() if key != "forward a"}
+
 
 class TestDamage:
-    def test_cut_short_anywhere(self, content):
-        ends = [i for i, byte in enumerate(content) if byte == ord("\n")]
+    def test_cut_short_anywhere(self, files):
+        path = files["forward a"]
+        content = path.read_bytes()
         for length in range(len(content)):
-            # A line that lost no more than its end is whole.
-            kept = dict(list(CHOICES.items())[: sum(length >= end for end in ends)])
-            if length in ends or length - 1 in [-1, *ends]:
-                assert read_anew(content[:length]) == kept
-            else:
-                with pytest.warns(RuntimeWarning, match="1 damaged line is ignored") as told:
-                    assert read_anew(content[:length]) == kept
-                (warning,) = told
-                assert str(wisdom_path()) in str(warning.message)
-                assert warning.filename == __file__
+            path.write_bytes(content[:length])
+            with pytest.warns(RuntimeWarning, match="it is ignored and made again") as told:
+                assert recalled() == OTHERS_ARE_WHOLE
+            (warning,) = told
+            assert str(path) in str(warning.message)
 
-    def test_a_record_after_a_torn_line_survives(self, content):
-        ends = [i for i, byte in enumerate(content) if byte == ord("\n")]
-        for length in range(1, len(content)):
-            wisdom_path().write_bytes(content[:length])
-            remember("new", {"length": length})
-            kept = sum(length >= end for end in ends)
-            if length in ends or length - 1 in ends:
-                found = read_anew(wisdom_path().read_bytes())
-            else:
-                with pytest.warns(RuntimeWarning, match="1 damaged line is ignored"):
-                    found = read_anew(wisdom_path().read_bytes())
-            assert found == dict(list(CHOICES.items())[:kept])
-            assert recall("new") == {"length": length}
-            assert b"\n\n" not in wisdom_path().read_bytes()
-
-    def test_any_flipped_bit(self, content):
+    def test_any_flipped_bit(self, files):
+        path = files["forward a"]
+        content = path.read_bytes()
         for bit in range(8 * len(content)):
             flipped = bytearray(content)
             flipped[bit // 8] ^= 1 << bit % 8
-            with warnings.catch_warnings(record=True) as told:
-                warnings.simplefilter("always")
-                found = read_anew(flipped)
-            assert all(choice == CHOICES[key] for key, choice in found.items())
-            assert bool(told) == (found != CHOICES)  # "\\u00F6" is read as "\\u00f6" is
-            # Flipped line ends join two lines.
-            assert len(found) >= len(CHOICES) - (2 if content[bit // 8] == ord("\n") else 1)
+            path.write_bytes(flipped)
+            with pytest.warns(RuntimeWarning, match="it is ignored and made again"):
+                assert recalled() == OTHERS_ARE_WHOLE
 
-    @pytest.mark.parametrize("line", LINES.values(), ids=LINES)
-    def test_lines_of_any_kind(self, content, line):
-        with pytest.warns(RuntimeWarning, match="1 damaged line is ignored"):
-            assert read_anew(line + b"\n" + content) == CHOICES
+    @pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
+    def test_files_of_any_kind(self, files, content):
+        files["forward a"].write_bytes(content)
+        with pytest.warns(RuntimeWarning, match="it is ignored and made again"):
+            assert recalled() == OTHERS_ARE_WHOLE
 
-    def test_checked_but_no_choice(self, content):
-        record = {"key": "forward a", "choice": [1], "check": wisdom._check("forward a", [1])}
-        with pytest.warns(RuntimeWarning, match="1 damaged line is ignored"):
-            assert read_anew(content + json.dumps(record).encode()) == CHOICES
+    @pytest.mark.parametrize("content", WHOLE_BUT_FOREIGN.values(), ids=WHOLE_BUT_FOREIGN)
+    def test_checked_but_no_choice(self, files, content):
+        cache.store_checked(files["forward a"], content)
+        with pytest.warns(RuntimeWarning, match="holds something else; it is ignored"):
+            assert recalled() == OTHERS_ARE_WHOLE
 
-    def test_blank_lines_are_none(self, content):
-        assert read_anew(b"\n \n" + content.replace(b"\n", b"\r\n\n")) == CHOICES
+    def test_is_made_again(self, files):
+        files["forward a"].write_bytes(b"torn")
+        remember("forward a", {"new": 1})
+        assert recall("forward a") == {"new": 1}
 
-    def test_is_told_once_for_each_state_of_the_file(self, content):
-        with open(wisdom_path(), "ab") as file:
-            file.write(b"torn\nand torn again\n")
-        with pytest.warns(RuntimeWarning, match=r"2 damaged lines are ignored.*tune --forget"):
-            recall("forward a")
-        assert recall("größe") == CHOICES["größe"]  # a RuntimeWarning would be an error here
-        remember("new", {})
-        with pytest.warns(RuntimeWarning, match="2 damaged lines are ignored"):
-            assert recall("new") == {}
-        assert recall("another") is None
+    def test_is_told_once(self, files):
+        for path in files.values():
+            path.write_bytes(b"torn")
+        with pytest.warns(RuntimeWarning, match="so is any other such file"):
+            assert recall("forward a") is None
+        assert recall("größe") is None  # a RuntimeWarning would be an error here
 
-    def test_warnings_that_are_errors_are_raised_once(self, content):
-        with open(wisdom_path(), "ab") as file:
-            file.write(b"torn\n")
+    def test_warnings_that_are_errors_are_raised_once(self, files):
+        files["forward a"].write_bytes(b"torn")
         with pytest.raises(RuntimeWarning):
             recall("forward a")
-        assert recall("forward a") == CHOICES["forward a"]
+        assert recall("forward a") is None
+
+    def test_files_that_others_left_half_written_are_no_choices(self, files):
+        (wisdom_path() / f".{'0' * 32}.partial").write_bytes(b"torn")
+        assert recalled() == CHOICES
 
 
 class TestProcesses:
@@ -236,9 +214,7 @@ for turn in range(100):
             for turn in range(100):
                 assert recall(f"{number} {turn}") == {"text": "x" * (37 * number + turn)}
         assert recall("shared")["number"] in range(3)
-        lines = wisdom_path().read_bytes().split(b"\n")
-        assert len(lines) == 3 * 200 + 1
-        assert all(wisdom._parse(line) for line in lines[:-1])
+        assert len(list(wisdom_path().iterdir())) == 3 * 100 + 1
 
     def test_threads_too(self):
         def work(thread):
@@ -248,7 +224,7 @@ for turn in range(100):
 
         with ThreadPoolExecutor(8) as threads:
             list(threads.map(work, range(8)))
-        assert len(wisdom_path().read_bytes().splitlines()) == 160
+        assert len(list(wisdom_path().iterdir())) == 160
 
 
 class TestUnwritable:
@@ -276,20 +252,23 @@ class TestUnwritable:
         remember("a", {"a": 2})
         assert recall("a") == {"a": 2}
 
-    def test_full_disk(self, content, monkeypatch):
-        write = os.write
-        with monkeypatch.context() as full:
-            full.setattr(os, "write", lambda descriptor, text: write(descriptor, text[:20]))
-            with pytest.warns(RuntimeWarning, match="No space left on device"):
-                remember("new", {"new": 1})
-        assert recall("new") == {"new": 1}
-        remember("new", {"new": 2})  # there is space again
-        with pytest.warns(RuntimeWarning, match="1 damaged line is ignored"):
-            assert recall("new") == {"new": 2}
-        assert recall("forward a") == CHOICES["forward a"]
+    def test_full_disk(self, files, monkeypatch):
+        def full(*_):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def test_a_directory_in_its_place(self):
-        wisdom_path().mkdir(parents=True)
+        with monkeypatch.context() as disk:
+            disk.setattr(os, "replace", full)
+            with pytest.warns(RuntimeWarning, match="No space left on device"):
+                remember("forward a", {"new": 1})
+        assert recall("forward a") == {"new": 1}
+        assert json.loads(cache.read_checked(files["forward a"]))["choice"] == CHOICES["forward a"]
+        remember("forward a", {"new": 2})  # there is space again
+        assert recall("forward a") == {"new": 2}
+        assert set(wisdom_path().iterdir()) == set(files.values())
+
+    def test_a_directory_in_the_place_of_a_file(self):
+        path = wisdom._file(wisdom_path(), "a")
+        path.mkdir(parents=True)
         with pytest.warns(RuntimeWarning, match="cannot be read"):
             assert recall("a") is None
         with pytest.warns(RuntimeWarning, match="cannot be written"):
@@ -297,6 +276,20 @@ class TestUnwritable:
         assert recall("a") == {}
         with pytest.raises(OSError):
             forget()
+
+    def test_a_file_in_the_place_of_the_directory(self):
+        wisdom_path().parent.mkdir(parents=True)
+        wisdom_path().touch()
+        assert recall("a") is None
+        with pytest.raises(OSError, match=f"{wisdom_path()}: cannot be written"):
+            check_writable()
+        with pytest.warns(RuntimeWarning, match="cannot be written"):
+            remember("a", {})
+        assert recall("a") == {}
+
+    def test_asking_leaves_nothing(self):
+        check_writable()
+        assert list(wisdom_path().iterdir()) == []
 
 
 OTHERS = {
@@ -316,16 +309,16 @@ NAMES = {
 
 class TestPath:
     @pytest.mark.parametrize(("name", "value"), OTHERS.values(), ids=OTHERS)
-    def test_others_are_not_mixed(self, content, monkeypatch, name, value):
+    def test_others_are_not_mixed(self, files, monkeypatch, name, value):
         mine = wisdom_path()
         with monkeypatch.context() as another:
             another.setattr(wisdom, name, value)
-            wisdom._file_name.cache_clear()
+            wisdom._machine.cache_clear()
             assert wisdom_path() != mine
             assert recall("forward a") is None
             remember("forward a", {"theirs": 1})
             forget()
-        wisdom._file_name.cache_clear()
+        wisdom._machine.cache_clear()
         assert recall("forward a") == CHOICES["forward a"]
 
     @pytest.mark.parametrize(("cpu", "slug"), NAMES.items(), ids=NAMES.values())
@@ -334,13 +327,13 @@ class TestPath:
         monkeypatch.setattr(wisdom, "cpu_name", lambda: cpu)
         monkeypatch.setattr(wisdom, "host_isa", lambda: ISAS["avx2"])
         monkeypatch.setattr(wisdom.llvm, "get_host_cpu_name", lambda: "core9")
-        assert wisdom_path() == tmp_path / "cache" / "wisdom" / f"1.2.3-{slug}-core9-avx2.jsonl"
+        assert wisdom_path() == tmp_path / "cache" / "wisdom" / f"1.2.3-{slug}-core9-avx2"
 
 
 class TestForget:
-    def test_everything(self, content):
+    def test_everything(self, files):
         forget()
-        assert not wisdom_path().exists()
+        assert list(wisdom_path().iterdir()) == []
         assert [recall(key) for key in CHOICES] == [None] * len(CHOICES)
         remember("a", {"new": 1})
         assert recall("a") == {"new": 1}
@@ -350,19 +343,3 @@ class TestForget:
         (tmp_path / "file").touch()
         monkeypatch.setenv("LOWERCONV_CACHE_DIR", str(tmp_path / "file"))
         forget()
-
-
-@pytest.mark.skipif(os.name != "posix", reason="replaces fcntl")
-@pytest.mark.parametrize("name", ["ENOLCK", "ENOTSUP", "ENOSYS"])
-def test_a_file_system_without_locks_remembers_too(monkeypatch, name):
-    import errno
-    import fcntl
-
-    def fail(*_):
-        raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
-
-    monkeypatch.setattr(fcntl, "flock", fail)
-    for key, choice in CHOICES.items():
-        remember(key, choice)
-    wisdom._snapshot = None
-    assert {key: recall(key) for key in CHOICES} == CHOICES

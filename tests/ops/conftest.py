@@ -1,17 +1,18 @@
-"""Image tensors as kernels take them: a flat array from the first item on, and a step."""
+"""Image tensors as kernels take them, and what lies around them."""
 
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
+from lowerconv.ops.images import Images
+
 
 class Tensor(NamedTuple):
     """Some channels of a larger tensor: what the kernel is given, and what lies around it."""
 
     whole: np.ndarray  # (N, C + more, ...)
-    flat: np.ndarray
-    step: int
+    images: Images
     values: np.ndarray  # the view of the channels
     first: int  # of them
 
@@ -29,8 +30,10 @@ def _tensor(values: np.ndarray, sliced: bool = True) -> Tensor:
     whole = np.full((N, before + C + after, *rest), 77, values.dtype)
     whole[:, before : before + C] = values
     pixels = int(np.prod(rest))
+    H, W = rest if len(rest) == 2 else (1, pixels)
     flat = whole.reshape(-1)[before * pixels :]
-    return Tensor(whole, flat, whole.shape[1] * pixels, whole[:, before : before + C], before)
+    images = Images(flat, whole.shape[1] * pixels, N, C, H, W)
+    return Tensor(whole, images, whole[:, before : before + C], before)
 
 
 @pytest.fixture(scope="session")

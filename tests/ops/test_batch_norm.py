@@ -5,8 +5,23 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from lowerconv.ops.batch_norm import batch_norm, finish, merge, normalise, statistics
-from lowerconv.ops.batch_norm_grad import batch_norm_grad, gradient_sums, input_gradient
+from lowerconv.ops.batch_norm import (
+    Operands,
+    Parameters,
+    Statistics,
+    batch_norm,
+    channel_statistics,
+    finish,
+    merge,
+    normalise,
+)
+from lowerconv.ops.batch_norm_grad import (
+    GradOperands,
+    batch_norm_grad,
+    gradient_sums,
+    input_gradient,
+)
+from lowerconv.ops.images import Images
 from lowerconv.runtime.threads import parallel_region
 
 EPS, MOMENTUM = 1e-5, 0.1
@@ -14,6 +29,11 @@ EPS, MOMENTUM = 1e-5, 0.1
 SHAPES = [(3, 5, 7), (1, 1, 40_001), (4, 67, 49), (2, 3, 1), (33, 9, 200)]
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+
+
+def none(x):
+    """Return no images, of the dtype of some."""
+    return x._replace(flat=x.flat[:0])
 
 
 def run(function, threads, *arguments):
@@ -65,20 +85,16 @@ class Problem:
     def forward(self, tensor, threads, onto=None):
         """Run; return the result, the statistics and the operands."""
         x, C = tensor(self.x), self.shape[1]
-        if self.residual.size:
-            residual = tensor(self.residual)
-            more = residual.flat, residual.step
-        else:
-            residual, more = None, (self.residual, 0)
+        residual = tensor(self.residual) if self.residual.size else None
         y = {"x": x, "residual": residual}.get(onto) or tensor(np.full(self.shape, 7, self.dtype))
-        mean, inv_std = np.empty(C), np.empty(C)
+        statistics = Statistics(np.empty(C), np.empty(C))
         running = [values.copy() for values in self.running]
-        run(
-            batch_norm, threads, x.flat, x.step, y.flat, y.step, *more, mean, inv_std, *running,
-            self.gamma, self.beta, *self.shape, EPS, MOMENTUM, self.relu,
-        )  # fmt: skip
+        parameters = Parameters(self.gamma, self.beta, *running, EPS, MOMENTUM)
+        added = residual.images if residual else none(x.images)
+        operands = Operands(x.images, y.images, added)
+        run(batch_norm, threads, operands, statistics, parameters, self.relu)
         assert all(t is None or t.neighbours_untouched() for t in (x, y, residual))
-        return y.values, mean, inv_std, *running
+        return y.values, *statistics, *running
 
     def backward(self, tensor, threads, mean, inv_std, onto=None, add=False):
         """Run; return dx, dgamma, dbeta and the gradient of the residual."""
@@ -86,16 +102,24 @@ class Problem:
         x, y, dy = tensor(self.x), tensor(self.y.astype(self.dtype)), tensor(self.dy)
         dx = dy if onto == "dx" else tensor(np.full(self.shape, np.nan, self.dtype))
         there = np.full(self.shape, 2 if add else np.nan, self.dtype)
-        if not self.residual.size:
-            residual, more = None, (self.residual, 0)
-        else:
+        residual = None
+        if self.residual.size:
             residual = dy if onto == "residual" else tensor(there)
-            more = residual.flat, residual.step
+        wanted = residual.images if residual else none(x.images)
+        operands = GradOperands(dy.images, y.images, x.images, dx.images, wanted)
+        statistics = Statistics(mean, inv_std)
         dgamma, dbeta = np.empty(C, self.dtype), np.empty(C, self.dtype)
         run(
-            batch_norm_grad, threads, dy.flat, dy.step, y.flat, y.step, x.flat, x.step, dx.flat,
-            dx.step, *more, mean, inv_std, self.gamma, dgamma, dbeta, *self.shape, self.relu, add,
-        )  # fmt: skip
+            batch_norm_grad,
+            threads,
+            operands,
+            statistics,
+            self.gamma,
+            dgamma,
+            dbeta,
+            self.relu,
+            add,
+        )
         assert all(t is None or t.neighbours_untouched() for t in (x, y, dy, dx, residual))
         return dx.values, dgamma, dbeta, None if residual is None else residual.values
 
@@ -143,44 +167,39 @@ def test_ranks_that_merge_their_sums_compute_the_same(tensor, shape):
     N, C, pixels = shape
     cuts = [0, N // 3, N // 3, N]  # a rank without images, too
     ranks = [slice(a, b) for a, b in pairwise(cuts)]
-    none = np.empty(0), 0
     total = 0.0, np.zeros(C), np.zeros(C)
     for part in ranks:
         x, mean, m2 = tensor(p.x[part]), np.empty(C), np.empty(C)
-        run(statistics, 2, x.flat, x.step, mean, m2, len(p.x[part]), C, pixels)
-        merged = [merge(total[0], total[1][c], total[2][c], float(len(p.x[part]) * pixels),
-                        mean[c], m2[c]) for c in range(C)]  # fmt: skip
+        run(channel_statistics, 2, x.images, mean, m2)
+        more = float(len(p.x[part]) * pixels)
+        merged = [merge(total[0], total[1][c], total[2][c], more, mean[c], m2[c]) for c in range(C)]
         total = merged[0][0], *(np.array(column) for column in list(zip(*merged, strict=True))[1:])
-    inv_std = np.empty(C)
+    statistics = Statistics(total[1], np.empty(C))
     running = [values.copy() for values in p.running]
-    finish(total[1], total[2], p.count, EPS, MOMENTUM, inv_std, *running, 0, C)
+    parameters = Parameters(p.gamma, p.beta, *running, EPS, MOMENTUM)
+    finish(statistics, total[2], p.count, parameters, 0, C)
 
     y, dx = np.empty(shape), np.empty(shape)
-    sums, products = np.zeros((2, C)), np.zeros((2, C))
+
+    def images(values):
+        return Images(values.reshape(-1), C * pixels, len(values), C, 1, pixels)
+
+    def grad_operands(part):
+        dy, result, x, gradient = (images(a[part]) for a in (p.dy, y, p.x, dx))
+        return GradOperands(dy, result, x, gradient, none(x))
+
+    own, sums = np.empty((2, C)), np.zeros((2, C))
     for part in ranks:
-        images = len(p.x[part]), C, pixels
-        step = C * pixels
-        flat = [a[part].reshape(-1) for a in (p.x, y, p.dy, dx)]
-        run(
-            normalise, 2, flat[0], step, flat[1], step, *none, total[1], inv_std, p.gamma, p.beta,
-            *images, True,
-        )  # fmt: skip
-        run(
-            gradient_sums, 2, flat[2], step, flat[1], step, flat[0], step, flat[3], step, *none,
-            total[1], inv_std, sums[0], products[0], *images, True, False,
-        )  # fmt: skip
-        sums[1] += sums[0]
-        products[1] += products[0]
+        x = images(p.x[part])
+        operands = Operands(x, images(y[part]), none(x))
+        run(normalise, 2, operands, statistics, parameters, True)
+        run(gradient_sums, 2, grad_operands(part), statistics, own, True, False)
+        sums += own
     for part in ranks:
-        images = len(p.x[part]), C, pixels
-        flat = [a[part].reshape(-1) for a in (p.x, dx)]
-        run(
-            input_gradient, 2, flat[1], step, flat[0], step, flat[1], step, total[1], inv_std,
-            p.gamma, sums[1], products[1], p.count, *images,
-        )  # fmt: skip
+        run(input_gradient, 2, grad_operands(part), statistics, p.gamma, sums, p.count, True)
     p.close(y, p.y)
     p.close(dx, p.dx)
-    p.close(products[1], p.dgamma)
+    p.close(sums[1], p.dgamma)
 
 
 @pytest.mark.parametrize("first", ["alike", "zeros"])
@@ -191,27 +210,23 @@ def test_a_large_mean_beside_a_small_variance(first):
     if first == "zeros":  # the range that the others are measured from is far from them
         x[0] = 0
     mean, m2 = np.empty(C), np.empty(C)
-    run(statistics, 2, x.reshape(-1), C * pixels, mean, m2, N, C, pixels)
+    run(channel_statistics, 2, Images(x.reshape(-1), C * pixels, N, C, 1, pixels), mean, m2)
     exact = x.astype(np.float64)
     np.testing.assert_allclose(mean, exact.mean((0, 2)), rtol=1e-9)
     np.testing.assert_allclose(m2 / (N * pixels), exact.var((0, 2)), rtol=1e-5)
 
 
 def test_no_images_change_nothing():
-    empty, ones = np.empty(0, np.float32), np.ones(3, np.float32)
-    mean, inv_std = np.empty(3), np.empty(3)
+    empty, ones = Images(np.empty(0, np.float32), 12, 0, 3, 1, 4), np.ones(3, np.float32)
+    statistics = Statistics(np.empty(3), np.empty(3))
     running = [np.full(3, 5, np.float32), np.full(3, 6, np.float32)]
-    run(
-        batch_norm, 2, empty, 12, empty, 12, empty, 0, mean, inv_std, *running, ones, ones,
-        0, 3, 4, EPS, MOMENTUM, False,
-    )  # fmt: skip
+    parameters = Parameters(ones, ones, *running, EPS, MOMENTUM)
+    run(batch_norm, 2, Operands(empty, empty, empty), statistics, parameters, False)
     assert (running[0] == 5).all()
     assert (running[1] == 6).all()
     dgamma, dbeta = np.full(3, np.nan, np.float32), np.full(3, np.nan, np.float32)
-    run(
-        batch_norm_grad, 2, *(empty, 12) * 4, empty, 0, mean, inv_std, ones, dgamma, dbeta, 0, 3,
-        4, False, False,
-    )  # fmt: skip
+    operands = GradOperands(empty, empty, empty, empty, empty)
+    run(batch_norm_grad, 2, operands, statistics, ones, dgamma, dbeta, False, False)
     assert (dgamma == 0).all()
     assert (dbeta == 0).all()
 
@@ -242,11 +257,9 @@ def test_agrees_with_pytorch(tensor, shape, dtype, relu):
     result.backward(torch.from_numpy(p.dy))
     p.y = y
     dx, dgamma, dbeta, dresidual = p.backward(tensor, 2, mean, inv_std)
-    pairs = [
-        (y, result.detach()), (own[0], running[0]), (own[1], running[1]), (dx, x.grad),
-        (dgamma, gamma.grad), (dbeta, beta.grad), (dresidual, residual.grad),
-    ]  # fmt: skip
-    for got, expected in pairs:
+    computed = (y, *own, dx, dgamma, dbeta, dresidual)
+    right = (result.detach(), *running, x.grad, gamma.grad, beta.grad, residual.grad)
+    for got, expected in zip(computed, right, strict=True):
         expected = expected.numpy()
         scale = max(1.0, float(np.abs(expected).max()))
         np.testing.assert_allclose(got / scale, expected / scale, tolerance, tolerance)

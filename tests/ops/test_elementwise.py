@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from lowerconv.ops.elementwise import (
+    Draw,
+    Part,
     add,
     bias_relu_grad,
     copy,
@@ -12,6 +14,7 @@ from lowerconv.ops.elementwise import (
     relu_grad,
     row_sum,
 )
+from lowerconv.ops.images import Images
 from lowerconv.runtime.threads import parallel_region
 
 SHAPES = [(3, 5, 7), (0, 3, 4), (1, 1, 1), (2, 3, 70_001), (70, 2, 33)]
@@ -22,6 +25,11 @@ dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def run(function, threads, *arguments):
     with parallel_region(threads) as team:
         function(team, *arguments)
+
+
+def rows(values):
+    """Return rows of features as kernels take them."""
+    return Images(values.reshape(-1), values.shape[1], *values.shape, 1, 1)
 
 
 def draw(shape, dtype, seed):
@@ -44,9 +52,9 @@ def sizes(shape):
 def test_relu(tensor, shape, dtype):
     values = draw(shape, dtype, 1)
     x, y = tensor(values), tensor(np.full(shape, 3, dtype))
-    run(relu, 2, x.flat, x.step, y.flat, y.step, *sizes(shape))
+    run(relu, 2, x.images, y.images)
     np.testing.assert_array_equal(y.values, positive(values))
-    run(relu, 3, x.flat, x.step, x.flat, x.step, *sizes(shape))
+    run(relu, 3, x.images, x.images)
     np.testing.assert_array_equal(x.values, positive(values))
     assert x.neighbours_untouched()
     assert y.neighbours_untouched()
@@ -60,12 +68,12 @@ def test_relu_grad(tensor, shape, dtype):
     y, dy = tensor(values), tensor(gradient)
     for more in (False, True):
         dx = tensor(there if more else np.full_like(there, np.nan))
-        operands = y.flat, y.step, dy.flat, dy.step, dx.flat, dx.step
-        run(relu_grad, 2, *operands, *sizes(shape), more)
+        operands = y.images, dy.images, dx.images
+        run(relu_grad, 2, *operands, more)
         np.testing.assert_array_equal(dx.values, masked + there if more else masked)
         assert dx.neighbours_untouched()
-    operands = y.flat, y.step, dy.flat, dy.step, dy.flat, dy.step
-    run(relu_grad, 3, *operands, *sizes(shape), False)
+    operands = y.images, dy.images, dy.images
+    run(relu_grad, 3, *operands, False)
     np.testing.assert_array_equal(dy.values, masked)
     assert dy.neighbours_untouched()
 
@@ -82,8 +90,8 @@ def test_bias_relu_grad(tensor, shape, dtype, masked):
     for threads in (1, 2, 3, 5):
         y, dy = tensor(values), tensor(gradient)
         db = np.full(K, np.nan, dtype)
-        operands = dy.flat, dy.step, y.flat, y.step
-        run(bias_relu_grad, threads, *operands, db, N, K, pixels, masked)
+        operands = dy.images, y.images
+        run(bias_relu_grad, threads, *operands, db, masked)
         np.testing.assert_array_equal(dy.values, expected)
         assert dy.neighbours_untouched()
         sums.append(db)
@@ -93,8 +101,8 @@ def test_bias_relu_grad(tensor, shape, dtype, masked):
     assert all(np.array_equal(sums[0], other) for other in sums)
 
     dy = tensor(gradient)
-    operands = dy.flat, dy.step, y.flat, y.step
-    run(bias_relu_grad, 2, *operands, np.empty(0, dtype), N, K, pixels, masked)
+    operands = dy.images, y.images
+    run(bias_relu_grad, 2, *operands, np.empty(0, dtype), masked)
     np.testing.assert_array_equal(dy.values, expected)
 
 
@@ -114,15 +122,15 @@ def test_add(tensor, shape, dtype, positive_only):
     for onto in (None, 0, 1):
         a, b = (tensor(v) for v in values)
         y = tensor(np.zeros(shape, dtype)) if onto is None else (a, b)[onto]
-        operands = a.flat, a.step, b.flat, b.step, y.flat, y.step
-        run(add, 2, *operands, *sizes(shape), positive_only)
+        operands = a.images, b.images, y.images
+        run(add, 2, *operands, positive_only)
         np.testing.assert_array_equal(y.values, expected)
         assert y.neighbours_untouched()
 
 
 def test_add_of_a_tensor_to_itself(tensor):
     x = tensor(np.arange(12, dtype=np.float32).reshape(2, 2, 3))
-    run(add, 2, *(x.flat, x.step) * 3, 2, 6, False)
+    run(add, 2, x.images, x.images, x.images, False)
     np.testing.assert_array_equal(x.values.reshape(-1), 2 * np.arange(12))
 
 
@@ -132,7 +140,7 @@ def test_copy(tensor, shape, dtype):
     values, there = (np.random.default_rng(s).standard_normal(shape).astype(dtype) for s in (1, 2))
     for more in (False, True):
         x, y = tensor(values, False), tensor(there)
-        run(copy, 2, x.flat, x.step, y.flat, y.step, *sizes(shape), more)
+        run(copy, 2, x.images, y.images, more)
         np.testing.assert_array_equal(y.values, values + there if more else values)
         assert y.neighbours_untouched()
 
@@ -159,14 +167,14 @@ def test_dropout(tensor, shape, dtype):
     scale = dtype(1 / 0.7)
     expected = np.where(kept, values * scale, dtype(0))
     N, items = sizes(shape)
-    places = items, np.arange(N), np.array([[0, first, items]]), items
-    last = *places, np.uint64(key), np.uint64(threshold), scale
+    part = Part(np.arange(N), np.array([[0, first, items]]), items)
+    last = part, Draw(np.uint64(key), np.uint64(threshold), scale)
     for more in (False, True):
         x, y = tensor(values), tensor(there)
-        run(dropout, 2, x.flat, x.step, y.flat, y.step, *last, more)
+        run(dropout, 2, x.images, y.images, *last, more)
         np.testing.assert_array_equal(y.values, expected + there if more else expected)
         assert y.neighbours_untouched()
-    run(dropout, 3, x.flat, x.step, x.flat, x.step, *last, False)
+    run(dropout, 3, x.images, x.images, *last, False)
     np.testing.assert_array_equal(x.values, expected)
 
 
@@ -180,22 +188,16 @@ def test_dropout_of_some_samples_and_some_items_of_each(dtype):
     chosen = np.concatenate([np.arange(first, first + count) for first, count in runs])
     begins = np.cumsum([0, *(count for _, count in runs)])
     segments = np.array([(b, *run) for b, run in zip(begins[:-1], runs, strict=True)])
-    key, threshold, scale = np.uint64(99), np.uint64(2**63), dtype(2)
-    everything = np.array([[0, 0, full]])
+    draw = Draw(np.uint64(99), np.uint64(2**63), dtype(2))
+    everything = Part(np.arange(N), np.array([[0, 0, full]]), full)
     kept = np.empty_like(whole)
-    run(
-        dropout, 2, whole.reshape(-1), full, kept.reshape(-1), full, full, np.arange(N),
-        everything, full, key, threshold, scale, False,
-    )  # fmt: skip
+    run(dropout, 2, rows(whole), rows(kept), everything, draw, False)
     samples = np.array([4, 0, 3])
     x = np.ascontiguousarray(whole[samples][:, chosen])
     y, there = np.ones_like(x), np.ones_like(x)
-    items = len(chosen)
+    part = Part(samples, segments, full)
     for target, more in ((y, True), (there, False), (x, False)):
-        run(
-            dropout, 3, x.reshape(-1), items, target.reshape(-1), items, items, samples, segments,
-            full, key, threshold, scale, more,
-        )  # fmt: skip
+        run(dropout, 3, rows(x), rows(target), part, draw, more)
     expected = kept[samples][:, chosen]
     np.testing.assert_array_equal(there, expected)
     np.testing.assert_array_equal(x, expected)

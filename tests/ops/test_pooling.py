@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from lowerconv.ops.avg_pool import avg_pool, avg_pool_grad
+from lowerconv.ops.images import Images
 from lowerconv.ops.max_pool import max_pool, max_pool_grad
+from lowerconv.ops.windows import Windows
 from lowerconv.runtime.threads import parallel_region
 
 
@@ -130,6 +132,12 @@ def numbers_for(size):
     return np.uint8 if size[0] * size[1] <= 256 else np.uint16
 
 
+def images(values, shape):
+    """Return a plain tensor as kernels take it."""
+    N, C, H, W = shape
+    return Images(values.reshape(-1), C * H * W, N, C, H, W)
+
+
 def run(function, threads, *arguments):
     with parallel_region(threads) as team:
         function(team, *arguments)
@@ -140,13 +148,13 @@ def check_max(tensor, x, extents, threads=2, sliced=True):
     N, C, _, _, P, Q, size, stride, pad = extents
     source, target = tensor(x, sliced), tensor(np.full((N, C, P, Q), 5, x.dtype), sliced)
     winner = np.full(N * C * P * Q, 99, numbers_for(size))
-    operands = source.flat, source.step, target.flat, target.step
+    operands, windows = (source.images, target.images), Windows(size, stride, pad)
     expected, number = slow_max(x, P, Q, size, stride, pad)
 
-    run(max_pool, threads, *operands, winner[:0], *extents)
+    run(max_pool, threads, *operands, winner[:0], windows)
     np.testing.assert_array_equal(target.values, expected)
     target.values[:] = 5
-    run(max_pool, threads, *operands, winner, *extents)
+    run(max_pool, threads, *operands, winner, windows)
     np.testing.assert_array_equal(target.values, expected)
     np.testing.assert_array_equal(winner.reshape(number.shape), number)
     assert target.neighbours_untouched()
@@ -159,10 +167,7 @@ def check_max(tensor, x, extents, threads=2, sliced=True):
     for add in (False, True):
         before = rng.standard_normal(x.shape).astype(x.dtype) if add else np.full_like(x, np.nan)
         result = tensor(before, sliced)
-        run(
-            max_pool_grad, threads, gradient.flat, gradient.step, winner,
-            result.flat, result.step, *extents, add,
-        )  # fmt: skip
+        run(max_pool_grad, threads, gradient.images, winner, result.images, windows, add)
         tolerance = 1e-5 if x.dtype == np.float32 else 1e-12
         np.testing.assert_allclose(
             result.values, expected + before if add else expected, tolerance, tolerance
@@ -197,8 +202,8 @@ def check_avg(tensor, x, extents, count_pad, threads=2, sliced=True):
     source, target = tensor(x, sliced), tensor(np.full((N, C, P, Q), 5, x.dtype), sliced)
     tolerance = 1e-5 if x.dtype == np.float32 else 1e-12
     expected, gradient = slow_avg(x, P, Q, size, stride, pad, count_pad)
-    operands = source.flat, source.step, target.flat, target.step
-    run(avg_pool, threads, *operands, *extents, count_pad)
+    windows = Windows(size, stride, pad)
+    run(avg_pool, threads, source.images, target.images, windows, count_pad)
     np.testing.assert_allclose(target.values, expected, tolerance, tolerance)
     assert target.neighbours_untouched()
 
@@ -208,8 +213,7 @@ def check_avg(tensor, x, extents, count_pad, threads=2, sliced=True):
     for add in (False, True):
         before = rng.standard_normal(x.shape).astype(x.dtype) if add else np.full_like(x, np.nan)
         result = tensor(before, sliced)
-        operands = given.flat, given.step, result.flat, result.step
-        run(avg_pool_grad, threads, *operands, *extents, count_pad, add)
+        run(avg_pool_grad, threads, given.images, result.images, windows, count_pad, add)
         expected = gradient(dy) + before if add else gradient(dy)
         np.testing.assert_allclose(result.values, expected, tolerance, tolerance)
         assert result.neighbours_untouched()
@@ -241,8 +245,8 @@ def test_a_nan_reaches_its_windows_only():
     y = np.empty(36, np.float32)
     for function, more in ((avg_pool, (True,)), (max_pool, ())):
         winner = (np.empty(36, np.uint8),) if function is max_pool else ()
-        extents = (1, 1, 6, 6, 6, 6, (3, 3), (1, 1), (1, 1))
-        run(function, 2, x.reshape(-1), 36, y, 36, *winner, *extents, *more)
+        source, target = images(x, x.shape), images(y, x.shape)
+        run(function, 2, source, target, *winner, Windows((3, 3), (1, 1), (1, 1)), *more)
         expected = np.zeros((6, 6), bool)
         expected[1:4, 2:5] = True
         assert np.array_equal(np.isnan(y.reshape(6, 6)), expected)
@@ -258,28 +262,23 @@ def test_pooling_agrees_with_pytorch(name):
     values = rng.standard_normal((N, C, H, W))
     for dtype, tolerance in ((np.float64, 1e-9), (np.float32, 1e-4)):
         x = torch.tensor(values.astype(dtype), requires_grad=True)
-        results = [F.max_pool2d(x, size, stride, pad, ceil_mode=ceil_mode)]
-        results.append(F.avg_pool2d(x, size, stride, pad, ceil_mode, False))
-        results.append(F.avg_pool2d(x, size, stride, pad, ceil_mode, True))
-        for kind, result in enumerate(results):
+        expectations = [F.max_pool2d(x, size, stride, pad, ceil_mode=ceil_mode)]
+        expectations.append(F.avg_pool2d(x, size, stride, pad, ceil_mode, False))
+        expectations.append(F.avg_pool2d(x, size, stride, pad, ceil_mode, True))
+        for kind, result in enumerate(expectations):
             dy = rng.standard_normal((N, C, P, Q)).astype(dtype)
             (expected,) = torch.autograd.grad(result, x, torch.from_numpy(dy))
             y, dx = np.empty(dy.size, dtype), np.empty(values.size, dtype)
-            steps = C * H * W, C * P * Q
-            flat = values.astype(dtype).reshape(-1)
+            given, gradient = images(values.astype(dtype), values.shape), images(dy, dy.shape)
+            results = images(y, dy.shape), images(dx, values.shape)
+            windows = Windows(size, stride, pad)
             if kind == 0:
                 winner = np.empty(y.size, numbers_for(size))
-                run(max_pool, 2, flat, steps[0], y, steps[1], winner, *extents)
-                run(
-                    max_pool_grad, 2, dy.reshape(-1), steps[1], winner, dx, steps[0], *extents,
-                    False,
-                )  # fmt: skip
+                run(max_pool, 2, given, results[0], winner, windows)
+                run(max_pool_grad, 2, gradient, winner, results[1], windows, False)
             else:
-                run(avg_pool, 2, flat, steps[0], y, steps[1], *extents, kind == 2)
-                run(
-                    avg_pool_grad, 2, dy.reshape(-1), steps[1], dx, steps[0], *extents, kind == 2,
-                    False,
-                )  # fmt: skip
+                run(avg_pool, 2, given, results[0], windows, kind == 2)
+                run(avg_pool_grad, 2, gradient, results[1], windows, kind == 2, False)
             expected_y = result.detach().numpy().reshape(-1)
             np.testing.assert_allclose(y, expected_y, tolerance, tolerance)
             np.testing.assert_allclose(dx, expected.numpy().reshape(-1), tolerance, tolerance)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from lowerconv.ops.response_norm import response_norm, response_norm_grad
+from lowerconv.ops.images import Images
+from lowerconv.ops.response_norm import Window, response_norm, response_norm_grad
 from lowerconv.runtime.threads import parallel_region
 
 CASES = {
@@ -25,6 +26,11 @@ cases = pytest.mark.parametrize("name", CASES)
 def run(function, threads, *arguments):
     with parallel_region(threads) as team:
         function(team, *arguments)
+
+
+def images(values):
+    N, C, pixels = values.shape
+    return Images(values.reshape(-1), C * pixels, N, C, 1, pixels)
 
 
 def windows(C, size):
@@ -57,17 +63,17 @@ def test_against_the_formulas(tensor, name, dtype):
     values, gradient, there, arguments = draw(name, dtype)
     expected, expected_dx = slow(values, gradient, *arguments[3:])
     tolerance = 1e-5 if dtype == np.float32 else 1e-12
-    firsts = None
+    window, firsts = Window(*arguments[3:]), None
     for threads in (1, 2, 3, 5):
         x, y = tensor(values), tensor(np.full_like(values, np.nan))
-        run(response_norm, threads, x.flat, x.step, y.flat, y.step, *arguments)
+        run(response_norm, threads, x.images, y.images, window)
         np.testing.assert_allclose(y.values, expected, tolerance, tolerance)
         results = [y]
         for add, onto in ((False, False), (True, False), (False, True)):
             dy = tensor(gradient)
             dx = dy if onto else tensor(there if add else np.full_like(there, np.nan))
-            operands = dy.flat, dy.step, x.flat, x.step, dx.flat, dx.step
-            run(response_norm_grad, threads, *operands, *arguments, add)
+            operands = dy.images, x.images, dx.images
+            run(response_norm_grad, threads, *operands, window, add)
             wanted = expected_dx + there if add else expected_dx
             np.testing.assert_allclose(dx.values, wanted, tolerance, tolerance)
             results.append(dx)
@@ -81,8 +87,8 @@ def test_a_nan_reaches_the_windows_that_have_it():
     x = np.ones((1, 9, 3), np.float32)
     x[0, 4, 1] = np.nan
     y = np.empty_like(x)
-    operands = x.reshape(-1), 27, y.reshape(-1), 27
-    run(response_norm, 2, *operands, 1, 9, 3, 5, 0.5, 0.75, 1.0)
+    operands = images(x), images(y)
+    run(response_norm, 2, *operands, Window(5, 0.5, 0.75, 1.0))
     expected = np.zeros((9, 3), bool)
     expected[2:7, 1] = True
     assert np.array_equal(np.isnan(y[0]), expected)
@@ -92,16 +98,14 @@ def test_a_nan_reaches_the_windows_that_have_it():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_agrees_with_pytorch(name, dtype):
     torch = pytest.importorskip("torch")
-    values, dy, _, (N, C, pixels, *parameters) = draw(name, dtype)
+    values, dy, _, (_, _, _, *parameters) = draw(name, dtype)
     x = torch.tensor(values, requires_grad=True)
     result = torch.nn.functional.local_response_norm(x, *parameters)
     result.backward(torch.from_numpy(dy))
     y, dx = np.empty_like(values), np.empty_like(values)
-    step = C * pixels
-    flat = [a.reshape(-1) for a in (values, y, dy, dx)]
-    run(response_norm, 2, flat[0], step, flat[1], step, N, C, pixels, *parameters)
-    operands = flat[2], step, flat[0], step, flat[3], step
-    run(response_norm_grad, 2, *operands, N, C, pixels, *parameters, False)
+    window = Window(*parameters)
+    run(response_norm, 2, images(values), images(y), window)
+    run(response_norm_grad, 2, images(dy), images(values), images(dx), window, False)
     tolerance = 1e-9 if dtype == np.float64 else 1e-4
     np.testing.assert_allclose(y, result.detach().numpy(), tolerance, tolerance)
     np.testing.assert_allclose(dx, x.grad.numpy(), tolerance, tolerance)

@@ -1,6 +1,10 @@
 """Traces that nobody has recorded, with known answers."""
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 from lowerconv.parallel.trace.chrome import Event, RankTrace, Step, Trace, Transfer
+from lowerconv.parallel.trace.timeline import Timeline
 
 MS = 1_000_000
 
@@ -43,3 +47,19 @@ def rank_trace(rank: int, steps: int = 3, late: float = 0.0) -> RankTrace:
 def made_up_trace(ranks: int = 3, steps: int = 3, late: float = 0.25) -> Trace:
     """Return the trace of so many ranks."""
     return Trace("a net on data", [rank_trace(rank, steps, late) for rank in range(ranks)])
+
+
+def over(timeline: Timeline, batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield batches, each of which is a step of a timeline."""
+    source = iter(batches)
+    while True:
+        timeline.begin_step()
+        batch = next(source, None)
+        if batch is None:
+            timeline._recording = False  # who trains knows how many there are, and begins no step
+            return
+        timeline.batch_loaded()
+        try:
+            yield batch
+        finally:
+            timeline.end_step(len(batch.labels))

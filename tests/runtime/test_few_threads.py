@@ -77,7 +77,7 @@ def test_fewer_threads_and_the_same_results(room, few, error):
     room(few, error)
     with pytest.warns(RuntimeWarning, match=REFUSED) as told:
         for plan, work, results in zip(plans, jobs, expected, strict=True):
-            out = np.zeros(plan.result_shape, np.float32) if plan.accumulate else None
+            out = np.zeros(plan.result_shape, np.float32) if plan.options.add else None
             assert same([plan(work.x, work.w, out=out)], results[:1]), plan
             assert plan.threads == few + 1
             assert same(work.run(), results), work.algorithm
@@ -86,6 +86,31 @@ def test_fewer_threads_and_the_same_results(room, few, error):
     assert "ulimit -u" in str(warning.message)
     assert lc.get_num_threads() == few + 1
     assert len(teams.team().threads) == few
+
+
+@pytest.mark.parametrize("algorithm", lc.algorithms())
+def test_filters_that_are_held(room, algorithm):
+    """They are packed for as many threads as there are; for fewer, later, they are not read."""
+    rng = np.random.default_rng(11)
+    x = rng.standard_normal((3, 8, 20, 20)).astype(np.float32)
+    w = rng.standard_normal((40, 8, 3, 3)).astype(np.float32)
+    lc.set_num_threads(1)
+    expected = lc.conv2d(x, w, algorithm=algorithm)
+    teams.end()
+    lc.set_num_threads(6)
+    plan = lc.plan_conv2d(x.shape, w.shape, algorithm=algorithm, constant_weights=True)
+    room(2)
+    with pytest.warns(RuntimeWarning, match=REFUSED):
+        plan.hold(w)
+    assert plan.threads == 3
+    np.testing.assert_allclose(plan(x), expected, rtol=1e-3, atol=1e-3)
+    teams.end()
+    room(1)
+    with (
+        pytest.warns(RuntimeWarning, match=REFUSED),
+        pytest.raises(RuntimeError, match="the system has 2, expected 3, for which the filters"),
+    ):
+        plan(x)
 
 
 def test_a_pair_of_siblings_for_each_core(room, monkeypatch):

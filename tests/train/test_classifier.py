@@ -28,7 +28,7 @@ def run(trainer, tmp_path_factory):
 
 def test_it_is_the_network_that_was_tested(run):
     classifier = Classifier(run.out / LAST)
-    test = run._test.dataset
+    test = run.state.test_loader.dataset
     row = run.history[-1]
     assert classifier.evaluate(test, 32) == (row.test_loss, row.test_accuracy)
     assert classifier.epoch == 3
@@ -41,7 +41,7 @@ def test_it_is_the_network_that_was_tested(run):
 
 def test_threads_share_a_classifier(run):
     classifier = Classifier(run.out / LAST)
-    test = run._test.dataset
+    test = run.state.test_loader.dataset
     expected = [classifier.probabilities(test.images[i : i + 3]) for i in range(8)]
     accuracy, wrong = classifier.evaluate(test), []
 
@@ -52,10 +52,10 @@ def test_threads_share_a_classifier(run):
         if classifier.evaluate(test) != accuracy:
             wrong.append(i)
 
-    crew = [threading.Thread(target=ask, args=[i]) for i in range(8)]
-    for thread in crew:
+    threads = [threading.Thread(target=ask, args=[i]) for i in range(8)]
+    for thread in threads:
         thread.start()
-    for thread in crew:
+    for thread in threads:
         thread.join()
     assert not wrong
 
@@ -67,7 +67,7 @@ def test_the_best_checkpoint_is_of_the_best_epoch(run):
 
 def test_images_are_read_as_the_network_takes_them(run, tmp_path):
     classifier = Classifier(run.out / LAST)
-    image = run._test.dataset.images[3]
+    image = run.state.test_loader.dataset.images[3]
     Image.fromarray(image[0]).save(tmp_path / "same.png")
     assert np.array_equal(classifier.read(tmp_path / "same.png"), image)
     Image.new("RGB", (300, 71), (250, 128, 10)).save(tmp_path / "other.jpg")
@@ -89,7 +89,7 @@ def test_images_are_cut_as_those_of_shards_are(trainer, tmp_path):
     run = trainer(tmp_path / "run", data=f"shards:{tmp_path.parent / 'shards'}?size=32")
     run.save()
     classifier = Classifier(run.out / LAST)
-    (batch,) = run._test.batches()
+    (batch,) = run.state.test_loader.batches()
     files = sorted(tmp_path.glob("test/*/*.png"))
     images = np.stack([classifier.read(path) for path in files])
     found = run.inputs.normalizer()(images, np.arange(6))
@@ -119,7 +119,7 @@ def test_damage_is_told_or_does_no_harm(trainer, tmp_path):
     run.fit()
     path = tmp_path / LAST
     whole = path.read_bytes()
-    images = run._test.dataset.images
+    images = run.state.test_loader.dataset.images
     expected = Classifier(path, small()).probabilities(images)
 
     def check(damaged: bytes) -> bool:

@@ -101,7 +101,7 @@ def test_a_directory_that_another_process_writes_to_is_refused(trainer, tmp_path
         command = [sys.executable, "-c", program, what]
         other = subprocess.run(command, capture_output=True, text=True, check=False)
         assert f"BusyError: {tmp_path / 'run'}: process {os.getpid()} on" in other.stderr
-    run._directory.close()
+    run._checkpointer.directory.close()
     command = [sys.executable, "-c", program, "begin"]
     subprocess.run(command, check=True)
 

@@ -49,7 +49,6 @@ def train(samples: int, batch: int, accumulate: int) -> tuple[np.ndarray, np.nda
             epoch,
             3,
             lambda update: 0.1 / (1 + update),
-            lambda *_: None,
             accumulate=accumulate,
             label_smoothing=0.1,
         )[0]

@@ -16,7 +16,7 @@ from lowerconv.train.checkpoint import LAST, Checkpoint, load_checkpoint, save_c
 
 
 def tensors(run) -> bytes:
-    return b"".join(array.tobytes() for array in run._tensors().values())
+    return b"".join(array.tobytes() for array in run.state.tensors().values())
 
 
 def change(out, edit) -> None:

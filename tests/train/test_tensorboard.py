@@ -40,14 +40,14 @@ def test_a_resumed_run_shows_every_epoch_once(trainer, tmp_path):
     pytest.importorskip("tensorboardX")
     settings = {"epochs": 3, "ema": 0.9, "tensorboard": True}
     first = trainer(tmp_path, **settings)
-    write = first._directory.events.write
+    write = first._checkpointer.directory.events.write
 
     def write_and_die(row):
         write(row)
         if row.epoch == 2:  # between the events of the epoch and its checkpoint
             raise KeyboardInterrupt
 
-    first._directory.events.write = write_and_die
+    first._checkpointer.directory.events.write = write_and_die
     with pytest.raises(KeyboardInterrupt):
         first.fit()
     assert len(points(tmp_path, "loss/train")) == 2

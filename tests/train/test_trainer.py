@@ -42,7 +42,7 @@ RECIPES = {
 
 def tensors(run) -> bytes:
     """Return all that the steps to come depend on."""
-    return b"".join(array.tobytes() for array in run._tensors().values())
+    return b"".join(array.tobytes() for array in run.state.tensors().values())
 
 
 def without_times(run) -> list[dict]:
@@ -168,12 +168,12 @@ def test_the_default_directory_is_a_new_one(trainer, tmp_path, monkeypatch):
 
 def test_validation_images_are_held_out(trainer, tmp_path):
     run = trainer(tmp_path / "run", validation=0.25)
-    assert len(run._train.dataset) == 152
-    assert len(run._test.dataset) == 51
+    assert len(run.state.train_loader.dataset) == 152
+    assert len(run.state.test_loader.dataset) == 51
     assert "152 training and 51 validation images" in run.describe()
     train, _ = load("fashion-mnist")
     run = trainer(tmp_path / "none", data=(train, None), validation=0.1)
-    assert len(run._test.dataset) == 850
+    assert len(run.state.test_loader.dataset) == 850
     with pytest.raises(ValueError, match=r"^validation: got 0 and no test set"):
         trainer(tmp_path / "both", data=(train, None))
 
@@ -192,7 +192,7 @@ def test_shards_train_as_memory_does(trainer, tiny_fashion, tmp_path):
     held = [
         trainer(tmp_path / f"held-{i}", data=d, validation=0.3) for i, d in enumerate((None, data))
     ]
-    assert np.array_equal(*(run._test.dataset.labels for run in held))
+    assert np.array_equal(*(run.state.test_loader.dataset.labels for run in held))
     assert held[1].fit()[0].test_accuracy > 0.2
 
 
@@ -258,7 +258,7 @@ def test_the_average_is_tested_beside_the_weights_and_predicts(trainer, tmp_path
         assert float(list(csv.DictReader(file))[-1]["ema_accuracy"]) == last.ema_accuracy
     classifier = Classifier(tmp_path / LAST)
     assert classifier.averaged
-    loss, accuracy = classifier.evaluate(run._test.dataset, 32)
+    loss, accuracy = classifier.evaluate(run.state.test_loader.dataset, 32)
     assert (loss, accuracy) == (last.ema_loss, last.ema_accuracy)
 
 

@@ -57,12 +57,8 @@ def _add(row, at, count, image, first, stride):
 
 
 @njit(cache=True, nogil=True)
-def lower(x, first_channel, k0, k1, j0, j1, geometry, panel, column):
-    """Lower taps ``k0:k1`` of the channels from `first_channel` on, pixels ``j0:j1``, into `panel`.
-
-    `x` is (N, C, H, W); ``k`` counts the taps of one group.  The block goes to the rows of `panel`
-    from the first, and to its columns from `column` on.
-    """
+def _walk(x, first_channel, k0, k1, j0, j1, geometry, panel, column, back):
+    """Go through the row pieces of a block: copy each to the panel, or add it `back` to `x`."""
     R, S, P, Q, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w = geometry
     _, C, H, W = x.shape
     pixels = x.reshape(x.size)
@@ -74,19 +70,20 @@ def lower(x, first_channel, k0, k1, j0, j1, geometry, panel, column):
         row = panel[k - k0]
         n, p, q_first = n0, p0, q0
         j = column
-        while (
-            j < column + j1 - j0
-        ):  # one row piece: output row p of image n, columns q_first:q_last
+        while j < column + j1 - j0:  # row p of the result of image n, columns q_first:q_last
             q_last = min(Q, q_first + column + j1 - j0 - j)
             h = p * stride_h - pad_top + r * dilation_h
             if 0 <= h < H:
                 lo = min(max(q_first, inside_first), q_last)
                 hi = max(lo, min(q_last, inside_last))
-                _zero(row, j, lo - q_first)
                 first = ((n * C + c) * H + h) * W + lo * stride_w + shift
-                _copy(row, j + lo - q_first, hi - lo, pixels, first, stride_w)
-                _zero(row, j + hi - q_first, q_last - hi)
-            else:
+                if back:
+                    _add(row, j + lo - q_first, hi - lo, pixels, first, stride_w)
+                else:
+                    _zero(row, j, lo - q_first)
+                    _copy(row, j + lo - q_first, hi - lo, pixels, first, stride_w)
+                    _zero(row, j + hi - q_first, q_last - hi)
+            elif not back:
                 _zero(row, j, q_last - q_first)
             j += q_last - q_first
             q_first = 0
@@ -97,33 +94,16 @@ def lower(x, first_channel, k0, k1, j0, j1, geometry, panel, column):
 
 
 @njit(cache=True, nogil=True)
-def raise_add(panel, column, first_channel, k0, k1, j0, j1, geometry, x):
-    """Add a block of `panel` to the pixels of `x` it is lowered from: the transpose of `lower`.
+def lower(x, first_channel, k0, k1, j0, j1, geometry, panel, column):
+    """Lower taps ``k0:k1`` of the channels from `first_channel` on, pixels ``j0:j1``, into `panel`.
 
-    Also known as col2im.
+    `x` is (N, C, H, W); ``k`` counts the taps of one group.  The block goes to the rows of `panel`
+    from the first, and to its columns from `column` on.
     """
-    R, S, P, Q, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w = geometry
-    _, C, H, W = x.shape
-    pixels = x.reshape(x.size)
-    n0, p0, q0 = j0 // (P * Q), j0 % (P * Q) // Q, j0 % Q
-    for k in range(k0, k1):
-        c, r, s = first_channel + k // (R * S), k // S % R, k % S
-        shift = s * dilation_w - pad_left
-        inside_first, inside_last = inside(W, shift, stride_w, Q)
-        row = panel[k - k0]
-        n, p, q_first = n0, p0, q0
-        j = column
-        while j < column + j1 - j0:
-            q_last = min(Q, q_first + column + j1 - j0 - j)
-            h = p * stride_h - pad_top + r * dilation_h
-            if 0 <= h < H:
-                lo = min(max(q_first, inside_first), q_last)
-                hi = max(lo, min(q_last, inside_last))
-                first = ((n * C + c) * H + h) * W + lo * stride_w + shift
-                _add(row, j + lo - q_first, hi - lo, pixels, first, stride_w)
-            j += q_last - q_first
-            q_first = 0
-            p += 1
-            if p == P:
-                p = 0
-                n += 1
+    _walk(x, first_channel, k0, k1, j0, j1, geometry, panel, column, False)
+
+
+@njit(cache=True, nogil=True)
+def col2im(panel, column, first_channel, k0, k1, j0, j1, geometry, x):
+    """Add a block of `panel` to the pixels of `x` it is lowered from: the transpose of `lower`."""
+    _walk(x, first_channel, k0, k1, j0, j1, geometry, panel, column, True)

@@ -13,7 +13,7 @@ from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.ranges import share
 from lowerconv.conv.algorithm import Algorithm
 from lowerconv.conv.blas.epilogue import gather, store
-from lowerconv.conv.blas.im2col import lower, raise_add
+from lowerconv.conv.blas.im2col import col2im, lower
 from lowerconv.conv.executable import Array, Executable, Options
 from lowerconv.conv.lowering import countable, has_many_phases
 from lowerconv.conv.problem import ConvProblem, Op
@@ -53,7 +53,7 @@ def _raise_all_share(worker, workers, col, geometry, dx):
         n, c = piece // C, piece % C
         dx[n, c] = 0
         block = col[c * taps : (c + 1) * taps]
-        raise_add(block, n * pixels, c, 0, taps, 0, pixels, geometry, dx[n : n + 1])
+        col2im(block, n * pixels, c, 0, taps, 0, pixels, geometry, dx[n : n + 1])
 
 
 @njit(cache=True, nogil=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.ranges import share
 from lowerconv.conv.blas.epilogue import gather, store
-from lowerconv.conv.blas.im2col import lower, raise_add
+from lowerconv.conv.blas.im2col import col2im, lower
 from lowerconv.ops.blas import gemm
 
 
@@ -134,7 +134,7 @@ def input_grad_raise(step, dy, w, groups, geometry, blocks, dx, panel):
         dx[n0:n1, channel : channel + (k1 - k0) // per_channel] = 0
     if j0 < j1:
         panel = panel[: (k1 - k0) * (j1 - j0)].reshape(k1 - k0, j1 - j0)
-        raise_add(panel, 0, group * C, k0, k1, j0, j1, geometry, dx)
+        col2im(panel, 0, group * C, k0, k1, j0, j1, geometry, dx)
 
 
 @njit(cache=True, nogil=True)

@@ -29,7 +29,6 @@ from typing import NamedTuple
 
 from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.isa import host_isa
-from lowerconv.codegen.ranges import share
 from lowerconv.conv.algorithm import Algorithm
 from lowerconv.conv.blas.blocking import (
     forward_blocking,
@@ -54,6 +53,7 @@ from lowerconv.conv.blas.stages import (
     enter,
     in_pairs,
     leave,
+    span,
     start_over,
     turns,
 )
@@ -74,15 +74,12 @@ from lowerconv.runtime.workspace import Scratch, carved_items
 def _forward_share(
     worker, workers, lanes, gemm, x, w, bias, relu, groups, geometry, blocks, y, panels, products
 ):
-    core = lanes.cores[worker]
-    if core >= len(panels):
-        return
     per_task = -(-w.shape[1] // blocks.KC)
-    first, last = share(blocks.tasks, core, len(panels))
-    steps = (last - first) * per_task
+    core = lanes.cores[worker]
+    begin, steps = span(lanes, worker, len(panels), blocks.tasks, per_task)
     for turn in range(turns(lanes, worker, steps)):
         stage, step, slot = enter(lanes, worker, steps, turn)
-        step += first * per_task
+        step += begin
         panel = panels[core, slot]
         if stage == FIRST:
             forward_lower(step, x, w, groups, geometry, blocks, y, panel)
@@ -104,15 +101,12 @@ def _forward(team, lanes, blas, x, w, bias, relu, groups, geometry, blocks, y, p
 def _input_grad_share(
     worker, workers, lanes, gemm, dy, w, groups, geometry, blocks, dx, panels, gathered
 ):
-    core = lanes.cores[worker]
-    if core >= len(panels):
-        return
     per_task = input_grad_steps(dy, blocks)
-    first, last = share(blocks.tasks, core, len(panels))
-    steps = (last - first) * per_task
+    core = lanes.cores[worker]
+    begin, steps = span(lanes, worker, len(panels), blocks.tasks, per_task)
     for turn in range(turns(lanes, worker, steps)):
         stage, step, slot = enter(lanes, worker, steps, turn)
-        step += first * per_task
+        step += begin
         panel = panels[core, slot]
         if stage == FIRST:
             input_grad_multiply(step, gemm, dy, w, groups, blocks, dx, panel, gathered[core])
@@ -133,15 +127,12 @@ def _input_grad(team, lanes, blas, dy, w, groups, geometry, blocks, dx, panels, 
 def _weight_grad_share(
     worker, workers, lanes, gemm, dy, x, groups, geometry, blocks, partial, panels, gathered
 ):
-    core = lanes.cores[worker]
-    if core >= len(panels):
-        return
     per_task = weight_grad_steps(dy, blocks)
-    first, last = share(blocks.tasks, core, len(panels))
-    steps = (last - first) * per_task
+    core = lanes.cores[worker]
+    begin, steps = span(lanes, worker, len(panels), blocks.tasks, per_task)
     for turn in range(turns(lanes, worker, steps)):
         stage, step, slot = enter(lanes, worker, steps, turn)
-        step += first * per_task
+        step += begin
         panel = panels[core, slot]
         if stage == FIRST:
             weight_grad_lower(step, dy, x, groups, geometry, blocks, partial, panel)

@@ -8,9 +8,10 @@ A pipeline is a sequence of steps.  Its first stage fills a slot, its second emp
 
 Who runs a pipeline goes through its turns, and knows nothing of the others::
 
+    begin, steps = span(lanes, worker, cores, tasks, per_task)
     for turn in range(turns(lanes, worker, steps)):
         stage, step, slot = enter(lanes, worker, steps, turn)
-        ...                                                        # the stage of that step
+        ...                                                        # the stage of step begin + step
         leave(lanes, worker, stage)
 """
 
@@ -22,6 +23,7 @@ import numpy as np
 
 from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.fork_join import FIRST_LINE, LINE, address, new_state
+from lowerconv.codegen.ranges import share
 from lowerconv.codegen.signatures import Meet, Post
 from lowerconv.copying import not_copied
 from lowerconv.runtime.launch import ask, call
@@ -89,6 +91,16 @@ def _lanes(cores, stages, slots: int) -> Lanes:
 def start_over(lanes: Lanes) -> None:
     """Set what pairs have counted back to 0, before a launch."""
     lanes.state[FIRST_LINE * LINE :] = 0
+
+
+@njit(cache=True, nogil=True)
+def span(lanes, worker, cores, tasks, per_task):
+    """Return the first step of a worker's core, and how many steps it does: of whole tasks."""
+    core = lanes.cores[worker]
+    if core >= cores:
+        return 0, 0
+    first, last = share(tasks, core, cores)
+    return first * per_task, (last - first) * per_task
 
 
 @njit(cache=True, nogil=True)

@@ -12,7 +12,7 @@ from lowerconv.codegen.isa import LINE
 from lowerconv.codegen.packing import pad_address, sum_lanes_address
 from lowerconv.conv.depthwise import nest
 from lowerconv.conv.depthwise.schedule import PlaneSchedule
-from lowerconv.conv.executable import Array, Executable, Options
+from lowerconv.conv.executable import Array, Options, Recorded
 from lowerconv.conv.lowering import Phase
 from lowerconv.conv.window import balanced
 from lowerconv.runtime.launch import bind_operands, launch
@@ -23,7 +23,7 @@ from lowerconv.runtime.workspace import Scratch, scratch_stride
 Taps = tuple[tuple[int, int, int], ...]
 
 
-class Planes(Executable):
+class Planes(Recorded):
     """A pass plane by plane.
 
     Attributes
@@ -33,40 +33,36 @@ class Planes(Executable):
         A record for each phase; for a weight gradient, for each group of taps.
     """
 
-    slices = True
+    schedule: PlaneSchedule
 
     def __init__(self, schedule: PlaneSchedule, options: Options) -> None:
-        super().__init__(options.threads)
-        self.schedule = s = schedule
-        self.relu = options.relu
-        self._nothing = np.empty(0, s.conv.dtype)
-        self._zeros = np.zeros(s.VL, s.conv.dtype)
-        self._loops = nest.weight_grad_address() if s.gradient else nest.planes_address()
+        s = schedule
         phases = [
             (phase, phase.taps[first : first + most], first)
             for phase in s.conv.phases
             for most in (s.taps_at_once if s.gradient else max(1, len(phase.taps)),)
             for first in range(0, max(1, len(phase.taps)), most)
         ]
-        self.job = np.zeros(len(phases), nest.PLANE_JOB)
-        fill(self.job, *_parts(s), _workers(s, self._zeros, len(phases), options.add))
+        super().__init__(schedule, options, np.zeros(len(phases), nest.PLANE_JOB))
+        self._loops = nest.weight_grad_address() if s.gradient else nest.planes_address()
+        zeros = np.zeros(s.VL, s.conv.dtype)
+        self.arrays.append(zeros)
+        workers = _workers(s, zeros, len(phases), options.add)
+        fill(self.job, *_parts(s), workers)
         for number, (phase, taps, first) in enumerate(phases):
             kernel = _kernel(s, phase, taps)
             self.kernels.append(kernel)
             own = nest.PlanePhase(phase.P, phase.out_offset, phase.out_row, kernel.address(), first)
             fill(self.job[number : number + 1], own)
-        scratch = s.workers * int(self.job["scratch_bytes"][0])
-        self.workspace_items = scratch // s.conv.dtype.itemsize
-        self._words = self.job.view(np.int64)
-        self._address = self.job.ctypes.data  # asked for at each call it costs a microsecond
+        self.workspace_items = s.workers * workers.scratch_bytes // s.conv.dtype.itemsize
 
     def run(
         self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Compute a pass; of a weight gradient `a` is dy, and `b` is x."""
         source, filters = (b, a) if self.schedule.gradient else (a, b)
-        bind_operands(self._words, source, filters, bias, out, workspace.address, self.relu)
-        launch(team, self._loops, self._address, self.schedule.workers)
+        bind_operands(self.words, source, filters, bias, out, workspace.address, self.relu)
+        launch(team, self._loops, self.address, self.schedule.workers)
 
     def explain(self) -> dict[str, str]:
         """Return the decisions, for people."""
@@ -119,8 +115,8 @@ def _parts(s: PlaneSchedule) -> tuple[object, ...]:
         nest.PlaneProblem(
             images=conv.images,
             groups=conv.groups,
-            C=conv.channels,
-            K=conv.results,
+            C=conv.C,
+            K=conv.K,
             taps=conv.taps,
             transposed=conv.transposed,
             H=conv.H,
@@ -147,8 +143,8 @@ def _parts(s: PlaneSchedule) -> tuple[object, ...]:
 def _workers(s: PlaneSchedule, zeros: Array, phases: int, add: bool) -> nest.PlaneWorkers:
     """Return the emitted functions, and what each worker has of the scratch."""
     conv = s.conv
-    sums_at = s.together * conv.channels * s.slot
-    sums = conv.channels * conv.results * conv.taps * s.VL if s.gradient else 0
+    sums_at = s.together * conv.C * s.slot
+    sums = conv.C * conv.K * conv.taps * s.VL if s.gradient else 0
     own = sums_at + ceil(s.together * sums * conv.dtype.itemsize / LINE) * LINE
     return nest.PlaneWorkers(
         pad=pad_address(s.isa, conv.dtype, s.window.split),

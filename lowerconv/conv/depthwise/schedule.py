@@ -15,6 +15,7 @@ from lowerconv.codegen.packing import slack
 from lowerconv.conv import costs
 from lowerconv.conv.lowering import Convolution
 from lowerconv.conv.problem import ConvProblem, Op
+from lowerconv.conv.setting import Setting
 from lowerconv.conv.tiling import SPLIT_MAX
 from lowerconv.conv.window import Window, balanced, window
 
@@ -25,15 +26,11 @@ BAND_BYTES = 128 * 1024  # of a lowered band of one plane
 
 
 @dataclass(frozen=True)
-class PlaneSchedule:
+class PlaneSchedule(Setting):
     """All decisions for a convolution plane by plane, or its weight gradient.
 
     Attributes
     ----------
-    conv : Convolution
-    isa : Isa
-    nodes : tuple of int
-        NUMA node of each thread.
     gradient : bool
         Whether it is the weight gradient.
     window : Window
@@ -51,9 +48,6 @@ class PlaneSchedule:
         Groups whose bands are lowered before they are computed.
     """
 
-    conv: Convolution
-    isa: Isa
-    nodes: tuple[int, ...]
     gradient: bool
     window: Window
     small: bool
@@ -62,11 +56,6 @@ class PlaneSchedule:
     workers: int
     slot: int
     together: int
-
-    @property
-    def VL(self) -> int:
-        """Lanes of a vector."""
-        return self.isa.lanes(self.conv.dtype)
 
     @property
     def pieces(self) -> int:
@@ -123,11 +112,11 @@ def make_plane_schedule(
         band = min(band, max(1, ceil(P / ceil(threads / (conv.images * conv.groups)))))
     tasks = conv.groups if gradient else conv.images * conv.groups * ceil(P / band)
     pixels = sum(phase.P * phase.Q * (10 + len(phase.taps)) for phase in conv.phases)
-    work = conv.images * conv.groups * conv.channels * conv.results * pixels / VL
+    work = conv.images * conv.groups * conv.C * conv.K * pixels / VL
     workers = max(1, min(threads, tasks)) if work > costs.LAUNCH else 1
     # A slot has room for a plane, and for what its last vector spills.
     slot = ceil((view.plane(band) + slack(isa, dtype)) * item / LINE) * LINE if lower else 0
-    group = max(1, conv.channels * slot)
+    group = max(1, conv.C * slot)
     together = max(1, min(TOGETHER, tasks // workers, SLOTS_BYTES // group))
     return PlaneSchedule(
         conv=conv,

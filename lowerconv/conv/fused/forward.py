@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from lowerconv.codegen.isa import LINE
 from lowerconv.codegen.microkernel import Microkernel
 from lowerconv.codegen.packing import (
     pad_address,
@@ -14,9 +13,10 @@ from lowerconv.codegen.packing import (
     transpose_taps_address,
 )
 from lowerconv.conv import records
-from lowerconv.conv.executable import Array, Executable, Options
+from lowerconv.conv.executable import Array, Options, Recorded
 from lowerconv.conv.kept import Kept
 from lowerconv.conv.macrokernel import macrokernel_address, pack_address
+from lowerconv.conv.partition import part_table
 from lowerconv.conv.schedule import Schedule
 from lowerconv.conv.tiling import live_taps
 from lowerconv.runtime.launch import bind_operands, launch
@@ -28,7 +28,7 @@ PAGE = 4096  # items: copies of packed filters lie on pages of their own
 STREAM = 32  # steps that packed filters are prefetched ahead: a page of 4 KiB
 
 
-class Forward(Executable):
+class Forward(Recorded):
     """A convolution by panels.
 
     Attributes
@@ -40,33 +40,29 @@ class Forward(Executable):
         Filters packed once, where they are constant: a copy for each NUMA node.
     """
 
-    slices = True
+    schedule: Schedule
 
     def __init__(self, schedule: Schedule, options: Options) -> None:
-        super().__init__(options.threads)
-        self.schedule = s = schedule
-        self.relu = options.relu
-        self._tables: list[np.ndarray] = []  # they live as long as their addresses are used
-        keeps = s.constant and not s.tiling.in_place
-        self.packed = _room_for_panels(s) if keeps else None
-        self.job = np.zeros(len(s.conv.phases), records.FORWARD_JOB)
-        self._workers = _WorkerTables(s)
-        fill(self.job, *_parts(s, options.add), self._workers.record(s))
-        for number in range(len(s.conv.phases)):
-            fill(self.job[number : number + 1], self._phase(number))
-        self.workspace_items = s.workers * self._workers.scratch_bytes // s.conv.dtype.itemsize
-        self._words = self.job.view(np.int64)
-        self._address = self.job.ctypes.data  # asked for at each call it costs a microsecond
-        self.loops = macrokernel_address()
+        phases = len(schedule.conv.phases)
+        super().__init__(schedule, options, np.zeros(phases, records.FORWARD_JOB))
+        keeps = schedule.constant and not schedule.tiling.in_place
+        self.packed = _room_for_panels(schedule) if keeps else None
         self._packed_from = Kept()
+        workers = self._workers()
+        fill(self.job, *_parts(schedule, options.add), workers)
+        for number in range(phases):
+            fill(self.job[number : number + 1], self._phase(number))
+        scratch_bytes = schedule.workers * workers.scratch_bytes
+        self.workspace_items = scratch_bytes // schedule.conv.dtype.itemsize
+        self.loops = macrokernel_address()
 
     def run(
         self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Convolve the source `a` with the filters `b`."""
         filters = b if self.packed is None else self._pack(team, b)
-        bind_operands(self._words, a, filters, bias, out, workspace.address, self.relu)
-        launch(team, self.loops, self._address, self.schedule.workers)
+        bind_operands(self.words, a, filters, bias, out, workspace.address, self.relu)
+        launch(team, self.loops, self.address, self.schedule.workers)
 
     def _pack(self, team: Handle, filters: Array) -> Array:
         """Return the packed filters, packed now where these are not those of the last call."""
@@ -77,7 +73,7 @@ class Forward(Executable):
             feed = records.PACKED_FROM_TRANSPOSED if transposed else records.PACKED_FROM_FORWARD
             self.job["feed"] = feed
             self.job["filters"], self.job["target"] = filters.ctypes.data, self.packed.ctypes.data
-            launch(team, pack_address(), self._address, self.schedule.workers)
+            launch(team, pack_address(), self.address, self.schedule.workers)
             self.job["feed"] = records.PACKED
             self._packed_from.take(filters)
         return self.packed
@@ -90,12 +86,33 @@ class Forward(Executable):
         self._packed_from.forget()
         return kept
 
+    def _workers(self) -> records.Workers:
+        """Return where each worker's scratch, parts and packed filters are."""
+        s = self.schedule
+        packs = not s.tiling.in_place and not s.constant
+        sums_at = s.line_bytes(s.NC * s.conv.taps * s.KC) if packs else 0
+        lowered_at = sums_at + s.line_bytes(s.NC)
+        lowered = s.line_bytes(s.plane * s.KC) if s.window.lower else 0
+        own = s.nodes[: s.workers]
+        copy = _copy_items(s) * s.conv.dtype.itemsize
+        numbers = [(copy * n, own[:i].count(n), own.count(n)) for i, n in enumerate(own)]
+        copies, parts = np.array(numbers, np.int64), part_table(s.parts)
+        self.arrays += [copies, parts]
+        return records.Workers(
+            workers=s.workers,
+            parts=parts.ctypes.data,
+            copies=copies.ctypes.data,
+            scratch_bytes=scratch_stride(lowered_at + lowered, s.nodes),
+            lowered_at=lowered_at,
+            sums_at=sums_at,
+        )
+
     def _phase(self, number: int) -> records.Phase:
         """Return the record of a phase; make its microkernels and tables."""
         s, phase = self.schedule, self.schedule.conv.phases[number]
         TH, TW = s.tiling.shapes[number]
         tail = (phase.P % TH or TH, TW) if TH > 1 else (TH, phase.Q % TW or TW)
-        rest = s.conv.results - (s.panels - 1) * s.NR
+        rest = s.conv.K - (s.panels - 1) * s.NR
         make = _pixel_kernel if s.tiling.feed == "pixels" else _filter_kernel
         kernels = [make(s, number, NR, *size) for NR in (s.NR, rest) for size in ((TH, TW), tail)]
         self.kernels += kernels
@@ -131,7 +148,7 @@ class Forward(Executable):
                 made[live] = _table(s, number, live)
             rows.append((made[live].ctypes.data, len(live)))
         table = np.array(rows, np.int64).reshape(-1, 2)
-        self._tables += [*made.values(), table]
+        self.arrays += [*made.values(), table]
         return table
 
     def explain(self) -> dict[str, str]:
@@ -153,43 +170,6 @@ class Forward(Executable):
         }
 
 
-class _WorkerTables:
-    """Where each worker's scratch, parts and packed filters are."""
-
-    def __init__(self, s: Schedule) -> None:
-        conv, item = s.conv, s.conv.dtype.itemsize
-        spare = slack(s.isa, conv.dtype)
-
-        def lines(items: int) -> int:
-            return -(-(items + spare) * item // LINE) * LINE
-
-        packs = not s.tiling.in_place and not s.constant
-        self.sums_at = lines(s.NC * conv.taps * s.KC) if packs else 0
-        self.lowered_at = self.sums_at + lines(s.NC)
-        lowered = lines(s.plane * s.KC) if s.window.lower else 0
-        self.scratch_bytes = scratch_stride(self.lowered_at + lowered, s.nodes)
-        own = s.nodes[: s.workers]
-        copy = _copy_items(s) * item
-        self.copies = np.array(
-            [(copy * n, own[:i].count(n), own.count(n)) for i, n in enumerate(own)], np.int64
-        )
-        counts = [0, *map(len, s.parts)]
-        begins = np.cumsum(counts) * 4 + len(counts)
-        flat = [number for parts in s.parts for part in parts for number in part]
-        self.parts = np.array([*begins, *flat], np.int64)
-
-    def record(self, s: Schedule) -> records.Workers:
-        """Return the record."""
-        return records.Workers(
-            workers=s.workers,
-            parts=self.parts.ctypes.data,
-            copies=self.copies.ctypes.data,
-            scratch_bytes=self.scratch_bytes,
-            lowered_at=self.lowered_at,
-            sums_at=self.sums_at,
-        )
-
-
 def _parts(s: Schedule, add: bool) -> tuple[object, ...]:
     """Return the parts of the record that follow from the schedule alone."""
     conv, isa, dtype = s.conv, s.isa, s.conv.dtype
@@ -201,8 +181,8 @@ def _parts(s: Schedule, add: bool) -> tuple[object, ...]:
             H=conv.H,
             W=conv.W,
             groups=conv.groups,
-            C=conv.channels,
-            K=conv.results,
+            C=conv.C,
+            K=conv.K,
             taps=conv.taps,
             itemsize=dtype.itemsize,
         ),
@@ -239,7 +219,7 @@ def _parts(s: Schedule, add: bool) -> tuple[object, ...]:
 
 def _copy_items(s: Schedule) -> int:
     """Return the items of a copy of all packed filters."""
-    items = s.conv.groups * s.panels * s.NR * s.conv.channels * s.conv.taps
+    items = s.conv.groups * s.panels * s.NR * s.conv.C * s.conv.taps
     return -(-(items + slack(s.isa, s.conv.dtype)) // PAGE) * PAGE
 
 
@@ -280,7 +260,7 @@ def _pixel_kernel(s: Schedule, number: int, NR: int, height: int, width: int) ->
     return Microkernel(
         s.isa,
         conv.dtype,
-        rows=tuple(i * (conv.channels * conv.taps if in_place else 1) for i in range(NR)),
+        rows=tuple(i * (conv.C * conv.taps if in_place else 1) for i in range(NR)),
         columns=tuple(i * row_step + j for i, j in vectors),
         broadcast_step=None if _paired(s, number) else 1 if in_place else s.NR,
         vector_step=None,

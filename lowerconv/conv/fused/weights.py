@@ -6,11 +6,10 @@ from itertools import product
 
 import numpy as np
 
-from lowerconv.codegen.isa import LINE
 from lowerconv.codegen.microkernel import Microkernel
-from lowerconv.codegen.packing import pad_address, prefetch_address, slack, transpose_address
+from lowerconv.codegen.packing import pad_address, prefetch_address, transpose_address
 from lowerconv.conv import macrokernel_weights as nest
-from lowerconv.conv.executable import Array, Executable, Options
+from lowerconv.conv.executable import Array, Options, Recorded
 from lowerconv.conv.schedule import OFFSET_MAX
 from lowerconv.conv.schedule_weights import WeightSchedule
 from lowerconv.runtime.launch import bind_operands, launch
@@ -18,33 +17,34 @@ from lowerconv.runtime.records import fill
 from lowerconv.runtime.team import Handle
 from lowerconv.runtime.workspace import Scratch, scratch_stride
 
+LAYOUTS = 8  # of images, whose tables are kept
 
-class WeightGrad(Executable):
+
+class WeightGrad(Recorded):
     """A weight gradient by tiles of taps.
 
     Attributes
     ----------
     schedule : WeightSchedule
     job : ndarray of `macrokernel_weights.WEIGHT_JOB`
+        Of images that follow each other.
     """
 
-    slices = True
+    schedule: WeightSchedule
 
     def __init__(self, schedule: WeightSchedule, options: Options) -> None:
-        super().__init__(options.threads)
-        self.schedule = s = schedule
-        self._nothing = np.empty(0, s.conv.dtype)
+        super().__init__(schedule, options, np.zeros(1, nest.WEIGHT_JOB))
+        s = schedule
         zeros = np.zeros(max(s.NR, 64), s.conv.dtype)
-        self._arrays = [zeros]  # they live as long as their addresses are used
-        self.job = np.zeros(1, nest.WEIGHT_JOB)
-        fill(self.job, *_parts(s), _workers(s, zeros))
-        self._words = self.job.view(np.int64)
-        self._address = self.job.ctypes.data  # asked for at each call it costs a microsecond
-        self._image_step = -1
-        self._place_images(s.image_step)
-        shared = _partial_bytes(s)
-        own = s.workers * int(self.job["scratch_bytes"][0])
-        self.workspace_items = (own + shared) // s.conv.dtype.itemsize
+        self.arrays.append(zeros)
+        workers = _workers(s, zeros)
+        fill(self.job, *_parts(s), workers)
+        self.arrays += self._fill_tiles(self.job, s.image_step)
+        self._layouts = {s.image_step: (self.words, self.address, self.arrays)}
+        # Pieces of several images in place: their tables know how far apart images lie.
+        self._by_layout = s.pieces.together > 1 and not s.window.lower
+        own = s.workers * workers.scratch_bytes
+        self.workspace_items = (own + _partial_bytes(s)) // s.conv.dtype.itemsize
 
     def run(
         self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
@@ -52,33 +52,34 @@ class WeightGrad(Executable):
         """Sum the products of `a`, dy, and `b`, x, over the pixels."""
         s = self.schedule
         dy, x = (b, a) if s.swap else (a, b)
-        if len(x) > 1:
-            self._place_images(x.strides[0] // x.itemsize)
-        bind_operands(self._words, x, dy, self._nothing, out, workspace.address, False)
-        launch(team, nest.weights_address(), self._address, s.workers)
+        words, address = self.words, self.address
+        if self._by_layout:
+            step = x.strides[0] // x.itemsize
+            words, address, _ = self._layouts.get(step) or self._new_layout(step)
+        bind_operands(words, x, dy, self.nothing, out, workspace.address, False)
+        launch(team, nest.weights_address(), address, s.workers)
         if s.splits > 1:
-            launch(team, nest.add_splits_address(), self._address, s.workers)
+            launch(team, nest.add_splits_address(), address, s.workers)
 
-    def _place_images(self, step: int) -> None:
-        """Make the tiles, for images of x that lie `step` items apart.
+    def _new_layout(self, step: int) -> tuple[np.ndarray, int, list[np.ndarray]]:
+        """Return the record for images of x that lie `step` items apart; the latest are kept."""
+        if len(self._layouts) >= LAYOUTS:
+            self._layouts.clear()
+        job = self.job.copy()
+        arrays = [job, *self._fill_tiles(job, step)]
+        self._layouts[step] = made = job.view(np.int64), job.ctypes.data, arrays
+        return made
 
-        Once, but where pieces are several images read in place: then tables of pixels know it.
-        """
+    def _fill_tiles(self, job: np.ndarray, step: int) -> list[np.ndarray]:
+        """Write where the tiles are, for images of x that lie `step` items apart; return them."""
         s = self.schedule
-        several = s.pieces.together > 1 and not s.window.lower
-        if self._image_step >= 0 and (step == self._image_step or not several):
-            return
-        self._image_step = -1  # whatever interrupts it
-        last = s.conv.channels - (s.channel_blocks - 1) * s.channel_block
-        self.kernels = []
+        last = s.conv.C - (s.channel_blocks - 1) * s.channel_block
         tables = [self._tables(r, step) for r in range(s.R)]
-        tiles = [self._tiles(s.channel_block, tables), self._tiles(last, tables)]
-        self._arrays = [self._arrays[0], *(table for pair in tables for table in pair), *tiles]
-        fields = ("tiles", "tile_count", "last_tiles", "last_tile_count")
-        numbers = (number for t in tiles for number in (t.ctypes.data, len(t)))
-        for field, number in zip(fields, numbers, strict=True):
-            self.job[field] = number
-        self._image_step = step
+        tiles = self._tiles(s.channel_block, tables)
+        last_tiles = self._tiles(last, tables)
+        job["tiles"], job["tile_count"] = tiles.ctypes.data, len(tiles)
+        job["last_tiles"], job["last_tile_count"] = last_tiles.ctypes.data, len(last_tiles)
+        return [*(table for pair in tables for table in pair), tiles, last_tiles]
 
     def _tables(self, r: int, image_step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the steps of row r of the filter, for whole pieces and for the last one."""
@@ -95,7 +96,7 @@ class WeightGrad(Executable):
         (phase,) = s.conv.phases
         where = {tap: s.window.place(row, column) for tap, row, column in phase.taps}
         _, deep, high, wide = s.tile
-        step = s.conv.results if s.swap else s.taps
+        step = s.conv.K if s.swap else s.taps
         tiles = []
         begins = product(range(0, s.R, high), range(0, channels, deep), range(0, s.S, wide))
         for r, c, first in begins:
@@ -119,9 +120,9 @@ class WeightGrad(Executable):
     def _kernel(self, offsets: tuple[int, ...], places: tuple[int, ...], last: bool) -> int:
         """Return the address of the microkernel of a tile, of the last panel or another."""
         s = self.schedule
-        vectors = -(-s.conv.results // s.VL)
+        vectors = -(-s.conv.K // s.VL)
         NV = vectors - (s.panels - 1) * s.tile.NV if last else s.tile.NV
-        lanes = (s.VL,) * (NV - 1) + (s.conv.results % s.VL or s.VL,)
+        lanes = (s.VL,) * (NV - 1) + (s.conv.K % s.VL or s.VL,)
         kernel = Microkernel(
             s.isa,
             s.conv.dtype,
@@ -182,26 +183,21 @@ def _table(s: WeightSchedule, r: int, images: int, rows: int, image_step: int) -
     return np.concatenate([head, np.ascontiguousarray(pairs, np.int32).ravel()])
 
 
-def _lines(s: WeightSchedule, items: int) -> int:
-    """Return the bytes of so many items with room for slack, in whole cache lines."""
-    return -(-(items + slack(s.isa, s.conv.dtype)) * s.conv.dtype.itemsize // LINE) * LINE
-
-
 def _partial_bytes(s: WeightSchedule) -> int:
     """Return the bytes of all partial sums."""
-    return _lines(s, s.splits * s.dw_items) if s.splits > 1 else 0
+    return s.line_bytes(s.splits * s.dw_items) if s.splits > 1 else 0
 
 
 def _parts(s: WeightSchedule) -> tuple[object, ...]:
     """Return the parts of the record that follow from the schedule alone."""
     conv, pieces = s.conv, s.pieces
-    row = conv.channels * s.taps
+    row = conv.C * s.taps
     return (
         nest.WeightProblem(
             images=conv.images,
             groups=conv.groups,
-            C=conv.channels,
-            K=conv.results,
+            C=conv.C,
+            K=conv.K,
             taps=s.taps,
             H=conv.H,
             W=conv.W,
@@ -232,10 +228,10 @@ def _parts(s: WeightSchedule) -> tuple[object, ...]:
             plane=s.plane,
         ),
         nest.WeightResult(
-            group_step=conv.results * row,
+            group_step=conv.K * row,
             filter_step=1 if s.swap else row,
-            channel_step=conv.results if s.swap else s.taps,
-            ld_out=conv.results if s.swap else row,
+            channel_step=conv.K if s.swap else s.taps,
+            ld_out=conv.K if s.swap else row,
             by_rows=s.swap,
             straight=s.straight,
             tiles=0,
@@ -249,10 +245,10 @@ def _parts(s: WeightSchedule) -> tuple[object, ...]:
 def _workers(s: WeightSchedule, zeros: np.ndarray) -> nest.WeightWorkers:
     """Return the emitted functions, and where each worker's parts of the scratch begin."""
     isa, dtype, pieces = s.isa, s.conv.dtype, s.pieces
-    lowered_at = _lines(s, s.NC * pieces.together * pieces.band * pieces.Q)
+    lowered_at = s.line_bytes(s.NC * pieces.together * pieces.band * pieces.Q)
     lowered = s.plane * s.channel_block * pieces.together if s.window.lower else 0
-    sums_at = lowered_at + _lines(s, lowered)
-    own = sums_at + _lines(s, 0 if s.straight else s.NC * s.channel_block * s.taps)
+    sums_at = lowered_at + s.line_bytes(lowered)
+    own = sums_at + s.line_bytes(0 if s.straight else s.NC * s.channel_block * s.taps)
     scratch_bytes = scratch_stride(own, s.nodes)
     return nest.WeightWorkers(
         pad=pad_address(isa, dtype),

@@ -18,12 +18,13 @@ from lowerconv.codegen.transforms import (
     transform_target_address,
     vectors_to_planes_address,
 )
-from lowerconv.conv.executable import Array, Executable, Options
+from lowerconv.conv.executable import Array, Options, Recorded
 from lowerconv.conv.kept import Kept
+from lowerconv.conv.partition import part_table
 from lowerconv.conv.records import PACKED_FROM_FORWARD, PACKED_FROM_TRANSPOSED
 from lowerconv.conv.winograd import records
 from lowerconv.conv.winograd.nest import CHUNK, TAPS, prepare_address, winograd_address
-from lowerconv.conv.winograd.schedule import TileSchedule, line_bytes, odd_lines
+from lowerconv.conv.winograd.schedule import TileSchedule, odd_lines
 from lowerconv.runtime.launch import bind_operands, launch
 from lowerconv.runtime.records import fill
 from lowerconv.runtime.team import Handle
@@ -32,7 +33,7 @@ from lowerconv.runtime.workspace import Scratch, scratch_stride
 STREAM = 32  # steps that transformed filters are prefetched ahead
 
 
-class WinogradForward(Executable):
+class WinogradForward(Recorded):
     """A convolution by tiles.
 
     Attributes
@@ -43,36 +44,34 @@ class WinogradForward(Executable):
         Filters transformed once, where they are constant.
     """
 
-    slices = True
+    schedule: TileSchedule
 
     def __init__(self, schedule: TileSchedule, options: Options) -> None:
-        super().__init__(options.threads)
-        self.schedule = s = schedule
-        self.relu = options.relu
+        super().__init__(schedule, options, np.zeros(1, records.TILE_JOB))
+        s = schedule
         conv, item = s.conv, s.conv.dtype.itemsize
-        step_U = odd_lines((conv.channels if s.shares else s.KC) * s.NR, item)
+        step_U = odd_lines((conv.C if s.shares else s.KC) * s.NR, item)
         items = conv.groups * s.panels * POINTS_2D * step_U
         keeps = s.shares and s.constant
         # Of as many dimensions as filters, which is the kind of array kernels are compiled for.
         self.packed = np.empty((items, 1, 1, 1), conv.dtype) if keeps else None
-        shared_bytes = line_bytes(items, s.isa, conv) if s.shares and not keeps else 0
+        shared_bytes = s.line_bytes(items) if s.shares and not keeps else 0
         band, places = _band(s)
         room = s.piece.tiles
         channel = np.arange(s.KC)
         table = np.ascontiguousarray(channel // s.VL * room * s.VL + channel % s.VL, np.int32)
         kernels = self._microkernels()
         zeros = np.zeros(s.MR, conv.dtype)
-        parts = _part_table(s)
-        self._arrays = (places, table, kernels, zeros, parts)  # live as long as their addresses
+        parts = part_table(s.parts)
+        self.arrays += [places, table, kernels, zeros, parts]
         transformed = records.Transformed(
-            step_V=odd_lines(ceil(conv.channels / s.VL) * room * s.VL, item),
+            step_V=odd_lines(ceil(conv.C / s.VL) * room * s.VL, item),
             step_U=step_U,
             step_M=odd_lines(room * s.NR, item),
             room=room,
         )
         at, own = _places(s, band, transformed)
         scratch_bytes = scratch_stride(own, s.nodes)
-        self.job = np.zeros(1, records.TILE_JOB)
         fill(
             self.job,
             *_parts(s, options.add),
@@ -89,33 +88,30 @@ class WinogradForward(Executable):
             ),
         )
         self.workspace_items = (s.workers * scratch_bytes + shared_bytes) // item
-        self._words = self.job.view(np.int64)
-        self._address = self.job.ctypes.data  # asked for at each call it costs a microsecond
         self._packed_from = Kept()
-        self._nothing = np.empty(0, conv.dtype)
 
     def run(
         self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Convolve the source `a` with the filters `b`."""
         s = self.schedule
-        bind_operands(self._words, a, b, bias, out, workspace.address, self.relu)
+        bind_operands(self.words, a, b, bias, out, workspace.address, self.relu)
         if self.packed is None:
             if s.shares:
-                launch(team, prepare_address(), self._address, s.workers)
+                launch(team, prepare_address(), self.address, s.workers)
         elif b is not self.packed and not self._packed_from.has(b):
             self._packed_from.forget()  # whatever interrupts it
-            launch(team, prepare_address(), self._address, s.workers)
+            launch(team, prepare_address(), self.address, s.workers)
             self._packed_from.take(b)
-        launch(team, winograd_address(), self._address, s.workers)
+        launch(team, winograd_address(), self.address, s.workers)
 
     def hold(self, team: Handle, w: Array, workspace: Scratch) -> Array:
         """Return the transformed filters, where they are kept so."""
         kept = self.packed
         if kept is None:
             return w
-        bind_operands(self._words, kept, w, self._nothing, kept, workspace.address, False)
-        launch(team, prepare_address(), self._address, self.schedule.workers)
+        bind_operands(self.words, kept, w, self.nothing, kept, workspace.address, False)
+        launch(team, prepare_address(), self.address, self.schedule.workers)
         return kept
 
     def _microkernels(self) -> np.ndarray:
@@ -131,7 +127,7 @@ class WinogradForward(Executable):
         if max(counts) >= s.MR:
             rows |= {s.MR}
         addresses = np.zeros((2, s.MR + 1), np.int64)
-        rest = ceil(s.conv.results / s.VL) - (s.panels - 1) * s.NV
+        rest = ceil(s.conv.K / s.VL) - (s.panels - 1) * s.NV
         for last, NV in enumerate((s.NV, rest)):
             for count in sorted(rows, reverse=True):
                 kernel = Microkernel(
@@ -203,16 +199,8 @@ def _places(
         ("sums_at", s.NR),
     ):
         at[name] = own
-        own += line_bytes(items, s.isa, s.conv)
+        own += s.line_bytes(items)
     return at, own
-
-
-def _part_table(s: TileSchedule) -> np.ndarray:
-    """Return where each worker's parts begin, and all parts."""
-    counts = [0, *map(len, s.parts)]
-    begins = np.cumsum(counts) * 4 + len(counts)
-    flat = [number for parts in s.parts for part in parts for number in part]
-    return np.array([*begins, *flat], np.int64)
 
 
 def _parts(s: TileSchedule, add: bool) -> tuple[object, ...]:
@@ -226,8 +214,8 @@ def _parts(s: TileSchedule, add: bool) -> tuple[object, ...]:
             P=s.P,
             Q=s.Q,
             groups=conv.groups,
-            C=conv.channels,
-            K=conv.results,
+            C=conv.C,
+            K=conv.K,
             taps=TAPS,
             itemsize=conv.dtype.itemsize,
             add=add,

@@ -11,13 +11,13 @@ from math import ceil
 
 from lowerconv.codegen.isa import LINE, Isa
 from lowerconv.codegen.microkernel import rows_max
-from lowerconv.codegen.packing import slack
 from lowerconv.codegen.transforms import ALPHA, POINTS_2D, M
 from lowerconv.conv import costs
 from lowerconv.conv.caches import panel_bytes
 from lowerconv.conv.costs import step_time
 from lowerconv.conv.lowering import Convolution
 from lowerconv.conv.partition import Part, best
+from lowerconv.conv.setting import Setting
 from lowerconv.conv.window import balanced
 
 TILES = 48  #      of a piece at most
@@ -52,15 +52,11 @@ def _pieces(images: int, down: int, across: int) -> Iterator[Piece]:
 
 
 @dataclass(frozen=True)
-class TileSchedule:
+class TileSchedule(Setting):
     """All decisions for a convolution.
 
     Attributes
     ----------
-    conv : Convolution
-    isa : Isa
-    nodes : tuple of int
-        NUMA node of each thread.
     constant : bool
         Whether filters are transformed once and kept.
     shares : bool
@@ -76,9 +72,6 @@ class TileSchedule:
         Of all work, in one thread; see `conv.costs`.
     """
 
-    conv: Convolution
-    isa: Isa
-    nodes: tuple[int, ...]
     constant: bool
     shares: bool
     KC: int
@@ -86,11 +79,6 @@ class TileSchedule:
     piece: Piece
     parts: tuple[tuple[Part, ...], ...]
     cost: float
-
-    @property
-    def VL(self) -> int:
-        """Lanes of a vector."""
-        return self.isa.lanes(self.conv.dtype)
 
     @property
     def NR(self) -> int:
@@ -105,7 +93,7 @@ class TileSchedule:
     @property
     def panels(self) -> int:
         """Panels of a group."""
-        return ceil(self.conv.results / self.NR)
+        return ceil(self.conv.K / self.NR)
 
     @property
     def P(self) -> int:
@@ -133,11 +121,6 @@ class TileSchedule:
         return len(self.parts)
 
 
-def line_bytes(items: int, isa: Isa, conv: Convolution) -> int:
-    """Return the bytes of so many items with room for slack, in whole cache lines."""
-    return ceil((items + slack(isa, conv.dtype)) * conv.dtype.itemsize / LINE) * LINE
-
-
 def odd_lines(items: int, itemsize: int) -> int:
     """Return a distance of an odd number of lines: points then use all sets of a cache."""
     return (ceil(items * itemsize / LINE) | 1) * LINE // itemsize
@@ -146,22 +129,22 @@ def odd_lines(items: int, itemsize: int) -> int:
 def make_tile_schedule(
     conv: Convolution, isa: Isa, nodes: tuple[int, ...], constant: bool
 ) -> TileSchedule:
-    """Choose panels, pieces and workers, so that the last worker ends first.
+    """Choose panels, pieces and workers so that all work is done first.
 
-    Blocks of channels round, so that they depend on nothing but the problem.
+    Blocks of channels depend on nothing but the problem, because their sums are rounded.
     """
     VL, item = isa.lanes(conv.dtype), conv.dtype.itemsize
     (phase,) = conv.phases
     down, across = ceil(phase.P / M), ceil(phase.Q / M)
-    vectors = ceil(conv.results / VL)
-    shared = POINTS_2D * conv.channels * conv.results * conv.groups * item
+    vectors = ceil(conv.K / VL)
+    shared = POINTS_2D * conv.C * conv.K * conv.groups * item
     # So few tiles that filters are used only once: they need not leave the core's cache.
     once = conv.images * down * across <= TILES
     shares = shared <= SHARED_BYTES and (constant or not once)
-    KC = conv.channels
+    KC = conv.C
     if once or shared > SHARED_BYTES:
         most = int(BLOCK_SHARE * panel_bytes()) // (POINTS_2D * 2 * VL * item)
-        KC = ceil(balanced(conv.channels, max(VL, most)) / VL) * VL
+        KC = ceil(balanced(conv.C, max(VL, most)) / VL) * VL
     shapes = list(dict.fromkeys(_pieces(conv.images, down, across)))
     found = None
     for NV in (1, 2, 3):
@@ -211,24 +194,24 @@ class _Times:
         number *= ceil(across / piece.segment)
         tiles = conv.images * down * across / number  # of the average piece
         MR = balanced(piece.tiles, rows_max(isa, NV))
-        blocks = ceil(conv.channels / self.KC)
+        blocks = ceil(conv.C / self.KC)
         calls = POINTS_2D * tiles / MR
         call = costs.CALL + costs.STORED * MR * NV
-        multiply = calls * (conv.channels * step_time(MR, NV, isa) + blocks * call)
+        multiply = calls * (conv.C * step_time(MR, NV, isa) + blocks * call)
         pixels = conv.images * phase.P * phase.Q / number
         back = NV * (tiles * costs.TARGET + pixels / VL * costs.MOVED)
-        V = POINTS_2D * ceil(conv.channels / VL) * VL * piece.tiles * item
-        U = POINTS_2D * conv.channels * NV * VL * item
+        V = POINTS_2D * ceil(conv.C / VL) * VL * piece.tiles * item
+        U = POINTS_2D * conv.C * NV * VL * item
         products = POINTS_2D * piece.tiles * NV * VL * item
-        shared = POINTS_2D * conv.channels * conv.results * conv.groups * item
+        shared = POINTS_2D * conv.C * conv.K * conv.groups * item
         L2 = 4 * panel_bytes()
         far = 0.0
         if self.constant and self.shares:
             filters = 0.0
         elif self.shares:
-            filters = conv.channels * NV * costs.FILTERS / number  # each piece's share
+            filters = conv.C * NV * costs.FILTERS / number  # each piece's share
         else:
-            filters = conv.channels * NV * costs.FILTERS
+            filters = conv.C * NV * costs.FILTERS
         if self.shares and shared + V + products > L2:
             far += U
         if V + products + (0 if self.shares else BLOCK_SHARE / 4 * L2) > L2:
@@ -236,5 +219,5 @@ class _Times:
         rows = M * piece.band + ALPHA - M
         columns = min(conv.W, M * piece.segment + 2)
         source = rows * columns * piece.together / VL * costs.MOVED
-        lower = ceil(conv.channels / VL) * (tiles * costs.SOURCE + source)
+        lower = ceil(conv.C / VL) * (tiles * costs.SOURCE + source)
         return number, max(multiply, costs.FAR * far) + back + filters, lower

@@ -13,8 +13,9 @@ from lowerconv.codegen.microkernel import rows_max
 from lowerconv.codegen.transforms import POINTS_2D, M
 from lowerconv.conv import costs
 from lowerconv.conv.costs import step_time
-from lowerconv.conv.lowering import Convolution, forward_convolution
+from lowerconv.conv.lowering import forward_convolution
 from lowerconv.conv.problem import ConvProblem
+from lowerconv.conv.setting import Setting
 from lowerconv.conv.window import balanced
 
 # Bytes of V and Y of a batch: as many as of the sums, which every batch reads and writes again.
@@ -23,16 +24,11 @@ UNIT = 64  # tiles that a core transforms at a time, at most
 
 
 @dataclass(frozen=True)
-class SumSchedule:
+class SumSchedule(Setting):
     """All decisions for a weight gradient.
 
     Attributes
     ----------
-    conv : Convolution
-        The forward pass.
-    isa : Isa
-    nodes : tuple of int
-        NUMA node of each thread.
     band, segment : int
         Rows of tiles, and tiles of a row, of a unit: what a core transforms at a time.
     units_at_once : int
@@ -44,9 +40,6 @@ class SumSchedule:
         Of all work, in one thread; see `conv.costs`.
     """
 
-    conv: Convolution
-    isa: Isa
-    nodes: tuple[int, ...]
     band: int
     segment: int
     units_at_once: int
@@ -56,11 +49,6 @@ class SumSchedule:
     cost: float
 
     @property
-    def VL(self) -> int:
-        """Lanes of a vector."""
-        return self.isa.lanes(self.conv.dtype)
-
-    @property
     def NR(self) -> int:
         """Filters of a panel."""
         return self.NV * self.VL
@@ -68,7 +56,7 @@ class SumSchedule:
     @property
     def blocks(self) -> tuple[int, int]:
         """Blocks of VL channels, and of VL filters, of a group."""
-        return ceil(self.conv.channels / self.VL), ceil(self.conv.results / self.VL)
+        return ceil(self.conv.C / self.VL), ceil(self.conv.K / self.VL)
 
     @property
     def panels(self) -> int:
@@ -78,7 +66,7 @@ class SumSchedule:
     @property
     def rows(self) -> int:
         """Channels of a group, in whole tiles of a microkernel."""
-        return ceil(self.conv.channels / self.MR) * self.MR
+        return ceil(self.conv.C / self.MR) * self.MR
 
     @property
     def down(self) -> int:
@@ -108,15 +96,16 @@ class SumSchedule:
 
 
 def make_sum_schedule(problem: ConvProblem, isa: Isa, nodes: tuple[int, ...]) -> SumSchedule:
-    """Choose units, batches and the tile of the sums; batches round, so threads do not count.
+    """Choose units, batches and the tile of the sums.
 
-    A batch is large, so that the microkernel runs long and sums travel rarely.
+    Batches do not depend on the number of threads, because their sums are rounded.  They are large,
+    so that a microkernel runs long and sums are rarely read and written.
     """
     conv = forward_convolution(problem)
     VL, item = isa.lanes(conv.dtype), conv.dtype.itemsize
     (phase,) = conv.phases
     down, across = ceil(phase.P / M), ceil(phase.Q / M)
-    blocks, vectors = ceil(conv.channels / VL), ceil(conv.results / VL)
+    blocks, vectors = ceil(conv.C / VL), ceil(conv.K / VL)
     segment, band = balanced(across, UNIT), 1
     if segment == across:
         band = balanced(down, max(1, UNIT // across))
@@ -131,7 +120,7 @@ def make_sum_schedule(problem: ConvProblem, isa: Isa, nodes: tuple[int, ...]) ->
 
     NV = min((NV for NV in (1, 2, 3) if vectors >= NV and rows_max(isa, NV) >= MR), key=steps)
     panels = ceil(vectors / NV)
-    rows = ceil(conv.channels / MR) * MR
+    rows = ceil(conv.C / MR) * MR
     sums = POINTS_2D * conv.groups * panels * NV * VL * rows * item
     tile = POINTS_2D * conv.groups * (blocks + vectors) * VL * item
     room = min(max(sums, BATCH_LEAST), BATCH_MOST) // tile
@@ -144,7 +133,7 @@ def make_sum_schedule(problem: ConvProblem, isa: Isa, nodes: tuple[int, ...]) ->
     calls = POINTS_2D * conv.groups * rows / MR
     multiply = tiles * steps(NV)
     multiply += batches * panels * (costs.CALL + 2 * costs.STORED * MR * NV)
-    finish = conv.groups * conv.channels * vectors * costs.FILTERS
+    finish = conv.groups * conv.C * vectors * costs.FILTERS
     far = costs.FAR * (2 * tile * tiles + 2 * sums * batches)
     cost = transforms + max(calls * multiply, far) + finish
     workers = 1

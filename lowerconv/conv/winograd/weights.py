@@ -17,7 +17,7 @@ from lowerconv.codegen.transforms import (
     transform_target_address,
     vectors_to_planes_address,
 )
-from lowerconv.conv.executable import Array, Executable, Options
+from lowerconv.conv.executable import Array, Options, Recorded
 from lowerconv.conv.winograd import records
 from lowerconv.conv.winograd.nest import TAPS
 from lowerconv.conv.winograd.nest_weights import (
@@ -25,7 +25,7 @@ from lowerconv.conv.winograd.nest_weights import (
     multiply_address,
     transform_address,
 )
-from lowerconv.conv.winograd.schedule import line_bytes, odd_lines
+from lowerconv.conv.winograd.schedule import odd_lines
 from lowerconv.conv.winograd.schedule_weights import SumSchedule
 from lowerconv.runtime.launch import bind_operands, launch
 from lowerconv.runtime.records import fill
@@ -35,7 +35,7 @@ from lowerconv.runtime.workspace import Scratch, scratch_stride
 CHUNK = 16  # channels that are transformed back at a time
 
 
-class WinogradWeightGrad(Executable):
+class WinogradWeightGrad(Recorded):
     """A weight gradient by tiles.
 
     Attributes
@@ -45,32 +45,31 @@ class WinogradWeightGrad(Executable):
         Two records, of x and of dy.
     """
 
-    slices = True
+    schedule: SumSchedule
 
     def __init__(self, schedule: SumSchedule, options: Options) -> None:
-        super().__init__(options.threads)
-        self.schedule = s = schedule
+        super().__init__(schedule, options, np.zeros(2, records.SUM_JOB))
+        s = schedule
         conv, dtype, item = s.conv, s.conv.dtype, s.conv.dtype.itemsize
         whole = self._microkernel(s.NV)
         last = self._microkernel(s.blocks[1] - (s.panels - 1) * s.NV)
         self.kernels += [whole, last]
-        self._nothing = np.empty(0, dtype)
         zeros = np.zeros(max(s.NR, s.MR), dtype)
-        self._arrays = [zeros]  # they live as long as their addresses are used
+        self.arrays.append(zeros)
         top, _, first_column, _ = conv.reach
         (phase,) = conv.phases
-        x = (conv.channels, conv.H, conv.W, ALPHA, top, max(0, -first_column))
-        dy = (conv.results, phase.P, phase.Q, M, 0, 0)
+        x = (conv.C, conv.H, conv.W, ALPHA, top, max(0, -first_column))
+        dy = (conv.K, phase.P, phase.Q, M, 0, 0)
         sides, at = [], 0
         for extents, blocks in zip((x, dy), s.blocks, strict=True):
             sides.append(self._side(extents, blocks, at))
-            at += line_bytes(POINTS_2D * sides[-1].step_V, s.isa, conv)
+            at += s.line_bytes(POINTS_2D * sides[-1].step_V)
         step_D = odd_lines(s.rows * s.NR, item)
         bands = max(side.band_rows * side.pitch * s.VL for side in sides)
-        sums_at = line_bytes(bands, s.isa, conv)
-        own = sums_at + line_bytes(CHUNK * TAPS * s.VL, s.isa, conv)
+        sums_at = s.line_bytes(bands)
+        own = sums_at + s.line_bytes(CHUNK * TAPS * s.VL)
         scratch_bytes = scratch_stride(own, s.nodes)
-        shared = at + line_bytes(conv.groups * s.panels * POINTS_2D * step_D, s.isa, conv)
+        shared = at + s.line_bytes(conv.groups * s.panels * POINTS_2D * step_D)
         sums = records.Sums(
             NR=s.NR,
             MR=s.MR,
@@ -88,24 +87,21 @@ class WinogradWeightGrad(Executable):
             scratch_bytes=scratch_bytes,
             sums_at=sums_at,
         )
-        self.job = np.zeros(2, records.SUM_JOB)
         fill(self.job, *_parts(s, options.add), sums)
         for number, side in enumerate(sides):
             fill(self.job[number : number + 1], side)
         # What all cores use comes after what each has of its own.
         self.job["at"] += s.workers * scratch_bytes
         self.workspace_items = (s.workers * scratch_bytes + shared) // item
-        self._words = self.job.view(np.int64)
-        self._address = self.job.ctypes.data  # asked for at each call it costs a microsecond
 
     def run(
         self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Sum the products of `a`, dy, and `b`, x, over the pixels."""
-        s, job, nothing = self.schedule, self._address, self._nothing
-        half = len(self._words) // 2
-        bind_operands(self._words, b, a, nothing, out, workspace.address, False)
-        bind_operands(self._words[half:], a, b, nothing, out, workspace.address, False)
+        s, job, nothing = self.schedule, self.address, self.nothing
+        half = len(self.words) // 2
+        bind_operands(self.words, b, a, nothing, out, workspace.address, False)
+        bind_operands(self.words[half:], a, b, nothing, out, workspace.address, False)
         for first in range(0, s.units, s.units_at_once):
             self.job["unit0"], self.job["unit1"] = first, min(s.units, first + s.units_at_once)
             launch(team, transform_address(), job, s.workers)
@@ -135,7 +131,7 @@ class WinogradWeightGrad(Executable):
             pitch = max(left + W, pitch)
             places = np.arange(min(H, rows))[:, None] * pitch + np.arange(W)
         places = np.ascontiguousarray(places * s.VL, np.int32)
-        self._arrays.append(places)
+        self.arrays.append(places)
         return records.Side(
             H=H,
             W=W,
@@ -171,7 +167,7 @@ def _parts(s: SumSchedule, add: bool) -> tuple[object, ...]:
         records.SumProblem(
             images=s.conv.images,
             groups=s.conv.groups,
-            K=s.conv.results,
+            K=s.conv.K,
             VL=s.VL,
             itemsize=s.conv.dtype.itemsize,
             add=add,

@@ -6,22 +6,18 @@ from math import sqrt
 
 import numpy as np
 
-from lowerconv.codegen.compiled import njit
-from lowerconv.codegen.ranges import share
 from lowerconv.nn.module import Module
-from lowerconv.nn.optim.optimizer import Optimizer, check_range
-from lowerconv.runtime.launch import spread
+from lowerconv.nn.optim.optimizer import Optimizer, Weights, check_range, share_of
+from lowerconv.runtime.launch import parallel
 from lowerconv.runtime.team import Handle
 
 
 # numpy's model of errors: Python's check for division by zero keeps loops from being vector code.
-@njit(cache=True, nogil=True, error_model="numpy")
-def _adam_share(
-    worker, workers, begin, end, bounds, decays, kept, data, grad, mean, square, numbers
-):
+@parallel(error_model="numpy")
+def _adam(worker, workers, weights, kept, mean, square, numbers):
+    data, grad, bounds, decays, _, _ = weights
     part1, beta2, part2, size, root, eps = numbers
-    first, last = share(end - begin, worker, workers)
-    first, last = first + begin, last + begin
+    first, last = share_of(weights, worker, workers)
     for p in range(decays.size):
         decay, keep = decays[p], kept[p]
         low, high = max(first, bounds[p]), min(last, bounds[p + 1])
@@ -31,12 +27,6 @@ def _adam_share(
             m[i] += part1 * (change - m[i])
             v[i] = beta2 * v[i] + part2 * change * change
             w[i] = keep * w[i] - size * m[i] / (np.sqrt(v[i]) / root + eps)
-
-
-@njit(cache=True, nogil=True)
-def _adam(team, begin, end, bounds, decays, kept, data, grad, mean, square, numbers):
-    arguments = (begin, end, bounds, decays, kept, data, grad, mean, square, numbers)
-    spread(team, _adam_share, arguments)
 
 
 class Adam(Optimizer):
@@ -88,26 +78,14 @@ class Adam(Optimizer):
         """Return both moments."""
         return {"mean": self.mean, "square": self.square}
 
-    def _update(self, team: Handle, begin: int, end: int, grad: np.ndarray) -> None:
+    def _update(self, team: Handle, weights: Weights) -> None:
         kind = self.data.dtype.type
-        decays = self._decays()
-        kept = np.ones_like(decays)
+        kept = np.ones_like(weights.decays)
         if self.decoupled:
-            decays, kept = np.zeros_like(decays), 1 - kind(self.lr) * decays
+            kept -= kind(self.lr) * weights.decays
+            weights = weights._replace(decays=np.zeros_like(kept))
         beta1, beta2 = self.betas
         size = self.lr / (1 - beta1**self.updates)
         root = sqrt(1 - beta2**self.updates)
         numbers = tuple(map(kind, (1 - beta1, beta2, 1 - beta2, size, root, self.eps)))
-        _adam(
-            team,
-            begin,
-            end,
-            self.bounds,
-            decays,
-            kept,
-            self.data,
-            grad,
-            self.mean,
-            self.square,
-            numbers,
-        )
+        _adam(team, weights, kept, self.mean, self.square, numbers)

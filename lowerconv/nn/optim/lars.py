@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.compiled import internal, njit
 from lowerconv.codegen.ranges import share
 from lowerconv.nn.module import Module
-from lowerconv.nn.optim.optimizer import Optimizer, check_range
+from lowerconv.nn.optim.optimizer import Optimizer, Weights, check_range
 from lowerconv.runtime.launch import spread
 from lowerconv.runtime.team import Handle
 
@@ -17,8 +17,8 @@ BLOCK = 1 << 14
 
 
 # Additions may be reordered, which lets them be vector code.
-@njit(cache=True, nogil=True, fastmath={"reassoc"})
-def _squares_share(worker, workers, blocks, data, grad, squares):
+@internal(fastmath={"reassoc"})
+def _squares(worker, workers, blocks, data, grad, squares):
     first, last = share(len(blocks), worker, workers)
     for block in range(first, last):
         begin, end = blocks[block, 1], blocks[block, 2]
@@ -30,8 +30,9 @@ def _squares_share(worker, workers, blocks, data, grad, squares):
         squares[block, 0], squares[block, 1] = weights, gradients
 
 
-@njit(cache=True, nogil=True)
-def _lars_share(worker, workers, bounds, decays, rates, data, grad, velocity, momentum):
+@internal
+def _steps(worker, workers, weights, rates, velocity, momentum):
+    data, grad, bounds, decays, _, _ = weights
     first, last = share(data.size, worker, workers)
     for p in range(decays.size):
         decay, rate = decays[p], rates[p]
@@ -43,19 +44,20 @@ def _lars_share(worker, workers, bounds, decays, rates, data, grad, velocity, mo
 
 
 @njit(cache=True, nogil=True)
-def _lars(team, bounds, blocks, decays, data, grad, velocity, lr, momentum, trust):
+def _lars(team, weights, blocks, velocity, lr, momentum, trust):
+    data, grad, _, decays, _, _ = weights
     squares = np.empty((len(blocks), 2))
-    spread(team, _squares_share, (blocks, data, grad, squares))
+    spread(team, _squares, (blocks, data, grad, squares))
     norms = np.zeros((decays.size, 2))
     for block in range(len(blocks)):
         norms[blocks[block, 0]] += squares[block]
     rates = np.empty_like(decays)
     for p in range(decays.size):
-        weights, gradient = np.sqrt(norms[p, 0]), np.sqrt(norms[p, 1])
+        weight, gradient = np.sqrt(norms[p, 0]), np.sqrt(norms[p, 1])
         rates[p] = lr
-        if weights > 0 and gradient > 0:
-            rates[p] = lr * trust * weights / (gradient + decays[p] * weights)
-    spread(team, _lars_share, (bounds, decays, rates, data, grad, velocity, momentum))
+        if weight > 0 and gradient > 0:
+            rates[p] = lr * trust * weight / (gradient + decays[p] * weight)
+    spread(team, _steps, (weights, rates, velocity, momentum))
 
 
 class LARS(Optimizer):
@@ -113,16 +115,8 @@ class LARS(Optimizer):
         """Return the velocity."""
         return {"velocity": self.velocity}
 
-    def _update(self, team: Handle, begin: int, end: int, grad: np.ndarray) -> None:
+    def _update(self, team: Handle, weights: Weights) -> None:
+        momentum = self.data.dtype.type(self.momentum)
         _lars(
-            team,
-            self.bounds,
-            self._blocks,
-            self._decays(),
-            self.data,
-            grad,
-            self.velocity,
-            float(self.lr),
-            self.data.dtype.type(self.momentum),
-            float(self.trust),
+            team, weights, self._blocks, self.velocity, float(self.lr), momentum, float(self.trust)
         )

@@ -4,17 +4,37 @@ from __future__ import annotations
 
 from itertools import pairwise
 from math import inf
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
 from lowerconv.checks import integer, plain_array
+from lowerconv.codegen.compiled import internal
+from lowerconv.codegen.ranges import share
 from lowerconv.conv.arrays import contiguous, overlap
 from lowerconv.copying import Reference
 from lowerconv.nn.module import Module, Parameter
 from lowerconv.nn.sharing import use_gradients
 from lowerconv.runtime.team import Handle
-from lowerconv.runtime.threads import get_num_threads, parallel_region
+from lowerconv.runtime.threads import run
+
+
+class Weights(NamedTuple):
+    """Items ``begin:end`` of flat arrays of parameters, as kernels update them."""
+
+    data: np.ndarray
+    grad: np.ndarray
+    bounds: np.ndarray  # of each parameter
+    decays: np.ndarray  # of each parameter
+    begin: int
+    end: int
+
+
+@internal
+def share_of(weights, worker, workers):
+    """Return a worker's share of the range."""
+    first, last = share(weights.end - weights.begin, worker, workers)
+    return weights.begin + first, weights.begin + last
 
 
 class Optimizer:
@@ -228,11 +248,11 @@ class Optimizer:
                 f"end: got {begin} to {end}, expected a range within 0 to {self.data.size}"
             )
         grad = self.grad if grad is None else self._check_grad(grad)
+        weights = Weights(self.data, grad, self.bounds, self._decays(), begin, end)
         if team is not None:
-            self._update(team, begin, end, grad)
-            return
-        with parallel_region(get_num_threads()) as everybody:
-            self._update(everybody, begin, end, grad)
+            self._update(team, weights)
+        else:
+            run(self._update, weights)
 
     def _check_grad(self, grad: np.ndarray) -> np.ndarray:
         """Return gradients as kernels take them, which read as many as there are parameters."""
@@ -243,7 +263,7 @@ class Optimizer:
             raise ValueError(f"grad: got shape {grad.shape}, expected {self.data.shape}")
         return contiguous(grad, "grad")
 
-    def _update(self, team: Handle, begin: int, end: int, grad: np.ndarray) -> None:
+    def _update(self, team: Handle, weights: Weights) -> None:
         raise NotImplementedError
 
     def _decays(self) -> np.ndarray:

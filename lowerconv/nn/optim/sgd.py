@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from lowerconv.codegen.compiled import njit
-from lowerconv.codegen.ranges import share
 from lowerconv.nn.module import Module
-from lowerconv.nn.optim.optimizer import Optimizer, check_range
-from lowerconv.runtime.launch import spread
+from lowerconv.nn.optim.optimizer import Optimizer, Weights, check_range, share_of
+from lowerconv.runtime.launch import parallel
 from lowerconv.runtime.team import Handle
 
 
-@njit(cache=True, nogil=True)
-def _sgd_share(
-    worker, workers, begin, end, bounds, decays, data, grad, velocity, lr, momentum, nesterov
-):
-    first, last = share(end - begin, worker, workers)
-    first, last = first + begin, last + begin
+@parallel
+def _sgd(worker, workers, weights, velocity, lr, momentum, nesterov):
+    data, grad, bounds, decays, _, _ = weights
+    first, last = share_of(weights, worker, workers)
     for p in range(decays.size):
         decay = decays[p]
         low, high = max(first, bounds[p]), min(last, bounds[p + 1])
@@ -30,12 +26,6 @@ def _sgd_share(
                 w[i] -= lr * (change + momentum * v[i])
             else:
                 w[i] -= lr * v[i]
-
-
-@njit(cache=True, nogil=True)
-def _sgd(team, begin, end, bounds, decays, data, grad, velocity, lr, momentum, nesterov):
-    arguments = (begin, end, bounds, decays, data, grad, velocity, lr, momentum, nesterov)
-    spread(team, _sgd_share, arguments)
 
 
 class SGD(Optimizer):
@@ -81,18 +71,6 @@ class SGD(Optimizer):
         """Return the velocity."""
         return {"velocity": self.velocity}
 
-    def _update(self, team: Handle, begin: int, end: int, grad: np.ndarray) -> None:
+    def _update(self, team: Handle, weights: Weights) -> None:
         kind = self.data.dtype.type
-        _sgd(
-            team,
-            begin,
-            end,
-            self.bounds,
-            self._decays(),
-            self.data,
-            grad,
-            self.velocity,
-            kind(self.lr),
-            kind(self.momentum),
-            self.nesterov,
-        )
+        _sgd(team, weights, self.velocity, kind(self.lr), kind(self.momentum), self.nesterov)

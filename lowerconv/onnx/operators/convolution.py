@@ -120,8 +120,9 @@ def conv_transpose(node: Node, x: Any, w: Any, b: Any = None) -> Any:
 def gemm_layer(node: Node, known: dict[int, np.ndarray]) -> Layer | None:
     """Return a fully connected layer with constant weights."""
     weight, bias = known.get(1), known.get(2)
-    constant = weight is not None and (len(node.inputs) < 3 or bias is not None)
-    if not constant or weight.ndim != 2 or node.get("transA", 0) or weight.dtype.kind != "f":
+    if weight is None or (len(node.inputs) > 2 and bias is None):
+        return None
+    if weight.ndim != 2 or node.get("transA", 0) or weight.dtype.kind != "f":
         return None
     alpha, beta = node.get("alpha", 1.0), node.get("beta", 1.0)
     rows = weight if node.get("transB", 0) else weight.T

@@ -258,4 +258,5 @@ def arange(node: Node, start: Any, limit: Any, delta: Any) -> Any:
     """Import Range."""
     if any(isinstance(v, Value) for v in (start, limit, delta)):
         raise ValueError("depends on the contents of the input, expected constants")
-    return np.arange(start.reshape(()), limit.reshape(()), delta.reshape(()), start.dtype)
+    first, end, step = (v.reshape(()).item() for v in (start, limit, delta))
+    return np.arange(first, end, step, dtype=start.dtype)

@@ -101,7 +101,7 @@ class Buckets:
         Of a bucket, at most.
     overlap : bool
         Whether buckets leave while others are computed; else all of them at the end.
-    late : bool
+    deferred : bool
         Whether layers are updated when the next step needs them: what it needs first overtakes.
     """
 
@@ -113,10 +113,10 @@ class Buckets:
         allreduce: Callable[[int, int], Allreduce],
         nbytes: int,
         overlap: bool = True,
-        late: bool = False,
+        deferred: bool = False,
     ) -> None:
         self.optimizer, self.engine = optimizer, engine
-        self.overlap, self.late = overlap, late
+        self.overlap, self.deferred = overlap, deferred
         owner = {id(p): id(m) for _, m in network.modules() for p in m.own_parameters().values()}
         owners = [owner[id(p)] for p in network.parameters().values()]
         bounds = optimizer.bounds
@@ -133,24 +133,24 @@ class Buckets:
         for bucket in self.buckets:
             for layer in bucket.layers:
                 self._of_layer.setdefault(layer, []).append(bucket)
-        self._held: np.ndarray | None = None
+        self._earlier: np.ndarray | None = None
         self._sums = optimizer.grad
         self._collecting = False
-        self._late: dict[int, Bucket] = {}  # by number: those that are to be updated still
+        self._deferred: dict[int, Bucket] = {}  # by number: those that are to be updated still
 
-    def begin(self, held: np.ndarray | None = None, into: np.ndarray | None = None) -> None:
+    def begin(self, earlier: np.ndarray | None = None, into: np.ndarray | None = None) -> None:
         """Collect what backward computes from here on.
 
         Parameters
         ----------
-        held : ndarray, (parameters,), optional
-            Gradients that are added.
+        earlier : ndarray, (parameters,), optional
+            Gradients of the batches before, which are added.
         into : ndarray, (parameters,), optional
             Where sums are made; by default where the gradients are, which the next backward
             overwrites.
         """
         self.settle()
-        self._held = held
+        self._earlier = earlier
         self._sums = self.optimizer.grad if into is None else into
         self._collecting = True
         for bucket in self.buckets:
@@ -173,8 +173,8 @@ class Buckets:
             bucket = self.buckets[self._next]
             own = self.optimizer.grad[bucket.begin : bucket.end]
             gradient = self._sums[bucket.begin : bucket.end]
-            if self._held is not None:
-                np.add(own, self._held[bucket.begin : bucket.end], out=gradient)
+            if self._earlier is not None:
+                np.add(own, self._earlier[bucket.begin : bucket.end], out=gradient)
             elif self._sums is not self.optimizer.grad:
                 gradient[:] = own
             allreduce = self._allreduce[self._next]
@@ -183,7 +183,7 @@ class Buckets:
                 f"bucket {bucket.number}",
                 gradient.nbytes,
                 # The MPI library's own collectives have to begin in the same order everywhere.
-                priority=bucket.number + 1 if self.late and allreduce is not library else None,
+                priority=bucket.number + 1 if self.deferred and allreduce is not library else None,
             )
             self._next += 1
 
@@ -221,26 +221,26 @@ class Buckets:
             with listener.doing(UPDATE):
                 optimizer.update(0, optimizer.data.size, sums)
 
-    def update_late(self, lr: float) -> None:
+    def defer_update(self, lr: float) -> None:
         """Update each bucket when a layer needs it, as `before` is told, or `settle`."""
         optimizer = self.optimizer
         optimizer.lr = lr
         optimizer.begin_step()
-        self._late = {bucket.number: bucket for bucket in self.buckets}
+        self._deferred = {bucket.number: bucket for bucket in self.buckets}
 
     def before(self, layer: Layer) -> None:
         """Wait for the sums of a layer's gradients and update it; a gate of the network."""
-        if self._late:
+        if self._deferred:
             for bucket in self._of_layer.get(id(layer), ()):
                 self._update(bucket)
 
     def settle(self) -> None:
         """Update what has been left for later."""
-        for bucket in list(self._late.values()):
+        for bucket in list(self._deferred.values()):
             self._update(bucket)
 
     def _update(self, bucket: Bucket) -> None:
-        if self._late.pop(bucket.number, None) is None:
+        if self._deferred.pop(bucket.number, None) is None:
             return
         assert bucket.task is not None
         self.engine.wait(bucket.task)

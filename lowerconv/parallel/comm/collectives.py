@@ -132,7 +132,7 @@ def library(link: Link, array: np.ndarray) -> Routine:
         return
     from mpi4py import MPI  # not before ranks are known to be there
 
-    link.tally.known = False
+    link.sent.known = False
     most = LONGEST // array.itemsize
     pieces = [array[begin : begin + most] for begin in range(0, array.size, most)]
     # All at once: the library matches them with those of others by their order.

@@ -27,7 +27,7 @@ from lowerconv.runtime import native
 AT_ONCE = 2
 TAGS = 1 << 14  # MPI has at least twice as many; so many are never in flight
 NAP = 3e-4  # seconds between two looks of the communication thread while layers are computed
-LATE = 0.03  # seconds; see `Engine.late`
+IDLE_AFTER = 0.03  # seconds; see `Engine.idle_after`
 URGENT = math.inf  # priority of what layers wait for at this moment
 
 
@@ -71,8 +71,8 @@ class Task:
     @property
     def sent(self) -> int | None:
         """Bytes that this rank has put on the wire; None where the MPI library does that."""
-        tally = self._link.tally
-        return tally.nbytes if tally.known else None
+        sent = self._link.sent
+        return sent.nbytes if sent.known else None
 
     def advance(self) -> bool:
         """Go on as far as messages have come; return whether the task is done."""
@@ -127,11 +127,12 @@ class Engine:
 
     Attributes
     ----------
+    rank, ranks : int
     threaded : bool
         Whether a thread moves messages.
     refusal : Exception or None
         Why the system has not started one that was asked for.
-    late : float
+    idle_after : float
         Seconds after which a collective that has not moved no longer counts as under way: it waits
         for a rank that is late, and the wire is free for others. More than a message may take.
     """
@@ -147,8 +148,10 @@ class Engine:
         listener: Listener = SILENT,
     ) -> None:
         self.comm, self.hosts, self.listener, self.patience = comm, hosts, listener, patience
+        self.rank: int = 0 if comm is None else comm.Get_rank()
+        self.ranks: int = 1 if comm is None else comm.Get_size()
         self.threaded = threaded and comm is not None
-        self.late = LATE
+        self.idle_after = IDLE_AFTER
         self._cpus = cpus
         self._scratch = Scratch()
         self._number = 0
@@ -167,16 +170,6 @@ class Engine:
                 native.start(self._thread)
             except (RuntimeError, MemoryError) as error:
                 self.threaded, self.refusal = False, error
-
-    @property
-    def rank(self) -> int:
-        """Of this process."""
-        return self.comm.Get_rank() if self.comm is not None else 0
-
-    @property
-    def ranks(self) -> int:
-        """How many there are."""
-        return self.comm.Get_size() if self.comm is not None else 1
 
     def submit(
         self,
@@ -246,13 +239,13 @@ class Engine:
             self._active = sorted(self._active + begun, key=lambda task: -(task.priority or 0.0))
 
     def _those_to_move(self) -> Iterator[Task]:
-        """Yield those that may move, and whatever lasts: two at a time that are not late."""
-        late = time.monotonic() - self.late
+        """Yield those that may move, and whatever lasts: two at a time that are not idle."""
+        idle = time.monotonic() - self.idle_after
         moving = 0
         for task in self._active:
             if task.aside or task.priority == URGENT or moving < AT_ONCE:
                 yield task
-                moving += not task.aside and not task.done and task.moved > late
+                moving += not task.aside and not task.done and task.moved > idle
 
     def wait(self, task: Task) -> None:
         """Return when a task is done.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,19 +43,12 @@ class Scratch:
         self._free += pieces
 
 
-class EpochCounts:
-    """What a collective puts on the wire.
+@dataclass
+class SentBytes:
+    """Bytes that this rank has sent for a collective; not known where the MPI library sends."""
 
-    Attributes
-    ----------
-    nbytes : int
-        That this rank has sent.
-    known : bool
-        False where the MPI library sends what it likes.
-    """
-
-    def __init__(self) -> None:
-        self.nbytes, self.known = 0, True
+    nbytes: int = 0
+    known: bool = True
 
 
 @not_copied("every collective is given its own")
@@ -75,7 +69,7 @@ class Link:
     ----------
     rank, ranks : int
     hosts : list of list of int
-    tally : EpochCounts
+    sent : SentBytes
     """
 
     def __init__(
@@ -92,7 +86,7 @@ class Link:
         self._members = range(self.ranks)
         self._pool = scratch or Scratch()
         self._taken: list[np.ndarray] = []
-        self.tally = EpochCounts()
+        self.sent = SentBytes()
 
     def among(self, members: Sequence[int]) -> Link:
         """Return a link for some of the ranks, this one included, numbered as they come."""
@@ -101,7 +95,7 @@ class Link:
         part.rank = list(members).index(self.rank)
         part._members = [self._members[m] for m in members]  # type: ignore[assignment]
         part.hosts = [[r] for r in range(part.ranks)]
-        part._pool, part._taken, part.tally = self._pool, self._taken, self.tally
+        part._pool, part._taken, part.sent = self._pool, self._taken, self.sent
         return part
 
     def tagged(self, tag: int) -> Link:
@@ -112,7 +106,7 @@ class Link:
 
     def send(self, array: np.ndarray, to: int) -> Requests:
         """Begin to send a contiguous array; return what has to be waited for."""
-        self.tally.nbytes += array.nbytes
+        self.sent.nbytes += array.nbytes
         return [self.comm.Isend(p, self._members[to], self.tag) for p in _pieces(array)]
 
     def receive(self, array: np.ndarray, source: int) -> Requests:

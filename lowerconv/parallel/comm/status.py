@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from numba.core import event
 
-if TYPE_CHECKING:
-    from lowerconv.nn.hooks import Handle
-    from lowerconv.nn.module import Module
+from lowerconv.nn.hooks import Handle
+from lowerconv.nn.module import Module
 
 
 class Status:

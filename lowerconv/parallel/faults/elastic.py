@@ -18,7 +18,6 @@ revoke, shrink and agree.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,7 @@ class Snapshot:
 
     Attributes
     ----------
-    place : (int, int)
+    progress : (int, int)
         Epochs, and updates of the epoch that has begun, that are done.
     facts : object
         What else there was.
@@ -47,14 +46,14 @@ class Snapshot:
     def __init__(self, arrays: dict[str, np.ndarray]) -> None:
         self.arrays = arrays
         self._copies = {name: np.empty_like(array) for name, array in arrays.items()}
-        self.place = (-1, -1)
+        self.progress = (-1, -1)
         self.facts: Any = None
 
-    def take(self, place: tuple[int, int], facts: Any) -> None:
+    def take(self, progress: tuple[int, int], facts: Any) -> None:
         """Copy everything."""
         for name, array in self.arrays.items():
             self._copies[name][...] = array
-        self.place, self.facts = place, facts
+        self.progress, self.facts = progress, facts
 
     def restore(self, names: set[str] | None = None) -> None:
         """Give the arrays their values back, all or some."""
@@ -63,31 +62,12 @@ class Snapshot:
                 array[...] = self._copies[name]
 
 
-@dataclass(frozen=True)
-class Recovery:
-    """How the survivors go on.
-
-    Attributes
-    ----------
-    lost : list of int
-        Ranks that have died, as they were numbered before.
-    place : (int, int)
-        As of a `Snapshot`.
-    facts : object
-        Of the rank that was furthest.
-    """
-
-    lost: list[int]
-    place: tuple[int, int]
-    facts: Any
-
-
 def recover(
     communicator: Communicator,
     snapshot: Snapshot,
     own: set[str],
     reconnect: Callable[[], None],
-) -> Recovery:
+) -> list[int]:
     """Bring the survivors together, all in the state of the one that is furthest.
 
     Ranks that die meanwhile are left behind, too.
@@ -97,11 +77,16 @@ def recover(
     communicator : Communicator
         Gets another number of ranks.
     snapshot : Snapshot
-        Is restored, or becomes that of another rank.
+        Is restored, or becomes that of the rank that is furthest.
     own : set of str
         Arrays that differ between ranks: a rank that is as far as the furthest keeps them.
     reconnect : callable
         Makes all that sends messages anew; all ranks call it together.
+
+    Returns
+    -------
+    list of int
+        Ranks that have died, as they were numbered before.
     """
     me, ranks = communicator.rank, communicator.ranks
     while True:
@@ -109,12 +94,12 @@ def recover(
         try:
             communicator.reconnect()
             lost = sorted(set(range(ranks)) - set(communicator.gather(me)))
-            places = communicator.gather(snapshot.place)
-            furthest = places.index(max(places))
+            reached = communicator.gather(snapshot.progress)
+            furthest = reached.index(max(reached))
             snapshot.restore()
             for array in snapshot.arrays.values():
                 communicator.broadcast_array(array, furthest)
-            if snapshot.place == places[furthest]:
+            if snapshot.progress == reached[furthest]:
                 snapshot.restore(own)
             mine = communicator.rank == furthest
             facts = communicator.gather(snapshot.facts if mine else None)[furthest]
@@ -126,5 +111,5 @@ def recover(
             communicator.revoke()
             well = False
         if communicator.agree(well):
-            snapshot.take(places[furthest], facts)
-            return Recovery(lost, places[furthest], facts)
+            snapshot.take(reached[furthest], facts)
+            return lost

@@ -3,12 +3,12 @@
 They compute nothing; what goes over the wire is begun by one layer and ended by another, so that
 the layers between them are computed meanwhile.  In a backward step the roles are exchanged::
 
-                    forward                                backward
-    Gather    begin shard --> all --> end whole      begin shard <-- sum <-- end partial sums
-    Scatter   begin partial sums --> end shard       begin whole <-- all <-- end shard
-    Total     begin partial sums --> end whole       (the same gradient on every rank)
-    Fan       (the same value on every rank)         begin whole <-- sum <-- end partial sums
-    Mask      (the same value on every rank)         own part of whole: partial sums
+                     forward                               backward
+    AllGather        begin shard --> all --> end whole     begin shard <-- sum <-- end partial sums
+    ReduceScatter    begin partial sums --> end shard      begin whole <-- all <-- end shard
+    AllReduce        begin partial sums --> end whole      (the same gradient on every rank)
+    Replicate        (the same value on every rank)        begin whole <-- sum <-- end partial sums
+    Mask             (the same value on every rank)        own part of whole: partial sums
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from lowerconv.copying import not_copied
 from lowerconv.nn.combine import move
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.module import Layer, Shape
+from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.step import Step
 from lowerconv.parallel.comm.collectives import Routine, all_gather, direct, reduce_scatter
 from lowerconv.parallel.comm.engine import URGENT, Engine, Task
@@ -39,7 +40,7 @@ class CollectiveLayer(Layer):
         What both share.
     """
 
-    lazy = True
+    schedule = Schedule.RIGHT_BEFORE_READERS
 
     def __init__(self, channel: Channel) -> None:
         super().__init__()
@@ -49,18 +50,26 @@ class CollectiveLayer(Layer):
         """Return the shape of the operand."""
         return shapes[0]
 
+    def compute(self, frame: Frame, step: Step) -> None:
+        """Pass the operand on."""
+        if not frame.views[0]:
+            move(frame.x, frame.y, False)
+
+    def differentiate(self, frame: Frame, step: Step) -> None:
+        """Pass the gradient on."""
+        if frame.dx is not None and not frame.views_gradient[0]:
+            move(frame.gradient, frame.dx, frame.adds[0])
+
 
 class Begin(CollectiveLayer):
     """The first of two, which passes its operand on."""
 
     is_view = True
-    early = True
-    lazy = False
+    schedule = Schedule.RIGHT_AFTER_OPERANDS
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Begin to send, where that is on the way."""
-        if not frame.views[0]:
-            move(frame.x, frame.y, False)
+        super().compute(frame, step)
         self.send(frame.y)
 
     def send(self, x: Tensor) -> None:
@@ -69,8 +78,7 @@ class Begin(CollectiveLayer):
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Wait for the gradient of the operand, which lies in that of the result."""
         self.channel.wait()
-        if frame.dx is not None and not frame.views_gradient[0]:
-            move(frame.gradient, frame.dx, frame.adds[0])
+        super().differentiate(frame, step)
 
 
 @not_copied("make another `Trainer` or strategy in each process")
@@ -80,6 +88,7 @@ class Channel:
     Attributes
     ----------
     engine : Engine
+    rank, ranks : int
     layout : Layout
         Of the channels or features.
     name : str
@@ -89,20 +98,11 @@ class Channel:
 
     def __init__(self, engine: Engine, pool: Scratch, layout: Layout, name: str) -> None:
         self.engine, self.layout, self.name = engine, layout, name
+        self.rank, self.ranks = engine.rank, engine.ranks
         self._pool = pool
         self.shards_under_way: list[Tensor] = []
         self._taken: list[np.ndarray] = []
         self._task: Task | None = None
-
-    @property
-    def rank(self) -> int:
-        """Of this process."""
-        return self.engine.rank
-
-    @property
-    def ranks(self) -> int:
-        """How many there are."""
-        return self.engine.ranks
 
     def shard_shape(self, shape: Shape, rank: int | None = None) -> Shape:
         """Return what a rank, by default this one, has of a whole shape."""
@@ -121,11 +121,16 @@ class Channel:
         tensor.place(memory)
         return tensor
 
-    def shards(self, shape: Shape, dtype: np.dtype) -> list[Tensor]:
-        """Return memory for the shards of all ranks."""
-        return [self.buffer(self.shard_shape(shape, r), dtype) for r in range(self.ranks)]
+    def shards(self, shape: Shape, dtype: np.dtype, own: Tensor | None = None) -> list[Tensor]:
+        """Return memory for the shards of all ranks, of which there may be this rank's own."""
+        return [
+            own
+            if own is not None and r == self.rank
+            else self.buffer(self.shard_shape(shape, r), dtype)
+            for r in range(self.ranks)
+        ]
 
-    def places(self, whole: Tensor, rank: int) -> list[tuple[int, Tensor]]:
+    def segments(self, whole: Tensor, rank: int) -> list[tuple[int, Tensor]]:
         """Return where each segment of a rank is: its first item in the shard, and the whole."""
         pixels = prod(whole.shape[2:])
         found = []
@@ -138,12 +143,12 @@ class Channel:
     def join(self, shards: list[Tensor], whole: Tensor, adding: bool) -> None:
         """Put the shards of all ranks where they belong."""
         for rank, shard in enumerate(shards):
-            for begin, there in self.places(whole, rank):
+            for begin, there in self.segments(whole, rank):
                 move(_like(there, shard, begin), there, adding)
 
     def part(self, whole: Tensor, rank: int, shard: Tensor) -> None:
         """Take what a rank has of the whole."""
-        for begin, there in self.places(whole, rank):
+        for begin, there in self.segments(whole, rank):
             move(there, _like(there, shard, begin), False)
 
     def submit(self, routine: Callable[[Link], Routine], what: str, tensors: list[Tensor]) -> None:
@@ -151,18 +156,14 @@ class Channel:
         nbytes = sum(t.flat.nbytes for t in tensors)
         self._task = self.engine.submit(routine, f"{self.name} {what}", nbytes, priority=URGENT)
 
-    def gather(self, own: Tensor, shape: Shape) -> list[Tensor]:
+    def all_gather(self, own: Tensor, shape: Shape) -> list[Tensor]:
         """Begin to collect the shards of a whole of this shape; return where they come."""
-        dtype = own.flat.dtype
-        shards = [
-            own if r == self.rank else self.buffer(self.shard_shape(shape, r), dtype)
-            for r in range(self.ranks)
-        ]
+        shards = self.shards(shape, own.flat.dtype, own)
         blocks = [shard.flat for shard in shards]
         self.submit(lambda link: all_gather(link, blocks), "gather", shards)
         return shards
 
-    def scatter(self, whole: Tensor, out: Tensor) -> None:
+    def reduce_scatter(self, whole: Tensor, out: Tensor) -> None:
         """Begin to sum partial sums of the whole, each rank getting its own shard of the sum."""
         shards = self.shards(whole.shape, whole.flat.dtype)
         for rank, shard in enumerate(shards):
@@ -170,7 +171,7 @@ class Channel:
         given = [shard.flat for shard in shards]
         self.submit(lambda link: reduce_scatter(link, given, out.flat), "scatter", shards)
 
-    def total(self, tensor: Tensor) -> None:
+    def all_reduce(self, tensor: Tensor) -> None:
         """Begin to sum partial sums of the whole, for every rank."""
         self.submit(lambda link: direct(link, tensor.flat), "sum", [tensor])
 
@@ -193,7 +194,7 @@ def _like(tensor: Tensor, shard: Tensor, begin: int) -> Tensor:
     return part
 
 
-# --- Gather: shards to a whole ---
+# --- AllGather: shards to a whole ---
 
 
 class AllGatherBegin(Begin):
@@ -201,7 +202,9 @@ class AllGatherBegin(Begin):
 
     def send(self, x: Tensor) -> None:
         """Send the own shard to all, and receive theirs."""
-        self.channel.shards_under_way = self.channel.gather(x, self.channel.whole_shape(x.shape))
+        self.channel.shards_under_way = self.channel.all_gather(
+            x, self.channel.whole_shape(x.shape)
+        )
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Wait for the sum of the gradients."""
@@ -238,12 +241,12 @@ class AllGatherEnd(CollectiveLayer):
         if frame.dx is None:
             return
         if self.summed:
-            self.channel.scatter(frame.gradient, frame.dx)
+            self.channel.reduce_scatter(frame.gradient, frame.dx)
         else:
             self.channel.part(frame.gradient, self.channel.rank, frame.dx)
 
 
-# --- Scatter: partial sums to shards ---
+# --- ReduceScatter: partial sums to shards ---
 
 
 class ReduceScatterBegin(Begin):
@@ -254,7 +257,7 @@ class ReduceScatterBegin(Begin):
         channel = self.channel
         out = channel.buffer(channel.shard_shape(x.shape), x.flat.dtype)
         channel.shards_under_way = [out]
-        channel.scatter(x, out)
+        channel.reduce_scatter(x, out)
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Wait for the gradient of the whole."""
@@ -283,10 +286,10 @@ class ReduceScatterEnd(CollectiveLayer):
         channel, dy = self.channel, frame.gradient
         own = channel.buffer(dy.shape, dy.flat.dtype)  # dy is overwritten while it is on its way
         move(dy, own, False)
-        channel.shards_under_way = channel.gather(own, channel.whole_shape(dy.shape))
+        channel.shards_under_way = channel.all_gather(own, channel.whole_shape(dy.shape))
 
 
-# --- Total: partial sums to a whole ---
+# --- AllReduce: partial sums to a whole ---
 
 
 class AllReduceBegin(Begin):
@@ -294,7 +297,7 @@ class AllReduceBegin(Begin):
 
     def send(self, x: Tensor) -> None:
         """Sum in place: nobody else reads partial sums."""
-        self.channel.total(x)
+        self.channel.all_reduce(x)
 
 
 class AllReduceEnd(CollectiveLayer):
@@ -303,18 +306,12 @@ class AllReduceEnd(CollectiveLayer):
     is_view = True
 
     def compute(self, frame: Frame, step: Step) -> None:
-        """Wait for it."""
+        """Wait for it; its gradient is the same on every rank."""
         self.channel.wait()
-        if not frame.views[0]:
-            move(frame.x, frame.y, False)
-
-    def differentiate(self, frame: Frame, step: Step) -> None:
-        """Pass the gradient on, which is the same on every rank."""
-        if frame.dx is not None and not frame.views_gradient[0]:
-            move(frame.gradient, frame.dx, frame.adds[0])
+        super().compute(frame, step)
 
 
-# --- Fan: a value that all ranks have, whose gradient is in parts ---
+# --- Replicate: a value that all ranks have, whose gradient is in parts ---
 
 
 class ReplicateBegin(Begin):
@@ -328,7 +325,7 @@ class ReplicateEnd(AllReduceEnd):
         """Begin to sum the gradient."""
         super().differentiate(frame, step)
         if frame.dx is not None:
-            self.channel.total(frame.dx)
+            self.channel.all_reduce(frame.dx)
 
 
 class Mask(CollectiveLayer):
@@ -339,20 +336,11 @@ class Mask(CollectiveLayer):
 
     is_view = True
 
-    def compute(self, frame: Frame, step: Step) -> None:
-        """Pass the value on."""
-        if not frame.views[0]:
-            move(frame.x, frame.y, False)
-
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Zero the gradients of the channels of other ranks."""
-        dx, dy = frame.dx, frame.gradient
-        if dx is None:
-            return
         channel = self.channel
-        for rank in range(channel.ranks):
+        for rank in range(channel.ranks) if frame.dx is not None else ():
             if rank != channel.rank:
-                for _, there in channel.places(dy, rank):
+                for _, there in channel.segments(frame.gradient, rank):
                     there.array[...] = 0
-        if not frame.views_gradient[0]:
-            move(dy, dx, frame.adds[0])
+        super().differentiate(frame, step)

@@ -16,6 +16,7 @@ import numpy as np
 from lowerconv.nn.graph import Graph, Node, Value
 from lowerconv.nn.linear import Linear
 from lowerconv.nn.module import Layer, Module, Shape
+from lowerconv.nn.program import parameter_dtype
 
 
 class Part(Module):
@@ -110,7 +111,7 @@ class _Cutting:
 
     def __init__(self, network: Module, name: str, image_shape: Shape) -> None:
         self.network, self.name, self.image_shape = network, name, image_shape
-        graph, border = self.record((1, *image_shape), _dtype(network))
+        graph, border = self.record((1, *image_shape), parameter_dtype(network))
         self.back_layers, self.front_results, self.back_results = _divide(graph, border)
 
     def record(self, x_shape: Shape, dtype: np.dtype) -> tuple[Graph, Value]:
@@ -170,7 +171,7 @@ def cut(network: Module, border: str, image_shape: Shape) -> tuple[Front, Back]:
 
 def borders(network: Module, image_shape: Shape) -> list[str]:
     """Return the names of all layers that can be the first behind a border, in order."""
-    graph = Graph(network, (1, *image_shape), _dtype(network), training=True)
+    graph = Graph(network, (1, *image_shape), parameter_dtype(network), training=True)
     names = {id(module): name for name, module in network.modules()}
     found, seen = [], set()
     for node in graph.nodes:
@@ -254,8 +255,3 @@ def _divide(graph: Graph, border: Value) -> tuple[set[int], tuple[int, ...], tup
     numbers = range(len(graph.results))
     at = [graph.results[number] in bound for number in numbers]
     return layers, tuple(n for n in numbers if not at[n]), tuple(n for n in numbers if at[n])
-
-
-def _dtype(network: Module) -> np.dtype:
-    first = next((p.data.dtype for p in network.parameters().values()), None)
-    return np.dtype(np.float32) if first is None else first

@@ -17,10 +17,11 @@ from lowerconv.nn.frame import Frame
 from lowerconv.nn.linear import Linear
 from lowerconv.nn.module import Layer, Parameter, Shape
 from lowerconv.nn.norm import BatchNorm2d
+from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.step import Step
-from lowerconv.ops.elementwise import relu as relu_kernel
+from lowerconv.ops.elementwise import relu
 from lowerconv.parallel.sharding.layout import Layout
-from lowerconv.runtime.threads import get_num_threads, parallel_region
+from lowerconv.runtime.threads import run
 
 L = TypeVar("L", bound=Layer)
 
@@ -60,7 +61,7 @@ def split_outputs(layer: Conv2d | Linear, rank: int, ranks: int) -> Shard:
     shard = copy.copy(layer)
     shard.weight = Parameter(rows.part(layer.weight.data, rank, ranks))
     shard.bias = Parameter(rows.part(layer.bias.data, rank, ranks)) if layer.bias else None
-    shard.late = True  # others wait for the gradient of the operand
+    shard.schedule = Schedule.WEIGHT_GRADIENTS_LATER  # others wait for the gradient of the operand
     return Shard((shard,), dict.fromkeys(layer.own_parameters(), rows))
 
 
@@ -137,8 +138,7 @@ class Bias(Layer):
         y = frame.y
         np.add(frame.x.array, self.bias.data, out=y.array)
         if frame.relu:
-            with parallel_region(get_num_threads()) as team:
-                relu_kernel(team, y.flat, y.step, y.flat, y.step, y.shape[0], y.size)
+            run(relu, y.images, y.images)
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Sum the gradient over the samples, and pass it on."""

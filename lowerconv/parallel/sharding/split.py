@@ -18,6 +18,7 @@ weights in turns.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial, reduce
 from math import prod
 
 import numpy as np
@@ -31,6 +32,7 @@ from lowerconv.nn.linear import Linear
 from lowerconv.nn.module import Layer, Module, Shape
 from lowerconv.nn.norm import BatchNorm2d
 from lowerconv.nn.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
+from lowerconv.nn.program import parameter_dtype
 from lowerconv.parallel.comm.collectives import all_gather
 from lowerconv.parallel.comm.engine import Engine
 from lowerconv.parallel.comm.link import Scratch
@@ -64,7 +66,7 @@ CHANNELWISE = (ReLU, MaxPool2d, AvgPool2d, GlobalAvgPool2d)
 
 @not_copied("make another `Trainer` or strategy in each process")
 class ShardedValue:
-    """What the ranks have of a value of the network.
+    """What the ranks have of a value of the network: each its shard, or all the whole.
 
     Attributes
     ----------
@@ -73,7 +75,7 @@ class ShardedValue:
     value : Value or None
         The whole, or this rank's shard; None of a concatenation, which has `parts`.
     layout : Layout or None
-        Of a shard.
+        Of a shard; None where all ranks have the whole.
     parts : list of ShardedValue
     """
 
@@ -82,11 +84,6 @@ class ShardedValue:
         self.parts: list[ShardedValue] = []
         self.concat: Callable[..., Value] | None = None
         self.made: dict[str, Value] = {}
-
-    @property
-    def is_shard(self) -> bool:
-        """Whether each rank has a part."""
-        return self.layout is not None
 
 
 @not_copied("copy the network before it is split, or after `join`")
@@ -126,13 +123,12 @@ class SplitNetwork(Part):
         self._pool = Scratch()
         self._titles = {-1: "input"}  # of nodes, for timelines
         self._shards: dict[int, tuple[Layer, Shard]] = {}
-        self._kept: dict[tuple[int, str], Layer] = {}
-        self._channels: dict[tuple[int, str], Channel] = {}
+        self._kept: dict[tuple[int, str], tuple[Layer, ...]] = {}
         self._wants: dict[int, set[str]] = {}  # who reads a value: "split" or "whole" layers
-        dtype = next((p.data.dtype for p in module.parameters().values()), np.dtype(np.float32))
+        dtype = parameter_dtype(module)
         shape = (1, *x_shape[1:])
         for _ in range(2):  # once to learn who reads what
-            self._kept, self._channels = {}, {}
+            self._kept = {}
             Graph(self, shape, dtype, training=True)
         self.set_layers(self._list_layers())
         for layer, _ in self._shards.values():
@@ -149,12 +145,14 @@ class SplitNetwork(Part):
         if self.engine.ranks == 1:
             return module(x)
         graph = Graph(module, x.shape, x.dtype, training=True)
-        held = {graph.input: ShardedValue(-1, x)}
+        sharded = {graph.input: ShardedValue(-1, x)}
         for node in graph.nodes:
             self._titles[node.number] = self._names.get(id(node.layer), node.name)
             is_result = node.result in graph.results
-            held[node.result] = self._rewrite(node, [held[v] for v in node.operands], is_result)
-        results = tuple(self._whole(held[value]) for value in graph.results)
+            sharded[node.result] = self._rewrite(
+                node, [sharded[v] for v in node.operands], is_result
+            )
+        results = tuple(self._whole(sharded[value]) for value in graph.results)
         return results if len(results) > 1 else results[0]
 
     # --- state ---
@@ -209,144 +207,132 @@ class SplitNetwork(Part):
 
     def _rewrite(self, node: Node, operands: list[ShardedValue], is_result: bool) -> ShardedValue:
         """Return what the ranks have of a node's result."""
-        layer, held = node.layer, operands[0]
+        layer, x = node.layer, operands[0]
         kind = type(layer)
         if isinstance(layer, Concat) and kind is Concat:
             both = ShardedValue(node.number, None)
             both.parts, both.concat = operands, layer
-            if all(part.is_shard for part in operands):
-                layout = operands[0].layout
-                for part in operands[1:]:
-                    assert layout is not None
-                    assert part.layout is not None
-                    layout = layout.followed_by(part.layout)
-                both.layout = layout
+            layouts = [part.layout for part in operands if part.layout is not None]
+            if len(layouts) == len(operands):
+                both.layout = reduce(Layout.followed_by, layouts)
             return both
         if isinstance(layer, Conv2d) and kind is Conv2d and self._divides(layer):
             if layer.geometry[3] == 1:
-                return self._by_outputs(node, layer, held)
+                return self._by_outputs(node, layer, x)
         elif isinstance(layer, Linear) and kind is Linear:
             outputs, inputs = layer.weight.data.shape
-            if held.is_shard and outputs < inputs:
+            if x.layout is not None and outputs < inputs:
                 # What is too narrow to be divided, or asked for, is summed for everybody.
                 everybody = is_result or not self._divides(layer)
-                return self._by_inputs(node, layer, held, everybody)
+                return self._by_inputs(node, layer, x, everybody)
             if self._divides(layer):
-                return self._by_outputs(node, layer, held)
-        elif held.layout is not None:
+                return self._by_outputs(node, layer, x)
+        elif x.layout is not None:
             if kind in CHANNELWISE:
-                return self._channelwise(node, layer, operands, held.layout)
+                return self._channelwise(node, layer, operands, x.layout)
             if kind is Flatten:
-                layout = held.layout.flattened(prod(node.operands[0].shape[2:]))
+                layout = x.layout.flattened(prod(node.operands[0].shape[2:]))
                 return self._channelwise(node, layer, operands, layout)
-            if kind is Add and all(other.layout == held.layout for other in operands):
-                return self._channelwise(node, layer, operands, held.layout)
-            rank, ranks, layout = self.engine.rank, self.engine.ranks, held.layout
+            if kind is Add and all(other.layout == x.layout for other in operands):
+                return self._channelwise(node, layer, operands, x.layout)
+            rank, ranks, layout = self.engine.rank, self.engine.ranks, x.layout
             if isinstance(layer, BatchNorm2d) and kind is BatchNorm2d:
                 shard = self._shard(node, lambda: split_norm(layer, layout, rank, ranks))
                 return self._channelwise(node, shard.layers[0], operands, layout)
             if isinstance(layer, Dropout) and kind is Dropout:
-                drop = self._keep(node, "part", lambda: DropoutShard(layer.p, layout, rank, ranks))
-                return self._channelwise(node, drop, operands, layout)
-        return ShardedValue(
-            node.number, _record(layer, node, *(self._whole(held) for held in operands))
-        )
+                if (node.number, "part") not in self._kept:
+                    drop = DropoutShard(layer.p, layout, rank, ranks)
+                    self._kept[node.number, "part"] = (drop,)
+                return self._channelwise(node, self._kept[node.number, "part"][0], operands, layout)
+        return ShardedValue(node.number, _record(layer, node, *map(self._whole, operands)))
 
     def _divides(self, layer: Conv2d | Linear) -> bool:
         return layer.weight.data.shape[0] >= self.engine.ranks
 
-    def _by_outputs(self, node: Node, layer: Conv2d | Linear, held: ShardedValue) -> ShardedValue:
+    def _by_outputs(self, node: Node, layer: Conv2d | Linear, x: ShardedValue) -> ShardedValue:
         rank, ranks = self.engine.rank, self.engine.ranks
         shard = self._shard(node, lambda: split_outputs(layer, rank, ranks))
-        value = _record(shard.layers[0], node, self._for_split(held))
+        value = _record(shard.layers[0], node, self._for_split(x))
         return ShardedValue(node.number, value, Layout.of(layer.weight.data.shape[0]))
 
     def _by_inputs(
-        self, node: Node, layer: Linear, held: ShardedValue, everybody: bool
+        self, node: Node, layer: Linear, x: ShardedValue, everybody: bool
     ) -> ShardedValue:
         """Multiply with some of the columns; the ranks' results add up."""
         outputs = layer.weight.data.shape[0]
-        layout, rank, ranks = held.layout, self.engine.rank, self.engine.ranks
+        layout, rank, ranks = x.layout, self.engine.rank, self.engine.ranks
         assert layout is not None
         shard = self._shard(node, lambda: split_inputs(layer, layout, everybody, rank, ranks))
-        value = _record(shard.layers[0], node, self._as_shard(held))
-        channel = self._channel(node.number, "sum", Layout.of(outputs))
-        first, second = (
+        value = _record(shard.layers[0], node, self._as_shard(x))
+        ends = (
             (AllReduceBegin, AllReduceEnd) if everybody else (ReduceScatterBegin, ReduceScatterEnd)
         )
-        value = self._keep(node, "begin", lambda: first(channel))(value)
-        value = self._keep(node, "end", lambda: second(channel))(value)
+        value = self._through(node.number, "sum", Layout.of(outputs), value, *ends)
         for bias in shard.layers[1:]:
             value = bias(value)
         return ShardedValue(node.number, value, None if everybody else Layout.of(outputs))
 
     def _channelwise(
-        self, node: Node, layer: Layer, held: list[ShardedValue], layout: Layout
+        self, node: Node, layer: Layer, parts: list[ShardedValue], layout: Layout
     ) -> ShardedValue:
-        value = _record(layer, node, *(self._as_shard(part) for part in held))
+        value = _record(layer, node, *map(self._as_shard, parts))
         return ShardedValue(node.number, value, layout)
 
     # --- values in the form that a layer needs ---
 
-    def _as_shard(self, held: ShardedValue) -> Value:
+    def _as_shard(self, x: ShardedValue) -> Value:
         """Return this rank's shard of a value."""
-        if held.value is None:
-            assert held.concat is not None
-            held.value = held.concat(*(self._as_shard(part) for part in held.parts))
-        return held.value
+        if x.value is None:
+            assert x.concat is not None
+            x.value = x.concat(*map(self._as_shard, x.parts))
+        return x.value
 
-    def _whole(self, held: ShardedValue) -> Value:
+    def _whole(self, x: ShardedValue) -> Value:
         """Return a value for a layer that every rank computes alike."""
-        return self._made(held, "whole", self._make_whole)
+        return self._made(x, "whole", self._make_whole)
 
-    def _for_split(self, held: ShardedValue) -> Value:
+    def _for_split(self, x: ShardedValue) -> Value:
         """Return a whole value for a layer that is split, whose gradients of it add up."""
-        return self._made(held, "split", self._make_for_split)
+        return self._made(x, "split", self._make_for_split)
 
-    def _made(self, held: ShardedValue, form: str, make: Callable[[ShardedValue], Value]) -> Value:
-        if form not in held.made:
-            self._wants.setdefault(held.number, set()).add(form)
-            if held.concat is not None:
+    def _made(self, x: ShardedValue, form: str, make: Callable[[ShardedValue], Value]) -> Value:
+        if form not in x.made:
+            self._wants.setdefault(x.number, set()).add(form)
+            if x.concat is not None:
                 get = self._whole if form == "whole" else self._for_split
-                held.made[form] = held.concat(*(get(part) for part in held.parts))
+                x.made[form] = x.concat(*map(get, x.parts))
             else:
-                held.made[form] = make(held)
-        return held.made[form]
+                x.made[form] = make(x)
+        return x.made[form]
 
-    def _make_whole(self, held: ShardedValue) -> Value:
-        value = held.value
+    def _make_whole(self, x: ShardedValue) -> Value:
+        value = x.value
         assert value is not None
-        if not held.is_shard:
-            if held.number == -1 and self.input_partial:
-                return self._masked(held, value)
+        if x.layout is None:
+            if x.number == -1 and self.input_partial:
+                return self._masked(x, value)
             return value
-        if "split" in self._wants[held.number]:
-            return self._masked(held, self._for_split(held))
-        return self._gathered(held, value, summed=False)
+        if "split" in self._wants[x.number]:
+            return self._masked(x, self._for_split(x))
+        return self._gathered(x, value, summed=False)
 
-    def _make_for_split(self, held: ShardedValue) -> Value:
-        value = held.value
+    def _make_for_split(self, x: ShardedValue) -> Value:
+        value = x.value
         assert value is not None
-        if held.is_shard:
-            return self._gathered(held, value, summed=True)
-        if held.number == -1 and self.input_partial:
+        if x.layout is not None:
+            return self._gathered(x, value, summed=True)
+        if x.number == -1 and self.input_partial:
             return value
-        channel = self._channel(held.number, "fan", Layout.of(value.shape[1]))
-        value = self._keep_at(held.number, "fan begin", lambda: ReplicateBegin(channel))(value)
-        return self._keep_at(held.number, "fan end", lambda: ReplicateEnd(channel))(value)
+        layout = Layout.of(value.shape[1])
+        return self._through(x.number, "replicate", layout, value, ReplicateBegin, ReplicateEnd)
 
-    def _gathered(self, held: ShardedValue, value: Value, summed: bool) -> Value:
-        layout = held.layout
-        assert layout is not None
-        channel = self._channel(held.number, "gather", layout)
-        value = self._keep_at(held.number, "gather begin", lambda: AllGatherBegin(channel))(value)
-        return self._keep_at(held.number, "gather end", lambda: AllGatherEnd(channel, summed))(
-            value
-        )
+    def _gathered(self, x: ShardedValue, value: Value, summed: bool) -> Value:
+        assert x.layout is not None
+        end = partial(AllGatherEnd, summed=summed)
+        return self._through(x.number, "gather", x.layout, value, AllGatherBegin, end)
 
-    def _masked(self, held: ShardedValue, value: Value) -> Value:
-        channel = self._channel(held.number, "mask", Layout.of(value.shape[1]))
-        return self._keep_at(held.number, "mask", lambda: Mask(channel))(value)
+    def _masked(self, x: ShardedValue, value: Value) -> Value:
+        return self._through(x.number, "mask", Layout.of(value.shape[1]), value, Mask)
 
     # --- layers, made once for all shapes ---
 
@@ -363,19 +349,21 @@ class SplitNetwork(Part):
                 self.shardings[f"{name}.{own}" if name else own] = sharding
         return self._shards[node.number][1]
 
-    def _keep(self, node: Node, what: str, make: Callable[[], Layer]) -> Layer:
-        return self._keep_at(node.number, what, make)
-
-    def _keep_at(self, number: int, what: str, make: Callable[[], Layer]) -> Layer:
+    def _through(
+        self,
+        number: int,
+        what: str,
+        layout: Layout,
+        value: Value,
+        *make: Callable[[Channel], Layer],
+    ) -> Value:
+        """Record the layers of a channel: two that have a message between them, or one."""
         if (number, what) not in self._kept:
-            self._kept[number, what] = make()
-        return self._kept[number, what]
-
-    def _channel(self, number: int, what: str, layout: Layout) -> Channel:
-        if (number, what) not in self._channels:
             channel = Channel(self.engine, self._pool, layout, self._titles[number])
-            self._channels[number, what] = channel
-        return self._channels[number, what]
+            self._kept[number, what] = tuple(layer(channel) for layer in make)
+        for layer in self._kept[number, what]:
+            value = layer(value)
+        return value
 
     def _list_layers(self) -> list[tuple[str, Layer]]:
         """Return all layers of this rank under the names of those that they are made of."""
@@ -384,7 +372,7 @@ class SplitNetwork(Part):
         for name, module in self._split.modules():
             if isinstance(module, Layer):
                 listed += [(name, layer) for layer in shards.get(id(module), (module,))]
-        return listed + [(self._titles[n], layer) for (n, _), layer in self._kept.items()]
+        return listed + [(self._titles[n], m) for (n, _), made in self._kept.items() for m in made]
 
 
 def _record(layer: Layer, node: Node, *operands: Value) -> Value:

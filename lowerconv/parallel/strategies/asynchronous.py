@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -65,37 +64,39 @@ class Asynchronous(DataParallel):
     Parameters as of :class:`Strategy`.
     """
 
+    staleness: Staleness
+
     def _build(self) -> None:
         super()._build()
         options = self.options
         self.alike = options.staleness == 0
         self.staleness = Staleness(options.staleness)
-        self._flights: deque[PendingUpdate] = deque()
+        self._pending: deque[PendingUpdate] = deque()
         self._free = [np.empty_like(self.optimizer.grad) for _ in range(options.staleness + 1)]
 
     def train(self, work: Work) -> LossResult:
         """Apply the sums that have come, and compute this rank's share of the next."""
         if work.first:
             self._apply(self.options.staleness)
-            self.staleness.note(len(self._flights), len(self._flights))
+            self.staleness.note(len(self._pending), len(self._pending))
         return super().train(work)
 
     def _sum(
         self,
         buckets: Buckets,
         gradients: tuple[np.ndarray, ...],
-        held: np.ndarray | None,
+        earlier: np.ndarray | None,
         lr: float,
     ) -> None:
         sums = self._free.pop()
-        buckets.begin(held, sums)
+        buckets.begin(earlier, sums)
         self.network.backward(*gradients)
-        self._flights.append(PendingUpdate(lr, sums, buckets.end()))
+        self._pending.append(PendingUpdate(lr, sums, buckets.end()))
         if self.alike:  # nothing to gain from being late
             self._apply(0)
 
     @property
-    def _may_be_late(self) -> bool:
+    def _defers_updates(self) -> bool:
         return False  # sums of an older step go before those of newer ones
 
     def _apply(self, most: int) -> None:
@@ -104,13 +105,13 @@ class Asynchronous(DataParallel):
             return
         if not self.engine.threaded:
             self.engine.progress()
-        while self._flights and (len(self._flights) > most or self._arrived(self._flights[0])):
-            flight = self._flights.popleft()
-            self.buckets.update(flight.tasks, flight.lr, flight.sums)
-            self._free.append(flight.sums)
+        while self._pending and (len(self._pending) > most or self._arrived(self._pending[0])):
+            update = self._pending.popleft()
+            self.buckets.update(update.tasks, update.lr, update.sums)
+            self._free.append(update.sums)
 
-    def _arrived(self, flight: PendingUpdate) -> bool:
-        return not self.options.deterministic and all(task.done for task in flight.tasks)
+    def _arrived(self, update: PendingUpdate) -> bool:
+        return not self.options.deterministic and all(task.done for task in update.tasks)
 
     def finish(self) -> None:
         """Apply all sums that are on their way."""
@@ -122,11 +123,3 @@ class Asynchronous(DataParallel):
         return ", ".join(
             filter(None, [super().describe(), f"up to {self.options.staleness} steps late"])
         )
-
-    def metrics(self) -> dict[str, Any]:
-        """Return the staleness of the last epoch."""
-        return self.staleness.metrics()
-
-    def report(self) -> list[str]:
-        """Return the staleness of the run."""
-        return super().report() + self.staleness.report()

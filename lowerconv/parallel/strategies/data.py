@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from lowerconv.nn.loss import LossResult, network_loss
 from lowerconv.parallel.comm.buckets import Buckets
 from lowerconv.parallel.comm.choice import Chosen, choose_allreduce
 from lowerconv.parallel.comm.collectives import Allreduce
-from lowerconv.parallel.comm.engine import LATE
-from lowerconv.parallel.comm.listener import LOSS, UPDATE
+from lowerconv.parallel.comm.engine import IDLE_AFTER
 from lowerconv.parallel.comm.overlap import make_engine
 from lowerconv.parallel.comm.wire import Compressed
+from lowerconv.parallel.strategies.accumulation import GradientAccumulation
 from lowerconv.parallel.strategies.strategy import Strategy, Work
 
 
@@ -23,7 +22,7 @@ class DataParallel(Strategy):
 
     def _build(self) -> None:
         self.optimizers = [self.make_optimizer(self.network)]
-        self._held: np.ndarray | None = None
+        self.accumulation = GradientAccumulation([self.optimizer.grad])
         self.chosen: Chosen | None = None
         self.buckets: Buckets | None = None
 
@@ -40,7 +39,7 @@ class DataParallel(Strategy):
         if self.engine is None:
             self.engine = make_engine(self.communicator, self.options)
         self.chosen = choose_allreduce(self.engine, self.communicator, self.options, nbytes)
-        self.engine.late = max(LATE, self.chosen.longest)
+        self.engine.idle_after = max(IDLE_AFTER, self.chosen.longest)
         self.buckets = Buckets(
             self.network,
             self.optimizer,
@@ -48,7 +47,7 @@ class DataParallel(Strategy):
             self._allreduce,
             nbytes,
             overlap=self.options.overlap != "none",
-            late=self._may_be_late,
+            deferred=self._defers_updates,
         )
         self._handles += [
             self.network.register_watch(self.buckets.after),
@@ -70,52 +69,32 @@ class DataParallel(Strategy):
             )
         return self.chosen.of(items * self.optimizer.grad.itemsize)
 
-    def train(self, work: Work) -> LossResult:
-        """Compute this rank's share, and sum the gradients if it is the last of an update."""
-        results = self.network.run(work.images, work.step)
-        with self.listener.doing(LOSS):
-            result, gradients = network_loss(results, work.labels, work.size, work.label_smoothing)
-        self._check(result.loss, work)
-        self.backward(gradients, work)
-        return result
-
     def backward(self, gradients: tuple[np.ndarray, ...], work: Work) -> None:
-        """Differentiate what the network has computed, and update it at the end of an update."""
-        network, optimizer = self.network, self.optimizer
-        held = None if work.first else self._held
+        """Differentiate what the network has computed; sum the last gradients of an update."""
         if work.last and self.buckets is not None:
-            self._sum(self.buckets, gradients, held, work.lr)
-            return
-        network.backward(*gradients)
-        if held is not None:
-            optimizer.grad += held
-        if work.last:
-            optimizer.lr = work.lr
-            with self.listener.doing(UPDATE):
-                optimizer.step()
-            return
-        if self._held is None:
-            self._held = np.empty_like(optimizer.grad)
-        self._held[:] = optimizer.grad
+            earlier = None if work.first else self.accumulation.sums[0]
+            self._sum(self.buckets, gradients, earlier, work.lr)
+        else:
+            super().backward(gradients, work)
 
     def _sum(
         self,
         buckets: Buckets,
         gradients: tuple[np.ndarray, ...],
-        held: np.ndarray | None,
+        earlier: np.ndarray | None,
         lr: float,
     ) -> None:
         """Compute and sum the last gradients of an update, and make it."""
-        buckets.begin(held)
+        buckets.begin(earlier)
         self.network.backward(*gradients)
         tasks = buckets.end()
-        if buckets.late:
-            buckets.update_late(lr)
+        if buckets.deferred:
+            buckets.defer_update(lr)
         else:
             buckets.update(tasks, lr)
 
     @property
-    def _may_be_late(self) -> bool:
+    def _defers_updates(self) -> bool:
         """Whether a layer may be updated when the next step needs it, and not before."""
         whole = self.optimizer.whole or self.options.elastic  # whose copies are of whole updates
         return not whole and self.options.overlap != "none"
@@ -124,16 +103,6 @@ class DataParallel(Strategy):
         """Make the updates that were left for when they are needed."""
         if self.buckets is not None:
             self.buckets.settle()
-
-    def finish(self) -> None:
-        """Make the last updates."""
-        self.settle()
-
-    def close(self) -> None:
-        """End the communication thread."""
-        super().close()
-        if self.engine is not None:
-            self.engine.close()
 
     def describe(self) -> str:
         """Return how gradients are summed."""

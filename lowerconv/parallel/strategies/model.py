@@ -7,15 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from lowerconv.nn.frame import Frame
-from lowerconv.nn.hooks import Handle
-from lowerconv.nn.loss import LossResult, network_loss
-from lowerconv.nn.module import Layer, Module
+from lowerconv.nn.loss import LossResult
+from lowerconv.nn.module import Module
 from lowerconv.nn.optim import Optimizer
 from lowerconv.parallel.comm.engine import Engine
-from lowerconv.parallel.comm.listener import LOSS, UPDATE
 from lowerconv.parallel.comm.overlap import make_engine
 from lowerconv.parallel.sharding.split import SplitNetwork
+from lowerconv.parallel.strategies.accumulation import GradientAccumulation
 from lowerconv.parallel.strategies.strategy import Strategy, Work
 
 
@@ -92,41 +90,18 @@ class ModelParallel(SplitStrategy):
         self.loader_share, self.copies = (0, 1), communicator.ranks
         self.engine = make_engine(communicator, options)
         self.network = self.split = SplitNetwork(network, (1, *image_shape), self.engine)
-        self._handles += progress(self.split, self.engine)
+        self._progress_between_layers(self.split)
         self.optimizers = [self.make_split_optimizer(make_optimizer)]
-        self._held: np.ndarray | None = None
+        self.accumulation = GradientAccumulation([self.optimizer.grad])
 
     def train(self, work: Work) -> LossResult:
         """Compute the batch together with all ranks; every rank returns the loss of all of it."""
-        network, optimizer = self.network, self.optimizer
         # What layers see of the batch is all of it.
-        work = replace(work, step=replace(work.step, communicator=None))
-        results = network.run(work.images, work.step)
-        with self.listener.doing(LOSS):
-            result, gradients = network_loss(results, work.labels, work.size, work.label_smoothing)
-        self._check(result.loss, work)
-        network.backward(*gradients)
-        if not work.first:
-            assert self._held is not None
-            optimizer.grad += self._held
-        if work.last:
-            optimizer.lr = work.lr
-            with self.listener.doing(UPDATE):
-                optimizer.step()
-            return result
-        if self._held is None:
-            self._held = np.empty_like(optimizer.grad)
-        self._held[:] = optimizer.grad
-        return result
+        return super().train(replace(work, step=replace(work.step, communicator=None)))
 
     def differing_buffers(self) -> dict[str, np.ndarray]:
         """Return nothing: all ranks have seen all samples."""
         return {}
-
-    def close(self) -> None:
-        """End the communication thread."""
-        super().close()
-        self.engine.close()
 
     def describe(self) -> str:
         """Return how much is divided."""
@@ -139,17 +114,6 @@ def describe_parts(split: SplitNetwork) -> str:
     """Return how many of the parameters a rank has, in words."""
     mine = sum(p.data.size for p in split.parameters().values())
     return f"{mine:,} parameters on rank {split.engine.rank}"
-
-
-def progress(network: Module, engine: Engine) -> list[Handle]:
-    """Have messages moved between the layers of a network, where no thread does."""
-    if engine.threaded:
-        return []
-
-    def after(layer: Layer, frame: Frame, phase: str) -> None:
-        engine.progress()
-
-    return [network.register_watch(after)]
 
 
 def _owner(name: str) -> str:

@@ -7,6 +7,7 @@ parallelizing convolutional neural networks" (2014), sections 3 and 4.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from math import isfinite
 from typing import Any
@@ -20,14 +21,16 @@ from lowerconv.nn.linear import Linear
 from lowerconv.nn.loss import AUXILIARY, LossResult, network_loss, softmax_cross_entropy
 from lowerconv.nn.module import Module
 from lowerconv.nn.norm import BatchNorm2d
+from lowerconv.nn.program import parameter_dtype
 from lowerconv.nn.step import INFERENCE, Step
 from lowerconv.parallel.comm.listener import LOSS, UPDATE
 from lowerconv.parallel.comm.overlap import make_engine
 from lowerconv.parallel.sharding.batch_exchange import BatchExchange, Chunk, make_chunks
 from lowerconv.parallel.sharding.cut import Part, cut, default_border
 from lowerconv.parallel.sharding.split import SplitNetwork
+from lowerconv.parallel.strategies.accumulation import GradientAccumulation
 from lowerconv.parallel.strategies.data import DataParallel
-from lowerconv.parallel.strategies.model import SplitStrategy, describe_parts, progress
+from lowerconv.parallel.strategies.model import SplitStrategy, describe_parts
 from lowerconv.parallel.strategies.strategy import Work
 from lowerconv.parallel.trace.timeline import Timeline
 
@@ -77,14 +80,14 @@ class OWT(SplitStrategy):
         self._check_options(back)
         self.front = DataParallel(front, make_optimizer, communicator, options, image_shape)
         self.engine = self.front.engine = make_engine(communicator, options)
-        shape = _border_shape(front, image_shape)
-        self.split = SplitNetwork(back, shape, self.engine, input_partial=True)
-        self._handles += progress(self.split, self.engine)
+        graph = Graph(front, (1, *image_shape), parameter_dtype(front), training=False)
+        self.split = SplitNetwork(back, graph.results[0].shape, self.engine, input_partial=True)
+        self._progress_between_layers(self.split)
         self.network = Part([*front.layers, *self.split.layers])
         self.optimizers = [self.front.optimizer, self.make_split_optimizer(make_optimizer)]
         self.exchange = BatchExchange(self.engine)
-        self._linear, self._rest = self._find_accumulating()
-        self._held = [np.empty_like(part) for part in self._rest]
+        self._linear, others = self._find_accumulating()
+        self.accumulation = GradientAccumulation(others)
 
     def _find_accumulating(self) -> tuple[list[Linear], list[np.ndarray]]:
         """Return the layers behind the border that add up gradients, and all other gradients."""
@@ -94,7 +97,7 @@ class OWT(SplitStrategy):
         return list(layers.values()), [g for name, g in gradients.items() if name not in own]
 
     def _check_options(self, back: Module) -> None:
-        most = {"a": 1, "b": self.communicator.ranks, "c": self.pieces}[self.scheme]
+        most = self._chunks
         if self.scheme != "c" and self.options.owt_chunks is not None:
             raise ValueError(
                 f"owt_chunks: got {self.options.owt_chunks} with scheme {self.scheme!r}, expected "
@@ -135,7 +138,8 @@ class OWT(SplitStrategy):
             raise ValueError(
                 f"owt_updates: got {self.updates} with several batches in an update, expected 1"
             )
-        counts = [len(share(work.batch, r, self.communicator.ranks)) for r in self._ranks]
+        ranks = self.communicator.ranks
+        counts = [len(share(work.batch, r, ranks)) for r in range(ranks)]
         labels_task, labels = self.exchange.send(
             work.labels, Chunk([range(n) for n in counts]), "labels", 0
         )
@@ -151,8 +155,9 @@ class OWT(SplitStrategy):
         return result
 
     @property
-    def _ranks(self) -> range:
-        return range(self.communicator.ranks)
+    def _chunks(self) -> int:
+        """How many a batch has."""
+        return {"a": 1, "b": self.communicator.ranks, "c": self.pieces}[self.scheme]
 
     def _train_back(
         self,
@@ -167,13 +172,7 @@ class OWT(SplitStrategy):
         first = np.cumsum([0, *counts[:-1]]).tolist()  # sample of each rank
         begin = work.step.first_sample - first[rank]  # of the batch in the update
         loss, right, samples, fresh = 0.0, 0, 0, work.first
-        turns = self._turns(counts)
-        following = exchange.send(border, turns[0][0], "border", 0)
-        for turn, (chunk, is_last) in enumerate(turns):
-            task, v = following
-            self.engine.wait(task)
-            if turn + 1 < len(turns):
-                following = exchange.send(border, turns[turn + 1][0], "border", (turn + 1) % 2)
+        for chunk, is_last, v in self._received(border, counts):
             parts = [range(f + r.start, f + r.stop) for f, r in zip(first, chunk.rows, strict=True)]
             runs = tuple((begin + part.start, len(part)) for part in parts)
             step = replace(work.step, input_grad=True, communicator=None, runs=runs)
@@ -198,6 +197,19 @@ class OWT(SplitStrategy):
         exchange.finish()
         return LossResult(loss, right, np.empty((0, 0)))
 
+    def _received(
+        self, border: np.ndarray, counts: list[int]
+    ) -> Iterator[tuple[Chunk, bool, np.ndarray]]:
+        """Yield what `_turns` returns with all ranks' values, while the next ones are under way."""
+        turns = self._turns(counts)
+        following = self.exchange.send(border, turns[0][0], "border", 0)
+        for turn, (chunk, is_last) in enumerate(turns, 1):
+            task, v = following
+            self.engine.wait(task)
+            if turn < len(turns):
+                following = self.exchange.send(border, turns[turn][0], "border", turn % 2)
+            yield chunk, is_last, v
+
     def _turns(self, counts: list[int]) -> list[tuple[Chunk, bool]]:
         """Return the chunks that have samples, and whether each is the last before an update."""
         chunks = make_chunks(counts, self.scheme, self.pieces)
@@ -221,10 +233,7 @@ class OWT(SplitStrategy):
         """
         optimizer = self.optimizers[1]
         with self.listener.doing(UPDATE, "behind the border"):
-            for gradient, held in zip(self._rest, self._held, strict=True):
-                if not fresh:
-                    gradient += held
-                held[...] = gradient
+            self.accumulation.add(fresh, is_last and work.last)
             if not (is_last and work.last):
                 return False
             part = samples / work.size if self.updates > 1 else 1.0
@@ -246,15 +255,8 @@ class OWT(SplitStrategy):
         """Return the scores of this rank's images; all ranks call it together."""
         counts, rank = self.communicator.gather(len(images)), self.communicator.rank
         border = self.front.network.run(images, INFERENCE)
-        turns = self._turns(counts)
-        following = self.exchange.send(border, turns[0][0], "border", 0)
         found = None
-        for turn, (chunk, _) in enumerate(turns):
-            task, v = following
-            self.engine.wait(task)
-            if turn + 1 < len(turns):
-                after = turns[turn + 1][0]
-                following = self.exchange.send(border, after, "border", (turn + 1) % 2)
+        for chunk, _, v in self._received(border, counts):
             scores = self.split.run(v, INFERENCE)
             if found is None:
                 found = np.empty((len(images), *scores.shape[1:]), scores.dtype)
@@ -271,10 +273,6 @@ class OWT(SplitStrategy):
         """Make the updates before the border that were left for when they are needed."""
         self.front.settle()
 
-    def finish(self) -> None:
-        """Make the last updates."""
-        self.settle()
-
     def close(self) -> None:
         """End the communication thread."""
         super().close()
@@ -284,7 +282,7 @@ class OWT(SplitStrategy):
         """Return where the border is, and how a batch crosses it."""
         if self.communicator.ranks == 1:
             return ""
-        chunks = {"a": 1, "b": self.communicator.ranks, "c": self.pieces}[self.scheme]
+        chunks = self._chunks
         updates = f", {self.updates} updates" if self.updates > 1 else ""
         return (
             f"border before {self.border}, scheme {self.scheme} with {chunks} chunk"
@@ -296,8 +294,3 @@ class OWT(SplitStrategy):
 def as_tuple(results: Any) -> tuple[np.ndarray, ...]:
     """Return what `Module.run` returns as a tuple."""
     return results if isinstance(results, tuple) else (results,)
-
-
-def _border_shape(front: Module, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
-    dtype = next(p.data.dtype for p in front.parameters().values())
-    return Graph(front, (1, *image_shape), dtype, training=False).results[0].shape

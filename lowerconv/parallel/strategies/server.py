@@ -19,18 +19,14 @@ learning with the parameter server" (2014), section 3.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from lowerconv.nn.frame import Frame
-from lowerconv.nn.loss import LossResult, network_loss
-from lowerconv.nn.module import Layer
+from lowerconv.nn.loss import LossResult
 from lowerconv.parallel.comm.collectives import Routine, all_gather
 from lowerconv.parallel.comm.engine import TAGS, Engine, Task
 from lowerconv.parallel.comm.link import Link
-from lowerconv.parallel.comm.listener import LOSS
 from lowerconv.parallel.comm.overlap import make_engine
+from lowerconv.parallel.strategies.accumulation import GradientAccumulation
 from lowerconv.parallel.strategies.server_shard import Shard
 from lowerconv.parallel.strategies.staleness import Staleness
 from lowerconv.parallel.strategies.strategy import Strategy, Work
@@ -54,6 +50,7 @@ class ParameterServer(Strategy):
     """
 
     engine: Engine  # a process alone has one too
+    staleness: Staleness
 
     def _build(self) -> None:
         communicator, options = self.communicator, self.options
@@ -79,7 +76,7 @@ class ParameterServer(Strategy):
         self.engine = make_engine(communicator, options)
         self.staleness = Staleness(options.staleness)
         self._missing = np.zeros((self.servers, 2))
-        self._held: np.ndarray | None = None
+        self.accumulation = GradientAccumulation([self.gradient])
         self._serving: list[Task] = []
         self._lr = optimizer.lr
 
@@ -98,12 +95,7 @@ class ParameterServer(Strategy):
     def start(self) -> None:
         """Give the server the weights that training begins with."""
         self.optimizer.data[:] = self.weights
-        if not self.engine.threaded:
-            self._handles.append(self.network.register_watch(self._between))
-
-    def _between(self, layer: Layer, frame: Frame, phase: str) -> None:
-        """Move messages between two layers; a watch of the network."""
-        self.engine.progress()
+        self._progress_between_layers(self.network)
 
     def train(self, work: Work) -> LossResult:
         """Compute this rank's share, push it, and get the new weights."""
@@ -112,24 +104,9 @@ class ParameterServer(Strategy):
             self.staleness.note(float(mean), int(ahead))
         if not self._serving:
             self._serve()
-        results = self.network.run(work.images, work.step)
-        with self.listener.doing(LOSS):
-            result, gradients = network_loss(results, work.labels, work.size, work.label_smoothing)
-        self._check(result.loss, work)
-        self.network.backward(*gradients)
-        self._hold(work)
-        if work.last:
-            self._exchange(work.lr)
-        return result
+        return super().train(work)
 
-    def _hold(self, work: Work) -> None:
-        """Add up the gradients of an update of several batches."""
-        if not work.first and self._held is not None:
-            np.add(self._held, self.gradient, out=self.gradient if work.last else self._held)
-        elif not work.last:
-            self._held = self.gradient.copy()
-
-    def _exchange(self, lr: float) -> None:
+    def _update(self, lr: float) -> None:
         """Push the gradient to all servers, and wait for what they answer."""
         gradients, weights = self._shards(self.gradient), self._shards(self.weights)
         rank = self.communicator.rank
@@ -208,11 +185,6 @@ class ParameterServer(Strategy):
             self._gather(flat)
         return arrays
 
-    def close(self) -> None:
-        """End the communication thread."""
-        super().close()
-        self.engine.close()
-
     def describe(self) -> str:
         """Return who keeps the weights, and how late gradients may be."""
         late = self.options.staleness
@@ -220,14 +192,6 @@ class ParameterServer(Strategy):
             f"{self.servers} parameter server" + ("s" if self.servers > 1 else "") + ", "
             f"{f'asynchronous, up to {late} steps ahead' if late else 'synchronous'}"
         )
-
-    def metrics(self) -> dict[str, Any]:
-        """Return the staleness of the last epoch."""
-        return self.staleness.metrics()
-
-    def report(self) -> list[str]:
-        """Return the staleness of the run."""
-        return self.staleness.report()
 
 
 def _ask(

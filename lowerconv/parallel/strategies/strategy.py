@@ -12,14 +12,16 @@ import numpy as np
 from lowerconv.copying import not_copied
 from lowerconv.nn.divergence import DivergenceError, describe_divergence
 from lowerconv.nn.hooks import Handle
-from lowerconv.nn.loss import LossResult
+from lowerconv.nn.loss import LossResult, network_loss
 from lowerconv.nn.module import Module
 from lowerconv.nn.optim import Optimizer
 from lowerconv.nn.step import INFERENCE, Step
 from lowerconv.parallel.comm.communicator import Communicator
 from lowerconv.parallel.comm.engine import Engine
-from lowerconv.parallel.comm.listener import SILENT, Listener
+from lowerconv.parallel.comm.listener import LOSS, SILENT, UPDATE, Listener
 from lowerconv.parallel.options import ParallelOptions
+from lowerconv.parallel.strategies.accumulation import GradientAccumulation
+from lowerconv.parallel.strategies.staleness import Staleness
 from lowerconv.parallel.trace.timeline import Timeline
 
 
@@ -85,12 +87,18 @@ class Strategy:
         Moves the messages of the strategy, from `start` on; None for a process alone.
     listener : Listener
         Is told what this rank does.
+    accumulation : GradientAccumulation
+        Of the batches of an update.
+    staleness : Staleness or None
+        Of the gradients, where they may be late.
     """
 
     copies = 1
     alike = True
     engine: Engine | None = None
     listener: Listener = SILENT
+    accumulation: GradientAccumulation
+    staleness: Staleness | None = None
 
     def __init__(
         self,
@@ -139,13 +147,34 @@ class Strategy:
         LossResult
             The loss of this rank's samples, and how many of them were right.
         """
-        raise NotImplementedError
+        results = self.network.run(work.images, work.step)
+        with self.listener.doing(LOSS):
+            result, gradients = network_loss(results, work.labels, work.size, work.label_smoothing)
+        if not isfinite(result.loss):
+            text = describe_divergence(self.network, work.images, work.step, result.loss)
+            raise DivergenceError(text)
+        self.backward(gradients, work)
+        return result
+
+    def backward(self, gradients: tuple[np.ndarray, ...], work: Work) -> None:
+        """Differentiate what the network has computed, and update it at the end of an update."""
+        self.network.backward(*gradients)
+        self.accumulation.add(work.first, work.last)
+        if work.last:
+            self._update(work.lr)
+
+    def _update(self, lr: float) -> None:
+        """Update the weights from the gradients."""
+        self.optimizer.lr = lr
+        with self.listener.doing(UPDATE):
+            self.optimizer.step()
 
     def settle(self) -> None:
         """Make the updates that were left for when they are needed: weights are read now."""
 
     def finish(self) -> None:
         """Wait until nothing is under way any more, and all ranks have the same weights."""
+        self.settle()
 
     def hand_back(self) -> None:
         """Have the network that was given to be trained hold what was learnt; all ranks call it."""
@@ -159,6 +188,19 @@ class Strategy:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        if self.engine is not None:
+            self.engine.close()
+
+    def _progress_between_layers(self, network: Module) -> None:
+        """Have messages move on after each layer of a network, where no thread moves them."""
+        engine = self.engine
+        assert engine is not None
+
+        def watch(*_: Any) -> None:
+            engine.progress()
+
+        if not engine.threaded:
+            self._handles.append(network.register_watch(watch))
 
     # --- what is kept ---
 
@@ -216,14 +258,8 @@ class Strategy:
 
     def report(self) -> list[str]:
         """Return what was measured, a line each, after training."""
-        return []
+        return [] if self.staleness is None else self.staleness.report()
 
     def metrics(self) -> dict[str, Any]:
         """Return numbers of the last epoch that only this strategy has, as `EpochMetrics` does."""
-        return {}
-
-    def _check(self, loss: float, work: Work) -> None:
-        """Raise DivergenceError where a loss is not finite."""
-        if not isfinite(loss):
-            images, step = work.images, work.step
-            raise DivergenceError(describe_divergence(self.network, images, step, loss))
+        return {} if self.staleness is None else self.staleness.metrics()

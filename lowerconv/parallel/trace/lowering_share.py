@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lowerconv.conv.executable import Options
 from lowerconv.conv.plan import ConvPlan
 from lowerconv.conv.watched import MULTIPLY, Watched, shares
 
@@ -26,25 +27,13 @@ def lowering_share(plan: ConvPlan) -> float | None:
         gradients of the fused engine, and empty batches.
     """
     problem = plan.problem
-    if not problem.N:
-        return None
-    twin = ConvPlan(
-        problem.x_shape,
-        problem.w_shape,
-        problem.stride,
-        problem.padding,
-        problem.dilation,
-        problem.groups,
-        op=plan.op,
-        dtype=problem.dtype,
-        algorithm=plan.algorithm,
-    )
+    twin = ConvPlan(problem, plan.op, Options(algorithm=plan.algorithm))
     try:
         watched = Watched(twin)
     except ValueError:
         return None
     # Ones: what memory happens to hold may be denormal numbers, which are slow.
-    first, second = (np.ones(shape, problem.dtype) for shape in twin._full_shapes[:2])
+    first, second = (np.ones(o.shape, problem.dtype) for o in twin.call.operands)
     out = np.empty(twin.result_shape, problem.dtype)
     span, events = min(
         (watched(first, second, out=out) for _ in range(CALLS)), key=lambda call: call[0]

@@ -99,7 +99,7 @@ def summarize(rank: RankTrace, number: int | None = None) -> Summary:
         spans = merged((e.begin, e.end) for e in rank.events if e.kind in kinds)
         return scale * overlap(spans, windows)
 
-    flights = merged((sent.started, sent.finished) for sent in rank.transfers)
+    transfers = merged((sent.started, sent.finished) for sent in rank.transfers)
     # Each transfer counts once, for the step that it ends in.
     ended = [t for t in rank.transfers if any(begin < t.finished <= end for begin, end in windows)]
     known = all(t.sent is not None for t in ended)
@@ -110,7 +110,7 @@ def summarize(rank: RankTrace, number: int | None = None) -> Summary:
         compute=spent(*COMPUTE),
         exposed=spent(*EXPOSED),
         data=spent(DATA),
-        in_flight=scale * overlap(flights, windows),
+        in_flight=scale * overlap(transfers, windows),
         nbytes=sum(t.nbytes for t in ended) / len(steps),
         sent=sum(t.sent or 0 for t in ended) / len(steps) if known else None,
         images_per_second=sum(step.images for step in steps) / (seconds * len(steps)),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -106,32 +106,21 @@ class Timeline(Listener):
             handle.remove()
         self._handles.clear()
 
-    def over(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """Yield batches, each of which is a step: from when it is asked for to when the next is."""
-        source = iter(batches)
-        while True:
-            self._next_step()
-            try:
-                batch = next(source)
-            except StopIteration:
-                self._recording = False  # no step has begun
-                return
-            if self._recording:
-                self._note(DATA, "")
-            try:
-                yield batch
-            finally:
-                self._end_step(len(batch.labels))
-
-    def _next_step(self) -> None:
-        """Begin a step where the last one has ended."""
+    def begin_step(self) -> None:
+        """Begin a step, before its batch is loaded."""
         if self.first <= self._number and not self.complete:
             self._begin = self._since = now = self._clock()
             if not self._steps:
                 self._window = (now, now)
             self._recording = True
 
-    def _end_step(self, images: int) -> None:
+    def batch_loaded(self) -> None:
+        """Keep how long the batch was waited for."""
+        if self._recording:
+            self._note(DATA, "")
+
+    def end_step(self, images: int) -> None:
+        """End a step of so many images of this rank."""
         if self._recording:
             now = self._clock()
             self._steps.append(Step(self._number, images, self._begin, now))

@@ -59,7 +59,7 @@ def test_buckets_leave_while_others_are_computed_and_are_updated(late):
         return submit(routine, name, nbytes, **options)
 
     engine.submit = noted
-    buckets = Buckets(net, optimizer, engine, lambda number, items: ring, 8192, late=late)
+    buckets = Buckets(net, optimizer, engine, lambda number, items: ring, 8192, deferred=late)
 
     def after(layer, frame, phase):
         if phase == "backward":
@@ -83,7 +83,7 @@ def test_buckets_leave_while_others_are_computed_and_are_updated(late):
         before = optimizer.data.copy()
         if late:
             buckets.end()
-            buckets.update_late(0.1)
+            buckets.defer_update(0.1)
             assert (optimizer.data == before).all()
             if step == 2:
                 buckets.settle()
@@ -107,7 +107,7 @@ def test_what_the_next_step_needs_first_overtakes(monkeypatch, late, allreduce):
 
     monkeypatch.setattr(engine, "submit", noted)
     optimizer = nn.SGD(net, 0.1)
-    buckets = Buckets(net, optimizer, engine, lambda number, items: allreduce, 8192, late=late)
+    buckets = Buckets(net, optimizer, engine, lambda number, items: allreduce, 8192, deferred=late)
     buckets.begin()
     buckets.end()
     assert len(priorities) > 3

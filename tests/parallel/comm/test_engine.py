@@ -16,7 +16,7 @@ class Routines:
         monkeypatch.setattr(
             engines, "_all_done", lambda requests: all(r in self.come for r in requests)
         )
-        self.engine.late = 1000.0
+        self.engine.idle_after = 1000.0
 
     def submit(self, name: str, **options) -> engines.Task:
         def routine(link):
@@ -75,7 +75,7 @@ def test_one_that_waits_for_a_late_rank_holds_nobody_up(routines):
         routines.submit(name, priority=ord(name))
     routines.submit("other", priority=1)
     assert routines.deliver() == []
-    routines.engine.late = -1.0
+    routines.engine.idle_after = -1.0
     assert routines.deliver() == ["other"]
 
 

@@ -32,7 +32,7 @@ def test_names_of_hosts(names, written):
     assert format_hosts(names.split()) == written
 
 
-def roster(*hosts):
+def rank_map(*hosts):
     """Return that of hosts (name, NUMA nodes, threads of each rank), ranks in their order."""
     places, members = [], []
     for name, nodes, *threads in hosts:
@@ -42,20 +42,20 @@ def roster(*hosts):
 
 
 def test_one_host():
-    job = roster(("box", 2, 8, 8))
+    job = rank_map(("box", 2, 8, 8))
     assert job.lines() == ["box: ranks 0-1, 8 threads each on 8 cores (2 NUMA nodes)"]
     assert job.advice() == []
 
 
 def test_alike_hosts_are_told_together():
-    job = roster(*((f"n{i}", 2, 16, 16) for i in range(64)))
+    job = rank_map(*((f"n{i}", 2, 16, 16) for i in range(64)))
     assert job.lines() == [
         "n[0-63]: ranks 0-127 (2 on each), 16 threads each on 16 cores (2 NUMA nodes)"
     ]
 
 
 def test_different_hosts():
-    job = roster(("n0", 1, 4), ("fat", 2, 11, 11, 10), ("n1", 1, 4))
+    job = rank_map(("n0", 1, 4), ("fat", 2, 11, 11, 10), ("n1", 1, 4))
     assert job.lines() == [
         "n[0-1]: ranks 0,4 (1 on each), 4 threads each on 4 cores (1 NUMA node)",
         "fat: ranks 1-3, 10 to 11 threads each on 10 to 11 cores (2 NUMA nodes)",
@@ -72,16 +72,16 @@ def test_ranks_that_take_turns():
 
 
 def test_hosts_of_one_name_are_still_several():
-    job = roster(("box", 1, 4), ("box", 1, 4))
+    job = rank_map(("box", 1, 4), ("box", 1, 4))
     assert job.lines() == ["box: ranks 0-1 (1 on each), 4 threads each on 4 cores (1 NUMA node)"]
     assert job.advice() == []
 
 
 def test_no_end_of_kinds_of_hosts():
-    lines = roster(*((f"n{i}", 1, i + 1) for i in range(30))).lines()
+    lines = rank_map(*((f"n{i}", 1, i + 1) for i in range(30))).lines()
     assert len(lines) == 8
     assert lines[-1] == "and 23 hosts of 23 other kinds"
-    assert len(roster(*((f"n{i}", 1, i + 1) for i in range(8))).lines()) == 8
+    assert len(rank_map(*((f"n{i}", 1, i + 1) for i in range(8))).lines()) == 8
 
 
 class TestAdvice:
@@ -100,13 +100,13 @@ class TestAdvice:
         expected = (
             [] if advice is None else [f"one rank for each NUMA node is the best start: {advice}"]
         )
-        assert roster(*hosts).advice() == expected
+        assert rank_map(*hosts).advice() == expected
 
     @pytest.mark.parametrize(
         ("threads", "told"), [((8, 8), False), ((8, 5), False), ((8, 4), True)]
     )
     def test_slow_ranks(self, threads, told):
-        lines = roster(*((f"n{i}", 1, n) for i, n in enumerate(threads))).advice()
+        lines = rank_map(*((f"n{i}", 1, n) for i, n in enumerate(threads))).advice()
         assert bool(lines) == told
         if told:
             assert lines[0].startswith("rank 1 with 4 of up to 8 threads will be waited for: all")

@@ -25,10 +25,14 @@ class TestMistakes:
 
     @pytest.mark.parametrize(
         "array",
-        [np.zeros(3), np.zeros(4, np.float32), np.zeros((3, 1), np.float32),
-         np.zeros(6, np.float32)[::2]],
+        [
+            np.zeros(3),
+            np.zeros(4, np.float32),
+            np.zeros((3, 1), np.float32),
+            np.zeros(6, np.float32)[::2],
+        ],
         ids=["float64", "size", "shape", "strides"],
-    )  # fmt: skip
+    )
     def test_array(self, array):
         with pytest.raises(ValueError, match=r"array: .*; expected contiguous float32 of shape"):
             Compressed("bf16", 3, 0, 1)(Link(None, 0), array)

@@ -176,7 +176,7 @@ def test_one_rank_that_fails_before_training_ends_all(mpiexec, tmp_path):
     program.write_text(
         "import sys\n"
         "from lowerconv.cli.main import main\n"
-        "from lowerconv.parallel.comm.communicator import launched_rank\n"
+        "from lowerconv.parallel.comm.mpi_communicator import launched_rank\n"
         "from lowerconv.train import trainer\n"
         "class Together(trainer.Loader):\n"
         "    def __init__(self, *arguments, **options):\n"

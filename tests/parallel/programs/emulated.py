@@ -7,7 +7,7 @@ import numpy as np
 sys.path.append(sys.argv[1])
 from bench.emulated import Machine
 from bench.scaling_steps import Contender
-from lowerconv.parallel.comm.communicator import world
+from lowerconv.parallel.comm.mpi_communicator import world
 from lowerconv.parallel.options import ParallelOptions
 
 world()

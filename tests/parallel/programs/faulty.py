@@ -13,8 +13,8 @@ from functools import wraps
 
 from lowerconv.cli.main import main
 from lowerconv.machine.mpi import launched_rank
-from lowerconv.parallel.comm.communicator import MPICommunicator
 from lowerconv.parallel.comm.engine import Task
+from lowerconv.parallel.comm.mpi_communicator import MPICommunicator
 from lowerconv.parallel.strategies import STRATEGIES
 from lowerconv.train import epoch, trainer
 from lowerconv.train.directory import RunDirectory

@@ -9,6 +9,7 @@ from lowerconv.parallel import world
 from lowerconv.parallel.comm.agreement import DisagreementError
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.strategies.data import DataParallel
+from lowerconv.train.callback import AgreementCheck, Callback
 from lowerconv.train.loop import train_epoch
 
 communicator = world()
@@ -24,17 +25,17 @@ loader = Loader(dataset, Normalizer(images), 4, *strategy.loader_share)
 done = 0
 
 
-def after_batch(*_: object) -> None:
-    global done
-    done += 1
-    if done == 4 and communicator.rank == communicator.ranks - 1:
-        network.parameters()["3.weight"].data.view(np.int32)[1, 5] ^= 1
+class Flip(Callback):
+    def on_batch_end(self, samples, result, left):
+        global done
+        done += 1
+        if done == 4 and communicator.rank == communicator.ranks - 1:
+            network.parameters()["3.weight"].data.view(np.int32)[1, 5] ^= 1
 
 
+callbacks = [AgreementCheck(strategy, options.checked_every), Flip()]
 try:
-    train_epoch(
-        strategy, loader, 0, 1, lambda update: 0.01, after_batch, check_every=options.checked_every
-    )
+    train_epoch(strategy, loader, 0, 1, lambda update: 0.01, callbacks)
 except DisagreementError as error:
     assert "3.weight" in str(error), error
     assert done == 5, done  # the update after the change, the 6th, was compared

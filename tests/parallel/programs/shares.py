@@ -13,13 +13,13 @@ from pathlib import Path
 
 from lowerconv.machine.topology import format_cpu_list, parse_cpu_list
 from lowerconv.parallel import world
-from lowerconv.parallel.comm import communicator
+from lowerconv.parallel.comm import communicator, mpi_communicator
 
 if len(sys.argv) > 1:
     sysfs, cgroup, proc = map(Path, sys.argv[1:4])
     masks = [parse_cpu_list(mask) for mask in sys.argv[4:]]
-    mine = masks[min(communicator.launched_rank(), len(masks) - 1)]
-    communicator.usable_cpus = lambda: mine
+    mine = masks[min(mpi_communicator.launched_rank(), len(masks) - 1)]
+    communicator.usable_cpus = mpi_communicator.usable_cpus = lambda: mine
     communicator.online_cpus = partial(communicator.online_cpus, sysfs)
     communicator.read_topology = partial(communicator.read_topology, sysfs)
     communicator.cpu_quota = partial(communicator.cpu_quota, cgroup, proc)

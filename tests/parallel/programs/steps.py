@@ -21,9 +21,18 @@ from lowerconv.data.loader import Loader, Normalizer
 from lowerconv.parallel import world
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.strategies import STRATEGIES
+from lowerconv.train.callback import Callback
 from lowerconv.train.loop import evaluate, train_epoch
 
 SEED = 11
+
+
+class Shares(Callback):
+    def __init__(self, shares: list[int]) -> None:
+        self.shares = shares
+
+    def on_batch_end(self, samples, result, left):
+        self.shares.append(samples)
 
 
 class Float64Loader(Loader):
@@ -66,7 +75,7 @@ def train(
             epoch,
             SEED,
             lambda step: 0.05,
-            lambda n, *_: shares.append(n),
+            [Shares(shares)],
             accumulate=accumulate,
         )
         losses.extend(epoch_losses)

@@ -158,9 +158,16 @@ def check(case):
         mine = share(len(images), *strategy.loader_share)
         step = nn.Step(True, 3, update, place + mine.start, communicator=c)
         work = Work(
-            images[mine.start : mine.stop], labels[mine.start : mine.stop], len(images), size,
-            step, lr, first, last, 0.1,
-        )  # fmt: skip
+            images[mine.start : mine.stop],
+            labels[mine.start : mine.stop],
+            len(images),
+            size,
+            step,
+            lr,
+            first,
+            last,
+            0.1,
+        )
         result = strategy.train(work)
         got.append(c.sum_numbers(result.loss / strategy.copies, result.right / strategy.copies))
     strategy.finish()

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+sys.path.insert(0, str(Path(__file__).parents[3]))
+
 import numpy as np
 
 real = time.monotonic_ns
@@ -20,6 +22,7 @@ from lowerconv.parallel import world  # noqa: E402
 from lowerconv.parallel.comm.collectives import ring  # noqa: E402
 from lowerconv.parallel.trace.chrome import write  # noqa: E402
 from lowerconv.parallel.trace.timeline import Timeline  # noqa: E402
+from tests.parallel.traces import over  # noqa: E402
 
 c = world()
 skew = (c.rank - 1) * 5_000_000_000
@@ -49,7 +52,7 @@ def after(layer, frame, phase):
 network.register_watch(after)
 timeline.attach(network)
 timeline.start(engine.comm)
-for _ in timeline.over([batch] * 7):
+for _ in over(timeline, [batch] * 7):
     scores = network.run(batch.images, Step(training=True))
     with timeline.doing("loss"):
         loss = nn.softmax_cross_entropy(scores, batch.labels)

@@ -27,7 +27,7 @@ from lowerconv.parallel.trace.chrome import (
 from lowerconv.parallel.trace.summary import merged, overlap
 from lowerconv.parallel.trace.timeline import Timeline
 
-from ..traces import made_up_trace
+from ..traces import made_up_trace, over
 
 PROGRAMS = Path(__file__).parents[1] / "programs"
 US = 1000
@@ -84,7 +84,7 @@ class TestMainThread:
             yield next(source)
             clock.now = 1000  # of no step
 
-        for _ in timeline.over(slow()):
+        for _ in over(timeline, slow()):
             layer_done(network, clock, 30, "a")
             layer_done(network, clock, 40, "b")
             clock.now = 42
@@ -111,7 +111,7 @@ class TestMainThread:
     def test_a_wait_inside_a_layer_cuts_it_in_two(self, clock, network):
         timeline = Timeline(0, 1, clock)
         timeline.attach(network)
-        for _ in timeline.over([batch(1)]):
+        for _ in over(timeline, [batch(1)]):
             clock.now = 25
             timeline.waited("gather", 10 * US, 25 * US)
             layer_done(network, clock, 40, "split")
@@ -123,7 +123,7 @@ class TestMainThread:
 
     def test_a_wait_inside_an_update_cuts_it_in_two(self, clock, network):
         timeline = Timeline(0, 1, clock)
-        for _ in timeline.over([batch(1)]):
+        for _ in over(timeline, [batch(1)]):
             with timeline.doing("update", "all"):
                 clock.now = 30
                 timeline.waited("bucket 1", 20 * US, 30 * US)
@@ -147,7 +147,7 @@ class TestMainThread:
         network.register_watch(before)
         timeline = Timeline(1, 1, clock)
         timeline.attach(network)
-        for _ in timeline.over([batch(1)] * 2):
+        for _ in over(timeline, [batch(1)] * 2):
             clock.now = 0
             timeline._since = 0
             layer_done(network, clock, 10, "quick")
@@ -162,7 +162,7 @@ class TestMainThread:
     def test_an_error_in_a_context_passes_through(self, clock):
         timeline = Timeline(0, 1, clock)
         with pytest.raises(KeyError):
-            for _ in timeline.over([batch(1)]):
+            for _ in over(timeline, [batch(1)]):
                 with timeline.doing("update"):
                     clock.now = 5
                     raise KeyError("x")
@@ -176,7 +176,7 @@ class TestSteps:
         timeline.attach(network)
         done = 0
         for epoch in range(2):
-            for i, _ in enumerate(timeline.over([batch(i + 1) for i in range(5)])):
+            for i, _ in enumerate(over(timeline, [batch(i + 1) for i in range(5)])):
                 layer_done(network, clock, clock.now + 10, f"{epoch} {i}")
                 timeline.waited("x", clock() - US, clock())
                 done += 1
@@ -194,7 +194,7 @@ class TestSteps:
 
     def test_a_run_that_is_too_short_is_told(self, clock):
         timeline = Timeline(5, 10, clock)
-        for _ in timeline.over([batch(1)] * 5):
+        for _ in over(timeline, [batch(1)] * 5):
             clock.now += 1
         with pytest.raises(ValueError, match=r"run of 5 steps, expected more than the 5 that"):
             timeline.finish(Communicator(), None, "test")
@@ -208,7 +208,7 @@ class TestSteps:
         monkeypatch.setattr(Communicator, "ranks", 2)
         timeline = Timeline(1, 1, clock)
         clock.now = 100
-        loop = timeline.over([batch(1)] * 3)
+        loop = over(timeline, [batch(1)] * 3)
         next(loop)
         timeline.task_finished(task("before", 50, 60, 120))
         clock.now = 200
@@ -352,7 +352,7 @@ def test_a_real_network_tells_how_much_of_its_convolutions_is_lowering(tmp_path)
     timeline = Timeline(1, 2)
     timeline.attach(network)
     images = np.random.default_rng(0).standard_normal((3, 2, 10, 10), np.float32)
-    for made in timeline.over([batch(3)] * 4):
+    for made in over(timeline, [batch(3)] * 4):
         scores = network.run(images, NetworkStep(training=True))
         with timeline.doing("loss"):
             loss = nn.softmax_cross_entropy(scores, made.labels)
