@@ -85,7 +85,11 @@ def internal(function: Callable[..., Any]) -> Any:
     Wrappers by which Python and C could call it take as long to compile as the function itself.
     Divisions by zero give infinities as in NumPy: an exception would end one worker's share.
     """
-    options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
+    options: dict[str, Any] = {
+        "no_cpython_wrapper": True,
+        "no_cfunc_wrapper": True,
+        "error_model": "numpy",
+    }
     return njit(**options)(function)
 
 

@@ -33,7 +33,7 @@ class ReLU(Layer):
         """Keep the positive part."""
         x, y = frame.x, frame.y
         with parallel_region(get_num_threads()) as team:
-            relu_kernel(team, x.flat, x.step, y.flat, y.step, y.shape[0], y.size)
+            relu_kernel(team, x.flat, x.step, y.flat, y.step, y.images, y.size)
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Keep the gradient where the result was positive."""
@@ -42,7 +42,7 @@ class ReLU(Layer):
             return
         with parallel_region(get_num_threads()) as team:
             relu_grad(
-                team, y.flat, y.step, dy.flat, dy.step, dx.flat, dx.step, y.shape[0], y.size,
+                team, y.flat, y.step, dy.flat, dy.step, dx.flat, dx.step, y.images, y.size,
                 frame.adds[0],
             )  # fmt: skip
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
+
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.graph import OPERATORS, Value
 from lowerconv.nn.module import Layer, Shape
@@ -11,12 +13,18 @@ from lowerconv.nn.step import Step
 from lowerconv.ops.elementwise import add, copy, relu_grad
 from lowerconv.runtime.threads import get_num_threads, parallel_region
 
+COMPILED = (np.float32, np.float64)  # other types of numbers are moved by NumPy
+
 
 def move(source: Tensor, target: Tensor, adding: bool) -> None:
     """Copy a tensor, or add it to another of the same size."""
+    if source.dtype not in COMPILED:
+        items = source.array.reshape(target.shape)
+        target.array[...] = target.array + items if adding else items
+        return
     with parallel_region(get_num_threads()) as team:
         copy(
-            team, source.flat, source.step, target.flat, target.step, source.shape[0], source.size,
+            team, source.flat, source.step, target.flat, target.step, source.images, source.size,
             adding,
         )  # fmt: skip
 
@@ -90,9 +98,7 @@ class Add(Layer):
         a, b = frame.xs
         y = frame.y
         with parallel_region(get_num_threads()) as team:
-            add(
-                team, a.flat, a.step, b.flat, b.step, y.flat, y.step, y.shape[0], y.size, frame.relu
-            )
+            add(team, a.flat, a.step, b.flat, b.step, y.flat, y.step, y.images, y.size, frame.relu)
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Give the gradient to both."""
@@ -110,7 +116,7 @@ def mask(dy: Tensor, y: Tensor) -> None:
     """Zero a gradient where a ReLU did."""
     with parallel_region(get_num_threads()) as team:
         relu_grad(
-            team, y.flat, y.step, dy.flat, dy.step, dy.flat, dy.step, dy.shape[0], dy.size, False
+            team, y.flat, y.step, dy.flat, dy.step, dy.flat, dy.step, dy.images, dy.size, False
         )
 
 

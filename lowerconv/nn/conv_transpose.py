@@ -136,12 +136,15 @@ class ConvTranspose2d(Layer):
         for name, op in (("forward", "input_grad"), ("dx", "forward"), ("dw", "weight_grad")):
             if name != "forward" and frame.dy is None:
                 continue
+            more: dict[str, Any] = {}
+            if name == "dx" and frame.dx:
+                more["accumulate"] = frame.adds[0]
             plan = ConvPlan(
                 *(reached, self.weight.data.shape, stride, sides, dilation, groups),
                 op=op,
                 dtype=frame.dtype,
                 names=("y", "weight"),
-                **({"accumulate": frame.adds[0]} if name == "dx" and frame.dx else {}),
+                **more,
             )
             frame.workspace_bytes = max(frame.workspace_bytes, plan.workspace_bytes)
             frame.kept[name] = plan

@@ -88,7 +88,7 @@ class Linear(Layer):
             np.add(y.array, self.bias.data, out=y.array)
         if frame.relu:
             with parallel_region(get_num_threads()) as team:
-                relu_kernel(team, y.flat, y.step, y.flat, y.step, y.shape[0], y.size)
+                relu_kernel(team, y.flat, y.step, y.flat, y.step, y.images, y.size)
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Compute the gradients of weights, bias and input."""

@@ -63,6 +63,7 @@ class Module(Attributes):
 
     returns_all = False  # at inference, too, all values that `forward` returns
     frozen = False  # whether parameters never change, so that kernels may keep them packed
+    looked_at: tuple[int, ...] = ()  # numbers of inputs whose contents `forward` depends on
 
     def __init__(self) -> None:
         super().__init__()
@@ -328,7 +329,7 @@ class Layer(Module):
         return None
 
     def scale_and_shift(self, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return the factor and the summand, (channels,) each, if the layer is no more at inference.
+        """Return factor and summand, (channels,) each, if the layer is no more at inference.
 
         Operands are (N, channels, ...).
         """

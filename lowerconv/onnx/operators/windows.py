@@ -52,7 +52,7 @@ def explicit_pads(node: Node, pixels: Sequence[int], extents: Sequence[int]) -> 
 
 def planar(values: Sequence[Any], missing: Any) -> tuple[Any, Any]:
     """Return values for rows and columns: of one axis, images are one row high."""
-    return tuple(values) if len(values) == 2 else (missing, *values)  # type: ignore[return-value]
+    return tuple(values) if len(values) == 2 else (missing, *values)
 
 
 def planar_weight(weight: np.ndarray) -> np.ndarray:
