@@ -16,6 +16,7 @@ from lowerconv.nn.module import Module
 from lowerconv.nn.step import INFERENCE, Step
 from lowerconv.onnx import operators, protos  # noqa: F401  (operators fill the table)
 from lowerconv.onnx.contents import divide
+from lowerconv.onnx.explain import Explanation, explain
 from lowerconv.onnx.half import at_full, in_full_precision, is_half
 from lowerconv.onnx.reader import OnnxError, Source, import_onnx, opset_of, read_model
 from lowerconv.onnx.registry import OPERATORS, Node, importer_of
@@ -62,7 +63,9 @@ class OnnxNetwork(Module):
     ----------
     input_names, output_names : tuple of str
     input_shapes : tuple of tuple
-        Extents, or names of those that are dynamic.
+        Extents, or names of those that are dynamic; None where they are not declared.
+    input_dtypes : tuple of dtype
+        None where they are not declared.
     """
 
     returns_all = True
@@ -76,7 +79,7 @@ class OnnxNetwork(Module):
         inputs = [v for v in model.graph.input if v.name not in self._constants]
         self.input_names = tuple(v.name for v in inputs)
         self.input_shapes = tuple(protos.shape_of(v) for v in inputs)
-        self._input_dtypes = tuple(protos.dtype_of(onnx, v) for v in inputs)
+        self.input_dtypes = tuple(protos.dtype_of(onnx, v) for v in inputs)
         self.output_names = tuple(v.name for v in model.graph.output)
         version = opset_of(model)
         operations = list(model.graph.node)
@@ -107,7 +110,7 @@ class OnnxNetwork(Module):
 
     def _divide(self) -> None:
         """Find out which nodes the program has, and which are computed after it."""
-        rows = zip(self.input_names, self.input_shapes, self._input_dtypes, strict=True)
+        rows = zip(self.input_names, self.input_shapes, self.input_dtypes, strict=True)
         declared = {name: (shape, dtype) for name, shape, dtype in rows}
         looked_at, self._nodes, self._after = divide(self._nodes, declared)
         if self._after and not self.frozen:
@@ -230,12 +233,39 @@ class OnnxNetwork(Module):
                 + ", ".join(self.input_names)
             )
 
+    @property
+    def has_program(self) -> bool:
+        """Whether anything is computed in one planned program, rather than node by node."""
+        return bool(self._given)
+
+    def explain(self, *inputs: Any, repeats: int = 0) -> Explanation:
+        """Return what the network does: every layer, its algorithm and why, FLOP and memory.
+
+        Parameters
+        ----------
+        *inputs : ndarray or tuple of int
+            For each input an array, or its shape; none where the file declares all extents.
+        repeats : int
+            Runs to measure each layer with; 0 measures nothing.
+
+        Returns
+        -------
+        Explanation
+            Its `layers` has a row for each; printed it is a table.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The inputs are not what the network takes.
+        """
+        return explain(self, inputs, repeats)
+
     def check_input(self, *xs: np.ndarray) -> None:
         """Raise where arrays are not what the model declares."""
         self._check_number(xs)
         for x, name in zip(xs, self.input_names, strict=True):
             plain_array(x, name)
-        rows = zip(xs, self.input_names, self.input_shapes, self._input_dtypes, strict=True)
+        rows = zip(xs, self.input_names, self.input_shapes, self.input_dtypes, strict=True)
         for x, name, shape, dtype in rows:
             if dtype is not None and x.dtype != dtype:
                 raise TypeError(f"{name}: got dtype {x.dtype}, expected {dtype}")

@@ -6,17 +6,16 @@ What is left out is told below, each with its reason; the tests that run are all
 import os
 import warnings
 
+import numpy as np
 import pytest
 
-pytest.importorskip("onnx", reason="reads ONNX files")
+onnx = pytest.importorskip("onnx", reason="reads ONNX files")
 
-import numpy as np
-import onnx
-from onnx.backend.test.loader import load_model_tests
-from onnx.backend.test.runner import Runner
+from onnx.backend.test.loader import load_model_tests  # noqa: E402
+from onnx.backend.test.runner import Runner  # noqa: E402
 
-from lowerconv.onnx.backend import Backend
-from lowerconv.onnx.registry import OPERATORS
+from lowerconv.onnx.backend import Backend  # noqa: E402
+from lowerconv.onnx.registry import OPERATORS  # noqa: E402
 
 SEQUENCES = "its values are sequences or optional ones, not arrays"
 STRINGS = "works on strings"

@@ -7,12 +7,12 @@ import pytest
 
 onnx = pytest.importorskip("onnx", reason="reads ONNX files")
 
-from onnx import helper, numpy_helper
+from onnx import helper, numpy_helper  # noqa: E402
 
-import lowerconv.onnx
-from lowerconv.onnx import OnnxError
+import lowerconv.onnx  # noqa: E402
+from lowerconv.onnx import OnnxError  # noqa: E402
 
-from .networks import model_of, small_model
+from .networks import model_of, small_model  # noqa: E402
 
 CHANGES = 300
 X = np.ones((1, 3, 12, 12), np.float32)

@@ -236,7 +236,7 @@ def cast_like(node: Node, x: Any, other: Any) -> Any:
 
 def _plain(dtype: np.dtype) -> bool:
     """Return whether numbers are of a type that NumPy converts to as ONNX does."""
-    return dtype.kind in "fiub" or dtype.name == "bfloat16"
+    return dtype.isbuiltin == 1 or dtype.name == "bfloat16"
 
 
 @operator("Where", how="NumPy", moves=True)

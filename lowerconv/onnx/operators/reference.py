@@ -13,7 +13,8 @@ import numpy as np
 from lowerconv.nn import functional as F
 from lowerconv.onnx.registry import Node, operator
 
-_TRIALS = {"RoiAlign": 0}  # operands of ones are no numbers of images
+# Operands of ones are no numbers of images, and no zero points of 8-bit floating point.
+_TRIALS = {"RoiAlign": 0, "DequantizeLinear": 0}
 _COMPUTED = (
     *("Einsum", "GatherND", "ScatterND", "ScatterElements", "Scatter", "EyeLike", "BitShift"),
     *("ReverseSequence", "Det", "Shrink", "GridSample", "RoiAlign", "DeformConv"),
