@@ -429,7 +429,18 @@ def softmax(x: Operand, axis: int, log: bool = False) -> Operand:
             return (dy - np.exp(y) * dy.sum(axis=axis, keepdims=True),)
         return (y * (dy - (dy * y).sum(axis=axis, keepdims=True)),)
 
-    return computed("log_softmax" if log else "softmax", function, x, gradient=gradient)
+    if isinstance(x, np.ndarray):
+        return function(x)
+    layer = Softmax("log_softmax" if log else "softmax", function, gradient)
+    layer.axis, layer.log = axis, log
+    return layer(x)
+
+
+class Softmax(Computed):
+    """Exponentials over their sum along an axis, or the logarithm of that."""
+
+    axis: int
+    log: bool
 
 
 def matmul(a: Operand, b: Operand) -> Operand:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from lowerconv.onnx.explain import Explanation, explain
 from lowerconv.onnx.half import at_full, in_full_precision, is_half
 from lowerconv.onnx.reader import OnnxError, Source, import_onnx, opset_of, read_model
 from lowerconv.onnx.registry import OPERATORS, Node, importer_of
+from lowerconv.onnx.write import write
 
 
 def load(source: Source, *, trainable: bool = False) -> OnnxNetwork:
@@ -66,6 +68,8 @@ class OnnxNetwork(Module):
         Extents, or names of those that are dynamic; None where they are not declared.
     input_dtypes : tuple of dtype
         None where they are not declared.
+    version : int
+        Of the operators.
     """
 
     returns_all = True
@@ -81,7 +85,11 @@ class OnnxNetwork(Module):
         self.input_shapes = tuple(protos.shape_of(v) for v in inputs)
         self.input_dtypes = tuple(protos.dtype_of(onnx, v) for v in inputs)
         self.output_names = tuple(v.name for v in model.graph.output)
-        version = opset_of(model)
+        # What files say beside nodes and constants.
+        self.declared = tuple(
+            tuple(v.SerializeToString() for v in values) for values in (inputs, model.graph.output)
+        )
+        version = self.version = opset_of(model)
         operations = list(model.graph.node)
         protos.check_operators(operations, version, name)
         nodes = [protos.node_of(onnx, p, i, version, name) for i, p in enumerate(operations)]
@@ -127,6 +135,7 @@ class OnnxNetwork(Module):
     def _make_layers(self) -> None:
         """Give nodes with constant weights layers that have them as parameters."""
         taken: set[str] = set()
+        owners: dict[str, Node] = {}
         for node in (*self._nodes, *self._after):
             make = OPERATORS[node.operator].layer
             if make is None:
@@ -142,10 +151,13 @@ class OnnxNetwork(Module):
                 raise self._failed(node, error) from error
             if layer is None:
                 continue
-            if self.frozen:
-                for parameter in layer.own_parameters().values():
+            for parameter in layer.own_parameters().values():
+                if self.frozen:
                     parameter.data = parameter.data.view()
                     parameter.data.flags.writeable = False
+                else:
+                    parameter.data = np.array(parameter.data)
+                    self._note_owner(node, known, owners)
             name = re.sub(r"\W+", "_", node.name).strip("_") or node.operator
             while name in taken or name in self._reserved or name[0].isdigit():
                 name = f"{node.operator}_{len(taken)}" if name[0].isdigit() else f"{name}_"
@@ -156,6 +168,16 @@ class OnnxNetwork(Module):
         read = {i for n in every if n.layer is None for i in n.inputs}
         read |= {n.inputs[0] for n in every if n.layer is not None} | {*self.output_names}
         self._constants = {name: array for name, array in self._constants.items() if name in read}
+
+    def _note_owner(self, node: Node, known: Iterable[int], owners: dict[str, Node]) -> None:
+        """Note which node learns a tensor: two would each change one of their own."""
+        for i in known:
+            other = owners.setdefault(node.inputs[i], node)
+            if other is not node:
+                raise OnnxError(
+                    f"{self.file}: tensor {node.inputs[i]!r} is read by nodes {other.name!r} and "
+                    f"{node.name!r}; networks that share weights run, but are not trained"
+                )
 
     def _failed(self, node: Node, error: Exception) -> OnnxError:
         return OnnxError(f"{self.file}: node {node.name!r} ({node.operator}): {error}")
@@ -234,6 +256,16 @@ class OnnxNetwork(Module):
             )
 
     @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The nodes that are left when constants are folded, in order."""
+        return (*self._nodes, *self._after)
+
+    @property
+    def constants(self) -> Mapping[str, np.ndarray]:
+        """The constants that nodes read and no layer has as a parameter."""
+        return self._constants
+
+    @property
     def has_program(self) -> bool:
         """Whether anything is computed in one planned program, rather than node by node."""
         return bool(self._given)
@@ -259,6 +291,13 @@ class OnnxNetwork(Module):
             The inputs are not what the network takes.
         """
         return explain(self, inputs, repeats)
+
+    def save_onnx(self, path: str | Path, x_shape: Any = None) -> None:
+        """Write the network with its parameters as they are now, as the file that it came from.
+
+        Shapes that are dynamic stay so; `x_shape` is not looked at.
+        """
+        write(self, path)
 
     def check_input(self, *xs: np.ndarray) -> None:
         """Raise where arrays are not what the model declares."""
