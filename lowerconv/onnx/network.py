@@ -19,6 +19,7 @@ from lowerconv.onnx import operators, protos  # noqa: F401  (operators fill the 
 from lowerconv.onnx.contents import divide
 from lowerconv.onnx.explain import Explanation, explain
 from lowerconv.onnx.half import at_full, in_full_precision, is_half
+from lowerconv.onnx.operators.windows import room
 from lowerconv.onnx.reader import OnnxError, Source, import_onnx, opset_of, read_model
 from lowerconv.onnx.registry import OPERATORS, Node, importer_of
 from lowerconv.onnx.write import write
@@ -192,6 +193,9 @@ class OnnxNetwork(Module):
             if any(o is not None and is_half(o.dtype) for o in operands):
                 importer = in_full_precision(importer)
             made = importer(node, *operands)
+            for result in made if isinstance(made, tuple) else (made,):
+                if isinstance(result, Value):
+                    room(result.shape, result.dtype, "the result")
         except (
             *(TypeError, ValueError, KeyError, IndexError, ZeroDivisionError, AttributeError),
             *(AssertionError, NotImplementedError, RuntimeError, OverflowError, MemoryError),

@@ -10,6 +10,7 @@ import numpy as np
 from lowerconv.nn import functional as F
 from lowerconv.nn.resize import COORDINATES, Resize, taps
 from lowerconv.onnx.operators.shapes import numbers
+from lowerconv.onnx.operators.windows import room
 from lowerconv.onnx.registry import Node, operator
 
 
@@ -65,6 +66,7 @@ def _resized(
 ) -> Any:
     """Return `x` resized along every axis whose scale is not 1."""
     shape = [floor(n * s) for n, s in zip(x.shape, scales, strict=True)] if sizes is None else sizes
+    room(shape, x.dtype, "the result")
     mode = node.get("mode", "nearest")
     coordinates = node.get(
         "coordinate_transformation_mode", "half_pixel" if node.version > 10 else "asymmetric"

@@ -8,6 +8,7 @@ import numpy as np
 
 from lowerconv.nn import functional as F
 from lowerconv.nn.graph import Value
+from lowerconv.onnx.operators.windows import room
 from lowerconv.onnx.registry import Node, operator
 
 
@@ -32,6 +33,7 @@ def constant(node: Node) -> Any:
 def constant_of_shape(node: Node, shape: Any) -> Any:
     """Import ConstantOfShape."""
     value = node.get("value", np.zeros(1, np.float32))
+    room(numbers(shape, "shape"), value.dtype, "the result")
     return np.full(numbers(shape, "shape"), value.reshape(-1)[0], value.dtype)
 
 
@@ -214,6 +216,7 @@ def _padded(node: Node, x: Any, flat: list[int], value: Any) -> Any:
     mode, rank = node.get("mode", "constant"), len(x.shape)
     if mode not in _MODES or len(flat) != 2 * rank:
         raise ValueError(f"got mode {mode!r} and pads {flat} for an array of {rank} axes")
+    room([n + flat[i] + flat[rank + i] for i, n in enumerate(x.shape)], x.dtype, "the result")
     return F.pad(x, [(flat[i], flat[rank + i]) for i in range(rank)], _MODES[mode], value)
 
 
@@ -227,6 +230,8 @@ def expand(node: Node, x: Any, shape: Any) -> Any:
 def tile(node: Node, x: Any, repeats: Any) -> Any:
     """Import Tile."""
     times = numbers(repeats, "repeats")
+    whole = [n * t for n, t in zip(x.shape, times, strict=True)]
+    room(whole, x.dtype, "the result")
     return F.computed("tile", lambda x: np.tile(x, times), x)
 
 
@@ -259,4 +264,5 @@ def arange(node: Node, start: Any, limit: Any, delta: Any) -> Any:
     if any(isinstance(v, Value) for v in (start, limit, delta)):
         raise ValueError("depends on the contents of the input, expected constants")
     first, last, step = (v.reshape(()).item() for v in (start, limit, delta))
+    room([int(max(0, (last - first) / step)) + 1], start.dtype, "the result")
     return np.arange(first, last, step).astype(start.dtype)
