@@ -430,7 +430,7 @@ def softmax(x: Operand, axis: int, log: bool = False) -> Operand:
         return (y * (dy - (dy * y).sum(axis=axis, keepdims=True)),)
 
     if isinstance(x, np.ndarray):
-        return function(x)
+        return computed("softmax", function, x)
     layer = Softmax("log_softmax" if log else "softmax", function, gradient)
     layer.axis, layer.log = axis, log
     return layer(x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +235,10 @@ class OnnxNetwork(Module):
     def run(self, x: Any, step: Step = INFERENCE) -> Any:
         """Compute the outputs for a batch, or a tuple of arrays; see `Module.run`."""
         values = x if isinstance(x, tuple) else (x,)
-        return self._finished(values, lambda x: program.run(self, x, step))
+        # Padding that follows from the shape is set in layers while a program is made.
+        adapts = any(node.get("auto_pad", "")[:4] == "SAME" for node in self._nodes)
+        with self._use.turns.take() if adapts else nullcontext():
+            return self._finished(values, lambda x: program.run(self, x, step))
 
     def _finished(self, values: tuple[Any, ...], compute: Callable[[Any], Any]) -> Any:
         """Return the outputs for arrays, given what computes the program's results."""
