@@ -10,6 +10,7 @@ from rich.table import Table
 from lowerconv.bench.peak import fma_peak
 from lowerconv.cli.mistakes import EXPECTED, tell
 from lowerconv.cli.network_inputs import random_inputs, shape_argument, shapes_of
+from lowerconv.cli.network_picture import draw
 from lowerconv.console import PlainConsole
 from lowerconv.onnx import load
 from lowerconv.onnx.explain import Explanation
@@ -36,6 +37,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--repeats", type=int, default=10, metavar="N", help="runs to measure with; 0 for none"
     )
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.svg", help="draw the layers, with times as colours"
+    )
     parser.set_defaults(func=run)
 
 
@@ -47,6 +51,8 @@ def run(options: argparse.Namespace) -> int:
         network = load(options.model)
         arrays = random_inputs(network, shapes_of(network, options.shape))
         explanation = network.explain(*arrays, repeats=options.repeats)
+        if options.plot:
+            draw(explanation, options.plot)
     except (*EXPECTED, TypeError, ImportError) as error:
         return tell(error)
     print_layers(PlainConsole(100), explanation)

@@ -65,6 +65,9 @@ class Explanation:
     shapes : tuple of tuple of int
         Of the inputs.
     layers : list of LayerReport
+    edges : list of (int, int)
+        Which layer reads from which: numbers in `layers` of the one that is read, and of the
+        reader; by readers.
     arena : int
         Bytes of all results, of which those that are not needed together share memory.
     """
@@ -72,6 +75,7 @@ class Explanation:
     file: str
     shapes: tuple[Shape, ...]
     layers: list[LayerReport] = field(default_factory=list)
+    edges: list[tuple[int, int]] = field(default_factory=list)
     arena: int = 0
 
     @property
@@ -168,6 +172,13 @@ def explain(network: OnnxNetwork, inputs: tuple[Any, ...], repeats: int = 0) -> 
     program = program_of(network, Execution(), x, False, False)
     found.layers = [_report(layer, frame) for layer, frame in program.steps]
     found.arena = program.plan.nbytes
+    number = {node: i for i, node in enumerate(program.graph.nodes)}
+    found.edges = [
+        (number[value.node], i)
+        for i, node in enumerate(program.graph.nodes)
+        for value in node.inputs
+        if value.node is not None
+    ]
     if repeats:
         for layer, seconds in zip(found.layers, _measured(program, x, repeats), strict=True):
             layer.seconds = seconds

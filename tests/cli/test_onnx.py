@@ -60,6 +60,16 @@ def test_show_lists_layers(model, capsys):
     assert "ms" not in capsys.readouterr().out
 
 
+def test_show_draws(model, tmp_path):
+    pytest.importorskip("matplotlib", reason="draws")
+    picture = tmp_path / "net.svg"
+    arguments = ["show", str(model), "--shape", "2x3x12x12", "--repeats", "1"]
+    assert main([*arguments, "--plot", str(picture)]) == 0
+    text = picture.read_text()
+    assert text.count("Conv2d 2x8x6x6") == 1 and text.count("softmax 2x5") == 1
+    assert main([*arguments, "--plot", str(tmp_path / "net.what")]) == 1
+
+
 def test_compare_tells_values_and_times(model, capsys):
     pytest.importorskip("onnxruntime", reason="compares with ONNX Runtime")
     assert main(["compare", str(model), "--repeats", "1"]) == 0
