@@ -18,6 +18,7 @@ BENCH = ["pytest>=8.3", "pytest-benchmark>=4.0"]
 PEERS = ["torch>=2.2", "onnxruntime>=1.17", "onnx>=1.15"]
 # gevent replaces Python's threads: programs that have it patch what the library starts.
 # pytest-xdist runs several tests at once: most of them compile, or wait for other processes.
+ONNX = ["onnx>=1.15"]
 TEST = ["pytest>=8.3", "pytest-xdist>=3.5", "hypothesis>=6.90", "gevent>=24.10"]
 
 setup(
@@ -51,7 +52,8 @@ setup(
         "plot": PLOT,
         "tensorboard": TENSORBOARD,
         "bench": BENCH + PEERS,
-        "test": TEST + PLOT + TENSORBOARD,
+        "onnx": ONNX,
+        "test": TEST + PLOT + TENSORBOARD + ONNX,
     },
     entry_points={"console_scripts": ["lowerconv = lowerconv.cli.main:main"]},
     classifiers=[

@@ -84,7 +84,7 @@ def _array(value: Any) -> np.ndarray:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _conv2d(geometry: tuple[Any, ...], x: Any, w: Any) -> Any:
+def _conv2d(geometry: tuple[Any, Any, Any, int], x: Any, w: Any) -> Any:
     problem = conv_problem(x.shape, w.shape, *geometry, x.dtype)
     result = jax.ShapeDtypeStruct((problem.N, problem.K, problem.P, problem.Q), x.dtype)
 

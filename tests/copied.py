@@ -23,7 +23,11 @@ from lowerconv.copying import Reference
 from lowerconv.data import Augment, Dataset, Loader, Normalizer, ShardSet
 from lowerconv.data.shards import Shard as ShardFile
 from lowerconv.data.split import Subset
+from lowerconv.nn.arithmetic import Arithmetic
+from lowerconv.nn.conv_transpose import ConvTranspose2d
 from lowerconv.nn.models import resnet20
+from lowerconv.nn.pointwise import Pointwise
+from lowerconv.nn.resize import Resize, taps
 from lowerconv.parallel.comm.link import Scratch, SentBytes
 from lowerconv.parallel.comm.listener import Listener
 from lowerconv.parallel.comm.rank_map import Place, RankMap
@@ -163,6 +167,10 @@ NETWORKS = {
     nn.Flatten: Made(nn.Flatten, learnt),
     nn.Conv2d: Made(lambda: nn.Conv2d(4, 3, 3), learnt),
     nn.Linear: Made(lambda: nn.Linear(6, 5), flat),
+    ConvTranspose2d: Made(lambda: ConvTranspose2d(4, 3, 3, 2), learnt),
+    Pointwise: Made(lambda: Pointwise("silu"), learnt),
+    Arithmetic: Made(lambda: Arithmetic("mul", np.full((4, 1, 1), 2, np.float32)), learnt),
+    Resize: Made(lambda: Resize(*[taps(6, 3, 0.5, "linear", "half_pixel")] * 2), learnt),
     nn.BatchNorm2d: Made(lambda: nn.BatchNorm2d(4), learnt),
     nn.LocalResponseNorm: Made(lambda: nn.LocalResponseNorm(3), learnt),
     nn.MaxPool2d: Made(lambda: nn.MaxPool2d(2), learnt),

@@ -48,6 +48,7 @@ PLAIN = """
     parallel.trace.chrome.RankTrace parallel.trace.chrome.Step parallel.trace.chrome.Trace
     parallel.trace.chrome.Transfer parallel.trace.clocks.Alignment parallel.trace.clocks.Reading
     parallel.trace.summary.Summary runtime.records.Operands train.checkpoint.Checkpoint
+    nn.convolution.Geometry
     train.inputs.Inputs train.loop.EpochCounts train.metrics.EpochMetrics train.settings.Settings
 """.split()  # noqa: SIM905
 
@@ -87,6 +88,23 @@ ELSEWHERE = {
     "cli.bench.Job": "a study and results",
     "codegen.depthwise.PlaneKernel": "made as a Microkernel is",
     "codegen.depthwise_small.SmallPlaneKernel": "made as a Microkernel is",
+    # made while a network is recorded, and never part of one
+    "nn.combine.View": "a shape",
+    "nn.computed.Computed": "functions, that pickle where they have a name",
+    "nn.functional.Softmax": "a Computed",
+    "nn.functional.Transpose": "a Computed",
+    "onnx.half.Rounded": "a Computed",
+    # of ONNX files
+    "nn.export.Writer": "protocol buffers of a file that is being made",
+    "onnx.backend.Backend": "class methods alone",
+    "onnx.backend.BackendRep": "a network",
+    "onnx.network.OnnxNetwork": "copied in tests/onnx",
+    "onnx.registry.Node": "copied with its network",
+    "onnx.registry.Operator": "functions, that pickle where they have a name",
+    "onnx.contents.Division": "nodes",
+    "onnx.operators.recurrent.Cell": "functions and arrays of one call",
+    "onnx.explain.Explanation": "numbers and texts",
+    "onnx.explain.LayerReport": "numbers and texts",
     # modules that are nothing but their children
     **dict.fromkeys(
         """nn.models.alexnet.AlexNet nn.models.googlenet.ConvReLU nn.models.googlenet.Inception

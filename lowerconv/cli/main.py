@@ -13,12 +13,15 @@ from rich.console import Console
 
 from lowerconv.cli import (
     bench,
+    compare,
     evaluate,
     info,
     mistakes,
     models,
     pack,
     predict,
+    run,
+    show,
     slurm,
     timeline,
     train,
@@ -37,9 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"lowerconv {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (
-        train, slurm, timeline, evaluate, predict, models, pack, tune, bench, info
-    ):  # fmt: skip
+    commanded = (train, slurm, timeline, evaluate, predict, models, run, show, compare)
+    for command in (*commanded, pack, tune, bench, info):
         command.add_parser(commands)
     return parser
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
+
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.graph import OPERATORS, Value
 from lowerconv.nn.module import Layer, Shape
@@ -11,9 +13,15 @@ from lowerconv.nn.step import Step
 from lowerconv.ops.elementwise import add, copy, relu_grad
 from lowerconv.runtime.threads import run
 
+COMPILED = (np.float32, np.float64)  # other types of numbers are moved by NumPy
+
 
 def move(source: Tensor, target: Tensor, adding: bool) -> None:
     """Copy a tensor, or add it to another of the same size."""
+    if source.dtype not in COMPILED:
+        items = source.array.reshape(target.shape)
+        target.array[...] = target.array + items if adding else items
+        return
     run(copy, source.images, target.images, adding)
 
 

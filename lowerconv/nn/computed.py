@@ -28,6 +28,8 @@ class Computed(Layer):
     gradient : callable, optional
         Given the gradient of the result, the result and the operands, returns the gradient of each
         operand, or None for one that has none.
+    trial : float
+        What all operands are filled with to find out shape and dtype of the result.
     """
 
     keeps_x = True
@@ -38,16 +40,19 @@ class Computed(Layer):
         name: str,
         function: Function,
         gradient: Callable[..., Sequence[np.ndarray | None]] | None = None,
+        trial: float = 1,
     ) -> None:
         super().__init__()
+        self.trial = trial
         self.name, self.function, self.gradient = name, function, gradient
 
     def __repr__(self) -> str:
         return self.name
 
     def forward(self, *values: Value) -> Value:
-        """Record the layer: a trial with arrays of ones tells shape and dtype of the result."""
-        trial = [np.broadcast_to(np.ones((), v.dtype), v.shape) for v in values]
+        """Record the layer: a trial tells shape and dtype of the result."""
+        number = self.trial
+        trial = [np.broadcast_to(np.full((), number, v.dtype), v.shape) for v in values]
         with np.errstate(all="ignore"):
             result = np.asarray(self.function(*trial))
         return Node(self, values, result.shape, result.dtype).result

@@ -119,3 +119,64 @@ def convolve_gradients(
         dx[:, :, slices] += _volumes(conv2d_input_grad(part, tap, images.shape, *g.inner), len(x))
         dw[:, :, t] = conv2d_weight_grad(part, images, tap.shape, *g.inner)
     return dx, dw
+
+
+def _whole(x: np.ndarray, w: np.ndarray, g: Geometry) -> tuple[int, ...]:
+    """Return the shape of a transposed convolution that loses no pixels."""
+    pixels = [
+        (n - 1) * s + d * (r - 1) + 1
+        for n, r, s, d in zip(x.shape[2:], w.shape[2:], g.strides, g.dilations, strict=True)
+    ]
+    return (len(x), w.shape[1] * g.groups, *pixels)
+
+
+def _kept(shape: Sequence[int], g: Geometry) -> tuple[tuple[slice, ...], list[tuple[int, int]]]:
+    """Return the part of such a result that padding leaves, and the zeros after that."""
+    parts, zeros = [slice(None), slice(None)], [(0, 0), (0, 0)]
+    for n, (before, after) in zip(shape[2:], g.pads, strict=True):
+        parts.append(slice(before, n - max(0, after)))
+        zeros.append((0, max(0, -after)))
+    return tuple(parts), zeros
+
+
+def transposed(x: np.ndarray, w: np.ndarray, g: Geometry) -> np.ndarray:
+    """Return the transposed convolution of (N, C, ...) with filters (C, K/groups, ...).
+
+    Padding takes pixels from the result; a negative one after it adds zeros.
+    """
+    shape = _whole(x, w, g)
+    none = g._replace(pads=((0, 0),) * len(g.strides))
+    part, zeros = _kept(shape, g)
+    return np.pad(_input_gradient(x, w, shape, none)[part], zeros)
+
+
+def _input_gradient(dy: np.ndarray, w: np.ndarray, shape: tuple[int, ...], g: Geometry) -> Any:
+    """Return the gradient of the input of a convolution, of 1 to 3 axes."""
+    if dy.ndim == 3:
+        flat_dy, flat_w, flat = planar(dy, w, g)
+        return _input_gradient(flat_dy, flat_w, (*shape[:2], 1, shape[2]), flat)[:, :, 0]
+    if dy.ndim == 4:
+        return conv2d_input_grad(np.ascontiguousarray(dy), w, shape, *g.inner)
+    dx = np.zeros(shape, dy.dtype)
+    for t, slices, first in _taps(shape, w, g):
+        count = len(range(*slices.indices(shape[2])))
+        part = _images(dy[:, :, first : first + count])
+        images = (len(dy) * count, shape[1], *shape[3:])
+        found = conv2d_input_grad(part, _tap(w, t), images, *g.inner)
+        dx[:, :, slices] += _volumes(found, len(dy))
+    return dx
+
+
+def transposed_gradients(
+    dy: np.ndarray, x: np.ndarray, w: np.ndarray, g: Geometry
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the gradients of `x` and `w` of a transposed convolution."""
+    shape = _whole(x, w, g)
+    none = g._replace(pads=((0, 0),) * len(g.strides))
+    part, zeros = _kept(shape, g)
+    whole = np.zeros(shape, dy.dtype)
+    reached = tuple(slice(0, n - after) for n, (_, after) in zip(dy.shape, zeros, strict=True))
+    whole[part] = dy[reached]
+    dx = convolve(whole, np.ascontiguousarray(w), None, none)
+    # Of the convolution whose input gradient this is: its result's gradient is x.
+    return dx, convolve_gradients(np.ascontiguousarray(x), whole, np.ascontiguousarray(w), none)[1]

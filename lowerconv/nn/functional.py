@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from lowerconv.nn.arithmetic import _NUMPY, Arithmetic
-from lowerconv.nn.combine import Add, Concat, View
+from lowerconv.nn.combine import COMPILED, Add, Concat, View
 from lowerconv.nn.computed import Computed, summed_to
 from lowerconv.nn.graph import Value
 from lowerconv.nn.pointwise import Pointwise
@@ -34,6 +34,7 @@ def computed(
     function: Callable[..., np.ndarray],
     *operands: Operand,
     gradient: Callable[..., Sequence[np.ndarray | None]] | None = None,
+    trial: float = 1,
 ) -> Operand:
     """Return a function of operands that NumPy computes.
 
@@ -46,6 +47,8 @@ def computed(
     *operands : Value or ndarray
     gradient : callable, optional
         Of the gradient of the result, the result, and all operands; returns one for each operand.
+    trial : float
+        As of `Computed`.
 
     Returns
     -------
@@ -57,7 +60,7 @@ def computed(
         with np.errstate(all="ignore"):
             return np.asarray(function(*operands))
     if len(at) == len(operands):
-        return Computed(name, function, gradient)(*operands)
+        return Computed(name, function, gradient, trial)(*operands)
     fixed = list(operands)
 
     def whole(values: Sequence[np.ndarray]) -> list[Any]:
@@ -74,7 +77,7 @@ def computed(
         every = gradient(dy, y, *whole(values))
         return [every[i] for i in at]
 
-    layer = Computed(name, of_values, gradient and gradient_of_values)
+    layer = Computed(name, of_values, gradient and gradient_of_values, trial)
     return layer(*(operands[i] for i in at))
 
 
@@ -88,7 +91,7 @@ def pointwise(x: Operand, function: str, a: float | None = None, b: float | None
     layer = Pointwise(function, a, b)
     if function == "affine":
         before = layer_of(x, Pointwise)
-        if before is not None and before.function == "affine":
+        if before is not None and before.function == "affine" and x.node is not None:
             return affine(x.node.operands[0], layer.a * before.a, layer.a * before.b + layer.b)
     if function == "clip" and layer.a == 0 and layer.b == np.inf:
         from lowerconv.nn.activation import relu
@@ -125,18 +128,23 @@ def arithmetic(operation: str, a: Operand, b: Operand) -> Operand:
     if not isinstance(a, Value) and not isinstance(b, Value):
         with np.errstate(all="ignore"):
             if operation == "div" and np.result_type(a, b).kind in "iu":
-                return np.asarray(np.trunc(np.true_divide(a, b)).astype(np.result_type(a, b)))
+                return _truncated(a, b)
             return np.asarray(_NUMPY[operation](a, b))
     if isinstance(a, Value) and isinstance(b, Value):
         found = _gated(a, b) or _gated(b, a) if operation == "mul" else None
         if found is not None:
             return found
-        if operation == "add" and a.shape == b.shape and a is not b:
+        same = a.shape == b.shape and a.dtype == b.dtype and a.dtype in COMPILED
+        if operation == "add" and same and a is not b:
             return Add()(a, b)
+        if operation == "div" and np.result_type(a.dtype, b.dtype).kind in "iu":
+            return computed("div", _truncated, a, b)
         return Arithmetic(operation)(a, b)
     value, constant, first = (b, a, True) if isinstance(b, Value) else (a, b, False)
     assert isinstance(value, Value) and isinstance(constant, np.ndarray)
     constant = constant.astype(value.dtype, copy=False)
+    if operation == "div" and value.dtype.kind in "iu":
+        return computed("div", _truncated, *((constant, value) if first else (value, constant)))
     if constant.size == 1 and constant.ndim <= len(value.shape) and value.dtype.kind == "f":
         number = float(constant.reshape(()))
         if operation == "add":
@@ -157,6 +165,14 @@ def arithmetic(operation: str, a: Operand, b: Operand) -> Operand:
             bounds = (None, number) if operation == "min" else (number, None)
             return pointwise(value, "clip", *bounds)
     return Arithmetic(operation, constant, first)(value)
+
+
+def _truncated(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return quotients of integers, rounded towards zero as in C."""
+    kind = np.result_type(a, b)
+    safe = np.where(b == 0, 1, b).astype(kind)
+    quotient = np.floor_divide(a, safe)
+    return np.asarray(quotient + ((quotient < 0) & (quotient * safe != a))).astype(kind)
 
 
 def _gated(x: Value, gate: Value) -> Operand | None:
@@ -210,7 +226,7 @@ def reshape(x: Operand, shape: Sequence[int]) -> Operand:
     if tuple(new) == x.shape:
         return x
     before = layer_of(x, View)
-    return View(tuple(new))(x.node.operands[0] if before is not None else x)
+    return View(tuple(new))(x.node.operands[0] if before is not None and x.node is not None else x)
 
 
 def transpose(x: Operand, axes: Sequence[int]) -> Operand:
@@ -224,7 +240,7 @@ def transpose(x: Operand, axes: Sequence[int]) -> Operand:
     if moved == sorted(moved):  # nothing moves in memory
         return reshape(x, [x.shape[axis] for axis in axes])
     before = layer_of(x, Transpose)
-    if before is not None:
+    if before is not None and x.node is not None:
         return transpose(x.node.operands[0], [before.axes[axis] for axis in axes])
     return Transpose(axes)(x)
 
@@ -279,11 +295,12 @@ def pad(x: Operand, widths: Sequence[tuple[int, int]], mode: str, value: Any = 0
     options = {"constant_values": value} if mode == "constant" else {}
 
     def function(x: np.ndarray) -> np.ndarray:
-        return np.pad(x[cut], grown, mode, **options)  # type: ignore[call-overload,no-any-return]
+        return np.pad(x[cut], grown, mode, **options)  # type: ignore[call-overload]
 
     def gradient(dy: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray]:
         numbers = np.arange(x.size).reshape(x.shape)
-        inner = np.pad(numbers[cut], grown, mode, **({"constant_values": -1} if options else {}))
+        fill: dict[str, Any] = {"constant_values": -1} if options else {}
+        inner = np.pad(numbers[cut], grown, mode, **fill)  # type: ignore[call-overload]
         kept = inner.reshape(-1) >= 0
         sums = np.bincount(inner.reshape(-1)[kept], dy.reshape(-1)[kept], x.size)
         return (sums.reshape(x.shape).astype(x.dtype),)
@@ -354,6 +371,15 @@ _REDUCTIONS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
+def _extreme(dtype: np.dtype, largest: bool) -> Any:
+    """Return the largest or the least number of a type."""
+    if dtype.kind == "b":
+        return largest
+    if dtype.kind in "iu":
+        return np.iinfo(dtype).max if largest else np.iinfo(dtype).min
+    return np.inf if largest else -np.inf
+
+
 def reduce(operation: str, x: Operand, axes: Sequence[int] | None, keepdims: bool) -> Operand:
     """Return sums, means, products or extremes over axes, over all of them where None."""
     rank = len(x.shape)
@@ -381,6 +407,9 @@ def reduce(operation: str, x: Operand, axes: Sequence[int] | None, keepdims: boo
         return (whole * best / best.sum(axis=over, keepdims=True).astype(x.dtype),)
 
     def apply(x: np.ndarray) -> np.ndarray:
+        if not x.size and operation in ("max", "min"):  # of nothing
+            shape = np.sum(x, axis=over, keepdims=keepdims).shape
+            return np.full(shape, _extreme(x.dtype, operation == "min"), x.dtype)
         return np.asarray(function(x, axis=over, keepdims=keepdims)).astype(x.dtype, copy=False)
 
     return computed(operation, apply, x, gradient=gradient)
@@ -400,7 +429,18 @@ def softmax(x: Operand, axis: int, log: bool = False) -> Operand:
             return (dy - np.exp(y) * dy.sum(axis=axis, keepdims=True),)
         return (y * (dy - (dy * y).sum(axis=axis, keepdims=True)),)
 
-    return computed("log_softmax" if log else "softmax", function, x, gradient=gradient)
+    if isinstance(x, np.ndarray):
+        return computed("softmax", function, x)
+    layer = Softmax("log_softmax" if log else "softmax", function, gradient)
+    layer.axis, layer.log = axis, log
+    return layer(x)
+
+
+class Softmax(Computed):
+    """Exponentials over their sum along an axis, or the logarithm of that."""
+
+    axis: int
+    log: bool
 
 
 def matmul(a: Operand, b: Operand) -> Operand:
@@ -431,8 +471,7 @@ def scaled(x: Operand, factor: float) -> Operand:
 
 def constant(array: np.ndarray, like: Value) -> Value:
     """Return an array as a value, where all results of a module must be values."""
-    layer = Computed("constant", lambda x: array, lambda dy, y, x: (None,))
-    return layer(like)
+    return Computed("constant", lambda x: array, lambda dy, y, x: (None,))(like)
 
 
 def apply(layer: Any, x: Operand) -> Operand:
@@ -494,8 +533,9 @@ def convolution(x: Operand, w: Operand, bias: Operand | None, **geometry: Any) -
     )
 
     def function(x: np.ndarray, w: np.ndarray, *bias: np.ndarray) -> np.ndarray:
-        summand = bias[0] if bias else None
-        return convolve(np.ascontiguousarray(x), np.ascontiguousarray(w), summand, kept)
+        return convolve(
+            np.ascontiguousarray(x), np.ascontiguousarray(w), bias[0] if bias else None, kept
+        )
 
     def gradient(dy: np.ndarray, y: np.ndarray, x: np.ndarray, w: np.ndarray, *b: Any) -> Any:
         over = (0, *range(2, dy.ndim))
@@ -503,3 +543,30 @@ def convolution(x: Operand, w: Operand, bias: Operand | None, **geometry: Any) -
 
     operands = (x, w) if bias is None else (x, w, bias)
     return computed("convolution", function, *operands, gradient=gradient)
+
+
+def transposed_convolution(
+    x: Operand, w: Operand, bias: Operand | None, **geometry: Any
+) -> Operand:
+    """Return the transposed convolution with filters that are no parameters.
+
+    `geometry` is `strides`, `pads`, `dilations` and `groups`; padding after that is negative adds
+    to the result.
+    """
+    from lowerconv.nn.convolution import Geometry, transposed, transposed_gradients
+
+    kept = Geometry(
+        *(tuple(geometry["strides"]), tuple(map(tuple, geometry["pads"]))),
+        *(tuple(geometry["dilations"]), geometry["groups"]),
+    )
+
+    def function(x: np.ndarray, w: np.ndarray, *bias: np.ndarray) -> np.ndarray:
+        y = transposed(np.ascontiguousarray(x), np.ascontiguousarray(w), kept)
+        return y + bias[0].reshape(-1, *(1,) * (y.ndim - 2)) if bias else y
+
+    def gradient(dy: np.ndarray, y: np.ndarray, x: np.ndarray, w: np.ndarray, *b: Any) -> Any:
+        over = (0, *range(2, dy.ndim))
+        return (*transposed_gradients(dy, x, w, kept), *(dy.sum(axis=over) for _ in b))
+
+    operands = (x, w) if bias is None else (x, w, bias)
+    return computed("transposed convolution", function, *operands, gradient=gradient)

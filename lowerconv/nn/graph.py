@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +31,13 @@ class Value:
     dtype : dtype
     node : Node or None
         The node that makes the value; None for the input of the network.
+    contents : ndarray or None
+        Of an input whose contents `forward` may look at: see `Module.looked_at`.
     """
 
     def __init__(self, shape: Shape, dtype: np.dtype, node: Node | None = None) -> None:
         self.shape, self.dtype, self.node = shape, dtype, node
+        self.contents: np.ndarray | None = None
 
     def __add__(self, other: Value) -> Value:
         if not isinstance(other, Value):
@@ -85,12 +89,21 @@ class Graph:
     nodes : list of Node
     """
 
-    def __init__(self, module: Module, x_shape: Any, dtype: Any, training: bool) -> None:
+    def __init__(
+        self,
+        module: Module,
+        x_shape: Any,
+        dtype: Any,
+        training: bool,
+        contents: Mapping[int, np.ndarray] | None = None,
+    ) -> None:
         shapes, dtypes = (x_shape, dtype) if isinstance(dtype, tuple) else ((x_shape,), (dtype,))
         self.inputs = tuple(
             Value(tuple(map(int, shape)), np.dtype(kind))
             for shape, kind in zip(shapes, dtypes, strict=True)
         )
+        for i, array in (contents or {}).items():
+            self.inputs[i].contents = array
         made = module(*self.inputs)
         results = made if isinstance(made, tuple) else (made,)
         for result in results:

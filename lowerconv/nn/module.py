@@ -12,7 +12,7 @@ import numpy as np
 
 from lowerconv.checks import shape
 from lowerconv.conv.problem import DTYPES
-from lowerconv.nn import exchange, program
+from lowerconv.nn import exchange, export, program
 from lowerconv.nn.attributes import Attributes, Parameter
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.graph import Node, Value
@@ -61,6 +61,7 @@ class Module(Attributes):
 
     returns_all = False  # at inference, too, all values that `forward` returns
     frozen = False  # whether parameters never change, so that kernels may keep them packed
+    looked_at: tuple[int, ...] = ()  # numbers of inputs whose contents `forward` depends on
 
     def __init__(self) -> None:
         super().__init__()
@@ -265,6 +266,25 @@ class Module(Attributes):
     def save(self, path: str | Path) -> None:
         """Write parameters and buffers as safetensors, under PyTorch's names."""
         exchange.save_weights(self, path)
+
+    def save_onnx(self, path: str | Path, x_shape: Shape) -> None:
+        """Write the network as an ONNX file, as it is at inference; needs the package onnx.
+
+        Parameters
+        ----------
+        path : path
+        x_shape : tuple of int
+            Of the input.
+
+        Raises
+        ------
+        ValueError
+            A layer has no form in ONNX; all such are told.
+        ImportError
+            The package onnx is not installed.
+        """
+        dtype = program.parameter_dtype(self, np.float32)
+        export.save_onnx(self, path, shape(x_shape, "x_shape"), dtype)
 
     def load(self, weights: Any) -> None:
         """Take parameters and buffers from a safetensors file or a dict of arrays."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -47,6 +47,8 @@ class Program:
         Memory, that programs of the same network may share.
     constant : bool
         Whether parameters are kept as they are: copies of them are folded together and packed.
+    contents : dict of int to ndarray
+        Of the inputs that `Module.looked_at` names.
 
     Attributes
     ----------
@@ -65,9 +67,10 @@ class Program:
         input_grad: bool,
         arena: Arena,
         constant: bool = False,
+        contents: Mapping[int, np.ndarray] | None = None,
     ) -> None:
         self.training, self.arena = training, arena
-        self.graph = graph = make_graph(module, x_shape, dtype, training, constant)
+        self.graph = graph = make_graph(module, x_shape, dtype, training, constant, contents)
         self.plan = plan = MemoryPlan(graph, training, input_grad)
         # Their gradients beside them, or copies.
         kept = sum(2 * p.data.nbytes for p in module.parameters().values())
@@ -230,10 +233,15 @@ class Program:
 
 
 def make_graph(
-    module: Module, x_shape: Any, dtype: Any, training: bool, constant: bool = False
+    module: Module,
+    x_shape: Any,
+    dtype: Any,
+    training: bool,
+    constant: bool = False,
+    contents: Mapping[int, np.ndarray] | None = None,
 ) -> Graph:
     """Return the graph of a module with everything in it that can be done in one pass."""
-    graph = Graph(module, x_shape, dtype, training)
+    graph = Graph(module, x_shape, dtype, training, contents)
     known = {id(part) for _, part in module.modules()}
     for node in graph.nodes:
         if node.layer.own_parameters() and id(node.layer) not in known:
@@ -271,7 +279,9 @@ def program_of(
     else:
         shape, dtype = x.shape, x.dtype
     setting = get_num_threads(), generation(), module._structures
-    key = (shape, dtype, training, input_grad, *setting)
+    contents = {i: arrays_of(x)[i].copy() for i in module.looked_at}
+    seen = tuple(array.tobytes() for array in contents.values())
+    key = (shape, dtype, training, input_grad, seen, *setting)
     programs = execution.programs
     program = programs.pop(key, None)
     if program is None:
@@ -279,7 +289,8 @@ def program_of(
         if training and module.frozen:
             raise RuntimeError("run: the parameters of this network are frozen, expected others")
         program = Program(
-            module, shape, dtype, training, input_grad, execution.arena, module.frozen
+            *(module, shape, dtype, training, input_grad, execution.arena, module.frozen),
+            contents,
         )
         while len(programs) >= PROGRAMS:
             del programs[next(iter(programs))]
@@ -384,6 +395,11 @@ def arena_bytes(module: Module, x_shape: Shape, training: bool) -> int:
 
 def _too_large(module: Module, x_shape: Shape, training: bool, needed: int) -> str:
     """Say how much is missing, and with how large a batch nothing would be."""
+    if x_shape and isinstance(x_shape[0], tuple):
+        return (
+            f"x: arrays of shapes {x_shape} need {needed:,} bytes, this process can have "
+            f"{memory_limit():,}"
+        )
     N, *rest = x_shape
 
     def size(batch: int) -> int:

@@ -36,7 +36,7 @@ def taps(
     m: int,
     scale: float,
     mode: str,
-    coordinates: str,
+    coordinates: str | Callable[..., np.ndarray],
     nearest: str = "round_prefer_floor",
     cubic: float = -0.75,
     exclude_outside: bool = False,
@@ -53,7 +53,7 @@ def taps(
     mode : str
         "nearest", "linear" or "cubic".
     coordinates, nearest : str
-        Of `COORDINATES` and `NEAREST`.
+        Of `COORDINATES` and `NEAREST`; or a function as those of the first.
     cubic : float
         The coefficient of the cubic.
     exclude_outside : bool
@@ -66,7 +66,8 @@ def taps(
     (ndarray, ndarray), (m, taps) each
         Numbers of pixels, int64, and weights, float64.
     """
-    at = COORDINATES[coordinates](np.arange(m, dtype=np.float64), scale, n, m)
+    place = COORDINATES[coordinates] if isinstance(coordinates, str) else coordinates
+    at = place(np.arange(m, dtype=np.float64), scale, n, m)
     if mode == "nearest":
         index = NEAREST[nearest](at).astype(np.int64)
         return np.clip(index, 0, n - 1)[:, None], np.ones((m, 1))

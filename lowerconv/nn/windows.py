@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,80 @@ def windows_along(
     if count < 1:
         raise ValueError(f"x: got {extent} pixels along an axis, expected enough for a window")
     return count
+
+
+def _reach(
+    shape: Sequence[int],
+    extents: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[tuple[int, int]],
+    dilations: Sequence[int],
+    ceil: bool,
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Return the windows along each axis, and by how much arrays are padded to have them all."""
+    counts = [
+        windows_along(n, r, s, p, d, ceil)
+        for n, r, s, p, d in zip(shape[2:], extents, strides, pads, dilations, strict=True)
+    ]
+    reach = [
+        (c - 1) * s + d * (r - 1) + 1
+        for c, s, d, r in zip(counts, strides, dilations, extents, strict=True)
+    ]
+    widths = [
+        (before, max(0, r - n - before))
+        for (before, _), r, n in zip(pads, reach, shape[2:], strict=True)
+    ]
+    return counts, widths
+
+
+def _taps(
+    extents: Sequence[int], counts: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> Iterator[tuple[slice, ...]]:
+    """Yield where each item of all windows lies in a padded array."""
+    for tap in product(*map(range, extents)):
+        yield (
+            *(slice(None), slice(None)),
+            *(
+                slice(t * d, t * d + (c - 1) * s + 1, s)
+                for t, d, c, s in zip(tap, dilations, counts, strides, strict=True)
+            ),
+        )
+
+
+def max_indices(
+    x: np.ndarray,
+    extents: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[tuple[int, int]],
+    dilations: Sequence[int],
+    ceil: bool,
+    column_major: bool = False,
+) -> np.ndarray:
+    """Return the number in `x` of the largest item of each window, the first of several.
+
+    Parameters
+    ----------
+    x, extents, strides, pads, dilations, ceil
+        As of `pool_array`.
+    column_major : bool
+        Whether the items of an image are counted with the first axis of pixels the fastest.
+    """
+    counts, widths = _reach(x.shape, extents, strides, pads, dilations, ceil)
+    pixels = np.arange(prod(x.shape[2:])).reshape(x.shape[2:], order="F" if column_major else "C")
+    images = np.arange(prod(x.shape[:2])).reshape(*x.shape[:2], *(1,) * len(extents))
+    margins = [(0, 0), (0, 0), *widths]
+    numbers = np.pad(images * pixels.size + pixels, margins)
+    lowest: Any = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
+    full = np.pad(x, margins, constant_values=lowest)
+    best, found = None, None
+    for at in _taps(extents, counts, strides, dilations):
+        if best is None or found is None:
+            best, found = full[at], numbers[at]
+            continue
+        larger = full[at] > best
+        best, found = np.where(larger, full[at], best), np.where(larger, numbers[at], found)
+    assert found is not None
+    return found.astype(np.int64)
 
 
 def pool_array(
@@ -47,30 +122,13 @@ def pool_array(
         Whether a mean counts the padding; never what lies beyond it.
     """
     axes = len(extents)
-    counts = [
-        windows_along(n, size, stride, sides, dilation, ceil)
-        for n, size, stride, sides, dilation in zip(
-            x.shape[2:], extents, strides, pads, dilations, strict=True
-        )
-    ]
-    reach = [
-        (c - 1) * s + d * (r - 1) + 1
-        for c, s, d, r in zip(counts, strides, dilations, extents, strict=True)
-    ]
-    widths = [
-        (before, max(0, r - n - before))
-        for (before, _), r, n in zip(pads, reach, x.shape[2:], strict=True)
-    ]
+    counts, widths = _reach(x.shape, extents, strides, pads, dilations, ceil)
     lowest: Any = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
     fill = lowest if operation == "max" else 0
     full = np.pad(x, [(0, 0), (0, 0), *widths], constant_values=fill)
     result = np.full((*x.shape[:2], *counts), fill, x.dtype)
-    for tap in product(*map(range, extents)):
-        at = tuple(
-            slice(t * d, t * d + (c - 1) * s + 1, s)
-            for t, d, c, s in zip(tap, dilations, counts, strides, strict=True)
-        )
-        part = full[(..., *at)]
+    for at in _taps(extents, counts, strides, dilations):
+        part = full[at]
         result = np.maximum(result, part) if operation == "max" else result + part
     if operation != "mean":
         return result

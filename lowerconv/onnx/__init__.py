@@ -4,7 +4,18 @@
 inputs as any other network is.
 """
 
+from typing import Any
+
 from lowerconv.onnx.network import OnnxNetwork, load
 from lowerconv.onnx.reader import OnnxError
 
-__all__ = ["OnnxError", "OnnxNetwork", "load"]
+__all__ = ["Backend", "BackendRep", "OnnxError", "OnnxNetwork", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the backend where it is used: unlike the rest it needs the package onnx at once."""
+    if name in ("Backend", "BackendRep"):
+        from lowerconv.onnx import backend
+
+        return getattr(backend, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

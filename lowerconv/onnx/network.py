@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lowerconv.checks import plain_array
+from lowerconv.nn import functional as F
+from lowerconv.nn import program
 from lowerconv.nn.graph import Value
 from lowerconv.nn.module import Module
-from lowerconv.onnx import operators  # noqa: F401  (fills the table)
+from lowerconv.nn.step import INFERENCE, Step
+from lowerconv.onnx import operators, protos  # noqa: F401  (operators fill the table)
+from lowerconv.onnx.contents import divide
+from lowerconv.onnx.explain import Explanation, explain
+from lowerconv.onnx.half import at_full, in_full_precision, is_half
+from lowerconv.onnx.operators.windows import room
 from lowerconv.onnx.reader import OnnxError, Source, import_onnx, opset_of, read_model
 from lowerconv.onnx.registry import OPERATORS, Node, importer_of
-
-STANDARD = ("", "ai.onnx")
+from lowerconv.onnx.write import write
 
 
 def load(source: Source, *, trainable: bool = False) -> OnnxNetwork:
@@ -58,7 +67,11 @@ class OnnxNetwork(Module):
     ----------
     input_names, output_names : tuple of str
     input_shapes : tuple of tuple
-        Extents, or names of those that are dynamic.
+        Extents, or names of those that are dynamic; None where they are not declared.
+    input_dtypes : tuple of dtype
+        None where they are not declared.
+    version : int
+        Of the operators.
     """
 
     returns_all = True
@@ -68,23 +81,29 @@ class OnnxNetwork(Module):
         onnx = import_onnx()
         self.frozen = not trainable
         self.file = name
-        self._constants: Mapping[str, np.ndarray] = _initializers(onnx, model, name)
+        self._constants: Mapping[str, np.ndarray] = protos.initializers(onnx, model, name)
         inputs = [v for v in model.graph.input if v.name not in self._constants]
         self.input_names = tuple(v.name for v in inputs)
-        self.input_shapes = tuple(_shape(v) for v in inputs)
-        self._input_dtypes = tuple(_dtype(onnx, v) for v in inputs)
+        self.input_shapes = tuple(protos.shape_of(v) for v in inputs)
+        self.input_dtypes = tuple(protos.dtype_of(onnx, v) for v in inputs)
         self.output_names = tuple(v.name for v in model.graph.output)
-        version = opset_of(model)
-        protos = list(model.graph.node)
-        _check_operators(protos, version, name)
-        nodes = [_node(onnx, proto, i, version, name) for i, proto in enumerate(protos)]
-        self._nodes = tuple(_sorted(nodes, {*self._constants, *self.input_names, ""}, name))
-        self._fold_constants()
-        self._make_layers()
-        known = {*self._constants, *self.input_names}.union(*(n.outputs for n in self._nodes))
+        # What files say beside nodes and constants.
+        self.declared = tuple(
+            tuple(v.SerializeToString() for v in values) for values in (inputs, model.graph.output)
+        )
+        version = self.version = opset_of(model)
+        operations = list(model.graph.node)
+        protos.check_operators(operations, version, name)
+        nodes = [protos.node_of(onnx, p, i, version, name) for i, p in enumerate(operations)]
+        known = {*self._constants, *self.input_names}
+        self._nodes = tuple(protos.in_order(nodes, {*known, ""}, name))
+        known.update(*(n.outputs for n in self._nodes))
         for output in self.output_names:
             if output not in known:
                 raise OnnxError(f"{name}: output {output!r} is made by no node")
+        self._fold_constants()
+        self._divide()
+        self._make_layers()
 
     def _fold_constants(self) -> None:
         """Compute what depends on constants alone, once for all shapes."""
@@ -99,15 +118,32 @@ class OnnxNetwork(Module):
         read = {i for node in left for i in node.inputs} | {*self.output_names}
         self._constants = {name: array for name, array in constants.items() if name in read}
 
+    def _divide(self) -> None:
+        """Find out which nodes the program has, and which are computed after it."""
+        rows = zip(self.input_names, self.input_shapes, self.input_dtypes, strict=True)
+        declared = {name: (shape, dtype) for name, shape, dtype in rows}
+        looked_at, self._nodes, self._after = divide(self._nodes, declared)
+        if self._after and not self.frozen:
+            first = self._after[0]
+            raise OnnxError(
+                f"{self.file}: node {first.name!r} ({first.operator}): the size of its result "
+                "depends on the contents of the input; such networks run, but are not trained"
+            )
+        self.looked_at = tuple(i for i, n in enumerate(self.input_names) if n in looked_at)
+        made = {name for node in self._nodes for name in node.outputs}
+        read = [name for node in self._after for name in node.inputs] + [*self.output_names]
+        self._given = tuple(dict.fromkeys(name for name in read if name in made))
+
     def _make_layers(self) -> None:
         """Give nodes with constant weights layers that have them as parameters."""
         taken: set[str] = set()
-        for node in self._nodes:
+        owners: dict[str, Node] = {}
+        for node in (*self._nodes, *self._after):
             make = OPERATORS[node.operator].layer
             if make is None:
                 continue
             known = {
-                i: self._constants[name]
+                i: at_full(self._constants[name])
                 for i, name in enumerate(node.inputs)
                 if name in self._constants
             }
@@ -117,19 +153,33 @@ class OnnxNetwork(Module):
                 raise self._failed(node, error) from error
             if layer is None:
                 continue
-            if self.frozen:
-                for parameter in layer.own_parameters().values():
+            for parameter in layer.own_parameters().values():
+                if self.frozen:
                     parameter.data = parameter.data.view()
                     parameter.data.flags.writeable = False
+                else:
+                    parameter.data = np.array(parameter.data)
+                    self._note_owner(node, known, owners)
             name = re.sub(r"\W+", "_", node.name).strip("_") or node.operator
             while name in taken or name in self._reserved or name[0].isdigit():
                 name = f"{node.operator}_{len(taken)}" if name[0].isdigit() else f"{name}_"
             taken.add(name)
             setattr(self, name, layer)
             node.layer = layer
-        read = {i for n in self._nodes if n.layer is None for i in n.inputs}
-        read |= {n.inputs[0] for n in self._nodes if n.layer is not None} | {*self.output_names}
+        every = (*self._nodes, *self._after)
+        read = {i for n in every if n.layer is None for i in n.inputs}
+        read |= {n.inputs[0] for n in every if n.layer is not None} | {*self.output_names}
         self._constants = {name: array for name, array in self._constants.items() if name in read}
+
+    def _note_owner(self, node: Node, known: Iterable[int], owners: dict[str, Node]) -> None:
+        """Note which node learns a tensor: two would each change one of their own."""
+        for i in known:
+            other = owners.setdefault(node.inputs[i], node)
+            if other is not node:
+                raise OnnxError(
+                    f"{self.file}: tensor {node.inputs[i]!r} is read by nodes {other.name!r} and "
+                    f"{node.name!r}; networks that share weights run, but are not trained"
+                )
 
     def _failed(self, node: Node, error: Exception) -> OnnxError:
         return OnnxError(f"{self.file}: node {node.name!r} ({node.operator}): {error}")
@@ -141,37 +191,128 @@ class OnnxNetwork(Module):
         while node.layer is None and operands and operands[-1] is None:
             operands.pop()
         try:
+            if any(o is not None and is_half(o.dtype) for o in operands):
+                importer = in_full_precision(importer)
             made = importer(node, *operands)
+            for result in made if isinstance(made, tuple) else (made,):
+                if isinstance(result, Value):
+                    room(result.shape, result.dtype, "the result")
         except (
             *(TypeError, ValueError, KeyError, IndexError, ZeroDivisionError, AttributeError),
-            *(AssertionError, NotImplementedError, RuntimeError),
+            *(AssertionError, NotImplementedError, RuntimeError, OverflowError, MemoryError),
         ) as error:
             raise self._failed(node, error) from error
         return made if isinstance(made, tuple) else (made,)
 
-    def forward(self, *values: Any, **_: Any) -> Any:
-        """Record the nodes, in order."""
-        tensors: dict[str, Any] = dict(self._constants)
-        tensors.update(zip(self.input_names, values, strict=True))
+    def _follow(self, nodes: tuple[Node, ...], tensors: dict[str, Any]) -> None:
+        """Add what nodes make of tensors to these, in order."""
         tensors[""] = None
-        for node in self._nodes:
+        for node in nodes:
             results = self._results(node, [tensors.get(i) for i in node.inputs])
             tensors.update(zip(node.outputs, results, strict=False))
-        results = tuple(tensors[name] for name in self.output_names)
-        if not all(isinstance(r, Value) for r in results):
-            from lowerconv.nn.functional import constant
 
-            results = tuple(r if isinstance(r, Value) else constant(r, values[0]) for r in results)
+    def forward(self, *values: Any, **_: Any) -> Any:
+        """Record the nodes of the program, in order."""
+        tensors: dict[str, Any] = dict(self._constants)
+        seen = [v if v.contents is None else v.contents for v in values]
+        tensors.update(zip(self.input_names, seen, strict=True))
+        self._follow(self._nodes, tensors)
+        results = [tensors[name] for name in self._given]
+        for i, result in enumerate(results):
+            if result is None:
+                name = self._given[i]
+                raise OnnxError(f"{self.file}: {name!r}: is an output that is not made here")
+            if not isinstance(result, Value):
+                results[i] = F.constant(result, values[0])
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def __call__(self, *values: Any) -> Any:
+        """Return the outputs for arrays, one for each input: an array, or a tuple of them."""
+        if values and isinstance(values[0], Value):
+            return super().__call__(*values)
+        return self._finished(values, lambda x: program.answer(self, x))
+
+    def run(self, x: Any, step: Step = INFERENCE) -> Any:
+        """Compute the outputs for a batch, or a tuple of arrays; see `Module.run`."""
+        values = x if isinstance(x, tuple) else (x,)
+        # Padding that follows from the shape is set in layers while a program is made.
+        adapts = any(node.get("auto_pad", "")[:4] == "SAME" for node in self._nodes)
+        with self._use.turns.take() if adapts else nullcontext():
+            return self._finished(values, lambda x: program.run(self, x, step))
+
+    def _finished(self, values: tuple[Any, ...], compute: Callable[[Any], Any]) -> Any:
+        """Return the outputs for arrays, given what computes the program's results."""
+        if not self._after and self._given == self.output_names and values:
+            self._check_number(values)
+            return compute(values[0] if len(values) == 1 else values)
+        self.check_input(*values)
+        tensors: dict[str, Any] = dict(self._constants)
+        tensors.update(zip(self.input_names, values, strict=True))
+        if self._given:
+            made = compute(values[0] if len(values) == 1 else values)
+            made = made if isinstance(made, tuple) else (made,)
+            tensors.update(zip(self._given, made, strict=True))
+        self._follow(self._after, tensors)
+        results = tuple(np.array(tensors[name]) for name in self.output_names)
         return results if len(results) > 1 else results[0]
 
-    def check_input(self, *xs: np.ndarray) -> None:
-        """Raise where arrays are not what the model declares."""
+    def _check_number(self, xs: tuple[Any, ...]) -> None:
         if len(xs) != len(self.input_names):
             raise TypeError(
                 f"{self.file}: got {len(xs)} arrays, expected {len(self.input_names)}: "
                 + ", ".join(self.input_names)
             )
-        rows = zip(xs, self.input_names, self.input_shapes, self._input_dtypes, strict=True)
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The nodes that are left when constants are folded, in order."""
+        return (*self._nodes, *self._after)
+
+    @property
+    def constants(self) -> Mapping[str, np.ndarray]:
+        """The constants that nodes read and no layer has as a parameter."""
+        return self._constants
+
+    @property
+    def has_program(self) -> bool:
+        """Whether anything is computed in one planned program, rather than node by node."""
+        return bool(self._given)
+
+    def explain(self, *inputs: Any, repeats: int = 0) -> Explanation:
+        """Return what the network does: every layer, its algorithm and why, FLOP and memory.
+
+        Parameters
+        ----------
+        *inputs : ndarray or tuple of int
+            For each input an array, or its shape; none where the file declares all extents.
+        repeats : int
+            Runs to measure each layer with; 0 measures nothing.
+
+        Returns
+        -------
+        Explanation
+            Its `layers` has a row for each; printed it is a table.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The inputs are not what the network takes.
+        """
+        return explain(self, inputs, repeats)
+
+    def save_onnx(self, path: str | Path, x_shape: Any = None) -> None:
+        """Write the network with its parameters as they are now, as the file that it came from.
+
+        Shapes that are dynamic stay so; `x_shape` is not looked at.
+        """
+        write(self, path)
+
+    def check_input(self, *xs: np.ndarray) -> None:
+        """Raise where arrays are not what the model declares."""
+        self._check_number(xs)
+        for x, name in zip(xs, self.input_names, strict=True):
+            plain_array(x, name)
+        rows = zip(xs, self.input_names, self.input_shapes, self.input_dtypes, strict=True)
         for x, name, shape, dtype in rows:
             if dtype is not None and x.dtype != dtype:
                 raise TypeError(f"{name}: got dtype {x.dtype}, expected {dtype}")
@@ -183,90 +324,3 @@ class OnnxNetwork(Module):
             )
             if not fits:
                 raise ValueError(f"{name}: got shape {x.shape}, expected {shape}")
-
-
-def _initializers(onnx: Any, model: Any, name: str) -> dict[str, np.ndarray]:
-    found = {}
-    for tensor in model.graph.initializer:
-        found[tensor.name] = array_of(onnx, tensor, f"{name}: tensor {tensor.name!r}")
-    for sparse in model.graph.sparse_initializer:
-        raise OnnxError(f"{name}: tensor {sparse.values.name!r} is sparse, expected a dense one")
-    return found
-
-
-def array_of(onnx: Any, tensor: Any, where: str) -> np.ndarray:
-    """Return a tensor of a model as an array."""
-    try:
-        array = np.asarray(onnx.numpy_helper.to_array(tensor))
-    except Exception as error:  # of damaged bytes, which may be anything
-        raise OnnxError(f"{where}: damaged ({error})") from None
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
-
-
-def _shape(value: Any) -> tuple[Any, ...] | None:
-    """Return the declared extents: numbers, names of dynamic ones, or None."""
-    tensor = value.type.tensor_type
-    if not tensor.HasField("shape"):
-        return None
-    return tuple(
-        dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else dim.dim_param or None
-        for dim in tensor.shape.dim
-    )
-
-
-def _dtype(onnx: Any, value: Any) -> np.dtype | None:
-    kind = value.type.tensor_type.elem_type
-    try:
-        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)) if kind else None
-    except KeyError:
-        return None
-
-
-def _check_operators(protos: list[Any], version: int, name: str) -> None:
-    """Raise OnnxError with all operators that are not known, and their nodes."""
-    missing: dict[str, list[str]] = {}
-    for i, proto in enumerate(protos):
-        known = proto.domain in STANDARD and importer_of(proto.op_type, version) is not None
-        if not known:
-            full = f"{proto.domain}.{proto.op_type}" if proto.domain else proto.op_type
-            missing.setdefault(full, []).append(proto.name or f"number {i}")
-    if missing:
-        lines = "; ".join(
-            f"{operator} ({', '.join(nodes[:3])}{', ...' if len(nodes) > 3 else ''})"
-            for operator, nodes in sorted(missing.items())
-        )
-        raise OnnxError(f"{name}: operators that are not known in version {version}: {lines}")
-
-
-def _node(onnx: Any, proto: Any, number: int, version: int, name: str) -> Node:
-    attributes = {}
-    for attribute in proto.attribute:
-        try:
-            value = onnx.helper.get_attribute_value(attribute)
-            if isinstance(value, bytes):
-                value = value.decode()
-            elif isinstance(value, onnx.TensorProto):
-                value = array_of(onnx, value, f"{name}: node {proto.name!r}")
-            elif isinstance(value, list) and value and isinstance(value[0], bytes):
-                value = [item.decode() for item in value]
-        except (ValueError, UnicodeDecodeError) as error:
-            raise OnnxError(
-                f"{name}: node {proto.name!r}: attribute {attribute.name!r}: {error}"
-            ) from None
-        attributes[attribute.name] = value
-    name = proto.name or f"{proto.op_type}_{number}"
-    inputs, outputs = tuple(proto.input), tuple(proto.output)
-    return Node(proto.op_type, name, inputs, outputs, attributes, version, proto)
-
-
-def _sorted(nodes: list[Node], known: set[str], name: str) -> list[Node]:
-    """Return nodes each after those that it reads from; files are allowed nothing else."""
-    for node in nodes:
-        absent = [i for i in node.inputs if i not in known]
-        if absent:
-            raise OnnxError(
-                f"{name}: node {node.name!r} ({node.operator}): reads {absent[0]!r}, which no node "
-                "before it makes"
-            )
-        known.update(node.outputs)
-    return nodes

@@ -72,6 +72,12 @@ def read_model(source: Source) -> tuple[Any, str]:
                 onnx.external_data_helper.load_external_data_for_model(model, str(directory))
             except (OSError, ValueError, onnx.checker.ValidationError) as error:
                 raise OnnxError(f"{name}: its external data cannot be read ({error})") from None
+    outside = [t.name for t in model.graph.initializer if t.data_location == t.EXTERNAL]
+    if outside:
+        raise OnnxError(
+            f"{name}: the data of tensor {outside[0]!r} is in another file, expected the model as "
+            "a path beside it"
+        )
     if not model.HasField("graph") or not model.graph.output:
         raise OnnxError(f"{name}: has no graph with outputs, expected an ONNX model")
     if not any(o.domain in ("", "ai.onnx") for o in model.opset_import):

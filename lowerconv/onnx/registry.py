@@ -58,19 +58,37 @@ class Operator:
         Given the node and its constant operands by position, returns the layer that has them as
         parameters, or None where they are not what such a layer has.
     how : str
-        For people: "compiled" or "NumPy".
+        For people: "compiled", "NumPy" or "onnx.reference".
+    contents : tuple of int, or "all"
+        Positions of operands whose contents the shape of the result depends on, or whose contents
+        the importer has to know.
+    dynamic : bool
+        Whether the size of the result depends on the contents of any operand.
+    moves : bool
+        Whether the results have items of the operands, or numbers of another type: the operator
+        does without arithmetics.
     """
 
     versions: list[tuple[int, Importer]] = field(default_factory=list)
     layer: Callable[[Node, dict[int, np.ndarray]], Layer | None] | None = None
     how: str = "compiled"
+    contents: tuple[int, ...] | str = ()
+    dynamic: bool = False
+    moves: bool = False
 
 
 OPERATORS: dict[str, Operator] = {}
 
 
-def operator(*names: str, since: int = 1, how: str = "compiled") -> Callable[[Importer], Importer]:
-    """Return a decorator that makes a function the importer of operators."""
+def operator(
+    *names: str,
+    since: int = 1,
+    how: str = "compiled",
+    contents: tuple[int, ...] | str = (),
+    dynamic: bool = False,
+    moves: bool = False,
+) -> Callable[[Importer], Importer]:
+    """Return a decorator that makes a function the importer of operators, as of `Operator`."""
 
     def register(function: Importer) -> Importer:
         for name in names:
@@ -78,6 +96,9 @@ def operator(*names: str, since: int = 1, how: str = "compiled") -> Callable[[Im
             found.versions.append((since, function))
             found.versions.sort(key=lambda entry: entry[0])
             found.how = how
+            found.contents = contents or found.contents
+            found.dynamic = dynamic or found.dynamic
+            found.moves = moves or found.moves
         return function
 
     return register

@@ -1,11 +1,13 @@
 """Importers of operators, by what they do; importing this fills the table of `registry`."""
 
 from lowerconv.onnx.operators import (  # noqa: F401
+    boxes,
     convolution,
     elementwise,
     index,
     norm,
     pooling,
+    recurrent,
     reduction,
     reference,
     resizing,

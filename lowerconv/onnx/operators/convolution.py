@@ -20,6 +20,11 @@ def _extents(node: Node, weight: np.ndarray) -> tuple[int, ...]:
     return tuple(node.get("kernel_shape") or weight.shape[2:])
 
 
+def _check_bias(bias: np.ndarray | None, filters: int) -> None:
+    if bias is not None and bias.shape != (filters,):
+        raise ValueError(f"B: got shape {bias.shape}, expected ({filters},)")
+
+
 @parameters("Conv")
 def conv_layer(node: Node, known: dict[int, np.ndarray]) -> Layer | None:
     """Return a convolution with constant filters."""
@@ -31,6 +36,7 @@ def conv_layer(node: Node, known: dict[int, np.ndarray]) -> Layer | None:
             f"kernel_shape: got {node.get('kernel_shape')}, expected that of the filters, "
             f"{list(weight.shape[2:])}"
         )
+    _check_bias(known.get(2), len(weight))
     axes = weight.ndim - 2
     strides, dilations = per_axis(node, "strides", axes), per_axis(node, "dilations", axes)
     # Padding may depend on the extents of the input ("SAME_UPPER"): it is set when that is known.
@@ -71,6 +77,7 @@ def conv_transpose_layer(node: Node, known: dict[int, np.ndarray]) -> Layer | No
     weight = known.get(1)
     if weight is None or weight.ndim not in (3, 4) or (len(node.inputs) > 2 and 2 not in known):
         return None
+    _check_bias(known.get(2), weight.shape[1] * node.get("group", 1))
     axes = weight.ndim - 2
     strides, dilations = per_axis(node, "strides", axes), per_axis(node, "dilations", axes)
     return ConvTranspose2d.of(
@@ -84,9 +91,8 @@ def conv_transpose(node: Node, x: Any, w: Any, b: Any = None) -> Any:
     """Import ConvTranspose: the gradient of a convolution with respect to its input."""
     layer = node.layer
     axes = len(x.shape) - 2
-    if not isinstance(layer, ConvTranspose2d):
-        raise NotImplementedError("weights are no constants of 1 or 2 axes of pixels")
-    extents = layer.weight.data.shape[4 - axes :]
+    own = layer if isinstance(layer, ConvTranspose2d) else None
+    extents = own.weight.data.shape[4 - axes :] if own else tuple(w.shape[2:])
     strides = per_axis(node, "strides", axes)
     dilations = per_axis(node, "dilations", axes)
     beyond = tuple(node.get("output_padding") or (0,) * axes)
@@ -109,11 +115,16 @@ def conv_transpose(node: Node, x: Any, w: Any, b: Any = None) -> Any:
         pads = [(flat[i], flat[axes + i]) for i in range(axes)]
     more = [max(0, (target[-axes:][i] if target is not None else 0) - wide[i]) for i in range(axes)]
     beyond = tuple(o + m for o, m in zip(beyond, more, strict=True))
-    layer.padding, layer.output_padding = planar(pads, (0, 0)), planar(beyond, 0)
+    if own is None:
+        lost = tuple((before, after - o) for (before, after), o in zip(pads, beyond, strict=True))
+        return F.transposed_convolution(
+            *(x, w, b), strides=strides, pads=lost, dilations=dilations, groups=node.get("group", 1)
+        )
+    own.padding, own.output_padding = planar(pads, (0, 0)), planar(beyond, 0)
     if axes == 1:
-        y = layer(F.reshape(x, (*x.shape[:2], 1, x.shape[2])))
+        y = own(F.reshape(x, (*x.shape[:2], 1, x.shape[2])))
         return F.reshape(y, (*y.shape[:2], y.shape[3]))
-    return layer(x)
+    return own(x)
 
 
 @parameters("Gemm")

@@ -11,6 +11,7 @@ import numpy as np
 from lowerconv.nn import functional as F
 from lowerconv.nn.activation import Dropout
 from lowerconv.nn.graph import Value
+from lowerconv.onnx.operators.reference import by_reference
 from lowerconv.onnx.registry import Node, operator
 
 _SELU = 1.67326319217681884765625, 1.05070102214813232421875
@@ -144,9 +145,11 @@ def clip(node: Node, x: Any, low: Any = None, high: Any = None) -> Any:
     return F.pointwise(x, "clip", least, most)
 
 
-@operator("PRelu")
+@operator("PRelu", how="NumPy")
 def prelu(node: Node, x: Any, slope: Any) -> Any:
     """Import PRelu: ``x`` where positive, else times a slope."""
+    if node.version < 7 and len(slope.shape) == 1 and slope.shape[0] > 1:  # one for each channel
+        slope = F.reshape(slope, (-1, *(1,) * (len(x.shape) - 2)))
     return F.prelu(x, slope)
 
 
@@ -196,21 +199,24 @@ def mean(node: Node, *xs: Any) -> Any:
     return F.scaled(_of_many("add")(node, *xs), 1 / len(xs))
 
 
-@operator("Identity")
+@operator("Identity", moves=True)
 def identity(node: Node, x: Any) -> Any:
     """Import Identity."""
     return x
 
 
-@operator("Dropout")
+@operator("Dropout", contents=(1, 2))
 def dropout(node: Node, x: Any, ratio: Any = None, training: Any = None) -> Any:
     """Import Dropout: it drops in training steps, as ours does, with the file's ratio."""
+    if training is not None and np.reshape(training, ()):
+        made = by_reference(node, x, ratio, training)
+        return made if len(made) > 1 else made[0]
     p = node.get("ratio", 0.5) if ratio is None else float(np.reshape(ratio, ()))
     y = Dropout(p)(x) if p and isinstance(x, Value) else x
     return y, np.ones(x.shape, bool) if len(node.outputs) > 1 else None
 
 
-@operator("Cast", how="NumPy")
+@operator("Cast", how="NumPy", moves=True)
 def cast(node: Node, x: Any) -> Any:
     """Import Cast."""
     from lowerconv.onnx.reader import import_onnx
@@ -218,16 +224,22 @@ def cast(node: Node, x: Any) -> Any:
     kind = node.get("to")
     if isinstance(kind, str):  # before version 6
         kind = import_onnx().TensorProto.DataType.Value(kind)
-    return F.cast(x, import_onnx().helper.tensor_dtype_to_np_dtype(kind))
+    dtype = import_onnx().helper.tensor_dtype_to_np_dtype(kind)
+    return F.cast(x, dtype) if _plain(dtype) else by_reference(node, x)
 
 
-@operator("CastLike", how="NumPy")
+@operator("CastLike", how="NumPy", moves=True)
 def cast_like(node: Node, x: Any, other: Any) -> Any:
     """Import CastLike."""
-    return F.cast(x, other.dtype)
+    return F.cast(x, other.dtype) if _plain(other.dtype) else by_reference(node, x, other)
 
 
-@operator("Where", how="NumPy")
+def _plain(dtype: np.dtype) -> bool:
+    """Return whether numbers are of a type that NumPy converts to as ONNX does."""
+    return dtype.isbuiltin == 1 or dtype.name == "bfloat16"
+
+
+@operator("Where", how="NumPy", moves=True)
 def where(node: Node, condition: Any, a: Any, b: Any) -> Any:
     """Import Where."""
     return F.where(condition, a, b)
@@ -242,6 +254,9 @@ _COMPARISONS: dict[str, Any] = {
     "And": np.logical_and,
     "Or": np.logical_or,
     "Xor": np.logical_xor,
+    "BitwiseAnd": np.bitwise_and,
+    "BitwiseOr": np.bitwise_or,
+    "BitwiseXor": np.bitwise_xor,
 }
 
 
@@ -257,6 +272,7 @@ for _name, _numpy in _COMPARISONS.items():
 
 _UNARY: dict[str, Any] = {
     "Not": np.logical_not,
+    "BitwiseNot": np.invert,
     "Floor": np.floor,
     "Ceil": np.ceil,
     "Round": np.rint,

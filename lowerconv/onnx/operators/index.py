@@ -11,7 +11,7 @@ from lowerconv.onnx.operators.shapes import numbers
 from lowerconv.onnx.registry import Node, operator
 
 
-@operator("Gather", how="NumPy")
+@operator("Gather", how="NumPy", moves=True)
 def gather(node: Node, x: Any, indices: Any) -> Any:
     """Import Gather."""
     axis = node.get("axis", 0) % len(x.shape)
@@ -21,7 +21,7 @@ def gather(node: Node, x: Any, indices: Any) -> Any:
     return F.take(x, indices, axis)
 
 
-@operator("GatherElements", how="NumPy")
+@operator("GatherElements", how="NumPy", moves=True)
 def gather_elements(node: Node, x: Any, indices: Any) -> Any:
     """Import GatherElements."""
     axis = node.get("axis", 0)
@@ -50,7 +50,7 @@ def top_k_by_attribute(node: Node, x: Any) -> Any:
     return _top_k(node, x, int(node.attributes["k"]))
 
 
-@operator("TopK", since=10, how="NumPy")
+@operator("TopK", since=10, how="NumPy", contents=(1,))
 def top_k(node: Node, x: Any, k: Any) -> Any:
     """Import TopK."""
     return _top_k(node, x, numbers(k, "k")[0])

@@ -18,6 +18,8 @@ def batch_norm_layer(node: Node, known: dict[int, np.ndarray]) -> Layer | None:
     if not all(i in known for i in (1, 2, 3, 4)) or len(node.outputs) > 1:
         return None
     scale, shift, mean, var = (known[i] for i in (1, 2, 3, 4))
+    if any(v.shape != scale.shape or v.ndim != 1 for v in (scale, shift, mean, var)):
+        raise ValueError(f"got statistics {[known[i].shape for i in (1, 2, 3, 4)]}, expected (C,)")
     layer = BatchNorm2d(
         *(scale.size, node.get("epsilon", 1e-5), 1 - node.get("momentum", 0.9)), dtype=scale.dtype
     )
@@ -35,13 +37,25 @@ def batch_norm(node: Node, x: Any, scale: Any, shift: Any, mean: Any, var: Any) 
         if len(shape) != 4:
             x = F.reshape(x, (*shape[:2], int(np.prod(shape[2:])), 1))
         return F.reshape(layer(x), shape)
-    if node.get("training_mode", 0) or any(not isinstance(v, np.ndarray) for v in (scale, shift)):
-        raise NotImplementedError("statistics are no constants")
+    over = (0, *range(2, len(shape)))
+    more: tuple[Any, ...] = ()
+    if node.get("training_mode", 0):  # statistics of the batch, and those that are kept
+        kept = node.get("momentum", 0.9)
+        batch_mean = F.reduce("mean", x, over, False)
+        batch_var = F.computed("variance", lambda x: x.var(axis=over, dtype=x.dtype), x)
+        pairs = (mean, batch_mean), (var, batch_var)
+        more = tuple(
+            F.arithmetic("add", F.scaled(old, kept), F.scaled(new, 1 - kept)) for old, new in pairs
+        )
+        mean, var = batch_mean, batch_var
     wide = (-1,) + (1,) * (len(shape) - 2)
-    factor = scale / np.sqrt(var.astype(np.float64) + node.get("epsilon", 1e-5))
-    summand = shift - mean * factor
-    y = F.arithmetic("mul", x, factor.reshape(wide).astype(scale.dtype))
-    return F.arithmetic("add", y, summand.reshape(wide).astype(scale.dtype))
+    scale, shift, mean, var = (F.reshape(v, wide) for v in (scale, shift, mean, var))
+    epsilon = np.asarray(node.get("epsilon", 1e-5), var.dtype)
+    deviation = F.pointwise(F.arithmetic("add", var, epsilon), "sqrt")
+    factor = F.arithmetic("div", scale, deviation)
+    summand = F.arithmetic("sub", shift, F.arithmetic("mul", mean, factor))
+    y = F.arithmetic("add", F.arithmetic("mul", x, factor), summand)
+    return (y, *more) if more else y
 
 
 @operator("InstanceNormalization", how="NumPy")
@@ -111,3 +125,13 @@ def lrn(node: Node, x: Any) -> Any:
 def mean_variance(node: Node, x: Any) -> Any:
     """Import MeanVarianceNormalization."""
     return F.normalize(x, tuple(node.get("axes") or (0, 2, 3)), 1e-9)
+
+
+@operator("RMSNormalization", how="NumPy")
+def rms_norm(node: Node, x: Any, scale: Any) -> Any:
+    """Import RMSNormalization."""
+    axis = node.get("axis", -1) % len(x.shape)
+    epsilon = np.asarray(node.get("epsilon", 1e-5), x.dtype)
+    mean = F.reduce("mean", F.arithmetic("mul", x, x), range(axis, len(x.shape)), True)
+    size = F.pointwise(F.arithmetic("add", mean, epsilon), "sqrt")
+    return F.arithmetic("mul", F.arithmetic("div", x, size), scale)

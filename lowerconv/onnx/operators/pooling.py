@@ -8,6 +8,7 @@ import numpy as np
 
 from lowerconv.nn import functional as F
 from lowerconv.nn.pooling import AvgPool2d, MaxPool2d
+from lowerconv.nn.windows import max_indices, windows_along
 from lowerconv.onnx.operators.windows import explicit_pads, per_axis, planar
 from lowerconv.onnx.registry import Node, operator
 
@@ -16,8 +17,6 @@ from lowerconv.onnx.registry import Node, operator
 def pool(node: Node, x: Any) -> Any:
     """Import MaxPool and AveragePool."""
     largest = node.operator == "MaxPool"
-    if len(node.outputs) > 1:
-        raise NotImplementedError("the indices of the maxima are not there")
     extents = tuple(node.attributes["kernel_shape"])
     axes = len(extents)
     strides, dilations = per_axis(node, "strides", axes), per_axis(node, "dilations", axes)
@@ -25,6 +24,26 @@ def pool(node: Node, x: Any) -> Any:
     ceil, include = bool(node.get("ceil_mode", 0)), bool(node.get("count_include_pad", 0))
     even = all(before == after for before, after in pads)
     small = all(2 * before <= extent for (before, _), extent in zip(pads, extents, strict=True))
+    if len(node.outputs) > 1 and node.outputs[1]:
+        geometry = (extents, strides, pads, dilations, ceil)
+        columns = bool(node.get("storage_order", 0))
+        indices = F.computed(
+            "max indices", lambda x: max_indices(x, *geometry, column_major=columns), x
+        )
+        return F.pool(x, "max", *geometry, include), indices
+    if not even and (largest or not include):  # as if it were, where that gives no other windows
+        wanted = [
+            windows_along(n, r, s, p, 1, ceil)
+            for n, r, s, p in zip(x.shape[2:], extents, strides, pads, strict=True)
+        ]
+        for rounded in (False, True):
+            found = [
+                windows_along(n, r, s, (before, before), 1, rounded)
+                for n, r, s, (before, _) in zip(x.shape[2:], extents, strides, pads, strict=True)
+            ]
+            if found == wanted and set(dilations) == {1}:
+                even, ceil, pads = True, rounded, [(before, before) for before, _ in pads]
+                break
     plain = axes <= 2 and even and small and set(dilations) == {1} and x.dtype.kind == "f"
     if not plain:
         return F.pool(

@@ -27,17 +27,17 @@ def _reduction(name: str) -> Any:
 
 
 for _name in ("Sum", "Mean", "Max", "Min", "Prod"):
-    operator(f"Reduce{_name}", how="NumPy")(_reduction(_name.lower()))
+    operator(f"Reduce{_name}", how="NumPy", contents=(1,))(_reduction(_name.lower()))
 
 
-@operator("ReduceL1", how="NumPy")
+@operator("ReduceL1", how="NumPy", contents=(1,))
 def l1(node: Node, x: Any, axes: Any = None) -> Any:
     """Import ReduceL1."""
     size = F.pointwise(x, "abs") if x.dtype.kind == "f" else F.computed("abs", np.abs, x)
     return F.reduce("sum", size, *_over(node, x, axes))
 
 
-@operator("ReduceL2", how="NumPy")
+@operator("ReduceL2", how="NumPy", contents=(1,))
 def l2(node: Node, x: Any, axes: Any = None) -> Any:
     """Import ReduceL2."""
     total = F.reduce("sum", F.arithmetic("mul", x, x), *_over(node, x, axes))
@@ -46,19 +46,19 @@ def l2(node: Node, x: Any, axes: Any = None) -> Any:
     return F.pointwise(total, "sqrt")
 
 
-@operator("ReduceSumSquare", how="NumPy")
+@operator("ReduceSumSquare", how="NumPy", contents=(1,))
 def sum_square(node: Node, x: Any, axes: Any = None) -> Any:
     """Import ReduceSumSquare."""
     return F.reduce("sum", F.arithmetic("mul", x, x), *_over(node, x, axes))
 
 
-@operator("ReduceLogSum", how="NumPy")
+@operator("ReduceLogSum", how="NumPy", contents=(1,))
 def log_sum(node: Node, x: Any, axes: Any = None) -> Any:
     """Import ReduceLogSum."""
     return F.pointwise(F.reduce("sum", x, *_over(node, x, axes)), "log")
 
 
-@operator("ReduceLogSumExp", how="NumPy")
+@operator("ReduceLogSumExp", how="NumPy", contents=(1,))
 def log_sum_exp(node: Node, x: Any, axes: Any = None) -> Any:
     """Import ReduceLogSumExp."""
     over, keep = _over(node, x, axes)
@@ -67,7 +67,7 @@ def log_sum_exp(node: Node, x: Any, axes: Any = None) -> Any:
     at = None if over is None else tuple(over)
 
     def function(x: np.ndarray) -> np.ndarray:
-        most = x.max(axis=at, keepdims=True)
+        most = x.max(axis=at, keepdims=True, initial=-np.inf)
         most = np.where(np.isfinite(most), most, 0)
         total = np.log(np.exp(x - most).sum(axis=at, keepdims=True)) + most
         return (total if keep else total.reshape(x.sum(axis=at).shape)).astype(x.dtype)
@@ -103,7 +103,7 @@ def hardmax(node: Node, x: Any) -> Any:
     return F.computed("hardmax", function, x)
 
 
-@operator("CumSum", how="NumPy")
+@operator("CumSum", how="NumPy", contents=(1,))
 def cum_sum(node: Node, x: Any, axis: Any) -> Any:
     """Import CumSum."""
     over = numbers(axis, "axis")[0]

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from lowerconv.nn import functional as F
-from lowerconv.nn.resize import Resize, taps
+from lowerconv.nn.resize import COORDINATES, Resize, taps
 from lowerconv.onnx.operators.shapes import numbers
+from lowerconv.onnx.operators.windows import room
 from lowerconv.onnx.registry import Node, operator
 
 
@@ -19,19 +20,19 @@ def upsample_by_attribute(node: Node, x: Any) -> Any:
     return _resized(node, x, [float(s) for s in node.attributes["scales"]], None)
 
 
-@operator("Upsample", since=9)
+@operator("Upsample", since=9, contents=(1,))
 def upsample(node: Node, x: Any, scales: Any) -> Any:
     """Import Upsample."""
     return _resized(node, x, [float(s) for s in scales], None)
 
 
-@operator("Resize", since=10)
+@operator("Resize", since=10, contents=(1,))
 def resize_by_scales(node: Node, x: Any, scales: Any) -> Any:
     """Import Resize as in version 10, which is what Upsample was."""
     return _resized(node, x, [float(s) for s in scales], None)
 
 
-@operator("Resize", since=11)
+@operator("Resize", since=11, contents=(1, 2, 3))
 def resize(node: Node, x: Any, roi: Any = None, scales: Any = None, sizes: Any = None) -> Any:
     """Import Resize."""
     if not isinstance(scales, (np.ndarray, type(None))):
@@ -55,7 +56,7 @@ def resize(node: Node, x: Any, roi: Any = None, scales: Any = None, sizes: Any =
         for axis, value in zip(axes, each, strict=True):
             ratio[axis] = value
         return _resized(node, x, ratio, full, roi)
-    for axis, value in zip(axes, [float(s) for s in scales], strict=True):
+    for axis, value in zip(axes, [] if scales is None else map(float, scales), strict=True):
         ratio[axis] = value
     return _resized(node, x, ratio, None, roi)
 
@@ -65,23 +66,63 @@ def _resized(
 ) -> Any:
     """Return `x` resized along every axis whose scale is not 1."""
     shape = [floor(n * s) for n, s in zip(x.shape, scales, strict=True)] if sizes is None else sizes
+    room(shape, x.dtype, "the result")
     mode = node.get("mode", "nearest")
     coordinates = node.get(
         "coordinate_transformation_mode", "half_pixel" if node.version > 10 else "asymmetric"
     )
-    if coordinates == "tf_crop_and_resize":
-        raise NotImplementedError("coordinate_transformation_mode: tf_crop_and_resize")
+    if coordinates not in COORDINATES and coordinates != "tf_crop_and_resize":
+        raise ValueError(f"coordinate_transformation_mode: got {coordinates!r}")
     options = (
-        *(mode, coordinates),
         *(node.get("nearest_mode", "round_prefer_floor" if node.version > 10 else "floor"),),
         *(node.get("cubic_coeff_a", -0.75), bool(node.get("exclude_outside", 0))),
         bool(node.get("antialias", 0)),
     )
     rank = len(shape)
     changed = [i for i in range(rank) if (shape[i], scales[i]) != (x.shape[i], 1.0)]
-    found = {i: taps(x.shape[i], shape[i], scales[i], *options) for i in changed}
+    places: dict[int, Any] = dict.fromkeys(range(rank), coordinates)
+    if coordinates == "align_corners":
+        places = dict.fromkeys(range(rank), _aligned)
+    if coordinates == "tf_crop_and_resize":
+        if not isinstance(roi, np.ndarray):
+            raise ValueError("roi: depends on the contents of the input, expected constants")
+        axes = [a % rank for a in node.get("axes") or range(rank)]
+        region = roi.astype(np.float64).reshape(2, len(axes))
+        places |= {a: _cropped(*region[:, i]) for i, a in enumerate(axes)}
+        changed = sorted({*changed, *axes})
+    found = {i: taps(x.shape[i], shape[i], scales[i], mode, places[i], *options) for i in changed}
     if not changed:
         return x
+    y = _applied(x, found)
+    if coordinates != "tf_crop_and_resize":
+        return y
+    inside = np.ones(shape, bool)
+    for axis in axes:
+        at = places[axis](np.arange(shape[axis]), scales[axis], x.shape[axis], shape[axis])
+        fits = (at >= 0) & (at <= x.shape[axis] - 1)
+        inside &= fits.reshape([-1 if i == axis else 1 for i in range(rank)])
+    return F.where(inside, y, np.asarray(node.get("extrapolation_value", 0.0), y.dtype))
+
+
+def _aligned(i: np.ndarray, scale: float, n: int, m: int) -> np.ndarray:
+    """Return where pixels lie if corners are aligned, by the length that scales say, unrounded."""
+    return i * (n - 1) / (n * scale - 1) if n * scale != 1 else 0 * i
+
+
+def _cropped(first: float, last: float) -> Any:
+    """Return the function that tells where pixels of a region lie in the image."""
+
+    def place(i: np.ndarray, scale: float, n: int, m: int) -> np.ndarray:
+        if m > 1:
+            return first * (n - 1) + i * (last - first) * (n - 1) / (m - 1)
+        return 0.5 * (first + last) * (n - 1) + 0 * i
+
+    return place
+
+
+def _applied(x: Any, found: dict[int, tuple[np.ndarray, np.ndarray]]) -> Any:
+    """Return `x` with each pixel along axes made of those that are told."""
+    rank, changed = len(x.shape), list(found)
     if rank == 4 and set(changed) <= {2, 3} and x.dtype.kind == "f":
         same = [(np.arange(n)[:, None], np.ones((n, 1))) for n in x.shape]
         layer = Resize(found.get(2, same[2]), found.get(3, same[3]))

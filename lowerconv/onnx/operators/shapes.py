@@ -8,6 +8,7 @@ import numpy as np
 
 from lowerconv.nn import functional as F
 from lowerconv.nn.graph import Value
+from lowerconv.onnx.operators.windows import room
 from lowerconv.onnx.registry import Node, operator
 
 
@@ -18,7 +19,7 @@ def numbers(value: Any, name: str) -> list[int]:
     return [int(n) for n in np.reshape(value, -1)]
 
 
-@operator("Constant")
+@operator("Constant", moves=True)
 def constant(node: Node) -> Any:
     """Import Constant."""
     for name in ("value", "value_float", "value_int", "value_floats", "value_ints"):
@@ -28,32 +29,33 @@ def constant(node: Node) -> Any:
     raise ValueError("has no value that is an array of numbers")
 
 
-@operator("ConstantOfShape")
+@operator("ConstantOfShape", contents=(0,), moves=True)
 def constant_of_shape(node: Node, shape: Any) -> Any:
     """Import ConstantOfShape."""
     value = node.get("value", np.zeros(1, np.float32))
+    room(numbers(shape, "shape"), value.dtype, "the result")
     return np.full(numbers(shape, "shape"), value.reshape(-1)[0], value.dtype)
 
 
-@operator("Shape")
+@operator("Shape", moves=True)
 def shape_of(node: Node, x: Any) -> Any:
     """Import Shape."""
     return np.array(x.shape[node.get("start", 0) : node.get("end")], np.int64)
 
 
-@operator("Size")
+@operator("Size", moves=True)
 def size_of(node: Node, x: Any) -> Any:
     """Import Size."""
     return np.array(int(np.prod(x.shape)), np.int64)
 
 
-@operator("Reshape", since=1)
+@operator("Reshape", since=1, moves=True)
 def reshape_by_attribute(node: Node, x: Any) -> Any:
     """Import Reshape, whose shape is an attribute before version 5."""
     return _reshaped(node, x, list(node.attributes["shape"]))
 
 
-@operator("Reshape", since=5)
+@operator("Reshape", since=5, contents=(1,), moves=True)
 def reshape(node: Node, x: Any, shape: Any) -> Any:
     """Import Reshape."""
     return _reshaped(node, x, numbers(shape, "shape"))
@@ -65,7 +67,7 @@ def _reshaped(node: Node, x: Any, shape: list[int]) -> Any:
     return F.reshape(x, shape)
 
 
-@operator("Flatten")
+@operator("Flatten", moves=True)
 def flatten(node: Node, x: Any) -> Any:
     """Import Flatten."""
     axis = node.get("axis", 1)
@@ -74,7 +76,7 @@ def flatten(node: Node, x: Any) -> Any:
     return F.reshape(x, (rows, int(np.prod(x.shape[axis:], dtype=np.int64))))
 
 
-@operator("Transpose")
+@operator("Transpose", moves=True)
 def transpose(node: Node, x: Any) -> Any:
     """Import Transpose."""
     return F.transpose(x, node.get("perm") or range(len(x.shape))[::-1])
@@ -86,7 +88,7 @@ def _axes(node: Node, operand: Any) -> list[int] | None:
     return node.get("axes")
 
 
-@operator("Squeeze")
+@operator("Squeeze", contents=(1,), moves=True)
 def squeeze(node: Node, x: Any, axes: Any = None) -> Any:
     """Import Squeeze."""
     found = _axes(node, axes)
@@ -99,7 +101,7 @@ def squeeze(node: Node, x: Any, axes: Any = None) -> Any:
     return F.reshape(x, [n for i, n in enumerate(x.shape) if i not in gone])
 
 
-@operator("Unsqueeze")
+@operator("Unsqueeze", contents=(1,), moves=True)
 def unsqueeze(node: Node, x: Any, axes: Any = None) -> Any:
     """Import Unsqueeze."""
     found = _axes(node, axes)
@@ -113,13 +115,13 @@ def unsqueeze(node: Node, x: Any, axes: Any = None) -> Any:
     return F.reshape(x, shape)
 
 
-@operator("Concat")
+@operator("Concat", moves=True)
 def concat(node: Node, *xs: Any) -> Any:
     """Import Concat."""
     return F.concat([x for x in xs if x.shape != (0,)] or xs[:1], node.get("axis", 1))
 
 
-@operator("Split", how="NumPy")
+@operator("Split", how="NumPy", contents=(1,), moves=True)
 def split(node: Node, x: Any, sizes: Any = None) -> Any:
     """Import Split."""
     axis = node.get("axis", 0) % len(x.shape)
@@ -141,14 +143,14 @@ def split(node: Node, x: Any, sizes: Any = None) -> Any:
     )
 
 
-@operator("Slice", since=1, how="NumPy")
+@operator("Slice", since=1, how="NumPy", moves=True)
 def slice_by_attributes(node: Node, x: Any) -> Any:
     """Import Slice, whose bounds are attributes before version 10."""
     starts, ends = node.attributes["starts"], node.attributes["ends"]
     return _sliced(x, starts, ends, node.get("axes") or range(len(starts)), [1] * len(starts))
 
 
-@operator("Slice", since=10, how="NumPy")
+@operator("Slice", since=10, how="NumPy", contents=(1, 2, 3, 4), moves=True)
 def slice_by_operands(
     node: Node, x: Any, starts: Any, ends: Any, axes: Any = None, steps: Any = None
 ) -> Any:
@@ -188,14 +190,14 @@ def _sliced(x: Any, starts: Any, ends: Any, axes: Any, steps: Any) -> Any:
 _MODES = {"constant": "constant", "reflect": "reflect", "edge": "edge", "wrap": "wrap"}
 
 
-@operator("Pad", since=1, how="NumPy")
+@operator("Pad", since=1, how="NumPy", moves=True)
 def pad_by_attributes(node: Node, x: Any) -> Any:
     """Import Pad, whose widths are attributes before version 11."""
     flat = node.get("pads") or node.attributes["paddings"]
     return _padded(node, x, list(flat), node.get("value", 0.0))
 
 
-@operator("Pad", since=11, how="NumPy")
+@operator("Pad", since=11, how="NumPy", contents=(1, 2, 3), moves=True)
 def pad(node: Node, x: Any, widths: Any, value: Any = None, axes: Any = None) -> Any:
     """Import Pad."""
     flat, rank = numbers(widths, "pads"), len(x.shape)
@@ -214,23 +216,26 @@ def _padded(node: Node, x: Any, flat: list[int], value: Any) -> Any:
     mode, rank = node.get("mode", "constant"), len(x.shape)
     if mode not in _MODES or len(flat) != 2 * rank:
         raise ValueError(f"got mode {mode!r} and pads {flat} for an array of {rank} axes")
+    room([n + flat[i] + flat[rank + i] for i, n in enumerate(x.shape)], x.dtype, "the result")
     return F.pad(x, [(flat[i], flat[rank + i]) for i in range(rank)], _MODES[mode], value)
 
 
-@operator("Expand", how="NumPy")
+@operator("Expand", how="NumPy", contents=(1,), moves=True)
 def expand(node: Node, x: Any, shape: Any) -> Any:
     """Import Expand."""
     return F.expand(x, numbers(shape, "shape"))
 
 
-@operator("Tile", how="NumPy")
+@operator("Tile", how="NumPy", contents=(1,), moves=True)
 def tile(node: Node, x: Any, repeats: Any) -> Any:
     """Import Tile."""
     times = numbers(repeats, "repeats")
+    whole = [n * t for n, t in zip(x.shape, times, strict=True)]
+    room(whole, x.dtype, "the result")
     return F.computed("tile", lambda x: np.tile(x, times), x)
 
 
-@operator("DepthToSpace", how="NumPy")
+@operator("DepthToSpace", how="NumPy", moves=True)
 def depth_to_space(node: Node, x: Any) -> Any:
     """Import DepthToSpace, as reshapes around a transposition."""
     size = node.attributes["blocksize"]
@@ -243,20 +248,21 @@ def depth_to_space(node: Node, x: Any) -> Any:
     return F.reshape(y, (N, C, H * size, W * size))
 
 
-@operator("SpaceToDepth", how="NumPy")
+@operator("SpaceToDepth", how="NumPy", moves=True)
 def space_to_depth(node: Node, x: Any) -> Any:
     """Import SpaceToDepth, as reshapes around a transposition."""
     size = node.attributes["blocksize"]
     N, C, H, W = x.shape
     y = F.reshape(x, (N, C, H // size, size, W // size, size))
-    y = F.transpose(y, (0, 3, 5, 1, 2, 4))
+    y = F.transpose(y, (0, 1, 3, 5, 2, 4) if node.get("mode") == "CRD" else (0, 3, 5, 1, 2, 4))
     return F.reshape(y, (N, C * size * size, H // size, W // size))
 
 
-@operator("Range")
+@operator("Range", contents="all")
 def arange(node: Node, start: Any, limit: Any, delta: Any) -> Any:
     """Import Range."""
     if any(isinstance(v, Value) for v in (start, limit, delta)):
         raise ValueError("depends on the contents of the input, expected constants")
-    first, end, step = (v.reshape(()).item() for v in (start, limit, delta))
-    return np.arange(first, end, step, dtype=start.dtype)
+    first, last, step = (v.reshape(()).item() for v in (start, limit, delta))
+    room([int(max(0, (last - first) / step)) + 1], start.dtype, "the result")
+    return np.arange(first, last, step).astype(start.dtype)

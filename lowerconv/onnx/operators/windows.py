@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from lowerconv.onnx.registry import Node
+from lowerconv.runtime.workspace import check_bytes
 
 Pads = list[tuple[int, int]]
 
@@ -18,6 +20,11 @@ def per_axis(node: Node, name: str, axes: int, default: int = 1) -> tuple[int, .
     if len(value) != axes or any(n < 1 for n in value):
         raise ValueError(f"{name}: got {list(value)}, expected {axes} positive numbers")
     return value
+
+
+def room(shape: Sequence[int], dtype: Any, what: str) -> None:
+    """Raise MemoryError if an array of a shape cannot exist on this machine."""
+    check_bytes(prod(shape) * np.dtype(dtype).itemsize, what)
 
 
 def explicit_pads(node: Node, pixels: Sequence[int], extents: Sequence[int]) -> Pads:
@@ -34,6 +41,7 @@ def explicit_pads(node: Node, pixels: Sequence[int], extents: Sequence[int]) -> 
         flat = node.get("pads") or [0] * 2 * axes
         if len(flat) != 2 * axes:
             raise ValueError(f"pads: got {flat}, expected {2 * axes} numbers")
+        room([n + flat[i] + flat[axes + i] for i, n in enumerate(pixels)], np.float32, "pads")
         return [(flat[i], flat[axes + i]) for i in range(axes)]
     if mode == "VALID":
         return [(0, 0)] * axes
@@ -52,7 +60,7 @@ def explicit_pads(node: Node, pixels: Sequence[int], extents: Sequence[int]) -> 
 
 def planar(values: Sequence[Any], missing: Any) -> tuple[Any, Any]:
     """Return values for rows and columns: of one axis, images are one row high."""
-    return tuple(values) if len(values) == 2 else (missing, *values)  # type: ignore[return-value]
+    return tuple(values) if len(values) == 2 else (missing, *values)
 
 
 def planar_weight(weight: np.ndarray) -> np.ndarray:
