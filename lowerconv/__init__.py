@@ -13,6 +13,9 @@ the image, while the next band is on its way to the cache.  `lowerconv.nn` build
 layers, `lowerconv.train` trains them, `lowerconv.parallel` over several processes.
 """
 
+import importlib
+from typing import Any
+
 from lowerconv.conv.plan import ConvPlan, algorithms, plan_conv2d
 from lowerconv.functional import conv2d, conv2d_input_grad, conv2d_weight_grad
 from lowerconv.runtime.affinity import get_affinity, set_affinity
@@ -34,3 +37,10 @@ __all__ = [
     "set_affinity",
     "set_num_threads",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the doors to other libraries when they are first used."""
+    if name in ("onnx", "torch"):
+        return importlib.import_module(f"lowerconv.{name}")
+    raise AttributeError(f"module 'lowerconv' has no attribute {name!r}")

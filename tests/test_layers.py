@@ -20,6 +20,7 @@ LAYERS = (
     ("conv",),
     ("functional",),
     ("nn",),
+    ("onnx", "torch"),
     ("data",),
     ("parallel",),
     ("train",),
