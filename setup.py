@@ -51,11 +51,15 @@ setup(
         "mpi": MPI,
         "plot": PLOT,
         "tensorboard": TENSORBOARD,
+        "torch": ["torch>=2.6"],
         "bench": BENCH + PEERS,
         "onnx": ONNX,
         "test": TEST + PLOT + TENSORBOARD + ONNX,
     },
-    entry_points={"console_scripts": ["lowerconv = lowerconv.cli.main:main"]},
+    entry_points={
+        "console_scripts": ["lowerconv = lowerconv.cli.main:main"],
+        "torch_dynamo_backends": ["lowerconv = lowerconv.torch.backend:backend"],
+    },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3",

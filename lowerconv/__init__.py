@@ -12,6 +12,9 @@ From the public function to the innermost loop::
 by `lowerconv.parallel`.
 """
 
+import importlib
+from typing import Any
+
 from lowerconv.conv.plan import ConvPlan, algorithms, plan_conv2d
 from lowerconv.functional import conv2d, conv2d_input_grad, conv2d_weight_grad
 from lowerconv.runtime.affinity import get_affinity, set_affinity
@@ -33,3 +36,10 @@ __all__ = [
     "set_affinity",
     "set_num_threads",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the doors to other libraries when they are first used."""
+    if name in ("onnx", "torch"):
+        return importlib.import_module(f"lowerconv.{name}")
+    raise AttributeError(f"module 'lowerconv' has no attribute {name!r}")

@@ -135,10 +135,14 @@ class Arithmetic(Layer):
         if self.constant is not None:
             learnt.remove(0 if self.first else 1)
         with np.errstate(all="ignore"):
-            for which, dx, adds in zip(learnt, frame.dxs, frame.adds, strict=True):
-                if dx is None:
+            # All before any is written: that of the first operand may lie where dy does.
+            parts = [
+                None if dx is None else summed_to(self._part(which, dy, a, b), dx.shape)
+                for which, dx in zip(learnt, frame.dxs, strict=True)
+            ]
+            for part, dx, adds in zip(parts, frame.dxs, frame.adds, strict=True):
+                if dx is None or part is None:
                     continue
-                part = summed_to(self._part(which, dy, a, b), dx.shape)
                 if adds:
                     dx.array[...] += part
                 else:

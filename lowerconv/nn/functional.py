@@ -515,9 +515,14 @@ def normalize(x: Operand, axes: Sequence[int], epsilon: float) -> Operand:
 
 def pool(x: Operand, operation: str, *geometry: Any) -> Operand:
     """Return windows' largest items, means or sums; see `lowerconv.nn.windows.pool_array`."""
-    from lowerconv.nn.windows import pool_array
+    from lowerconv.nn.windows import pool_array, pool_gradient
 
-    return computed(f"{operation} of windows", lambda x: pool_array(x, operation, *geometry), x)
+    return computed(
+        f"{operation} of windows",
+        lambda x: pool_array(x, operation, *geometry),
+        x,
+        gradient=lambda dy, y, x: (pool_gradient(dy, y, x, operation, *geometry),),
+    )
 
 
 def convolution(x: Operand, w: Operand, bias: Operand | None, **geometry: Any) -> Operand:

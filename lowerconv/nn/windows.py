@@ -146,3 +146,53 @@ def pool_array(
         wide[i] = counts[i]
         result = result / inside.reshape(wide).astype(x.dtype)
     return result
+
+
+def pool_gradient(
+    dy: np.ndarray,
+    y: np.ndarray,
+    x: np.ndarray,
+    operation: str,
+    extents: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[tuple[int, int]],
+    dilations: Sequence[int],
+    ceil: bool,
+    include_pad: bool,
+) -> np.ndarray:
+    """Return the gradient of `x` of `pool_array`: of equal items the first has that of a maximum."""
+    axes, counts = len(extents), y.shape[2:]
+    if operation == "mean":
+        ones = np.broadcast_to(np.ones((), x.dtype), (1, 1, *x.shape[2:]))
+        geometry = (extents, strides, pads, dilations, ceil)
+        # A mean of ones is the share of items that are no padding; the sum is how many these are.
+        mean = pool_array(ones, "mean", *geometry, include_pad)
+        total = pool_array(ones, "sum", *geometry, include_pad)
+        dy = dy * np.divide(mean, total, out=np.zeros_like(mean), where=total > 0)
+    reach = [
+        (c - 1) * s + d * (r - 1) + 1
+        for c, s, d, r in zip(counts, strides, dilations, extents, strict=True)
+    ]
+    widths = [
+        (before, max(0, r - n - before))
+        for (before, _), r, n in zip(pads, reach, x.shape[2:], strict=True)
+    ]
+    full = np.pad(x, [(0, 0), (0, 0), *widths], constant_values=-np.inf)
+    dx = np.zeros_like(full)
+    left = np.ones(y.shape, bool)
+    for tap in product(*map(range, extents)):
+        at = (slice(None), slice(None)) + tuple(
+            slice(t * d, t * d + (c - 1) * s + 1, s)
+            for t, d, c, s in zip(tap, dilations, counts, strides, strict=True)
+        )
+        if operation == "max":
+            wins = left & ((full[at] == y) | np.isnan(full[at]))
+            left &= ~wins
+            dx[at] += np.where(wins, dy, 0)
+        else:
+            dx[at] += dy
+    inner = tuple(
+        slice(before, before + n) for (before, _), n in zip(widths, x.shape[2:], strict=True)
+    )
+    assert len(inner) == axes
+    return dx[(slice(None), slice(None), *inner)]

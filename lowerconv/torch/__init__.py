@@ -1,0 +1,14 @@
+"""PyTorch modules: they run and train here, unchanged.
+
+`convert` makes a module's forward one planned program; parameters stay the module's own.
+"""
+
+try:
+    import torch  # noqa: F401
+except ImportError:
+    raise ImportError("this needs PyTorch: pip install 'lowerconv[torch]'") from None
+
+from lowerconv.torch.convert import Converted, convert
+from lowerconv.torch.registry import UnsupportedError
+
+__all__ = ["Converted", "UnsupportedError", "convert"]

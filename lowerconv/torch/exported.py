@@ -1,0 +1,212 @@
+"""A module's operators, traced by torch.export for a range of shapes, and what stands in the way."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.export import Dim
+from torch.export.graph_signature import InputKind, OutputKind
+
+from lowerconv.torch import operators  # noqa: F401  (fills the table)
+from lowerconv.torch.registry import UnsupportedError, makes_view, operator_of, writes_in_place
+
+# Checks of what the guards tell, too.
+IGNORED = ("_assert_scalar", "_assert_tensor_metadata", "sym_constrain_range_for_size",
+           "sym_constrain_range", "_assert_async")  # fmt: skip
+
+
+class Exported:
+    """A module, traced.
+
+    Attributes
+    ----------
+    nodes : list of torch.fx.Node
+        All but inputs and result.
+    leaves : dict of str to str
+        Parameters and buffers by the names of their nodes.
+    constants : dict of str to Tensor
+    inputs : list of (str, int)
+        Names of nodes for tensors, and the places of these among the arguments.
+    outputs : list
+        Nodes, or numbers and None.
+    counted : list of str
+        Buffers that every step in training adds one to.
+    trains, draws : bool
+        Whether operators do what they do in training alone; whether dropout needs a seed.
+    """
+
+    def __init__(self, module: torch.nn.Module, args: Sequence[Any]) -> None:
+        self.program = program = _export(module, args)
+        signature = program.graph_signature
+        self.leaves: dict[str, str] = {}
+        self.constants: dict[str, torch.Tensor] = {}
+        self.inputs: list[tuple[str, int]] = []
+        place = 0
+        for spec in signature.input_specs:
+            name, target = spec.arg.name, spec.target
+            if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+                self.leaves[name] = str(target)
+            elif spec.kind == InputKind.CONSTANT_TENSOR:
+                self.constants[name] = program.constants[str(target)]
+            elif spec.kind == InputKind.USER_INPUT:
+                if isinstance(args[place], torch.Tensor):
+                    self.inputs.append((name, place))
+                place += 1
+            else:
+                raise UnsupportedError(f"an input of the kind {spec.kind.name}")
+        for out in signature.output_specs:
+            if out.kind not in (OutputKind.USER_OUTPUT, OutputKind.BUFFER_MUTATION):
+                raise UnsupportedError(f"a result of the kind {out.kind.name}")
+        self.nodes = []
+        self.outputs: list[Any] = []
+        for node in program.graph.nodes:
+            if node.op == "output":
+                self.outputs = list(node.args[0])
+            elif node.op == "call_module" and "_guards_fn" in str(node.target):
+                continue
+            elif node.op != "placeholder":
+                self.nodes.append(node)
+        self.out_spec = program.call_spec.out_spec
+        self.counted: list[str] = []
+        self._check()
+        self.trains = any(_in_training(node) for node in self.nodes)
+        self.draws = any("dropout" in str(n.target) and _in_training(n) for n in self.nodes)
+
+    def _check(self) -> None:
+        """Raise UnsupportedError with all operators that are not known; find what is counted."""
+        missing: Counter[str] = Counter()
+        reasons: list[str] = []
+        users = {name for name, _ in self.inputs}
+        base: dict[Any, Any] = {}
+        order = {node: i for i, node in enumerate(self.nodes)}
+        for node in list(self.nodes):
+            target = node.target
+            if node.op != "call_function":
+                missing[f"{node.op} {target}"] += 1
+                continue
+            first = node.args[0] if node.args else None
+            schema = getattr(target, "_schema", None)
+            if schema is None or schema.name.removeprefix("aten::") in IGNORED:
+                if getattr(target, "__name__", "") == "getitem":
+                    base[node] = base.get(first, first)
+                elif schema is None and not _is_arithmetic_of_shapes(node):
+                    missing[str(target)] += 1
+                continue
+            if makes_view(target) and isinstance(first, torch.fx.Node):
+                base[node] = base.get(first, first)
+            if writes_in_place(target) and isinstance(first, torch.fx.Node):
+                if first.name in self.leaves and str(target) == "aten.add_.Tensor":
+                    self.counted.append(self.leaves[first.name])
+                    self.nodes.remove(node)
+                    continue
+                root = base.get(first, first)
+                if root.name in users:
+                    reasons.append(f"{target} changes the input {root.name!r} in place")
+                elif root.name in self.leaves:
+                    reasons.append(f"{target} changes {self.leaves[root.name]!r} in place")
+                elif self._read_later(node, root, first, base, order):
+                    reasons.append(f"{target} changes a value whose views are read later ({node})")
+            if operator_of(target) is None and _depends(node, {*users, *self.leaves}):
+                missing[str(target)] += 1
+        if missing:
+            listed = ", ".join(f"{name} ({n} times)" for name, n in sorted(missing.items()))
+            reasons.insert(0, f"operators that are not known: {listed}")
+        if reasons:
+            raise UnsupportedError("; ".join(reasons))
+
+    def _read_later(self, node: Any, root: Any, first: Any, base: Any, order: Any) -> bool:
+        """Return whether other views of what a node changes are read after it."""
+        same = {first, *self._written(first)}
+        group = [n for n in self.program.graph.nodes if n is root or base.get(n) is root]
+        return any(
+            order.get(user, len(order)) > order[node]
+            for member in group
+            if member not in same and order.get(member, -1) < order[node]
+            for user in member.users
+        )
+
+    def _written(self, node: Any) -> list[Any]:
+        """Return the nodes that name the very same value as another, by writing in place."""
+        found = []
+        while node.op == "call_function" and writes_in_place(node.target):
+            node = node.args[0]
+            found.append(node)
+        return found
+
+    def accepts(self, args: Sequence[Any]) -> bool:
+        """Return whether the trace is right for arguments, whose shapes may be others."""
+        placeholders = [n for n in self.program.graph.nodes if n.op == "placeholder"]
+        known = {n.name: n.meta["val"] for n in placeholders}
+        env = None
+        symbolic = []
+        for name, place in self.inputs:
+            value, given = known[name], args[place]
+            if value.dtype != given.dtype or value.dim() != given.dim():
+                return False
+            for expected, extent in zip(value.shape, given.shape, strict=True):
+                if isinstance(expected, int):
+                    if expected != extent:
+                        return False
+                else:
+                    env = expected.node.shape_env
+            symbolic.append((value, given))
+        if env is None:
+            return True
+        return bool(
+            env.evaluate_guards_for_args(
+                [value for value, _ in symbolic], [given for _, given in symbolic]
+            )
+        )
+
+
+def _export(module: torch.nn.Module, args: Sequence[Any]) -> Any:
+    """Trace with all extents free that can be, or with these alone."""
+
+    def free(arg: Any) -> Any:
+        if not isinstance(arg, torch.Tensor):
+            return None
+        return {i: Dim.AUTO for i, n in enumerate(arg.shape) if n > 1}
+
+    plain = tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in args)
+    errors = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for shapes in (tuple(map(free, plain)), None):
+            try:
+                return torch.export.export(module, plain, dynamic_shapes=shapes, strict=False)
+            except Exception as error:  # of torch, of any class
+                errors.append(str(error).strip().split("\n")[0])
+    raise UnsupportedError(f"torch.export cannot trace it: {errors[-1]}")
+
+
+def _is_arithmetic_of_shapes(node: Any) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool))
+
+
+def _depends(node: Any, names: set[str]) -> bool:
+    """Return whether a node reads more than constants, directly or through others."""
+    if str(node.target).startswith("aten.sym_"):
+        return False
+    stack, seen = list(node.all_input_nodes), set()
+    while stack:
+        other = stack.pop()
+        if other in seen:
+            continue
+        seen.add(other)
+        if other.name in names:
+            return True
+        stack += [] if _is_arithmetic_of_shapes(other) else other.all_input_nodes
+    return False
+
+
+def _in_training(node: Any) -> bool:
+    """Return whether an operator does what it does in training alone."""
+    name = str(node.target)
+    if name.startswith("aten.batch_norm"):
+        return bool(node.args[5])
+    return name.startswith("aten.dropout") and bool(node.args[2]) and node.args[1] > 0

@@ -1,0 +1,247 @@
+"""Functions of each item, arithmetic, and dropout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lowerconv.nn import functional as F
+from lowerconv.nn.activation import Dropout, ReLU
+from lowerconv.nn.graph import Value
+from lowerconv.torch.registry import operator
+
+
+def number(value: Any, like: Any) -> Any:
+    """Return a number as an array of the dtype of another operand."""
+    if not isinstance(value, (int, float, bool)):
+        return value
+    if like.dtype.kind in "iub" and isinstance(value, float):
+        raise NotImplementedError(f"{value} with integers")
+    return np.asarray(value, like.dtype)
+
+
+def combine(operation: str, a: Any, b: Any) -> Any:
+    """Record arithmetic of two, either of which may be a number."""
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        raise NotImplementedError(f"{operation} of two numbers")
+    a, b = number(a, b), number(b, a)
+    if isinstance(a, np.ndarray) and isinstance(b, Value) and a.dtype != b.dtype and a.ndim:
+        a = a.astype(np.result_type(a, b.dtype))
+    if isinstance(b, np.ndarray) and isinstance(a, Value) and a.dtype != b.dtype and b.ndim:
+        b = b.astype(np.result_type(b, a.dtype))
+    return F.arithmetic(operation, a, b)
+
+
+def multiple(x: Any, factor: Any) -> Any:
+    """Return a number or an operand times a number."""
+    if factor == 1:
+        return x
+    return x * factor if isinstance(x, (int, float)) else F.scaled(x, factor)
+
+
+@operator("add")
+def add(net: Any, a: Any, b: Any, alpha: Any):
+    """Record a sum."""
+    return combine("add", a, multiple(b, alpha))
+
+
+@operator("sub")
+def sub(net: Any, a: Any, b: Any, alpha: Any):
+    """Record a difference."""
+    return combine("sub", a, multiple(b, alpha))
+
+
+@operator("rsub")
+def rsub(net: Any, a: Any, b: Any, alpha: Any):
+    """Record a difference the other way round."""
+    return combine("sub", b, multiple(a, alpha))
+
+
+@operator("mul")
+def mul(net: Any, a: Any, b: Any):
+    """Record a product."""
+    return combine("mul", a, b)
+
+
+@operator("div")
+def div(net: Any, a: Any, b: Any, rounding: Any = None):
+    """Record a quotient."""
+    if rounding is not None:
+        raise NotImplementedError(f"rounding_mode {rounding!r}")
+    return combine("div", a, b)
+
+
+@operator("pow")
+def power(net: Any, a: Any, b: Any):
+    """Record a power."""
+    return combine("pow", a, b)
+
+
+@operator("maximum")
+def maximum(net: Any, a: Any, b: Any):
+    """Record the greater of two."""
+    return combine("max", a, b)
+
+
+@operator("minimum")
+def minimum(net: Any, a: Any, b: Any):
+    """Record the lesser of two."""
+    return combine("min", a, b)
+
+
+@operator("neg")
+def neg(net: Any, x: Any):
+    """Record the negative."""
+    return combine("mul", x, -1)
+
+
+@operator("square")
+def square(net: Any, x: Any):
+    """Record the square."""
+    return F.arithmetic("mul", x, x)
+
+
+@operator("rsqrt")
+def rsqrt(net: Any, x: Any):
+    """Record one over the square root."""
+    return F.pointwise(F.pointwise(x, "sqrt"), "reciprocal")
+
+
+def _register(name: str, function: str) -> None:
+    @operator(name)
+    def record(net: Any, x: Any, *_: Any):
+        return F.pointwise(x, function)
+
+
+for _name, _function in {
+    "sigmoid": "sigmoid",
+    "tanh": "tanh",
+    "silu": "silu",
+    "mish": "mish",
+    "hardswish": "hard_swish",
+    "hardsigmoid": "hard_sigmoid",
+    "exp": "exp",
+    "log": "log",
+    "sqrt": "sqrt",
+    "reciprocal": "reciprocal",
+    "abs": "abs",
+    "erf": "erf",
+}.items():
+    _register(_name, _function)
+
+
+@operator("relu")
+def relu(net: Any, x: Any):
+    """Record the positive part."""
+    return F.apply(ReLU(), x)
+
+
+@operator("relu6")
+def relu6(net: Any, x: Any):
+    """Record the part between 0 and 6."""
+    return F.pointwise(x, "clip", 0.0, 6.0)
+
+
+@operator("clamp", "hardtanh", "clip")
+def clamp(net: Any, x: Any, low: Any = None, high: Any = None):
+    """Record the part between two bounds."""
+    if any(isinstance(v, (Value, np.ndarray)) for v in (low, high)):
+        raise NotImplementedError("bounds that are tensors")
+    return F.pointwise(x, "clip", low, high)
+
+
+@operator("clamp_min")
+def clamp_min(net: Any, x: Any, low: Any):
+    """Record the part above a bound."""
+    return clamp(net, x, low, None)
+
+
+@operator("clamp_max")
+def clamp_max(net: Any, x: Any, high: Any):
+    """Record the part below a bound."""
+    return clamp(net, x, None, high)
+
+
+@operator("leaky_relu")
+def leaky_relu(net: Any, x: Any, slope: float):
+    """Record LeakyReLU."""
+    return F.pointwise(x, "leaky_relu", slope)
+
+
+@operator("elu")
+def elu(net: Any, x: Any, alpha: float, scale: float, input_scale: float):
+    """Record ELU."""
+    if input_scale != 1:
+        raise NotImplementedError(f"input_scale {input_scale}")
+    return F.pointwise(x, "elu", alpha, scale)
+
+
+@operator("selu")
+def selu(net: Any, x: Any):
+    """Record SELU."""
+    return F.pointwise(x, "elu", 1.6732632423543772848170429916717, 1.0507009873554804934193349852946)
+
+
+@operator("gelu")
+def gelu(net: Any, x: Any, approximate: str):
+    """Record GELU."""
+    return F.pointwise(x, "gelu_tanh" if approximate == "tanh" else "gelu")
+
+
+@operator("softplus")
+def softplus(net: Any, x: Any, beta: float, threshold: float):
+    """Record softplus."""
+    return F.pointwise(x, "softplus", beta)
+
+
+@operator("prelu", how="NumPy")
+def prelu(net: Any, x: Any, slope: Any):
+    """Record PReLU with a slope for all, or one for each channel."""
+    if len(x.shape) > 1 and slope.shape and slope.shape[0] > 1:
+        slope = F.reshape(slope, (slope.shape[0],) + (1,) * (len(x.shape) - 2))
+    return F.prelu(x, slope)
+
+
+@operator("dropout")
+def dropout(net: Any, x: Any, p: float, train: bool):
+    """Record dropout."""
+    if not train or not p:
+        return x
+    if p == 1:
+        return combine("mul", x, 0.0)
+    if net.frozen:
+        raise NotImplementedError("dropout in a network that is not trained")
+    return Dropout(p)(x)
+
+
+@operator("softmax", how="NumPy")
+def softmax(net: Any, x: Any, axis: int, dtype: Any):
+    """Record softmax."""
+    return F.softmax(_as_float(x, dtype), axis)
+
+
+@operator("log_softmax", how="NumPy")
+def log_softmax(net: Any, x: Any, axis: int, dtype: Any):
+    """Record the logarithm of softmax."""
+    return F.softmax(_as_float(x, dtype), axis, True)
+
+
+def _as_float(x: Any, dtype: Any) -> Any:
+    """Return an operand in a dtype of torch."""
+    if dtype is None:
+        return x
+    return F.cast(x, numpy_dtype(dtype))
+
+
+def numpy_dtype(dtype: Any) -> np.dtype:
+    """Return the dtype of NumPy that is one of torch."""
+    import torch
+
+    return torch.empty((), dtype=dtype).numpy().dtype
+
+
+@operator("where.self", how="NumPy")
+def where(net: Any, condition: Any, a: Any, b: Any):
+    """Record a choice between two."""
+    return F.where(condition, a, b)

@@ -1,0 +1,85 @@
+"""Normalisation by the statistics of batches, images, groups and layers."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from lowerconv.nn import functional as F
+from lowerconv.nn.norm import BatchNorm2d
+from lowerconv.torch.layers import FixedBatchNorm2d
+from lowerconv.torch.operators.convolution import is_leaf
+from lowerconv.torch.registry import operator
+
+
+@operator("batch_norm", leaves=True)
+def batch_norm(
+    net: Any, x: Any, w: Any, b: Any, mean: Any, var: Any, training: bool, momentum: float,
+    eps: float, _: Any,
+):  # fmt: skip
+    """Record batch norm, by the statistics of the batch or by the running ones."""
+    x = net.plain(x)
+    shape, C = x.shape, x.shape[1]
+    operands = [v for v in (w, b, mean, var) if v is not None]
+    if not all(is_leaf(v) or (isinstance(v, np.ndarray) and v is not w) for v in operands):
+        raise NotImplementedError("weights or statistics that are computed")
+    if not training and (mean is None or var is None):
+        raise NotImplementedError("no statistics")
+    if training and not 0 <= momentum <= 1:
+        raise NotImplementedError(f"momentum {momentum}")
+    kind = BatchNorm2d if training or net.frozen else FixedBatchNorm2d
+
+    def make() -> BatchNorm2d:
+        made = kind(C, eps, momentum if training else 0.0, dtype=x.dtype)
+        for name, leaf in (("weight", w), ("bias", b)):
+            if leaf is not None:
+                getattr(made, name).data = leaf.array
+                net.bind(getattr(made, name), leaf)
+        for name, leaf in (("running_mean", mean), ("running_var", var)):
+            if leaf is not None:
+                setattr(made, name, leaf.array)
+                net.bind_buffer(made, name, leaf)
+        return made
+
+    layer = net.layer(make)
+    if len(shape) != 4:
+        x = F.reshape(x, (*shape[:2], prod(shape[2:]), 1))
+    return F.reshape(layer(x), shape)
+
+
+def scaled(y: Any, w: Any, b: Any, shape: tuple[int, ...]) -> Any:
+    """Return ``y * w + b`` with both in a shape."""
+    if w is not None:
+        y = F.arithmetic("mul", y, F.reshape(w, shape))
+    return y if b is None else F.arithmetic("add", y, F.reshape(b, shape))
+
+
+@operator("group_norm", how="NumPy")
+def group_norm(net: Any, x: Any, groups: int, w: Any, b: Any, eps: float, _: Any):
+    """Record group norm."""
+    shape = x.shape
+    y = F.normalize(F.reshape(x, (shape[0], groups, prod(shape[1:]) // groups)), (2,), eps)
+    return scaled(F.reshape(y, shape), w, b, (shape[1],) + (1,) * (len(shape) - 2))
+
+
+@operator("layer_norm", how="NumPy")
+def layer_norm(net: Any, x: Any, normalized: Any, w: Any, b: Any, eps: float, _: Any):
+    """Record layer norm."""
+    rank = len(x.shape)
+    y = F.normalize(x, tuple(range(rank - len(normalized), rank)), eps)
+    return scaled(y, w, b, tuple(normalized))
+
+
+@operator("instance_norm", how="NumPy")
+def instance_norm(
+    net: Any, x: Any, w: Any, b: Any, mean: Any, var: Any, own: bool, momentum: float, eps: float,
+    _: Any,
+):  # fmt: skip
+    """Record instance norm by the statistics of each image."""
+    if not own or mean is not None:
+        raise NotImplementedError("running statistics of instance norm")
+    rank = len(x.shape)
+    y = F.normalize(x, tuple(range(2, rank)), eps)
+    return scaled(y, w, b, (x.shape[1],) + (1,) * (rank - 2))
