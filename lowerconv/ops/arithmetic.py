@@ -6,8 +6,8 @@ from lowerconv.codegen.ranges import share
 from lowerconv.ops.pointwise import CHUNK
 from lowerconv.runtime.launch import spread
 
-# By their numbers, which compiled loops know; in the last two the operands change sides.
-ADD, SUB, MUL, DIV, MIN, MAX, REVERSED_SUB, REVERSED_DIV = range(8)
+# By their numbers, which compiled loops know; in REVERSED_* the operands change sides.
+ADD, SUB, MUL, DIV, MIN, MAX, REVERSED_SUB, REVERSED_DIV, PRELU = range(9)
 
 
 @internal
@@ -32,6 +32,9 @@ def _with_array(kind, v, b):
     elif kind == MAX:
         for i in range(n):
             v[i] = b[i] if b[i] > v[i] or b[i] != b[i] else v[i]
+    elif kind == PRELU:
+        for i in range(n):
+            v[i] = v[i] * b[i] if v[i] < 0 else v[i]
     elif kind == REVERSED_SUB:
         for i in range(n):
             v[i] = b[i] - v[i]
@@ -62,6 +65,9 @@ def _with_number(kind, v, b):
     elif kind == MAX:
         for i in range(n):
             v[i] = b if b > v[i] or b != b else v[i]
+    elif kind == PRELU:
+        for i in range(n):
+            v[i] = v[i] * b if v[i] < 0 else v[i]
     elif kind == REVERSED_SUB:
         for i in range(n):
             v[i] = b - v[i]
@@ -108,7 +114,8 @@ def combine(team, a, a_step, b, b_step, y, y_step, N, planes, pixels, kind, numb
         Items from one image to the next; `b_step` may be 0.
     N, planes, pixels : int
     kind : int
-        ADD, SUB, MUL, DIV, MIN, MAX, REVERSED_SUB or REVERSED_DIV.
+        ADD, SUB, MUL, DIV, MIN, MAX, REVERSED_SUB, REVERSED_DIV, or PRELU: ``a * b`` where `a`
+        is negative, else `a`.
     numbers : bool
         Whether `b` has one number for each plane.
     """
