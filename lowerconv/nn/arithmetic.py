@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 
 import numpy as np
@@ -15,7 +16,18 @@ from lowerconv.ops import arithmetic as kernels
 from lowerconv.ops.arithmetic import combine
 from lowerconv.runtime.threads import run
 
-_NUMPY = {
+
+def _prelu(x: np.ndarray, slope: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Return ``x * slope`` where `x` is negative, else `x`."""
+    y = np.where(x < 0, x * slope, x)
+    if out is None:
+        return y
+    out[...] = y
+    return out
+
+
+_NUMPY: dict[str, Callable[..., np.ndarray]] = {
+    "prelu": _prelu,
     "add": np.add,
     "sub": np.subtract,
     "mul": np.multiply,
@@ -24,7 +36,8 @@ _NUMPY = {
     "max": np.maximum,
     "pow": np.power,
 }
-_KINDS = {
+_KINDS: dict[str, tuple[int, int | None]] = {
+    "prelu": (kernels.PRELU, None),
     "add": (kernels.ADD, kernels.ADD),
     "sub": (kernels.SUB, kernels.REVERSED_SUB),
     "mul": (kernels.MUL, kernels.MUL),
@@ -40,7 +53,8 @@ class Arithmetic(Layer):
     Parameters
     ----------
     operation : str
-        "add", "sub", "mul", "div", "pow", "min" or "max".
+        "add", "sub", "mul", "div", "pow", "min", "max", or "prelu": ``a * b`` where `a` is
+        negative, else `a`.
     constant : ndarray, optional
         One of the operands, of the dtype of the other; the layer has one operand then.
     first : bool
@@ -109,8 +123,8 @@ class Arithmetic(Layer):
         for swapped in (False, True):
             whole, other = tensors[::-1] if swapped else tensors
             split = _split(other.shape, frame.y.shape) if whole.shape == frame.y.shape else None
-            if split is not None and not (swapped and frame.views[0]):
-                kind = _KINDS[self.operation][swapped]
+            kind = _KINDS[self.operation][swapped]
+            if split is not None and kind is not None and not (swapped and frame.views[0]):
                 frame.kept["plan"] = (whole, other, kind, *split)
                 return
 
@@ -151,6 +165,8 @@ class Arithmetic(Layer):
     def _part(self, which: int, dy: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Return the gradient of an operand before it is summed over what it was repeated."""
         operation = self.operation
+        if operation == "prelu":
+            return np.where(a < 0, dy * a, 0) if which else np.where(a < 0, dy * b, dy)
         if operation == "add":
             return dy
         if operation == "sub":

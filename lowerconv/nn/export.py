@@ -173,7 +173,8 @@ def _arithmetic(out: Writer, node: Node, layer: Any, xs: list[str], y: str) -> N
     if layer.constant is not None:
         xs = [*xs]
         xs.insert(0 if layer.first else 1, out.constant(layer.constant))
-    out.add(layer.operation.capitalize(), xs, y)
+    name = "PRelu" if layer.operation == "prelu" else layer.operation.capitalize()
+    out.add(name, xs, y)
 
 
 @form("Resize")

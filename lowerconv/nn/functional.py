@@ -488,6 +488,10 @@ def prelu(x: Operand, slope: Operand) -> Operand:
 
     if isinstance(slope, np.ndarray) and slope.size == 1:
         return pointwise(x, "leaky_relu", float(slope.reshape(())))
+    if isinstance(x, Value) and x.dtype in COMPILED and slope.dtype == x.dtype:
+        if isinstance(slope, Value):
+            return Arithmetic("prelu")(x, slope)
+        return Arithmetic("prelu", slope)(x)
     return computed("prelu", lambda x, s: np.where(x < 0, x * s, x), x, slope, gradient=gradient)
 
 

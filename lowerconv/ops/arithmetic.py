@@ -7,8 +7,8 @@ from lowerconv.ops.images import bare_images, same_memory
 from lowerconv.ops.pointwise import CHUNK
 from lowerconv.runtime.launch import parallel
 
-# By their numbers, which compiled loops know; in the last two the operands change sides.
-ADD, SUB, MUL, DIV, MIN, MAX, REVERSED_SUB, REVERSED_DIV = range(8)
+# By their numbers, which compiled loops know; in REVERSED_* the operands change sides.
+ADD, SUB, MUL, DIV, MIN, MAX, REVERSED_SUB, REVERSED_DIV, PRELU = range(9)
 
 
 @internal
@@ -33,6 +33,9 @@ def _with_array(kind, v, b):
     elif kind == MAX:
         for i in range(n):
             v[i] = b[i] if b[i] > v[i] or b[i] != b[i] else v[i]
+    elif kind == PRELU:
+        for i in range(n):
+            v[i] = v[i] * b[i] if v[i] < 0 else v[i]
     elif kind == REVERSED_SUB:
         for i in range(n):
             v[i] = b[i] - v[i]
@@ -63,6 +66,9 @@ def _with_number(kind, v, b):
     elif kind == MAX:
         for i in range(n):
             v[i] = b if b > v[i] or b != b else v[i]
+    elif kind == PRELU:
+        for i in range(n):
+            v[i] = v[i] * b if v[i] < 0 else v[i]
     elif kind == REVERSED_SUB:
         for i in range(n):
             v[i] = b - v[i]
@@ -86,7 +92,8 @@ def combine(worker, workers, a, b, y, planes, kind, numbers):
     planes : int
         Into which an image falls.
     kind : int
-        ADD, SUB, MUL, DIV, MIN, MAX, REVERSED_SUB or REVERSED_DIV.
+        ADD, SUB, MUL, DIV, MIN, MAX, REVERSED_SUB, REVERSED_DIV, or PRELU: ``a * b`` where `a`
+        is negative, else `a`.
     numbers : bool
     """
     a, y = bare_images(a), bare_images(y)

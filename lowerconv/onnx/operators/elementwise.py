@@ -145,7 +145,7 @@ def clip(node: Node, x: Any, low: Any = None, high: Any = None) -> Any:
     return F.pointwise(x, "clip", least, most)
 
 
-@operator("PRelu", how="NumPy")
+@operator("PRelu")
 def prelu(node: Node, x: Any, slope: Any) -> Any:
     """Import PRelu: ``x`` where positive, else times a slope."""
     if node.version < 7 and len(slope.shape) == 1 and slope.shape[0] > 1:  # one for each channel

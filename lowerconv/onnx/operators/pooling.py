@@ -36,13 +36,18 @@ def pool(node: Node, x: Any) -> Any:
             windows_along(n, r, s, p, 1, ceil)
             for n, r, s, p in zip(x.shape[2:], extents, strides, pads, strict=True)
         ]
-        for rounded in (False, True):
+        alike = [(before, before) for before, _ in pads]
+        reached = all(
+            n + 2 * before >= r
+            for n, (before, _), r in zip(x.shape[2:], alike, extents, strict=True)
+        )
+        for rounded in (False, True) if reached and set(dilations) == {1} else ():
             found = [
-                windows_along(n, r, s, (before, before), 1, rounded)
-                for n, r, s, (before, _) in zip(x.shape[2:], extents, strides, pads, strict=True)
+                windows_along(n, r, s, p, 1, rounded)
+                for n, r, s, p in zip(x.shape[2:], extents, strides, alike, strict=True)
             ]
-            if found == wanted and set(dilations) == {1}:
-                even, ceil, pads = True, rounded, [(before, before) for before, _ in pads]
+            if found == wanted:
+                even, ceil, pads = True, rounded, alike
                 break
     plain = axes <= 2 and even and small and set(dilations) == {1} and x.dtype.kind == "f"
     if not plain:
