@@ -20,7 +20,7 @@ LAYERS = (
     ("conv",),
     ("functional",),
     ("nn",),
-    ("onnx", "torch"),
+    ("onnx", "torch", "sklearn", "jax"),
     ("data",),
     ("parallel",),
     ("train",),

@@ -11,7 +11,7 @@ from lowerconv.console import PlainConsole
 from lowerconv.nn.graph import Graph
 from lowerconv.nn.init import undrawn
 from lowerconv.nn.models import MODELS, Model
-from lowerconv.nn.program import arena_bytes
+from lowerconv.nn.recording import arena_bytes
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

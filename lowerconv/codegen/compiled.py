@@ -86,8 +86,12 @@ def internal(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     Decorates as ``@internal``, or with options of numba as ``@internal(fastmath=True)``.
     Divisions by zero give infinities as in NumPy: an exception would end one worker's share.
     """
-    options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **options}
-    decorate = njit(error_model="numpy", **options)
+    kept: dict[str, Any] = {
+        "no_cpython_wrapper": True,
+        "no_cfunc_wrapper": True,
+        "error_model": "numpy",
+    }
+    decorate = njit(**kept | options)
     return decorate if function is None else decorate(function)
 
 

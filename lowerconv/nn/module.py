@@ -12,7 +12,7 @@ import numpy as np
 
 from lowerconv.checks import shape
 from lowerconv.conv.problem import DTYPES
-from lowerconv.nn import exchange, export, program
+from lowerconv.nn import exchange, export, program, recording
 from lowerconv.nn.attributes import Attributes, Parameter
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.graph import Node, Value
@@ -159,7 +159,7 @@ class Module(Attributes):
         if len(xs) != 1:
             raise TypeError(f"x: got {len(xs)} arrays, expected one")
         (x,) = xs
-        expected = program.parameter_dtype(self, x.dtype)
+        expected = recording.parameter_dtype(self, x.dtype)
         if x.dtype != expected:
             raise TypeError(f"x: got dtype {x.dtype}, expected {expected}, that of the parameters")
         if x.dtype not in DTYPES:
@@ -283,7 +283,7 @@ class Module(Attributes):
         ImportError
             The package onnx is not installed.
         """
-        dtype = program.parameter_dtype(self, np.float32)
+        dtype = recording.parameter_dtype(self, np.float32)
         export.save_onnx(self, path, shape(x_shape, "x_shape"), dtype)
 
     def load(self, weights: Any) -> None:

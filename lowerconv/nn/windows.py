@@ -160,7 +160,7 @@ def pool_gradient(
     ceil: bool,
     include_pad: bool,
 ) -> np.ndarray:
-    """Return the gradient of `x` of `pool_array`: of equal items the first has that of a maximum."""
+    """Return the gradient of `x` of `pool_array`: a maximum's goes to the first of equal items."""
     axes, counts = len(extents), y.shape[2:]
     if operation == "mean":
         ones = np.broadcast_to(np.ones((), x.dtype), (1, 1, *x.shape[2:]))
@@ -195,4 +195,4 @@ def pool_gradient(
         slice(before, before + n) for (before, _), n in zip(widths, x.shape[2:], strict=True)
     )
     assert len(inner) == axes
-    return dx[(slice(None), slice(None), *inner)]
+    return dx[(..., *inner)]

@@ -88,7 +88,7 @@ class Converted(torch.nn.Module):
         )  # fmt: skip
 
     @property
-    def training(self) -> bool:  # type: ignore[override]
+    def training(self) -> bool:
         """Whether the module is in training: as the original is."""
         return bool(self.__dict__["_original"].training)
 
@@ -178,9 +178,7 @@ class Converted(torch.nn.Module):
         results = _Run.apply(job, *inputs, *tensors)
         network = runner._frozen if not exported.trains else runner._network
         assert network is not None
-        outputs = [
-            results[what] if kind == "result" else what for kind, what in network.literal
-        ]
+        outputs = [results[what] if kind == "result" else what for kind, what in network.literal]
         return pytree.tree_unflatten(outputs, exported.out_spec)
 
 
@@ -245,9 +243,7 @@ class _Run(torch.autograd.Function):
         needs = ctx.needs_input_grad[1 + job.inputs :]
         names = runner.leaves
         wanted = [name for name, need in zip(names, needs, strict=True) if need]
-        dx, made = runner.gradients(
-            job.number, arrays, _step(job, ctx.input_grad), dys, wanted
-        )
+        dx, made = runner.gradients(job.number, arrays, _step(job, ctx.input_grad), dys, wanted)
         rest = (None,) * (job.inputs - 1)
         return (None, dx, *rest, *(made.get(name) for name in names))
 

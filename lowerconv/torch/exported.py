@@ -1,4 +1,4 @@
-"""A module's operators, traced by torch.export for a range of shapes, and what stands in the way."""
+"""A module's operators, as torch.export traces them for a range of shapes."""
 
 from __future__ import annotations
 

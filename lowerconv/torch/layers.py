@@ -1,4 +1,4 @@
-"""Layers that only modules of PyTorch need: a parameter as a value, batch norm with fixed statistics."""
+"""Layers for modules of PyTorch alone: parameters as values, and batch norm with fixed statistics."""
 
 from __future__ import annotations
 

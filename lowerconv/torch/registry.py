@@ -80,4 +80,8 @@ def makes_view(target: Any) -> bool:
     if schema is None or not schema.arguments:
         return False
     name = schema.name.removeprefix("aten::")
-    return schema.arguments[0].alias_info is not None or name in ("reshape", "flatten", "contiguous")
+    return schema.arguments[0].alias_info is not None or name in (
+        "reshape",
+        "flatten",
+        "contiguous",
+    )

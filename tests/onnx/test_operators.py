@@ -13,7 +13,8 @@ from onnx import helper, numpy_helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 
 import lowerconv.onnx  # noqa: E402
-from lowerconv.nn.program import PROGRAMS, make_graph  # noqa: E402
+from lowerconv.nn.program import PROGRAMS  # noqa: E402
+from lowerconv.nn.recording import make_graph  # noqa: E402
 from lowerconv.nn.step import Step  # noqa: E402
 
 from .networks import model_of, small_model  # noqa: E402

@@ -16,7 +16,7 @@ import numpy as np
 from lowerconv.nn.graph import Graph, Node, Value
 from lowerconv.nn.linear import Linear
 from lowerconv.nn.module import Layer, Module, Shape
-from lowerconv.nn.program import parameter_dtype
+from lowerconv.nn.recording import parameter_dtype
 
 
 class Part(Module):

@@ -32,7 +32,7 @@ from lowerconv.nn.linear import Linear
 from lowerconv.nn.module import Layer, Module, Shape
 from lowerconv.nn.norm import BatchNorm2d
 from lowerconv.nn.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
-from lowerconv.nn.program import parameter_dtype
+from lowerconv.nn.recording import parameter_dtype
 from lowerconv.parallel.comm.collectives import all_gather
 from lowerconv.parallel.comm.engine import Engine
 from lowerconv.parallel.comm.link import Scratch

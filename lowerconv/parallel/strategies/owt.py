@@ -21,7 +21,7 @@ from lowerconv.nn.linear import Linear
 from lowerconv.nn.loss import AUXILIARY, LossResult, network_loss, softmax_cross_entropy
 from lowerconv.nn.module import Module
 from lowerconv.nn.norm import BatchNorm2d
-from lowerconv.nn.program import parameter_dtype
+from lowerconv.nn.recording import parameter_dtype
 from lowerconv.nn.step import INFERENCE, Step
 from lowerconv.parallel.comm.listener import LOSS, UPDATE
 from lowerconv.parallel.comm.overlap import make_engine

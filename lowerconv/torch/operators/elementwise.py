@@ -180,7 +180,7 @@ def elu(net: Any, x: Any, alpha: float, scale: float, input_scale: float):
 @operator("selu")
 def selu(net: Any, x: Any):
     """Record SELU."""
-    return F.pointwise(x, "elu", 1.6732632423543772848170429916717, 1.0507009873554804934193349852946)
+    return F.pointwise(x, "elu", 1.6732632423543772, 1.0507009873554805)
 
 
 @operator("gelu")

@@ -192,7 +192,9 @@ def cat(net: Any, operands: Any, axis: int):
 @operator("stack")
 def stack(net: Any, operands: Any, axis: int):
     """Record operands along a new axis."""
-    return F.concat([unsqueeze(net, x, axis) for x in operands], axis % (len(operands[0].shape) + 1))
+    return F.concat(
+        [unsqueeze(net, x, axis) for x in operands], axis % (len(operands[0].shape) + 1)
+    )
 
 
 @operator("pad", how="NumPy")

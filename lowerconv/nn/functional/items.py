@@ -1,0 +1,144 @@
+"""Operations that do the same to each item, of one operand or of two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lowerconv.nn.arithmetic import _NUMPY, Arithmetic
+from lowerconv.nn.combine import COMPILED, Add
+from lowerconv.nn.computed import summed_to
+from lowerconv.nn.functional.operands import Operand, computed, evaluated, layer_of
+from lowerconv.nn.graph import Value
+from lowerconv.nn.pointwise import Pointwise
+
+
+def pointwise(x: Operand, function: str, a: float | None = None, b: float | None = None) -> Operand:
+    """Return a function of every item; see `lowerconv.nn.pointwise.Pointwise`."""
+    if isinstance(x, np.ndarray):
+        return evaluated(lambda v: pointwise(v, function, a, b), x)
+    layer = Pointwise(function, a, b)
+    if function == "affine":
+        before = layer_of(x, Pointwise)
+        if before is not None and before.function == "affine" and x.node is not None:
+            return affine(x.node.operands[0], layer.a * before.a, layer.a * before.b + layer.b)
+    if function == "clip" and layer.a == 0 and layer.b == np.inf:
+        from lowerconv.nn.activation import relu
+
+        return relu(x)
+    return layer(x)
+
+
+def affine(x: Operand, a: float, b: float) -> Operand:
+    """Return ``a * x + b``."""
+    if abs(a - 1) < 1e-7 and b == 0:
+        return x
+    return pointwise(x, "affine", a, b)
+
+
+def arithmetic(operation: str, a: Operand, b: Operand) -> Operand:
+    """Return ``a + b`` or another operation of `lowerconv.nn.arithmetic.Arithmetic`."""
+    if not isinstance(a, Value) and not isinstance(b, Value):
+        with np.errstate(all="ignore"):
+            if operation == "div" and np.result_type(a, b).kind in "iu":
+                return _truncated(a, b)
+            return np.asarray(_NUMPY[operation](a, b))
+    if isinstance(a, Value) and isinstance(b, Value):
+        found = _gated(a, b) or _gated(b, a) if operation == "mul" else None
+        if found is not None:
+            return found
+        same = a.shape == b.shape and a.dtype == b.dtype and a.dtype in COMPILED
+        if operation == "add" and same and a is not b:
+            return Add()(a, b)
+        if operation == "div" and np.result_type(a.dtype, b.dtype).kind in "iu":
+            return computed("div", _truncated, a, b)
+        return Arithmetic(operation)(a, b)
+    value, constant, first = (b, a, True) if isinstance(b, Value) else (a, b, False)
+    assert isinstance(value, Value) and isinstance(constant, np.ndarray)
+    constant = constant.astype(value.dtype, copy=False)
+    if operation == "div" and value.dtype.kind in "iu":
+        return computed("div", _truncated, *((constant, value) if first else (value, constant)))
+    if constant.size == 1 and constant.ndim <= len(value.shape) and value.dtype.kind == "f":
+        number = float(constant.reshape(()))
+        if operation == "add":
+            return affine(value, 1.0, number)
+        if operation == "sub":
+            return affine(value, -1.0, number) if first else affine(value, 1.0, -number)
+        if operation == "mul":
+            return affine(value, number, 0.0)
+        if operation == "div" and not first and number:
+            return affine(value, 1 / number, 0.0)
+        if operation == "pow" and not first and number in (0.5, -1.0, 1.0):
+            return {0.5: pointwise(value, "sqrt"), -1.0: pointwise(value, "reciprocal")}.get(
+                number, value
+            )
+        if operation == "pow" and not first and number == 2:
+            return Arithmetic("mul")(value, value)
+        if operation in ("min", "max"):
+            bounds = (None, number) if operation == "min" else (number, None)
+            return pointwise(value, "clip", *bounds)
+    return Arithmetic(operation, constant, first)(value)
+
+
+def _truncated(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return quotients of integers, rounded towards zero as in C."""
+    kind = np.result_type(a, b)
+    safe = np.where(b == 0, 1, b).astype(kind)
+    quotient = np.floor_divide(a, safe)
+    return np.asarray(quotient + ((quotient < 0) & (quotient * safe != a))).astype(kind)
+
+
+def _gated(x: Value, gate: Value) -> Operand | None:
+    """Return ``x * gate`` where that is a function of `x` alone with a name, else None."""
+    layer = layer_of(gate, Pointwise)
+    if layer is None:
+        return None
+    assert gate.node is not None
+    source = gate.node.operands[0]
+    if source is x:
+        if layer.function == "sigmoid":
+            return pointwise(x, "silu")
+        if layer.function == "hard_sigmoid" and _near(layer.a, 1 / 6) and layer.b == 0.5:
+            return pointwise(x, "hard_swish")
+        return None
+    # min(max(x + 3, 0), 6) is six times the gate of HardSwish.
+    if layer.function == "affine" and layer.b == 0:
+        inner = _gated(x, source)
+        return None if inner is None else affine(inner, layer.a, 0.0)
+    before = layer_of(source, Pointwise)
+    if (
+        (layer.function, layer.a, layer.b) == ("clip", 0.0, 6.0)
+        and before is not None
+        and (before.function, before.a, before.b) == ("affine", 1.0, 3.0)
+        and source.node is not None
+        and source.node.operands[0] is x
+    ):
+        return affine(pointwise(x, "hard_swish"), 6.0, 0.0)
+    return None
+
+
+def _near(a: float, b: float) -> bool:
+    return abs(a - b) < 1e-6
+
+
+def scaled(x: Operand, factor: float) -> Operand:
+    """Return a multiple."""
+    return arithmetic("mul", x, np.asarray(factor, x.dtype)) if factor != 1 else x
+
+
+def prelu(x: Operand, slope: Operand) -> Operand:
+    """Return ``x`` where it is positive, else times a slope, which is broadcast."""
+
+    def gradient(dy: np.ndarray, y: np.ndarray, x: np.ndarray, s: np.ndarray) -> Sequence[Any]:
+        below = x < 0
+        return np.where(below, dy * s, dy), summed_to(np.where(below, dy * x, 0), s.shape)
+
+    if isinstance(slope, np.ndarray) and slope.size == 1:
+        return pointwise(x, "leaky_relu", float(slope.reshape(())))
+    if isinstance(x, Value) and x.dtype in COMPILED and slope.dtype == x.dtype:
+        if isinstance(slope, Value):
+            return Arithmetic("prelu")(x, slope)
+        return Arithmetic("prelu", slope)(x)
+    return computed("prelu", lambda x, s: np.where(x < 0, x * s, x), x, slope, gradient=gradient)

@@ -1,0 +1,163 @@
+"""Operations that move items, and change shapes and types of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from lowerconv.nn.combine import Concat, View
+from lowerconv.nn.computed import Computed, summed_to
+from lowerconv.nn.functional.operands import Operand, computed, layer_of
+from lowerconv.nn.graph import Value
+
+
+def reshape(x: Operand, shape: Sequence[int]) -> Operand:
+    """Return the same items in another shape; one extent may be -1."""
+    if isinstance(x, np.ndarray):
+        return x.reshape(tuple(shape))
+    new = list(map(int, shape))
+    if -1 in new:
+        rest = -prod(new)
+        if not rest or prod(x.shape) % rest:
+            raise ValueError(f"shape: got {tuple(shape)} for an array of shape {x.shape}")
+        new[new.index(-1)] = prod(x.shape) // rest
+    if prod(new) != prod(x.shape):
+        raise ValueError(f"shape: got {tuple(shape)} for an array of shape {x.shape}")
+    if tuple(new) == x.shape:
+        return x
+    before = layer_of(x, View)
+    return View(tuple(new))(x.node.operands[0] if before is not None and x.node is not None else x)
+
+
+def transpose(x: Operand, axes: Sequence[int]) -> Operand:
+    """Return an array with its axes in another order; pairs that cancel vanish."""
+    axes = tuple(int(axis) % len(x.shape) for axis in axes)
+    if isinstance(x, np.ndarray):
+        return x.transpose(axes)
+    if axes == tuple(range(len(axes))):
+        return x
+    moved = [axis for axis in axes if x.shape[axis] != 1]
+    if moved == sorted(moved):  # nothing moves in memory
+        return reshape(x, [x.shape[axis] for axis in axes])
+    before = layer_of(x, Transpose)
+    if before is not None and x.node is not None:
+        return transpose(x.node.operands[0], [before.axes[axis] for axis in axes])
+    return Transpose(axes)(x)
+
+
+class Transpose(Computed):
+    """Axes in another order."""
+
+    def __init__(self, axes: tuple[int, ...]) -> None:
+        inverse = tuple(np.argsort(axes))
+        super().__init__(
+            "transpose",
+            lambda x: x.transpose(axes),
+            lambda dy, y, x: (dy.transpose(inverse),),
+        )
+        self.axes = axes
+
+
+def getitem(x: Operand, index: tuple[Any, ...]) -> Operand:
+    """Return a part of an array by slices and integers."""
+
+    def gradient(dy: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray]:
+        dx = np.zeros(x.shape, x.dtype)
+        dx[index] = dy
+        return (dx,)
+
+    return computed("slice", lambda x: x[index], x, gradient=gradient)
+
+
+def concat(operands: Sequence[Operand], axis: int) -> Operand:
+    """Return operands one after the other along an axis."""
+    operands = list(operands)
+    axis %= len(operands[0].shape)
+    if len(operands) == 1:
+        return operands[0]
+    if all(isinstance(x, Value) for x in operands) and axis == 1:
+        return Concat()(*operands)
+    sizes = np.cumsum([x.shape[axis] for x in operands])[:-1]
+    return computed(
+        "concat",
+        lambda *xs: np.concatenate(xs, axis),
+        *operands,
+        gradient=lambda dy, y, *xs: np.split(dy, sizes, axis),
+    )
+
+
+def pad(x: Operand, widths: Sequence[tuple[int, int]], mode: str, value: Any = 0) -> Operand:
+    """Return an array with margins; negative ones cut.  `mode` is one of NumPy's."""
+    if not any(any(pair) for pair in widths):
+        return x
+    grown = [(max(0, before), max(0, after)) for before, after in widths]
+    cut = tuple(slice(max(0, -before), None if after >= 0 else after) for before, after in widths)
+    options = {"constant_values": value} if mode == "constant" else {}
+
+    def function(x: np.ndarray) -> np.ndarray:
+        return np.pad(x[cut], grown, mode, **options)  # type: ignore[call-overload]
+
+    def gradient(dy: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray]:
+        numbers = np.arange(x.size).reshape(x.shape)
+        fill: dict[str, Any] = {"constant_values": -1} if options else {}
+        inner = np.pad(numbers[cut], grown, mode, **fill)  # type: ignore[call-overload]
+        kept = inner.reshape(-1) >= 0
+        sums = np.bincount(inner.reshape(-1)[kept], dy.reshape(-1)[kept], x.size)
+        return (sums.reshape(x.shape).astype(x.dtype),)
+
+    return computed("pad", function, x, gradient=gradient)
+
+
+def expand(x: Operand, shape: Sequence[int]) -> Operand:
+    """Return an array repeated along axes, by NumPy's rules of broadcasting."""
+    full = np.broadcast_shapes(x.shape, tuple(map(int, shape)))
+    if full == tuple(x.shape):
+        return x
+    return computed(
+        "expand",
+        lambda x: np.broadcast_to(x, full),
+        x,
+        gradient=lambda dy, y, x: (summed_to(dy, x.shape),),
+    )
+
+
+def cast(x: Operand, dtype: Any) -> Operand:
+    """Return an array in another type of number."""
+    dtype = np.dtype(dtype)
+    if x.dtype == dtype:
+        return x
+    return computed(
+        "cast", lambda x: x.astype(dtype), x, gradient=lambda dy, y, x: (dy.astype(x.dtype),)
+    )
+
+
+def where(condition: Operand, a: Operand, b: Operand) -> Operand:
+    """Return `a` where a condition holds, else `b`."""
+    return computed(
+        "where",
+        np.where,
+        condition,
+        a,
+        b,
+        gradient=lambda dy, y, c, a, b: (
+            None,
+            summed_to(np.where(c, dy, 0), a.shape),
+            summed_to(np.where(c, 0, dy), b.shape),
+        ),
+    )
+
+
+def take(x: Operand, indices: Operand, axis: int) -> Operand:
+    """Return the items at indices along an axis; negative ones count from the end."""
+
+    def gradient(dy: np.ndarray, y: np.ndarray, x: np.ndarray, i: np.ndarray) -> Sequence[Any]:
+        dx = np.zeros(x.shape, x.dtype)
+        moved = np.moveaxis(dx, axis, 0)
+        at = tuple(range(axis, axis + i.ndim))
+        np.add.at(moved, i, np.moveaxis(dy, at, range(i.ndim)))
+        return dx, None
+
+    return computed("gather", lambda x, i: np.take(x, i, axis), x, indices, gradient=gradient)

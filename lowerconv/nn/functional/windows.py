@@ -1,0 +1,73 @@
+"""Operations over windows of pixels: pooling and convolution without parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lowerconv.nn.functional.operands import Operand, computed
+
+
+def pool(x: Operand, operation: str, *geometry: Any) -> Operand:
+    """Return windows' largest items, means or sums; see `lowerconv.nn.windows.pool_array`."""
+    from lowerconv.nn.windows import pool_array, pool_gradient
+
+    return computed(
+        f"{operation} of windows",
+        lambda x: pool_array(x, operation, *geometry),
+        x,
+        gradient=lambda dy, y, x: (pool_gradient(dy, y, x, operation, *geometry),),
+    )
+
+
+def convolution(x: Operand, w: Operand, bias: Operand | None, **geometry: Any) -> Operand:
+    """Return the convolution with filters that are no parameters; see `lowerconv.nn.convolution`.
+
+    `geometry` is `strides`, `pads`, `dilations` and `groups`.
+    """
+    from lowerconv.nn.convolution import Geometry, convolve, convolve_gradients
+
+    kept = Geometry(
+        *(tuple(geometry["strides"]), tuple(map(tuple, geometry["pads"]))),
+        *(tuple(geometry["dilations"]), geometry["groups"]),
+    )
+
+    def function(x: np.ndarray, w: np.ndarray, *bias: np.ndarray) -> np.ndarray:
+        return convolve(
+            np.ascontiguousarray(x), np.ascontiguousarray(w), bias[0] if bias else None, kept
+        )
+
+    def gradient(dy: np.ndarray, y: np.ndarray, x: np.ndarray, w: np.ndarray, *b: Any) -> Any:
+        over = (0, *range(2, dy.ndim))
+        return (*convolve_gradients(dy, x, w, kept), *(dy.sum(axis=over) for _ in b))
+
+    operands = (x, w) if bias is None else (x, w, bias)
+    return computed("convolution", function, *operands, gradient=gradient)
+
+
+def transposed_convolution(
+    x: Operand, w: Operand, bias: Operand | None, **geometry: Any
+) -> Operand:
+    """Return the transposed convolution with filters that are no parameters.
+
+    `geometry` is `strides`, `pads`, `dilations` and `groups`; padding after that is negative adds
+    to the result.
+    """
+    from lowerconv.nn.convolution import Geometry, transposed, transposed_gradients
+
+    kept = Geometry(
+        *(tuple(geometry["strides"]), tuple(map(tuple, geometry["pads"]))),
+        *(tuple(geometry["dilations"]), geometry["groups"]),
+    )
+
+    def function(x: np.ndarray, w: np.ndarray, *bias: np.ndarray) -> np.ndarray:
+        y = transposed(np.ascontiguousarray(x), np.ascontiguousarray(w), kept)
+        return y + bias[0].reshape(-1, *(1,) * (y.ndim - 2)) if bias else y
+
+    def gradient(dy: np.ndarray, y: np.ndarray, x: np.ndarray, w: np.ndarray, *b: Any) -> Any:
+        over = (0, *range(2, dy.ndim))
+        return (*transposed_gradients(dy, x, w, kept), *(dy.sum(axis=over) for _ in b))
+
+    operands = (x, w) if bias is None else (x, w, bias)
+    return computed("transposed convolution", function, *operands, gradient=gradient)

@@ -1,0 +1,80 @@
+"""The graph of a module for a shape of its input, and the memory that it will take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lowerconv.machine.memory import memory_limit
+from lowerconv.nn.freeze import freeze
+from lowerconv.nn.graph import Graph, fold, fuse
+from lowerconv.nn.planning import MemoryPlan
+
+if TYPE_CHECKING:
+    from lowerconv.nn.module import Module
+
+Shape = tuple[int, ...]
+
+
+def make_graph(
+    module: Module,
+    x_shape: Any,
+    dtype: Any,
+    training: bool,
+    constant: bool = False,
+    contents: Mapping[int, np.ndarray] | None = None,
+) -> Graph:
+    """Return the graph of a module with everything in it that can be done in one pass."""
+    graph = Graph(module, x_shape, dtype, training, contents)
+    known = {id(part) for _, part in module.modules()}
+    for node in graph.nodes:
+        if node.layer.own_parameters() and id(node.layer) not in known:
+            raise ValueError(
+                f"{type(module).__name__}.forward: applies a {type(node.layer).__name__} with "
+                "parameters that is no part of the network and would be neither trained nor "
+                "saved; expected it as an attribute, or in an nn.ModuleList"
+            )
+    if constant:
+        freeze(graph, tuple(module._gates.values()))
+        fold(graph)
+    fuse(graph)
+    return graph
+
+
+def parameter_dtype(module: Module, default: Any = np.float32) -> np.dtype:
+    """Return the dtype of a module's parameters, or the default where it has none."""
+    return next((p.data.dtype for p in module.parameters().values()), np.dtype(default))
+
+
+def arena_bytes(module: Module, x_shape: Shape, training: bool) -> int:
+    """Return the bytes of the arena of a step, without deciding anything else about it."""
+    graph = make_graph(module, x_shape, parameter_dtype(module), training)
+    return MemoryPlan(graph, training, False).nbytes
+
+
+def too_large(module: Module, x_shape: Shape, training: bool, needed: int) -> str:
+    """Say how much is missing, and with how large a batch nothing would be."""
+    if x_shape and isinstance(x_shape[0], tuple):
+        return (
+            f"x: arrays of shapes {x_shape} need {needed:,} bytes, this process can have "
+            f"{memory_limit():,}"
+        )
+    N, *rest = x_shape
+
+    def size(batch: int) -> int:
+        return arena_bytes(module, (batch, *rest), training)
+
+    kept = needed - size(N)
+    fits, fails = 0, N
+    while fails - fits > 1:
+        middle = (fits + fails) // 2
+        if size(middle) + kept <= memory_limit():
+            fits = middle
+        else:
+            fails = middle
+    advice = f"a batch of {fits} fits" if fits else "not even a single image fits"
+    return (
+        f"x: a batch of {N} needs {needed:,} bytes, this process can have {memory_limit():,}; "
+        + advice
+    )
