@@ -1,11 +1,9 @@
 """Copies and pickles of every class: they do what the original does, or say what to do instead."""
 
 import copy
-import importlib
 import inspect
 import os
 import pickle
-import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +16,7 @@ import lowerconv
 from lowerconv import nn
 from tests import copied
 from tests.copied import ALL, NETWORKS, OTHERS, plain, values
+from tests.modules import importable
 
 ROOT = Path(__file__).parents[1]
 
@@ -123,13 +122,10 @@ ELSEWHERE = {
 def all_classes() -> dict[str, type]:
     """Return the public classes of the package by the names of their modules and their own."""
     found = {}
-    for info in pkgutil.walk_packages(lowerconv.__path__, "lowerconv."):
-        if info.name.endswith("__main__"):
-            continue
-        module = importlib.import_module(info.name)
+    for module in importable():
         for name, cls in vars(module).items():
-            if inspect.isclass(cls) and cls.__module__ == info.name and name[0] != "_":
-                found[f"{info.name}.{name}".removeprefix("lowerconv.")] = cls
+            if inspect.isclass(cls) and cls.__module__ == module.__name__ and name[0] != "_":
+                found[f"{module.__name__}.{name}".removeprefix("lowerconv.")] = cls
     return found
 
 

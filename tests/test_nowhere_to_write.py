@@ -242,7 +242,11 @@ import contextlib, importlib, io, pkgutil
 import lowerconv
 for module in pkgutil.walk_packages(lowerconv.__path__, "lowerconv."):
     if module.name != "lowerconv.__main__":
-        importlib.import_module(module.name)
+        try:
+            importlib.import_module(module.name)
+        except ImportError as error:  # an optional package is not there
+            if "pip install 'lowerconv[" not in str(error):
+                raise
 from lowerconv.cli.main import main
 commands = ("train", "slurm", "timeline", "evaluate", "predict", "models", "pack", "tune", "bench")
 for command in (*commands, "info"):

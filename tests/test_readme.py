@@ -1,14 +1,12 @@
 """What the README and the pages of docs say works."""
 
 import doctest
-import importlib
-import pkgutil
 import re
 import shlex
 from pathlib import Path
 
-import lowerconv
 from lowerconv.cli.main import build_parser
+from tests.modules import importable
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -96,9 +94,8 @@ def test_algorithms_are_the_documented_ones():
 
 def test_docstring_examples():
     tried = 0
-    for found in pkgutil.walk_packages(lowerconv.__path__, "lowerconv."):
-        if not found.name.endswith("__main__"):
-            result = doctest.testmod(importlib.import_module(found.name))
-            assert result.failed == 0, found.name
-            tried += result.attempted
+    for module in importable():
+        result = doctest.testmod(module)
+        assert result.failed == 0, module.__name__
+        tried += result.attempted
     assert tried > 5

@@ -1,4 +1,4 @@
-"""Layers for modules of PyTorch alone: parameters as values, and batch norm with fixed statistics."""
+"""Layers for modules of PyTorch alone: parameters as values, batch norm by fixed statistics."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ class TorchNetwork(Module):
     def forward(self, *values: Any, **_: Any) -> Any:
         """Record the nodes, in order."""
         exported = self.exported
-        self._input: Any = values[0]
+        self._input = values[0]
         self._leaves: dict[str, Any] = {}
         known: dict[str, Any] = {
             name: value for (name, _), value in zip(exported.inputs, values, strict=True)
