@@ -5,6 +5,7 @@ import re
 import shlex
 from pathlib import Path
 
+import lowerconv
 from lowerconv.cli.main import build_parser
 from tests.modules import importable
 

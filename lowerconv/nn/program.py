@@ -11,13 +11,12 @@ import numpy as np
 from lowerconv.checks import plain_array
 from lowerconv.conv.arrays import contiguous
 from lowerconv.copying import not_copied
-from lowerconv.machine.memory import memory_limit
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.graph import Value
 from lowerconv.nn.hooks import Gate, Watch
 from lowerconv.nn.memory import Arena, MemoryReport
 from lowerconv.nn.planning import MemoryPlan
-from lowerconv.nn.recording import make_graph, parameter_dtype, too_large
+from lowerconv.nn.recording import check_fits, make_graph, parameter_dtype
 from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.sharing import Execution, TrainingStep, begin, go_on
 from lowerconv.nn.step import INFERENCE, Step
@@ -74,8 +73,7 @@ class Program:
         self.plan = plan = MemoryPlan(graph, training, input_grad)
         # Their gradients beside them, or copies.
         kept = sum(2 * p.data.nbytes for p in module.parameters().values())
-        if plan.nbytes + kept > memory_limit():
-            raise MemoryError(too_large(module, x_shape, training, plan.nbytes + kept))
+        check_fits(module, x_shape, training, plan.nbytes + kept)
         self._generation = -1
         self._placed: list[tuple[Tensor, int]] = []
         self._inputs = {value: Tensor(value.shape, value.dtype) for value in graph.inputs}

@@ -54,7 +54,13 @@ def arena_bytes(module: Module, x_shape: Shape, training: bool) -> int:
     return MemoryPlan(graph, training, False).nbytes
 
 
-def too_large(module: Module, x_shape: Shape, training: bool, needed: int) -> str:
+def check_fits(module: Module, x_shape: Shape, training: bool, needed: int) -> None:
+    """Raise MemoryError where a process cannot have so many bytes, with the batch that fits."""
+    if needed > memory_limit():
+        raise MemoryError(_too_large(module, x_shape, training, needed))
+
+
+def _too_large(module: Module, x_shape: Shape, training: bool, needed: int) -> str:
     """Say how much is missing, and with how large a batch nothing would be."""
     if x_shape and isinstance(x_shape[0], tuple):
         return (

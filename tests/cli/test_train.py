@@ -231,9 +231,9 @@ def test_what_the_launcher_did_is_told_once(mpiexec, tiny_fashion, tmp_path):
     program.write_text(
         "import sys\n"
         "from lowerconv.cli.main import main\n"
-        "from lowerconv.parallel.comm import binding, communicator\n"
+        "from lowerconv.parallel.comm import binding, mpi_communicator\n"
         "def squeezed(ranks, *_): return binding.Squeeze(binding.IDLE, tuple(ranks), 7)\n"
-        "communicator.find_squeeze = squeezed\n"
+        "mpi_communicator.find_squeeze = squeezed\n"
         f"sys.exit(main(['train', '--data', 'fashion-mnist:{tiny_fashion}', '--epochs', '1']))\n"
     )
     run = mpiexec(3, program, cwd=tmp_path)

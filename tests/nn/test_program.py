@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lowerconv import nn
-from lowerconv.nn import memory, planning, program
+from lowerconv.nn import memory, planning, recording
 from tests.nn.graphs import RandomNetwork
 
 
@@ -53,7 +53,7 @@ def test_sharing_memory_and_passes_changes_nothing(seed, monkeypatch):
     separate = again()
     for name, array in separate.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
-    monkeypatch.setattr(program, "fuse", lambda graph: None)
+    monkeypatch.setattr(recording, "fuse", lambda graph: None)
     monkeypatch.setattr(planning.MemoryPlan, "_slices", lambda self, node: [])
     monkeypatch.setattr(planning.MemoryPlan, "_inherited", lambda self, node: None)
     plain = again()
@@ -71,7 +71,7 @@ def test_inference_compiled_or_not_agrees_with_the_plain_graph(seed, monkeypatch
         buffer[...] = rng.uniform(0.5, 2, buffer.shape)
     x = rng.standard_normal((2, 3, 5, 6))
     found, compiled = network(x), network.compile(x.shape)(x).copy()
-    monkeypatch.setattr(program, "fuse", lambda graph: None)
+    monkeypatch.setattr(recording, "fuse", lambda graph: None)
     monkeypatch.setattr(planning, "lay_out", apart)
     plain = copy.deepcopy(network)(x)
     np.testing.assert_allclose(found, plain, rtol=1e-9, atol=1e-9)
@@ -202,7 +202,7 @@ def test_copies_are_networks_of_their_own():
 def test_a_batch_that_cannot_fit_is_refused(monkeypatch):
     network = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 1))
     limit = 64 * 2**20
-    monkeypatch.setattr(program, "memory_limit", lambda: limit)
+    monkeypatch.setattr(recording, "memory_limit", lambda: limit)
     with pytest.raises(MemoryError, match=r"a batch of \d+ fits") as caught:
         network.run(np.zeros((500, 3, 32, 32), np.float32), nn.Step(training=True))
     words = str(caught.value).split()
