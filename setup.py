@@ -52,6 +52,8 @@ setup(
         "plot": PLOT,
         "tensorboard": TENSORBOARD,
         "torch": ["torch>=2.6"],
+        "sklearn": ["scikit-learn>=1.6"],
+        "jax": ["jax>=0.4.34"],
         "bench": BENCH + PEERS,
         "onnx": ONNX,
         "test": TEST + PLOT + TENSORBOARD + ONNX,

@@ -58,6 +58,8 @@ GROUPS = (
     "conv.macrokernel_weights.",
     "conv.records.",
     "conv.winograd.records.",
+    *("ops.batch_norm", "ops.blocks.", "ops.elementwise.", "ops.images.", "ops.max_pool."),
+    *("ops.response_norm.", "ops.windows."),
 )
 
 # Not made here, and why they need not be.
@@ -90,8 +92,8 @@ ELSEWHERE = {
     # made while a network is recorded, and never part of one
     "nn.combine.View": "a shape",
     "nn.computed.Computed": "functions, that pickle where they have a name",
-    "nn.functional.Softmax": "a Computed",
-    "nn.functional.Transpose": "a Computed",
+    "nn.functional.reductions.Softmax": "a Computed",
+    "nn.functional.shapes.Transpose": "a Computed",
     "onnx.half.Rounded": "a Computed",
     # of ONNX files
     "nn.export.Writer": "protocol buffers of a file that is being made",
@@ -122,7 +124,10 @@ ELSEWHERE = {
 def all_classes() -> dict[str, type]:
     """Return the public classes of the package by the names of their modules and their own."""
     found = {}
+    doors = ("lowerconv.torch", "lowerconv.sklearn")  # copied in tests/torch and test_sklearn
     for module in importable():
+        if module.__name__.startswith(doors):
+            continue
         for name, cls in vars(module).items():
             if inspect.isclass(cls) and cls.__module__ == module.__name__ and name[0] != "_":
                 found[f"{module.__name__}.{name}".removeprefix("lowerconv.")] = cls

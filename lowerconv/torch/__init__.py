@@ -8,7 +8,8 @@ try:
 except ImportError:
     raise ImportError("this needs PyTorch: pip install 'lowerconv[torch]'") from None
 
+from lowerconv.torch.backend import backend
 from lowerconv.torch.convert import Converted, convert
 from lowerconv.torch.registry import UnsupportedError
 
-__all__ = ["Converted", "UnsupportedError", "convert"]
+__all__ = ["Converted", "UnsupportedError", "backend", "convert"]

@@ -167,7 +167,7 @@ class Converted(torch.nn.Module):
     def _run(self, runner: Runner, args: Sequence[Any]) -> Any:
         exported = runner.exported
         inputs = [args[place] for _, place in exported.inputs]
-        names = runner.leaves
+        names = runner.read
         tensors = [runner.structure.tensor(name) for name in names]
         if torch.is_grad_enabled():
             for i, x in enumerate(inputs[1:], 1):
@@ -241,7 +241,7 @@ class _Run(torch.autograd.Function):
             raise RuntimeError("backward: a parameter or buffer has changed since the forward step")
         arrays = tuple(array_of(t) for t in tensors[: job.inputs])
         needs = ctx.needs_input_grad[1 + job.inputs :]
-        names = runner.leaves
+        names = runner.read
         wanted = [name for name, need in zip(names, needs, strict=True) if need]
         dx, made = runner.gradients(job.number, arrays, _step(job, ctx.input_grad), dys, wanted)
         rest = (None,) * (job.inputs - 1)

@@ -171,6 +171,9 @@ def _export(module: torch.nn.Module, args: Sequence[Any]) -> Any:
             return None
         return {i: Dim.AUTO for i, n in enumerate(arg.shape) if n > 1}
 
+    for name, part in module.named_modules():
+        if getattr(part, "momentum", 0) is None and part.training:
+            raise UnsupportedError(f"momentum=None of the {type(part).__name__} {name!r}")
     plain = tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in args)
     errors = []
     with warnings.catch_warnings():

@@ -14,6 +14,7 @@ from lowerconv.nn.program import Program, program_of
 from lowerconv.nn.sharing import Execution
 from lowerconv.nn.step import INFERENCE, Step
 from lowerconv.torch.exported import Exported
+from lowerconv.torch.layers import FixedBatchNorm2d
 from lowerconv.torch.network import TorchNetwork, array_of
 from lowerconv.torch.registry import UnsupportedError
 from lowerconv.torch.structure import Structure
@@ -27,6 +28,8 @@ class Runner:
     Attributes
     ----------
     exported : Exported
+    leaves, read : list of str
+        Parameters and buffers; those that no step in training writes to.
     runs : int
         Of the network in training: which run its memory is of.
     """
@@ -41,6 +44,7 @@ class Runner:
         self._places: dict[str, int] = {}
         self._checked: set[Any] = set()
         self.runs = 0
+        self.read: list[str] = []
         self.leaves = sorted(set(exported.leaves.values()))
 
     def check(self, args: Sequence[torch.Tensor]) -> None:
@@ -58,6 +62,12 @@ class Runner:
             layer = node.layer
             if isinstance(layer, Computed) and layer.gradient is None:
                 raise UnsupportedError(f"{node.name}: {layer.name} has no gradient")
+        written = {
+            name
+            for layer, _, name in self._trainable().buffers_of
+            if not isinstance(layer, FixedBatchNorm2d)
+        }
+        self.read = [n for n in self.leaves if n not in written | {*self.exported.counted}]
         self._checked.add(key)
 
     # --- answers ---
@@ -117,7 +127,8 @@ class Runner:
             with torch.no_grad():
                 torch._foreach_add_(changed, 1)
         if network.buffers_of and self.exported.trains:  # they were written behind torch's back
-            written = [self.structure.tensor(name) for _, _, name in network.buffers_of]
+            names = {*self.leaves} - {*self.read} - {*self.exported.counted}
+            written = [self.structure.tensor(name) for name in sorted(names)]
             torch.autograd.graph.increment_version(written)
 
     def gradients(

@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import pickle
+import sys
 import warnings
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def _networks():
         "torch_networks", Path(__file__).parent / "networks.py"
     )
     module = importlib.util.module_from_spec(spec)
+    sys.modules["torch_networks"] = module  # pickles name it
     spec.loader.exec_module(module)
     return module.NETWORKS
 
@@ -31,9 +33,11 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
 def close(ours, theirs, scale=1.0, what=""):
-    limit = TOLERANCE[theirs.dtype] * max(1.0, float(theirs.abs().max()) if theirs.numel() else 0)
+    limit = TOLERANCE[theirs.dtype] * max(
+        1.0, float(theirs.detach().abs().max()) if theirs.numel() else 0
+    )
     assert ours.shape == theirs.shape and ours.dtype == theirs.dtype, what
-    assert float((ours - theirs).abs().max()) <= limit * scale, what
+    assert float((ours - theirs).detach().abs().max()) <= limit * scale, what
 
 
 def pair(make, dtype=torch.float64):
@@ -84,13 +88,16 @@ def test_networks(name, dtype):
             compare(converted, twin, images(dtype, 1, 3, 32, 32), gradients=False)
 
 
-def test_training_keeps_the_loss():
-    model, twin = pair(NETWORKS["resnet"], torch.float32)
-    x, labels = images(torch.float32, 8, 3, 32, 32), torch.arange(8) % 10
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_training_keeps_the_loss(dtype):
+    model, twin = pair(NETWORKS["resnet"], dtype)
+    x, labels = images(dtype, 8, 3, 32, 32), torch.arange(8) % 10
     converted = lc.torch.convert(model, x, strict=True)
     losses = []
     for net in (converted, twin):
-        optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+        # The steps of Adam follow the sign of gradients that are nearly zero, whatever their noise.
+        kinds = {torch.float64: torch.optim.AdamW, torch.float32: torch.optim.SGD}
+        optimizer = kinds[dtype](net.parameters(), lr=1e-3)
         found = []
         for _ in range(20):
             optimizer.zero_grad()
@@ -185,7 +192,7 @@ def test_dropout_follows_the_generator():
     assert torch.equal(converted(x), first) and not torch.equal(first, second)
     dropped = lc.torch.convert(nn.Sequential(nn.Dropout(0.25)), torch.ones(100, 100), strict=True)
     y = dropped(torch.ones(100, 100))
-    assert set(y.unique().tolist()) == {0.0, pytest.approx(4 / 3)}
+    assert set(y.unique().tolist()) == {0.0, float(torch.tensor(4 / 3))}
     assert 0.2 < float((y == 0).float().mean()) < 0.3
 
 
@@ -293,7 +300,6 @@ def test_refusals():
 
 def test_importing_the_library_imports_no_door():
     import subprocess
-    import sys
 
     code = (
         "import sys, lowerconv; assert not {'torch', 'onnx'} & set(sys.modules); "
