@@ -47,7 +47,7 @@ PLAIN = """
     parallel.trace.chrome.RankTrace parallel.trace.chrome.Step parallel.trace.chrome.Trace
     parallel.trace.chrome.Transfer parallel.trace.clocks.Alignment parallel.trace.clocks.Reading
     parallel.trace.summary.Summary runtime.records.Operands train.checkpoint.Checkpoint
-    nn.convolution.Geometry
+    nn.convolution.Geometry nn.optim.optimizer.Weights
     train.inputs.Inputs train.loop.EpochCounts train.metrics.EpochMetrics train.settings.Settings
 """.split()  # noqa: SIM905
 
