@@ -1,40 +1,21 @@
 """Shards: what is packed comes back, a pack goes on where it was, and no damage goes unnoticed."""
 
 import ctypes
-import json
 import os
-import pickle
 import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from lowerconv.data import DataError, Normalizer, load, pack, read_folder, read_shards, writer
-from lowerconv.data.shards import HEADER, MAGIC, Header, Shard
-from lowerconv.data.shardset import write_index
-
-SHARD_BYTES = 40_000  # some 50 images of Fashion-MNIST
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    """Several blocks in a shard of a few images."""
-    monkeypatch.setattr(writer, "BLOCK_BYTES", 5_000)
-
-
-@pytest.fixture
-def packed(tiny_fashion, tmp_path, small_blocks):
-    """Shards of 203 + 52 images."""
-    pack(f"fashion-mnist:{tiny_fashion}", tmp_path / "shards", shard_bytes=SHARD_BYTES)
-    return tmp_path / "shards"
+from lowerconv.data import DataError, Normalizer, load, pack, read_folder, read_shards
+from lowerconv.data.shards import HEADER, Shard
+from tests.data.conftest import SHARD_BYTES, photo
 
 
 def images_of(source, indices=None):
@@ -52,28 +33,6 @@ def images_of(source, indices=None):
 
 def content(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
-
-
-def photo(width, height, seed=0):
-    """Something smooth, with noise."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width]
-    planes = [127 + 90 * np.sin(x / 17 + c + seed) * np.cos(y / 13 - c) for c in range(3)]
-    pixels = np.stack(planes, axis=2) + rng.normal(0, 3, (height, width, 3))
-    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Two classes of images of many sizes, and larger than the size they are packed at."""
-    root = tmp_path_factory.mktemp("pictures")
-    sizes = [(64, 64), (90, 60), (60, 91), (200, 50), (33, 47), (300, 31), (64, 128), (57, 57)]
-    for part, count in (("train", 16), ("test", 4)):
-        for i in range(count):
-            path = root / part / ("cat", "dog")[i % 2] / f"{i:02}.{('png', 'jpg')[i % 3 == 0]}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            photo(*sizes[i % len(sizes)], seed=i).save(path)
-    return root
 
 
 # What comes back
@@ -343,134 +302,3 @@ def test_every_flipped_byte_is_noticed(packed, folder, tmp_path, encoded):
         (packed / name).write_bytes(whole[name])
     assert refused > 220
     assert use(packed) == right
-
-
-def test_every_byte_of_the_header_counts(packed):
-    path = packed / "train-00001.shard"
-    whole = path.read_bytes()
-    for i in range(HEADER.size):
-        data = bytearray(whole)
-        data[i] ^= 0x10
-        path.write_bytes(data)
-        with pytest.raises(DataError, match=r"train-00001\.shard: (byte 0|byte 8|header): found"):
-            load(f"shards:{packed}")
-
-
-@pytest.mark.parametrize("name", ["train-00001.shard", "test-00000.shard", "index.json"])
-def test_truncated_longer_empty_missing_foreign(packed, name):
-    path = packed / name
-    whole = path.read_bytes()
-    others = {
-        "empty": b"",
-        "one-byte": whole[:1],
-        "header-only": whole[: HEADER.size],
-        "half": whole[: len(whole) // 2],
-        "one-byte-short": whole[:-2],  # the last one of the index is a line feed
-        "one-byte-long": whole + b"x",
-        "text": b"hello " * 100,
-        "zeros": bytes(len(whole)),
-        "picture": b"\x89PNG\r\n\x1a\n" + bytes(1000),
-        "another-shard": (packed / "train-00002.shard").read_bytes(),
-        "another-index": b'{"index": {"format": "x"}, "crc": 3}',
-    }
-    for what, other in others.items():
-        path.write_bytes(other)
-        with pytest.raises(DataError) as caught:
-            load(f"shards:{packed}")
-        assert str(path) in str(caught.value), what
-    path.unlink()
-    with pytest.raises(DataError, match=r"found (nothing|No such file)") as caught:
-        load(f"shards:{packed}")
-    assert str(path) in str(caught.value)
-    path.mkdir()
-    with pytest.raises(DataError) as caught:
-        load(f"shards:{packed}")
-    assert str(path) in str(caught.value)
-
-
-def test_exchanged_shards_are_noticed(packed):
-    one, other = packed / "train-00000.shard", packed / "train-00001.shard"
-    contents = one.read_bytes(), other.read_bytes()
-    one.write_bytes(contents[1])
-    other.write_bytes(contents[0])
-    with pytest.raises(DataError, match=r"train-00000\.shard: header: found another shard"):
-        load(f"shards:{packed}")
-
-
-def test_copies_are_of_the_same_shards(packed, monkeypatch):
-    monkeypatch.chdir(packed.parent)
-    train, _ = read_shards(packed.name)
-    monkeypatch.chdir("/")
-    pickled = pickle.dumps(train)
-    for ours, theirs in zip(images_of(pickle.loads(pickled)), images_of(train), strict=True):
-        assert np.array_equal(ours, theirs)
-    os.replace(packed / "test-00000.shard", packed / "train-00000.shard")
-    with pytest.raises(DataError, match=r"train-00000\.shard: header: found another shard"):
-        pickle.loads(pickled)
-
-
-def test_a_later_version_is_named(packed):
-    path = packed / "train-00000.shard"
-    data = bytearray(path.read_bytes())
-    data[8] = 2
-    path.write_bytes(data)
-    with pytest.raises(DataError, match=r"byte 8: found version 2, expected version 1"):
-        load(f"shards:{packed}")
-    content = json.loads((packed / "index.json").read_text())["index"] | {"format": "shards 9"}
-    (packed / "index.json").write_bytes(write_index(content))
-    with pytest.raises(DataError, match=r"index\.json: format: found 'shards 9', expected 'low"):
-        load(f"shards:{packed}")
-
-
-def test_tables_that_lie_are_refused(packed):
-    """With right checksums, as a program with a mistake could write them: nothing may be read."""
-    seed = 20250801
-    print(f"seed {seed}")
-    rng = np.random.default_rng(seed)
-    path = packed / "train-00000.shard"
-    whole = path.read_bytes()
-    shard = Shard(path, 10)
-    header, counts = shard.header, 256 * 8
-    for _ in range(300):
-        table = bytearray(whole[header.table :])
-        at = rng.integers(counts, len(table))
-        table[at] ^= 1 << rng.integers(8)
-        changed = header._replace(table_crc=zlib.crc32(table))
-        path.write_bytes(changed.encode() + whole[HEADER.size : header.table] + table)
-        try:
-            damaged = Shard(path, 10)
-        except DataError as error:
-            assert "numbers that contradict each other" in str(error)
-            continue
-        ends = damaged.records["offset"] + damaged.records["length"]
-        assert ends.max() <= header.table and damaged.records["label"].max() < 10
-        sides = damaged.records["height"].astype(int) * damaged.records["width"]
-        assert (sides == damaged.records["length"]).all()
-    for change in ({"records": 0}, {"blocks": 0}, {"channels": 0}, {"coded": 1}, {"table": 2**40}):
-        path.write_bytes(header._replace(**change).encode() + whole[HEADER.size :])
-        if change != {"coded": 1}:  # of which the images tell
-            with pytest.raises(DataError, match=r"train-00000\.shard: "):
-                Shard(path, 10)
-
-
-def test_damage_within_a_jpeg_is_named(folder, tmp_path):
-    pack(str(folder), tmp_path, size=32, encoded=True)
-    path = tmp_path / "train-00000.shard"
-    shard = Shard(path, 2)
-    data, at = bytearray(path.read_bytes()), int(shard.records["offset"][3])
-    data[at : at + 4] = b"none"
-    path.write_bytes(data)
-    with pytest.raises(DataError, match=r"train-00000\.shard: records 0 to 15 \(bytes 64 to"):
-        use(tmp_path)
-    with pytest.raises(DataError, match=r"train-00000\.shard: record 3: found cannot identify"):
-        Shard(path, 2).decode(3)
-
-
-def test_header_is_as_documented():
-    header = Header(2**63 + 5, 1, 7, 3, 0, 100, 2, 2**33, 0xDEADBEEF)
-    data = header.encode()
-    assert len(data) == 64 and data.startswith(MAGIC)
-    assert int.from_bytes(data[16:24], "little") == header.pack
-    assert int.from_bytes(data[24:28], "little") == 1
-    assert int.from_bytes(data[48:56], "little") == 2**33
-    assert int.from_bytes(data[56:60], "little") == 0xDEADBEEF

@@ -9,14 +9,13 @@ import threading
 
 import numpy as np
 import pytest
-from numba import njit
 
 import lowerconv as lc
 from lowerconv.machine.placement import placement
 from lowerconv.runtime import affinity
 from lowerconv.runtime import team as teams
-from lowerconv.runtime.launch import ask, spread
 from lowerconv.runtime.threads import parallel_region
+from tests.runtime.masks import _everywhere, enter, masks, refuse
 
 from ..machine.machines import core_of, part, whole
 from .convolutions import same, works
@@ -66,16 +65,6 @@ def made_up(monkeypatch):
         return machine
 
     return pretend
-
-
-def masks():
-    """Return the CPUs that each of the team's threads may run on, as the kernel has them."""
-    return [os.sched_getaffinity(thread.native_id) for thread in teams.team().threads]
-
-
-def enter(threads, pairs=False):
-    with parallel_region(threads, pairs):
-        return masks()[: threads - 1]
 
 
 # What users ask for
@@ -303,16 +292,6 @@ def test_none_frees_all_threads():
     assert masks() == [mask] * len(teams.team().threads)
 
 
-@njit
-def _where(worker, workers, getcpu, cpus):
-    cpus[worker] = ask(getcpu) & 0xFFFF
-
-
-@njit(nogil=True)
-def _everywhere(team, getcpu, cpus):
-    spread(team, _where, (getcpu, cpus))
-
-
 def test_threads_work_where_they_are_bound():
     if CORES < 2 or not hasattr(os, "sched_setaffinity"):
         pytest.skip("one core only: nothing to choose")
@@ -362,10 +341,6 @@ def test_what_the_program_starts_is_as_free_as_before():
     code = "import os; print(sorted(os.sched_getaffinity(0)))"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert [*found, child.stdout.strip()] == [mask, str(mask)]
-
-
-def refuse(*arguments):
-    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
 
 @several_cores

@@ -3,7 +3,6 @@
 import json
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,41 +25,11 @@ from lowerconv.parallel.trace.chrome import (
 )
 from lowerconv.parallel.trace.summary import merged, overlap
 from lowerconv.parallel.trace.timeline import Timeline
+from tests.parallel.trace.clock import US, Clock, batch, events, layer_done, task
 
 from ..traces import made_up_trace, over
 
 PROGRAMS = Path(__file__).parents[1] / "programs"
-US = 1000
-
-
-class Clock:
-    """Shows what it is told, in microseconds."""
-
-    now = 0
-
-    def __call__(self):
-        return self.now * US
-
-
-def batch(samples):
-    return SimpleNamespace(labels=np.zeros(samples, np.int64))
-
-
-def task(name, submitted, started, finished, nbytes=8, sent=4):
-    times = [submitted * US, started * US, finished * US]
-    return SimpleNamespace(name=name, nbytes=nbytes, sent=sent, times=times)
-
-
-def layer_done(network, clock, now, name, phase="forward"):
-    clock.now = now
-    for watch in network._watches.values():
-        watch(None, SimpleNamespace(name=name, kept={}), phase)
-
-
-def events(timeline):
-    """Return the events of a rank alone, in microseconds."""
-    trace = timeline.finish(Communicator(), None, "test")
-    return [(e.kind, e.name, e.begin // US, e.end // US) for e in trace.ranks[0].events]
 
 
 @pytest.fixture

@@ -1,0 +1,37 @@
+"""Threads and the CPUs that they may use, as the kernel tells."""
+
+import errno
+import os
+
+import pytest
+from numba import njit
+
+from lowerconv.runtime import team as teams
+from lowerconv.runtime.launch import ask, spread
+from lowerconv.runtime.threads import parallel_region
+
+pytestmark = pytest.mark.usefixtures("watchdog")
+
+
+def masks():
+    """Return the CPUs that each of the team's threads may run on, as the kernel has them."""
+    return [os.sched_getaffinity(thread.native_id) for thread in teams.team().threads]
+
+
+def enter(threads, pairs=False):
+    with parallel_region(threads, pairs):
+        return masks()[: threads - 1]
+
+
+@njit
+def _where(worker, workers, getcpu, cpus):
+    cpus[worker] = ask(getcpu) & 0xFFFF
+
+
+@njit(nogil=True)
+def _everywhere(team, getcpu, cpus):
+    spread(team, _where, (getcpu, cpus))
+
+
+def refuse(*arguments):
+    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
