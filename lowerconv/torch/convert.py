@@ -83,9 +83,13 @@ class Converted(torch.nn.Module):
         for kept in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             self.__dict__[kept] = original.__dict__[kept]
         self.__dict__.update(
-            _strict=strict, _warned=set(), _structure=None, _runners={}, _known={},
+            _strict=strict,
+            _warned=set(),
+            _structure=None,
+            _runners={},
+            _known={},
             _turn=threading.RLock(),
-        )  # fmt: skip
+        )
 
     @property
     def training(self) -> bool:

@@ -15,8 +15,13 @@ from lowerconv.torch import operators  # noqa: F401  (fills the table)
 from lowerconv.torch.registry import UnsupportedError, makes_view, operator_of, writes_in_place
 
 # Checks of what the guards tell, too.
-IGNORED = ("_assert_scalar", "_assert_tensor_metadata", "sym_constrain_range_for_size",
-           "sym_constrain_range", "_assert_async")  # fmt: skip
+IGNORED = (
+    "_assert_scalar",
+    "_assert_tensor_metadata",
+    "sym_constrain_range_for_size",
+    "sym_constrain_range",
+    "_assert_async",
+)
 
 
 class Exported:

@@ -145,8 +145,10 @@ def squeeze_and_excite(rng):
         node("Mul", ["x", "g"], ["y"]),
     ]
     constants = {
-        "w1": numbers(rng, 2, 4, 1, 1), "b1": numbers(rng, 2), "w2": numbers(rng, 4, 2, 1, 1)
-    }  # fmt: skip
+        "w1": numbers(rng, 2, 4, 1, 1),
+        "b1": numbers(rng, 2),
+        "w2": numbers(rng, 4, 2, 1, 1),
+    }
     return nodes, (2, 4, 9, 12), constants
 
 

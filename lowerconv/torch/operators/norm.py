@@ -16,9 +16,17 @@ from lowerconv.torch.registry import operator
 
 @operator("batch_norm", leaves=True)
 def batch_norm(
-    net: Any, x: Any, w: Any, b: Any, mean: Any, var: Any, training: bool, momentum: float,
-    eps: float, _: Any,
-):  # fmt: skip
+    net: Any,
+    x: Any,
+    w: Any,
+    b: Any,
+    mean: Any,
+    var: Any,
+    training: bool,
+    momentum: float,
+    eps: float,
+    _: Any,
+):
     """Record batch norm, by the statistics of the batch or by the running ones."""
     x = net.plain(x)
     shape, C = x.shape, x.shape[1]
@@ -74,9 +82,17 @@ def layer_norm(net: Any, x: Any, normalized: Any, w: Any, b: Any, eps: float, _:
 
 @operator("instance_norm", how="NumPy")
 def instance_norm(
-    net: Any, x: Any, w: Any, b: Any, mean: Any, var: Any, own: bool, momentum: float, eps: float,
+    net: Any,
+    x: Any,
+    w: Any,
+    b: Any,
+    mean: Any,
+    var: Any,
+    own: bool,
+    momentum: float,
+    eps: float,
     _: Any,
-):  # fmt: skip
+):
     """Record instance norm by the statistics of each image."""
     if not own or mean is not None:
         raise NotImplementedError("running statistics of instance norm")

@@ -52,9 +52,15 @@ def _max_pool(x: Any, axes: int, *given: Any) -> Any:
 
 @operator("avg_pool1d", "avg_pool2d", "avg_pool3d")
 def avg_pool(
-    net: Any, x: Any, size: Any, stride: Any, padding: Any, ceil: bool, include: bool,
+    net: Any,
+    x: Any,
+    size: Any,
+    stride: Any,
+    padding: Any,
+    ceil: bool,
+    include: bool,
     divisor: Any = None,
-):  # fmt: skip
+):
     """Record the means of windows."""
     axes = max(len(size), len(stride or ()), len(padding))
     axes = max(axes, len(x.shape) - 2 if len(x.shape) > 2 else 1) if axes == 1 else axes
