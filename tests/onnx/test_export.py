@@ -26,6 +26,9 @@ def elsewhere(path, x: np.ndarray) -> np.ndarray:
     except ImportError:
         from onnx.reference import ReferenceEvaluator
 
+        wrong = {"LRN", "ConvTranspose"} & {n.op_type for n in onnx.load(str(path)).graph.node}
+        if wrong:
+            pytest.skip(f"the reference evaluator of onnx is wrong for {wrong}: onnxruntime")
         return ReferenceEvaluator(str(path)).run(None, {"x": x})[0]
     return onnxruntime.InferenceSession(str(path)).run(None, {"x": x})[0]
 
