@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from lowerconv.nn.loss import LossResult
-from lowerconv.parallel.comm.communicator import Communicator
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.strategies.strategy import Strategy, Work
 from lowerconv.parallel.trace.chrome import write
 from lowerconv.parallel.trace.summary import describe
 from lowerconv.parallel.trace.timeline import Timeline
 from lowerconv.train.callback import Callback
+from lowerconv.train.run_state import RunState
 
 
 class Recording(Callback):
@@ -21,11 +20,10 @@ class Recording(Callback):
     Parameters
     ----------
     options : ParallelOptions
-    communicator : Communicator
+    run : RunState
+        Its reporter tells where the file is.
     about : str
         What the run is.
-    say : callable
-        Given what is to be told.
 
     Attributes
     ----------
@@ -38,15 +36,10 @@ class Recording(Callback):
         The file would be in a folder that does not exist.
     """
 
-    def __init__(
-        self,
-        options: ParallelOptions,
-        communicator: Communicator,
-        about: str,
-        say: Callable[[str], None],
-    ) -> None:
+    def __init__(self, options: ParallelOptions, run: RunState, about: str) -> None:
         self.timeline: Timeline | None = None
-        self._communicator, self._about, self._say = communicator, about, say
+        communicator = run.communicator
+        self._run, self._about = run, about
         if communicator.ranks > 1:
             self._about += f", strategy {options.strategy}"
         if options.timeline is not None:
@@ -99,15 +92,15 @@ class Recording(Callback):
             return
         self.drop()
         if timeline.empty:  # on all ranks, which have the same steps
-            self._say(
+            self._run.reporter.say(
                 f"warning: no timeline in {self._path}: the run ended before step "
                 f"{timeline.first}, the first that should have been recorded"
             )
             return
-        trace = timeline.finish(self._communicator, self._comm, self._about)
+        trace = timeline.finish(self._run.communicator, self._comm, self._about)
         if trace is not None:
             write(trace, self._path)
-            self._say(
+            self._run.reporter.say(
                 f"timeline: {describe(trace)}; https://ui.perfetto.dev opens {self._path}, "
                 f"lowerconv timeline {self._path} --plot draws it"
             )

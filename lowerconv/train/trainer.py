@@ -221,9 +221,7 @@ class Trainer:
             self.settings, self.strategy, train_loader, test_loader, reporter, self.average
         )
         self.history, self.losses = self.state.history, self.state.losses
-        self._recording = Recording(
-            self.parallel, self.communicator, self._title, lambda text: self.reporter.say(text)
-        )
+        self._recording = Recording(self.parallel, self.state, self._title)
 
     def _open(self, out: str | Path | None, tensorboard: bool) -> None:
         """Make the directory, or take what it has; rank 0's."""
