@@ -146,6 +146,16 @@ class VectorsToPlanes(NamedTuple):
     mode: int  #   as of `Tile`
 
 
+class Activate(NamedTuple):
+    """Apply a function to `items` items of each of `rows` rows, in place."""
+
+    target: int
+    rows: int
+    items: int
+    step: int  #       from one row to the next
+    constants: int  #  address of float64: the number of the function, and its constants a and b
+
+
 class Post(NamedTuple):
     """Count one more, and wake who waits for it."""
 

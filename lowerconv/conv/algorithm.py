@@ -37,7 +37,8 @@ class Algorithm:
     build : callable
         ``build(problem, op, options)``: the pass, made ready to run.
     adds : callable
-        ``adds(op)``: whether the pass can add to what is there while it stores its results.
+        ``adds(op)``: whether the pass can add to what is there while it stores its results, and
+        apply an activation of any kind.
     check : callable
         ``check(problem)``: raises ValueError for a problem that the algorithm does not take.
     variants : callable

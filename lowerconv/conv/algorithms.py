@@ -5,7 +5,7 @@ from __future__ import annotations
 from lowerconv.conv import direct, fused, winograd
 from lowerconv.conv.algorithm import Algorithm
 from lowerconv.conv.blas import lowered, pipelined
-from lowerconv.conv.executable import Added, Executable, Nothing, Options
+from lowerconv.conv.executable import Executable, Followed, Nothing, Options
 from lowerconv.conv.problem import ConvProblem, Op
 
 ALGORITHMS: dict[str, Algorithm] = {
@@ -44,7 +44,9 @@ def make_executable(problem: ConvProblem, op: Op, options: Options) -> Executabl
     algorithm.check(problem)
     if not problem.N:
         return Nothing(options)
-    if not options.add or algorithm.adds(op):
+    if algorithm.adds(op) or not (options.add or options.activation):
         return algorithm.build(problem, op, options)
-    stored = algorithm.build(problem, op, options._replace(relu=False, add=False))
-    return Added(stored, options.relu)
+    if not options.add:
+        return Followed(algorithm.build(problem, op, options._replace(activation=None)), options)
+    alone = options._replace(relu=False, activation=None, add=False)
+    return Followed(algorithm.build(problem, op, alone), options)

@@ -8,8 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lowerconv.codegen.microkernel import Kernel
+from lowerconv.conv.records import Epilogue
 from lowerconv.conv.setting import Setting
 from lowerconv.copying import not_copied
+from lowerconv.ops.activate import Activation, activate_address
+from lowerconv.ops.pointwise import FUNCTIONS, pointwise
 from lowerconv.runtime.team import Handle
 from lowerconv.runtime.workspace import Scratch
 
@@ -31,6 +34,8 @@ class Options(NamedTuple):
         Whether a bias is added.
     relu : bool
         Whether results below zero become zero, after all additions.
+    activation : Activation, optional
+        What is applied to results instead, after all additions.
     add : bool
         Whether results are added to what is there.
     constant : bool
@@ -44,6 +49,7 @@ class Options(NamedTuple):
     threads: int = 0
     bias: bool = False
     relu: bool = False
+    activation: Activation | None = None
     add: bool = False
     constant: bool = False
     single: bool = False
@@ -128,6 +134,14 @@ class Recorded(Executable):
         self.nothing = np.empty(0, schedule.conv.dtype)
         self.arrays: list[np.ndarray] = []
 
+    def _epilogue(self, options: Options) -> Epilogue:
+        """Return the part of a record that says what is applied last."""
+        if options.activation is None:
+            return Epilogue()
+        constants = options.activation.constants()
+        self.arrays.append(constants)
+        return Epilogue(activate_address(self.schedule.conv.dtype), constants.ctypes.data)
+
 
 class Nothing(Executable):
     """The pass of an empty batch: no images, or a sum of nothing."""
@@ -144,24 +158,39 @@ class Nothing(Executable):
             out[...] = 0
 
 
-class Added(Executable):
-    """A pass of an algorithm that stores its results, as one that adds them to what is there."""
+class Followed(Executable):
+    """A pass of an algorithm that only stores its results, and what follows it.
 
-    def __init__(self, stored: Executable, relu: bool) -> None:
+    Parameters
+    ----------
+    stored : Executable
+        The pass.
+    options : Options
+        Whether results are added to what is there, and what is applied to them then.
+    """
+
+    def __init__(self, stored: Executable, options: Options) -> None:
         super().__init__(stored.threads)
-        self.stored, self.relu = stored, relu
+        self.stored, self.options = stored, options
         self.pairs, self.slices = stored.pairs, stored.slices
         self.workspace_items, self.kernels = stored.workspace_items, stored.kernels
 
     def run(
         self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
-        """Compute the result in an array of its own, and add it."""
-        result = np.empty_like(out)
+        """Compute the result, in an array of its own where it is added, and what follows."""
+        options = self.options
+        result = np.empty_like(out) if options.add else out
         self.stored.run(team, a, b, bias, result, workspace)
-        out += result
-        if self.relu:
+        if options.add:
+            out += result
+        if options.relu:
             np.maximum(out, 0, out=out)
+        if options.activation is not None:
+            function, *constants = options.activation
+            images = _images(out)
+            numbers = map(out.dtype.type, constants)
+            pointwise(team, images, images, FUNCTIONS[function], *numbers)
 
     def hold(self, team: Handle, w: Array, workspace: Scratch) -> Array:
         """Return what is kept of the filters."""
@@ -170,3 +199,12 @@ class Added(Executable):
     def explain(self) -> dict[str, str]:
         """Return the decisions, for people."""
         return self.stored.explain()
+
+
+def _images(array: Array) -> tuple[Array, int, int, int, int, int]:
+    """Return images that may lie apart, (N, C, H, W), as the fields of `ops.images.Images`."""
+    N, C, H, W = array.shape
+    step = array.strides[0] // array.itemsize
+    span = (N - 1) * step + C * H * W
+    flat = np.lib.stride_tricks.as_strided(array, (span,), (array.itemsize,))
+    return flat, step, N, C, H, W

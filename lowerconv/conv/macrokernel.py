@@ -28,7 +28,7 @@ import numpy as np
 from numba import carray
 
 from lowerconv.codegen.compiled import internal
-from lowerconv.codegen.signatures import Pad, Prefetch, Tile, Transpose, TransposeTaps
+from lowerconv.codegen.signatures import Activate, Pad, Prefetch, Tile, Transpose, TransposeTaps
 from lowerconv.conv.records import FILTERS_IN_PLACE, FORWARD_JOB, PACKED, PACKED_FROM_FORWARD
 from lowerconv.runtime.launch import call, loops, pointer
 
@@ -259,6 +259,28 @@ def _tiles(job, phase, block, panels, pixels, jc, n1):
 
 
 @internal
+def _activate(job, phase, pixels, filters):
+    """Apply the activation to what the tiles of a piece have left in some filters' planes."""
+    per_row = phase.tiles_per_row
+    first = pixels.part * phase.tiles_per_piece
+    last = min(first + phase.tiles_per_piece, phase.tiles)
+    while first < last:
+        row, column = first // per_row, first % per_row
+        line, lines = row * phase.TH, min(phase.TH, phase.P - row * phase.TH)
+        if column == 0 and last - first >= per_row:  # rows of tiles follow each other in memory
+            rows = (last - first) // per_row
+            begin, items = np.int64(0), min(rows * phase.TH, phase.P - line) * phase.Q
+            lines, first = np.int64(1), first + rows * per_row
+        else:
+            end = min(last - row * per_row, per_row)
+            begin = column * phase.TW
+            items, first = min(end * phase.TW, phase.Q) - begin, row * per_row + end
+        for i in range(lines):
+            target = pixels.target + ((line + i) * phase.Q + begin) * job.itemsize
+            call(job.activate, Activate(target, filters, items, job.out_plane, job.constants))
+
+
+@internal
 def _multiply(jobs, worker, panel0, panel1, piece0, piece1):
     """Compute a part of C: some panels, counted over all groups, of some pieces."""
     job = carray(jobs, 1)[0]
@@ -288,6 +310,8 @@ def _multiply(jobs, worker, panel0, panel1, piece0, piece1):
                     pixels = _pixels(job, block, jc, ic, lowered)
                     for phase in range(job.phases):
                         _tiles(job, phases[phase], block, panels, pixels, jc, end)
+                    if job.activate and pc + channels == job.C:
+                        _activate(job, phases[0], pixels, min(end, job.K) - jc)
 
 
 def _macrokernel(jobs, worker):

@@ -235,6 +235,8 @@ class ConvPlan:
         }
         lines |= self.executable.explain()
         epilogue = ["bias"] * self.options.bias + ["relu"] * self.options.relu
+        if self.options.activation is not None:
+            epilogue.append(self.options.activation.function)
         if epilogue:
             lines["epilogue"] = ", ".join(epilogue)
         width = max(map(len, lines))
@@ -280,7 +282,7 @@ def _check(op: str, options: Options) -> None:
     if options.algorithm not in ("auto", *ALGORITHMS):
         known = ", ".join(map(repr, ("auto", *ALGORITHMS)))
         raise ValueError(f"algorithm: got {options.algorithm!r}, expected one of {known}")
-    if op != "forward" and (options.bias or options.relu):
+    if op != "forward" and (options.bias or options.relu or options.activation):
         raise ValueError(f"op: got {op!r} with a bias or an activation, expected 'forward'")
 
 

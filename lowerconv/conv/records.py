@@ -64,6 +64,14 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Epilogue:
+    """The function that is applied to results last."""
+
+    activate: int = 0  #   address of a function of signature `Activate`, or 0
+    constants: int = 0  #  address, as it wants
+
+
+@dataclass(frozen=True)
 class Copies:
     """Addresses of the emitted functions that rearrange; see `codegen.signatures`."""
 
@@ -107,4 +115,6 @@ class Phase:
 
 
 # One record for each phase; what is not a phase's own stands in the first.
-FORWARD_JOB = record_dtype(Operands, Problem, Blocks, Lowering, Result, Copies, Workers, Phase)
+FORWARD_JOB = record_dtype(
+    Operands, Problem, Blocks, Lowering, Result, Epilogue, Copies, Workers, Phase
+)

@@ -41,6 +41,7 @@ class Conv2d(Layer):
 
     keeps_x = True
     takes_relu = True
+    takes_activation = True
     takes_residual = True
 
     def __init__(
@@ -141,6 +142,7 @@ class Conv2d(Layer):
             "forward",
             bias=self.bias is not None,
             relu=frame.relu,
+            activation=frame.activation,
             add=frame.residual is not None,
             constant=frame.constant,
         )

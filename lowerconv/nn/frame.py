@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lowerconv.copying import not_copied
+from lowerconv.ops.activate import Activation
 
 Shape = tuple[int, ...]
 
@@ -89,6 +90,8 @@ class Frame:
         Whether the result is written over the residual.
     relu : bool
         Whether the layer applies a ReLU to its result.
+    activation : Activation or None
+        What it applies instead.
     training, constant : bool
         Whether a backward step follows; whether the parameters will never change.
     views, views_gradient : tuple of bool
@@ -115,6 +118,7 @@ class Frame:
         self.name, self.dtype = name, dtype
         self.xs, self.y = xs, y
         self.residual: Tensor | None = None
+        self.activation: Activation | None = None
         self.relu = self.training = self.constant = self.over_residual = False
         self.views = self.views_gradient = (False,) * len(xs)
         self.workspace_bytes = 0

@@ -13,6 +13,7 @@ from lowerconv.nn.schedule import Schedule
 
 if TYPE_CHECKING:
     from lowerconv.nn.module import Layer, Module
+    from lowerconv.ops.activate import Activation
 
 Shape = tuple[int, ...]
 
@@ -54,6 +55,8 @@ class Node:
     result : Value
     relu : bool
         Whether the layer applies a ReLU last.
+    activation : Activation or None
+        What the layer applies last instead.
     residual : Value or None
         What the layer adds to its result before that.
     number : int
@@ -69,7 +72,13 @@ class Node:
         self.name = ""
         self.number = -1
         self.relu = False
+        self.activation: Activation | None = None
         self.residual: Value | None = None
+
+    @property
+    def activated(self) -> bool:
+        """Whether the layer applies a function last, so that nothing else can follow in it."""
+        return self.relu or self.activation is not None
 
     @property
     def inputs(self) -> tuple[Value, ...]:
@@ -208,8 +217,11 @@ def fold(graph: Graph) -> None:
             graph.merge(maker, node)
 
 
-def fuse(graph: Graph) -> None:
-    """Let layers do what follows them while they store their results: additions, then ReLUs."""
+def fuse(graph: Graph, training: bool) -> None:
+    """Let layers do what follows them while they store their results: additions, then activations.
+
+    Of activations other than ReLU the derivative wants the operand, which is not kept then.
+    """
     readers = graph.consumers()
     for node in list(graph.nodes):
         if node.layer.is_sum:
@@ -219,7 +231,7 @@ def fuse(graph: Graph) -> None:
                     maker is not None
                     and maker.layer.takes_residual
                     and maker.residual is None
-                    and not maker.relu
+                    and not maker.activated
                     and readers[value] == [node]
                     and value not in graph.results
                 ):
@@ -227,14 +239,15 @@ def fuse(graph: Graph) -> None:
                     readers[other][readers[other].index(node)] = maker
                     graph.merge(maker, node)
                     break
-        elif node.layer.is_relu:
+        elif node.layer.is_relu or (node.layer.activation is not None and not training):
             maker = node.operands[0].node
             if (
                 maker is not None
-                and maker.layer.takes_relu
-                and not maker.relu
+                and (maker.layer.takes_relu if node.layer.is_relu else maker.layer.takes_activation)
+                and not maker.activated
+                and maker.result.dtype == node.result.dtype
                 and readers[node.operands[0]] == [node]
                 and node.operands[0] not in graph.results
             ):
-                maker.relu = True
+                maker.relu, maker.activation = node.layer.is_relu, node.layer.activation
                 graph.merge(maker, node)

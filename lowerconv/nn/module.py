@@ -21,6 +21,7 @@ from lowerconv.nn.memory import MemoryReport
 from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.sharing import Use
 from lowerconv.nn.step import INFERENCE, Step
+from lowerconv.ops.activate import Activation
 
 Shape = tuple[int, ...]
 
@@ -308,8 +309,9 @@ class Layer(Module):
         result's.
     is_view : bool
         Whether the result is the first operand in another shape.
-    takes_relu, takes_residual : bool
-        Whether the layer can apply a ReLU that follows it, and before that add another value.
+    takes_relu, takes_activation, takes_residual : bool
+        Whether the layer can apply a ReLU that follows it, or an activation of any kind, and before
+        that add another value.
     is_sum, is_relu, is_concatenation : bool
         Whether the layer adds two values, is a ReLU, or sets values side by side: graphs make it
         part of its neighbours.
@@ -322,11 +324,17 @@ class Layer(Module):
     in_place = False
     is_view = False
     takes_relu = False
+    takes_activation = False
     takes_residual = False
     is_sum = False
     is_relu = False
     is_concatenation = False
     schedule = Schedule.IN_ORDER
+
+    @property
+    def activation(self) -> Activation | None:
+        """What the layer does, where that is a function of each item other than ReLU."""
+        return None
 
     def forward(self, *values: Value) -> Value:
         """Record the layer."""

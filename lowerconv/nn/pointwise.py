@@ -9,6 +9,7 @@ import numpy as np
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.module import Layer, Shape
 from lowerconv.nn.step import Step
+from lowerconv.ops.activate import Activation
 from lowerconv.ops.pointwise import FUNCTIONS, pointwise, pointwise_grad
 from lowerconv.runtime.threads import run
 
@@ -36,6 +37,11 @@ class Pointwise(Layer):
 
     keeps_x = True
     in_place = True
+
+    @property
+    def activation(self) -> Activation:
+        """The function, as layers before can apply it."""
+        return Activation(self.function, self.a, self.b)
 
     def __init__(self, function: str, a: float | None = None, b: float | None = None) -> None:
         super().__init__()

@@ -39,7 +39,7 @@ def make_graph(
     if constant:
         freeze(graph, tuple(module._gates.values()))
         fold(graph)
-    fuse(graph)
+    fuse(graph, training)
     return graph
 
 

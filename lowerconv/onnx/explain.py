@@ -122,6 +122,8 @@ def _report(layer: Layer, frame: Frame) -> LayerReport:
         operator += " + sum"
     if frame.relu:
         operator += " + ReLU"
+    if frame.activation is not None:
+        operator += f" + {frame.activation.function}"
     nbytes = prod(frame.y.shape) * frame.y.dtype.itemsize
     return LayerReport(
         *(frame.name, operator, frame.y.shape, how, algorithm, reason),

@@ -53,7 +53,7 @@ def test_sharing_memory_and_passes_changes_nothing(seed, monkeypatch):
     separate = again()
     for name, array in separate.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
-    monkeypatch.setattr(recording, "fuse", lambda graph: None)
+    monkeypatch.setattr(recording, "fuse", lambda graph, training: None)
     monkeypatch.setattr(planning.MemoryPlan, "_slices", lambda self, node: [])
     monkeypatch.setattr(planning.MemoryPlan, "_inherited", lambda self, node: None)
     plain = again()
@@ -71,7 +71,7 @@ def test_inference_compiled_or_not_agrees_with_the_plain_graph(seed, monkeypatch
         buffer[...] = rng.uniform(0.5, 2, buffer.shape)
     x = rng.standard_normal((2, 3, 5, 6))
     found, compiled = network(x), network.compile(x.shape)(x).copy()
-    monkeypatch.setattr(recording, "fuse", lambda graph: None)
+    monkeypatch.setattr(recording, "fuse", lambda graph, training: None)
     monkeypatch.setattr(planning, "lay_out", apart)
     plain = copy.deepcopy(network)(x)
     np.testing.assert_allclose(found, plain, rtol=1e-9, atol=1e-9)

@@ -10,8 +10,9 @@ from numba import carray
 
 from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.ranges import share
-from lowerconv.codegen.signatures import Pad, Plane, SumLanes
+from lowerconv.codegen.signatures import Activate, Pad, Plane, SumLanes
 from lowerconv.conv.macrokernel import ADD, RELU
+from lowerconv.conv.records import Epilogue
 from lowerconv.runtime.launch import call, loops
 from lowerconv.runtime.records import Operands, record_dtype
 
@@ -74,7 +75,7 @@ class PlanePhase:
     first_tap: int
 
 
-PLANE_JOB = record_dtype(Operands, PlaneProblem, PlaneBlocks, PlaneWorkers, PlanePhase)
+PLANE_JOB = record_dtype(Operands, PlaneProblem, PlaneBlocks, Epilogue, PlaneWorkers, PlanePhase)
 
 
 @internal
@@ -146,6 +147,10 @@ def _results(jobs, image, group, band, slot):
                         mode=mode,
                     ),
                 )
+                if job.activate and channel == job.C - 1:  # of a forward pass: its one phase
+                    one, items = np.int64(1), rows * phase.out_row
+                    to = job.target + to * item
+                    call(job.activate, Activate(to, one, items, np.int64(0), job.constants))
 
 
 def _planes(jobs, worker):

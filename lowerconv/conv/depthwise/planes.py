@@ -48,7 +48,7 @@ class Planes(Recorded):
         zeros = np.zeros(s.VL, s.conv.dtype)
         self.arrays.append(zeros)
         workers = _workers(s, zeros, len(phases), options.add)
-        fill(self.job, *_parts(s), workers)
+        fill(self.job, *_parts(s), self._epilogue(options), workers)
         for number, (phase, taps, first) in enumerate(phases):
             kernel = _kernel(s, phase, taps)
             self.kernels.append(kernel)

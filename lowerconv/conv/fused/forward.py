@@ -49,7 +49,7 @@ class Forward(Recorded):
         self.packed = _room_for_panels(schedule) if keeps else None
         self._packed_from = Kept()
         workers = self._workers()
-        fill(self.job, *_parts(schedule, options.add), workers)
+        fill(self.job, *_parts(schedule, options.add), self._epilogue(options), workers)
         for number in range(phases):
             fill(self.job[number : number + 1], self._phase(number))
         scratch_bytes = schedule.workers * workers.scratch_bytes

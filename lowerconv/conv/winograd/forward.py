@@ -75,6 +75,7 @@ class WinogradForward(Recorded):
         fill(
             self.job,
             *_parts(s, options.add),
+            self._epilogue(options),
             band,
             transformed,
             _emitted(s, kernels, table, zeros),

@@ -31,6 +31,7 @@ from numba import carray
 from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.ranges import share
 from lowerconv.codegen.signatures import (
+    Activate,
     PlanesToVectors,
     Tile,
     TransformFilters,
@@ -237,11 +238,15 @@ def _store(job, piece, group, panel, products, scratch):
             if job.segments == 1:
                 copy = VectorsToPlanes(strip, high * width, rows, out, size, bias, mode)
                 call(job.vectors_to_planes, copy)
+                if job.activate:
+                    call(job.activate, Activate(out, rows, high * width, size, job.constants))
             else:
                 for i in range(high):
                     line, to = strip + i * width * VL * item, out + i * job.Q * item
                     copy = VectorsToPlanes(line, width, rows, to, size, bias, mode)
                     call(job.vectors_to_planes, copy)
+                    if job.activate:
+                        call(job.activate, Activate(to, rows, width, size, job.constants))
 
 
 @internal

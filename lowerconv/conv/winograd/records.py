@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lowerconv.conv.records import Epilogue
 from lowerconv.runtime.records import Operands, record_dtype
 
 
@@ -108,7 +109,15 @@ class TileWorkers:
 
 
 TILE_JOB = record_dtype(
-    Operands, TileProblem, TileBlocks, TilePieces, Band, Transformed, TileKernels, TileWorkers
+    Operands,
+    TileProblem,
+    TileBlocks,
+    TilePieces,
+    Epilogue,
+    Band,
+    Transformed,
+    TileKernels,
+    TileWorkers,
 )
 
 

@@ -1,0 +1,69 @@
+"""A function of each item as the last thing that other kernels do, while results are in the cache.
+
+They call it by its address, as they call emitted functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numba import carray, types
+
+from lowerconv.codegen.compiled import callback, internal
+from lowerconv.codegen.signatures import Activate
+from lowerconv.ops.pointwise import FUNCTIONS, apply
+from lowerconv.runtime.launch import pointer
+
+
+class Activation(NamedTuple):
+    """A function of one number.
+
+    Attributes
+    ----------
+    function : str
+        One of `lowerconv.ops.pointwise.FUNCTIONS`, where the formulas are.
+    a, b : float
+        Its constants.
+    """
+
+    function: str
+    a: float
+    b: float
+
+    def constants(self) -> np.ndarray:
+        """Return what `Activate` wants the address of."""
+        return np.array([FUNCTIONS[self.function], self.a, self.b], np.float64)
+
+
+@internal
+def _activate(target, rows, items, step, constants, dtype):
+    numbers = carray(pointer(constants), 3, np.float64)
+    a, b = dtype(numbers[1]), dtype(numbers[2])
+    whole = carray(pointer(target), (rows - 1) * step + items, dtype)
+    for row in range(rows):
+        begin = row * step
+        apply(np.int64(numbers[0]), whole[begin : begin + items], a, b)
+
+
+def _activate_float32(target, rows, items, step, constants):
+    _activate(target, rows, items, step, constants, np.float32)
+
+
+def _activate_float64(target, rows, items, step, constants):
+    _activate(target, rows, items, step, constants, np.float64)
+
+
+_ACTIVATE: dict[str, Callable[..., None]] = {
+    "float32": _activate_float32,
+    "float64": _activate_float64,
+}
+
+
+@lru_cache
+def activate_address(dtype: np.dtype) -> int:
+    """Return the address of the function of a signature `Activate`, for arrays of a dtype."""
+    signature = types.void(*[types.int64] * len(Activate._fields))
+    return callback(signature, _ACTIVATE[dtype.name]).address
