@@ -204,6 +204,8 @@ class Followed(Executable):
 def _images(array: Array) -> tuple[Array, int, int, int, int, int]:
     """Return images that may lie apart, (N, C, H, W), as the fields of `ops.images.Images`."""
     N, C, H, W = array.shape
+    if array.flags.c_contiguous:
+        return array.reshape(-1), C * H * W, N, C, H, W
     step = array.strides[0] // array.itemsize
     span = (N - 1) * step + C * H * W
     flat = np.lib.stride_tricks.as_strided(array, (span,), (array.itemsize,))

@@ -18,6 +18,7 @@ from lowerconv.conv.executable import Array, Executable, Options
 from lowerconv.conv.lowering import countable, has_many_phases
 from lowerconv.conv.problem import ConvProblem, Op
 from lowerconv.ops.blas import GEMM_LIMIT
+from lowerconv.ops.few_rows import FEW, few_rows
 from lowerconv.ops.matmul import multiply
 from lowerconv.runtime.launch import spread
 from lowerconv.runtime.team import Handle
@@ -130,6 +131,32 @@ class LoweredForward(_Lowered):
             _store_all(team, product, bias, self.relu, out.reshape(N, K, -1))
 
 
+class WholeImages(Executable):
+    """A forward pass whose filters are as large as the image: images are rows of the product."""
+
+    def __init__(self, problem: ConvProblem, options: Options) -> None:
+        super().__init__(options.threads)
+        self.relu = options.relu
+
+    @staticmethod
+    def takes(problem: ConvProblem) -> bool:
+        """Return whether the lowered matrix is the images themselves, few of them."""
+        p = problem
+        whole = (p.R, p.S) == (p.H, p.W) and p.dilation == (1, 1) and p.groups == 1
+        return whole and not any(map(sum, p.padding)) and p.N <= FEW
+
+    def run(
+        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+    ) -> None:
+        """Compute y."""
+        N, K = out.shape[:2]
+        few_rows(team, a.reshape(N, -1), b.reshape(K, -1), bias, out.reshape(N, K), self.relu)
+
+    def explain(self) -> dict[str, str]:
+        """Return the decisions, for people."""
+        return {"lowered matrix": "the image itself, multiplied row by row"}
+
+
 class LoweredInputGrad(_Lowered):
     """One GEMM for each group, and col2im of the whole layer."""
 
@@ -169,7 +196,12 @@ FEW_PIXELS_RxS = {"forward": 3, "input_grad": 16, "weight_grad": 24}
 
 
 def estimate(problem: ConvProblem, op: Op, constant: bool) -> float:
-    """Return no cost for a few pixels, which only this algorithm suits; infinity for others."""
+    """Return no cost for a few pixels, which only this algorithm suits; infinity for others.
+
+    Filters that are kept packed are read once by microkernels, too, where one image is a pixel.
+    """
+    if op == "forward" and constant and not (WholeImages.takes(problem) and problem.N > 1):
+        return inf
     pixels = problem.N * problem.P * problem.Q
     few = (FEW_PIXELS if problem.R * problem.S == 1 else FEW_PIXELS_RxS)[op]
     depthwise = problem.groups > 1 and problem.groups in (problem.C, problem.K)
@@ -180,6 +212,8 @@ def estimate(problem: ConvProblem, op: Op, constant: bool) -> float:
 
 def build(problem: ConvProblem, op: Op, options: Options) -> Executable:
     """Return a pass by one matrix product."""
+    if op == "forward" and WholeImages.takes(problem):
+        return WholeImages(problem, options)
     return PASSES[op](problem, options)
 
 
