@@ -26,6 +26,7 @@ from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 from numba.core.typing import Signature
 
+from lowerconv.codegen.sources import source_hash
 from lowerconv.copying import not_copied
 from lowerconv.machine.cache import (
     ANOTHER_DIRECTORY,
@@ -40,12 +41,6 @@ WITH_SOURCES = "install lowerconv with its .py files, which tell when compiled c
 
 _NUMBA_DIRECTORY = "NUMBA_CACHE_DIR names another directory"
 _CONFIG: Any = config
-
-_ROOT = Path(__file__).parents[1]
-_LOADER: Any = __spec__.loader
-
-# Imports at a file's left margin: the others are not there when a function is compiled.
-_IMPORT = re.compile(rb"^from (lowerconv[\w.]*) import (\([^)]*\)|.*)", re.M)
 
 
 @not_copied("compile the function there")
@@ -197,59 +192,3 @@ class Cache(NullCache):
         readable = re.sub(r"[^\w.]", "", f"{module}.{function.__qualname__}")
         line, python = code.co_firstlineno, sys.implementation.cache_tag
         return f"{readable}-{line}.{python}.{digest}.nbc"
-
-
-class _Source(NamedTuple):
-    """The source of a module of this package."""
-
-    hash: str
-    is_package: bool
-    imports: list[tuple[str, list[str]]]  # modules of this package, and the names asked of them
-
-
-@functools.cache
-def source_hash(module: str) -> str | None:
-    """Return a hash of the sources of a module and of all that it imports from this package.
-
-    Returns
-    -------
-    str or None
-        None where the source is not there: only byte code is, or it is of another package.
-    """
-    found: dict[str, str] = {}
-    waiting, met = [module], {module}
-    while waiting:
-        name = waiting.pop()
-        source = _source(name)
-        if source is None:  # no module: something else that is imported from a package
-            continue
-        found[name] = source.hash
-        for imported, names in source.imports:
-            inner = _source(imported)
-            modules = [imported]
-            if inner is not None and inner.is_package:
-                modules += [f"{imported}.{each}" for each in names]
-            waiting += [each for each in modules if each not in met]
-            met.update(modules)
-    if module not in found:
-        return None
-    return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
-
-
-@functools.cache
-def _source(module: str) -> _Source | None:
-    package, *parts = module.split(".")
-    if package != _ROOT.name:
-        return None
-    path = _ROOT.joinpath(*parts)
-    for file in (path.with_suffix(".py"), path / "__init__.py"):
-        try:
-            content = _LOADER.get_data(str(file))  # which may be that of a zip archive
-        except OSError:
-            continue
-        imports = [
-            (match[1].decode(), re.findall(r"\w+", match[2].decode()))
-            for match in _IMPORT.finditer(content)
-        ]
-        return _Source(hashlib.sha256(content).hexdigest(), file.stem == "__init__", imports)
-    return None

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from llvmlite import ir
 
-from lowerconv.codegen.emit import Emitter
+from lowerconv.codegen.emit import Emitter, Kernel
 from lowerconv.codegen.isa import Isa
-from lowerconv.codegen.jit import assembly, load
 from lowerconv.codegen.microkernel import epilogue, store_pixels
 from lowerconv.codegen.signatures import Plane
 
 
 @dataclass(frozen=True)
-class PlaneKernel:
+class PlaneKernel(Kernel):
     """A kernel over a band of one plane.
 
     Attributes
@@ -38,6 +37,8 @@ class PlaneKernel:
         Whether the kernel adds up the gradient of the taps instead of the result.
     """
 
+    name, signature = "plane", Plane
+
     isa: Isa
     dtype: np.dtype
     taps: tuple[tuple[int, int], ...]
@@ -48,14 +49,12 @@ class PlaneKernel:
     together: int
     gradient: bool = False
 
-    def build(self) -> ir.Module:
-        """Emit ``plane(source, filter, bias, out, rows, mode)``."""
-        e = Emitter.function("plane", Plane, self.isa, self.dtype)
+    def emit(self, e: Emitter) -> None:
+        """Write ``plane(source, filter, bias, out, rows, mode)``."""
         if self.gradient:
             self._gradient(e)
         else:
             self._result(e)
-        return e.finish()
 
     def _columns(self, e: Emitter, body, carried: list[ir.Value]) -> list[ir.Value]:
         """Run ``body(first pixel, lanes, carried)`` over the vectors of a row."""
@@ -108,16 +107,14 @@ class PlaneKernel:
         together = self.together
         blocks = b.sdiv(rows, e.constant(together))
 
-        def many(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        def many(index: ir.Value, _: list[ir.Value]) -> None:
             block(b.mul(index, e.constant(together)), together)
-            return []
 
         e.loop(blocks, many)
         done = b.mul(blocks, e.constant(together))
 
-        def one(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        def one(index: ir.Value, _: list[ir.Value]) -> None:
             block(b.add(done, index), 1)
-            return []
 
         e.loop(b.sub(rows, done), one)
 
@@ -125,9 +122,8 @@ class PlaneKernel:
         """Add ``dy * x`` to the vectors of sums at `filter`; `out` is dy."""
         source, filter_, _, dy, rows, mode = e.arguments
         b = e.builder
-        zero = ir.Constant(e.vector, [0.0] * e.lanes)
         _, add = epilogue(e, mode)
-        sums = [b.select(add, e.load(filter_, i * e.lanes), zero) for i in range(len(self.taps))]
+        sums = [b.select(add, e.load(filter_, i * e.lanes), e.zeros) for i in range(len(self.taps))]
 
         def row(index: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
             here = e.offset(source, b.mul(index, e.constant(self.row_step)))
@@ -145,11 +141,3 @@ class PlaneKernel:
 
         for i, total in enumerate(e.loop(rows, row, sums)):
             e.store(total, filter_, i * e.lanes)
-
-    def address(self) -> int:
-        """Return the address of the compiled function."""
-        return load(self, self.build, self.isa, "plane")
-
-    def assembly(self) -> str:
-        """Return the assembly of the function."""
-        return assembly(self.build(), self.isa)

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from llvmlite import ir
 
-from lowerconv.codegen.emit import Emitter
+from lowerconv.codegen.emit import Emitter, Kernel
 from lowerconv.codegen.isa import Isa
-from lowerconv.codegen.jit import assembly, load
 from lowerconv.codegen.microkernel import epilogue, store_pixels
 from lowerconv.codegen.signatures import Plane
 
@@ -22,7 +21,7 @@ PRODUCTS_MAX = 2000  # vectors of products that are written out
 
 
 @dataclass(frozen=True)
-class SmallPlaneKernel:
+class SmallPlaneKernel(Kernel):
     """A kernel over one whole plane; called like `PlaneKernel`.
 
     Attributes
@@ -43,6 +42,8 @@ class SmallPlaneKernel:
         Whether the kernel adds up the gradient of the taps instead of the result.
     """
 
+    name, signature = "plane", Plane
+
     isa: Isa
     dtype: np.dtype
     taps: tuple[tuple[int, int, int], ...]
@@ -57,18 +58,15 @@ class SmallPlaneKernel:
     together: int
     gradient: bool = False
 
-    def build(self) -> ir.Module:
-        """Emit ``plane(source, filter, bias, out, rows, mode)``."""
-        e = Emitter.function("plane", Plane, self.isa, self.dtype)
+    def emit(self, e: Emitter) -> None:
+        """Write ``plane(source, filter, bias, out, rows, mode)``."""
         if self.gradient:
             self._gradient(e)
         else:
             self._result(e)
-        return e.finish()
 
     def _steps(self, e: Emitter, first: int, last: int) -> Iterator[tuple[int, int, ir.Value]]:
         """Yield (pixel row, index of the tap, what the tap reads), row by row of the source."""
-        zero = ir.Constant(e.vector, [0.0] * e.lanes)
         source = e.arguments[0]
         for row in range(self.H):
             users = [
@@ -89,7 +87,7 @@ class SmallPlaneKernel:
                         place if 0 <= place < self.W and j < self.Q else e.lanes
                         for j, place in enumerate(places)
                     ]
-                    shifted[column] = e.shuffle(whole, zero, lanes)
+                    shifted[column] = e.shuffle(whole, e.zeros, lanes)
                 yield p, i, shifted[column]
 
     def _result(self, e: Emitter) -> None:
@@ -114,9 +112,8 @@ class SmallPlaneKernel:
         """Add ``dy * x`` to the vectors of sums at `filter`; `out` is dy."""
         _, filter_, _, dy, _, mode = e.arguments
         b = e.builder
-        zero = ir.Constant(e.vector, [0.0] * e.lanes)
         _, add = epilogue(e, mode)
-        sums = [b.select(add, e.load(filter_, i * e.lanes), zero) for i in range(len(self.taps))]
+        sums = [b.select(add, e.load(filter_, i * e.lanes), e.zeros) for i in range(len(self.taps))]
         gradients: dict[int, ir.Value] = {}
         for p, i, value in self._steps(e, 0, self.P):
             if p not in gradients:
@@ -124,11 +121,3 @@ class SmallPlaneKernel:
             sums[i] = e.multiply_add(gradients[p], value, sums[i])
         for i, total in enumerate(sums):
             e.store(total, filter_, i * e.lanes)
-
-    def address(self) -> int:
-        """Return the address of the compiled function."""
-        return load(self, self.build, self.isa, "plane")
-
-    def assembly(self) -> str:
-        """Return the assembly of the function."""
-        return assembly(self.build(), self.isa)

@@ -1,70 +1,230 @@
-"""What the generators of LLVM IR share: vector types, loads, masks, products, transposes."""
+"""How LLVM IR is written, wherever it is: `Builder` for any code, `Emitter` for vector kernels.
+
+A `Builder` also stands around numba's own `ir.IRBuilder`, for what is written inside an intrinsic.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from llvmlite import ir
 
 from lowerconv.codegen.isa import Isa
+from lowerconv.codegen.jit import assembly, load
 from lowerconv.copying import not_copied
 
 I1, I8, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
+VOID = ir.VoidType()
 
 
-@not_copied("begin another with `Emitter.function`")
-@dataclass
-class Emitter:
-    """Builds one function of a module of its own; addresses are integers until they are used.
+def new_function(
+    name: str, arguments: Sequence[str], result: ir.Type = VOID, module: ir.Module | None = None
+) -> ir.IRBuilder:
+    """Begin a function of 64-bit integers with these names, in a module of its own or in one."""
+    kind = ir.FunctionType(result, [I64] * len(arguments))
+    function = ir.Function(module or ir.Module(name), kind, name)
+    for argument, text in zip(function.args, arguments, strict=True):
+        argument.name = text
+    return ir.IRBuilder(function.append_basic_block("entry"))
+
+
+@not_copied("begin another function with `new_function`")
+class Builder:
+    """Writes instructions; the plain ones, such as additions, are its `builder`'s.
+
+    Parameters
+    ----------
+    builder : ir.IRBuilder
+        Stands where the next instruction goes: that of a `new_function`, or numba's.
+    """
+
+    def __init__(self, builder: ir.IRBuilder) -> None:
+        self.builder = builder
+        self.module: ir.Module = builder.module
+
+    @property
+    def arguments(self) -> list[ir.Argument]:
+        """Those of the function."""
+        return list(self.builder.function.args)
+
+    def constant(self, value: int, kind: ir.IntType = I64) -> ir.Constant:
+        """Return an integer, of 64 bits by default."""
+        return ir.Constant(kind, value)
+
+    def pointer(self, address: ir.Value, kind: ir.Type = I64) -> ir.Value:
+        """Return an address, which is an integer, as a pointer to `kind`."""
+        return self.builder.inttoptr(address, kind.as_pointer())
+
+    def call(
+        self,
+        address: ir.Value,
+        values: Sequence[ir.Value],
+        result: ir.Type = VOID,
+        fixed: int | None = None,
+    ) -> ir.Value:
+        """Call the function at an address; arguments beyond the first `fixed` are variable ones."""
+        kinds = [value.type for value in values[:fixed]]
+        kind = ir.FunctionType(result, kinds, var_arg=fixed is not None)
+        return self.builder.call(self.pointer(address, kind), values)
+
+    def call_named(self, name: str, values: Sequence[ir.Value], result: ir.Type = VOID) -> ir.Value:
+        """Call a function of LLVM or of the system."""
+        kind = ir.FunctionType(result, [value.type for value in values])
+        function = self.module.globals.get(name) or ir.Function(self.module, kind, name)
+        return self.builder.call(function, values)
+
+    def read(self, pointer: ir.Value) -> ir.Value:
+        """Load a 32-bit integer that another thread writes with `write`."""
+        return self.builder.load_atomic(pointer, "acquire", 4)
+
+    def write(self, value: ir.Value, pointer: ir.Value) -> None:
+        """Store a 32-bit integer: who reads it also sees what was stored before."""
+        self.builder.store_atomic(value, pointer, "release", 4)
+
+    def prefetch(self, address: ir.Value, write: bool, level: int) -> None:
+        """Ask for the cache line at an address: 3 is the nearest cache, 2 the next."""
+        pointer = self.pointer(address, I8)
+        name = "llvm.prefetch.p0" + ("" if str(pointer.type) == "ptr" else "i8")
+        numbers = [self.constant(number, I32) for number in (int(write), level, 1)]
+        self.call_named(name, [pointer, *numbers])
+
+    def splat(self, value: ir.Value, lanes: int) -> ir.Value:
+        """Return a vector with `value` in every lane."""
+        kind = ir.VectorType(value.type, lanes)
+        undefined = ir.Constant(kind, ir.Undefined)
+        first = self.builder.insert_element(undefined, value, self.constant(0, I32))
+        return self.shuffle(first, undefined, [0] * lanes)
+
+    def shuffle(self, a: ir.Value, b: ir.Value, lanes: Sequence[int]) -> ir.Value:
+        """Return chosen lanes of two vectors set side by side."""
+        mask = ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes))
+        return self.builder.shuffle_vector(a, b, mask)
+
+    def numbers(self, lanes: int) -> ir.Constant:
+        """Return the vector of 32-bit integers 0, 1, 2, ..."""
+        return ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
+
+    def lanes_between(self, first: ir.Value, last: ir.Value, lanes: int) -> ir.Value:
+        """Return the mask of the lanes from `first` to before `last`, which may lie outside."""
+        builder, sides = self.builder, []
+        for value in (first, last):  # 64-bit numbers are cut to what a lane's number can be
+            low, high = (self.constant(bound, value.type) for bound in (0, lanes))
+            value = builder.select(builder.icmp_signed("<", value, low), low, value)
+            value = builder.select(builder.icmp_signed(">", value, high), high, value)
+            sides.append(self.splat(builder.trunc(value, I32), lanes))
+        numbers = self.numbers(lanes)
+        return builder.and_(
+            builder.icmp_signed(">=", numbers, sides[0]),
+            builder.icmp_signed("<", numbers, sides[1]),
+        )
+
+    def load_lanes(self, pointer: ir.Value, mask: ir.Value, other: ir.Value) -> ir.Value:
+        """Load the lanes of a vector that `mask` selects; elsewhere they are those of `other`."""
+        name, size = self._masked("load", other.type, pointer)
+        return self.call_named(name, [pointer, size, mask, other], other.type)
+
+    def store_lanes(self, value: ir.Value, pointer: ir.Value, mask: ir.Value) -> None:
+        """Store the lanes of a vector that `mask` selects."""
+        name, size = self._masked("store", value.type, pointer)
+        self.call_named(name, [value, pointer, size, mask])
+
+    def _masked(self, what: str, kind: ir.VectorType, pointer: ir.Value) -> tuple[str, ir.Value]:
+        """Return LLVM's name of a masked load or store, and the size of an item in bytes."""
+        item = kind.element.intrinsic_name  # such as f32
+        vector = f"v{kind.count}{item}"
+        name = f"llvm.masked.{what}.{vector}.p0" + ("" if str(pointer.type) == "ptr" else vector)
+        return name, self.constant(int(item[1:]) // 8, I32)
+
+    def block(self, name: str) -> ir.Block:
+        """Return a new block of the function."""
+        return self.builder.append_basic_block(name)
+
+    def loop(
+        self,
+        count: ir.Value,
+        body: Callable[[ir.Value, list[ir.Value]], Sequence[ir.Value] | None],
+        carried: Sequence[ir.Value] = (),
+    ) -> list[ir.Value]:
+        """Run ``body(i, carried)`` for i in range(count); return what the last turn carried."""
+        builder = self.builder
+        before = builder.block
+        head, after = self.block("loop"), self.block("after")
+        empty = builder.icmp_signed("<=", count, self.constant(0))
+        builder.cbranch(empty, after, head)
+        builder.position_at_end(head)
+        index = builder.phi(I64)
+        phis = [builder.phi(value.type) for value in carried]
+        results = body(index, list(phis)) or ()
+        following = builder.add(index, self.constant(1))
+        end = builder.block
+        index.add_incoming(self.constant(0), before)
+        index.add_incoming(following, end)
+        for phi, value, result in zip(phis, carried, results, strict=True):
+            phi.add_incoming(value, before)
+            phi.add_incoming(result, end)
+        builder.cbranch(builder.icmp_signed("<", following, count), head, after)
+        builder.position_at_end(after)
+        final = []
+        for value, result in zip(carried, results, strict=True):
+            phi = builder.phi(value.type)
+            phi.add_incoming(value, before)
+            phi.add_incoming(result, end)
+            final.append(phi)
+        return final
+
+    def finish(self, result: ir.Value | None = None) -> ir.Module:
+        """End the function and return its module."""
+        if result is None:
+            self.builder.ret_void()
+        else:
+            self.builder.ret(result)
+        return self.module
+
+
+class Emitter(Builder):
+    """Writes one kernel: vectors of an instruction set, at addresses counted in items.
+
+    Parameters
+    ----------
+    builder : ir.IRBuilder
+        Of a `new_function`.
+    isa, dtype
+        What the function is generated for.
 
     Attributes
     ----------
-    isa, dtype
-        What the function is generated for.
-    builder : ir.IRBuilder
-        Stands where the next instruction goes.
-    arguments : list of ir.Argument
-        All of them 64-bit integers (addresses, extents).
+    lanes : int
+        VL, the items of a vector.
+    scalar, vector : ir.Type
+        Of an item, and of a vector of them.
+    zeros, undefined : ir.Constant
+        Vectors.
     """
 
-    isa: Isa
-    dtype: np.dtype
-    builder: ir.IRBuilder
-    arguments: list[ir.Argument]
+    def __init__(self, builder: ir.IRBuilder, isa: Isa, dtype: np.dtype) -> None:
+        super().__init__(builder)
+        self.isa, self.dtype, self.lanes = isa, dtype, isa.lanes(dtype)
+        self.scalar: ir.Type = ir.FloatType() if dtype.itemsize == 4 else ir.DoubleType()
+        self.vector = ir.VectorType(self.scalar, self.lanes)
+        self.zeros = ir.Constant(self.vector, [0.0] * self.lanes)
+        self.undefined = ir.Constant(self.vector, ir.Undefined)
 
     @classmethod
     def function(cls, name: str, signature: type[Any], isa: Isa, dtype: np.dtype) -> Emitter:
         """Begin a function ``void name(int64...)`` of a signature (`codegen.signatures`)."""
-        module = ir.Module(name)
-        names = signature._fields
-        kind = ir.FunctionType(ir.VoidType(), [I64] * len(names))
-        function = ir.Function(module, kind, name)
-        function.attributes.add("nounwind")
-        for argument, text in zip(function.args, names, strict=True):
-            argument.name = text
-        builder = ir.IRBuilder(function.append_basic_block("entry"))
-        return cls(isa, dtype, builder, list(function.args))
-
-    def __post_init__(self) -> None:
-        self.scalar: ir.Type = ir.FloatType() if self.dtype.itemsize == 4 else ir.DoubleType()
-        self.lanes = self.isa.lanes(self.dtype)
-        self.vector = ir.VectorType(self.scalar, self.lanes)
-        self.module: ir.Module = self.builder.module
-
-    def constant(self, value: int) -> ir.Constant:
-        """Return a 64-bit integer."""
-        return ir.Constant(I64, value)
+        builder = new_function(name, signature._fields)
+        builder.function.attributes.add("nounwind")
+        return cls(builder, isa, dtype)
 
     def address(self, base: ir.Value, items: int | ir.Value, kind: ir.Type) -> ir.Value:
         """Return a pointer to `kind`, `items` elements of the dtype beyond the address `base`."""
-        pointer = self.builder.inttoptr(base, ir.PointerType(self.scalar))
+        pointer = self.pointer(base, self.scalar)
         if isinstance(items, int):
             items = self.constant(items)
         pointer = self.builder.gep(pointer, [items], source_etype=self.scalar)
-        return self.builder.bitcast(pointer, ir.PointerType(kind))
+        return self.builder.bitcast(pointer, kind.as_pointer())
 
     def offset(self, base: ir.Value, items: int | ir.Value) -> ir.Value:
         """Return the address `items` elements of the dtype beyond `base`."""
@@ -82,11 +242,7 @@ class Emitter:
 
     def masked_load(self, base: ir.Value, items: int | ir.Value, mask: ir.Value) -> ir.Value:
         """Load the lanes that `mask` selects, zeros elsewhere."""
-        pointer = self.address(base, items, self.vector)
-        size = self.dtype.itemsize
-        function = self._masked("load", [pointer.type, I32, mask.type, self.vector], self.vector)
-        zero = ir.Constant(self.vector, [0.0] * self.lanes)
-        return self.builder.call(function, [pointer, ir.Constant(I32, size), mask, zero])
+        return self.load_lanes(self.address(base, items, self.vector), mask, self.zeros)
 
     def store(
         self, value: ir.Value, base: ir.Value, items: int | ir.Value, valid: int | None = None
@@ -102,57 +258,29 @@ class Emitter:
         self, value: ir.Value, base: ir.Value, items: int | ir.Value, mask: ir.Value
     ) -> None:
         """Store the lanes that `mask` selects."""
-        pointer = self.address(base, items, self.vector)
-        size = ir.Constant(I32, self.dtype.itemsize)
-        kinds = [self.vector, pointer.type, I32, mask.type]
-        function = self._masked("store", kinds, ir.VoidType())
-        self.builder.call(function, [value, pointer, size, mask])
+        self.store_lanes(value, self.address(base, items, self.vector), mask)
 
-    def prefetch(self, address: ir.Value, write: bool, level: int) -> None:
-        """Ask for the cache line at an address: 3 is the nearest cache, 2 the next."""
-        pointer = self.builder.inttoptr(address, ir.PointerType(I8))
-        name = "llvm.prefetch.p0" + ("" if str(pointer.type) == "ptr" else "i8")
-        function = self.module.globals.get(name) or ir.Function(
-            self.module, ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32]), name
-        )
-        numbers = [ir.Constant(I32, number) for number in (int(write), level, 1)]
-        self.builder.call(function, [pointer, *numbers])
-
-    def _masked(self, what: str, kinds: list[ir.Type], result: ir.Type) -> ir.Function:
-        """Declare ``llvm.masked.load`` or ``llvm.masked.store`` for the vector type."""
-        item = f"v{self.lanes}f{self.dtype.itemsize * 8}"
-        pointer = kinds[0] if what == "load" else kinds[1]
-        opaque = str(pointer) == "ptr"
-        name = f"llvm.masked.{what}.{item}.p0" + ("" if opaque else item)
-        if name in self.module.globals:
-            return self.module.globals[name]
-        return ir.Function(self.module, ir.FunctionType(result, kinds), name)
+    def mask(self, chosen: Iterable[int]) -> ir.Constant:
+        """Return the mask of the lanes where `chosen` is 1."""
+        return ir.Constant(ir.VectorType(I1, self.lanes), list(chosen))
 
     def first_lanes(self, valid: int) -> ir.Constant:
         """Return the mask of the lanes below `valid`."""
-        kind = ir.VectorType(I1, self.lanes)
-        return ir.Constant(kind, [int(i < valid) for i in range(self.lanes)])
+        return self.mask(int(i < valid) for i in range(self.lanes))
 
     def lanes_below(self, count: ir.Value) -> ir.Value:
         """Return the mask of the lanes below a number known at run time."""
-        kind = ir.VectorType(I32, self.lanes)
-        numbers = ir.Constant(kind, list(range(self.lanes)))
-        count = self.splat(self.builder.trunc(count, I32), kind)
-        return self.builder.icmp_signed("<", numbers, count)
+        limit = self.splat(self.builder.trunc(count, I32))
+        return self.builder.icmp_signed("<", self.numbers(self.lanes), limit)
 
     def entry(self, table: ir.Value, index: ir.Value) -> ir.Value:
         """Load an entry of a table of 32-bit integers."""
-        pointer = self.builder.inttoptr(table, ir.PointerType(I32))
-        pointer = self.builder.gep(pointer, [index], source_etype=I32)
+        pointer = self.builder.gep(self.pointer(table, I32), [index], source_etype=I32)
         return self.builder.sext(self.builder.load(pointer, typ=I32), I64)
 
-    def splat(self, value: ir.Value, kind: ir.VectorType | None = None) -> ir.Value:
-        """Return a vector with `value` in every lane."""
-        kind = kind or self.vector
-        undefined = ir.Constant(kind, ir.Undefined)
-        first = self.builder.insert_element(undefined, value, ir.Constant(I32, 0))
-        mask = ir.Constant(ir.VectorType(I32, kind.count), [0] * kind.count)
-        return self.builder.shuffle_vector(first, undefined, mask)
+    def splat(self, value: ir.Value, lanes: int | None = None) -> ir.Value:
+        """Return a vector with `value` in every lane, VL of them by default."""
+        return super().splat(value, lanes or self.lanes)
 
     def broadcast(self, base: ir.Value, items: int | ir.Value) -> ir.Value:
         """Load one item into every lane."""
@@ -163,22 +291,14 @@ class Emitter:
     def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         """Return ``a * b + c``, rounded once where the CPU can."""
         if self.isa.fma:
-            name = f"llvm.fma.v{self.lanes}f{self.dtype.itemsize * 8}"
-            function = self.module.globals.get(name) or ir.Function(
-                self.module, ir.FunctionType(self.vector, [self.vector] * 3), name
-            )
-            return self.builder.call(function, [a, b, c])
+            name = f"llvm.fma.v{self.lanes}{self.scalar.intrinsic_name}"
+            return self.call_named(name, [a, b, c], self.vector)
         return self.builder.fadd(self.builder.fmul(a, b), c)
 
     def at_least(self, value: ir.Value, floor: ir.Value) -> ir.Value:
         """Return the larger of the two, NaN where `value` is NaN."""
         below = self.builder.fcmp_ordered("<", value, floor)
         return self.builder.select(below, floor, value)
-
-    def shuffle(self, a: ir.Value, b: ir.Value, lanes: Sequence[int]) -> ir.Value:
-        """Return chosen lanes of two vectors set side by side."""
-        mask = ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes))
-        return self.builder.shuffle_vector(a, b, mask)
 
     def transpose(self, rows: Sequence[ir.Value]) -> list[ir.Value]:
         """Return the columns of a square of VL vectors, by exchanging ever larger blocks.
@@ -198,41 +318,47 @@ class Emitter:
             block, rows = 2 * block, result
         return rows
 
-    def loop(
-        self,
-        count: ir.Value,
-        body: Callable[[ir.Value, list[ir.Value]], list[ir.Value]],
-        carried: Sequence[ir.Value] = (),
-    ) -> list[ir.Value]:
-        """Run ``body(i, carried)`` for i in range(count); return what the last turn carried."""
-        builder = self.builder
-        before = builder.block
-        head = builder.append_basic_block("loop")
-        after = builder.append_basic_block("after")
-        empty = builder.icmp_signed("<=", count, self.constant(0))
-        builder.cbranch(empty, after, head)
-        builder.position_at_end(head)
-        index = builder.phi(I64)
-        phis = [builder.phi(value.type) for value in carried]
-        results = body(index, list(phis))
-        following = builder.add(index, self.constant(1))
-        end = builder.block
-        index.add_incoming(self.constant(0), before)
-        index.add_incoming(following, end)
-        for phi, value, result in zip(phis, carried, results, strict=True):
-            phi.add_incoming(value, before)
-            phi.add_incoming(result, end)
-        builder.cbranch(builder.icmp_signed("<", following, count), head, after)
-        builder.position_at_end(after)
-        final = []
-        for value, result in zip(carried, results, strict=True):
-            phi = builder.phi(value.type)
-            phi.add_incoming(value, before)
-            phi.add_incoming(result, end)
-            final.append(phi)
-        return final
 
-    def finish(self) -> ir.Module:
-        """End the function and return its module."""
-        self.builder.ret_void()
-        return self.module
+class Kernel:
+    """The specification of a kernel: a frozen dataclass, which is the key of its code as well."""
+
+    name: ClassVar[str]
+    signature: ClassVar[type[Any]]  # of `codegen.signatures`
+    isa: Isa
+    dtype: np.dtype
+
+    def emit(self, e: Emitter) -> None:
+        """Write the instructions of the function."""
+        raise NotImplementedError
+
+    def build(self) -> ir.Module:
+        """Return the module of the function."""
+        e = Emitter.function(self.name, self.signature, self.isa, self.dtype)
+        self.emit(e)
+        return e.finish()
+
+    def address(self) -> int:
+        """Return the address of the compiled function."""
+        return load(self, self.build, self.isa, self.name, type(self).__module__)
+
+    def assembly(self) -> str:
+        """Return the assembly of the function."""
+        return assembly(self.build(), self.isa)
+
+
+def kernel_address(
+    signature: type[Any],
+    emit: Callable[..., None],
+    isa: Isa,
+    dtype: np.dtype,
+    *options: Hashable,
+) -> int:
+    """Return the address of the function that ``emit(e, *options)`` writes, and is named after."""
+    name = emit.__name__.lstrip("_")
+
+    def build() -> ir.Module:
+        e = Emitter.function(name, signature, isa, dtype)
+        emit(e, *options)
+        return e.finish()
+
+    return load((dtype.str, *options), build, isa, name, emit.__module__)

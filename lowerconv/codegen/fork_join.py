@@ -27,7 +27,7 @@ from functools import lru_cache
 import numpy as np
 from llvmlite import ir
 
-from lowerconv.codegen.emit import I32, I64
+from lowerconv.codegen.emit import I32, I64, Builder, new_function
 from lowerconv.codegen.isa import host_isa
 from lowerconv.codegen.jit import load
 
@@ -87,95 +87,66 @@ def new_state(lines: int, seconds: float = SPIN) -> np.ndarray:
     return state
 
 
-class _Writer:
-    """Writes the two functions: words of the state, atomics, calls of the system."""
+class _Writer(Builder):
+    """Writes a function whose first argument is the state: its words, and waiting for them."""
 
-    def __init__(self, module: ir.Module, name: str, arguments: int) -> None:
-        kind = ir.FunctionType(ir.VoidType(), [I64] * arguments)
-        self.function = ir.Function(module, kind, name)
-        self.module = module
-        self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
-        self.state = self.function.args[0]
-
-    def block(self, name: str) -> ir.Block:
-        return self.function.append_basic_block(name)
+    def __init__(self, name: str, *arguments: str) -> None:
+        super().__init__(new_function(name, arguments))
 
     def place(self, word: int | ir.Value, kind: ir.Type = I64) -> ir.Value:
         """Return a pointer to a word of the state."""
         if isinstance(word, int):
-            word = ir.Constant(I64, word)
-        address = self.builder.add(self.state, self.builder.mul(word, ir.Constant(I64, 8)))
-        return self.builder.inttoptr(address, kind.as_pointer())
+            word = self.constant(word)
+        address = self.builder.add(self.arguments[0], self.builder.mul(word, self.constant(8)))
+        return self.pointer(address, kind)
 
-    def count_of(self, worker: int | ir.Value, field: int) -> ir.Value:
+    def count_of(self, worker: ir.Value, field: int) -> ir.Value:
         """Return a pointer to a field of a worker's line."""
-        if isinstance(worker, int):
-            worker = ir.Constant(I64, worker)
-        line = self.builder.mul(worker, ir.Constant(I64, LINE))
-        return self.place(self.builder.add(line, ir.Constant(I64, FIRST_LINE * LINE + field)), I32)
+        line = self.builder.mul(worker, self.constant(LINE))
+        return self.place(self.builder.add(line, self.constant(FIRST_LINE * LINE + field)), I32)
 
     def word(self, word: int) -> ir.Value:
         return self.builder.load(self.place(word))
 
-    def read(self, pointer: ir.Value, order: str = "acquire") -> ir.Value:
-        return self.builder.load_atomic(pointer, order, 4)
+    def flag(self, value: int, pointer: ir.Value) -> None:
+        """Write a number for other threads."""
+        self.write(self.constant(value, I32), pointer)
 
-    def write(self, value: ir.Value, pointer: ir.Value, order: str = "release") -> None:
-        self.builder.store_atomic(value, pointer, order, 4)
+    def count(self, pointer: ir.Value) -> None:
+        """Count one more, where nobody else writes."""
+        self.write(self.builder.add(self.builder.load(pointer), self.constant(1, I32)), pointer)
 
     def pause(self) -> None:
         """Tell the core that this thread waits: its sibling may have what it does not use."""
         machine = platform.machine().lower()
         if machine in ("x86_64", "amd64"):
-            name, arguments = "llvm.x86.sse2.pause", []
+            self.call_named("llvm.x86.sse2.pause", [])
         elif machine in ("aarch64", "arm64"):
-            name, arguments = "llvm.aarch64.hint", [ir.Constant(I32, 1)]
-        else:
-            return
-        kind = ir.FunctionType(ir.VoidType(), [value.type for value in arguments])
-        function = self.module.globals.get(name) or ir.Function(self.module, kind, name)
-        self.builder.call(function, arguments)
-
-    def _system(self, arguments: list[ir.Value], variable: bool = False) -> None:
-        fixed = arguments[:1] if variable else arguments
-        kind = ir.FunctionType(I64, [value.type for value in fixed], var_arg=variable)
-        self.builder.call(self.builder.inttoptr(self.word(SYSTEM), kind.as_pointer()), arguments)
+            self.call_named("llvm.aarch64.hint", [self.constant(1, I32)])
 
     def sleep(self, pointer: ir.Value, seen: ir.Value) -> None:
         """Sleep until somebody wakes who waits at `pointer`; not if it has changed already."""
-        number, zero = _futex(), ir.Constant(I64, 0)
-        if number is None:
+        if _futex() is None:
             nap = NAP if sys.platform != "win32" else 1  # milliseconds there
-            self._system([ir.Constant(I32, nap)])
-            return
-        words = [number, pointer, FUTEX_WAIT | PRIVATE, self.builder.zext(seen, I64), zero]
-        self._call_futex(words)
+            self.call(self.word(SYSTEM), [self.constant(nap, I32)], I64)
+        else:
+            self._call_futex(pointer, FUTEX_WAIT, self.builder.zext(seen, I64), self.constant(0))
 
     def wake(self, pointer: ir.Value) -> None:
         """Wake who waits at `pointer`."""
         if _futex() is not None:
-            self._call_futex([_futex(), pointer, FUTEX_WAKE | PRIVATE, ir.Constant(I64, 1)])
+            self._call_futex(pointer, FUTEX_WAKE, self.constant(1))
 
-    def _call_futex(self, words: list) -> None:
-        values = [ir.Constant(I64, word) if isinstance(word, int) else word for word in words]
-        self._system(values, variable=True)
+    def _call_futex(self, pointer: ir.Value, what: int, *values: ir.Value) -> None:
+        number = self.constant(_futex() or 0)
+        words = [number, pointer, self.constant(what | PRIVATE), *values]
+        self.call(self.word(SYSTEM), words, I64, fixed=1)
 
-    def spin(self, done: Callable[[], ir.Value], found: ir.Block) -> None:
-        """Look until ``done()``, a bounded number of times; go on behind it when that was vain."""
-        builder, before = self.builder, self.builder.block
-        look, again, vain = self.block("look"), self.block("again"), self.block("vain")
-        limit = self.word(SPINS)
-        builder.branch(look)
-        builder.position_at_end(look)
-        turn = builder.phi(I64)
-        turn.add_incoming(ir.Constant(I64, 0), before)
-        builder.cbranch(done(), found, again)
-        builder.position_at_end(again)
-        self.pause()
-        following = builder.add(turn, ir.Constant(I64, 1))
-        turn.add_incoming(following, again)
-        builder.cbranch(builder.icmp_unsigned("<", following, limit), look, vain)
-        builder.position_at_end(vain)
+    def wake_if(self, asleep: ir.Value, pointer: ir.Value) -> None:
+        """Wake who waits at `pointer`, if `asleep` says that somebody does."""
+        sleeps = self.builder.icmp_unsigned("!=", self.read(asleep), self.constant(0, I32))
+        with self.builder.if_then(sleeps):
+            self.wake(pointer)
 
     def wake_children(self, first: ir.Value, second: ir.Value, workers: ir.Value) -> None:
         """Wake two workers, those of them that take part and sleep."""
@@ -183,183 +154,138 @@ class _Writer:
         builder.fence("seq_cst")  # what was written for them comes before the look at who sleeps
         for child in (first, second):
             with builder.if_then(builder.icmp_unsigned("<", child, workers)):
-                asleep = self.read(self.count_of(child, ASLEEP))
-                with builder.if_then(builder.icmp_unsigned("!=", asleep, ir.Constant(I32, 0))):
-                    self.wake(self.count_of(child, JOBS))
+                self.wake_if(self.count_of(child, ASLEEP), self.count_of(child, JOBS))
 
-    def work(self, function: ir.Value, job: ir.Value, worker: ir.Value) -> None:
-        kind = ir.FunctionType(ir.VoidType(), [I64, I64])
-        self.builder.call(self.builder.inttoptr(function, kind.as_pointer()), [job, worker])
+    def wait(
+        self, pointer: ir.Value, asleep: ir.Value, done: Callable[[ir.Value], ir.Value]
+    ) -> None:
+        """Wait until ``done(what is at pointer)``: look a number of times, then sleep; again."""
+        builder = self.builder
+        names = ("wait", "look", "again", "vain", "got")
+        wait, look, again, vain, got = (self.block(name) for name in names)
+        builder.branch(wait)
+        builder.position_at_end(wait)
+        limit = self.word(SPINS)
+        builder.branch(look)
+        builder.position_at_end(look)
+        turn = builder.phi(I64)
+        turn.add_incoming(self.constant(0), wait)
+        builder.cbranch(done(self.read(pointer)), got, again)
+        builder.position_at_end(again)
+        self.pause()
+        following = builder.add(turn, self.constant(1))
+        turn.add_incoming(following, again)
+        builder.cbranch(builder.icmp_unsigned("<", following, limit), look, vain)
+        builder.position_at_end(vain)
+        self.flag(1, asleep)
+        builder.fence("seq_cst")
+        seen = self.read(pointer)
+        with builder.if_then(builder.not_(done(seen))):
+            self.sleep(pointer, seen)
+        self.flag(0, asleep)
+        builder.branch(wait)
+        builder.position_at_end(got)
 
 
-def _serve(module: ir.Module) -> None:
+def _serve() -> ir.Module:
     """Write ``serve(state, worker)``: do one job after the other, until one has no function."""
-    w = _Writer(module, "serve", 2)
-    builder, worker = w.builder, w.function.args[1]
+    w = _Writer("serve", "state", "worker")
+    builder, worker = w.builder, w.arguments[1]
     entry = builder.block
-    wait, got, work, end = (w.block(name) for name in ("wait", "got", "work", "end"))
-    zero, one = ir.Constant(I32, 0), ir.Constant(I32, 1)
+    following, work, end = (w.block(name) for name in ("next", "work", "end"))
+    one = w.constant(1, I32)
     jobs, asleep = w.count_of(worker, JOBS), w.count_of(worker, ASLEEP)
-    builder.branch(wait)
+    builder.branch(following)
 
-    builder.position_at_end(wait)
+    builder.position_at_end(following)
     seen = builder.phi(I32)
-    seen.add_incoming(zero, entry)
-    w.spin(lambda: builder.icmp_unsigned("!=", w.read(jobs), seen), got)
-    w.write(one, asleep)
-    builder.fence("seq_cst")
-    with builder.if_then(builder.icmp_unsigned("==", w.read(jobs), seen)):
-        w.sleep(jobs, seen)
-    w.write(zero, asleep)
-    seen.add_incoming(seen, builder.block)
-    builder.branch(wait)
-
-    builder.position_at_end(got)
+    seen.add_incoming(w.constant(0, I32), entry)
+    w.wait(jobs, asleep, lambda count: builder.icmp_unsigned("!=", count, seen))
     function, job, workers = w.word(FUNCTION), w.word(JOB), w.word(WORKERS)
     twice = builder.add(worker, worker)
-    one_of, other_of = (builder.add(twice, ir.Constant(I64, number)) for number in (1, 2))
+    one_of, other_of = (builder.add(twice, w.constant(number)) for number in (1, 2))
     w.wake_children(one_of, other_of, workers)
-    builder.cbranch(builder.icmp_unsigned("==", function, ir.Constant(I64, 0)), end, work)
+    builder.cbranch(builder.icmp_unsigned("==", function, w.constant(0)), end, work)
 
     builder.position_at_end(work)
-    w.work(function, job, worker)
+    w.call(function, [job, worker])
     pending = w.place(PENDING, I32)
     left = builder.atomic_rmw("sub", pending, one, "acq_rel")
     with builder.if_then(builder.icmp_unsigned("==", left, one)):
         builder.fence("seq_cst")
-        caller = w.read(w.place(CALLER_ASLEEP, I32))
-        with builder.if_then(builder.icmp_unsigned("!=", caller, zero)):
-            w.wake(pending)
+        w.wake_if(w.place(CALLER_ASLEEP, I32), pending)
     # The next job cannot have come before this one was reported.
     seen.add_incoming(builder.add(seen, one), builder.block)
-    builder.branch(wait)
+    builder.branch(following)
 
     builder.position_at_end(end)
-    builder.ret_void()
+    return w.finish()
 
 
-def _launch(module: ir.Module) -> None:
+def _launch() -> ir.Module:
     """Write ``launch(state, function, job, workers)``: hand over, take part, wait for all.
 
     Without a function the workers end, and nobody waits for them.
     """
-    w = _Writer(module, "launch", 4)
+    w = _Writer("launch", "state", "function", "job", "workers")
     builder = w.builder
-    _, function, job, workers = w.function.args
-    zero, one = ir.Constant(I32, 0), ir.Constant(I32, 1)
+    _, function, job, workers = w.arguments
     for word, value in ((FUNCTION, function), (JOB, job), (WORKERS, workers)):
         builder.store(value, w.place(word))
     pending, asleep = w.place(PENDING, I32), w.place(CALLER_ASLEEP, I32)
-    others = builder.sub(workers, ir.Constant(I64, 1))
+    others = builder.sub(workers, w.constant(1))
     w.write(builder.trunc(others, I32), pending)
-    w.write(zero, asleep)
-    entry = builder.block
-    names = ("post", "one", "posted", "work", "wait", "end")
-    post, mail_one, posted, work, wait, end = (w.block(name) for name in names)
-    builder.branch(post)
-
+    w.flag(0, asleep)
     # The last one first: who sees its job finds the jobs of those that it has to wake.
-    builder.position_at_end(post)
-    left = builder.phi(I64)
-    left.add_incoming(others, entry)
-    builder.cbranch(builder.icmp_unsigned("==", left, ir.Constant(I64, 0)), posted, mail_one)
-    builder.position_at_end(mail_one)
-    jobs = w.count_of(left, JOBS)
-    w.write(builder.add(builder.load(jobs), one), jobs)
-    left.add_incoming(builder.sub(left, ir.Constant(I64, 1)), mail_one)
-    builder.branch(post)
-
-    builder.position_at_end(posted)
-    w.wake_children(ir.Constant(I64, 1), ir.Constant(I64, 2), workers)
-    builder.cbranch(builder.icmp_unsigned("==", function, ir.Constant(I64, 0)), end, work)
-    builder.position_at_end(work)
-    w.work(function, job, ir.Constant(I64, 0))
-    builder.branch(wait)
-
-    builder.position_at_end(wait)
-    w.spin(lambda: builder.icmp_unsigned("==", w.read(pending), zero), end)
-    w.write(one, asleep)
-    builder.fence("seq_cst")
-    still = w.read(pending)
-    with builder.if_then(builder.icmp_unsigned("!=", still, zero)):
-        w.sleep(pending, still)
-    w.write(zero, asleep)
-    builder.branch(wait)
-
-    builder.position_at_end(end)
-    builder.ret_void()
+    w.loop(others, lambda i, _: w.count(w.count_of(builder.sub(others, i), JOBS)))
+    w.wake_children(w.constant(1), w.constant(2), workers)
+    with builder.if_then(builder.icmp_unsigned("!=", function, w.constant(0))):
+        w.call(function, [job, w.constant(0)])
+        w.wait(pending, asleep, lambda left: builder.icmp_unsigned("==", left, w.constant(0, I32)))
+    return w.finish()
 
 
-def _idle(module: ir.Module) -> None:
+def _idle() -> ir.Module:
     """Write ``idle(turns)``: pause so often, which tells how long a turn of waiting takes."""
-    w = _Writer(module, "idle", 1)
-    builder, entry = w.builder, w.builder.block
-    loop, end = w.block("loop"), w.block("end")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    turn = builder.phi(I64)
-    turn.add_incoming(ir.Constant(I64, 0), entry)
-    w.pause()
-    following = builder.add(turn, ir.Constant(I64, 1))
-    turn.add_incoming(following, loop)
-    builder.cbranch(builder.icmp_unsigned("<", following, w.state), loop, end)
-    builder.position_at_end(end)
-    builder.ret_void()
+    w = _Writer("idle", "turns")
+    w.loop(w.arguments[0], lambda i, _: w.pause())
+    return w.finish()
 
 
 def _counter(w: _Writer, field: int) -> ir.Value:
     """Return a pointer to a counter, or to the word that says whether somebody sleeps for it."""
-    place = w.builder.add(w.function.args[1], ir.Constant(I64, 8 * field))
-    return w.builder.inttoptr(place, I32.as_pointer())
+    return w.pointer(w.builder.add(w.arguments[1], w.constant(8 * field)), I32)
 
 
-def _post(module: ir.Module) -> None:
+def _post() -> ir.Module:
     """Write ``post(state, counter)``: count one more, and wake who waits for it."""
-    w = _Writer(module, "post", 2)
-    builder, one = w.builder, ir.Constant(I32, 1)
+    w = _Writer("post", "state", "counter")
     counter, asleep = _counter(w, JOBS), _counter(w, ASLEEP)
-    w.write(builder.add(builder.load(counter), one), counter)
-    builder.fence("seq_cst")
-    with builder.if_then(builder.icmp_unsigned("!=", w.read(asleep), ir.Constant(I32, 0))):
-        w.wake(counter)
-    builder.ret_void()
+    w.count(counter)
+    w.builder.fence("seq_cst")
+    w.wake_if(asleep, counter)
+    return w.finish()
 
 
-def _meet(module: ir.Module) -> None:
-    """Write ``meet(state, counter, count)``: wait until the counter has come so far."""
-    w = _Writer(module, "meet", 3)
-    builder = w.builder
-    zero, one = ir.Constant(I32, 0), ir.Constant(I32, 1)
+def _meet() -> ir.Module:
+    """Write ``meet(state, counter, until)``: wait until the counter has come so far."""
+    w = _Writer("meet", "state", "counter", "until")
     counter, asleep = _counter(w, JOBS), _counter(w, ASLEEP)
-    count = builder.trunc(w.function.args[2], I32)
-    wait, end = w.block("wait"), w.block("end")
-    builder.branch(wait)
-    builder.position_at_end(wait)
-    w.spin(lambda: builder.icmp_signed(">=", w.read(counter), count), end)
-    w.write(one, asleep)
-    builder.fence("seq_cst")
-    seen = w.read(counter)
-    with builder.if_then(builder.icmp_signed("<", seen, count)):
-        w.sleep(counter, seen)
-    w.write(zero, asleep)
-    builder.branch(wait)
-    builder.position_at_end(end)
-    builder.ret_void()
+    until = w.builder.trunc(w.arguments[2], I32)
+    w.wait(counter, asleep, lambda count: w.builder.icmp_signed(">=", count, until))
+    return w.finish()
 
 
-def _clock(module: ir.Module) -> None:
+def _clock() -> ir.Module:
     """Write ``clock()``: nanoseconds, of the clock that `time.monotonic_ns` reads."""
-    function = ir.Function(module, ir.FunctionType(I64, []), "clock")
-    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    w = Builder(new_function("clock", (), I64))
     if not hasattr(time, "CLOCK_MONOTONIC"):
-        builder.ret(ir.Constant(I64, 0))
-        return
-    read = ir.Function(module, ir.FunctionType(I32, [I32, I64.as_pointer()]), "clock_gettime")
-    pair = builder.alloca(I64, 2)
-    builder.call(read, [ir.Constant(I32, time.CLOCK_MONOTONIC), pair])
-    seconds = builder.load(pair)
-    rest = builder.load(builder.gep(pair, [ir.Constant(I64, 1)]))
-    builder.ret(builder.add(builder.mul(seconds, ir.Constant(I64, 10**9)), rest))
+        return w.finish(w.constant(0))
+    pair = w.builder.alloca(I64, 2)
+    w.call_named("clock_gettime", [w.constant(time.CLOCK_MONOTONIC, I32), pair], I32)
+    seconds = w.builder.load(pair)
+    rest = w.builder.load(w.builder.gep(pair, [w.constant(1)]))
+    return w.finish(w.builder.add(w.builder.mul(seconds, w.constant(10**9)), rest))
 
 
 _WRITERS = {
@@ -375,10 +301,4 @@ _WRITERS = {
 @lru_cache
 def address(name: str) -> int:
     """Return the address of one of the functions."""
-
-    def build() -> ir.Module:
-        module = ir.Module(name)
-        _WRITERS[name](module)
-        return module
-
-    return load(("handoff", _futex(), sys.platform), build, host_isa(), name)
+    return load(("handoff", _futex(), sys.platform), _WRITERS[name], host_isa(), name, __name__)

@@ -17,10 +17,11 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 
 from lowerconv.codegen.isa import Isa
+from lowerconv.codegen.sources import source_hash
 from lowerconv.machine.cache import cached_file, read_checked, write_checked
 
-# What is loaded: addresses by name and key, and the engines that own the machine code.
-_addresses: dict[tuple[str, Isa, Hashable], int] = {}
+# What is loaded: addresses by generator, name and key, and the engines that own the machine code.
+_addresses: dict[tuple[str, str, Isa, Hashable], int] = {}
 _engines: list[Any] = []
 _started = False
 
@@ -56,36 +57,43 @@ def assembly(module: ir.Module, isa: Isa) -> str:
 
 
 @lru_cache
-def _generators() -> str:
-    """Return a hash of the sources that emit code: an edit of them makes all code anew."""
+def _sources(generator: str) -> str:
+    """Return a hash of the sources that emitted code depends on: an edit of them makes it anew.
+
+    Those are of the module that emits it and of what that imports from here.  Where they are not
+    there (only byte code is, or the module is of another package) all files of this one count.
+    """
+    known = source_hash(generator, __package__)
+    if known is not None:
+        return known
     digest = hashlib.sha256()
-    files = resources.files(
-        __package__
-    ).iterdir()  # may be in a zip archive, or have byte code only
+    files = resources.files(__package__).iterdir()  # may be in a zip archive
     for name, file in sorted((file.name, file) for file in files):
         if name.endswith((".py", ".pyc")):
             digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
-def load(key: Hashable, build: Callable[[], ir.Module], isa: Isa, name: str) -> int:
+def load(key: Hashable, build: Callable[[], ir.Module], isa: Isa, name: str, generator: str) -> int:
     """Return the address of function `name` of the module that `build` makes.
 
-    `key` says everything that the module depends on, besides the sources of its generator: the
-    object code is kept on disk under its hash, and `build` is not called when it is there.
+    `key` says everything that the module depends on, besides the sources of `generator`, the Python
+    module that emits it, and of what that imports: the object code is kept on disk under the hash
+    of them, and `build` is not called when it is there.
     """
-    known = _addresses.get((name, isa, key))
+    known = _addresses.get((generator, name, isa, key))
     if known is not None:
         return known
-    text = repr((_generators(), llvmlite.__version__, llvm.get_process_triple(), isa, name, key))
+    versions = llvmlite.__version__, llvm.get_process_triple()
+    text = repr((_sources(generator), *versions, isa, name, key))
     digest = hashlib.sha256(text.encode()).hexdigest()[:32]
     path = cached_file("kernels", f"{digest}.o")
     code = read_checked(path)
     if code is None:
         code = target_machine(isa).emit_object(parsed(build(), isa))
         write_checked(path, code)
-    _addresses[name, isa, key] = _linked(code, isa, name)
-    return _addresses[name, isa, key]
+    address = _addresses[generator, name, isa, key] = _linked(code, isa, name)
+    return address
 
 
 def load_once(module: ir.Module, isa: Isa, name: str) -> int:

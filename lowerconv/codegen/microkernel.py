@@ -18,34 +18,22 @@ architectures".
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from llvmlite import ir
 
-from lowerconv.codegen.emit import I32, Emitter
+from lowerconv.codegen.emit import I32, Emitter, Kernel
 from lowerconv.codegen.isa import LINE, Isa
-from lowerconv.codegen.jit import assembly, load
 from lowerconv.codegen.signatures import Tile
 
 ADD, RELU = 1, 2  # bits of the mode
-
-
-class Kernel(Protocol):
-    """An emitted kernel: its address, and what it looks like."""
-
-    def address(self) -> int:
-        """Return the address of the compiled function."""
-
-    def assembly(self) -> str:
-        """Return the assembly of the function."""
 
 
 FAR = 4  # pixels so far apart that a line is left alone
 
 
 @dataclass(frozen=True)
-class Microkernel:
+class Microkernel(Kernel):
     """The specification of a register tile.
 
     Attributes
@@ -73,6 +61,8 @@ class Microkernel:
         Where not 0: vectors are prefetched that many items ahead, because they come from a cache
         that is farther than L2, and hardware stops at the end of a page.
     """
+
+    name, signature = "microkernel", Tile
 
     isa: Isa
     dtype: np.dtype
@@ -103,9 +93,8 @@ class Microkernel:
         """Columns of the table: how many of the operands take their offsets from it."""
         return (self.vector_step is None) + (self.broadcast_step is None)
 
-    def build(self) -> ir.Module:
-        """Emit the function."""
-        e = Emitter.function("microkernel", Tile, self.isa, self.dtype)
+    def emit(self, e: Emitter) -> None:
+        """Write the instructions of the function."""
         k, vectors, broadcasts, table, out, ld_out, bias, valid, mode = e.arguments
         self._prefetch_result(e, out, ld_out)
         sums = self._multiply(e, k, vectors, broadcasts, table, bias)
@@ -117,7 +106,6 @@ class Microkernel:
                 store(e, sums, out, ld_out, valid, floor, True)
             with plain:
                 store(e, sums, out, ld_out, valid, floor, False)
-        return e.finish()
 
     def _prefetch_result(self, e: Emitter, out: ir.Value, ld_out: ir.Value) -> None:
         """Prefetch the lines that the result goes to, so that they arrive while the sums run."""
@@ -228,11 +216,10 @@ class Microkernel:
     ) -> None:
         """Store lane f of row i at ``out + f * ld_out + i * pixel_step``."""
         builder, lanes = e.builder, e.lanes
-        undefined = ir.Constant(e.vector, ir.Undefined)
         for v in range(self.NV):
             for i in range(0, self.MR, lanes):
                 rows = [row[v] for row in sums[i : i + lanes]]
-                filters = e.transpose(rows + [undefined] * (lanes - len(rows)))
+                filters = e.transpose(rows + [e.undefined] * (lanes - len(rows)))
                 for lane, value in enumerate(filters):
                     number = v * lanes + lane
                     some = builder.icmp_signed("<", e.constant(number), valid)
@@ -240,14 +227,6 @@ class Microkernel:
                         target = e.offset(out, builder.mul(ld_out, e.constant(number)))
                         spot = i * self.pixel_step
                         store_pixels(e, value, target, spot, len(rows), floor, add, self.pixel_step)
-
-    def address(self) -> int:
-        """Return the address of the compiled function."""
-        return load(self, self.build, self.isa, "microkernel")
-
-    def assembly(self) -> str:
-        """Return the assembly of the function."""
-        return assembly(self.build(), self.isa)
 
 
 def epilogue(e: Emitter, mode: ir.Value) -> tuple[ir.Value, ir.Value]:
@@ -274,15 +253,14 @@ def store_pixels(
     They are spread over as many vectors as it takes, or stored one by one where every vector would
     hold one at most.
     """
-    undefined = ir.Constant(e.vector, ir.Undefined)
     if step >= e.lanes and step > 1:
         for j in range(count):
             pointer = e.address(target, first + j * step, e.scalar)
-            item = e.builder.extract_element(value, ir.Constant(I32, j))
+            item = e.builder.extract_element(value, e.constant(j, I32))
             if add:
                 there = e.builder.load(pointer, align=e.dtype.itemsize, typ=e.scalar)
                 item = e.builder.fadd(there, item)
-            lowest = e.builder.extract_element(floor, ir.Constant(I32, 0))
+            lowest = e.builder.extract_element(floor, e.constant(0, I32))
             e.builder.store(e.at_least(item, lowest), pointer, align=e.dtype.itemsize)
         return
     for part in range(step):
@@ -294,18 +272,17 @@ def store_pixels(
         mask = [int(w % step == 0 and w // step < count) for w in wanted]
         piece = value
         if step > 1:
-            piece = e.shuffle(value, undefined, [min(w // step, e.lanes - 1) for w in wanted])
-        constant = ir.Constant(ir.VectorType(ir.IntType(1), e.lanes), mask)
+            piece = e.shuffle(value, e.undefined, [min(w // step, e.lanes - 1) for w in wanted])
         at = first + part * e.lanes
         full = all(mask)
         if add:
-            there = e.load(target, at) if full else e.masked_load(target, at, constant)
+            there = e.load(target, at) if full else e.masked_load(target, at, e.mask(mask))
             piece = e.builder.fadd(there, piece)
         piece = e.at_least(piece, floor)
         if full:
             e.store(piece, target, at)
         else:
-            e.masked_store(piece, target, at, constant)
+            e.masked_store(piece, target, at, e.mask(mask))
 
 
 def rows_max(isa: Isa, NV: int) -> int:

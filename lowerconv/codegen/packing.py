@@ -11,9 +11,8 @@ from functools import lru_cache
 import numpy as np
 from llvmlite import ir
 
-from lowerconv.codegen.emit import I64, Emitter
+from lowerconv.codegen.emit import I64, Emitter, kernel_address
 from lowerconv.codegen.isa import LINE, Isa
-from lowerconv.codegen.jit import load
 from lowerconv.codegen.signatures import Pad, Prefetch, SumLanes, Transpose, TransposeTaps
 
 AHEAD = 8  # blocks that are prefetched ahead
@@ -24,16 +23,14 @@ def slack(isa: Isa, dtype: np.dtype) -> int:
     return 2 * isa.lanes(dtype)
 
 
-def _pad(isa: Isa, dtype: np.dtype) -> ir.Module:
+def _pad(e: Emitter) -> None:
     """Emit ``pad``: rows ``first .. first + rows`` of a plane, with zeros around it.
 
     The plane at `source` has H rows of W items, `ld_source` apart.  Every row becomes `left`
     zeros, its W items and zeros up to `pitch`; rows outside the plane become zeros.
     """
-    e = Emitter.function("pad", Pad, isa, dtype)
     source, ld_source, H, W, first, rows, left, target, pitch = e.arguments
     b = e.builder
-    zeros = ir.Constant(e.vector, [0.0] * e.lanes)
     lanes = e.constant(e.lanes)
     whole = b.sdiv(W, lanes)
     rest = b.srem(W, lanes)
@@ -50,9 +47,8 @@ def _pad(isa: Isa, dtype: np.dtype) -> ir.Module:
         inside = b.icmp_unsigned("<", number, H)  # a negative one is a large one
 
         def fill(begin: ir.Value, count: ir.Value) -> None:
-            def one(j: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-                e.store(zeros, e.offset(begin, b.mul(j, lanes)), 0)
-                return []
+            def one(j: ir.Value, _: list[ir.Value]) -> None:
+                e.store(e.zeros, e.offset(begin, b.mul(j, lanes)), 0)
 
             e.loop(count, one)
 
@@ -62,10 +58,9 @@ def _pad(isa: Isa, dtype: np.dtype) -> ir.Module:
                 begin = e.offset(source, b.mul(number, ld_source))
                 data = e.offset(to, left)
 
-                def one(j: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+                def one(j: ir.Value, _: list[ir.Value]) -> None:
                     item = b.mul(j, lanes)
                     e.store(e.load(begin, item), data, item)
-                    return []
 
                 e.loop(whole, one)
                 with b.if_then(b.icmp_signed(">", rest, e.constant(0)), likely=True):
@@ -77,20 +72,17 @@ def _pad(isa: Isa, dtype: np.dtype) -> ir.Module:
         return [e.offset(to, pitch)]
 
     e.loop(rows, row, [target])
-    return e.finish()
 
 
-def _pad_phases(isa: Isa, dtype: np.dtype, step: int) -> ir.Module:
+def _pad_phases(e: Emitter, step: int) -> None:
     """Emit ``pad`` for columns read `step` apart: every row is split by the column's remainder.
 
     A row becomes `step` segments of ``pitch / step`` items; segment f holds columns f, f + step,
     ... of the padded row, so that neighbours among the pixels are neighbours in memory.  `left` is
     a multiple of `step`, and a segment has room for whole vectors of the row.
     """
-    e = Emitter.function("pad", Pad, isa, dtype)
     source, ld_source, H, W, first, rows, left, target, pitch = e.arguments
     b = e.builder
-    zeros = ir.Constant(e.vector, [0.0] * e.lanes)
     lanes, stride = e.constant(e.lanes), e.constant(step)
     together = e.constant(e.lanes * step)  # columns that are split at a time
     segment = b.sdiv(pitch, stride)
@@ -105,9 +97,8 @@ def _pad_phases(isa: Isa, dtype: np.dtype, step: int) -> ir.Module:
     row_vectors = b.sdiv(b.add(pitch, more), lanes)
 
     def fill(begin: ir.Value, count: ir.Value) -> None:
-        def one(j: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-            e.store(zeros, e.offset(begin, b.mul(j, lanes)), 0)
-            return []
+        def one(j: ir.Value, _: list[ir.Value]) -> None:
+            e.store(e.zeros, e.offset(begin, b.mul(j, lanes)), 0)
 
         e.loop(count, one)
 
@@ -139,11 +130,10 @@ def _pad_phases(isa: Isa, dtype: np.dtype, step: int) -> ir.Module:
                     fill(here, left_vectors)
                     fill(e.offset(here, data_end), right_vectors)
 
-                def block(j: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+                def block(j: ir.Value, _: list[ir.Value]) -> None:
                     at = b.mul(j, together)
                     values = [e.load(e.offset(begin, at), v * e.lanes) for v in range(step)]
                     split(values, data, j)
-                    return []
 
                 e.loop(whole, block)
                 with b.if_then(some):
@@ -158,19 +148,16 @@ def _pad_phases(isa: Isa, dtype: np.dtype, step: int) -> ir.Module:
         return [e.offset(to, pitch)]
 
     e.loop(rows, row, [target])
-    return e.finish()
 
 
-def _transpose(isa: Isa, dtype: np.dtype) -> ir.Module:
+def _transpose(e: Emitter) -> None:
     """Emit ``transpose``: ``target[j * ld_target + i] = source[i * ld_source + j]``.
 
     For j below `columns` and i below `lanes`, at most VL; rows from `rows` on are taken as zeros.
     """
-    e = Emitter.function("transpose", Transpose, isa, dtype)
     source, ld_source, rows, columns, target, ld_target, lanes = e.arguments
     b = e.builder
     VL = e.constant(e.lanes)
-    zeros = ir.Constant(e.vector, [0.0] * e.lanes)
     store_mask = e.lanes_below(lanes)
     last = b.sub(rows, e.constant(1))
     live, starts = [], []
@@ -184,7 +171,7 @@ def _transpose(isa: Isa, dtype: np.dtype) -> ir.Module:
     whole = b.sdiv(columns, VL)
     rest = b.srem(columns, VL)
 
-    def block(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+    def block(index: ir.Value, _: list[ir.Value]) -> None:
         at = b.mul(index, VL)
         to = e.offset(target, b.mul(at, ld_target))
         for start in starts:  # so many rows are more streams than hardware follows
@@ -196,13 +183,12 @@ def _transpose(isa: Isa, dtype: np.dtype) -> ir.Module:
                     e.store(value, e.offset(to, b.mul(ld_target, e.constant(j))), 0)
             with careful:
                 values = [
-                    b.select(exists, e.load(start, at), zeros)
+                    b.select(exists, e.load(start, at), e.zeros)
                     for exists, start in zip(live, starts, strict=True)
                 ]
                 for j, value in enumerate(e.transpose(values)):
                     place = e.offset(to, b.mul(ld_target, e.constant(j)))
                     e.masked_store(value, place, 0, store_mask)
-        return []
 
     e.loop(whole, block)
     with b.if_then(b.icmp_signed(">", rest, e.constant(0))):
@@ -210,36 +196,33 @@ def _transpose(isa: Isa, dtype: np.dtype) -> ir.Module:
         mask = e.lanes_below(rest)
         to = e.offset(target, b.mul(at, ld_target))
         values = [
-            b.select(exists, e.masked_load(start, at, mask), zeros)
+            b.select(exists, e.masked_load(start, at, mask), e.zeros)
             for exists, start in zip(live, starts, strict=True)
         ]
         for j, value in enumerate(e.transpose(values)):
             with b.if_then(b.icmp_signed("<", e.constant(j), rest), likely=True):
                 place = e.offset(to, b.mul(ld_target, e.constant(j)))
                 e.masked_store(value, place, 0, store_mask)
-    return e.finish()
 
 
-def _transpose_taps(isa: Isa, dtype: np.dtype, taps: int) -> ir.Module:
+def _transpose_taps(e: Emitter, taps: int) -> None:
     """Emit ``transpose_taps``: filters ``[channel][lane][tap]`` become ``[channel][tap][lane]``.
 
     `rows` lanes exist, the others up to `lanes` become zeros; channels are `ld_source` and
     `ld_target` items apart, taps of the target `width`.
     """
-    e = Emitter.function("transpose_taps", TransposeTaps, isa, dtype)
     source, ld_source, rows, channels, target, ld_target, width, lanes = e.arguments
     b = e.builder
-    zeros = ir.Constant(e.vector, [0.0] * e.lanes)
     last = b.sub(rows, e.constant(1))
     stored = e.lanes_below(lanes)
     whole = b.icmp_signed("==", rows, e.constant(e.lanes))
 
     def emit(clamped: bool) -> None:
-        def channel(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        def channel(index: ir.Value, _: list[ir.Value]) -> None:
             begin = e.offset(source, b.mul(index, ld_source))
             to = e.offset(target, b.mul(index, ld_target))
             later = e.offset(begin, b.mul(ld_source, e.constant(AHEAD)))
-            for item in range(0, e.lanes * taps, LINE // dtype.itemsize):
+            for item in range(0, e.lanes * taps, LINE // e.dtype.itemsize):
                 e.prefetch(e.offset(later, item), False, 3)
             for tap in range(0, taps, e.lanes):
                 count = min(e.lanes, taps - tap)
@@ -249,7 +232,7 @@ def _transpose_taps(isa: Isa, dtype: np.dtype, taps: int) -> ir.Module:
                         exists = b.icmp_signed("<", e.constant(i), rows)
                         number = b.select(exists, e.constant(i), last)
                         start = e.offset(begin, b.mul(number, e.constant(taps)))
-                        values.append(b.select(exists, e.load(start, tap, count), zeros))
+                        values.append(b.select(exists, e.load(start, tap, count), e.zeros))
                     else:
                         values.append(e.load(begin, i * taps + tap, count))
                 for j, value in enumerate(e.transpose(values)[:count]):
@@ -258,7 +241,6 @@ def _transpose_taps(isa: Isa, dtype: np.dtype, taps: int) -> ir.Module:
                         e.masked_store(value, place, 0, stored)
                     else:
                         e.store(value, place, 0)
-            return []
 
         e.loop(channels, channel)
 
@@ -267,38 +249,32 @@ def _transpose_taps(isa: Isa, dtype: np.dtype, taps: int) -> ir.Module:
             emit(False)
         with careful:
             emit(True)
-    return e.finish()
 
 
-def _prefetch(isa: Isa, dtype: np.dtype) -> ir.Module:
+def _prefetch(e: Emitter) -> None:
     """Emit ``prefetch``: ask for `lines` cache lines at each of some places `step` bytes apart."""
-    e = Emitter.function("prefetch", Prefetch, isa, dtype)
     address, count, step, lines = e.arguments
     b = e.builder
 
-    def place(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+    def place(index: ir.Value, _: list[ir.Value]) -> None:
         begin = b.add(address, b.mul(index, step))
 
-        def line(number: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        def line(number: ir.Value, _: list[ir.Value]) -> None:
             e.prefetch(b.add(begin, b.mul(number, e.constant(LINE))), False, 2)
-            return []
 
         e.loop(lines, line)
-        return []
 
     e.loop(count, place)
-    return e.finish()
 
 
-def _sum_lanes(isa: Isa, dtype: np.dtype) -> ir.Module:
+def _sum_lanes(e: Emitter) -> None:
     """Emit ``sum_lanes``: ``target[i]`` is the sum of the lanes of vector i at `vectors`."""
-    e = Emitter.function("sum_lanes", SumLanes, isa, dtype)
     vectors, count, target = e.arguments
     b = e.builder
     lanes = e.constant(e.lanes)
     last = b.sub(count, e.constant(1))
 
-    def block(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+    def block(index: ir.Value, _: list[ir.Value]) -> None:
         first = b.mul(index, lanes)
         rows = []
         for i in range(e.lanes):
@@ -310,39 +286,37 @@ def _sum_lanes(isa: Isa, dtype: np.dtype) -> ir.Module:
         while len(sums) > 1:
             sums = [b.fadd(sums[i], sums[i + 1]) for i in range(0, len(sums), 2)]
         e.masked_store(sums[0], target, first, e.lanes_below(b.sub(count, first)))
-        return []
 
     e.loop(b.sdiv(b.add(count, e.constant(e.lanes - 1)), lanes), block)
-    return e.finish()
 
 
 @lru_cache
 def sum_lanes_address(isa: Isa, dtype: np.dtype) -> int:
     """Return the address of ``sum_lanes``."""
-    return load(dtype.str, lambda: _sum_lanes(isa, dtype), isa, "sum_lanes")
+    return kernel_address(SumLanes, _sum_lanes, isa, dtype)
 
 
 @lru_cache
 def prefetch_address(isa: Isa, dtype: np.dtype) -> int:
     """Return the address of ``prefetch``."""
-    return load(dtype.str, lambda: _prefetch(isa, dtype), isa, "prefetch")
+    return kernel_address(Prefetch, _prefetch, isa, dtype)
 
 
 @lru_cache
 def transpose_taps_address(isa: Isa, dtype: np.dtype, taps: int) -> int:
     """Return the address of ``transpose_taps``, compiled for a dtype and a number of taps."""
-    return load((dtype.str, taps), lambda: _transpose_taps(isa, dtype, taps), isa, "transpose_taps")
+    return kernel_address(TransposeTaps, _transpose_taps, isa, dtype, taps)
 
 
 @lru_cache
 def pad_address(isa: Isa, dtype: np.dtype, step: int = 1) -> int:
     """Return the address of ``pad``, compiled for a dtype and a distance of columns."""
     if step == 1:
-        return load(dtype.str, lambda: _pad(isa, dtype), isa, "pad")
-    return load((dtype.str, step), lambda: _pad_phases(isa, dtype, step), isa, "pad")
+        return kernel_address(Pad, _pad, isa, dtype)
+    return kernel_address(Pad, _pad_phases, isa, dtype, step)
 
 
 @lru_cache
 def transpose_address(isa: Isa, dtype: np.dtype) -> int:
     """Return the address of ``transpose``, compiled for a dtype."""
-    return load(dtype.str, lambda: _transpose(isa, dtype), isa, "transpose")
+    return kernel_address(Transpose, _transpose, isa, dtype)

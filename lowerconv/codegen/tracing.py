@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from lowerconv.codegen.emit import I64
+from lowerconv.codegen.emit import I64, Builder, new_function
 from lowerconv.codegen.fork_join import address
 from lowerconv.codegen.isa import host_isa
 from lowerconv.codegen.jit import load_once
@@ -42,22 +42,16 @@ def watched(function: int, signature: type[Any], kind: int, log: np.ndarray) -> 
         Of `new_log`; one thread writes it, and it must live as long as the function is called.
     """
 
-    def number(value: int) -> ir.Constant:
-        return ir.Constant(I64, value)
-
-    module = ir.Module("watched")
-    kind_of = ir.FunctionType(ir.VoidType(), [I64] * len(signature._fields))
-    outer = ir.Function(module, kind_of, "watched")
-    builder = ir.IRBuilder(outer.append_basic_block())
-    time = builder.inttoptr(number(address("clock")), ir.FunctionType(I64, []).as_pointer())
-    lines = builder.inttoptr(number(log.ctypes.data), I64.as_pointer())
+    b = Builder(new_function("watched", signature._fields))
+    builder, number = b.builder, b.constant
+    lines = b.pointer(number(log.ctypes.data))
 
     def place(line: ir.Value, field: int) -> ir.Value:
         return builder.gep(lines, [builder.add(builder.mul(line, number(3)), number(field))])
 
-    begin = builder.call(time, [])
-    builder.call(builder.inttoptr(number(function), kind_of.as_pointer()), outer.args)
-    end = builder.call(time, [])
+    begin = b.call(number(address("clock")), [], I64)
+    b.call(number(function), b.arguments)
+    end = b.call(number(address("clock")), [], I64)
     count = builder.load(place(number(0), 0))
     same = builder.and_(
         builder.icmp_signed("==", builder.load(place(count, 0)), number(kind)),
@@ -74,8 +68,7 @@ def watched(function: int, signature: type[Any], kind: int, log: np.ndarray) -> 
                 for field, value in enumerate((number(kind), begin, end)):
                     builder.store(value, place(line, field))
                 builder.store(line, place(number(0), 0))
-    builder.ret_void()
-    return load_once(module, host_isa(), "watched")
+    return load_once(b.finish(), host_isa(), "watched")
 
 
 def by_worker(function: int, jobs: np.ndarray, shared: int) -> int:
@@ -90,18 +83,13 @@ def by_worker(function: int, jobs: np.ndarray, shared: int) -> int:
     shared : int
         How many 64-bit words at the beginning are copied from the job that is passed.
     """
-    module = ir.Module("by_worker")
-    signature = ir.FunctionType(ir.VoidType(), [I64, I64])
-    outer = ir.Function(module, signature, "by_worker")
-    builder = ir.IRBuilder(outer.append_basic_block())
-    given, worker = outer.args
-    table = builder.inttoptr(ir.Constant(I64, jobs.ctypes.data), I64.as_pointer())
-    job = builder.load(builder.gep(table, [worker]))
-    source, target = (builder.inttoptr(place, I64.as_pointer()) for place in (given, job))
+    b = Builder(new_function("by_worker", ("given", "worker")))
+    given, worker = b.arguments
+    table = b.pointer(b.constant(jobs.ctypes.data))
+    job = b.builder.load(b.builder.gep(table, [worker]))
+    source, target = b.pointer(given), b.pointer(job)
     for word in range(shared):
-        at = [ir.Constant(I64, word)]
-        builder.store(builder.load(builder.gep(source, at)), builder.gep(target, at))
-    inner = builder.inttoptr(ir.Constant(I64, function), signature.as_pointer())
-    builder.call(inner, [job, worker])
-    builder.ret_void()
-    return load_once(module, host_isa(), "by_worker")
+        at = [b.constant(word)]
+        b.builder.store(b.builder.load(b.builder.gep(source, at)), b.builder.gep(target, at))
+    b.call(b.constant(function), [job, worker])
+    return load_once(b.finish(), host_isa(), "by_worker")

@@ -24,9 +24,8 @@ from math import prod
 import numpy as np
 from llvmlite import ir
 
-from lowerconv.codegen.emit import Emitter
+from lowerconv.codegen.emit import Emitter, kernel_address
 from lowerconv.codegen.isa import Isa
-from lowerconv.codegen.jit import load
 from lowerconv.codegen.microkernel import epilogue
 from lowerconv.codegen.signatures import (
     PlanesToVectors,
@@ -137,21 +136,20 @@ def _fold(e: Emitter, matrix: Matrix, values: Sequence[ir.Value]) -> tuple[Matri
     return tuple(zip(*columns, strict=True)), values
 
 
-def _transform_source(isa: Isa, dtype: np.dtype, matrix: Matrix) -> ir.Module:
+def _transform_source(e: Emitter, matrix: Matrix) -> None:
     """Emit ``transform_source``: BT d B of `count` tiles that follow each other in a row.
 
     Pixels are vectors, `pitch` items from one row to the next, tiles four pixels apart; point i of
     tile t goes to ``target + i * step + t * VL``.  A `matrix` of four columns, instead of BT's six,
     takes tiles of 4x4 pixels.
     """
-    e = Emitter.function("transform_source", TransformSource, isa, dtype)
     source, pitch, count, target, step = e.arguments
     b = e.builder
     extent = len(matrix[0])
     lines = [b.mul(pitch, e.constant(i)) for i in range(extent)]
     spots = [b.mul(step, e.constant(i)) for i in range(POINTS_2D)]
 
-    def tile(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+    def tile(index: ir.Value, _: list[ir.Value]) -> None:
         begin = e.offset(source, b.mul(index, e.constant(M * e.lanes)))
         to = e.offset(target, b.mul(index, e.constant(e.lanes)))
         # A few rows of the result at a time: all that they need stays in registers.
@@ -164,20 +162,18 @@ def _transform_source(isa: Isa, dtype: np.dtype, matrix: Matrix) -> ir.Module:
                 column = [
                     e.load(e.offset(begin, lines[i]), j * e.lanes)
                     if any(row[i] for row in rows)
-                    else ir.Constant(e.vector, ir.Undefined)
+                    else e.undefined
                     for i in range(extent)
                 ]
                 half.append(_product(e, rows, column))
             for number, i in enumerate(group):
                 for j, value in enumerate(_product(e, matrix, [column[number] for column in half])):
                     e.store(value, e.offset(to, spots[i * ALPHA + j]), 0)
-        return []
 
     e.loop(count, tile)
-    return e.finish()
 
 
-def _transform_target(isa: Isa, dtype: np.dtype, matrix: Matrix) -> ir.Module:
+def _transform_target(e: Emitter, matrix: Matrix) -> None:
     """Emit ``transform_target``: AT m A of `count` tiles, the last one first.
 
     Point i of tile t is at ``source + i * step + t * width``; pixels go to `target`, `row` items
@@ -185,12 +181,11 @@ def _transform_target(isa: Isa, dtype: np.dtype, matrix: Matrix) -> ir.Module:
     last tile beyond the end of a row are overwritten when the first tile, or the next row, is
     stored.
     """
-    e = Emitter.function("transform_target", TransformTarget, isa, dtype)
     source, step, width, count, target, row, advance = e.arguments
     b = e.builder
     spots = [b.mul(step, e.constant(i)) for i in range(POINTS_2D)]
 
-    def tile(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+    def tile(index: ir.Value, _: list[ir.Value]) -> None:
         number = b.sub(b.sub(count, e.constant(1)), index)
         begin = e.offset(source, b.mul(number, width))
         to = e.offset(target, b.mul(number, advance))
@@ -202,19 +197,16 @@ def _transform_target(isa: Isa, dtype: np.dtype, matrix: Matrix) -> ir.Module:
             line = e.offset(to, b.mul(row, e.constant(i)))
             for j, value in enumerate(_product(e, matrix, [column[i] for column in half])):
                 e.store(value, line, j * e.lanes)
-        return []
 
     e.loop(count, tile)
-    return e.finish()
 
 
-def _transform_filters(isa: Isa, dtype: np.dtype, transposed: bool) -> ir.Module:
+def _transform_filters(e: Emitter, transposed: bool) -> None:
     """Emit ``transform_filters``: G g GT of `count` channels, a vector of filters each.
 
     Tap i of channel c is at ``source + (9 c + i) * width``; point i goes to ``target + i * step +
     c * width``.  `transposed` filters are rotated by 180 degrees, as for the input gradient.
     """
-    e = Emitter.function("transform_filters", TransformFilters, isa, dtype)
     source, count, width, target, step = e.arguments
     b = e.builder
     G = matrices()[1]
@@ -223,7 +215,7 @@ def _transform_filters(isa: Isa, dtype: np.dtype, transposed: bool) -> ir.Module
         taps.reverse()
     spots = [b.mul(step, e.constant(i)) for i in range(POINTS_2D)]
 
-    def channel(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+    def channel(index: ir.Value, _: list[ir.Value]) -> None:
         at = b.mul(index, width)
         begin = e.offset(source, b.mul(at, e.constant(R * R)))
         to = e.offset(target, at)
@@ -234,23 +226,19 @@ def _transform_filters(isa: Isa, dtype: np.dtype, transposed: bool) -> ir.Module
         for i in range(ALPHA):
             for j, value in enumerate(_product(e, G, [column[i] for column in half])):
                 e.store(value, e.offset(to, spots[i * ALPHA + j]), 0)
-        return []
 
     e.loop(count, channel)
-    return e.finish()
 
 
-def _planes_to_vectors(isa: Isa, dtype: np.dtype) -> ir.Module:
+def _planes_to_vectors(e: Emitter) -> None:
     """Emit ``planes_to_vectors``: `pixels` pixels of `rows` planes become vectors of VL channels.
 
     Plane i begins at ``source + i * step``, those from `rows` on count as zeros; pixel j becomes
     the vector at ``target + places[j]`` (items, 32-bit).
     """
-    e = Emitter.function("planes_to_vectors", PlanesToVectors, isa, dtype)
     source, step, rows, pixels, places, target = e.arguments
     b = e.builder
     VL = e.constant(e.lanes)
-    zeros = ir.Constant(e.vector, [0.0] * e.lanes)
     whole, rest = b.sdiv(pixels, VL), b.srem(pixels, VL)
     last = b.sub(rows, e.constant(1))
     exists = [b.icmp_signed("<", e.constant(i), rows) for i in range(e.lanes)]
@@ -262,46 +250,43 @@ def _planes_to_vectors(isa: Isa, dtype: np.dtype) -> ir.Module:
     def place(number: ir.Value) -> ir.Value:
         return e.offset(target, e.entry(places, number))
 
-    def block(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+    def block(index: ir.Value, _: list[ir.Value]) -> None:
         at = b.mul(index, VL)
         for start in starts:
             e.prefetch(e.offset(start, b.add(at, e.constant(AHEAD * e.lanes))), False, 3)
         values = [
-            b.select(some, e.load(start, at), zeros)
+            b.select(some, e.load(start, at), e.zeros)
             for some, start in zip(exists, starts, strict=True)
         ]
         for j, value in enumerate(e.transpose(values)):
             e.store(value, place(b.add(at, e.constant(j))), 0)
-        return []
 
     e.loop(whole, block)
     with b.if_then(b.icmp_signed(">", rest, e.constant(0))):
         at = b.mul(whole, VL)
         mask = e.lanes_below(rest)
         values = [
-            b.select(some, e.masked_load(start, at, mask), zeros)
+            b.select(some, e.masked_load(start, at, mask), e.zeros)
             for some, start in zip(exists, starts, strict=True)
         ]
         for j, value in enumerate(e.transpose(values)):
             with b.if_then(b.icmp_signed("<", e.constant(j), rest), likely=True):
                 e.store(value, place(b.add(at, e.constant(j))), 0)
-    return e.finish()
 
 
-def _vectors_to_planes(isa: Isa, dtype: np.dtype) -> ir.Module:
+def _vectors_to_planes(e: Emitter) -> None:
     """Emit ``vectors_to_planes``: `pixels` vectors of VL filters become pixels of `rows` planes.
 
     Plane i begins at ``target + i * step``.  A vector of biases is added, then what is there
     (`mode`), then comes the ReLU.
     """
-    e = Emitter.function("vectors_to_planes", VectorsToPlanes, isa, dtype)
     source, pixels, rows, target, step, bias, mode = e.arguments
     b = e.builder
     VL = e.constant(e.lanes)
     floor, add = epilogue(e, mode)
     first = e.load(bias, 0)
     whole, rest = b.sdiv(pixels, VL), b.srem(pixels, VL)
-    ones = ir.Constant(ir.VectorType(ir.IntType(1), e.lanes), [1] * e.lanes)
+    ones = e.first_lanes(e.lanes)
 
     def planes(values: list[ir.Value], at: ir.Value, mask: ir.Value | None) -> None:
         for i, value in enumerate(e.transpose(values)):
@@ -319,12 +304,11 @@ def _vectors_to_planes(isa: Isa, dtype: np.dtype) -> ir.Module:
                         else:
                             e.masked_store(result, line, at, mask)
 
-    def block(index: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+    def block(index: ir.Value, _: list[ir.Value]) -> None:
         at = b.mul(index, VL)
         begin = e.offset(source, b.mul(at, VL))
         values = [b.fadd(e.load(begin, j * e.lanes), first) for j in range(e.lanes)]
         planes(values, at, None)
-        return []
 
     e.loop(whole, block)
     with b.if_then(b.icmp_signed(">", rest, e.constant(0))):
@@ -336,39 +320,35 @@ def _vectors_to_planes(isa: Isa, dtype: np.dtype) -> ir.Module:
             number = b.select(exists, e.constant(j * e.lanes), e.constant(0))
             values.append(b.fadd(e.load(begin, number), first))
         planes(values, at, e.lanes_below(rest))
-    return e.finish()
 
 
 @lru_cache
 def transform_source_address(isa: Isa, dtype: np.dtype, extent: int = ALPHA) -> int:
     """Return the address of ``transform_source``, for tiles of 6x6 pixels or of 4x4 (of dy)."""
     matrix = matrices()[2] if extent == ALPHA else matrices(R)[1]
-    key = (dtype.str, extent)
-    return load(key, lambda: _transform_source(isa, dtype, matrix), isa, "transform_source")
+    return kernel_address(TransformSource, _transform_source, isa, dtype, matrix)
 
 
 @lru_cache
 def transform_target_address(isa: Isa, dtype: np.dtype, m: int = M) -> int:
     """Return the address of ``transform_target``, for 4x4 pixels or for 3x3 taps."""
     matrix = matrices(m)[0]
-    key = (dtype.str, m)
-    return load(key, lambda: _transform_target(isa, dtype, matrix), isa, "transform_target")
+    return kernel_address(TransformTarget, _transform_target, isa, dtype, matrix)
 
 
 @lru_cache
 def transform_filters_address(isa: Isa, dtype: np.dtype, transposed: bool) -> int:
     """Return the address of ``transform_filters``."""
-    key = (dtype.str, transposed)
-    return load(key, lambda: _transform_filters(isa, dtype, transposed), isa, "transform_filters")
+    return kernel_address(TransformFilters, _transform_filters, isa, dtype, transposed)
 
 
 @lru_cache
 def planes_to_vectors_address(isa: Isa, dtype: np.dtype) -> int:
     """Return the address of ``planes_to_vectors``."""
-    return load(dtype.str, lambda: _planes_to_vectors(isa, dtype), isa, "planes_to_vectors")
+    return kernel_address(PlanesToVectors, _planes_to_vectors, isa, dtype)
 
 
 @lru_cache
 def vectors_to_planes_address(isa: Isa, dtype: np.dtype) -> int:
     """Return the address of ``vectors_to_planes``."""
-    return load(dtype.str, lambda: _vectors_to_planes(isa, dtype), isa, "vectors_to_planes")
+    return kernel_address(VectorsToPlanes, _vectors_to_planes, isa, dtype)

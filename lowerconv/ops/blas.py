@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from lowerconv.codegen.compiled import njit
+from lowerconv.codegen.emit import Builder
 from lowerconv.codegen.signatures import SetThreads
 from lowerconv.copying import not_copied
 from lowerconv.runtime.launch import ask, call
@@ -183,8 +183,7 @@ def _call_gemm(
                 pointers.append(array.data)
             else:  # Fortran takes every argument by reference
                 pointers.append(cgutils.alloca_once_value(builder, value))
-        function = ir.FunctionType(ir.VoidType(), [pointer.type for pointer in pointers])
-        builder.call(builder.inttoptr(arguments[0], function.as_pointer()), pointers)
+        Builder(builder).call(arguments[0], pointers)
         return context.get_dummy_value()
 
     return signature, codegen

@@ -21,9 +21,8 @@ from numba.core import cgutils, errors
 from numba.extending import intrinsic
 
 from lowerconv.codegen.compiled import Cache, callback, internal, njit
+from lowerconv.codegen.emit import I32, I64, Builder, new_function
 from lowerconv.runtime.team import Handle
-
-_I32 = ir.IntType(32)
 
 
 @intrinsic
@@ -36,8 +35,7 @@ def _call(typing_context, address, arguments):
     def codegen(context, builder, signature, values):
         address, packed = values
         words = [builder.extract_value(packed, i) for i in range(len(signature.args[1]))]
-        kind = ir.FunctionType(ir.VoidType(), [word.type for word in words])
-        builder.call(builder.inttoptr(address, kind.as_pointer()), words)
+        Builder(builder).call(address, words)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -49,8 +47,7 @@ def _ask(typing_context, address):
     signature = types.int64(types.int64)
 
     def codegen(context, builder, signature, values):
-        kind = ir.FunctionType(ir.IntType(64), [])
-        return builder.call(builder.inttoptr(values[0], kind.as_pointer()), [])
+        return Builder(builder).call(values[0], [], I64)
 
     return signature, codegen
 
@@ -106,32 +103,28 @@ def _spread(typing_context, team, body, frame):
     def codegen(context, builder, signature, values):
         compiled = dispatcher.get_compile_result(call_type)
         context.add_linking_libs([compiled.library])
-        word = ir.IntType(64)
+        outer = Builder(builder)
         handle, _, packed = values
         address, state, workers = (builder.extract_value(handle, i) for i in range(3))
-        kind = ir.LiteralStructType([word, packed.type])
+        kind = ir.LiteralStructType([I64, packed.type])
         slot = cgutils.alloca_once(builder, kind)
-        builder.store(workers, builder.gep(slot, [_I32(0), _I32(0)]))
-        builder.store(packed, builder.gep(slot, [_I32(0), _I32(1)]))
+        fields = [[outer.constant(0, I32), outer.constant(i, I32)] for i in range(2)]
+        for field, value in zip(fields, (workers, packed), strict=True):
+            builder.store(value, builder.gep(slot, field))
 
-        module = builder.module
-        name = module.get_unique_name(f"{builder.function.name}.share")
-        share = ir.Function(module, ir.FunctionType(ir.VoidType(), [word, word]), name)
-        share.linkage = "internal"
-        inner = ir.IRBuilder(share.append_basic_block())
-        source = inner.inttoptr(share.args[0], kind.as_pointer())
-        count = inner.load(inner.gep(source, [_I32(0), _I32(0)]))
-        given = inner.load(inner.gep(source, [_I32(0), _I32(1)]))
-        arguments = [inner.extract_value(given, i) for i in range(len(frame.types))]
+        name = builder.module.get_unique_name(f"{builder.function.name}.share")
+        inner = Builder(new_function(name, ("frame", "worker"), module=builder.module))
+        inner.builder.function.linkage = "internal"
+        source, worker = inner.pointer(inner.arguments[0], kind), inner.arguments[1]
+        count, given = (inner.builder.load(inner.builder.gep(source, field)) for field in fields)
+        arguments = [inner.builder.extract_value(given, i) for i in range(len(frame.types))]
         context.call_internal_no_propagate(
-            inner, compiled.fndesc, call_type, [share.args[1], count, *arguments]
+            inner.builder, compiled.fndesc, call_type, [worker, count, *arguments]
         )
-        inner.ret_void()
+        inner.finish()
 
-        four = ir.FunctionType(ir.VoidType(), [word] * 4)
-        where = [builder.ptrtoint(value, word) for value in (share, slot)]
-        launch = builder.inttoptr(address, four.as_pointer())
-        builder.call(launch, [state, *where, workers])
+        share, job = (builder.ptrtoint(value, I64) for value in (inner.builder.function, slot))
+        outer.call(address, [state, share, job, workers])
         return context.get_dummy_value()
 
     return signature, codegen

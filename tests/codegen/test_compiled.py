@@ -210,66 +210,6 @@ class TestWarningsAsErrors:
         assert module.call().address
 
 
-# A package, and what its modules import.
-FILES = {
-    "__init__": "from lowerconv.loops import sum",
-    "version": "",
-    "loops": "from lowerconv.parts import (\n    one,\n    two as other,\n)\nimport os\n",
-    "parts/__init__": "",
-    "parts/one": "from lowerconv.parts.sizes import WIDTH\n",
-    "parts/two": "    from lowerconv.version import __version__\n",
-    "parts/three": "",
-    "parts/sizes": "WIDTH = 8\n",
-}
-
-
-class TestSources:
-    @pytest.fixture
-    def root(self, tmp_path, monkeypatch):
-        root = tmp_path / "lowerconv"
-        (root / "parts").mkdir(parents=True)
-        for name, text in FILES.items():
-            (root / f"{name}.py").write_text(text)
-        monkeypatch.setattr(compiled, "_ROOT", root)
-        yield root
-        compiled._source.cache_clear()
-        compiled.source_hash.cache_clear()
-
-    @staticmethod
-    def hashed(module="lowerconv.loops"):
-        compiled._source.cache_clear()
-        compiled.source_hash.cache_clear()
-        return compiled.source_hash(module)
-
-    def test_all_that_is_imported_counts(self, root):
-        before = self.hashed()
-        assert before == self.hashed()
-        for name in FILES:
-            file = root / f"{name}.py"
-            file.write_text(FILES[name] + "# edited\n")
-            counts = name in ("loops", "parts/__init__", "parts/one", "parts/two", "parts/sizes")
-            assert (self.hashed() != before) == counts, name
-            file.write_text(FILES[name])
-        assert self.hashed() == before
-
-    def test_circles(self, root):
-        (root / "parts" / "sizes.py").write_text("from lowerconv.loops import width\n")
-        assert self.hashed() is not None
-
-    def test_byte_code_alone_tells_nothing(self, root):
-        (root / "loops.py").rename(root / "loops.pyc")
-        assert self.hashed() is None
-
-    def test_of_another_package(self, root):
-        assert self.hashed("numpy.linalg") is None
-        assert self.hashed("__main__") is None
-
-    def test_of_this_package(self):
-        assert self.hashed("lowerconv.conv.macrokernel") != self.hashed(
-            "lowerconv.conv.blas.panels"
-        )
-
-
 def test_no_loop_has_numbas_own_cache():
     """It would end the program where there is no place for it."""
     own = {"njit", "jit", "cfunc", "vectorize", "guvectorize", "stencil", "jit_module"}

@@ -65,7 +65,7 @@ class Double:
 
     def load(self, key="key"):
         forget()
-        return jit.load(key, self.build, host_isa(), "double")
+        return jit.load(key, self.build, host_isa(), "double", __name__)
 
     def works(self, address):
         number = np.array([21.0])
@@ -87,7 +87,7 @@ def test_other_keys_have_other_code(monkeypatch):
     for key in keys:
         assert double.works(double.load(key))
     assert double.built == len(keys)
-    monkeypatch.setattr(jit, "_generators", lambda: "sources that were edited")
+    monkeypatch.setattr(jit, "_sources", lambda generator: "sources that were edited")
     assert double.works(double.load())
     assert double.built == len(keys) + 1
     assert len(objects()) == len(keys) + 1
