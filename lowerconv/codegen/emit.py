@@ -6,6 +6,7 @@ A `Builder` also stands around numba's own `ir.IRBuilder`, for what is written i
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import groupby
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,6 +29,11 @@ def new_function(
     for argument, text in zip(function.args, arguments, strict=True):
         argument.name = text
     return ir.IRBuilder(function.append_basic_block("entry"))
+
+
+def item_bytes(item: ir.Type) -> int:
+    """Return the size of an item of a vector."""
+    return int(item.intrinsic_name[1:]) // 8  # such as f32
 
 
 @not_copied("begin another function with `new_function`")
@@ -130,12 +136,49 @@ class Builder:
         name, size = self._masked("store", value.type, pointer)
         self.call_named(name, [value, pointer, size, mask])
 
+    def store_run(self, value: ir.Value, pointer: ir.Value, first: int, last: int) -> None:
+        """Store the lanes ``first .. last`` of a vector where they belong, in whole vectors."""
+        item = value.type.element
+        start = self.builder.bitcast(pointer, item.as_pointer())
+        while first < last:
+            size = 1 << (last - first).bit_length() - 1
+            lane = self.constant(first)
+            part = self.builder.extract_element(value, lane)
+            if size > 1:
+                part = self.shuffle(value, value, range(first, first + size))
+            target = self.builder.gep(start, [lane], source_etype=item)
+            target = self.builder.bitcast(target, part.type.as_pointer())
+            self.builder.store(part, target, align=item_bytes(item))
+            first += size
+
+    def store_first(self, value: ir.Value, pointer: ir.Value, count: ir.Value) -> None:
+        """Store the first lanes of a vector, any number of them, without a mask."""
+        builder, item, lanes = self.builder, value.type.element, value.type.count
+        every = builder.icmp_signed(">=", count, self.constant(lanes, count.type))
+        with builder.if_else(every, likely=True) as (whole, parts):
+            with whole:
+                builder.store(value, pointer, align=item_bytes(item))
+            with parts:
+                start = builder.bitcast(pointer, item.as_pointer())
+                zero = self.constant(0, count.type)
+                left = builder.select(builder.icmp_signed("<", count, zero), zero, count)
+                done, size = zero, lanes // 2
+                while size:
+                    bit = builder.and_(left, self.constant(size, count.type))
+                    some = builder.icmp_signed("!=", bit, zero)
+                    with builder.if_then(some):
+                        target = builder.gep(start, [done], source_etype=item)
+                        target = builder.bitcast(target, value.type.as_pointer())
+                        self.store_run(value, target, 0, size)
+                    others = [(lane + size) % lanes for lane in range(lanes)]
+                    value = builder.select(some, self.shuffle(value, value, others), value)
+                    done, size = builder.add(done, bit), size // 2
+
     def _masked(self, what: str, kind: ir.VectorType, pointer: ir.Value) -> tuple[str, ir.Value]:
         """Return LLVM's name of a masked load or store, and the size of an item in bytes."""
-        item = kind.element.intrinsic_name  # such as f32
-        vector = f"v{kind.count}{item}"
+        vector = f"v{kind.count}{kind.element.intrinsic_name}"
         name = f"llvm.masked.{what}.{vector}.p0" + ("" if str(pointer.type) == "ptr" else vector)
-        return name, self.constant(int(item[1:]) // 8, I32)
+        return name, self.constant(item_bytes(kind.element), I32)
 
     def block(self, name: str) -> ir.Block:
         """Return a new block of the function."""
@@ -248,25 +291,41 @@ class Emitter(Builder):
         self, value: ir.Value, base: ir.Value, items: int | ir.Value, valid: int | None = None
     ) -> None:
         """Store a vector, or its first `valid` lanes."""
-        if valid is None or valid == self.lanes:
-            pointer = self.address(base, items, self.vector)
-            self.builder.store(value, pointer, align=self.dtype.itemsize)
-        else:
-            self.masked_store(value, base, items, self.first_lanes(valid))
+        valid = self.lanes if valid is None else valid
+        self.store_chosen(value, base, items, [lane < valid for lane in range(self.lanes)])
 
-    def masked_store(
-        self, value: ir.Value, base: ir.Value, items: int | ir.Value, mask: ir.Value
+    def store_chosen(
+        self, value: ir.Value, base: ir.Value, items: int | ir.Value, chosen: Sequence[bool]
     ) -> None:
-        """Store the lanes that `mask` selects."""
-        self.store_lanes(value, self.address(base, items, self.vector), mask)
+        """Store some lanes of a vector."""
+        pointer = self.address(base, items, self.vector)
+        if all(chosen):
+            self.builder.store(value, pointer, align=self.dtype.itemsize)
+        elif self.isa.masks:
+            self.store_lanes(value, pointer, self.mask(chosen))
+        else:
+            for some, lanes in groupby(range(self.lanes), key=chosen.__getitem__):
+                first, *more = lanes
+                if some:
+                    self.store_run(value, pointer, first, first + len(more) + 1)
 
-    def mask(self, chosen: Iterable[int]) -> ir.Constant:
-        """Return the mask of the lanes where `chosen` is 1."""
-        return ir.Constant(ir.VectorType(I1, self.lanes), list(chosen))
+    def store_below(
+        self, value: ir.Value, base: ir.Value, items: int | ir.Value, count: ir.Value
+    ) -> None:
+        """Store the first lanes of a vector, as many as a number known at run time."""
+        pointer = self.address(base, items, self.vector)
+        if self.isa.masks:
+            self.store_lanes(value, pointer, self.lanes_below(count))
+        else:
+            self.store_first(value, pointer, count)
+
+    def mask(self, chosen: Iterable[bool]) -> ir.Constant:
+        """Return the mask of the chosen lanes."""
+        return ir.Constant(ir.VectorType(I1, self.lanes), [int(some) for some in chosen])
 
     def first_lanes(self, valid: int) -> ir.Constant:
         """Return the mask of the lanes below `valid`."""
-        return self.mask(int(i < valid) for i in range(self.lanes))
+        return self.mask(i < valid for i in range(self.lanes))
 
     def lanes_below(self, count: ir.Value) -> ir.Value:
         """Return the mask of the lanes below a number known at run time."""

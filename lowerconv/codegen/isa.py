@@ -32,6 +32,9 @@ class Isa:
         Whether a multiplication and an addition are one instruction.
     triple, cpu, features : str
         What LLVM generates code for; an empty triple is this process's own.
+    masks : bool
+        Whether a store of some lanes is one instruction.  AVX2's takes AMD's cores 12 cycles and
+        more; the others have none.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Isa:
     triple: str
     cpu: str
     features: str = ""
+    masks: bool = False
 
     def lanes(self, dtype: np.dtype) -> int:
         """Return VL, the items of `dtype` in a register."""
@@ -54,7 +58,7 @@ class Isa:
 ISAS = {
     isa.name: isa
     for isa in (
-        Isa("avx512", 512, 32, 14, True, "x86_64", "x86-64-v4", "-prefer-256-bit"),
+        Isa("avx512", 512, 32, 14, True, "x86_64", "x86-64-v4", "-prefer-256-bit", True),
         Isa("avx2", 256, 16, 6, True, "x86_64", "x86-64-v3"),
         Isa("sse", 128, 16, 6, False, "x86_64", "x86-64"),
         # LLVM keeps two of NEON's 32 registers for itself in these loops.

@@ -2,7 +2,8 @@
 
 A compiler's loop does what is left of a row item by item, and the rows of most planes are shorter
 than what it takes for a vector: 7, 14 or 28 pixels.  Lanes that a mask leaves out are neither read
-nor written, so that a row is the same few instructions whatever its length.
+nor written, so that a row is the same few instructions whatever its length.  On CPUs whose masks
+are slow (`isa.Isa.masks`) whole vectors do without.
 
 Each function does LANES items, of any dtype; loops over a row are their callers'.
 """
@@ -16,11 +17,18 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from lowerconv.codegen.emit import I1, I64, Builder
+from lowerconv.codegen.emit import I1, I64, Builder, item_bytes
+from lowerconv.codegen.isa import ISAS
+from lowerconv.machine.features import instruction_set
 
 LANES = 16  # floats of the widest register; narrower ones are used several at a time
 
 _INDEX = types.int64
+
+
+def _masks() -> bool:
+    """Return whether the CPU that numba compiles for has fast masks, whatever kernels are asked."""
+    return ISAS[instruction_set()].masks
 
 
 class _Array(Builder):
@@ -39,22 +47,67 @@ class _Array(Builder):
         """Return a pointer to the vector that begins with an item."""
         return self.builder.bitcast(self.place(index), kind.as_pointer())
 
-    def load(self, index: ir.Value, mask: ir.Value, other: ir.Value | None = None) -> ir.Value:
-        """Return the lanes that the mask selects, and `other`, or zeros, in its place elsewhere."""
-        kind = ir.VectorType(self.item, mask.type.count)
-        other = ir.Constant(kind, None) if other is None else other
-        return self.load_lanes(self.at(index, kind), mask, other)
+    def _all(self, first: ir.Value, last: ir.Value, lanes: int) -> ir.Value:
+        """Return whether all lanes are from `first` to before `last`."""
+        builder = self.builder
+        below = builder.icmp_signed("<=", first, self.constant(0))
+        return builder.and_(below, builder.icmp_signed(">=", last, self.constant(lanes)))
 
-    def store(self, value: ir.Value, index: ir.Value, mask: ir.Value) -> None:
-        """Store the lanes that the mask selects."""
-        self.store_lanes(value, self.at(index, value.type), mask)
+    def load(self, index: ir.Value, first: ir.Value, last: ir.Value, other: ir.Value) -> ir.Value:
+        """Return the lanes from `first` to before `last`, and those of `other` elsewhere."""
+        lanes = other.type.count
+        pointer, builder = self.at(index, other.type), self.builder
 
-    def update(self, value: ir.Value, index: ir.Value, mask: ir.Value, add: ir.Value) -> None:
-        """Store the lanes that the mask selects; add them to what is there where `add` is set."""
-        # No lane is read that is not added to: what is overwritten may hold anything.
-        every = self.splat(self.builder.trunc(add, I1), mask.type.count)
-        there = self.load(index, self.builder.and_(mask, every))
-        self.store(self.builder.fadd(value, there), index, mask)
+        def masked() -> ir.Value:
+            return self.load_lanes(pointer, self.lanes_between(first, last, lanes), other)
+
+        if _masks():
+            return masked()
+        with builder.if_else(self._all(first, last, lanes), likely=True) as (whole, part):
+            with whole:
+                every = builder.load(pointer, align=item_bytes(self.item), typ=other.type)
+                after_whole = builder.block
+            with part:
+                some = masked()
+                after_part = builder.block
+        value = builder.phi(other.type)
+        value.add_incoming(every, after_whole)
+        value.add_incoming(some, after_part)
+        return value
+
+    def store(self, value: ir.Value, index: ir.Value, count: ir.Value) -> None:
+        """Store the first lanes, so many of them."""
+        pointer, zero = self.at(index, value.type), self.constant(0)
+        if _masks():
+            self.store_lanes(value, pointer, self.lanes_between(zero, count, value.type.count))
+        else:
+            self.store_first(value, pointer, count)
+
+    def update(
+        self, value: ir.Value, index: ir.Value, first: ir.Value, last: ir.Value, add: ir.Value
+    ) -> None:
+        """Store the lanes from `first` to before `last`, or add them to what is there."""
+        builder, lanes = self.builder, value.type.count
+        pointer, add = self.at(index, value.type), builder.trunc(add, I1)
+
+        def masked() -> None:
+            # No lane is read that is not added to: what is overwritten may hold anything.
+            mask = self.lanes_between(first, last, lanes)
+            adding = builder.and_(mask, self.splat(add, lanes))
+            there = self.load_lanes(pointer, adding, ir.Constant(value.type, None))
+            self.store_lanes(builder.fadd(value, there), pointer, mask)
+
+        if _masks():
+            masked()
+            return
+        with builder.if_else(self._all(first, last, lanes), likely=True) as (whole, part):
+            with whole:
+                align = item_bytes(self.item)
+                there = builder.load(pointer, align=align, typ=value.type)
+                there = builder.select(add, there, ir.Constant(value.type, None))
+                builder.store(builder.fadd(value, there), pointer, align=align)
+            with part:
+                masked()
 
 
 @intrinsic
@@ -65,9 +118,8 @@ def _read(typing_context, source, start, first, last, value, target, at, count):
         _, start, first, last, value, _, at, count = values
         source = _Array(context, builder, signature.args[0], values[0])
         target = _Array(context, builder, signature.args[5], values[5])
-        inside = source.lanes_between(first, last, LANES)
-        pixels = source.load(start, inside, source.splat(value, LANES))
-        target.store(pixels, at, target.lanes_between(target.constant(0), count, LANES))
+        pixels = source.load(start, first, last, source.splat(value, LANES))
+        target.store(pixels, at, count)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -81,12 +133,10 @@ def _read_pairs(typing_context, source, start, first, last, value, target, at, a
         _, start, first, last, value, _, at, at_next, count = values
         source = _Array(context, builder, signature.args[0], values[0])
         target = _Array(context, builder, signature.args[5], values[5])
-        inside = source.lanes_between(first, last, 2 * LANES)
-        pixels = source.load(start, inside, source.splat(value, 2 * LANES))
-        valid = target.lanes_between(target.constant(0), count, LANES)
+        pixels = source.load(start, first, last, source.splat(value, 2 * LANES))
         for phase, to in ((0, at), (1, at_next)):
             lanes = range(phase, 2 * LANES, 2)
-            target.store(target.shuffle(pixels, pixels, lanes), to, valid)
+            target.store(target.shuffle(pixels, pixels, lanes), to, count)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -100,8 +150,8 @@ def _put(typing_context, source, at, target, start, first, last, add):
         _, at, _, start, first, last, add = values
         source = _Array(context, builder, signature.args[0], values[0])
         target = _Array(context, builder, signature.args[2], values[2])
-        mask = target.lanes_between(first, last, LANES)
-        target.update(source.load(at, mask), start, mask, add)
+        zeros = ir.Constant(ir.VectorType(source.item, LANES), None)
+        target.update(source.load(at, first, last, zeros), start, first, last, add)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -115,12 +165,11 @@ def _put_pairs(typing_context, source, at, at_next, target, start, first, last, 
         _, at, at_next, _, start, first, last, add = values
         source = _Array(context, builder, signature.args[0], values[0])
         target = _Array(context, builder, signature.args[3], values[3])
-        mask = target.lanes_between(first, last, 2 * LANES)
         count = builder.sdiv(builder.add(last, source.constant(1)), source.constant(2))
-        valid = source.lanes_between(source.constant(0), count, LANES)
-        even, odd = (source.load(place, valid) for place in (at, at_next))
+        zero, zeros = source.constant(0), ir.Constant(ir.VectorType(source.item, LANES), None)
+        even, odd = (source.load(place, zero, count, zeros) for place in (at, at_next))
         order = [i // 2 + i % 2 * LANES for i in range(2 * LANES)]
-        target.update(source.shuffle(even, odd, order), start, mask, add)
+        target.update(source.shuffle(even, odd, order), start, first, last, add)
         return context.get_dummy_value()
 
     return signature, codegen

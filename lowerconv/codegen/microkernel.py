@@ -269,20 +269,16 @@ def store_pixels(
         if begin >= count:
             break
         wanted = [(part * e.lanes + j) for j in range(e.lanes)]
-        mask = [int(w % step == 0 and w // step < count) for w in wanted]
+        chosen = [w % step == 0 and w // step < count for w in wanted]
         piece = value
         if step > 1:
             piece = e.shuffle(value, e.undefined, [min(w // step, e.lanes - 1) for w in wanted])
         at = first + part * e.lanes
-        full = all(mask)
         if add:
-            there = e.load(target, at) if full else e.masked_load(target, at, e.mask(mask))
+            whole = all(chosen)
+            there = e.load(target, at) if whole else e.masked_load(target, at, e.mask(chosen))
             piece = e.builder.fadd(there, piece)
-        piece = e.at_least(piece, floor)
-        if full:
-            e.store(piece, target, at)
-        else:
-            e.masked_store(piece, target, at, e.mask(mask))
+        e.store_chosen(e.at_least(piece, floor), target, at, chosen)
 
 
 def rows_max(isa: Isa, NV: int) -> int:

@@ -158,7 +158,6 @@ def _transpose(e: Emitter) -> None:
     source, ld_source, rows, columns, target, ld_target, lanes = e.arguments
     b = e.builder
     VL = e.constant(e.lanes)
-    store_mask = e.lanes_below(lanes)
     last = b.sub(rows, e.constant(1))
     live, starts = [], []
     for i in range(e.lanes):
@@ -188,7 +187,7 @@ def _transpose(e: Emitter) -> None:
                 ]
                 for j, value in enumerate(e.transpose(values)):
                     place = e.offset(to, b.mul(ld_target, e.constant(j)))
-                    e.masked_store(value, place, 0, store_mask)
+                    e.store_below(value, place, 0, lanes)
 
     e.loop(whole, block)
     with b.if_then(b.icmp_signed(">", rest, e.constant(0))):
@@ -202,7 +201,7 @@ def _transpose(e: Emitter) -> None:
         for j, value in enumerate(e.transpose(values)):
             with b.if_then(b.icmp_signed("<", e.constant(j), rest), likely=True):
                 place = e.offset(to, b.mul(ld_target, e.constant(j)))
-                e.masked_store(value, place, 0, store_mask)
+                e.store_below(value, place, 0, lanes)
 
 
 def _transpose_taps(e: Emitter, taps: int) -> None:
@@ -214,7 +213,6 @@ def _transpose_taps(e: Emitter, taps: int) -> None:
     source, ld_source, rows, channels, target, ld_target, width, lanes = e.arguments
     b = e.builder
     last = b.sub(rows, e.constant(1))
-    stored = e.lanes_below(lanes)
     whole = b.icmp_signed("==", rows, e.constant(e.lanes))
 
     def emit(clamped: bool) -> None:
@@ -238,7 +236,7 @@ def _transpose_taps(e: Emitter, taps: int) -> None:
                 for j, value in enumerate(e.transpose(values)[:count]):
                     place = e.offset(to, b.mul(width, e.constant(tap + j)))
                     if clamped:
-                        e.masked_store(value, place, 0, stored)
+                        e.store_below(value, place, 0, lanes)
                     else:
                         e.store(value, place, 0)
 
@@ -285,7 +283,7 @@ def _sum_lanes(e: Emitter) -> None:
         sums = e.transpose(rows)
         while len(sums) > 1:
             sums = [b.fadd(sums[i], sums[i + 1]) for i in range(0, len(sums), 2)]
-        e.masked_store(sums[0], target, first, e.lanes_below(b.sub(count, first)))
+        e.store_below(sums[0], target, first, b.sub(count, first))
 
     e.loop(b.sdiv(b.add(count, e.constant(e.lanes - 1)), lanes), block)
 

@@ -286,23 +286,27 @@ def _vectors_to_planes(e: Emitter) -> None:
     floor, add = epilogue(e, mode)
     first = e.load(bias, 0)
     whole, rest = b.sdiv(pixels, VL), b.srem(pixels, VL)
-    ones = e.first_lanes(e.lanes)
 
-    def planes(values: list[ir.Value], at: ir.Value, mask: ir.Value | None) -> None:
+    def planes(values: list[ir.Value], at: ir.Value, count: ir.Value | None) -> None:
+        def store(value: ir.Value, line: ir.Value) -> None:
+            value = e.at_least(value, floor)
+            if count is None:
+                e.store(value, line, at)
+            else:
+                e.store_below(value, line, at, count)
+
         for i, value in enumerate(e.transpose(values)):
             with b.if_then(b.icmp_signed("<", e.constant(i), rows), likely=True):
                 line = e.offset(target, b.mul(step, e.constant(i)))
                 with b.if_else(add, likely=False) as (adding, plain):
                     with adding:
-                        there = e.masked_load(line, at, ones if mask is None else mask)
-                        result = e.at_least(b.fadd(there, value), floor)
-                        e.masked_store(result, line, at, ones if mask is None else mask)
-                    with plain:
-                        result = e.at_least(value, floor)
-                        if mask is None:
-                            e.store(result, line, at)
+                        if count is None:
+                            there = e.load(line, at)
                         else:
-                            e.masked_store(result, line, at, mask)
+                            there = e.masked_load(line, at, e.lanes_below(count))
+                        store(b.fadd(there, value), line)
+                    with plain:
+                        store(value, line)
 
     def block(index: ir.Value, _: list[ir.Value]) -> None:
         at = b.mul(index, VL)
@@ -319,7 +323,7 @@ def _vectors_to_planes(e: Emitter) -> None:
             exists = b.icmp_signed("<", e.constant(j), rest)
             number = b.select(exists, e.constant(j * e.lanes), e.constant(0))
             values.append(b.fadd(e.load(begin, number), first))
-        planes(values, at, e.lanes_below(rest))
+        planes(values, at, rest)
 
 
 @lru_cache
