@@ -160,8 +160,10 @@ class Microkernel(Kernel):
                 else:
                     e.prefetch(e.offset(broadcast_at, self.ahead), False, 3)
             if self.stream:
-                for column in self.columns:
-                    e.prefetch(e.offset(vector_at, column + self.stream), False, 3)
+                per_line = LINE // self.dtype.itemsize
+                for line in sorted({column // per_line for column in self.columns}):
+                    place = e.offset(vector_at, line * per_line + self.stream)
+                    e.prefetch(place, False, 3)
             columns = [
                 e.load(vector_at, column, self.lanes[v] if self.lanes else None)
                 for v, column in enumerate(self.columns)
