@@ -153,7 +153,7 @@ class Activate(NamedTuple):
     rows: int
     items: int
     step: int  #       from one row to the next
-    constants: int  #  address of float64: the number of the function, and its constants a and b
+    constants: int  #  address of numbers; see `ops.activate.Activation`
 
 
 class Post(NamedTuple):

@@ -12,7 +12,7 @@ from lowerconv.conv.records import Epilogue
 from lowerconv.conv.setting import Setting
 from lowerconv.copying import not_copied
 from lowerconv.ops.activate import Activation, activate_address
-from lowerconv.ops.pointwise import FUNCTIONS, pointwise
+from lowerconv.ops.pointwise import AFFINE, FUNCTIONS, pointwise
 from lowerconv.runtime.team import Handle
 from lowerconv.runtime.workspace import Scratch
 
@@ -189,8 +189,10 @@ class Followed(Executable):
         if options.activation is not None:
             function, *constants = options.activation
             images = _images(out)
-            numbers = map(out.dtype.type, constants)
-            pointwise(team, images, images, FUNCTIONS[function], *numbers)
+            a, b, scale, shift = map(out.dtype.type, constants)
+            pointwise(team, images, images, FUNCTIONS[function], a, b)
+            if options.activation.is_scaled:
+                pointwise(team, images, images, AFFINE, scale, shift)
 
     def hold(self, team: Handle, w: Array, workspace: Scratch) -> Array:
         """Return what is kept of the filters."""

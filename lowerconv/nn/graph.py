@@ -243,11 +243,23 @@ def fuse(graph: Graph, training: bool) -> None:
             maker = node.operands[0].node
             if (
                 maker is not None
-                and (maker.layer.takes_relu if node.layer.is_relu else maker.layer.takes_activation)
-                and not maker.activated
                 and maker.result.dtype == node.result.dtype
                 and readers[node.operands[0]] == [node]
                 and node.operands[0] not in graph.results
+                and _activates(maker, node.layer)
             ):
-                maker.relu, maker.activation = node.layer.is_relu, node.layer.activation
                 graph.merge(maker, node)
+
+
+def _activates(maker: Node, following: Layer) -> bool:
+    """Let the layer of a node apply an activation, too, and return whether it does."""
+    if not (maker.layer.takes_relu if following.is_relu else maker.layer.takes_activation):
+        return False
+    if not maker.activated:
+        maker.relu, maker.activation = following.is_relu, following.activation
+        return True
+    before, after = maker.activation, following.activation
+    if before is None or before.is_scaled or after is None or after.function != "affine":
+        return False
+    maker.activation = before._replace(scale=after.a, shift=after.b)
+    return True

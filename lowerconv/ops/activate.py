@@ -14,7 +14,7 @@ from numba import carray, types
 
 from lowerconv.codegen.compiled import callback, internal
 from lowerconv.codegen.signatures import Activate
-from lowerconv.ops.pointwise import FUNCTIONS, apply
+from lowerconv.ops.pointwise import AFFINE, FUNCTIONS, apply
 from lowerconv.runtime.launch import pointer
 
 
@@ -27,25 +27,41 @@ class Activation(NamedTuple):
         One of `lowerconv.ops.pointwise.FUNCTIONS`, where the formulas are.
     a, b : float
         Its constants.
+    scale, shift : float
+        The results are multiplied with `scale`, and then `shift` is added.
     """
 
     function: str
     a: float
     b: float
+    scale: float = 1.0
+    shift: float = 0.0
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether the results are scaled or shifted."""
+        return (self.scale, self.shift) != (1.0, 0.0)
 
     def constants(self) -> np.ndarray:
         """Return what `Activate` wants the address of."""
-        return np.array([FUNCTIONS[self.function], self.a, self.b], np.float64)
+        return np.array([FUNCTIONS[self.function], *self[1:], self.is_scaled], np.float64)
 
 
 @internal
 def _activate(target, rows, items, step, constants, dtype):
-    numbers = carray(pointer(constants), 3, np.float64)
-    a, b = dtype(numbers[1]), dtype(numbers[2])
+    numbers = carray(pointer(constants), 6, np.float64)
+    a, b, scale, shift = (
+        dtype(numbers[1]),
+        dtype(numbers[2]),
+        dtype(numbers[3]),
+        dtype(numbers[4]),
+    )
     whole = carray(pointer(target), (rows - 1) * step + items, dtype)
     for row in range(rows):
-        begin = row * step
-        apply(np.int64(numbers[0]), whole[begin : begin + items], a, b)
+        values = whole[row * step : row * step + items]
+        apply(np.int64(numbers[0]), values, a, b)
+        if numbers[5]:
+            apply(AFFINE, values, scale, shift)
 
 
 def _activate_float32(target, rows, items, step, constants):

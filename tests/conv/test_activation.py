@@ -29,7 +29,8 @@ def test_as_a_pass_of_its_own(seed):
     w_shape = groups * filters, channels, taps, taps
     problem = conv_problem(x_shape, w_shape, stride, taps // 2, 1, groups, dtype)
     function = str(rng.choice(sorted(FUNCTIONS)))
-    activation = Activation(function, *CONSTANTS.get(function, (1 / 6, 0.5)))
+    scaled = (0.7, -0.2) if rng.random() < 0.3 else ()
+    activation = Activation(function, *CONSTANTS.get(function, (1 / 6, 0.5)), *scaled)
     algorithm = str(rng.choice(lc.algorithms(problem)))
     add, constant = map(bool, rng.integers(2, size=2))
     options = Options(algorithm, bias=True, activation=activation, add=add, constant=constant)
@@ -44,7 +45,8 @@ def test_as_a_pass_of_its_own(seed):
         plan(x, w, bias, out=found)
         ConvPlan(problem, "forward", options._replace(activation=None))(x, w, bias, out=expected)
         images = expected.reshape(-1), expected[0].size, *expected.shape
-        run(pointwise, images, images, FUNCTIONS[function], *map(dtype.type, activation[1:]))
+        for kind, *constants in ((function, *activation[1:3]), ("affine", *activation[3:])):
+            run(pointwise, images, images, FUNCTIONS[kind], *map(dtype.type, constants))
     finally:
         lc.set_num_threads(threads)
     np.testing.assert_array_equal(found, expected, err_msg=f"seed {seed}: {problem}, {options}")

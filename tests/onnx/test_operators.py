@@ -134,6 +134,24 @@ def hard_swish(rng):
     return nodes, (2, 3, 9, 12), constants
 
 
+def scaled_hard_swish(rng):
+    """The same between a factor and a summand on both sides, and padding apart."""
+    node = helper.make_node
+    nodes = [
+        node("Pad", ["x", "pads"], ["p"]),
+        node("Conv", ["p", "w"], ["c"], pads=[1, 0, 0, 0]),
+        node("Mul", ["c", "scale"], ["m"]),
+        node("Add", ["m", "shift"], ["n"]),
+        *hard_swish(rng)[0][2:5],
+        node("Mul", ["d", "scale"], ["e"]),
+        node("Add", ["e", "shift"], ["y"]),
+    ]
+    constants = {"w": numbers(rng, 4, 3, 3, 3), "pads": np.array([0, 0, 0, 1, 0, 0, 1, 2])}
+    numbers_of = {"three": 3, "zero": 0, "six": 6, "scale": 0.7, "shift": -0.3}
+    constants |= {name: np.array(value, np.float32) for name, value in numbers_of.items()}
+    return nodes, (2, 3, 9, 12), constants
+
+
 def squeeze_and_excite(rng):
     node = helper.make_node
     nodes = [
@@ -195,6 +213,7 @@ CASES = {
     "constants per channel": per_channel,
     "channels last": last_channels,
     "HardSwish of parts": hard_swish,
+    "HardSwish of parts, scaled": scaled_hard_swish,
     "squeeze and excite": squeeze_and_excite,
     **{
         kind: lambda rng, kind=kind: normalized(rng, kind)
@@ -248,9 +267,10 @@ def layers_of(net, shape) -> list[str]:
 
 def test_patterns_become_one_layer():
     rng = np.random.default_rng(0)
-    nodes, shape, constants = hard_swish(rng)
-    net = lowerconv.onnx.load(model_of(nodes, {"x": list(shape)}, ["y"], constants))
-    assert layers_of(net, shape) == ["Conv2d", "Pointwise"]  # the batch norm is in the filters
+    for build in (hard_swish, scaled_hard_swish):
+        nodes, shape, constants = build(rng)
+        net = lowerconv.onnx.load(model_of(nodes, {"x": list(shape)}, ["y"], constants))
+        assert layers_of(net, shape) == ["Conv2d"]  # the batch norm is in the filters
     nodes, shape, constants = last_channels(rng)
     net = lowerconv.onnx.load(model_of(nodes, {"x": list(shape)}, ["y"], constants))
     assert layers_of(net, shape).count("Transpose") <= 4

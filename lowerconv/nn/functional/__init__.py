@@ -18,6 +18,7 @@ from lowerconv.nn.functional.shapes import (
     reshape,
     take,
     transpose,
+    unpadded,
     where,
 )
 from lowerconv.nn.functional.windows import convolution, pool, transposed_convolution
@@ -51,5 +52,6 @@ __all__ = [
     "take",
     "transpose",
     "transposed_convolution",
+    "unpadded",
     "where",
 ]

@@ -96,7 +96,7 @@ def _gated(x: Value, gate: Value) -> Operand | None:
     if layer is None:
         return None
     assert gate.node is not None
-    source = gate.node.operands[0]
+    source: Any = gate.node.operands[0]
     if source is x:
         if layer.function == "sigmoid":
             return pointwise(x, "silu")
@@ -107,16 +107,19 @@ def _gated(x: Value, gate: Value) -> Operand | None:
     if layer.function == "affine" and layer.b == 0:
         inner = _gated(x, source)
         return None if inner is None else affine(inner, layer.a, 0.0)
-    before = layer_of(source, Pointwise)
-    if (
-        (layer.function, layer.a, layer.b) == ("clip", 0.0, 6.0)
-        and before is not None
-        and (before.function, before.a, before.b) == ("affine", 1.0, 3.0)
-        and source.node is not None
-        and source.node.operands[0] is x
-    ):
-        return affine(pointwise(x, "hard_swish"), 6.0, 0.0)
+    if (layer.function, layer.a, layer.b) == ("clip", 0.0, 6.0):
+        (root, a, b), (other, c, d) = _linear(x), _linear(source)
+        if root is other and a == c and _near(d - b, 3.0):
+            return affine(pointwise(x, "hard_swish"), 6.0, 0.0)
     return None
+
+
+def _linear(x: Value) -> tuple[Value, float, float]:
+    """Return a value as another one times a factor, and a summand: those of a linear function."""
+    layer = layer_of(x, Pointwise)
+    if layer is None or layer.function != "affine" or x.node is None:
+        return x, 1.0, 0.0
+    return x.node.operands[0], layer.a, layer.b
 
 
 def _near(a: float, b: float) -> bool:

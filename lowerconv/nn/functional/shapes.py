@@ -13,6 +13,8 @@ from lowerconv.nn.computed import Computed, summed_to
 from lowerconv.nn.functional.operands import Operand, computed, layer_of
 from lowerconv.nn.graph import Value
 
+Pads = Sequence[tuple[int, int]]
+
 
 def reshape(x: Operand, shape: Sequence[int]) -> Operand:
     """Return the same items in another shape; one extent may be -1."""
@@ -108,7 +110,36 @@ def pad(x: Operand, widths: Sequence[tuple[int, int]], mode: str, value: Any = 0
         sums = np.bincount(inner.reshape(-1)[kept], dy.reshape(-1)[kept], x.size)
         return (sums.reshape(x.shape).astype(x.dtype),)
 
+    if isinstance(x, Value) and mode == "constant" and value == 0 and grown == list(widths):
+        return ZeroPadding("pad", function, gradient, widths=grown)(x)
     return computed("pad", function, x, gradient=gradient)
+
+
+class ZeroPadding(Computed):
+    """Zeros around an array, so many before and after each axis."""
+
+    def __init__(self, *arguments: Any, widths: Sequence[tuple[int, int]]) -> None:
+        super().__init__(*arguments)
+        self.widths = tuple(widths)
+
+
+def unpadded(x: Operand, pads: Pads) -> tuple[Operand, tuple[tuple[int, int], ...]]:
+    """Return images (N, C, ...) without zeros around them, and the padding that makes up for it.
+
+    Parameters
+    ----------
+    x : Value or ndarray
+        Which a convolution reads.
+    pads : sequence of (int, int)
+        What it pads, before and after each axis of pixels.
+    """
+    layer = layer_of(x, ZeroPadding)
+    if layer is None or any(map(any, layer.widths[:2])):
+        return x, tuple(pads)
+    assert isinstance(x, Value) and x.node is not None
+    both = zip(pads, layer.widths[2:], strict=True)
+    more = tuple((before + a, after + b) for (before, after), (a, b) in both)
+    return unpadded(x.node.operands[0], more)
 
 
 def expand(x: Operand, shape: Sequence[int]) -> Operand:

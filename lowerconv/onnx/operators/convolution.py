@@ -51,18 +51,19 @@ def conv(node: Node, x: Any, w: Any, b: Any = None) -> Any:
     """Import Conv: 1-D as rows of pixels, 3-D as sums of 2-D."""
     axes = len(x.shape) - 2
     layer = node.layer
+    planes = layer.weight.data.shape[2:] if isinstance(layer, Conv2d) else ()
+    extents = planes[2 - axes :] or _extents(node, w)
+    x, pads = F.unpadded(x, explicit_pads(node, x.shape[2:], extents))
     if not isinstance(layer, Conv2d):
         return F.convolution(
             x,
             w,
             b,
             strides=per_axis(node, "strides", axes),
-            pads=explicit_pads(node, x.shape[2:], _extents(node, w)),
+            pads=pads,
             dilations=per_axis(node, "dilations", axes),
             groups=node.get("group", 1),
         )
-    extents = layer.weight.data.shape[4 - axes :]
-    pads = explicit_pads(node, x.shape[2:], extents)
     stride, _, dilation, groups = layer.geometry
     layer.geometry = (stride, planar(pads, (0, 0)), dilation, groups)
     if axes == 1:

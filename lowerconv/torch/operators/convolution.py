@@ -61,6 +61,7 @@ def conv(net: Any, x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: 
         pads = tuple((n // 2, n - n // 2) for n in reach)
     else:
         pads = tuple((p, p) for p in per_axis(padding, axes))
+    x, pads = F.unpadded(x, pads)
     if axes < 3 and isinstance(x, Value) and is_leaf(w) and (b is None or is_leaf(b)):
 
         def make() -> Conv2d:
