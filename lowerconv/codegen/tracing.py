@@ -41,7 +41,6 @@ def watched(function: int, signature: type[Any], kind: int, log: np.ndarray) -> 
     log : ndarray of int64
         Of `new_log`; one thread writes it, and it must live as long as the function is called.
     """
-
     b = Builder(new_function("watched", signature._fields))
     builder, number = b.builder, b.constant
     lines = b.pointer(number(log.ctypes.data))

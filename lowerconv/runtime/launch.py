@@ -21,7 +21,7 @@ from numba.core import cgutils, errors
 from numba.extending import intrinsic
 
 from lowerconv.codegen.compiled import Cache, callback, internal, njit
-from lowerconv.codegen.emit import I32, I64, Builder, new_function
+from lowerconv.codegen.emit import I8, I32, I64, Builder, new_function
 from lowerconv.runtime.team import Handle
 
 
@@ -58,7 +58,7 @@ def _pointer(typing_context, address):
     signature = types.voidptr(types.int64)
 
     def codegen(context, builder, signature, values):
-        return builder.inttoptr(values[0], context.get_value_type(types.voidptr))
+        return Builder(builder).pointer(values[0], I8)
 
     return signature, codegen
 
