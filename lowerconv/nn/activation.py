@@ -7,7 +7,8 @@ import numpy as np
 from lowerconv.nn.combine import move
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.graph import Value
-from lowerconv.nn.module import Layer, Shape
+from lowerconv.nn.layer import Layer
+from lowerconv.nn.module import Shape
 from lowerconv.nn.step import Step
 from lowerconv.ops.elementwise import dropout, relu_grad
 from lowerconv.ops.elementwise import relu as relu_kernel

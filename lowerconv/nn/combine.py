@@ -8,7 +8,8 @@ import numpy as np
 
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.graph import OPERATORS, Value
-from lowerconv.nn.module import Layer, Shape
+from lowerconv.nn.layer import Layer
+from lowerconv.nn.module import Shape
 from lowerconv.nn.step import Step
 from lowerconv.ops.elementwise import add, copy, relu_grad
 from lowerconv.runtime.threads import run

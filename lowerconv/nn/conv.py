@@ -15,7 +15,8 @@ from lowerconv.nn.combine import move
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.freeze import emptied
 from lowerconv.nn.init import he_normal
-from lowerconv.nn.module import Layer, Parameter, Shape
+from lowerconv.nn.layer import Layer
+from lowerconv.nn.module import Parameter, Shape
 from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.step import Step
 from lowerconv.ops.elementwise import bias_relu_grad

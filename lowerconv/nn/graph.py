@@ -12,7 +12,8 @@ from lowerconv.copying import not_copied
 from lowerconv.nn.schedule import Schedule
 
 if TYPE_CHECKING:
-    from lowerconv.nn.module import Layer, Module
+    from lowerconv.nn.layer import Layer
+    from lowerconv.nn.module import Module
 
 Shape = tuple[int, ...]
 

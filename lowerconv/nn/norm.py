@@ -9,7 +9,8 @@ import numpy as np
 from lowerconv.checks import integer
 from lowerconv.nn.combine import move
 from lowerconv.nn.frame import Frame, Tensor
-from lowerconv.nn.module import Layer, Parameter, Shape
+from lowerconv.nn.layer import Layer
+from lowerconv.nn.module import Parameter, Shape
 from lowerconv.nn.step import Reducer, Step
 from lowerconv.ops.batch_norm import batch_norm, channel_statistics, finish, normalise
 from lowerconv.ops.batch_norm_grad import batch_norm_grad, gradient_sums, input_gradient

@@ -9,7 +9,8 @@ import numpy as np
 
 from lowerconv.checks import Pair, pair
 from lowerconv.nn.frame import Frame
-from lowerconv.nn.module import Layer, Shape
+from lowerconv.nn.layer import Layer
+from lowerconv.nn.module import Shape
 from lowerconv.nn.step import Step
 from lowerconv.ops.avg_pool import avg_pool, avg_pool_grad
 from lowerconv.ops.max_pool import max_pool, max_pool_grad

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from lowerconv.nn.frame import Frame
-from lowerconv.nn.module import Layer, Shape
+from lowerconv.nn.layer import Layer
+from lowerconv.nn.module import Shape
 from lowerconv.nn.step import Step
 from lowerconv.ops.resize import resize, resize_grad
 from lowerconv.runtime.threads import run

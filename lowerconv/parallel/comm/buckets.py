@@ -24,7 +24,8 @@ import numpy as np
 
 from lowerconv.copying import not_copied
 from lowerconv.nn.frame import Frame
-from lowerconv.nn.module import Layer, Module
+from lowerconv.nn.layer import Layer
+from lowerconv.nn.module import Module
 from lowerconv.nn.optim import Optimizer
 from lowerconv.parallel.comm.collectives import Allreduce, library
 from lowerconv.parallel.comm.engine import Engine, Task

@@ -28,8 +28,9 @@ from lowerconv.nn.activation import Dropout, ReLU
 from lowerconv.nn.combine import Add, Concat, Flatten
 from lowerconv.nn.conv import Conv2d
 from lowerconv.nn.graph import Graph, Node, Value
+from lowerconv.nn.layer import Layer
 from lowerconv.nn.linear import Linear
-from lowerconv.nn.module import Layer, Module, Shape
+from lowerconv.nn.module import Module, Shape
 from lowerconv.nn.norm import BatchNorm2d
 from lowerconv.nn.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from lowerconv.nn.recording import parameter_dtype
