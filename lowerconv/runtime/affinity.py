@@ -105,7 +105,18 @@ def parse_affinity(text: str) -> Policy:
 
 
 def get_affinity() -> str | tuple[int, ...]:
-    """Return the policy of :func:`set_affinity`, of ``LOWERCONV_AFFINITY``, or ``"auto"``."""
+    """Return the policy of :func:`set_affinity`, of ``LOWERCONV_AFFINITY``, or ``"auto"``.
+
+    Returns
+    -------
+    str or tuple of int
+        As :func:`set_affinity` takes it.
+
+    Raises
+    ------
+    ValueError
+        ``LOWERCONV_AFFINITY`` is no policy.
+    """
     global _policy
     policy = _policy
     if policy is not None:

@@ -107,10 +107,15 @@ def get_num_threads() -> int:
 
     It is that of :func:`set_num_threads`; until that is called, what the environment variable
     ``LOWERCONV_NUM_THREADS`` says, else ``OMP_NUM_THREADS``, else the number of cores this process
-    may use, the affinity mask and the CPU quota counted.  Variables are read when the number is
-    needed first, and by no other name: kernels run neither on numba's threads nor on those of BLAS,
-    and limits set through `threadpoolctl` are not heard.  Fewer where the system refuses to start
-    so many.
+    may use, within its affinity mask and its CPU quota.  The variables are read when the number is
+    first needed, and no others are: kernels run neither on numba's threads nor on those of BLAS,
+    and limits set through `threadpoolctl` do not change the number.  It is smaller where the system
+    refuses to start so many.
+
+    Returns
+    -------
+    int
+        From 1 to 1024.
 
     Raises
     ------
