@@ -14,7 +14,23 @@ from lowerconv.conv.problem import DTYPES
 
 
 class Parameter:
-    """An array that is learnt, and the gradient of the loss with respect to it."""
+    """An array that is learnt, and the gradient of the loss with respect to it.
+
+    Parameters
+    ----------
+    data : ndarray, float32 or float64
+        Is kept, not copied.
+
+    Attributes
+    ----------
+    grad : ndarray
+        Of the shape and dtype of `data`; zero at first.
+
+    Raises
+    ------
+    TypeError
+        `data` is no array, is masked, or has another dtype.
+    """
 
     def __init__(self, data: np.ndarray) -> None:
         if plain_array(data, "data").dtype not in DTYPES:

@@ -23,8 +23,8 @@ class Layer(Module):
     keeps_x, keeps_y : bool
         Whether `differentiate` reads what the layer was given, or what it returned.
     in_place : bool
-        Whether a result may be written over the first operand, and the gradient of that over the
-        result's.
+        Whether the result may be written over the first operand, and the gradient of the operand
+        over that of the result.
     is_view : bool
         Whether the result is the first operand in another shape.
     takes_relu, takes_residual : bool
@@ -48,7 +48,22 @@ class Layer(Module):
     schedule = Schedule.IN_ORDER
 
     def forward(self, *values: Value) -> Value:
-        """Record the layer."""
+        """Record the layer.
+
+        Parameters
+        ----------
+        *values : Value
+            The operands.
+
+        Returns
+        -------
+        Value
+
+        Raises
+        ------
+        TypeError, ValueError
+            An operand is no value, or has a shape that does not fit.
+        """
         for i, value in enumerate(values):
             if not isinstance(value, Value):
                 name = f"values[{i}]" if len(values) > 1 else "x"
@@ -57,42 +72,121 @@ class Layer(Module):
         return Node(self, values, self.result_shape(*shapes), values[0].dtype).result
 
     def result_shape(self, *shapes: Shape) -> Shape:
-        """Return the shape of the result; raise ValueError where operands do not fit."""
+        """Return the shape of the result.
+
+        Parameters
+        ----------
+        *shapes : tuple of int
+            Of the operands.
+
+        Returns
+        -------
+        tuple of int
+
+        Raises
+        ------
+        ValueError
+            The operands do not fit.
+        """
         raise NotImplementedError
 
     def absorbs(self, following: Layer) -> Layer | None:
-        """Return a layer that does what this one and then `following` do at inference, if any."""
+        """Return a layer that does what this one and then another do at inference.
+
+        Parameters
+        ----------
+        following : Layer
+
+        Returns
+        -------
+        Layer or None
+            None where there is no such layer.
+        """
         return None
 
     def scale_and_shift(self, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return the factor and the summand of each channel, if it is only that at inference."""
+        """Return by what each channel is multiplied, and what is added to it, at inference.
+
+        Parameters
+        ----------
+        channels : int
+            C of the operand.
+
+        Returns
+        -------
+        (scale, shift) or None
+            Of (C,); None for a layer that does anything else.
+        """
         return None
 
     def saved(self, *shapes: Shape) -> dict[str, tuple[Shape, Any]]:
-        """Return shapes and dtypes of what the layer keeps from a forward to a backward step."""
+        """Return which arrays the layer keeps from a forward step to the backward step.
+
+        Parameters
+        ----------
+        *shapes : tuple of int
+            Of the operands.
+
+        Returns
+        -------
+        dict
+            Name to (shape, dtype).
+        """
         return {}
 
     def flops(self, *shapes: Shape) -> int:
-        """Return the additions and multiplications of a forward step that count: of products."""
+        """Return the additions and multiplications of a forward step: those of products alone.
+
+        Parameters
+        ----------
+        *shapes : tuple of int
+            Of the operands.
+
+        Returns
+        -------
+        int
+        """
         return 0
 
     def prepare(self, frame: Frame) -> None:
-        """Decide once how to compute a frame."""
+        """Decide once how to compute a frame: kernels, plans, scratch memory.
+
+        Parameters
+        ----------
+        frame : Frame
+        """
 
     def compute(self, frame: Frame, step: Step) -> None:
-        """Write ``frame.y``."""
+        """Compute forward: write ``frame.y``.
+
+        Parameters
+        ----------
+        frame : Frame
+        step : Step
+        """
         raise NotImplementedError
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Set the gradients of the parameters, and write or add to ``frame.dxs``.
 
-        ``frame.dy`` is complete and nobody else's: it may be changed.  ``frame.dresidual`` comes
-        before ``frame.dxs``, each of these in its turn.
+        ``frame.dy`` is complete, and no other layer reads it: it may be changed.
+        ``frame.dresidual`` is written before ``frame.dxs``, and these in their order.
+
+        Parameters
+        ----------
+        frame : Frame
+        step : Step
         """
         raise NotImplementedError
 
     def differentiate_weights(self, frame: Frame, step: Step) -> None:
-        """Set the gradients that `differentiate` leaves with ``WEIGHT_GRADIENTS_LATER``."""
+        """Set the gradients that `differentiate` leaves with ``WEIGHT_GRADIENTS_LATER``.
+
+        Parameters
+        ----------
+        frame : Frame
+        step : Step
+        """
 
 
 Layer._reserved = frozenset(dir(Layer()))

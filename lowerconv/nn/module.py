@@ -90,9 +90,20 @@ class Module(Attributes):
         self._forget()
 
     def forward(self, *values: Any, **_: Any) -> Any:  # so that mypy lets others name theirs
-        """Return the value, or the tuple of values, that the module makes of `values`.
+        """Return what the module makes of values: written by each network and block.
 
-        Of a tuple the first is the result; the others exist in training only, for auxiliary losses.
+        Parameters
+        ----------
+        *values : Value
+            What stands for the inputs.
+        **_
+            None: so overriding functions may name their parameters as they like.
+
+        Returns
+        -------
+        Value or tuple of Value
+            Of a tuple the first is the result; the others exist in training only, for auxiliary
+            losses.
         """
         raise NotImplementedError
 
@@ -111,6 +122,16 @@ class Module(Attributes):
         """Yield this module and all below it with their names, such as ``"features.0"``.
 
         One that is in several places comes once, under its first name.
+
+        Parameters
+        ----------
+        prefix : str
+            In front of all names.
+
+        Yields
+        ------
+        name : str
+        module : Module
         """
         yield prefix.rstrip("."), self
         seen: set[int] = set()
@@ -121,11 +142,11 @@ class Module(Attributes):
                     yield found
 
     def own_parameters(self) -> dict[str, Parameter]:
-        """Return the parameters of this module itself by name: its attributes that are such."""
+        """Return the parameters that are attributes of this module itself, by name."""
         return {name: p for name, p in self.__dict__.items() if isinstance(p, Parameter)}
 
     def own_buffers(self) -> dict[str, np.ndarray]:
-        """Return what this module itself keeps beside its parameters, and does not learn."""
+        """Return the arrays that this module itself keeps and does not learn, by name."""
         return {}
 
     def parameters(self) -> dict[str, Parameter]:
@@ -137,7 +158,7 @@ class Module(Attributes):
         return dict(found.values())
 
     def buffers(self) -> dict[str, np.ndarray]:
-        """Return the arrays that are kept with the parameters but not learnt, by name."""
+        """Return all arrays that are kept with the parameters but not learnt, by name."""
         return {
             f"{name}.{own}" if name else own: array
             for name, module in self.modules()
@@ -145,14 +166,31 @@ class Module(Attributes):
         }
 
     def initialize(self, rng: np.random.Generator) -> None:
-        """Draw the parameters of all layers anew, in order."""
+        """Draw the parameters of all layers anew, in order.
+
+        Parameters
+        ----------
+        rng : Generator
+            Of NumPy.
+        """
         for child in self._children.values():
             child.initialize(rng)
 
     # --- running ---
 
     def check_input(self, *xs: np.ndarray) -> None:
-        """Raise TypeError or ValueError where arrays are not what the module takes."""
+        """Raise an error unless the module takes these arrays.
+
+        Parameters
+        ----------
+        *xs : ndarray
+            One, of the dtype of the parameters.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Another number of arrays, another dtype, or an array without axes.
+        """
         if len(xs) != 1:
             raise TypeError(f"x: got {len(xs)} arrays, expected one")
         (x,) = xs
@@ -185,9 +223,9 @@ class Module(Attributes):
         TypeError, ValueError
             `x` is not what the module takes.
         MemoryError
-            This machine cannot hold the batch; the message tells the largest that it can.
+            This machine cannot hold the batch; the message tells the largest batch that it can.
         RuntimeError
-            Another thread is inside a training step of the module, or of a part, in training.
+            In training: another thread is inside a training step of the module or of a part.
         """
         return program.run(self, x, step)
 
@@ -234,7 +272,18 @@ class Module(Attributes):
     def register_gate(self, gate: Gate) -> Handle:
         """Have a function called with each layer that is about to compute forward.
 
-        It returns when the parameters may be read: so who updates them late stays outside, too.
+        The layer waits until it returns. So strategies that still receive updated parameters keep
+        layers from reading them too early, and networks know nothing of strategies.
+
+        Parameters
+        ----------
+        gate : callable
+            Called with the layer.
+
+        Returns
+        -------
+        Handle
+            Its ``remove()`` ends this.
         """
         return Handle(self._gates, gate)
 
@@ -242,7 +291,8 @@ class Module(Attributes):
         """Return the module as a function for inference, with the parameters as they are now.
 
         Batch norm is folded into the convolutions before it, and filters are packed once. The
-        function has copies of all parameters and buffers: changes are not seen, the module may go.
+        function has copies of all parameters and buffers: it does not see later changes, and does
+        not need the module.
 
         Parameters
         ----------
@@ -257,11 +307,34 @@ class Module(Attributes):
         return program.compiled(self, shape(x_shape, "x_shape"))
 
     def memory_report(self, x_shape: Shape, training: bool = True) -> MemoryReport:
-        """Return how many bytes a step with an input of this shape needs, by kind."""
+        """Return how many bytes a step with an input of this shape needs, by kind.
+
+        Parameters
+        ----------
+        x_shape : tuple of int
+            Of the input.
+        training : bool
+            Whether a backward step follows.
+
+        Returns
+        -------
+        MemoryReport
+            In bytes; printed it is a table.
+        """
         return program.memory_report(self, shape(x_shape, "x_shape"), training)
 
     def save(self, path: str | Path) -> None:
-        """Write parameters and buffers as safetensors, under PyTorch's names."""
+        """Write parameters and buffers as safetensors, under PyTorch's names.
+
+        Parameters
+        ----------
+        path : path
+
+        Raises
+        ------
+        OSError
+            It cannot be written; what was there before is still whole.
+        """
         exchange.save_weights(self, path)
 
     def save_onnx(self, path: str | Path, x_shape: Shape) -> None:
@@ -284,7 +357,19 @@ class Module(Attributes):
         export.save_onnx(self, path, shape(x_shape, "x_shape"), dtype)
 
     def load(self, weights: Any) -> None:
-        """Take parameters and buffers from a safetensors file or a dict of arrays."""
+        """Set all parameters and buffers; nothing is changed where one does not fit.
+
+        Parameters
+        ----------
+        weights : path or mapping of str to array
+            A safetensors file, or arrays or tensors of PyTorch by name, such as a state_dict:
+            exactly what the network has. Other floating-point types are converted.
+
+        Raises
+        ------
+        TypeError, ValueError, OSError
+            As :func:`lowerconv.nn.exchange.load_weights`; the message names file and tensor.
+        """
         exchange.load_weights(self, weights)
 
 
