@@ -104,7 +104,7 @@ class Converted(torch.nn.Module):
         return bool(self.__dict__["_original"].training)
 
     @training.setter
-    def training(self, mode: bool) -> None:
+    def training(self, mode: bool) -> None:  # numpydoc ignore=GL08
         self.__dict__["_original"].training = mode
 
     def __getattr__(self, name: str) -> Any:
