@@ -56,7 +56,7 @@ class Executable:
     Attributes
     ----------
     threads : int
-        That the team needs.
+        How many the team needs.
     pairs : bool
         Whether threads 2i and 2i + 1 work together.
     slices : bool
@@ -145,7 +145,7 @@ class Nothing(Executable):
 
 
 class Added(Executable):
-    """A pass of an algorithm that stores its results, as one that adds them to what is there."""
+    """Adds to what is there the results of an algorithm that can only store them."""
 
     def __init__(self, stored: Executable, relu: bool) -> None:
         super().__init__(stored.threads)

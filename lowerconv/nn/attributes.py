@@ -1,4 +1,4 @@
-"""What becomes of the attributes of modules: as in PyTorch, where it says so."""
+"""Attributes of modules: which become children or parameters, and which are refused."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Attributes:
         AttributeError
             The name is one that all modules use; or ``super().__init__()`` was not called before.
         TypeError
-            A container of modules or parameters; or what is neither in place of one.
+            A container of modules or parameters; or a value that is neither, in place of one.
         ValueError
             A name with a dot; or a module that this one is a part of.
         """

@@ -49,7 +49,7 @@ class Conv2d(Layer):
     Raises
     ------
     TypeError, ValueError
-        An argument is of the wrong kind or out of range; `groups` divides C or K not.
+        An argument is of the wrong kind or out of range; `groups` does not divide C and K.
     """
 
     keeps_x = True

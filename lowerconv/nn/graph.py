@@ -200,7 +200,7 @@ class Graph:
 
 
 def fold(graph: Graph) -> None:
-    """Let layers do what the layer that follows does, where they absorb it: parameters stay."""
+    """Let layers absorb the layer that follows, where they can: parameters must never change."""
     readers = graph.consumers()
     for node in list(graph.nodes):
         maker = node.operands[0].node

@@ -33,9 +33,9 @@ class Module(Attributes):
     once for every shape of the input, with values that stand for arrays; what it records is planned
     as a whole (`lowerconv.nn.program`): which memory every array uses, what is done in one pass.
 
-    What becomes of attributes is said by `Attributes`.  A deep copy, and what is unpickled, has
-    parameters of its own; a shallow copy shares children and parameters.  Either begins without
-    programs, `watch` and `gate`.
+    `Attributes` says which attributes become children and parameters.  A deep copy, and what is
+    unpickled, has parameters of its own; a shallow copy shares children and parameters.  Both begin
+    without the programs, watches and gates of the original.
 
     Examples
     --------
@@ -110,7 +110,8 @@ class Module(Attributes):
     def __call__(self, *values: Any) -> Any:
         """Apply the module: to values in another module's `forward`, or to an array, at inference.
 
-        An array gives an array of its own, to any thread; use `run` to get one written again.
+        Given an array it returns a new one, in any thread; `run` returns one that the next run
+        overwrites.
         """
         if values and isinstance(values[0], np.ndarray):
             return program.answer(self, values[0] if len(values) == 1 else values)

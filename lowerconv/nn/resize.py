@@ -123,7 +123,7 @@ class Resize(Layer):
         run(resize, frame.x.images, frame.y.images, *frame.kept["taps"])
 
     def differentiate(self, frame: Frame, step: Step) -> None:
-        """Give each pixel its part of those that it was part of."""
+        """Give each pixel its part of the gradients of all pixels made of it."""
         dy, dx = frame.gradient, frame.dx
         if dx is None:
             return

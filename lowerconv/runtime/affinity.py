@@ -43,7 +43,7 @@ _choosing = threading.RLock()  # held while these change
 
 
 def _renew() -> None:
-    """Give a forked child a lock of its own: a thread that it lacks may hold its parent's."""
+    """Give a forked child a new lock: a thread that the child lacks may hold that of its parent."""
     global _choosing
     _choosing = threading.RLock()
 
@@ -263,7 +263,7 @@ def siblings() -> bool:
 
 
 def _forget(refused: str | None = None) -> None:
-    """Have everything that depends on the policy be found anew."""
+    """Forget everything that was derived from the policy."""
     global _refused, _generation
     with _choosing:
         _refused, _generation = refused, _generation + 1  # last: who sees it sees all else

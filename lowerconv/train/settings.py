@@ -1,4 +1,4 @@
-"""The settings of a run: what they may be, and what they are where nobody says."""
+"""The settings of a run: their ranges and their defaults."""
 
 from __future__ import annotations
 

@@ -53,6 +53,8 @@ OUT = Place("a directory")
 class Trainer:
     """A run: network, data, optimizer, what it has measured, and where it is kept.
 
+    All ranks make one together, and it fails on all of them or on none.
+
     Parameters
     ----------
     model : str or Module
@@ -92,8 +94,6 @@ class Trainer:
     history : list of EpochMetrics
     losses : list of float
         Mean loss of every update since this object was made.
-
-    All ranks make one together, and it fails on all of them or on none.
 
     Raises
     ------

@@ -169,7 +169,7 @@ FEW_PIXELS_RxS = {"forward": 3, "input_grad": 16, "weight_grad": 24}
 
 
 def estimate(problem: ConvProblem, op: Op, constant: bool) -> float:
-    """Return no cost for a few pixels, which only this algorithm suits; infinity for others."""
+    """Return 0 for problems of few pixels, which only this algorithm suits; infinity for others."""
     pixels = problem.N * problem.P * problem.Q
     few = (FEW_PIXELS if problem.R * problem.S == 1 else FEW_PIXELS_RxS)[op]
     depthwise = problem.groups > 1 and problem.groups in (problem.C, problem.K)

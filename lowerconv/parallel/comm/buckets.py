@@ -200,7 +200,7 @@ class Buckets:
     def update(self, tasks: list[Task], lr: float, sums: np.ndarray | None = None) -> None:
         """Wait for sums, and update the parameters of each bucket when it has come.
 
-        While a bucket is on its way the ones before it are updated: that is for nothing.
+        While a bucket is on its way the ones before it are updated: that costs no time.
 
         Parameters
         ----------
@@ -208,7 +208,7 @@ class Buckets:
             What `end` has returned.
         lr : float
         sums : ndarray, (parameters,), optional
-            What `begin` was told to make the sums in.
+            Where `begin` was told to make the sums.
         """
         optimizer, listener = self.optimizer, self.engine.listener
         optimizer.lr = lr

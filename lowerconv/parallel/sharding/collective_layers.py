@@ -123,7 +123,7 @@ class Channel:
         return tensor
 
     def shards(self, shape: Shape, dtype: np.dtype, own: Tensor | None = None) -> list[Tensor]:
-        """Return memory for the shards of all ranks, of which there may be this rank's own."""
+        """Return memory for the shards of all ranks; this rank's may be given, as `own`."""
         return [
             own
             if own is not None and r == self.rank
@@ -330,9 +330,9 @@ class ReplicateEnd(AllReduceEnd):
 
 
 class Mask(CollectiveLayer):
-    """A value that all ranks have; of its gradient, the same on all, each rank counts its part.
+    """A value that all ranks have; of its gradient, the same on all, each rank keeps its part.
 
-    So that it can be added to gradients that are in parts.
+    The parts can be added to gradients that are partial sums.
     """
 
     is_view = True

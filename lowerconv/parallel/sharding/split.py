@@ -102,8 +102,7 @@ class SplitNetwork(Part):
         Of an input of any batch: (N, C, H, W) or (N, features).
     engine : Engine
     input_partial : bool
-        Whether the gradient of the input may be what this rank contributes to it, all ranks'
-        adding up to it.
+        Whether the gradient of the input may be a partial sum, to be summed over the ranks.
 
     Attributes
     ----------
