@@ -59,7 +59,7 @@ class Work:
 
 @not_copied("make another `Trainer` or strategy in each process")
 class Strategy:
-    """How ranks train a network together; this one trains it on one rank, without messages.
+    """How ranks train a network together: the base of all strategies, which sends no messages.
 
     Parameters
     ----------
