@@ -24,7 +24,8 @@ import numpy as np
 from lowerconv import nn
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.hooks import Gate, Watch
-from lowerconv.nn.module import Layer, Module
+from lowerconv.nn.layer import Layer
+from lowerconv.nn.module import Module
 from lowerconv.nn.program import Program
 from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.step import Step

@@ -50,12 +50,14 @@ def conv2d(
         Filters.
     bias : ndarray, (K,), optional
         Added to every pixel of its output channel.
-    stride, dilation : int or (rows, columns)
+    stride : int or (rows, columns)
         In pixels.
     padding : int, (rows, columns), ((top, bottom), (left, right)), "same" or "valid"
         Zeros around the image, in pixels.  "same" (stride 1 only) keeps H and W.
+    dilation : int or (rows, columns)
+        In pixels.
     groups : int
-        Channels and filters are cut into that many blocks convolved apart from each other.
+        Channels and filters are cut into that many blocks, each convolved on its own.
     algorithm : str
         "auto" or one of :func:`lowerconv.algorithms`.
     activation : {None, "relu"}
@@ -120,7 +122,7 @@ def conv2d_input_grad(
         Filters.
     x_shape : tuple of int
         Shape of the images, (N, C, H, W) or (C, H, W).
-    stride, padding, dilation, groups, algorithm, out
+    stride, padding, dilation, groups, algorithm, out : optional
         As for :func:`conv2d`.
 
     Returns
@@ -165,7 +167,7 @@ def conv2d_weight_grad(
         Images.
     w_shape : tuple of int
         Shape of the filters, (K, C/groups, R, S).
-    stride, padding, dilation, groups, algorithm, out
+    stride, padding, dilation, groups, algorithm, out : optional
         As for :func:`conv2d`.
 
     Returns

@@ -37,11 +37,11 @@ def conv2d(
 
     Parameters
     ----------
-    x : jax.Array, (N, C, H, W)
-        float32, or float64 where JAX has it enabled.
+    x : jax.Array, (N, C, H, W), float32 or float64
+        Of float64 where JAX has it enabled.
     w : jax.Array, (K, C/groups, R, S)
     bias : jax.Array, (K,), optional
-    stride, padding, dilation, groups
+    stride, padding, dilation, groups : optional
         As for :func:`lowerconv.conv2d`; no arrays of JAX.
 
     Returns

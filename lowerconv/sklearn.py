@@ -143,7 +143,7 @@ class ConvNetClassifier(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X, y
+        X, y : array-like
             As for `fit`.
         classes : array-like, optional
             All labels that will come; needed in the first call.
@@ -187,7 +187,17 @@ class ConvNetClassifier(ClassifierMixin, BaseEstimator):
         return powers / powers.sum(axis=1, keepdims=True)
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the label of the most probable class of each sample, (n,)."""
+        """Return the label of the most probable class of each sample.
+
+        Parameters
+        ----------
+        X : array-like
+            As for `fit`.
+
+        Returns
+        -------
+        ndarray, (n,)
+        """
         probabilities = self.predict_proba(X)
         return self.classes_[probabilities.argmax(axis=1)]
 

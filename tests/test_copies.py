@@ -75,7 +75,7 @@ ELSEWHERE = {
     "data.oddities.Oddities": "counts and names, told at once",
     "nn.attributes.Attributes": "the base of modules",
     "nn.module.Module": "the base of modules",
-    "nn.module.Layer": "the base of layers",
+    "nn.layer.Layer": "the base of layers",
     "nn.optim.optimizer.Optimizer": "the base of optimizers",
     "nn.schedule.Schedule": "an enumeration",
     # what has nothing of its own beside objects that are tested here

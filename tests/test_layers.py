@@ -1,4 +1,4 @@
-"""The layers of the package: who may import whom, and that nobody imports in a circle.
+"""The layers of the package: who may import whom, and that nobody imports in a circle; file sizes.
 
 Read from the source, imports inside functions included; those for type checkers alone are left out.
 """
@@ -99,3 +99,15 @@ def test_nobody_imports_in_a_circle():
 
     for name in MODULES:
         follow(name, ())
+
+
+def test_files_are_short_and_formatted():
+    """A file of more than 400 lines holds more than one concept."""
+    root, skipped = Path(__file__).parents[1], 0
+    for folder in ("bench", "docs", "lowerconv", "tests"):
+        for path in (root / folder).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            lines = text.count("\n")
+            assert lines <= 400, f"{path}: {lines} lines, expected at most 400"
+            skipped += text.count("# fmt: " + "skip")
+    assert skipped <= 15, f"# fmt: skip: {skipped} times, expected at most 15"

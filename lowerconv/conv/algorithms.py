@@ -38,7 +38,7 @@ def make_executable(problem: ConvProblem, op: Op, options: Options) -> Executabl
     ValueError
         The algorithm does not take the problem.
     MemoryError
-        It cannot count what it would need.
+        The extents are larger than the algorithm can count.
     """
     algorithm = ALGORITHMS[options.algorithm]
     algorithm.check(problem)

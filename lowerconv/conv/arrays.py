@@ -34,7 +34,7 @@ def contiguous(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> bool:
-    """Return whether arrays share memory, or cannot be told not to."""
+    """Return whether arrays share memory; True, too, where that takes too long to find out."""
     try:
         return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
@@ -42,9 +42,9 @@ def overlap(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def are_slices(images: np.ndarray) -> bool:
-    """Return whether `images` (N, C, H, W) lie apart, each contiguous itself.
+    """Return whether each image of (N, C, H, W) is contiguous, with gaps between them or none.
 
-    As what ``x[:, 3:7]`` gives of a contiguous `x`.
+    Such as ``x[:, 3:7]`` of a contiguous `x`.
     """
     if images.ndim != 4:
         return False

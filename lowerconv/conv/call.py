@@ -43,7 +43,7 @@ class Call:
         return replace(self, operands=tuple(o for o in self.operands if o.name != "w"))
 
     def fits(self, arrays: Arrays, out: np.ndarray | None, slices: bool) -> bool:
-        """Return whether kernels can take the arrays as they are: the usual case, told quickly.
+        """Return whether kernels can take the arrays as they are: the usual case, quickly checked.
 
         Images may be some channels of larger ones where kernels take `slices`.
         """
@@ -109,7 +109,7 @@ class Call:
 
 
 def make_call(problem: ConvProblem, op: Op, bias: bool, single: bool) -> Call:
-    """Return the call of a pass, whose images have no batch extent if there is a `single` one."""
+    """Return the call of a pass; with `single`, images have no batch extent."""
     shapes = {"x": problem.x_shape, "w": problem.w_shape, "y": problem.y_shape}
 
     def operand(name: str) -> Operand:

@@ -62,7 +62,7 @@ class Executable:
     Attributes
     ----------
     threads : int
-        That the team needs.
+        How many the team needs.
     pairs : bool
         Whether threads 2i and 2i + 1 work together.
     slices : bool

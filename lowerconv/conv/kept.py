@@ -22,7 +22,7 @@ class Kept:
         Raises
         ------
         ValueError
-            They were, and the numbers have changed since, as far as a sample of them tells.
+            They were, and some of their numbers have changed since: a sample of them is compared.
         """
         known = self._filters
         if known is None or (known is not filters and known.ctypes.data != filters.ctypes.data):
@@ -41,7 +41,7 @@ class Kept:
     def take(self, filters: Array) -> None:
         """Note that the filters are packed.
 
-        While the array is held no other one can have its address.
+        The array is kept alive: no other one can get its address.
         """
         self._sample = _sample(filters)
         self._filters = filters

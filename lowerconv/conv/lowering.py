@@ -67,7 +67,7 @@ def is_product(problem: ConvProblem) -> bool:
 
 
 def _extents(problem: ConvProblem) -> tuple[int, int, int, int]:
-    """Return H, W, P, Q of images and results, each of which is one long row of a product."""
+    """Return H, W, P, Q; images and results of a single product are one long row each."""
     H, W, P, Q = problem.H, problem.W, problem.P, problem.Q
     return (1, H * W, 1, P * Q) if is_product(problem) else (H, W, P, Q)
 
@@ -150,10 +150,10 @@ def convolution(problem: ConvProblem, op: Op) -> Convolution:
 
 
 def countable(problem: ConvProblem) -> bool:
-    """Return whether BLAS and tables of offsets can count the pixels of an image."""
+    """Return whether the pixels of an image are few enough for BLAS and tables of offsets."""
     return max(problem.H * problem.W, problem.P * problem.Q) <= COUNT_MAX
 
 
 def has_many_phases(problem: ConvProblem, op: Op) -> bool:
-    """Return whether most pixels of an input gradient are a convolution of their own."""
+    """Return whether an input gradient is too many convolutions of too few pixels each."""
     return op == "input_grad" and problem.stride[0] * problem.stride[1] > PHASES_MAX

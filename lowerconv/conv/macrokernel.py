@@ -65,8 +65,8 @@ class Pixels(NamedTuple):
 def pack_panel(job, group, channel, channels, panel, target, exact):
     """Pack some channels of a panel of filters, ``[channel, tap][NR filters]``.
 
-    What follows the panel may be overwritten with the slack of its last vector, unless it has to be
-    `exact`, because somebody else may be packing that.
+    The slack of its last vector may overwrite what follows the panel, unless it is `exact`: another
+    worker may be packing there.
     """
     begin = panel * job.NR
     valid = min(job.NR, job.K - begin)
@@ -327,8 +327,8 @@ def _macrokernel(jobs, worker):
 def _pack_all(jobs, worker):
     """Pack every panel once for each NUMA node: ``target`` is kept by a plan of constant filters.
 
-    Workers of a node share its copy: where that begins, the worker's number among them, and how
-    many they are.
+    The workers of a node pack its copy together; ``copies`` has for each worker where that copy
+    begins, its number among them, and how many they are.
     """
     job = carray(jobs, 1)[0]
     panel_bytes = job.NR * job.C * job.taps * job.itemsize

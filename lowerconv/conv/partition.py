@@ -36,7 +36,7 @@ def grid(panels: int, pieces: int, across: int, along: int) -> list[list[Part]]:
 
 
 def strips(panels: int, pieces: int, workers: int) -> list[list[Part]]:
-    """Return equal numbers of (panel, piece), in the order of the panels, then of the pieces."""
+    """Return parts of equally many (panel, piece), which are taken panel by panel."""
     result = []
     for worker in range(workers):
         begin, end = share(panels * pieces, worker, workers)
@@ -93,10 +93,10 @@ def by_node(
     nodes: Sequence[int],
     cost: Callable[[list[list[Part]]], float],
 ) -> list[list[Part]]:
-    """Return the partition that keeps a piece on one NUMA node, which has its share of them all.
+    """Return the partition in which each NUMA node computes a share of the pieces by itself.
 
-    `nodes` tells that of each worker.  What `cost` tells of the workers of one node decides how
-    they share its pieces.
+    `nodes` has the node of each worker.  The workers of a node share its pieces in the way of the
+    least `cost`.
     """
     result: list[list[Part]] = [[] for _ in nodes]
     begin = 0
@@ -119,11 +119,11 @@ def best(
     pack: float,
     options: list[tuple[int, float, float]],
 ) -> tuple[int, list[list[Part]]]:
-    """Return the option, by its number, and the partition that are done first.
+    """Return the number of the option, and the partition, that take the least time.
 
-    The start of threads counts, where there are several.
+    An option is a number of pieces, and the times of the tiles and of the lowering of a piece.  The
+    time to start threads counts, where there are several.
 
-    Options are numbers of pieces with the times of a piece: of its tiles, and of its lowering.
     `nodes` has the NUMA node of each thread: where there are several, images stay on theirs if that
     costs no more than `costs.ELSEWHERE`.
     """

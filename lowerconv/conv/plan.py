@@ -26,7 +26,11 @@ def algorithms(problem: ConvProblem | None = None) -> tuple[str, ...]:
     Parameters
     ----------
     problem : ConvProblem, optional
-        As of ``plan.problem``: only those that take it.  Default: all of them.
+        Such as ``plan.problem``: the algorithms that can compute it.  Default: all of them.
+
+    Returns
+    -------
+    tuple of str
     """
     return tuple(
         name
@@ -43,17 +47,25 @@ class ConvPlan:
     from several Python threads; the calls follow each other.  A copy, and what is unpickled, is
     planned anew, with the same algorithm, for the threads and the CPU that there are then.
 
-    Attributes
+    Parameters
     ----------
     problem : ConvProblem
-    op : str
-        "forward", "input_grad" or "weight_grad".
+        Shapes and geometry.
+    op : {"forward", "input_grad", "weight_grad"}
+        The pass.
+    options : Options
+        The algorithm, and what the pass does beside the sums.
+    tune : bool
+        As for :func:`lowerconv.plan_conv2d`.
+
+    Attributes
+    ----------
     algorithm : str
         The one that runs, never "auto".
     choice : str
         The algorithm, and its variant where tuning chose one.
     tuning : list of (str, float)
-        What was measured for this plan, and the seconds, best first; empty where nothing was.
+        The choices that were measured for this plan, each with its seconds, the fastest first.
     threads : int
         Those of :func:`lowerconv.get_num_threads` when the plan was made; fewer where the system
         has refused to start so many.
@@ -61,6 +73,13 @@ class ConvPlan:
         Of what a call returns.
     workspace_bytes : int
         Scratch memory for all threads together; all plans share one buffer.
+
+    Raises
+    ------
+    ValueError
+        The options do not go together, or the algorithm cannot compute the problem.
+    MemoryError
+        The result or the workspace could not exist on this machine.
     """
 
     def __init__(self, problem: ConvProblem, op: Op, options: Options, tune: bool = False) -> None:
@@ -92,19 +111,24 @@ class ConvPlan:
 
     @property
     def threads(self) -> int:
-        """Those that the work is divided among."""
+        """How many threads the work is divided among."""
         return self.options.threads
 
     @property
     def workspace_bytes(self) -> int:
-        """Scratch memory for all threads together."""
+        """Scratch memory for all threads together, in bytes."""
         return self.executable.workspace_items * self.problem.dtype.itemsize
 
     def hold(self, w: np.ndarray) -> None:
-        """Take the filters of all calls to come, which are made without: ``plan(x[, bias])``.
+        """Keep the filters of all calls to come, which are then made without: ``plan(x[, bias])``.
 
         They are kept packed where the algorithm multiplies packed ones and the plan was made with
-        ``constant_weights=True``, else as a copy: `w` may change, and go.
+        ``constant_weights=True``, else as a copy: later changes of `w` are not seen.
+
+        Parameters
+        ----------
+        w : ndarray, (K, C/groups, R, S)
+            Of the plan's dtype.
 
         Raises
         ------
@@ -218,7 +242,7 @@ class ConvPlan:
         return out
 
     def explain(self) -> str:
-        """Return what was chosen and why, a line each."""
+        """Return what was chosen and why, as lines of text."""
         p = self.problem
         (top, bottom), (left, right) = p.padding
         m, n, k = p.gemm_shape(self.op)
@@ -244,6 +268,10 @@ class ConvPlan:
 
     def assembly(self) -> str:
         """Return the assembly of the first of the plan's microkernels.
+
+        Returns
+        -------
+        str
 
         Raises
         ------
@@ -318,12 +346,12 @@ def plan_conv2d(
         (N, C, H, W) or (C, H, W), in pixels.
     w_shape : tuple of int
         (K, C/groups, R, S).
-    stride, padding, dilation, groups
+    stride, padding, dilation, groups : optional
         As for :func:`lowerconv.conv2d`.
     op : {"forward", "input_grad", "weight_grad"}
         The pass: the plan is called as ``plan(x, w[, bias])``, ``plan(dy, w)`` or ``plan(dy, x)``.
-    dtype : dtype-like
-        float32 or float64.
+    dtype : dtype-like, float32 or float64
+        Of all arrays.
     algorithm : str
         "auto" or one of :func:`lowerconv.algorithms`.
     bias : bool

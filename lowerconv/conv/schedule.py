@@ -209,7 +209,7 @@ def _pieces(
     view: Window,
     blocks: _Blocks,
 ) -> _Pieces:
-    """Cut images into pieces, and share pieces and panels out so that all are done first."""
+    """Cut images into pieces, and share out pieces and panels so that they take the least time."""
     threads, VL = len(nodes), isa.lanes(conv.dtype)
     P = max(phase.P for phase in conv.phases)
     TH = tiling.shapes[0][0]

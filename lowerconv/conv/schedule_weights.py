@@ -213,8 +213,8 @@ def _tile(
 def _shape(channels: int, R: int, S: int, straight: bool, most: int) -> tuple[int, int, int]:
     """Return (channels, rows, columns) of taps that a tile of at most `most` rows holds.
 
-    They are all of one row of the filter, so that pixels whose row the padding hides are left out;
-    but neighbours in dw where tiles go straight there.
+    All are of one row of the filter, so that pixels whose row lies in the padding can be left out.
+    But where tiles go straight to dw, taps are neighbours there.
     """
     if straight and most >= R * S:
         return balanced(channels, most // (R * S)), R, S

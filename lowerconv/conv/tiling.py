@@ -58,7 +58,7 @@ class Tiling:
 
 
 def live_taps(conv: Convolution, phase: Phase, TH: int) -> np.ndarray:
-    """Return (row of tiles, tap): whether some pixel row of the tiles reads the source there.
+    """Return for (row of tiles, tap) whether any pixel row of the tiles reads the source there.
 
     Taps that only meet the zeros of the padding are left out of a tile's steps.
     """
@@ -70,7 +70,7 @@ def live_taps(conv: Convolution, phase: Phase, TH: int) -> np.ndarray:
 
 
 def _far(conv: Convolution, rows: int, pixels: int) -> float:
-    """Return the price of where a tile's result goes, `rows` rows of `pixels` items."""
+    """Return the cost of storing a tile of `rows` rows of `pixels` items beyond the cache."""
     size = conv.groups * conv.K * conv.out_plane * conv.dtype.itemsize
     if size <= FAR_SHARE * panel_bytes():
         return 0.0

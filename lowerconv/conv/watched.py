@@ -81,7 +81,7 @@ class Watched:
             )
 
     def __call__(self, *operands: np.ndarray, out: np.ndarray) -> tuple[int, list[Event]]:
-        """Run the plan, and return how long it took and what its workers did, from its begin."""
+        """Run the plan; return the nanoseconds that took, and what its workers did in that time."""
         for log in self._logs:
             log[0, 0] = 0
         begin = time.monotonic_ns()

@@ -139,7 +139,7 @@ def remember(key: str, choice: Choice) -> None:
 
 
 def all_kept() -> bool:
-    """Tell whether all that this process has remembered is there for later ones."""
+    """Return whether later processes will find all that this one has remembered."""
     path = wisdom_path()
     return all(directory != path for directory, _ in list(_unwritten))
 
@@ -169,7 +169,7 @@ def check_writable() -> None:
     Raises
     ------
     OSError
-        They cannot: the text names the directory and says what is to be set.
+        Files cannot be written; the message names the directory and the variable to set.
     """
     path = wisdom_path()
     try:

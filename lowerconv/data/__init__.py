@@ -15,7 +15,8 @@ from lowerconv.data.dataset import DataError, Dataset, DataWarning
 from lowerconv.data.fashion_mnist import read_fashion_mnist
 from lowerconv.data.folder import read_folder
 from lowerconv.data.idx import read_idx
-from lowerconv.data.loader import Loader, Normalizer
+from lowerconv.data.loader import Loader
+from lowerconv.data.normalizer import Normalizer
 from lowerconv.data.packing import pack
 from lowerconv.data.shardset import ShardSet, read_shards
 from lowerconv.data.source import Source

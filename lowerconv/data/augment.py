@@ -139,6 +139,15 @@ class Augment:
     def parse(cls, text: str) -> Augment:
         """Make one from what ``--augment`` takes: names, each with an amount or the default one.
 
+        Parameters
+        ----------
+        text : str
+            Such as ``"flip,rotate=5"``.
+
+        Returns
+        -------
+        Augment
+
         Raises
         ------
         ValueError
@@ -246,7 +255,8 @@ class Augment:
         ----------
         image : ndarray, (C, H, W), uint8
         seed, epoch, index : int
-            With them the same happens as in training.
+            Seed of the run, epoch and number of the image: with them the same happens as in
+            training.
         shape : (height, width), optional
             Of the result; by default that of the image.
 
@@ -272,7 +282,7 @@ def change_image(
     cast: int | Sequence[int] = 0,
     **change: float,
 ) -> npt.NDArray[np.uint8]:
-    """Return one image changed in the way that is said, rounded to bytes.
+    """Return one image with the given changes, rounded to bytes.
 
     Parameters
     ----------
@@ -283,6 +293,10 @@ def change_image(
         Added to the values.
     **change
         Fields of `transform.CHANGE`.
+
+    Returns
+    -------
+    ndarray, (C, height, width), uint8
 
     Raises
     ------

@@ -43,7 +43,7 @@ def read_cifar10(directory: str | os.PathLike[str]) -> tuple[Dataset, Dataset]:
 
     Parameters
     ----------
-    directory
+    directory : path
         Where ``data_batch_1.bin`` to ``data_batch_5.bin`` and ``test_batch.bin`` are, or a
         directory with these in ``cifar-10-batches-bin``. The original files hold 10,000 records
         each; any other whole number of records >= 1 will do. The names of the classes come from
@@ -51,7 +51,8 @@ def read_cifar10(directory: str | os.PathLike[str]) -> tuple[Dataset, Dataset]:
 
     Returns
     -------
-    (train, test), images (N, 3, 32, 32).
+    (train, test)
+        Of :class:`Dataset`, images (N, 3, 32, 32).
 
     Raises
     ------

@@ -26,18 +26,22 @@ class DataError(ValueError):
 
         Parameters
         ----------
-        source
+        source : path or str
             The file or folder, or the name of the dataset where no single file is at fault.
-        where
+        where : str
             The byte offset (``"byte 16"``), record or field.
-        found, expected
+        found, expected : str
             In words, numbers included.
+
+        Returns
+        -------
+        DataError
         """
         return cls(f"{os.fspath(source)}: {where}: found {found}, expected {expected}")
 
 
 class DataWarning(RuntimeWarning):
-    """Something odd about data, which can be used all the same: that some of it is left out."""
+    """Something odd about data that can be used all the same, such as files left out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +50,13 @@ class Dataset:
 
     Parameters
     ----------
-    name
+    name : str
         Name of the dataset, such as ``"cifar10"``; its train and test parts share it.
-    images
-        uint8, shape (N, C, H, W), C-contiguous, values 0..255; N, C, H, W >= 1.
-    labels
-        int64, shape (N,), each an index into ``classes``.
-    classes
+    images : ndarray, (N, C, H, W), uint8
+        C-contiguous; no extent is 0.
+    labels : ndarray, (N,), int64
+        Each an index into `classes`.
+    classes : tuple of str
         Names of the classes, no two equal.
 
     Raises
@@ -105,20 +109,30 @@ class Dataset:
 
     @property
     def stored_size(self) -> tuple[int, int]:
-        """Height and width: training sees all of an image."""
+        """Height and width in pixels: training sees all of an image."""
         return self.image_shape[1:]
 
     @property
     def runs(self) -> None:
-        """None: nothing is read from a disk any more (see `source.Source`)."""
+        """None: no image is read from a disk later on (see `source.Source`)."""
         return None
 
     def histogram(self) -> npt.NDArray[np.int64]:
-        """Return how often each byte occurs in each channel, (C, 256)."""
+        """Return how often each byte occurs in each channel, (C, 256), int64."""
         return count_bytes(self.images)
 
     def locate(self, indices: npt.NDArray[np.int64]) -> Pixels:
-        """Return where some images lie."""
+        """Return where some images lie.
+
+        Parameters
+        ----------
+        indices : ndarray, (n,), int64
+            Numbers of the images.
+
+        Returns
+        -------
+        Pixels
+        """
         images = self.images
         addresses = images.ctypes.data + indices * images[0].nbytes
         return Pixels(addresses, np.tile(images.shape[2:], (len(indices), 1)), images)

@@ -46,14 +46,15 @@ def read_fashion_mnist(directory: str | os.PathLike[str] | None = None) -> tuple
 
     Parameters
     ----------
-    directory
+    directory : path, optional
         Where ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-images-idx3-ubyte``
         and ``t10k-labels-idx1-ubyte`` are, each plain or with ``.gz``; the plain one is read where
         both are there. Any number and size of images will do. None for the part in this package.
 
     Returns
     -------
-    (train, test), images (N, 1, H, W); H = W = 28 in the original files.
+    (train, test)
+        Of :class:`Dataset`, images (N, 1, H, W); H = W = 28 in the original files.
 
     Raises
     ------

@@ -58,14 +58,15 @@ def read_folder(directory: str | os.PathLike[str], size: int = 32) -> tuple[Data
 
     Parameters
     ----------
-    directory
+    directory : path
         The folder DIR of the module's docstring.
-    size
+    size : int
         Height and width of the images in pixels.
 
     Returns
     -------
-    (train, test), images (N, 3, size, size), sorted by class.
+    (train, test)
+        Of :class:`Dataset`, images (N, 3, size, size), sorted by class.
 
     Raises
     ------

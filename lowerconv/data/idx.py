@@ -52,14 +52,15 @@ def read_idx(path: str | os.PathLike[str], ndim: int) -> npt.NDArray[np.uint8]:
 
     Parameters
     ----------
-    path
+    path : path
         The file.
-    ndim
+    ndim : int
         Number of dimensions that it must have: 3 for images (N, H, W), 1 for labels (N,).
 
     Returns
     -------
-    uint8 array with ``ndim`` dimensions, C-contiguous and writable, no dimension 0.
+    ndarray, uint8
+        Of `ndim` dimensions, none of them 0; C-contiguous and writable.
 
     Raises
     ------

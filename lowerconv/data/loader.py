@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -11,124 +11,18 @@ from typing import NamedTuple
 import numpy as np
 
 from lowerconv.arguments import Number, checked
-from lowerconv.checks import integer, plain_array
-from lowerconv.codegen.compiled import njit
-from lowerconv.codegen.ranges import share as part
-from lowerconv.conv.arrays import contiguous
+from lowerconv.checks import integer
 from lowerconv.copying import not_copied
 from lowerconv.data.ahead import Stream, Threads
 from lowerconv.data.augment import Augment
 from lowerconv.data.dataset import Dataset
+from lowerconv.data.normalizer import Normalizer
 from lowerconv.data.order import epoch_order, share
-from lowerconv.data.source import Source, check_images, check_source, count_bytes
+from lowerconv.data.source import Source, check_source
 from lowerconv.data.transform import identity, transform
-from lowerconv.runtime.launch import spread
 from lowerconv.runtime.team import MOST
-from lowerconv.runtime.threads import get_num_threads, parallel_region
 
 WORKERS = Number(int, 0, MOST)  # threads that make batches ahead of their use
-
-
-@njit(cache=True, nogil=True)
-def _look_up_share(worker, workers, images, indices, table, out):
-    """Copy the images at `indices`, each byte replaced by its channel's entry in `table`."""
-    first, last = part(len(indices), worker, workers)
-    for i in range(first, last):
-        image = images[indices[i]]
-        for c in range(image.shape[0]):
-            for h in range(image.shape[1]):
-                for w in range(image.shape[2]):
-                    out[i, c, h, w] = table[c, image[c, h, w]]
-
-
-@njit(cache=True, nogil=True)
-def _look_up(team, images, indices, table, out):
-    spread(team, _look_up_share, (images, indices, table, out))
-
-
-class Normalizer:
-    """Bytes to float32 with mean 0 and deviation 1 per channel over a data set.
-
-    Parameters
-    ----------
-    images : ndarray, (N, C, H, W), uint8, or Source
-        The training images, whose mean and deviation (of value / 255) count.
-
-    Attributes
-    ----------
-    mean, deviation : ndarray, (C,), float64
-    table : ndarray, (C, 256), float32
-        What each byte becomes.
-    scale, shift : ndarray, (C,), float32
-        The same as a line, for values between bytes: ``value * scale + shift``.
-    """
-
-    def __init__(self, images: np.ndarray | Source) -> None:
-        if isinstance(images, np.ndarray):
-            counts = count_bytes(check_images(images, "images", "(N, C, H, W)"))
-        else:
-            check_source(images, "images")
-            counts = images.histogram()
-        values = np.arange(256) / 255
-        mean = counts @ values / counts.sum(1)
-        self._set(mean, np.sqrt(np.maximum(counts @ values**2 / counts.sum(1) - mean**2, 0)))
-
-    @classmethod
-    def of(cls, mean: Sequence[float], deviation: Sequence[float]) -> Normalizer:
-        """Return one with a known mean and deviation of each channel."""
-        for name, values in (("mean", mean), ("deviation", deviation)):
-            if isinstance(values, np.ndarray):
-                plain_array(values, name)
-        normalizer = cls.__new__(cls)
-        normalizer._set(np.array(mean), np.array(deviation))
-        return normalizer
-
-    def _set(self, mean: np.ndarray, deviation: np.ndarray) -> None:
-        for name, values, least in (("mean", mean, -np.inf), ("deviation", deviation, 0.0)):
-            if values.dtype.kind not in "fiu":
-                raise TypeError(f"{name}: got {values.dtype} numbers, expected real ones")
-            fine = np.isfinite(values) & (values >= least)
-            if values.shape != (mean.size,) or not values.size or not fine.all():
-                raise ValueError(f"{name}: got {values}, expected a finite number for each channel")
-        self.mean, self.deviation = mean.astype(np.float64), deviation.astype(np.float64)
-        values = np.arange(256) / 255
-        # A channel of one colour has no deviation: it becomes all zeros.
-        divisor = np.where(self.deviation > 0, self.deviation, 1)
-        self.table = ((values - self.mean[:, None]) / divisor[:, None]).astype(np.float32)
-        self.scale = (1 / (255 * divisor)).astype(np.float32)
-        self.shift = (-self.mean / divisor).astype(np.float32)
-
-    def __call__(self, images: np.ndarray, indices: np.ndarray) -> np.ndarray:
-        """Return the images at `indices`, (len(indices), C, H, W), float32.
-
-        Raises
-        ------
-        TypeError, ValueError
-            Images that are no bytes or have other channels; an index that is none of theirs.
-        """
-        plain_array(images, "images")
-        if images.dtype != np.uint8:
-            raise TypeError(f"images: got dtype {images.dtype}, expected uint8")
-        if images.ndim != 4 or images.shape[1] != len(self.table):
-            expected = f"(N, {len(self.table)}, H, W)"
-            raise ValueError(f"images: got shape {images.shape}, expected {expected}")
-        indices = _check_indices(indices, len(images))
-        out = np.empty((len(indices), *images.shape[1:]), np.float32)
-        with parallel_region(get_num_threads()) as team:
-            _look_up(team, images, indices, self.table, out)
-        return out
-
-
-def _check_indices(indices: np.ndarray, count: int) -> np.ndarray:
-    """Return indices as kernels take them, which do not ask whether there is such an image."""
-    if plain_array(indices, "indices").dtype.kind not in "iu":
-        raise TypeError(f"indices: got dtype {indices.dtype}, expected integers")
-    if indices.ndim != 1:
-        raise ValueError(f"indices: got shape {indices.shape}, expected (n,)")
-    if indices.size and not 0 <= indices.min() <= indices.max() < count:
-        found = f"{indices.min()} to {indices.max()}"
-        raise ValueError(f"indices: got {found}, expected 0 to {count - 1}")
-    return contiguous(indices.astype(np.int64, copy=False), "indices")
 
 
 @dataclass(frozen=True)
@@ -282,9 +176,14 @@ class Loader:
             With `epoch` it decides the order, and what happens to each image; None keeps the order
             of the set, and images as they are.
         epoch : int
+            Counted from 0.
         position : int
-            Images of the epoch that are passed over: with that of `state`, which every batch
-            advances, an epoch goes on after that batch.
+            Images of the epoch that are passed over. With the position of `state`, which every
+            batch advances, an epoch goes on where it was left.
+
+        Yields
+        ------
+        Batch
 
         Raises
         ------
@@ -301,20 +200,32 @@ class Loader:
             stream.close()
 
     def prefetch(self, seed: int | None = None, epoch: int = 0, position: int = 0) -> None:
-        """Begin with batches that `batches` will be asked for, while something else is done."""
+        """Begin with batches that `batches` will be asked for, while something else is done.
+
+        Parameters
+        ----------
+        seed, epoch, position : int, optional
+            As for `batches`.
+        """
         if self.workers:
             stream = self._take(seed, epoch, position)
             self._begun = (seed, epoch, position), stream
 
     def take_share(self, rank: int, ranks: int) -> None:
-        """Make another share of the batches from here on."""
+        """Make another share of the batches from here on.
+
+        Parameters
+        ----------
+        rank, ranks : int
+            The share's number, from 0, and how many there are.
+        """
         if self._begun is not None:
             self._begun[1].close()
             self._begun = None
         self.rank, self.ranks = rank, ranks
 
     def report(self) -> LoaderReport:
-        """Return whether anybody waited for batches, since this loader was made."""
+        """Return how long training has waited for batches since this loader was made."""
         w = self._threads.waiting
         return LoaderReport(
             self.workers, w.results, w.waits, w.seconds, w.first_seconds, w.busy_seconds

@@ -85,7 +85,15 @@ class _Set(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """What `pack` has done: images and bytes in the directory, shards made and found there."""
+    """What `pack` has done.
+
+    Attributes
+    ----------
+    images, bytes : int
+        Images in the directory, and bytes of the shards there.
+    made, found : int
+        Shards made, and shards that were there already.
+    """
 
     images: int
     bytes: int
@@ -106,22 +114,27 @@ def pack(
 
     Parameters
     ----------
-    source
+    source : str
         What `load` takes, or a directory: of images, of CIFAR-10's binary files or of idx files.
-    directory
+    directory : path
         Where the shards go; made if it is not there. One where the same pack was broken off is
         completed.
-    size
+    size : int, optional
         Of a folder's images: pixels of their shorter side, 256 by default. The whole image is kept,
         up to four times as long as wide, for augmentations to crop.
-    encoded
+    encoded : bool
         Whether to store a folder's images as JPEG files, a sixth of the bytes.
-    shard_bytes
+    shard_bytes : int
         Bytes of the images in a shard at most; one image always fits.
-    say
-        Told what is out of the ordinary.
-    progress
-        Told how many of all images are done.
+    say : callable
+        Given a line of text about what is out of the ordinary, such as a damaged shard.
+    progress : callable
+        Given how many images are done, and how many there are.
+
+    Returns
+    -------
+    Packed
+        Images and bytes in the directory, and how many shards were made and how many found.
 
     Raises
     ------

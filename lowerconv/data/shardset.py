@@ -27,22 +27,23 @@ _FILES_IN_RESERVE = 256
 class ShardSet:
     """The images of one part of a directory of shards: a `source.Source`.
 
+    A copy, and what is unpickled, has the same files open; their images are verified anew.
+
     Parameters
     ----------
     name : str
     classes : tuple of str
     shards : list of Shard
     size : (height, width)
-        Of the images that training sees: a part of the stored ones, where these are larger.
+        In pixels, of the images that training sees: a part of the stored ones, where these are
+        larger.
     stored_size : (height, width)
-        What images were resized to when they were packed.
-
-    A copy, and what is unpickled, has the same files open; their images are verified anew.
+        What images were resized to when they were packed, in pixels.
 
     Raises
     ------
     DataError
-        A stored image is smaller.
+        A stored image is smaller than `size`.
     """
 
     def __init__(
@@ -93,16 +94,25 @@ class ShardSet:
 
     @property
     def runs(self) -> npt.NDArray[np.int64]:
-        """Where blocks begin, and their bytes (see `source.Source`)."""
+        """The first image of each block, and the bytes of the block (see `source.Source`)."""
         lengths = np.concatenate([shard.blocks["length"] for shard in self.shards])
         return np.stack([self._block_first, lengths.astype(np.int64)], axis=1)
 
     def histogram(self) -> npt.NDArray[np.int64]:
-        """Return how often each byte occurs in each channel, (C, 256)."""
+        """Return how often each byte occurs in each channel, (C, 256), int64."""
         return np.sum([shard.counts for shard in self.shards], axis=0)
 
     def locate(self, indices: npt.NDArray[np.int64]) -> Pixels:
         """Return where some images lie, decoded and found undamaged.
+
+        Parameters
+        ----------
+        indices : ndarray, (n,), int64
+            Numbers of the images.
+
+        Returns
+        -------
+        Pixels
 
         Raises
         ------
@@ -132,7 +142,13 @@ class ShardSet:
             self._verified[block] = True
 
     def verify_all(self) -> None:
-        """Verify every image; raises DataError for the first that is damaged."""
+        """Verify every image.
+
+        Raises
+        ------
+        DataError
+            For the first image that is damaged.
+        """
         self._verify(np.arange(len(self)))
 
 
@@ -143,18 +159,22 @@ def read_shards(
 
     Parameters
     ----------
-    directory
+    directory : path
         Where ``index.json`` is.
-    size
-        Height and width of the images that training sees, at most those of the stored ones: the
-        middle of each, unless an augmentation moves it. By default the size they were packed for.
+    size : int, optional
+        Height and width in pixels of the images that training sees, at most those of the stored
+        ones: the middle of each, unless an augmentation moves it. By default the size they were
+        packed for.
 
     Returns
     -------
     (train, test)
+        Of :class:`ShardSet`.
 
     Raises
     ------
+    TypeError, ValueError
+        `size` is no integer of 1 or more.
     DataError
         A file is missing, damaged, or of another data set.
     """

@@ -51,29 +51,44 @@ class Source(Protocol):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width that training sees; stored images may be larger."""
+        """Channels, height and width in pixels that training sees; stored images may be larger."""
 
     @property
     def stored_size(self) -> tuple[int, int]:
-        """Height and width that images were resized to, of which training sees the middle.
+        """Height and width in pixels that images were resized to.
 
-        A stored image may have more than that on both sides.
+        Training sees the middle of that.  A stored image may have more on both sides.
         """
 
     @property
     def runs(self) -> npt.NDArray[np.int64] | None:
-        """Where runs of images begin that are read from a disk in one piece, and their bytes.
+        """Runs of images that are read from a disk in one piece; None for images in memory.
 
-        int64, (runs, 2), or None for images in memory.
+        int64, (runs, 2): the number of the first image of each, and how many bytes the run has.
         """
 
     def __len__(self) -> int: ...
 
     def histogram(self) -> npt.NDArray[np.int64]:
-        """Return how often each byte occurs in each channel, (C, 256)."""
+        """Return how often each byte occurs in each channel, (C, 256), int64."""
 
     def locate(self, indices: npt.NDArray[np.int64]) -> Pixels:
-        """Return where some images lie, decoded and found undamaged."""
+        """Return where some images lie, decoded and found undamaged.
+
+        Parameters
+        ----------
+        indices : ndarray, (n,), int64
+            Numbers of the images.
+
+        Returns
+        -------
+        Pixels
+
+        Raises
+        ------
+        DataError
+            One of them is damaged.
+        """
 
 
 def check_source(value: Any, argument: str) -> None:

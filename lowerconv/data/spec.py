@@ -40,7 +40,7 @@ def load(spec: str) -> tuple[Source, Source]:
 
     Parameters
     ----------
-    spec
+    spec : str
         One of
 
         - ``fashion-mnist``: the 10,000 images that come with this package;

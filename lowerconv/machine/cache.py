@@ -195,7 +195,7 @@ def warn_unwritable(path: Path | None, error: OSError, cure: str = ANOTHER_DIREC
 
 
 def describe_unwritable(path: Path | None, error: OSError) -> str:
-    """Return that a cached file cannot be written, and why."""
+    """Return the message that a cached file cannot be written, and why."""
     return f"{path or 'The cache'}: cannot be written ({error.strerror or error})"
 
 

@@ -11,9 +11,10 @@ from lowerconv.nn.combine import Add, Concat, Flatten, concat, flatten
 from lowerconv.nn.containers import ModuleList, Sequential
 from lowerconv.nn.conv import Conv2d
 from lowerconv.nn.graph import Value
+from lowerconv.nn.layer import Layer
 from lowerconv.nn.linear import Linear
 from lowerconv.nn.loss import LossResult, softmax_cross_entropy
-from lowerconv.nn.module import Layer, Module, Parameter
+from lowerconv.nn.module import Module, Parameter
 from lowerconv.nn.norm import BatchNorm2d, LocalResponseNorm
 from lowerconv.nn.optim import LARS, SGD, Adam, Optimizer
 from lowerconv.nn.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d

@@ -7,7 +7,8 @@ import numpy as np
 from lowerconv.nn.combine import move
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.graph import Value
-from lowerconv.nn.module import Layer, Shape
+from lowerconv.nn.layer import Layer
+from lowerconv.nn.module import Shape
 from lowerconv.nn.step import Step
 from lowerconv.ops.elementwise import dropout, relu_grad
 from lowerconv.ops.elementwise import relu as relu_kernel
@@ -41,7 +42,17 @@ class ReLU(Layer):
 
 
 def relu(value: Value) -> Value:
-    """Return the positive part of a value, in a module's `forward`."""
+    """Return the positive part of a value, in a module's `forward`.
+
+    Parameters
+    ----------
+    value : Value
+
+    Returns
+    -------
+    Value
+        Of the same shape.
+    """
     return ReLU()(value)
 
 
@@ -55,6 +66,11 @@ class Dropout(Layer):
     ----------
     p : float
         Fraction dropped, 0 <= p < 1.
+
+    Raises
+    ------
+    ValueError
+        `p` is out of that range.
     """
 
     in_place = True
@@ -95,8 +111,18 @@ class Dropout(Layer):
         run(dropout, x.images, y.images, part, draw, adding)
 
     def part(self, size: int) -> tuple[np.ndarray, int]:
-        """Return which items of a full sample the `size` here are, and how many a full one has.
+        """Return which items of a sample are here: all of them, unless the layer is sharded.
 
-        Runs of items as `ops.elementwise.Part` has them: here all of a sample.
+        Parameters
+        ----------
+        size : int
+            Items of a sample that are here.
+
+        Returns
+        -------
+        segments : ndarray, (segments, 3), int64
+            Runs of items as `ops.elementwise.Part` has them.
+        full : int
+            Items of a whole sample.
         """
         return np.array([[0, 0, size]], np.int64), size

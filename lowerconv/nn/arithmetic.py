@@ -10,7 +10,8 @@ import numpy as np
 from lowerconv.nn.computed import summed_to
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.graph import Node, Value
-from lowerconv.nn.module import Layer, Shape
+from lowerconv.nn.layer import Layer
+from lowerconv.nn.module import Shape
 from lowerconv.nn.step import Step
 from lowerconv.ops import arithmetic as kernels
 from lowerconv.ops.arithmetic import combine

@@ -1,4 +1,4 @@
-"""What becomes of the attributes of modules: as in PyTorch, where it says so."""
+"""Attributes of modules: which become children or parameters, and which are refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,23 @@ from lowerconv.conv.problem import DTYPES
 
 
 class Parameter:
-    """An array that is learnt, and the gradient of the loss with respect to it."""
+    """An array that is learnt, and the gradient of the loss with respect to it.
+
+    Parameters
+    ----------
+    data : ndarray, float32 or float64
+        Is kept, not copied.
+
+    Attributes
+    ----------
+    grad : ndarray
+        Of the shape and dtype of `data`; zero at first.
+
+    Raises
+    ------
+    TypeError
+        `data` is no array, is masked, or has another dtype.
+    """
 
     def __init__(self, data: np.ndarray) -> None:
         if plain_array(data, "data").dtype not in DTYPES:
@@ -60,7 +76,7 @@ class Attributes:
         AttributeError
             The name is one that all modules use; or ``super().__init__()`` was not called before.
         TypeError
-            A container of modules or parameters; or what is neither in place of one.
+            A container of modules or parameters; or a value that is neither, in place of one.
         ValueError
             A name with a dot; or a module that this one is a part of.
         """

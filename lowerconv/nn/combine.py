@@ -8,7 +8,8 @@ import numpy as np
 
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.graph import OPERATORS, Value
-from lowerconv.nn.module import Layer, Shape
+from lowerconv.nn.layer import Layer
+from lowerconv.nn.module import Shape
 from lowerconv.nn.step import Step
 from lowerconv.ops.elementwise import add, copy, relu_grad
 from lowerconv.runtime.threads import run
@@ -28,8 +29,8 @@ def move(source: Tensor, target: Tensor, adding: bool) -> None:
 class Concat(Layer):
     """Channels of one value after those of another.
 
-    Values are computed where they belong in the result: nothing is moved, but for a value that has
-    other places to be in.
+    Values are computed where they belong in the result, and not moved; but one that belongs in
+    several results is copied.
     """
 
     is_concatenation = True
@@ -166,10 +167,37 @@ class Flatten(View):
 
 
 def concat(*values: Value) -> Value:
-    """Return the channels of all values, one after the other, in a module's `forward`."""
+    """Return the channels of all values, one after the other, in a module's `forward`.
+
+    Parameters
+    ----------
+    *values : Value
+        (N, C, ...), of the same shape but for C.
+
+    Returns
+    -------
+    Value
+        (N, sum of C, ...).
+
+    Raises
+    ------
+    ValueError
+        Other extents than C differ.
+    """
     return Concat()(*values)
 
 
 def flatten(value: Value) -> Value:
-    """Return a value with one row of features per sample, in a module's `forward`."""
+    """Return a value with one row of features per sample, in a module's `forward`.
+
+    Parameters
+    ----------
+    value : Value
+        (N, C, H, W).
+
+    Returns
+    -------
+    Value
+        (N, C*H*W).
+    """
     return Flatten()(value)

@@ -9,7 +9,8 @@ import numpy as np
 
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.graph import Node, Value
-from lowerconv.nn.module import Layer, Shape
+from lowerconv.nn.layer import Layer
+from lowerconv.nn.module import Shape
 from lowerconv.nn.step import Step
 
 Function = Callable[..., np.ndarray]

@@ -47,7 +47,17 @@ class ModuleList(Module):
             self.append(module)
 
     def append(self, module: Module) -> None:
-        """Put a module behind the others."""
+        """Put a module behind the others.
+
+        Parameters
+        ----------
+        module : Module
+
+        Raises
+        ------
+        TypeError
+            It is no module.
+        """
         places = count(len(self))
         self._set(next(place for place in places if str(place) not in self._children), module)
 
@@ -97,7 +107,17 @@ class Sequential(ModuleList):
         super().__init__(modules)
 
     def forward(self, *values: Value) -> Value:
-        """Return the value of the last module."""
+        """Return the value of the last module.
+
+        Parameters
+        ----------
+        *values : Value
+            One, for the first module.
+
+        Returns
+        -------
+        Value
+        """
         (x,) = values
         for module in self:
             x = module(x)

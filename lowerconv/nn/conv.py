@@ -15,7 +15,8 @@ from lowerconv.nn.combine import move
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.freeze import emptied
 from lowerconv.nn.init import he_normal
-from lowerconv.nn.module import Layer, Parameter, Shape
+from lowerconv.nn.layer import Layer
+from lowerconv.nn.module import Parameter, Shape
 from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.step import Step
 from lowerconv.ops.elementwise import bias_relu_grad
@@ -30,13 +31,25 @@ class Conv2d(Layer):
     in_channels, out_channels : int
         C and K.
     kernel_size : int or (R, S)
-    stride, padding, dilation, groups
+        In pixels.
+    stride, padding, dilation, groups : optional
         As for :func:`lowerconv.conv2d`.
     bias : bool
+        Whether to add a number to each channel.
     algorithm : str
         As for :func:`lowerconv.conv2d`.
-    dtype : dtype-like
-        float32 or float64.
+    dtype : dtype-like, float32 or float64
+        Of the parameters.
+
+    Attributes
+    ----------
+    weight : Parameter, (K, C/groups, R, S)
+    bias : Parameter or None, (K,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong kind or out of range; `groups` does not divide C and K.
     """
 
     keeps_x = True
@@ -78,9 +91,20 @@ class Conv2d(Layer):
     def of(
         cls, weight: np.ndarray, bias: np.ndarray | None, *geometry: Any, algorithm: str = "auto"
     ) -> Conv2d:
-        """Return a layer with these filters, (K, C/groups, R, S).
+        """Return a layer with given filters, which are not copied.
 
-        `geometry` is stride, padding, dilation and groups.
+        Parameters
+        ----------
+        weight : ndarray, (K, C/groups, R, S)
+        bias : ndarray or None, (K,)
+        *geometry
+            Stride, padding, dilation and groups.
+        algorithm : str
+            As for :func:`lowerconv.conv2d`.
+
+        Returns
+        -------
+        Conv2d
         """
         layer = cls.__new__(cls)
         Layer.__init__(layer)
@@ -96,7 +120,21 @@ class Conv2d(Layer):
             self.bias.data[:] = 0
 
     def problem(self, x_shape: Shape) -> ConvProblem:
-        """Return the convolution of images of a shape."""
+        """Return the convolution that the layer is for images of a shape.
+
+        Parameters
+        ----------
+        x_shape : (N, C, H, W)
+
+        Returns
+        -------
+        ConvProblem
+
+        Raises
+        ------
+        ValueError
+            Images of that shape do not fit the filters.
+        """
         weight = self.weight.data
         names = ("x", "weight")
         return conv_problem(x_shape, weight.shape, *self.geometry, weight.dtype, names=names)
@@ -107,7 +145,7 @@ class Conv2d(Layer):
         return (problem.N, problem.K, problem.P, problem.Q)
 
     def absorbs(self, following: Layer) -> Layer | None:
-        """Return a convolution that does what this one and then a scaling do at inference.
+        """Return a convolution that does this one and then a scaling, at inference.
 
         ``norm(conv(x, w) + b) = conv(x, w * scale) + (b * scale + shift)``, for each filter.
         """
@@ -123,7 +161,7 @@ class Conv2d(Layer):
         return both
 
     def flops(self, *shapes: Shape) -> int:
-        """Return the operations of the forward step."""
+        """Return the additions and multiplications of the forward step."""
         return self.problem(shapes[0]).flops
 
     def prepare(self, frame: Frame) -> None:

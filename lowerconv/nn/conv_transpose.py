@@ -12,7 +12,8 @@ from lowerconv.conv.plan import ConvPlan
 from lowerconv.conv.problem import Op, conv_problem
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.init import he_normal
-from lowerconv.nn.module import Layer, Parameter, Shape
+from lowerconv.nn.layer import Layer
+from lowerconv.nn.module import Parameter, Shape
 from lowerconv.nn.step import Step
 from lowerconv.ops.arithmetic import ADD, combine
 from lowerconv.ops.elementwise import bias_relu_grad

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from lowerconv.nn.frame import Frame
-from lowerconv.nn.module import Layer, Module
+from lowerconv.nn.layer import Layer
+from lowerconv.nn.module import Module
 from lowerconv.nn.program import run
 from lowerconv.nn.step import Step
 

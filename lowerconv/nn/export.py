@@ -1,6 +1,6 @@
 """Networks as ONNX files, which other libraries run.
 
-Layers are known by the names of their classes: they import what this is imported by.
+Layers are told by the names of their classes: importing these would be a cycle.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from lowerconv.copying import not_copied
 from lowerconv.nn.schedule import Schedule
 
 if TYPE_CHECKING:
-    from lowerconv.nn.module import Layer, Module
+    from lowerconv.nn.layer import Layer
+    from lowerconv.nn.module import Module
     from lowerconv.ops.activate import Activation
 
 Shape = tuple[int, ...]
@@ -25,13 +26,16 @@ OPERATORS: dict[str, type[Layer]] = {}  # layers that stand for operators betwee
 class Value:
     """What stands for an array while a module tells how it computes.
 
-    Attributes
+    Parameters
     ----------
     shape : tuple of int
         Such as (N, C, H, W) or (N, features).
     dtype : dtype
-    node : Node or None
+    node : Node, optional
         The node that makes the value; None for the input of the network.
+
+    Attributes
+    ----------
     contents : ndarray or None
         Of an input whose contents `forward` may look at: see `Module.looked_at`.
     """
@@ -60,8 +64,8 @@ class Node:
     residual : Value or None
         What the layer adds to its result before that.
     number : int
-        Tells the nodes of a network apart, whatever becomes of their neighbours; -1 until the node
-        is part of a graph, which it keeps its number of in others.
+        Tells the nodes of a network apart, whatever becomes of their neighbours. The first graph
+        that has the node gives it the number; -1 until then.
     """
 
     def __init__(
@@ -205,7 +209,7 @@ class Graph:
 
 
 def fold(graph: Graph) -> None:
-    """Let layers do what the layer that follows does, where they absorb it: parameters stay."""
+    """Let layers absorb the layer that follows, where they can: parameters must never change."""
     readers = graph.consumers()
     for node in list(graph.nodes):
         maker = node.operands[0].node

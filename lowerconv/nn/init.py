@@ -25,7 +25,7 @@ _undrawn = _Undrawn()
 
 
 def undrawn() -> AbstractContextManager[Any]:
-    """Leave weights at zero, for who wants but their shapes or fills them: drawing takes seconds.
+    """Leave weights at zero, where only shapes are needed or other weights follow: drawing is slow.
 
     Examples
     --------

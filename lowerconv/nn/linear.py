@@ -10,7 +10,8 @@ from lowerconv.checks import integer
 from lowerconv.nn.combine import mask
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.init import lecun_normal
-from lowerconv.nn.module import Layer, Parameter, Shape
+from lowerconv.nn.layer import Layer
+from lowerconv.nn.module import Parameter, Shape
 from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.step import Step
 from lowerconv.ops.elementwise import relu
@@ -26,14 +27,22 @@ class Linear(Layer):
     ----------
     in_features, out_features : int
     bias : bool
-    dtype : dtype-like
-        float32 or float64.
+        Whether to add a number to each feature.
+    dtype : dtype-like, float32 or float64
+        Of the parameters.
 
     Attributes
     ----------
+    weight : Parameter, (out_features, in_features)
+    bias : Parameter or None, (out_features,)
     accumulates : bool
-        Whether the gradient of the weights is added to what is there: a pass over many numbers
-        less than to add it afterwards.
+        Whether the product adds the gradient of the weights to what is there, which saves another
+        pass over all of them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong kind or out of range.
     """
 
     keeps_x = True
@@ -51,7 +60,17 @@ class Linear(Layer):
 
     @classmethod
     def of(cls, weight: np.ndarray, bias: np.ndarray | None) -> Linear:
-        """Return a layer with these weights, (out_features, in_features)."""
+        """Return a layer with given weights, which are not copied.
+
+        Parameters
+        ----------
+        weight : ndarray, (out_features, in_features)
+        bias : ndarray or None, (out_features,)
+
+        Returns
+        -------
+        Linear
+        """
         layer = cls.__new__(cls)
         Layer.__init__(layer)
         layer.weight = Parameter(weight)
@@ -73,7 +92,7 @@ class Linear(Layer):
         return (shapes[0][0], outputs)
 
     def flops(self, *shapes: Shape) -> int:
-        """Return the operations of the forward step."""
+        """Return the additions and multiplications of the forward step."""
         return 2 * shapes[0][0] * self.weight.data.size
 
     def compute(self, frame: Frame, step: Step) -> None:

@@ -55,7 +55,7 @@ def _softmax_cross_entropy(worker, workers, scores, labels, smoothing, scale, re
 class LossResult:
     """The loss of some samples.
 
-    Attributes
+    Parameters
     ----------
     loss : float
         Summed over the samples, in nats.

@@ -33,7 +33,7 @@ class Block:
     offset: int = 0
 
     def use(self, moment: int) -> None:
-        """Be needed at a moment too."""
+        """Extend the time of need to a moment."""
         self.first, self.last = min(self.first, moment), max(self.last, moment)
 
 

@@ -1,4 +1,4 @@
-"""What networks are made of: parameters, layers, and modules that put layers together."""
+"""Modules: what networks are, and what their layers and blocks have in common."""
 
 from __future__ import annotations
 
@@ -14,14 +14,10 @@ from lowerconv.checks import shape
 from lowerconv.conv.problem import DTYPES
 from lowerconv.nn import exchange, export, program, recording
 from lowerconv.nn.attributes import Attributes, Parameter
-from lowerconv.nn.frame import Frame
-from lowerconv.nn.graph import Node, Value
 from lowerconv.nn.hooks import Gate, Handle, Hooks, Watch
 from lowerconv.nn.memory import MemoryReport
-from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.sharing import Use
 from lowerconv.nn.step import INFERENCE, Step
-from lowerconv.ops.activate import Activation
 
 Shape = tuple[int, ...]
 
@@ -37,9 +33,9 @@ class Module(Attributes):
     once for every shape of the input, with values that stand for arrays; what it records is planned
     as a whole (`lowerconv.nn.program`): which memory every array uses, what is done in one pass.
 
-    What becomes of attributes is said by `Attributes`.  A deep copy, and what is unpickled, has
-    parameters of its own; a shallow copy shares children and parameters.  Either begins without
-    programs, `watch` and `gate`.
+    `Attributes` says which attributes become children and parameters.  A deep copy, and what is
+    unpickled, has parameters of its own; a shallow copy shares children and parameters.  Both begin
+    without the programs, watches and gates of the original.
 
     Examples
     --------
@@ -94,16 +90,28 @@ class Module(Attributes):
         self._forget()
 
     def forward(self, *values: Any, **_: Any) -> Any:  # so that mypy lets others name theirs
-        """Return the value, or the tuple of values, that the module makes of `values`.
+        """Return what the module makes of values: written by each network and block.
 
-        Of a tuple the first is the result; the others exist in training only, for auxiliary losses.
+        Parameters
+        ----------
+        *values : Value
+            What stands for the inputs.
+        **_
+            None: so overriding functions may name their parameters as they like.
+
+        Returns
+        -------
+        Value or tuple of Value
+            Of a tuple the first is the result; the others exist in training only, for auxiliary
+            losses.
         """
         raise NotImplementedError
 
     def __call__(self, *values: Any) -> Any:
         """Apply the module: to values in another module's `forward`, or to an array, at inference.
 
-        An array gives an array of its own, to any thread; use `run` to get one written again.
+        Given an array it returns a new one, in any thread; `run` returns one that the next run
+        overwrites.
         """
         if values and isinstance(values[0], np.ndarray):
             return program.answer(self, values[0] if len(values) == 1 else values)
@@ -115,6 +123,16 @@ class Module(Attributes):
         """Yield this module and all below it with their names, such as ``"features.0"``.
 
         One that is in several places comes once, under its first name.
+
+        Parameters
+        ----------
+        prefix : str
+            In front of all names.
+
+        Yields
+        ------
+        name : str
+        module : Module
         """
         yield prefix.rstrip("."), self
         seen: set[int] = set()
@@ -125,11 +143,11 @@ class Module(Attributes):
                     yield found
 
     def own_parameters(self) -> dict[str, Parameter]:
-        """Return the parameters of this module itself by name: its attributes that are such."""
+        """Return the parameters that are attributes of this module itself, by name."""
         return {name: p for name, p in self.__dict__.items() if isinstance(p, Parameter)}
 
     def own_buffers(self) -> dict[str, np.ndarray]:
-        """Return what this module itself keeps beside its parameters, and does not learn."""
+        """Return the arrays that this module itself keeps and does not learn, by name."""
         return {}
 
     def parameters(self) -> dict[str, Parameter]:
@@ -141,7 +159,7 @@ class Module(Attributes):
         return dict(found.values())
 
     def buffers(self) -> dict[str, np.ndarray]:
-        """Return the arrays that are kept with the parameters but not learnt, by name."""
+        """Return all arrays that are kept with the parameters but not learnt, by name."""
         return {
             f"{name}.{own}" if name else own: array
             for name, module in self.modules()
@@ -149,14 +167,31 @@ class Module(Attributes):
         }
 
     def initialize(self, rng: np.random.Generator) -> None:
-        """Draw the parameters of all layers anew, in order."""
+        """Draw the parameters of all layers anew, in order.
+
+        Parameters
+        ----------
+        rng : Generator
+            Of NumPy.
+        """
         for child in self._children.values():
             child.initialize(rng)
 
     # --- running ---
 
     def check_input(self, *xs: np.ndarray) -> None:
-        """Raise TypeError or ValueError where arrays are not what the module takes."""
+        """Raise an error unless the module takes these arrays.
+
+        Parameters
+        ----------
+        *xs : ndarray
+            One, of the dtype of the parameters.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Another number of arrays, another dtype, or an array without axes.
+        """
         if len(xs) != 1:
             raise TypeError(f"x: got {len(xs)} arrays, expected one")
         (x,) = xs
@@ -189,9 +224,9 @@ class Module(Attributes):
         TypeError, ValueError
             `x` is not what the module takes.
         MemoryError
-            This machine cannot hold the batch; the message tells the largest that it can.
+            This machine cannot hold the batch; the message tells the largest batch that it can.
         RuntimeError
-            Another thread is inside a training step of the module, or of a part, in training.
+            In training: another thread is inside a training step of the module or of a part.
         """
         return program.run(self, x, step)
 
@@ -238,7 +273,18 @@ class Module(Attributes):
     def register_gate(self, gate: Gate) -> Handle:
         """Have a function called with each layer that is about to compute forward.
 
-        It returns when the parameters may be read: so who updates them late stays outside, too.
+        The layer waits until it returns. So strategies that still receive updated parameters keep
+        layers from reading them too early, and networks know nothing of strategies.
+
+        Parameters
+        ----------
+        gate : callable
+            Called with the layer.
+
+        Returns
+        -------
+        Handle
+            Its ``remove()`` ends this.
         """
         return Handle(self._gates, gate)
 
@@ -246,7 +292,8 @@ class Module(Attributes):
         """Return the module as a function for inference, with the parameters as they are now.
 
         Batch norm is folded into the convolutions before it, and filters are packed once. The
-        function has copies of all parameters and buffers: changes are not seen, the module may go.
+        function has copies of all parameters and buffers: it does not see later changes, and does
+        not need the module.
 
         Parameters
         ----------
@@ -261,11 +308,34 @@ class Module(Attributes):
         return program.compiled(self, shape(x_shape, "x_shape"))
 
     def memory_report(self, x_shape: Shape, training: bool = True) -> MemoryReport:
-        """Return how many bytes a step with an input of this shape needs, by kind."""
+        """Return how many bytes a step with an input of this shape needs, by kind.
+
+        Parameters
+        ----------
+        x_shape : tuple of int
+            Of the input.
+        training : bool
+            Whether a backward step follows.
+
+        Returns
+        -------
+        MemoryReport
+            In bytes; printed it is a table.
+        """
         return program.memory_report(self, shape(x_shape, "x_shape"), training)
 
     def save(self, path: str | Path) -> None:
-        """Write parameters and buffers as safetensors, under PyTorch's names."""
+        """Write parameters and buffers as safetensors, under PyTorch's names.
+
+        Parameters
+        ----------
+        path : path
+
+        Raises
+        ------
+        OSError
+            It cannot be written; what was there before is still whole.
+        """
         exchange.save_weights(self, path)
 
     def save_onnx(self, path: str | Path, x_shape: Shape) -> None:
@@ -288,100 +358,20 @@ class Module(Attributes):
         export.save_onnx(self, path, shape(x_shape, "x_shape"), dtype)
 
     def load(self, weights: Any) -> None:
-        """Take parameters and buffers from a safetensors file or a dict of arrays."""
+        """Set all parameters and buffers; nothing is changed where one does not fit.
+
+        Parameters
+        ----------
+        weights : path or mapping of str to array
+            A safetensors file, or arrays or tensors of PyTorch by name, such as a state_dict:
+            exactly what the network has. Other floating-point types are converted.
+
+        Raises
+        ------
+        TypeError, ValueError, OSError
+            As :func:`lowerconv.nn.exchange.load_weights`; the message names file and tensor.
+        """
         exchange.load_weights(self, weights)
 
 
 Module._reserved = frozenset(dir(Module()))
-
-
-class Layer(Module):
-    """A module that computes: one node of the graph.
-
-    What a layer computes with is in a `Frame`, one for each place where it is applied.
-
-    Attributes
-    ----------
-    keeps_x, keeps_y : bool
-        Whether `differentiate` reads what the layer was given, or what it returned.
-    in_place : bool
-        Whether a result may be written over the first operand, and the gradient of that over the
-        result's.
-    is_view : bool
-        Whether the result is the first operand in another shape.
-    takes_relu, takes_activation, takes_residual : bool
-        Whether the layer can apply a ReLU that follows it, or an activation of any kind, and before
-        that add another value.
-    is_sum, is_relu, is_concatenation : bool
-        Whether the layer adds two values, is a ReLU, or sets values side by side: graphs make it
-        part of its neighbours.
-    schedule : Schedule
-        When the layer has its turn.
-    """
-
-    keeps_x = False
-    keeps_y = False
-    in_place = False
-    is_view = False
-    takes_relu = False
-    takes_activation = False
-    takes_residual = False
-    is_sum = False
-    is_relu = False
-    is_concatenation = False
-    schedule = Schedule.IN_ORDER
-
-    @property
-    def activation(self) -> Activation | None:
-        """What the layer does, where that is a function of each item other than ReLU."""
-        return None
-
-    def forward(self, *values: Value) -> Value:
-        """Record the layer."""
-        for i, value in enumerate(values):
-            if not isinstance(value, Value):
-                name = f"values[{i}]" if len(values) > 1 else "x"
-                raise TypeError(f"{name}: got {type(value).__name__}, expected a numpy array")
-        shapes = tuple(value.shape for value in values)
-        return Node(self, values, self.result_shape(*shapes), values[0].dtype).result
-
-    def result_shape(self, *shapes: Shape) -> Shape:
-        """Return the shape of the result; raise ValueError where operands do not fit."""
-        raise NotImplementedError
-
-    def absorbs(self, following: Layer) -> Layer | None:
-        """Return a layer that does what this one and then `following` do at inference, if any."""
-        return None
-
-    def scale_and_shift(self, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return the factor and the summand of each channel, if it is only that at inference."""
-        return None
-
-    def saved(self, *shapes: Shape) -> dict[str, tuple[Shape, Any]]:
-        """Return shapes and dtypes of what the layer keeps from a forward to a backward step."""
-        return {}
-
-    def flops(self, *shapes: Shape) -> int:
-        """Return the additions and multiplications of a forward step that count: of products."""
-        return 0
-
-    def prepare(self, frame: Frame) -> None:
-        """Decide once how to compute a frame."""
-
-    def compute(self, frame: Frame, step: Step) -> None:
-        """Write ``frame.y``."""
-        raise NotImplementedError
-
-    def differentiate(self, frame: Frame, step: Step) -> None:
-        """Set the gradients of the parameters, and write or add to ``frame.dxs``.
-
-        ``frame.dy`` is complete and nobody else's: it may be changed.  ``frame.dresidual`` comes
-        before ``frame.dxs``, each of these in its turn.
-        """
-        raise NotImplementedError
-
-    def differentiate_weights(self, frame: Frame, step: Step) -> None:
-        """Set the gradients that `differentiate` leaves with ``WEIGHT_GRADIENTS_LATER``."""
-
-
-Layer._reserved = frozenset(dir(Layer()))

@@ -9,7 +9,8 @@ import numpy as np
 from lowerconv.checks import integer
 from lowerconv.nn.combine import move
 from lowerconv.nn.frame import Frame, Tensor
-from lowerconv.nn.module import Layer, Parameter, Shape
+from lowerconv.nn.layer import Layer
+from lowerconv.nn.module import Parameter, Shape
 from lowerconv.nn.step import Reducer, Step
 from lowerconv.ops.batch_norm import batch_norm, channel_statistics, finish, normalise
 from lowerconv.ops.batch_norm_grad import batch_norm_grad, gradient_sums, input_gradient
@@ -35,8 +36,19 @@ class BatchNorm2d(Layer):
         Weight of a batch in the running statistics, which inference normalises with.
     synchronized : bool
         Whether the statistics are those of all ranks' batches together, and not of each rank's own.
-    dtype : dtype-like
-        float32 or float64.
+    dtype : dtype-like, float32 or float64
+        Of parameters and statistics.
+
+    Attributes
+    ----------
+    weight, bias : Parameter, (C,)
+        Scale and shift.
+    running_mean, running_var : ndarray, (C,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong kind or out of range.
     """
 
     keeps_x = True
@@ -75,7 +87,22 @@ class BatchNorm2d(Layer):
         running_var: np.ndarray | None,
         **options: Any,
     ) -> BatchNorm2d:
-        """Return a layer with these arrays of (C,); with arrays of its own where None."""
+        """Return a layer with given arrays, which are not copied; with its own where None.
+
+        Parameters
+        ----------
+        num_features : int
+            C.
+        weight, bias : ndarray or None, (C,)
+        running_mean, running_var : ndarray or None, (C,)
+            Both or neither.
+        **options
+            The other arguments of the class.
+
+        Returns
+        -------
+        BatchNorm2d
+        """
         layer = cls(num_features, **options)
         if weight is not None:
             layer.weight = Parameter(weight)
@@ -108,7 +135,7 @@ class BatchNorm2d(Layer):
         return {"mean": ((C,), kind), "inv_std": ((C,), kind)}
 
     def scale_and_shift(self, channels: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return what each channel is multiplied with, and what then is added."""
+        """Return the scale and the shift of the running statistics, with the learnt ones."""
         scale = self.weight.data / np.sqrt(self.running_var.astype(np.float64) + self.eps)
         return scale, self.bias.data - self.running_mean * scale
 

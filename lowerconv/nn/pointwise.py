@@ -7,7 +7,8 @@ from math import inf
 import numpy as np
 
 from lowerconv.nn.frame import Frame
-from lowerconv.nn.module import Layer, Shape
+from lowerconv.nn.layer import Layer
+from lowerconv.nn.module import Shape
 from lowerconv.nn.step import Step
 from lowerconv.ops.activate import Activation
 from lowerconv.ops.pointwise import FUNCTIONS, pointwise, pointwise_grad

@@ -9,7 +9,8 @@ import numpy as np
 
 from lowerconv.checks import Pair, pair
 from lowerconv.nn.frame import Frame
-from lowerconv.nn.module import Layer, Shape
+from lowerconv.nn.layer import Layer
+from lowerconv.nn.module import Shape
 from lowerconv.nn.step import Step
 from lowerconv.ops.avg_pool import avg_pool, avg_pool_grad
 from lowerconv.ops.max_pool import max_pool, max_pool_grad
@@ -35,15 +36,7 @@ def _pooled(extent: int, size: int, stride: int, pad: int, ceil_mode: bool) -> i
 
 
 class _Pool(Layer):
-    """What both kinds of pooling share: the arguments of PyTorch's layers and the shapes.
-
-    Parameters
-    ----------
-    kernel_size, stride, padding : int or (rows, columns)
-        In pixels; the stride is the kernel size unless given; the padding is at most half of it.
-    ceil_mode : bool
-        Whether a last window that is not full counts.
-    """
+    """What both kinds of pooling share: the arguments of PyTorch's layers and the shapes."""
 
     def __init__(
         self,
@@ -95,9 +88,24 @@ class _Pool(Layer):
 
 
 class MaxPool2d(_Pool):
-    """The largest pixel of each window; arguments as in PyTorch."""
+    """The largest pixel of each window; arguments as in PyTorch.
 
-    __doc__ = (__doc__ or "") + (_Pool.__doc__ or "").partition("\n")[2]  # python -OO has none
+    Parameters
+    ----------
+    kernel_size : int or (rows, columns)
+        In pixels.
+    stride : int or (rows, columns), optional
+        In pixels; by default `kernel_size`.
+    padding : int or (rows, columns)
+        In pixels; at most half of `kernel_size`.
+    ceil_mode : bool
+        Whether a last window that is not full counts.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong kind or out of range.
+    """
 
     def saved(self, *shapes: Shape) -> dict[str, tuple[Shape, Any]]:
         """Return what tells which pixel of each window was the largest."""
@@ -106,7 +114,7 @@ class MaxPool2d(_Pool):
         return {"winner": ((prod(self.result_shape(*shapes)),), winner)}
 
     def prepare(self, frame: Frame) -> None:
-        """Have a record of winners, even if of nothing."""
+        """Have an array for the winners; an empty one at inference, which records none."""
         super().prepare(frame)
         frame.saved.setdefault("winner", np.empty(0, np.uint8))
 
@@ -124,9 +132,26 @@ class MaxPool2d(_Pool):
 
 
 class AvgPool2d(_Pool):
-    """The mean of each window; arguments as in PyTorch."""
+    """The mean of each window; arguments as in PyTorch.
 
-    __doc__ = (__doc__ or "") + (_Pool.__doc__ or "").partition("\n")[2]  # python -OO has none
+    Parameters
+    ----------
+    kernel_size : int or (rows, columns)
+        In pixels.
+    stride : int or (rows, columns), optional
+        In pixels; by default `kernel_size`.
+    padding : int or (rows, columns)
+        In pixels; at most half of `kernel_size`.
+    ceil_mode : bool
+        Whether a last window that is not full counts.
+    count_include_pad : bool
+        Whether pixels of the padding count as zeros, and not as absent.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong kind or out of range.
+    """
 
     def __init__(
         self,

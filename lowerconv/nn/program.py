@@ -24,7 +24,8 @@ from lowerconv.runtime.affinity import generation
 from lowerconv.runtime.threads import Turns, get_num_threads
 
 if TYPE_CHECKING:
-    from lowerconv.nn.module import Layer, Module
+    from lowerconv.nn.layer import Layer
+    from lowerconv.nn.module import Module
 
 PROGRAMS = 16  # kept by an execution, the latest: their memory is one arena
 Shape = tuple[int, ...]

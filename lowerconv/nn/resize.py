@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from lowerconv.nn.frame import Frame
-from lowerconv.nn.module import Layer, Shape
+from lowerconv.nn.layer import Layer
+from lowerconv.nn.module import Shape
 from lowerconv.nn.step import Step
 from lowerconv.ops.resize import resize, resize_grad
 from lowerconv.runtime.threads import run
@@ -122,7 +123,7 @@ class Resize(Layer):
         run(resize, frame.x.images, frame.y.images, *frame.kept["taps"])
 
     def differentiate(self, frame: Frame, step: Step) -> None:
-        """Give each pixel its part of those that it was part of."""
+        """Give each pixel its part of the gradients of all pixels made of it."""
         dy, dx = frame.gradient, frame.dx
         if dx is None:
             return

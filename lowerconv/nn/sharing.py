@@ -102,7 +102,7 @@ _noting = allocate_lock()  # held while these are looked at and changed
 
 
 def _renew() -> None:
-    """Give a forked child a lock of its own: a thread that it lacks may hold its parent's."""
+    """Give a forked child a new lock: a thread that the child lacks may hold that of its parent."""
     global _noting
     _noting = allocate_lock()
 

@@ -22,22 +22,23 @@ class Reducer(Protocol):
 class Step:
     """What layers may need to know about the step that they are part of.
 
-    Attributes
+    Parameters
     ----------
     training : bool
         Whether `Module.backward` follows, and dropout drops.
     seed, number : int
-        Of the run and of the step: with `first_sample` they decide what dropout drops.
+        The run's seed and the number of the step: with `first_sample` they decide what dropout
+        drops.
     first_sample : int
         Place of ``x[0]`` in the global batch, so that a batch split over ranks loses the same
         activations as a whole one.
-    runs : tuple of (int, int)
-        Where the samples of ``x`` do not follow each other there: the place of the first of some
-        that do, and how many they are; `first_sample` is not looked at then.
     input_grad : bool
         Whether `Module.backward` returns the gradient of the input too.
     communicator : Reducer, optional
         Of the ranks that share a batch, for layers that look at all of it.
+    runs : tuple of (int, int), optional
+        Where the samples of ``x`` are not neighbours in the global batch: for each run of
+        neighbours the place of its first sample, and its length. `first_sample` is not used then.
     """
 
     training: bool = False
@@ -49,7 +50,22 @@ class Step:
     runs: tuple[tuple[int, int], ...] | None = None
 
     def places(self, count: int) -> np.ndarray:
-        """Return the places of all `count` samples in the global batch, int64."""
+        """Return the places of samples in the global batch.
+
+        Parameters
+        ----------
+        count : int
+            Samples of this rank.
+
+        Returns
+        -------
+        ndarray, (count,), int64
+
+        Raises
+        ------
+        ValueError
+            `runs` are of another number of samples.
+        """
         if self.runs is None:
             return np.arange(self.first_sample, self.first_sample + count, dtype=np.int64)
         places = [np.arange(first, first + n, dtype=np.int64) for first, n in self.runs]

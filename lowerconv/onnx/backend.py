@@ -18,7 +18,7 @@ from onnx.backend import base  # noqa: E402
 class BackendRep(base.BackendRep):
     """A model that is ready to run.
 
-    Attributes
+    Parameters
     ----------
     network : OnnxNetwork
     """
@@ -32,6 +32,17 @@ class BackendRep(base.BackendRep):
         Parameters
         ----------
         inputs : array, sequence of arrays, or dict of arrays by name
+        **kwargs
+            Not used.
+
+        Returns
+        -------
+        tuple of ndarray
+
+        Raises
+        ------
+        TypeError, ValueError
+            The inputs are not what the model takes.
         """
         if isinstance(inputs, dict):
             inputs = [inputs[name] for name in self.network.input_names]
@@ -52,7 +63,27 @@ class Backend(base.Backend):
 
     @classmethod
     def prepare(cls, model: Any, device: str = "CPU", **kwargs: Any) -> BackendRep:
-        """Return a model that is ready to run; raise OnnxError where it cannot."""
+        """Return a model that is ready to run.
+
+        Parameters
+        ----------
+        model : onnx.ModelProto
+        device : str
+            "CPU".
+        **kwargs
+            Not used.
+
+        Returns
+        -------
+        BackendRep
+
+        Raises
+        ------
+        ValueError
+            Another device.
+        OnnxError
+            The model is damaged, or has operators that are not known here.
+        """
         if not cls.supports_device(device):
             raise ValueError(f"device: got {device!r}, expected 'CPU'")
         return BackendRep(load(model))
@@ -66,7 +97,28 @@ class Backend(base.Backend):
         outputs_info: Sequence[Any] | None = None,
         **kwargs: Any,
     ) -> tuple[Any, ...]:
-        """Return the outputs of one node."""
+        """Return the outputs of one node.
+
+        Parameters
+        ----------
+        node : onnx.NodeProto
+        inputs : sequence of array
+        device : str
+            "CPU".
+        outputs_info : sequence, optional
+            Not used: shapes and dtypes of the outputs follow from the inputs.
+        **kwargs
+            ``opset_version``; by default the latest that the package onnx has.
+
+        Returns
+        -------
+        tuple of ndarray
+
+        Raises
+        ------
+        ValueError, OnnxError
+            As `prepare`.
+        """
         arrays = [np.asarray(x) for x in inputs]
         names = [name for name in node.input if name]
         known = [
@@ -80,5 +132,15 @@ class Backend(base.Backend):
 
     @classmethod
     def supports_device(cls, device: str) -> bool:
-        """Return whether a device is the CPU."""
+        """Return whether a device is the CPU.
+
+        Parameters
+        ----------
+        device : str
+            Such as "CPU" or "CUDA:1".
+
+        Returns
+        -------
+        bool
+        """
         return device.partition(":")[0] == "CPU"

@@ -17,7 +17,7 @@ from lowerconv.nn.step import INFERENCE
 from lowerconv.onnx.registry import OPERATORS
 
 if TYPE_CHECKING:
-    from lowerconv.nn.module import Layer
+    from lowerconv.nn.layer import Layer
     from lowerconv.onnx.network import OnnxNetwork
 
 Shape = tuple[int, ...]

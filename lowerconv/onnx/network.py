@@ -33,8 +33,8 @@ def load(source: Source, *, trainable: bool = False) -> OnnxNetwork:
     ----------
     source : path, bytes or onnx.ModelProto
     trainable : bool
-        Whether its parameters can be learnt.  Else they are read-only, which lets kernels keep them
-        packed: the network answers as fast as one that was compiled.
+        Whether the network can be trained.  Else its parameters are read-only, which lets kernels
+        keep them packed: it answers as fast as a network that was compiled.
 
     Returns
     -------
@@ -61,7 +61,15 @@ class OnnxNetwork(Module):
     """What `load` returns: a module whose `forward` follows the nodes of the model.
 
     Shapes may be dynamic: each new shape of the inputs is recorded and planned once, and the
-    latest are kept.  What depends on shapes and constants alone is worked out meanwhile.
+    latest are kept.  What depends on shapes and constants alone is computed then, and not again.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+    name : str
+        Of the file, for errors.
+    trainable : bool
+        As for `load`.
 
     Attributes
     ----------
@@ -72,6 +80,11 @@ class OnnxNetwork(Module):
         None where they are not declared.
     version : int
         Of the operators.
+
+    Raises
+    ------
+    OnnxError
+        The model is damaged, or has operators that are not known here.
     """
 
     returns_all = True
@@ -212,7 +225,24 @@ class OnnxNetwork(Module):
             tensors.update(zip(node.outputs, results, strict=False))
 
     def forward(self, *values: Any, **_: Any) -> Any:
-        """Record the nodes of the program, in order."""
+        """Record the nodes of the program, in order.
+
+        Parameters
+        ----------
+        *values : Value
+            The inputs, in order of `input_names`.
+        **_
+            None.
+
+        Returns
+        -------
+        Value or tuple of Value
+
+        Raises
+        ------
+        OnnxError
+            A node cannot be computed for these shapes; the message names it.
+        """
         tensors: dict[str, Any] = dict(self._constants)
         seen = [v if v.contents is None else v.contents for v in values]
         tensors.update(zip(self.input_names, seen, strict=True))
@@ -233,7 +263,25 @@ class OnnxNetwork(Module):
         return self._finished(values, lambda x: program.answer(self, x))
 
     def run(self, x: Any, step: Step = INFERENCE) -> Any:
-        """Compute the outputs for a batch, or a tuple of arrays; see `Module.run`."""
+        """Compute the outputs; see `Module.run`.
+
+        Parameters
+        ----------
+        x : ndarray or tuple of ndarray
+            One for each input.
+        step : Step
+            With ``training=True`` what `backward` needs is kept until then.
+
+        Returns
+        -------
+        ndarray or tuple of ndarray
+            All outputs: arrays of the module, valid until the thread runs it again.
+
+        Raises
+        ------
+        TypeError, ValueError, MemoryError, RuntimeError
+            As `Module.run`.
+        """
         values = x if isinstance(x, tuple) else (x,)
         # Padding that follows from the shape is set in layers while a program is made.
         adapts = any(node.get("auto_pad", "")[:4] == "SAME" for node in self._nodes)
@@ -303,12 +351,29 @@ class OnnxNetwork(Module):
     def save_onnx(self, path: str | Path, x_shape: Any = None) -> None:
         """Write the network with its parameters as they are now, as the file that it came from.
 
-        Shapes that are dynamic stay so; `x_shape` is not looked at.
+        Shapes that are dynamic stay so.
+
+        Parameters
+        ----------
+        path : path
+        x_shape : optional
+            Not used: other modules need it.
         """
         write(self, path)
 
     def check_input(self, *xs: np.ndarray) -> None:
-        """Raise where arrays are not what the model declares."""
+        """Raise an error unless arrays are what the model declares.
+
+        Parameters
+        ----------
+        *xs : ndarray
+            One for each input.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Another number of arrays, another dtype or shape; the message names the input.
+        """
         self._check_number(xs)
         for x, name in zip(xs, self.input_names, strict=True):
             plain_array(x, name)

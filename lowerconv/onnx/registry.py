@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lowerconv.nn.module import Layer
+from lowerconv.nn.layer import Layer
 
 Importer = Callable[..., Any]
 

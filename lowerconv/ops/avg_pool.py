@@ -157,7 +157,7 @@ def avg_pool(worker, workers, x, y, windows, count_pad):
 
 @parallel(error_model="numpy")
 def avg_pool_grad(worker, workers, dy, dx, windows, count_pad, add):
-    """Write what :func:`avg_pool` gives back to its pixels from `dy` to `dx`, or add it there.
+    """Write the gradient of :func:`avg_pool` with respect to `x` to `dx`, or add it there.
 
     Parameters are those of :func:`avg_pool`.
     """

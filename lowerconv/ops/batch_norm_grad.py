@@ -141,7 +141,7 @@ def _input(gradient, x, dx, coefficients):
 
 @internal(error_model="numpy")
 def _coefficients(c, statistics, gamma, sums, count, kind):
-    """Return what :func:`_input` computes the gradient of a channel by."""
+    """Return the coefficients with which :func:`_input` computes the gradient of a channel."""
     mean, inv_std = statistics.mean[c], statistics.inv_std[c]
     middle = kind(mean)
     factor = sums[1, c] / count * inv_std

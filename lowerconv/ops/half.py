@@ -135,7 +135,7 @@ def round_half(values, codes, fp16):
 
 @njit(cache=True, nogil=True)
 def round_compensated(values, residual, codes, fp16):
-    """Write the code of each value plus what rounding has left of earlier ones, and keep the rest.
+    """Write the code of each value plus the residual of earlier calls; keep the new residual.
 
     ``sum = value + residual; code = round(sum); residual = sum - code`` in one pass, so that over
     many calls nothing is lost, however small [1]_.  Where the code is infinite or NaN the residual

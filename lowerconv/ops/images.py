@@ -38,8 +38,8 @@ def bare_images(x):
 def same_memory(x, y):
     """Return whether two arrays begin at the same item.
 
-    Loops whose result may lie on an operand have a version for that case: vector code is for arrays
-    that are one or apart, and the compiler cannot know which.
+    Loops whose result may lie on an operand have a version for that case: the compiler makes vector
+    code where arrays are the same or do not overlap, and cannot know which.
     """
     return x.ctypes.data == y.ctypes.data
 

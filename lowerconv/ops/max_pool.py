@@ -170,7 +170,7 @@ def max_pool(worker, workers, x, y, winner, windows):
 
 @parallel
 def max_pool_grad(worker, workers, dy, winner, dx, windows, add):
-    """Write what :func:`max_pool` gives back to its pixels from `dy` to `dx`, or add it there.
+    """Write the gradient of :func:`max_pool` with respect to `x` to `dx`, or add it there.
 
     Each window gives its gradient to its winner.  That is faster than to ask for each pixel which
     windows it has won, though that would be vector code.  Parameters are those of :func:`max_pool`.

@@ -164,7 +164,7 @@ def _slope(kind, x, a, b):
 
 @internal
 def _vector(kind, v, a, b):
-    """Apply to a chunk of float32, in place, what is worth vector code; return whether it was."""
+    """Apply a function to a chunk of float32, in place; return False if it has no vector code."""
     f = np.float32
     n = v.size
     if kind == SIGMOID:

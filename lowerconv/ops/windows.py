@@ -114,7 +114,7 @@ def plane_start(layout, i):
 
 @internal
 def windows_layout(y, windows, workers):
-    """Return how windows of which `y` has the results are done, and the phases of both axes."""
+    """Return the layout of the windows whose results are in `y`, and the phases of both axes."""
     size, stride, _ = windows
     b, a = min(size[0], stride[0]), min(size[1], stride[1])
     pitch, extra = y.W + (size[1] - 1) // stride[1], (size[0] - 1) // stride[0]

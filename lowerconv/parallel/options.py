@@ -37,8 +37,8 @@ BELONGS_TO = {
 class ParallelOptions:
     """How the ranks share the work; what they compute with one strategy or another is the same.
 
-    But for ``async``, ``server`` with staleness, and OWT with several updates a step: these compute
-    something else, as they say.
+    Exceptions are ``async``, ``server`` with staleness, and OWT with several updates a step: these
+    compute something else, as they say.
 
     Attributes
     ----------

@@ -43,7 +43,7 @@ _choosing = threading.RLock()  # held while these change
 
 
 def _renew() -> None:
-    """Give a forked child a lock of its own: a thread that it lacks may hold its parent's."""
+    """Give a forked child a new lock: a thread that the child lacks may hold that of its parent."""
     global _choosing
     _choosing = threading.RLock()
 
@@ -105,7 +105,18 @@ def parse_affinity(text: str) -> Policy:
 
 
 def get_affinity() -> str | tuple[int, ...]:
-    """Return the policy of :func:`set_affinity`, of ``LOWERCONV_AFFINITY``, or ``"auto"``."""
+    """Return the policy of :func:`set_affinity`, of ``LOWERCONV_AFFINITY``, or ``"auto"``.
+
+    Returns
+    -------
+    str or tuple of int
+        As :func:`set_affinity` takes it.
+
+    Raises
+    ------
+    ValueError
+        ``LOWERCONV_AFFINITY`` is no policy.
+    """
     global _policy
     policy = _policy
     if policy is not None:
@@ -252,7 +263,7 @@ def siblings() -> bool:
 
 
 def _forget(refused: str | None = None) -> None:
-    """Have everything that depends on the policy be found anew."""
+    """Forget everything that was derived from the policy."""
     global _refused, _generation
     with _choosing:
         _refused, _generation = refused, _generation + 1  # last: who sees it sees all else

@@ -93,7 +93,7 @@ def _spread(typing_context, team, body, frame):
     """Run ``body(worker, workers, *frame)`` on every thread of a team (`threads.Handle`).
 
     What each thread is given is a function that reads the frame where the caller keeps it and calls
-    the body.  An exception in the body is not seen by anybody: bodies raise none.
+    the body.  Bodies must not raise: no one would see the exception.
     """
     parameters = (types.int64, types.int64, *frame.types)
     dispatcher = body.dispatcher

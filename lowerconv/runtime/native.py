@@ -1,10 +1,10 @@
 """Threads and locks of the system, whatever else Python's have been replaced by.
 
 gevent and eventlet put functions of their own in the place of those of ``_thread``, ``threading``
-and ``time``: a thread is then a greenlet, and runs when another one waits.  What never comes back
-from generated code, answers other ranks or moves messages has to be a thread of the system, and so
-has a lock that such threads share.  Python makes a second instance of its built-in modules for
-whoever asks: nobody else has that one, so nobody has replaced what is in it.
+and ``time``: a thread is then a greenlet, and runs when another one waits.  Threads that never
+return from generated code, answer other ranks or move messages have to be the system's, and so have
+the locks that they share.  Python makes a second instance of its built-in modules on request: no
+other code has that one, so nothing in it has been replaced.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ RLock = _native.RLock
 
 
 def replaced() -> bool:
-    """Return whether what Python calls a thread is none of the system's at this time."""
+    """Return whether Python's threads have been replaced by others than the system's."""
     return getattr(_thread.start_new_thread, "__module__", None) != "_thread"
 
 
 @not_copied("make another")
 class Thread:
-    """A thread that Python does not list: what there is of `threading.Thread` for it.
+    """A thread that Python does not list, with the interface of `threading.Thread`.
 
     Attributes
     ----------
@@ -164,7 +164,7 @@ class Signal:
         self._lock.acquire()
 
     def set(self) -> None:
-        """Have the one that waits go on, or that will."""
+        """Wake the thread that waits, or the next one that will."""
         with contextlib.suppress(RuntimeError):  # it has been set
             self._lock.release()
 

@@ -108,9 +108,9 @@ _alone: Team | None = None
 
 
 def alone() -> Handle:
-    """Return a team without threads, whose state nobody shares: for a thread beside the main one.
+    """Return a team without threads and with a state of its own: for the communication thread.
 
-    One such thread at a time: the communication thread.
+    One thread at a time may use it.
     """
     global _alone
     if _alone is None:
@@ -132,13 +132,13 @@ def most() -> int:
 
 
 def limit(threads: int) -> None:
-    """Note how many there can be; ``MOST`` to have the system be asked again."""
+    """Set how many threads there can be; with ``MOST`` the system is asked again."""
     global _most
     _most = threads
 
 
 def _forget() -> None:
-    """Have a forked child start threads of its own: its parent's are not in it."""
+    """Make a forked child start threads of its own: it does not have its parent's."""
     global _team
     _team = None
     limit(MOST)

@@ -42,7 +42,7 @@ class _FairLock:
         self.inside: Any = RLock()
 
     def enter(self, timeout: float = -1) -> bool:
-        """Return whether this thread is inside now; where it is interrupted, it may be."""
+        """Wait to be inside, return whether this thread is; after an interrupt it may be."""
         if self.mine():
             return self.inside.acquire()
         if timeout < 0:
@@ -77,7 +77,7 @@ def _before_fork() -> None:
 
 
 def _renew() -> None:
-    """Have nobody inside in a forked child: its parent's lock may be held by a thread it lacks."""
+    """Make a new lock in a forked child: a thread that it lacks may hold that of its parent."""
     global _forks
     _lock.renew()
     _forks += 1
@@ -86,8 +86,8 @@ def _renew() -> None:
 def _end() -> None:
     """End the team when Python ends, before it unloads the code that threads run.
 
-    Not under the feet of a daemon thread of the program that is inside; and none gets in any more,
-    because this thread stays inside, where it may still convolve at exit.
+    It waits for a daemon thread of the program that is inside.  No other gets in after that, since
+    this thread stays inside; it may still convolve at exit.
     """
     global _ended
     if _lock.enter(PATIENCE):
@@ -107,10 +107,15 @@ def get_num_threads() -> int:
 
     It is that of :func:`set_num_threads`; until that is called, what the environment variable
     ``LOWERCONV_NUM_THREADS`` says, else ``OMP_NUM_THREADS``, else the number of cores this process
-    may use, the affinity mask and the CPU quota counted.  Variables are read when the number is
-    needed first, and by no other name: kernels run neither on numba's threads nor on those of BLAS,
-    and limits set through `threadpoolctl` are not heard.  Fewer where the system refuses to start
-    so many.
+    may use, within its affinity mask and its CPU quota.  The variables are read when the number is
+    first needed, and no others are: kernels run neither on numba's threads nor on those of BLAS,
+    and limits set through `threadpoolctl` do not change the number.  It is smaller where the system
+    refuses to start so many.
+
+    Returns
+    -------
+    int
+        From 1 to 1024.
 
     Raises
     ------
@@ -214,15 +219,15 @@ class Turns:
         self._locks: dict[int, _FairLock] = {}  # by the forks: an older one is the parent's
 
     def take(self) -> _Turn:
-        """Return what is entered with ``with``."""
+        """Return a context in which this thread has its turn."""
         lock = self._locks.get(_forks) or self._locks.setdefault(_forks, _FairLock())
         return _Turn(lock, self._what)
 
 
 def between_kernels() -> _Turn:
-    """Return what is entered with ``with``: then no kernel runs, and none begins.
+    """Return a context in which no kernel runs.
 
-    What is read or written there is so all at once for everybody who computes.
+    To kernels, all that is read or written in it happens at once.
     """
     return _Turn(_lock, "a convolution")
 

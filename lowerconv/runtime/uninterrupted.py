@@ -1,4 +1,4 @@
-"""What an interrupt must not stop half-way, and is no single call of a function in C."""
+"""Work that an interrupt must not stop half-way, and that takes more than one call of C code."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ ATTEMPTS = 20  # to start a thread, a millisecond apart
 def uninterrupted(function: Callable[[], object]) -> None:
     """Call a function in a thread of its own, and wait for its end.
 
-    Python handles signals in the main thread alone, and there an interrupt is told when the
-    function has ended; only one more does not wait for that.
+    Python handles signals in the main thread alone, and there an interrupt is raised when the
+    function has ended; a second interrupt is raised at once.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def uninterrupted(function: Callable[[], object]) -> None:
 def start_uninterrupted(
     thread: threading.Thread | native.Thread, note: Callable[[], object] = int
 ) -> None:
-    """Start a thread, and call a function that notes it, before an interrupt is told.
+    """Start a thread, and call a function that notes it, before an interrupt is raised.
 
     Raises
     ------

@@ -46,6 +46,18 @@ def backend(function: torch.fx.GraphModule, example_inputs: Sequence[Any]) -> Ca
     """Return a traced function that runs here, or the function itself with a warning of why.
 
     Gradients go through one function of autograd, as those of `lowerconv.torch.convert`.
+
+    Parameters
+    ----------
+    function : torch.fx.GraphModule
+        As TorchDynamo traces it.
+    example_inputs : sequence of Tensor
+        Parameters and buffers among them.
+
+    Returns
+    -------
+    callable
+        Takes what `function` takes, and returns what that returns.
     """
     inputs = [n for n in function.graph.nodes if n.op == "placeholder"]
     fixed = [i for i, node in enumerate(inputs) if _is_part(node, example_inputs[i])]

@@ -72,7 +72,14 @@ class Converted(torch.nn.Module):
 
     Where a call needs what is not converted (a shape with which the module does something else,
     training with an operator that is not known there), the original runs, with a warning the first
-    time; or that is an error, as `convert` was told.
+    time; with `strict` that is an error.
+
+    Parameters
+    ----------
+    original : torch.nn.Module
+        Has the parameters and buffers.
+    strict : bool
+        As for `convert`.
     """
 
     def __init__(self, original: torch.nn.Module, strict: bool) -> None:
@@ -97,7 +104,7 @@ class Converted(torch.nn.Module):
         return bool(self.__dict__["_original"].training)
 
     @training.setter
-    def training(self, mode: bool) -> None:
+    def training(self, mode: bool) -> None:  # numpydoc ignore=GL08
         self.__dict__["_original"].training = mode
 
     def __getattr__(self, name: str) -> Any:
@@ -123,7 +130,25 @@ class Converted(torch.nn.Module):
 
     @torch.compiler.disable
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Compute what the original does."""
+        """Compute what the original does.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            What the original takes.
+
+        Returns
+        -------
+        Tensor, or a structure of tensors
+            As the original returns it.
+
+        Raises
+        ------
+        UnsupportedError
+            With `strict`: what keeps the call from being computed here.
+        RuntimeError
+            Inside of ``torch.autocast``.
+        """
         if torch.is_autocast_enabled("cpu"):
             raise RuntimeError(
                 "a converted module got torch.autocast, expected to be called outside of it: it "

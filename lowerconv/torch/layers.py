@@ -6,7 +6,8 @@ import numpy as np
 
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.graph import Node, Value
-from lowerconv.nn.module import Layer, Parameter, Shape
+from lowerconv.nn.layer import Layer
+from lowerconv.nn.module import Parameter, Shape
 from lowerconv.nn.norm import BatchNorm2d
 from lowerconv.nn.step import Step
 

@@ -12,7 +12,8 @@ import torch
 from lowerconv.nn.attributes import Parameter
 from lowerconv.nn.functional import constant
 from lowerconv.nn.graph import Value
-from lowerconv.nn.module import Layer, Module
+from lowerconv.nn.layer import Layer
+from lowerconv.nn.module import Module
 from lowerconv.torch.exported import IGNORED, Exported
 from lowerconv.torch.layers import Learnt
 from lowerconv.torch.registry import UnsupportedError, operator_of, writes_in_place

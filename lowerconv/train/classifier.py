@@ -26,7 +26,7 @@ class Classifier:
     Parameters
     ----------
     path : path
-        A checkpoint. Of the weights the exponential average counts, where the run kept one.
+        A checkpoint. Where the run kept an exponential average of the weights, that is taken.
     network : Module, optional
         What was trained, if it is none of :data:`lowerconv.nn.models.MODELS`; its parameters are
         overwritten.
@@ -70,7 +70,15 @@ class Classifier:
         self._normalizer = self.inputs.normalizer()
 
     def read(self, path: str | Path) -> np.ndarray:
-        """Return an image file, of any size, as the network takes it: (C, H, W), uint8.
+        """Return an image file, of any size, as the network takes it.
+
+        Parameters
+        ----------
+        path : path
+
+        Returns
+        -------
+        ndarray, (C, H, W), uint8
 
         Raises
         ------
@@ -84,7 +92,21 @@ class Classifier:
         return np.ascontiguousarray(image[:, top : top + H, left : left + W])
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Return how probable each class is, (N, classes), for images (N, C, H, W), uint8."""
+        """Return the probability of each class.
+
+        Parameters
+        ----------
+        images : ndarray, (N, C, H, W), uint8
+
+        Returns
+        -------
+        ndarray, (N, classes), float64
+
+        Raises
+        ------
+        TypeError, ValueError
+            Images that are no array, or of another dtype or shape.
+        """
         plain_array(images, "images")
         if images.dtype != np.uint8 or images.shape[1:] != self.inputs.image_shape:
             raise ValueError(
@@ -99,10 +121,24 @@ class Classifier:
     def evaluate(self, dataset: Source, batch: int = 64) -> tuple[float, float]:
         """Return loss and accuracy over a data set of the same classes.
 
+        Parameters
+        ----------
+        dataset : Source
+            Such as one of those that :func:`lowerconv.data.load` returns.
+        batch : int
+            Images that are computed at a time.
+
+        Returns
+        -------
+        loss : float
+            Mean over the images, in nats.
+        accuracy : float
+            From 0 to 1.
+
         Raises
         ------
         TypeError
-            `dataset` is none.
+            `dataset` is no data set.
         ValueError
             Images of another shape, or other classes.
         """

@@ -171,7 +171,7 @@ class RunDirectory:
         return load_checkpoint(self.path / LAST)
 
     def take_over(self) -> None:
-        """Own the directory that a rank had which has died; it has to be shared by all hosts."""
+        """Take over the directory of a rank that has died; all hosts have to share it."""
         self.path.mkdir(parents=True, exist_ok=True)
         # On network file systems the lock of the dead may outlive them.
         with suppress(BusyError):

@@ -13,7 +13,7 @@ from lowerconv.train.run_state import RunState
 
 
 class ElasticRecovery(Callback):
-    """The copy of a run that the ranks that are left go on from.
+    """The copy of a run from which the others go on after ranks have died.
 
     Parameters
     ----------
@@ -38,11 +38,11 @@ class ElasticRecovery(Callback):
         return self._run.counts is not None and self._run.counts.update > 0
 
     def on_update_end(self, updates: int) -> None:
-        """Keep what it takes to go on from here without a rank that dies."""
+        """Copy all that is needed to go on from here, should a rank die."""
         self._keep()
 
     def on_epoch_end(self) -> None:
-        """Keep what there is after an epoch, of which nothing has to be counted any more."""
+        """Copy all that is needed to go on after this epoch, whose counts are no longer needed."""
         self._run.counts = None
         self._keep()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lowerconv.data.loader import Normalizer
+from lowerconv.data.normalizer import Normalizer
 from lowerconv.data.source import Source
 
 

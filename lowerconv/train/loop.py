@@ -98,11 +98,11 @@ def train_epoch(
     epoch : int
         From 0.
     learning_rate : callable
-        Told the number of an update of the run, from 0.
+        Given the number of an update of the run, from 0, returns its learning rate.
     callbacks : sequence of Callback
     accumulate : int
-        So many batches make an update, the same as a single batch of all their samples; the last
-        update of the epoch takes what is left.
+        How many batches make an update, as one batch of all their samples would; the last update of
+        the epoch takes the batches that are left.
     label_smoothing : float
     counts : EpochCounts, optional
         What has been counted of an epoch that has begun.

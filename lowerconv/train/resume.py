@@ -34,9 +34,9 @@ def describe_run(setup: Setup) -> dict[str, Any]:
 
 
 def describe_work(options: ParallelOptions, ranks: int) -> dict[str, Any]:
-    """Return what of the ways to share the work there is to be told, and what decides the result.
+    """Return how ranks share the work, as far as that is reported or decides the result.
 
-    The former are `ranks` and `strategy`, with which the result is the same to rounding.
+    `ranks` and `strategy` are only reported: with any the result is the same to rounding.
     """
     return {
         "ranks": ranks,

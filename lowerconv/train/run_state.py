@@ -1,4 +1,4 @@
-"""A run while it goes on: what trains, what has been measured, and what tells it."""
+"""The state of a run in progress: what trains, what was measured, and who reports it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lowerconv.train.settings import Settings
 @not_copied("make another `Trainer`")
 @dataclass
 class RunState:
-    """What training changes, which checkpoints keep, and with what it is done.
+    """What training changes and checkpoints keep, and what it is done with.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""The settings of a run: what they may be, and what they are where nobody says."""
+"""The settings of a run: their ranges and their defaults."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _BELONGS_TO: dict[str, tuple[str, tuple[str, ...]]] = {
 class Settings:
     """All that decides what a run computes.
 
-    Attributes
+    Parameters
     ----------
     model, data : str
         Names.
@@ -43,13 +43,17 @@ class Settings:
     batch : int
         Samples of all ranks together that are computed at a time.
     accumulate : int
-        So many batches make an update, as if they were one.
+        How many batches make an update, as if they were one.
     optimizer : str
         One of ``sgd``, ``adam``, ``adamw`` and ``lars``.
     lr : float
         The learning rate at its highest.
-    momentum, nesterov, weight_decay
-        Of the optimizer. Parameters of one dimension do not decay.
+    momentum : float
+        Of ``sgd`` and ``lars``.
+    nesterov : bool
+        As for :class:`lowerconv.nn.SGD`.
+    weight_decay : float
+        Parameters of one dimension do not decay.
     schedule : str
         ``cosine``, ``step``, ``poly`` or ``constant``; see :mod:`lowerconv.train.schedule`.
     warmup : float
@@ -59,7 +63,8 @@ class Settings:
     gamma, power : float
         Of the schedules ``step`` and ``poly``.
     scale_lr_from : int, optional
-        `lr` is for updates of so many samples, and grows in proportion to those of this run.
+        The samples of an update that `lr` is meant for: it grows in proportion to those of this
+        run.
     label_smoothing : float
         As for :func:`lowerconv.nn.softmax_cross_entropy`, in training.
     ema : float, optional
@@ -69,12 +74,18 @@ class Settings:
     patience : int, optional
         Stop after so many epochs without a better accuracy.
     seed : int
+        Of the weights, the order of samples, augmentation and dropout.
     algorithm : str
         Of the convolutions.
     sync_batch_norm : bool
         Whether batch norm looks at the batches of all ranks together, and not at each rank's own.
     augment : str, optional
         What happens to training images, as :meth:`lowerconv.data.Augment.parse` takes it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A setting is of the wrong kind or out of range; the message names it.
     """
 
     model: str
@@ -172,7 +183,8 @@ def resolve(
         One of :data:`lowerconv.nn.models.MODELS`, or the name of another network.
     data : str
     given : mapping of str to object
-        Attributes of :class:`Settings`; None is as good as nothing. `augment` may be an `Augment`.
+        Attributes of :class:`Settings`; one that is None counts as not given. `augment` may be an
+        `Augment`.
     saved : mapping of str to object, optional
         Settings of the run that is resumed: what is not given is as it was.
 

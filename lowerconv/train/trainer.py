@@ -53,6 +53,8 @@ OUT = Place("a directory")
 class Trainer:
     """A run: network, data, optimizer, what it has measured, and where it is kept.
 
+    All ranks make one together, and it fails on all of them or on none.
+
     Parameters
     ----------
     model : str or Module
@@ -92,8 +94,6 @@ class Trainer:
     history : list of EpochMetrics
     losses : list of float
         Mean loss of every update since this object was made.
-
-    All ranks make one together, and it fails on all of them or on none.
 
     Raises
     ------
@@ -266,10 +266,15 @@ class Trainer:
         self._checkpointer.save(self._setup, self.state)
 
     def fit(self) -> list[EpochMetrics]:
-        """Train until all epochs are done, those of the checkpoint included; return the history.
+        """Train until all epochs are done, those of the checkpoint included.
 
-        Whoever interrupts it (Ctrl-C) gets the weights in the midst of the epoch; the checkpoints
+        Interrupted by Ctrl-C, the network has the weights of the midst of an epoch; the checkpoints
         are whole, and a trainer with ``resume=True`` goes on from the last one.
+
+        Returns
+        -------
+        list of EpochMetrics
+            One for each epoch since the first.
 
         Raises
         ------
@@ -380,6 +385,6 @@ class Trainer:
         return True
 
     def describe(self) -> str:
-        """Return what runs where, in words: of several ranks a line for each kind of host."""
+        """Return what runs on which CPUs, in words: with several ranks a line per kind of host."""
         parameters = sum(p.data.size for p in self.network.parameters().values())
         return describe_run(self.state, parameters, self._rank_map)

@@ -1,6 +1,7 @@
 """The models beside their twins in PyTorch: results, gradients, and a hundred steps."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from lowerconv.nn.models.inception_v3 import InceptionAux
 torch = pytest.importorskip("torch")
 
 # `bench` is not installed.
-_file = Path(__file__).parents[2] / "bench" / "torch_networks.py"
-_spec = importlib.util.spec_from_file_location("torch_networks", _file)
+_file = Path(__file__).parents[2] / "bench" / "torch_networks" / "__init__.py"
+_spec = importlib.util.spec_from_file_location("bench_torch_networks", _file)
 torch_networks = importlib.util.module_from_spec(_spec)
+sys.modules[_spec.name] = torch_networks  # its files import from each other
 _spec.loader.exec_module(torch_networks)
 
 CLASSES = 7

@@ -12,7 +12,8 @@ from lowerconv import nn
 from lowerconv.cli import main as command_line
 from lowerconv.closing import close_all
 from lowerconv.data import Dataset, pack
-from lowerconv.data.loader import Loader, Normalizer
+from lowerconv.data.loader import Loader
+from lowerconv.data.normalizer import Normalizer
 from lowerconv.parallel import Communicator
 from lowerconv.train import Trainer, directory
 from lowerconv.train.checkpoint import LAST, load_checkpoint

@@ -7,7 +7,8 @@ import pytest
 
 from lowerconv import nn
 from lowerconv.data import Dataset
-from lowerconv.data.loader import Loader, Normalizer
+from lowerconv.data.loader import Loader
+from lowerconv.data.normalizer import Normalizer
 from lowerconv.parallel import Communicator
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.strategies.data import DataParallel

@@ -60,7 +60,7 @@ def _core_time(tasks: int, per_task: float) -> float:
 
 
 def _whole_groups(extent: int, group: int) -> int:
-    """Return the rows or columns that BLAS takes the time of: its kernels work on groups."""
+    """Return the rows or columns in whole groups: BLAS's kernels compute one group at a time."""
     return -(-extent // group) * group
 
 

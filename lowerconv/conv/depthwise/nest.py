@@ -156,7 +156,7 @@ def _results(jobs, image, group, band, slot):
 def _planes(jobs, worker):
     """Do one worker's tasks: (image, group, band).
 
-    Several are lowered before they are computed: what was just stored cannot be loaded at once.
+    Several bands are lowered before they are computed: a load of what has just been stored waits.
     """
     job = carray(jobs, 1)[0]
     scratch = job.scratch + worker * job.scratch_bytes

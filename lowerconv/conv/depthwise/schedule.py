@@ -86,7 +86,7 @@ def by_planes(problem: ConvProblem, op: Op) -> bool:
 
 
 def _is_small(conv: Convolution, VL: int) -> bool:
-    """Return whether rows fit a vector, and a plane has so few that all can be written out."""
+    """Return whether rows fit a vector, and a plane has few enough products to be unrolled."""
     width = max(conv.W, *(phase.Q for phase in conv.phases))
     products = sum(phase.P * len(phase.taps) for phase in conv.phases)
     return width <= VL and products <= PRODUCTS_MAX

@@ -40,8 +40,10 @@ def check(problem: ConvProblem) -> None:
 
 
 def estimate(problem: ConvProblem, op: Op, constant: bool) -> float:
-    """Return the cost in one thread: results differ from those of "fused", so that the choice must
-    not depend on how many there are."""
+    """Return the cost in one thread.
+
+    Results differ from those of "fused": the choice must not depend on the number of threads.
+    """
     if not ALGORITHM.takes(problem) or by_planes(problem, op):
         return inf
     if op == "weight_grad":

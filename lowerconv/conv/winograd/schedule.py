@@ -122,14 +122,14 @@ class TileSchedule(Setting):
 
 
 def odd_lines(items: int, itemsize: int) -> int:
-    """Return a distance of an odd number of lines: points then use all sets of a cache."""
+    """Return a distance of an odd number of cache lines, so that points use all sets of a cache."""
     return (ceil(items * itemsize / LINE) | 1) * LINE // itemsize
 
 
 def make_tile_schedule(
     conv: Convolution, isa: Isa, nodes: tuple[int, ...], constant: bool
 ) -> TileSchedule:
-    """Choose panels, pieces and workers so that all work is done first.
+    """Choose the panels, pieces and workers that take the least time.
 
     Blocks of channels depend on nothing but the problem, because their sums are rounded.
     """

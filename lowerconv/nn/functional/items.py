@@ -16,7 +16,26 @@ from lowerconv.nn.pointwise import Pointwise
 
 
 def pointwise(x: Operand, function: str, a: float | None = None, b: float | None = None) -> Operand:
-    """Return a function of every item; see `lowerconv.nn.pointwise.Pointwise`."""
+    """Return a function of every item.
+
+    Parameters
+    ----------
+    x : Value or ndarray
+    function : str
+        One of `lowerconv.ops.pointwise.FUNCTIONS`, where the formulas are.
+    a, b : float, optional
+        Its constants; by default those of PyTorch's function of that name.
+
+    Returns
+    -------
+    Value or ndarray
+        Of the shape of `x`.
+
+    Raises
+    ------
+    ValueError
+        There is no such function.
+    """
     if isinstance(x, np.ndarray):
         return evaluated(lambda v: pointwise(v, function, a, b), x)
     layer = Pointwise(function, a, b)
@@ -32,14 +51,37 @@ def pointwise(x: Operand, function: str, a: float | None = None, b: float | None
 
 
 def affine(x: Operand, a: float, b: float) -> Operand:
-    """Return ``a * x + b``."""
+    """Return ``a * x + b``.
+
+    Parameters
+    ----------
+    x : Value or ndarray
+    a, b : float
+
+    Returns
+    -------
+    Value or ndarray
+    """
     if abs(a - 1) < 1e-7 and b == 0:
         return x
     return pointwise(x, "affine", a, b)
 
 
 def arithmetic(operation: str, a: Operand, b: Operand) -> Operand:
-    """Return ``a + b`` or another operation of `lowerconv.nn.arithmetic.Arithmetic`."""
+    """Return ``a + b`` or another operation on two operands.
+
+    Parameters
+    ----------
+    operation : str
+        "add", "sub", "mul", "div", "pow", "min" or "max". Quotients of integers are rounded towards
+        zero, as in C.
+    a, b : Value or ndarray
+        Broadcast to each other, by NumPy's rules.
+
+    Returns
+    -------
+    Value or ndarray
+    """
     if not isinstance(a, Value) and not isinstance(b, Value):
         with np.errstate(all="ignore"):
             if operation == "div" and np.result_type(a, b).kind in "iu":
@@ -127,12 +169,35 @@ def _near(a: float, b: float) -> bool:
 
 
 def scaled(x: Operand, factor: float) -> Operand:
-    """Return a multiple."""
+    """Return ``factor * x``.
+
+    Parameters
+    ----------
+    x : Value or ndarray
+    factor : float
+
+    Returns
+    -------
+    Value or ndarray
+    """
     return arithmetic("mul", x, np.asarray(factor, x.dtype)) if factor != 1 else x
 
 
 def prelu(x: Operand, slope: Operand) -> Operand:
-    """Return ``x`` where it is positive, else times a slope, which is broadcast."""
+    """Return `x` where it is not negative, else ``slope * x``.
+
+    He, Zhang, Ren, Sun, "Delving deep into rectifiers" (2015), section 2.1.
+
+    Parameters
+    ----------
+    x : Value or ndarray
+    slope : Value or ndarray
+        Broadcast to `x`.
+
+    Returns
+    -------
+    Value or ndarray
+    """
 
     def gradient(dy: np.ndarray, y: np.ndarray, x: np.ndarray, s: np.ndarray) -> Sequence[Any]:
         below = x < 0

@@ -14,7 +14,19 @@ Operand: TypeAlias = "Value | np.ndarray"
 
 
 def layer_of(value: Operand, kind: type) -> Any:
-    """Return the layer that makes a value where it is one of a kind, else None."""
+    """Return the layer that makes a value, if it is of a kind.
+
+    Parameters
+    ----------
+    value : Value or ndarray
+    kind : type
+        Of layers.
+
+    Returns
+    -------
+    Layer or None
+        None for arrays, inputs, and values of other layers.
+    """
     if isinstance(value, Value) and value.node is not None and isinstance(value.node.layer, kind):
         return value.node.layer
     return None
@@ -73,7 +85,19 @@ def computed(
 
 
 def evaluated(function: Callable[[Value], Operand], x: np.ndarray) -> np.ndarray:
-    """Return what a module with this `forward` makes of an array."""
+    """Return what a module with a given `forward` makes of an array.
+
+    Parameters
+    ----------
+    function : callable
+        Given a value, returns a value of the same shape.
+    x : ndarray
+
+    Returns
+    -------
+    ndarray
+        Of the shape and dtype of `x`.
+    """
     from lowerconv.nn.module import Module
 
     class Single(Module):
@@ -86,10 +110,32 @@ def evaluated(function: Callable[[Value], Operand], x: np.ndarray) -> np.ndarray
 
 
 def constant(array: np.ndarray, like: Value) -> Value:
-    """Return an array as a value, where all results of a module must be values."""
+    """Return an array as a value, for a module all of whose results must be values.
+
+    Parameters
+    ----------
+    array : ndarray
+    like : Value
+        Any value of the same network.
+
+    Returns
+    -------
+    Value
+    """
     return Computed("constant", lambda x: array, lambda dy, y, x: (None,))(like)
 
 
 def apply(layer: Any, x: Operand) -> Operand:
-    """Return what a layer without parameters makes of a value or an array."""
+    """Return what a layer without parameters makes of a value or an array.
+
+    Parameters
+    ----------
+    layer : Layer
+        Whose result has the shape of the operand.
+    x : Value or ndarray
+
+    Returns
+    -------
+    Value or ndarray
+    """
     return evaluated(layer, x) if isinstance(x, np.ndarray) else layer(x)

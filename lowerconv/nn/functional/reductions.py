@@ -32,7 +32,21 @@ def _extreme(dtype: np.dtype, largest: bool) -> Any:
 
 
 def reduce(operation: str, x: Operand, axes: Sequence[int] | None, keepdims: bool) -> Operand:
-    """Return sums, means, products or extremes over axes, over all of them where None."""
+    """Return sums, means, products or extremes over axes.
+
+    Parameters
+    ----------
+    operation : {"sum", "mean", "max", "min", "prod"}
+    x : Value or ndarray
+    axes : sequence of int or None
+        None for all.
+    keepdims : bool
+        Whether these axes stay, with extent 1.
+
+    Returns
+    -------
+    Value or ndarray
+    """
     rank = len(x.shape)
     over = tuple(range(rank)) if axes is None else tuple(sorted(int(a) % rank for a in axes))
     function = _REDUCTIONS[operation]
@@ -67,7 +81,19 @@ def reduce(operation: str, x: Operand, axes: Sequence[int] | None, keepdims: boo
 
 
 def softmax(x: Operand, axis: int, log: bool = False) -> Operand:
-    """Return exponentials over their sum along an axis, or the logarithm of that."""
+    """Return exponentials over their sum along an axis, or the logarithm of that.
+
+    Parameters
+    ----------
+    x : Value or ndarray
+    axis : int
+    log : bool
+        Whether to return the logarithm.
+
+    Returns
+    -------
+    Value or ndarray
+    """
 
     def function(x: np.ndarray) -> np.ndarray:
         shifted = x - x.max(axis=axis, keepdims=True, initial=-np.inf)
@@ -88,14 +114,37 @@ def softmax(x: Operand, axis: int, log: bool = False) -> Operand:
 
 
 class Softmax(Computed):
-    """Exponentials over their sum along an axis, or the logarithm of that."""
+    """Exponentials over their sum along an axis, or the logarithm of that; see `softmax`.
+
+    Parameters
+    ----------
+    name, function, gradient, trial : str, callable, callable, float
+        As for :class:`lowerconv.nn.computed.Computed`.
+
+    Attributes
+    ----------
+    axis : int
+    log : bool
+        Whether it is the logarithm.
+    """
 
     axis: int
     log: bool
 
 
 def matmul(a: Operand, b: Operand) -> Operand:
-    """Return the matrix product, of stacks of matrices by NumPy's rules."""
+    """Return the matrix product; of stacks of matrices, by NumPy's rules.
+
+    Parameters
+    ----------
+    a : Value or ndarray, (..., m, k) or (k,)
+    b : Value or ndarray, (..., k, n) or (k,)
+
+    Returns
+    -------
+    Value or ndarray
+        (..., m, n), without the axis that a vector has not.
+    """
 
     def gradient(dy: np.ndarray, y: np.ndarray, a: np.ndarray, b: np.ndarray) -> Sequence[Any]:
         if a.ndim == 1 or b.ndim == 1:
@@ -113,7 +162,21 @@ def matmul(a: Operand, b: Operand) -> Operand:
 
 
 def normalize(x: Operand, axes: Sequence[int], epsilon: float) -> Operand:
-    """Return items less their mean over axes, over their standard deviation."""
+    """Return ``(x - mean) / sqrt(variance + epsilon)``, both taken over some axes.
+
+    With the axes of a sample it is layer normalization: Ba, Kiros, Hinton (2016).
+
+    Parameters
+    ----------
+    x : Value or ndarray
+    axes : sequence of int
+    epsilon : float
+
+    Returns
+    -------
+    Value or ndarray
+        Of the shape of `x`.
+    """
     over = tuple(axes)
 
     def statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,23 @@ Pads = Sequence[tuple[int, int]]
 
 
 def reshape(x: Operand, shape: Sequence[int]) -> Operand:
-    """Return the same items in another shape; one extent may be -1."""
+    """Return the same items in another shape.
+
+    Parameters
+    ----------
+    x : Value or ndarray
+    shape : sequence of int
+        One extent may be -1: whatever is left.
+
+    Returns
+    -------
+    Value or ndarray
+
+    Raises
+    ------
+    ValueError
+        Another number of items.
+    """
     if isinstance(x, np.ndarray):
         return x.reshape(tuple(shape))
     new = list(map(int, shape))
@@ -35,7 +51,20 @@ def reshape(x: Operand, shape: Sequence[int]) -> Operand:
 
 
 def transpose(x: Operand, axes: Sequence[int]) -> Operand:
-    """Return an array with its axes in another order; pairs that cancel vanish."""
+    """Return an array with its axes in another order.
+
+    Of values, two in a row become one, or none where they cancel.
+
+    Parameters
+    ----------
+    x : Value or ndarray
+    axes : sequence of int
+        The axis of `x` that becomes each axis of the result.
+
+    Returns
+    -------
+    Value or ndarray
+    """
     axes = tuple(int(axis) % len(x.shape) for axis in axes)
     if isinstance(x, np.ndarray):
         return x.transpose(axes)
@@ -51,7 +80,13 @@ def transpose(x: Operand, axes: Sequence[int]) -> Operand:
 
 
 class Transpose(Computed):
-    """Axes in another order."""
+    """Axes in another order; see `transpose`.
+
+    Parameters
+    ----------
+    axes : tuple of int
+        The axis of the operand that becomes each axis of the result.
+    """
 
     def __init__(self, axes: tuple[int, ...]) -> None:
         inverse = tuple(np.argsort(axes))
@@ -64,7 +99,17 @@ class Transpose(Computed):
 
 
 def getitem(x: Operand, index: tuple[Any, ...]) -> Operand:
-    """Return a part of an array by slices and integers."""
+    """Return a part of an array by slices and integers.
+
+    Parameters
+    ----------
+    x : Value or ndarray
+    index : tuple of slice or int
+
+    Returns
+    -------
+    Value or ndarray
+    """
 
     def gradient(dy: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray]:
         dx = np.zeros(x.shape, x.dtype)
@@ -75,7 +120,18 @@ def getitem(x: Operand, index: tuple[Any, ...]) -> Operand:
 
 
 def concat(operands: Sequence[Operand], axis: int) -> Operand:
-    """Return operands one after the other along an axis."""
+    """Return operands one after the other along an axis.
+
+    Parameters
+    ----------
+    operands : sequence of Value or ndarray
+        Of the same shape but for that axis.
+    axis : int
+
+    Returns
+    -------
+    Value or ndarray
+    """
     operands = list(operands)
     axis %= len(operands[0].shape)
     if len(operands) == 1:
@@ -92,7 +148,22 @@ def concat(operands: Sequence[Operand], axis: int) -> Operand:
 
 
 def pad(x: Operand, widths: Sequence[tuple[int, int]], mode: str, value: Any = 0) -> Operand:
-    """Return an array with margins; negative ones cut.  `mode` is one of NumPy's."""
+    """Return an array with margins.
+
+    Parameters
+    ----------
+    x : Value or ndarray
+    widths : sequence of (before, after)
+        Items for each axis; negative ones are cut off.
+    mode : str
+        What margins are filled with, as for ``numpy.pad``.
+    value : scalar
+        For mode "constant".
+
+    Returns
+    -------
+    Value or ndarray
+    """
     if not any(any(pair) for pair in widths):
         return x
     grown = [(max(0, before), max(0, after)) for before, after in widths]
@@ -143,7 +214,18 @@ def unpadded(x: Operand, pads: Pads) -> tuple[Operand, tuple[tuple[int, int], ..
 
 
 def expand(x: Operand, shape: Sequence[int]) -> Operand:
-    """Return an array repeated along axes, by NumPy's rules of broadcasting."""
+    """Return an array repeated along axes, by NumPy's rules of broadcasting.
+
+    Parameters
+    ----------
+    x : Value or ndarray
+    shape : sequence of int
+        What `x` is broadcast with; the result may be larger.
+
+    Returns
+    -------
+    Value or ndarray
+    """
     full = np.broadcast_shapes(x.shape, tuple(map(int, shape)))
     if full == tuple(x.shape):
         return x
@@ -156,7 +238,17 @@ def expand(x: Operand, shape: Sequence[int]) -> Operand:
 
 
 def cast(x: Operand, dtype: Any) -> Operand:
-    """Return an array in another type of number."""
+    """Return an array in another type of number.
+
+    Parameters
+    ----------
+    x : Value or ndarray
+    dtype : dtype-like
+
+    Returns
+    -------
+    Value or ndarray
+    """
     dtype = np.dtype(dtype)
     if x.dtype == dtype:
         return x
@@ -166,7 +258,18 @@ def cast(x: Operand, dtype: Any) -> Operand:
 
 
 def where(condition: Operand, a: Operand, b: Operand) -> Operand:
-    """Return `a` where a condition holds, else `b`."""
+    """Return `a` where a condition holds, else `b`.
+
+    Parameters
+    ----------
+    condition : Value or ndarray, bool
+    a, b : Value or ndarray
+        Broadcast with `condition`.
+
+    Returns
+    -------
+    Value or ndarray
+    """
     return computed(
         "where",
         np.where,
@@ -182,7 +285,20 @@ def where(condition: Operand, a: Operand, b: Operand) -> Operand:
 
 
 def take(x: Operand, indices: Operand, axis: int) -> Operand:
-    """Return the items at indices along an axis; negative ones count from the end."""
+    """Return the items at indices along an axis.
+
+    Parameters
+    ----------
+    x : Value or ndarray
+    indices : Value or ndarray, integers
+        Negative ones count from the end.
+    axis : int
+
+    Returns
+    -------
+    Value or ndarray
+        Of the shape of `x` with that axis replaced by those of `indices`.
+    """
 
     def gradient(dy: np.ndarray, y: np.ndarray, x: np.ndarray, i: np.ndarray) -> Sequence[Any]:
         dx = np.zeros(x.shape, x.dtype)

@@ -10,7 +10,19 @@ from lowerconv.nn.functional.operands import Operand, computed
 
 
 def pool(x: Operand, operation: str, *geometry: Any) -> Operand:
-    """Return windows' largest items, means or sums; see `lowerconv.nn.windows.pool_array`."""
+    """Return the largest item, the mean or the sum of each window.
+
+    Parameters
+    ----------
+    x : Value or ndarray, (N, C, ...)
+    operation : {"max", "mean", "sum"}
+    *geometry
+        The other arguments of :func:`lowerconv.nn.windows.pool_array`.
+
+    Returns
+    -------
+    Value or ndarray
+    """
     from lowerconv.nn.windows import pool_array, pool_gradient
 
     return computed(
@@ -22,9 +34,21 @@ def pool(x: Operand, operation: str, *geometry: Any) -> Operand:
 
 
 def convolution(x: Operand, w: Operand, bias: Operand | None, **geometry: Any) -> Operand:
-    """Return the convolution with filters that are no parameters; see `lowerconv.nn.convolution`.
+    """Return the convolution with filters that are no parameters, along 1 to 3 axes.
 
-    `geometry` is `strides`, `pads`, `dilations` and `groups`.
+    Parameters
+    ----------
+    x : Value or ndarray, (N, C, ...)
+    w : Value or ndarray, (K, C/groups, ...)
+    bias : Value, ndarray or None, (K,)
+    **geometry
+        ``strides``, ``dilations``: for each axis of pixels; ``pads``: (before, after) for each;
+        ``groups``.
+
+    Returns
+    -------
+    Value or ndarray
+        (N, K, ...).
     """
     from lowerconv.nn.convolution import Geometry, convolve, convolve_gradients
 
@@ -49,10 +73,21 @@ def convolution(x: Operand, w: Operand, bias: Operand | None, **geometry: Any) -
 def transposed_convolution(
     x: Operand, w: Operand, bias: Operand | None, **geometry: Any
 ) -> Operand:
-    """Return the transposed convolution with filters that are no parameters.
+    """Return the transposed convolution with filters that are no parameters, along 1 to 3 axes.
 
-    `geometry` is `strides`, `pads`, `dilations` and `groups`; padding after that is negative adds
-    to the result.
+    Parameters
+    ----------
+    x : Value or ndarray, (N, C, ...)
+    w : Value or ndarray, (C, K/groups, ...)
+    bias : Value, ndarray or None, (K,)
+    **geometry
+        ``strides``, ``dilations``: for each axis of pixels; ``pads``: (before, after) for each;
+        ``groups``. Padding cuts the result; where it is negative after an axis, it adds zeros.
+
+    Returns
+    -------
+    Value or ndarray
+        (N, K, ...).
     """
     from lowerconv.nn.convolution import Geometry, transposed, transposed_gradients
 

@@ -25,9 +25,20 @@ from lowerconv.nn.module import Module
 
 @dataclass(frozen=True)
 class Model:
-    """How to build a network, and how to train it when the user does not say."""
+    """How to build a network, and how to train it when the user does not say.
 
-    build: Callable[..., Module]  # (image_shape, classes, algorithm, dtype) -> network
+    Parameters
+    ----------
+    build : callable
+        Given ``image_shape``, ``classes``, ``algorithm`` and ``dtype``, returns the network.
+    epochs : int
+    batch : int
+        Images of a step.
+    lr, momentum, weight_decay : float
+        Of SGD; `lr` is the learning rate at its highest.
+    """
+
+    build: Callable[..., Module]
     epochs: int
     batch: int
     lr: float
@@ -42,7 +53,7 @@ class Model:
 
     @property
     def classes(self) -> int:
-        """How many classes it was made for."""
+        """How many classes the network was made for."""
         return int(self._default("classes"))
 
     def _default(self, argument: str) -> Any:

@@ -66,5 +66,16 @@ class AlexNet(nn.Module):
         )
 
     def forward(self, x: nn.Value) -> nn.Value:
-        """Record the network for images x (N, C, H, W)."""
+        """Record the network.
+
+        Parameters
+        ----------
+        x : Value
+            Images (N, C, H, W).
+
+        Returns
+        -------
+        Value
+            Scores (N, classes).
+        """
         return self.classifier(nn.flatten(self.features(x)))

@@ -20,6 +20,25 @@ def cifar10_quick(
 
     Three 5x5 convolutions that keep the image, each followed by pooling that halves it; 145,578
     parameters on 32x32 pixels.
+
+    Parameters
+    ----------
+    image_shape : (C, H, W)
+        In pixels; the size of the first fully connected layer follows from it.
+    classes : int
+    algorithm : str
+        Of the convolutions, as for :func:`lowerconv.conv2d`.
+    dtype : dtype-like, float32 or float64
+        Of the parameters.
+
+    Returns
+    -------
+    Module
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong kind, or the image is too small for a window.
     """
     layers = Layers(algorithm, dtype)
     halving = window(3, 2, ceil_mode=True)

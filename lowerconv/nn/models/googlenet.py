@@ -85,13 +85,13 @@ class GoogLeNet(nn.Module):
         Of the convolutions.
     dtype : dtype-like
     batch_norm : bool
-        torchvision's form: batch normalisation in place of biases and LRN, 3x3 filters in place
-        of 5x5, 2x2 windows in the last pooling; 13,004,888 parameters, 6,624,904 without the
-        auxiliary classifiers. These pool 5x5 pixels with stride 3, as in the paper, where
-        torchvision pools adaptively.
+        Whether to take torchvision's form: batch normalisation in place of biases and LRN, 3x3
+        filters in place of 5x5, 2x2 windows in the last pooling; 13,004,888 parameters, 6,624,904
+        without the auxiliary classifiers. These pool 5x5 pixels with stride 3, as in the paper,
+        where torchvision pools adaptively.
     auxiliary : bool
-        Have two more classifiers in training, whose losses count 0.3 each. The result of a
-        training step is then (scores, of the first, of the second).
+        Whether to have two more classifiers in training, whose losses count 0.3 each. The result of
+        a training step is then (scores, of the first, of the second).
     """
 
     def __init__(
@@ -149,7 +149,18 @@ class GoogLeNet(nn.Module):
         self.fc = layers.Linear(1024, classes)
 
     def forward(self, x: nn.Value) -> nn.Value | tuple[nn.Value, ...]:
-        """Record the network for images x (N, C, H, W)."""
+        """Record the network.
+
+        Parameters
+        ----------
+        x : Value
+            Images (N, C, H, W).
+
+        Returns
+        -------
+        Value or tuple of Value
+            Scores (N, classes); in training with auxiliary classifiers three of them.
+        """
         x = self.maxpool1(self.conv1(x))
         x = self.norm1(x) if self.norm1 else x
         x = self.conv3(self.conv2(x))

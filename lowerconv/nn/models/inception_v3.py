@@ -194,8 +194,8 @@ class InceptionV3(nn.Module):
         Of the convolutions.
     dtype : dtype-like
     auxiliary : bool
-        Have one more classifier in training, whose loss counts 0.3. The result of a training step
-        is then (scores, its scores).
+        Whether to have one more classifier in training, whose loss counts 0.3. The result of a
+        training step is then (scores, its scores).
     """
 
     def __init__(
@@ -239,7 +239,18 @@ class InceptionV3(nn.Module):
         self.fc = layers.Linear(2048, classes)
 
     def forward(self, x: nn.Value) -> nn.Value | tuple[nn.Value, ...]:
-        """Record the network for images x (N, C, H, W)."""
+        """Record the network.
+
+        Parameters
+        ----------
+        x : Value
+            Images (N, C, H, W).
+
+        Returns
+        -------
+        Value or tuple of Value
+            Scores (N, classes); in training with the auxiliary classifier two of them.
+        """
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(self.maxpool1(x)))
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(self.maxpool2(x))))

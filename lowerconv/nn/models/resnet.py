@@ -172,7 +172,27 @@ def resnet20(
     algorithm: str = "auto",
     dtype: Any = np.float32,
 ) -> CifarResNet:
-    """Return the network of 20 layers for CIFAR-10, with projections: 272,474 parameters."""
+    """Return the network of 20 layers for CIFAR-10, with projections: 272,474 parameters.
+
+    Parameters
+    ----------
+    image_shape : (C, H, W)
+        Any number of pixels.
+    classes : int
+    algorithm : str
+        Of the convolutions, as for :func:`lowerconv.conv2d`.
+    dtype : dtype-like, float32 or float64
+        Of the parameters.
+
+    Returns
+    -------
+    CifarResNet
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong kind or out of range.
+    """
     return CifarResNet(3, image_shape, classes, algorithm, dtype)
 
 
@@ -182,7 +202,27 @@ def resnet56(
     algorithm: str = "auto",
     dtype: Any = np.float32,
 ) -> CifarResNet:
-    """Return the network of 56 layers for CIFAR-10, with projections: 855,770 parameters."""
+    """Return the network of 56 layers for CIFAR-10, with projections: 855,770 parameters.
+
+    Parameters
+    ----------
+    image_shape : (C, H, W)
+        Any number of pixels.
+    classes : int
+    algorithm : str
+        Of the convolutions, as for :func:`lowerconv.conv2d`.
+    dtype : dtype-like, float32 or float64
+        Of the parameters.
+
+    Returns
+    -------
+    CifarResNet
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong kind or out of range.
+    """
     return CifarResNet(9, image_shape, classes, algorithm, dtype)
 
 
@@ -192,7 +232,27 @@ def resnet18(
     algorithm: str = "auto",
     dtype: Any = np.float32,
 ) -> ResNet:
-    """Return the network of 18 layers: 11,689,512 parameters."""
+    """Return the network of 18 layers: 11,689,512 parameters.
+
+    Parameters
+    ----------
+    image_shape : (C, H, W)
+        Any number of pixels.
+    classes : int
+    algorithm : str
+        Of the convolutions, as for :func:`lowerconv.conv2d`.
+    dtype : dtype-like, float32 or float64
+        Of the parameters.
+
+    Returns
+    -------
+    ResNet
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong kind or out of range.
+    """
     return ResNet(BasicBlock, (2, 2, 2, 2), image_shape, classes, algorithm, dtype)
 
 
@@ -202,5 +262,25 @@ def resnet50(
     algorithm: str = "auto",
     dtype: Any = np.float32,
 ) -> ResNet:
-    """Return the network of 50 layers: 25,557,032 parameters."""
+    """Return the network of 50 layers: 25,557,032 parameters.
+
+    Parameters
+    ----------
+    image_shape : (C, H, W)
+        Any number of pixels.
+    classes : int
+    algorithm : str
+        Of the convolutions, as for :func:`lowerconv.conv2d`.
+    dtype : dtype-like, float32 or float64
+        Of the parameters.
+
+    Returns
+    -------
+    ResNet
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong kind or out of range.
+    """
     return ResNet(Bottleneck, (3, 4, 6, 3), image_shape, classes, algorithm, dtype)

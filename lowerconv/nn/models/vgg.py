@@ -82,7 +82,29 @@ def vgg11(
     dtype: Any = np.float32,
     batch_norm: bool = False,
 ) -> VGG:
-    """Return configuration A: 132,863,336 parameters (132,868,840 with `batch_norm`)."""
+    """Return configuration A: 132,863,336 parameters (132,868,840 with `batch_norm`).
+
+    Parameters
+    ----------
+    image_shape : (C, H, W)
+        At least 32x32 pixels; the size of the first fully connected layer follows from it.
+    classes : int
+    algorithm : str
+        Of the convolutions, as for :func:`lowerconv.conv2d`.
+    dtype : dtype-like, float32 or float64
+        Of the parameters.
+    batch_norm : bool
+        Whether to normalise after each convolution.
+
+    Returns
+    -------
+    VGG
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong kind, or the image is too small for a window.
+    """
     return VGG("vgg11", VGG11, image_shape, classes, algorithm, dtype, batch_norm)
 
 
@@ -93,5 +115,27 @@ def vgg16(
     dtype: Any = np.float32,
     batch_norm: bool = False,
 ) -> VGG:
-    """Return configuration D: 138,357,544 parameters (138,365,992 with `batch_norm`)."""
+    """Return configuration D: 138,357,544 parameters (138,365,992 with `batch_norm`).
+
+    Parameters
+    ----------
+    image_shape : (C, H, W)
+        At least 32x32 pixels; the size of the first fully connected layer follows from it.
+    classes : int
+    algorithm : str
+        Of the convolutions, as for :func:`lowerconv.conv2d`.
+    dtype : dtype-like, float32 or float64
+        Of the parameters.
+    batch_norm : bool
+        Whether to normalise after each convolution.
+
+    Returns
+    -------
+    VGG
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong kind, or the image is too small for a window.
+    """
     return VGG("vgg16", VGG16, image_shape, classes, algorithm, dtype, batch_norm)

@@ -55,9 +55,9 @@ class Optimizer:
         any of them.
     lr, weight_decay : float
     decay_biases : bool
-        Decay parameters of one dimension too: biases, and the scales and shifts of normalisation.
-        They are few, and pulling them to zero gains nothing (Goyal et al., "Accurate, large
-        minibatch SGD" (2017), section 5.1).
+        Whether to decay parameters of one dimension too: biases, and the scales and shifts of
+        normalisation. They are few, and pulling them to zero gains nothing (Goyal et al.,
+        "Accurate, large minibatch SGD" (2017), section 5.1).
 
     Attributes
     ----------
@@ -99,9 +99,15 @@ class Optimizer:
         self.attach(self.data, self.grad)
 
     def attach(self, data: np.ndarray, grad: np.ndarray) -> None:
-        """Have the network compute with these arrays, each as long as `data`.
+        """Have the network compute with given arrays.
 
-        They are `data` and `grad`, unless updates are made of weights that it does not see yet.
+        These are `data` and `grad` of the optimizer, unless it updates weights that the network
+        shall not see yet.
+
+        Parameters
+        ----------
+        data, grad : ndarray, (parameters,)
+            Of the dtype of the optimizer's own.
         """
         datas, grads = self.by_name(data), self.by_name(grad)
         self._views = []
@@ -183,7 +189,17 @@ class Optimizer:
     # --- steps ---
 
     def by_name(self, flat: np.ndarray) -> dict[str, np.ndarray]:
-        """Return views of an array as long as `data`, one for each parameter, in its shape."""
+        """Return views of an array, one for each parameter, in its shape.
+
+        Parameters
+        ----------
+        flat : ndarray, (parameters,)
+            As long as `data`.
+
+        Returns
+        -------
+        dict of str to ndarray
+        """
         return {
             name: flat[begin:end].reshape(shape)
             for (name, shape), begin, end in zip(
@@ -192,9 +208,13 @@ class Optimizer:
         }
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return what is kept from one step to the next: arrays as long as `data`, by name.
+        """Return what is kept from one step to the next.
 
-        With `data`, `updates` and `lr` they decide all steps to come.
+        With `data`, `updates` and `lr` it decides all steps to come.
+
+        Returns
+        -------
+        dict of str to ndarray, (parameters,)
         """
         return {}
 
@@ -233,10 +253,11 @@ class Optimizer:
         Parameters
         ----------
         begin, end : int
+            The range of items, without `end`.
         grad : ndarray, (parameters,), optional
-            Of which the range is read; by default `grad`.
+            Of which the range is read; by default the optimizer's `grad`.
         team : Handle, optional
-            Who computes; by default the team of all threads, which one thread can have at a time.
+            The threads that compute; by default all, as soon as no other Python thread has them.
 
         Raises
         ------

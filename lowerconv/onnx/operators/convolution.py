@@ -10,8 +10,8 @@ from lowerconv.nn import functional as F
 from lowerconv.nn.conv import Conv2d
 from lowerconv.nn.conv_transpose import ConvTranspose2d
 from lowerconv.nn.graph import Value
+from lowerconv.nn.layer import Layer
 from lowerconv.nn.linear import Linear
-from lowerconv.nn.module import Layer
 from lowerconv.onnx.operators.windows import explicit_pads, per_axis, planar, planar_weight
 from lowerconv.onnx.registry import Node, operator, parameters
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lowerconv.nn import functional as F
-from lowerconv.nn.module import Layer
+from lowerconv.nn.layer import Layer
 from lowerconv.nn.norm import BatchNorm2d, LocalResponseNorm
 from lowerconv.onnx.registry import Node, operator, parameters
 

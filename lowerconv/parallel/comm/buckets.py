@@ -24,7 +24,8 @@ import numpy as np
 
 from lowerconv.copying import not_copied
 from lowerconv.nn.frame import Frame
-from lowerconv.nn.module import Layer, Module
+from lowerconv.nn.layer import Layer
+from lowerconv.nn.module import Module
 from lowerconv.nn.optim import Optimizer
 from lowerconv.parallel.comm.collectives import Allreduce, library
 from lowerconv.parallel.comm.engine import Engine, Task
@@ -199,7 +200,7 @@ class Buckets:
     def update(self, tasks: list[Task], lr: float, sums: np.ndarray | None = None) -> None:
         """Wait for sums, and update the parameters of each bucket when it has come.
 
-        While a bucket is on its way the ones before it are updated: that is for nothing.
+        While a bucket is on its way the ones before it are updated: that costs no time.
 
         Parameters
         ----------
@@ -207,7 +208,7 @@ class Buckets:
             What `end` has returned.
         lr : float
         sums : ndarray, (parameters,), optional
-            What `begin` was told to make the sums in.
+            Where `begin` was told to make the sums.
         """
         optimizer, listener = self.optimizer, self.engine.listener
         optimizer.lr = lr

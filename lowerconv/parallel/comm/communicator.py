@@ -36,18 +36,13 @@ class Communicator:
     status : Status
         What this rank does.
     deserted : bool
-        This rank has failed, and the others are elsewhere: nobody else will tell.
+        Whether this rank has failed without the others having heard of it: it has to end them.
     spare_cpus : tuple of int or None
         Those that kernels leave alone, for threads that move messages and load data.
     cpus : tuple of int
         The CPUs of this rank: its share of those of its host, ascending.
     cores : int
         How many cores these are, or are on.
-    threads : int
-        How many threads this rank should use: one for each core of its share, no more than its
-        share of the CPU quota feeds.  ``LOWERCONV_NUM_THREADS`` says another number for each rank.
-        So does ``OMP_NUM_THREADS``, where no ranks share this host; where some do it can only say a
-        smaller one, because batch systems set it to all cores that a job has on a host.
     numa_nodes : int
         Of its host, as far as the ranks there may use them.
     warnings : list of str
@@ -82,7 +77,14 @@ class Communicator:
         return host
 
     @property
-    def threads(self) -> int:  # noqa: D102 - above
+    def threads(self) -> int:
+        """How many threads this rank should use.
+
+        One for each core of its share, at most its share of the CPU quota.  The environment
+        variable ``LOWERCONV_NUM_THREADS`` sets another number for each rank.  So does
+        ``OMP_NUM_THREADS``, where no ranks share this host; where some do it can only set a smaller
+        one, because batch systems set it to all cores that a job has on a host.
+        """
         asked = requested()
         if asked is None:
             return self._threads
@@ -91,35 +93,95 @@ class Communicator:
         return min(asked.threads, self._threads)
 
     def sum_array(self, array: np.ndarray) -> None:
-        """Replace a contiguous array by its sum over all ranks, the same bits on each."""
+        """Replace an array by its sum over all ranks, the same bits on each.
+
+        Parameters
+        ----------
+        array : ndarray
+            Contiguous; of the same shape and dtype on all ranks.
+        """
 
     def sum_numbers(self, *numbers: float) -> tuple[float, ...]:
-        """Return each number summed over all ranks."""
+        """Return each number summed over all ranks.
+
+        Parameters
+        ----------
+        *numbers : float
+
+        Returns
+        -------
+        tuple of float
+        """
         return numbers
 
     def broadcast_array(self, array: np.ndarray, root: int = 0) -> None:
-        """Replace a contiguous array by that of a rank."""
+        """Replace an array by that of a rank.
+
+        Parameters
+        ----------
+        array : ndarray
+            Contiguous; of the same shape and dtype on all ranks.
+        root : int
+            The rank.
+        """
 
     def broadcast(self, value: Any) -> Any:
-        """Return what rank 0 passes."""
+        """Return what rank 0 passes.
+
+        Parameters
+        ----------
+        value : object
+            That can be pickled; only that of rank 0 counts.
+
+        Returns
+        -------
+        object
+        """
         return value
 
     def gather(self, value: Any, patience: Patience | None = None) -> list[Any]:
-        """Return what each rank passes, in order of the ranks, on every rank."""
+        """Return what each rank passes, in order of the ranks, on every rank.
+
+        Parameters
+        ----------
+        value : object
+            That can be pickled.
+        patience : Patience, optional
+            Who is told when waiting takes long; by default that of the communicator.
+
+        Returns
+        -------
+        list of object
+        """
         return [value]
 
     def set_timeout(self, seconds: float | None) -> None:
-        """Set after how many seconds of waiting for a rank that does not go on to raise.
+        """Set how long to wait for a rank that makes no progress before an error is raised.
+
+        Parameters
+        ----------
+        seconds : float or None
+            None waits for ever.
 
         Raises
         ------
         MPIError
-            The MPI library lets only one thread call it, or the system has not started the one
-            of some rank: nobody could answer.
+            Ranks cannot be asked whether they make progress: the MPI library lets only one thread
+            call it, or the system has refused a rank the thread that would answer.
         """
 
     def engine(self, **options: Any) -> Engine:
-        """Return an engine for messages of its own; options as of `Engine`. All ranks call it."""
+        """Return an engine with a communicator of its own; all ranks call it.
+
+        Parameters
+        ----------
+        **options
+            ``threaded``, ``cpus`` and ``listener`` of :class:`Engine`.
+
+        Returns
+        -------
+        Engine
+        """
         return Engine(None, **options)
 
     def abort(self, cut: bool = False) -> None:
@@ -128,38 +190,67 @@ class Communicator:
         Parameters
         ----------
         cut : bool
-            Some cannot be reached: then the launcher is ended too, as it may wait for them.
+            Whether some ranks cannot be reached: then the launcher is ended too, since it may wait
+            for them.
         """
 
     # --- going on without ranks that have died ---
 
     def check_elastic(self) -> None:
-        """Raise MPIError unless ranks can go on when one dies."""
+        """Raise an error unless ranks can go on when one dies.
+
+        Raises
+        ------
+        MPIError
+            The message says what that takes.
+        """
         raise MPIError(f"elastic: got a process alone, expected {ELASTIC}")
 
     def has_lost_ranks(self, error: Exception) -> bool:
-        """Return whether an error says that a rank has died, or that another has noticed it."""
+        """Return whether an error says that a rank has died, or that another has noticed it.
+
+        Parameters
+        ----------
+        error : Exception
+
+        Returns
+        -------
+        bool
+        """
         return False
 
     def revoke(self) -> None:
-        """Have all messages fail, on all ranks, so that nobody waits for those of the dead."""
+        """Make all messages fail, on all ranks, so that no rank waits for those of a dead one."""
 
     def shrink(self) -> None:
-        """Leave the dead behind; `rank` and `ranks` are others from now on."""
+        """Go on without the ranks that have died; `rank` and `ranks` are those of the others."""
 
     def leave(self, status: int | None = None) -> None:
-        """End this process with an exit status, where some have died and MPI cannot end.
+        """End this process if ranks have died: MPI's own end might wait for them for ever.
 
-        Called at the end of a process too; then the status is 1 if an exception was not caught.
+        Parameters
+        ----------
+        status : int, optional
+            Of the process; by default 1 after an exception that was not caught, else 0.
         """
 
     def reconnect(self) -> None:
-        """Find out who is where after `shrink`; may fail when another rank dies."""
+        """Find out which ranks share hosts after `shrink`; fails when another rank dies."""
 
     def agree(self, well: bool) -> bool:
-        """Return whether all ranks are well, the same on each that lives."""
+        """Return whether all ranks are well; all that live get the same answer.
+
+        Parameters
+        ----------
+        well : bool
+            Whether this one is.
+
+        Returns
+        -------
+        bool
+        """
         return well
 
     def describe(self) -> str:
-        """Return who is there, in words."""
+        """Return the number of ranks and the MPI library, in words."""
         return "1 process"

@@ -47,7 +47,7 @@ class Task:
         Whether it is no collective, but messages between some ranks.
     priority : float or None
     moved : float
-        When it began to wait for what it waits for, ``time.monotonic()``.
+        When its present wait began, ``time.monotonic()``.
     """
 
     def __init__(
@@ -192,9 +192,9 @@ class Engine:
             From 0: not a collective, but messages between some ranks, that have a tag of their own.
             It begins at once, whatever else is under way, and may last.
         priority : float, optional
-            Above 0: layers need those of a higher one first, and while such ones move it begins no
-            further messages; ``URGENT`` always does.  By default it waits for its turn, in the
-            order of submission: the MPI library's own collectives have to.
+            Above 0: while collectives of a higher priority move, which are needed earlier, this one
+            begins no further messages; one that is ``URGENT`` always does.  By default collectives
+            take turns, in the order of submission: the MPI library's own have to.
         """
         aside = tag is not None
         number = TAGS + tag if tag is not None else self._number % TAGS
@@ -239,7 +239,7 @@ class Engine:
             self._active = sorted(self._active + begun, key=lambda task: -(task.priority or 0.0))
 
     def _those_to_move(self) -> Iterator[Task]:
-        """Yield those that may move, and whatever lasts: two at a time that are not idle."""
+        """Yield the tasks that may move; of collectives, at most two that are not idle."""
         idle = time.monotonic() - self.idle_after
         moving = 0
         for task in self._active:

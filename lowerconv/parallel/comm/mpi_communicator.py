@@ -74,7 +74,7 @@ class MPICommunicator(Communicator):
         self._watch()
 
     def _watch(self) -> None:
-        """Have somebody look after ranks that do not go on."""
+        """Start the thread that notices ranks that make no progress."""
         if self.ranks > 1 and self._mpi.Query_thread() == self._mpi.THREAD_MULTIPLE:
             places = self.gather(self._place)
             watch = StallWatch(self._duplicate(), self.status, places)
@@ -94,7 +94,7 @@ class MPICommunicator(Communicator):
         return started
 
     def set_timeout(self, seconds: float | None) -> None:
-        """Set after how many seconds of waiting for a rank that does not go on to raise."""
+        """Set how long to wait for a rank that makes no progress before an error is raised."""
         if isinstance(self.patience, StallWatch):
             self.patience.timeout = seconds
         elif seconds is not None and self.ranks > 1:
@@ -157,7 +157,7 @@ class MPICommunicator(Communicator):
         ]
 
     def engine(self, **options: Any) -> Engine:
-        """Return an engine for messages of its own; options as of `Engine`. All ranks call it."""
+        """Return an engine with a communicator of its own; all ranks call it."""
         comm = self._duplicate()
         engine = Engine(comm, hosts=self.hosts, patience=self.patience, **options)
         # All ranks have a thread or none does: it decides how sums are cut into messages.
@@ -206,13 +206,13 @@ class MPICommunicator(Communicator):
         return kind in (mpi.ERR_PROC_FAILED, mpi.ERR_PROC_FAILED_PENDING, mpi.ERR_REVOKED)
 
     def revoke(self) -> None:
-        """Have all messages fail, on all ranks, so that nobody waits for those of the dead."""
+        """Make all messages fail, on all ranks, so that no rank waits for those of a dead one."""
         for comm in (self._world, *self._duplicates):
             if not comm.Is_revoked():
                 comm.Revoke()
 
     def shrink(self) -> None:
-        """Leave the dead behind; `rank` and `ranks` are others from now on."""
+        """Go on without the ranks that have died; `rank` and `ranks` are those of the others."""
         self.revoke()
         if isinstance(self.patience, StallWatch):
             self.patience.close()
@@ -225,7 +225,7 @@ class MPICommunicator(Communicator):
         self.rank, self.ranks = self._world.Get_rank(), self._world.Get_size()
 
     def leave(self, status: int | None = None) -> None:
-        """End this process where others have died: MPI's own end may wait for them for ever."""
+        """End this process if ranks have died: MPI's own end might wait for them for ever."""
         if self._revoked:
             if status is None:
                 status = int(hasattr(sys, "last_value"))
@@ -233,7 +233,7 @@ class MPICommunicator(Communicator):
             os._exit(status)
 
     def reconnect(self) -> None:
-        """Find out who is where after `shrink`; may fail when another rank dies."""
+        """Find out which ranks share hosts after `shrink`; fails when another rank dies."""
         timeout = self.patience.timeout if isinstance(self.patience, StallWatch) else None
         self.patience = None
         host: dict[str, list[int]] = {}
@@ -244,7 +244,7 @@ class MPICommunicator(Communicator):
         self.set_timeout(timeout if self.ranks > 1 else None)
 
     def agree(self, well: bool) -> bool:
-        """Return whether all ranks are well, the same on each that lives."""
+        """Return whether all ranks are well; all that live get the same answer."""
         try:
             return bool(self._world.Agree(int(well)))
         except self._mpi.Exception as error:
@@ -253,13 +253,17 @@ class MPICommunicator(Communicator):
             return False
 
     def describe(self) -> str:
-        """Return who is there, in words."""
+        """Return the number of ranks and the MPI library, in words."""
         library = self._mpi.Get_library_version().split("\n")[0].split(",")[0].strip("\x00 ")
         return f"{self.ranks} ranks ({' '.join(library.split())})"
 
 
 def world() -> Communicator:
-    """Return the ranks of this job: MPI's where a launcher started us, else this process alone.
+    """Return the ranks of this job: MPI's if a launcher started us, else this process alone.
+
+    Returns
+    -------
+    Communicator
 
     Raises
     ------

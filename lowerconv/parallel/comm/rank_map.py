@@ -70,7 +70,7 @@ class RankMap:
 
     @classmethod
     def gather(cls, communicator: Communicator, threads: int) -> RankMap:
-        """Return that of a job; all ranks call it together, each with how many threads it has."""
+        """Return the map of a job; all ranks call it together, each with its number of threads."""
         return cls(communicator.gather(Place.of(communicator, threads)), communicator.hosts)
 
     def lines(self) -> list[str]:

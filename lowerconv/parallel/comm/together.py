@@ -1,4 +1,4 @@
-"""What all ranks do together, or none: it fails on all of them if it fails on any."""
+"""What all ranks do, or none: it fails on all of them if it fails on any."""
 
 from __future__ import annotations
 
@@ -35,10 +35,23 @@ def together(communicator: Communicator, action: Callable[[], T]) -> T:
     others waiting for it. A rank that has failed waits for the others for some seconds only: they
     may be waiting for it inside their own action. Then it is `deserted`, and has to end them.
 
+    Parameters
+    ----------
+    communicator : Communicator
+    action : callable
+        Without arguments.
+
+    Returns
+    -------
+    object
+        What `action` returns on this rank.
+
     Raises
     ------
     Exception
-        This rank's own, else the first rank's, as a RuntimeError that names the rank.
+        That of `action` on this rank.
+    RuntimeError
+        `action` failed on another rank; the message names the first of these.
     """
     failure: Exception | None = None
     try:

@@ -14,7 +14,7 @@ class Patience(Protocol):
     """Who decides how long waiting makes sense."""
 
     def check(self, what: str, seconds: float) -> None:
-        """Look around; raise where waiting any longer is in vain."""
+        """Raise an error where waiting any longer is in vain."""
 
     def ended(self) -> None:
         """Note that a wait is over of which `check` was told."""

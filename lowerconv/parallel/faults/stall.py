@@ -100,7 +100,7 @@ class Answer:
 
 @not_copied("every process has its own")
 class StallWatch:
-    """A `Patience` that asks all ranks what they do before it loses itself.
+    """A `Patience` that asks all ranks what they do before it raises an error.
 
     Parameters
     ----------
@@ -114,8 +114,8 @@ class StallWatch:
     Attributes
     ----------
     timeout : float or None
-        Seconds of waiting after which a rank that does not answer, or has been busy with a single
-        thing for as long, is a reason to raise; None: it is only told.
+        Seconds of waiting after which an error names the ranks that do not answer, or have been
+        busy with a single thing for as long; with None these are only reported.
     refusal : Exception or None
         Why the system has not started the thread that answers.
     """
@@ -141,7 +141,7 @@ class StallWatch:
             self.refusal = error
 
     def check(self, what: str, seconds: float) -> None:
-        """Look around.
+        """Ask all ranks what they do, from time to time.
 
         Raises
         ------

@@ -21,7 +21,8 @@ import numpy as np
 from lowerconv.copying import not_copied
 from lowerconv.nn.combine import move
 from lowerconv.nn.frame import Frame, Tensor
-from lowerconv.nn.module import Layer, Shape
+from lowerconv.nn.layer import Layer
+from lowerconv.nn.module import Shape
 from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.step import Step
 from lowerconv.parallel.comm.collectives import Routine, all_gather, direct, reduce_scatter
@@ -122,7 +123,7 @@ class Channel:
         return tensor
 
     def shards(self, shape: Shape, dtype: np.dtype, own: Tensor | None = None) -> list[Tensor]:
-        """Return memory for the shards of all ranks, of which there may be this rank's own."""
+        """Return memory for the shards of all ranks; this rank's may be given, as `own`."""
         return [
             own
             if own is not None and r == self.rank
@@ -329,9 +330,9 @@ class ReplicateEnd(AllReduceEnd):
 
 
 class Mask(CollectiveLayer):
-    """A value that all ranks have; of its gradient, the same on all, each rank counts its part.
+    """A value that all ranks have; of its gradient, the same on all, each rank keeps its part.
 
-    So that it can be added to gradients that are in parts.
+    The parts can be added to gradients that are partial sums.
     """
 
     is_view = True

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from lowerconv.nn.graph import Graph, Node, Value
+from lowerconv.nn.layer import Layer
 from lowerconv.nn.linear import Linear
-from lowerconv.nn.module import Layer, Module, Shape
+from lowerconv.nn.module import Module, Shape
 from lowerconv.nn.recording import parameter_dtype
 
 

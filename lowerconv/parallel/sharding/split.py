@@ -28,8 +28,9 @@ from lowerconv.nn.activation import Dropout, ReLU
 from lowerconv.nn.combine import Add, Concat, Flatten
 from lowerconv.nn.conv import Conv2d
 from lowerconv.nn.graph import Graph, Node, Value
+from lowerconv.nn.layer import Layer
 from lowerconv.nn.linear import Linear
-from lowerconv.nn.module import Layer, Module, Shape
+from lowerconv.nn.module import Module, Shape
 from lowerconv.nn.norm import BatchNorm2d
 from lowerconv.nn.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from lowerconv.nn.recording import parameter_dtype
@@ -101,8 +102,7 @@ class SplitNetwork(Part):
         Of an input of any batch: (N, C, H, W) or (N, features).
     engine : Engine
     input_partial : bool
-        Whether the gradient of the input may be what this rank contributes to it, all ranks'
-        adding up to it.
+        Whether the gradient of the input may be a partial sum, to be summed over the ranks.
 
     Attributes
     ----------

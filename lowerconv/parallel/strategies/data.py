@@ -100,7 +100,7 @@ class DataParallel(Strategy):
         return not whole and self.options.overlap != "none"
 
     def settle(self) -> None:
-        """Make the updates that were left for when they are needed."""
+        """Make the updates that were left for later: weights are about to be read."""
         if self.buckets is not None:
             self.buckets.settle()
 

@@ -270,7 +270,7 @@ class OWT(SplitStrategy):
         return self.front.network.buffers()
 
     def settle(self) -> None:
-        """Make the updates before the border that were left for when they are needed."""
+        """Make the updates before the border that were left for later."""
         self.front.settle()
 
     def close(self) -> None:

@@ -59,7 +59,7 @@ class Work:
 
 @not_copied("make another `Trainer` or strategy in each process")
 class Strategy:
-    """How all ranks together train a network; here: each its share of a batch, one after the other.
+    """How ranks train a network together: the base of all strategies, which sends no messages.
 
     Parameters
     ----------
@@ -170,14 +170,14 @@ class Strategy:
             self.optimizer.step()
 
     def settle(self) -> None:
-        """Make the updates that were left for when they are needed: weights are read now."""
+        """Make the updates that were left for later: weights are about to be read."""
 
     def finish(self) -> None:
         """Wait until nothing is under way any more, and all ranks have the same weights."""
         self.settle()
 
     def hand_back(self) -> None:
-        """Have the network that was given to be trained hold what was learnt; all ranks call it."""
+        """Write what was learnt to the network that was given to be trained; all ranks call it."""
 
     def infer(self, images: np.ndarray) -> np.ndarray:
         """Return the scores of this rank's images."""
@@ -212,7 +212,7 @@ class Strategy:
     optimizers: list[Optimizer]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return what this rank has of the arrays that the updates change, but the weights.
+        """Return this rank's part of the arrays that updates change, except the weights.
 
         Such as ``velocity/NAME`` for each parameter.
         """
@@ -242,9 +242,9 @@ class Strategy:
         return {name: (array.shape, array.dtype) for name, array in arrays.items()}
 
     def differing_buffers(self) -> dict[str, np.ndarray]:
-        """Return what this rank keeps beside the parameters, of samples that others have not seen.
+        """Return the buffers that depend on this rank's samples alone, such as running statistics.
 
-        Such as running statistics; they are averaged before they are used.
+        They are averaged over the ranks before they are used.
         """
         return self.network.buffers()
 
@@ -253,7 +253,7 @@ class Strategy:
         return {name: p.data for name, p in self.network.parameters().items()}
 
     def describe(self) -> str:
-        """Return what is done how, in words; empty for a process alone."""
+        """Return how ranks share the work, in words; empty for a process alone."""
         return ""
 
     def report(self) -> list[str]:

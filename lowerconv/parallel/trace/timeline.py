@@ -22,7 +22,8 @@ from lowerconv.conv.plan import ConvPlan
 from lowerconv.copying import not_copied
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.hooks import Handle
-from lowerconv.nn.module import Layer, Module
+from lowerconv.nn.layer import Layer
+from lowerconv.nn.module import Module
 from lowerconv.parallel.comm.communicator import Communicator
 from lowerconv.parallel.comm.engine import Task
 from lowerconv.parallel.comm.listener import NOTHING, PROGRESS, Listener

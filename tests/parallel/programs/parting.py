@@ -4,7 +4,8 @@ import numpy as np
 
 from lowerconv import nn
 from lowerconv.data import Dataset
-from lowerconv.data.loader import Loader, Normalizer
+from lowerconv.data.loader import Loader
+from lowerconv.data.normalizer import Normalizer
 from lowerconv.parallel import world
 from lowerconv.parallel.comm.agreement import DisagreementError
 from lowerconv.parallel.options import ParallelOptions

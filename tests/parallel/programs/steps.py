@@ -17,7 +17,8 @@ import numpy as np
 
 from lowerconv import nn, set_num_threads
 from lowerconv.data import Dataset
-from lowerconv.data.loader import Loader, Normalizer
+from lowerconv.data.loader import Loader
+from lowerconv.data.normalizer import Normalizer
 from lowerconv.parallel import world
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.strategies import STRATEGIES

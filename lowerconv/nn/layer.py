@@ -1,0 +1,200 @@
+"""Layers: the modules that compute, and what each of them can do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lowerconv.nn.frame import Frame
+from lowerconv.nn.graph import Node, Value
+from lowerconv.nn.module import Module, Shape
+from lowerconv.nn.schedule import Schedule
+from lowerconv.nn.step import Step
+from lowerconv.ops.activate import Activation
+
+
+class Layer(Module):
+    """A module that computes: one node of the graph.
+
+    What a layer computes with is in a `Frame`, one for each place where it is applied.
+
+    Attributes
+    ----------
+    keeps_x, keeps_y : bool
+        Whether `differentiate` reads what the layer was given, or what it returned.
+    in_place : bool
+        Whether the result may be written over the first operand, and the gradient of the operand
+        over that of the result.
+    is_view : bool
+        Whether the result is the first operand in another shape.
+    takes_relu, takes_activation, takes_residual : bool
+        Whether the layer can apply a ReLU that follows it, or an activation of any kind, and before
+        that add another value.
+    is_sum, is_relu, is_concatenation : bool
+        Whether the layer adds two values, is a ReLU, or sets values side by side: graphs make it
+        part of its neighbours.
+    schedule : Schedule
+        When the layer has its turn.
+    """
+
+    keeps_x = False
+    keeps_y = False
+    in_place = False
+    is_view = False
+    takes_relu = False
+    takes_activation = False
+    takes_residual = False
+    is_sum = False
+    is_relu = False
+    is_concatenation = False
+    schedule = Schedule.IN_ORDER
+
+    @property
+    def activation(self) -> Activation | None:
+        """What the layer does, where that is a function of each item other than ReLU."""
+        return None
+
+    def forward(self, *values: Value) -> Value:
+        """Record the layer.
+
+        Parameters
+        ----------
+        *values : Value
+            The operands.
+
+        Returns
+        -------
+        Value
+
+        Raises
+        ------
+        TypeError, ValueError
+            An operand is no value, or has a shape that does not fit.
+        """
+        for i, value in enumerate(values):
+            if not isinstance(value, Value):
+                name = f"values[{i}]" if len(values) > 1 else "x"
+                raise TypeError(f"{name}: got {type(value).__name__}, expected a numpy array")
+        shapes = tuple(value.shape for value in values)
+        return Node(self, values, self.result_shape(*shapes), values[0].dtype).result
+
+    def result_shape(self, *shapes: Shape) -> Shape:
+        """Return the shape of the result.
+
+        Parameters
+        ----------
+        *shapes : tuple of int
+            Of the operands.
+
+        Returns
+        -------
+        tuple of int
+
+        Raises
+        ------
+        ValueError
+            The operands do not fit.
+        """
+        raise NotImplementedError
+
+    def absorbs(self, following: Layer) -> Layer | None:
+        """Return a layer that does what this one and then another do at inference.
+
+        Parameters
+        ----------
+        following : Layer
+
+        Returns
+        -------
+        Layer or None
+            None where there is no such layer.
+        """
+        return None
+
+    def scale_and_shift(self, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return by what each channel is multiplied, and what is added to it, at inference.
+
+        Parameters
+        ----------
+        channels : int
+            C of the operand.
+
+        Returns
+        -------
+        (scale, shift) or None
+            Of (C,); None for a layer that does anything else.
+        """
+        return None
+
+    def saved(self, *shapes: Shape) -> dict[str, tuple[Shape, Any]]:
+        """Return which arrays the layer keeps from a forward step to the backward step.
+
+        Parameters
+        ----------
+        *shapes : tuple of int
+            Of the operands.
+
+        Returns
+        -------
+        dict
+            Name to (shape, dtype).
+        """
+        return {}
+
+    def flops(self, *shapes: Shape) -> int:
+        """Return the additions and multiplications of a forward step: those of products alone.
+
+        Parameters
+        ----------
+        *shapes : tuple of int
+            Of the operands.
+
+        Returns
+        -------
+        int
+        """
+        return 0
+
+    def prepare(self, frame: Frame) -> None:
+        """Decide once how to compute a frame: kernels, plans, scratch memory.
+
+        Parameters
+        ----------
+        frame : Frame
+        """
+
+    def compute(self, frame: Frame, step: Step) -> None:
+        """Compute forward: write ``frame.y``.
+
+        Parameters
+        ----------
+        frame : Frame
+        step : Step
+        """
+        raise NotImplementedError
+
+    def differentiate(self, frame: Frame, step: Step) -> None:
+        """Set the gradients of the parameters, and write or add to ``frame.dxs``.
+
+        ``frame.dy`` is complete, and no other layer reads it: it may be changed.
+        ``frame.dresidual`` is written before ``frame.dxs``, and these in their order.
+
+        Parameters
+        ----------
+        frame : Frame
+        step : Step
+        """
+        raise NotImplementedError
+
+    def differentiate_weights(self, frame: Frame, step: Step) -> None:
+        """Set the gradients that `differentiate` leaves with ``WEIGHT_GRADIENTS_LATER``.
+
+        Parameters
+        ----------
+        frame : Frame
+        step : Step
+        """
+
+
+Layer._reserved = frozenset(dir(Layer()))
