@@ -72,6 +72,8 @@ class OnnxNetwork(Module):
         None where they are not declared.
     version : int
         Of the operators.
+    metadata : dict of str to str
+        What the file says beside the network.
     """
 
     returns_all = True
@@ -91,6 +93,7 @@ class OnnxNetwork(Module):
         self.declared = tuple(
             tuple(v.SerializeToString() for v in values) for values in (inputs, model.graph.output)
         )
+        self.metadata = {entry.key: entry.value for entry in model.metadata_props}
         version = self.version = opset_of(model)
         operations = list(model.graph.node)
         protos.check_operators(operations, version, name)

@@ -65,4 +65,6 @@ def write(network: OnnxNetwork, path: str | PathLike[str]) -> None:
     graph = onnx.helper.make_graph(nodes, "network", inputs, outputs, tensors)
     versions = [onnx.helper.make_opsetid("", network.version)]
     options = {"producer_name": "lowerconv", "ir_version": FORMAT, "opset_imports": versions}
-    onnx.save_model(onnx.helper.make_model(graph, **options), path)
+    model = onnx.helper.make_model(graph, **options)
+    onnx.helper.set_model_props(model, network.metadata)
+    onnx.save_model(model, path)
