@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,14 +45,19 @@ def operands_of(node: Node) -> dict[int, np.ndarray]:
 def write(network: OnnxNetwork, path: str | PathLike[str]) -> None:
     """Write a network; see `OnnxNetwork.save_onnx`."""
     onnx = import_onnx()
-    nodes, constants = [], dict(network.constants)
+    # What bodies of nodes have computed of constants is computed by them again.
+    read = {name for node in network.nodes for name in node.inputs} | {*network.output_names}
+    nodes: list[Any] = []
+    constants = {name: array for name, array in network.constants.items() if name in read}
     for node in network.nodes:
+        if node.layer is None:
+            nodes += node.protos
+            continue
         proto = onnx.NodeProto()
-        proto.CopyFrom(node.proto)
-        if node.layer is not None:
-            for i, array in operands_of(node).items():  # names of its own: others may share one
-                name = f"{node.name}_{i}_of_{node.inputs[i]}"
-                proto.input[i], constants[name] = name, array
+        proto.CopyFrom(node.protos[0])
+        for i, array in operands_of(node).items():  # names of its own: others may share one
+            name = f"{node.name}_{i}_of_{node.inputs[i]}"
+            proto.input[i], constants[name] = name, array
         nodes.append(proto)
     tensors = [
         onnx.numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)

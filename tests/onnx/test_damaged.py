@@ -125,13 +125,13 @@ def test_what_is_no_model_is_told(tmp_path):
 
 def test_all_unknown_operators_are_told_at_once():
     nodes = [
-        helper.make_node("Loop", ["x"], ["a"], name="round"),
+        helper.make_node("Scan", ["x"], ["a"], name="round"),
         helper.make_node("Foo", ["a"], ["b"], domain="com.example"),
         helper.make_node("Foo", ["b"], ["y"], name="last", domain="com.example"),
     ]
     with pytest.raises(OnnxError) as told:
         lowerconv.onnx.load(model_of(nodes, {"x": [1]}, ["y"]))
-    assert "Loop (round)" in str(told.value)
+    assert "Scan (round)" in str(told.value)
     assert "com.example.Foo (number 1, last)" in str(told.value)
 
 
