@@ -21,6 +21,7 @@ from lowerconv.nn.step import INFERENCE, Step
 from lowerconv.onnx import bodies, operators, protos  # noqa: F401  (operators fill the table)
 from lowerconv.onnx.contents import divide
 from lowerconv.onnx.explain import Explanation, explain
+from lowerconv.onnx.fallback import with_fallback
 from lowerconv.onnx.folding import fold
 from lowerconv.onnx.half import at_full, in_full_precision, is_half
 from lowerconv.onnx.operators.windows import room
@@ -29,7 +30,7 @@ from lowerconv.onnx.registry import Body, Node
 from lowerconv.onnx.write import write
 
 
-def load(source: Source, *, trainable: bool = False) -> OnnxNetwork:
+def load(source: Source, *, trainable: bool = False, fallback: str | None = None) -> OnnxNetwork:
     """Return the network of an ONNX file.
 
     Parameters
@@ -38,6 +39,8 @@ def load(source: Source, *, trainable: bool = False) -> OnnxNetwork:
     trainable : bool
         Whether its parameters can be learnt.  Else they are read-only, which lets kernels keep them
         packed: the network answers as fast as one that was compiled.
+    fallback : "onnxruntime", optional
+        What computes nodes whose operators are not known here; they have no gradients.
 
     Returns
     -------
@@ -49,15 +52,17 @@ def load(source: Source, *, trainable: bool = False) -> OnnxNetwork:
     OnnxError
         The file is damaged, or has operators that are not known here: all are listed.
     OSError, ImportError
-        The file cannot be read; the package onnx is not installed.
+        The file cannot be read; the package onnx, or onnxruntime for `fallback`, is not installed.
 
     Examples
     --------
     >>> net = lowerconv.onnx.load("model.onnx")  # doctest: +SKIP
     >>> net(images)  # doctest: +SKIP
     """
+    if fallback not in (None, "onnxruntime"):
+        raise ValueError(f"fallback: got {fallback!r}, expected 'onnxruntime' or None")
     model, name = read_model(source)
-    return OnnxNetwork(model, name, trainable)
+    return OnnxNetwork(model, name, trainable, fallback is not None)
 
 
 class OnnxNetwork(Module):
@@ -75,13 +80,17 @@ class OnnxNetwork(Module):
         None where they are not declared.
     version : int
         Of the operators.
+    opsets : tuple of (str, int)
+        All that the file imports: domains and versions.
     metadata : dict of str to str
         What the file says beside the network.
     """
 
     returns_all = True
 
-    def __init__(self, model: Any, name: str, trainable: bool = False) -> None:
+    def __init__(
+        self, model: Any, name: str, trainable: bool = False, fallback: bool = False
+    ) -> None:
         super().__init__()
         onnx = import_onnx()
         self.frozen = not trainable
@@ -98,9 +107,17 @@ class OnnxNetwork(Module):
         )
         self.metadata = {entry.key: entry.value for entry in model.metadata_props}
         version = self.version = opset_of(model)
-        operations = self._lifted(onnx, model)
-        protos.check_operators(operations, version, name)
-        nodes = [protos.node_of(onnx, p, i, version, name) for i, p in enumerate(operations)]
+        self.opsets = tuple((o.domain, o.version) for o in model.opset_import)
+        operations = list(model.graph.node)
+        if fallback:
+            known_here = partial(protos.is_known, version=version)
+            operations = with_fallback(onnx, model, operations, known_here, name)
+        operations = self._lifted(onnx, operations)
+        protos.check_operators([p for p in operations if not isinstance(p, Node)], version, name)
+        nodes = [
+            p if isinstance(p, Node) else protos.node_of(onnx, p, i, version, name)
+            for i, p in enumerate(operations)
+        ]
         known = {*self._constants, *self.input_names}
         self._nodes = protos.in_order(nodes, {*known, ""}, name)
         known.update(*(n.outputs for n in self._nodes))
@@ -111,14 +128,17 @@ class OnnxNetwork(Module):
         self._divide()
         self._make_layers()
 
-    def _lifted(self, onnx: Any, model: Any) -> list[Any]:
-        """Return the nodes of a model, the constants within them among those of the network."""
+    def _lifted(self, onnx: Any, nodes: list[Any]) -> list[Any]:
+        """Return nodes of a model, the constants within them among those of the network."""
         taken = {*self._constants, *self.input_names, *self.output_names}
-        taken.update(name for node in model.graph.node for name in node.output)
+        for node in nodes:
+            taken.update(node.outputs if isinstance(node, Node) else node.output)
         tensors: list[Any] = []
         lifted = [
-            bodies.lifted(node, node.name or f"{node.op_type}_{i}", taken, tensors)
-            for i, node in enumerate(model.graph.node)
+            node
+            if isinstance(node, Node)
+            else bodies.lifted(node, node.name or f"{node.op_type}_{i}", taken, tensors)
+            for i, node in enumerate(nodes)
         ]
         for tensor in tensors:
             where = f"{self.file}: tensor {tensor.name!r}"

@@ -68,7 +68,7 @@ def write(network: OnnxNetwork, path: str | PathLike[str]) -> None:
         for contents in network.declared
     )
     graph = onnx.helper.make_graph(nodes, "network", inputs, outputs, tensors)
-    versions = [onnx.helper.make_opsetid("", network.version)]
+    versions = [onnx.helper.make_opsetid(*opset) for opset in network.opsets]
     options = {"producer_name": "lowerconv", "ir_version": FORMAT, "opset_imports": versions}
     model = onnx.helper.make_model(graph, **options)
     onnx.helper.set_model_props(model, network.metadata)
