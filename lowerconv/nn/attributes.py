@@ -14,7 +14,15 @@ from lowerconv.conv.problem import DTYPES
 
 
 class Parameter:
-    """An array that is learnt, and the gradient of the loss with respect to it."""
+    """An array that is learnt, and the gradient of the loss with respect to it.
+
+    Attributes
+    ----------
+    origin : tuple
+        Of one that never changes: tells it apart from all others of its network; else empty.
+    """
+
+    origin: tuple[Any, ...] = ()
 
     def __init__(self, data: np.ndarray) -> None:
         if plain_array(data, "data").dtype not in DTYPES:
@@ -40,13 +48,14 @@ class Attributes:
     # parameters there are, those of new modules counted.
     _structures = 0
     _parameter_lists = 0
+    _children: dict[str, Any]
     _recorded = False  # whether programs may know of the parameters
     _reserved: ClassVar[frozenset[str]] = frozenset()  # names that all modules use themselves
 
     def __init__(self) -> None:
         for name in self.__dict__.get("_children", ()):  # called again: it begins anew
             self.__dict__.pop(name, None)
-        self._children: dict[str, Any] = {}
+        self.__dict__["_children"] = {}  # without `__setattr__`: layers are made in thousands
 
     def children(self) -> Mapping[str, Any]:
         """Return the modules that this one is made of, by name; to be read only."""

@@ -114,6 +114,7 @@ class Program:
         xs = tuple(self._tensor(value) for value in node.operands)
         frame = Frame(node.name, node.result.dtype, xs, self._tensor(node.result))
         frame.relu, frame.training, frame.constant = node.relu, self.training, constant
+        frame.filters = self.arena.filters
         frame.views = self.plan.lies_in(node)
         if node.residual is not None:
             frame.residual = self._tensor(node.residual)

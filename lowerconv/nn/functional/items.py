@@ -107,16 +107,22 @@ def _gated(x: Value, gate: Value) -> Operand | None:
     if layer.function == "affine" and layer.b == 0:
         inner = _gated(x, source)
         return None if inner is None else affine(inner, layer.a, 0.0)
-    before = layer_of(source, Pointwise)
-    if (
-        (layer.function, layer.a, layer.b) == ("clip", 0.0, 6.0)
-        and before is not None
-        and (before.function, before.a, before.b) == ("affine", 1.0, 3.0)
-        and source.node is not None
-        and source.node.operands[0] is x
-    ):
+    if (layer.function, layer.a, layer.b) == ("clip", 0.0, 6.0) and _is_sum(source, x, 3.0):
         return affine(pointwise(x, "hard_swish"), 6.0, 0.0)
     return None
+
+
+def _is_sum(value: Value, x: Value, number: float) -> bool:
+    """Return whether a value is ``x + number``, also where both are linear in one other value."""
+    layer, other = layer_of(value, Pointwise), layer_of(x, Pointwise)
+    if layer is None or layer.function != "affine" or value.node is None:
+        return False
+    if value.node.operands[0] is x:
+        return bool((layer.a, layer.b) == (1.0, number))
+    if other is None or other.function != "affine" or x.node is None:
+        return False
+    same = value.node.operands[0] is x.node.operands[0] and layer.a == other.a
+    return bool(same and _near(layer.b, other.b + number))
 
 
 def _near(a: float, b: float) -> bool:
