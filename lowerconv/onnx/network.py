@@ -353,7 +353,8 @@ class OnnxNetwork(Module):
     def save_onnx(self, path: str | Path, x_shape: Any = None) -> None:
         """Write the network with its parameters as they are now, as the file that it came from.
 
-        Shapes that are dynamic stay so; `x_shape` is not looked at.
+        Shapes that are dynamic stay so; `x_shape` is not looked at.  Tensors that are too large for
+        one file are in another one beside it, ``PATH.data``.
         """
         write(self, path)
 

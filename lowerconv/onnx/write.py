@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from lowerconv.onnx.registry import Node
 
 FORMAT = 9  # of the file
+LARGEST = 2**31 - 2**24  # bytes of tensors in a file, which protocol buffers allow 2 GiB
 
 
 def operands_of(node: Node) -> dict[int, np.ndarray]:
@@ -72,4 +74,9 @@ def write(network: OnnxNetwork, path: str | PathLike[str]) -> None:
     options = {"producer_name": "lowerconv", "ir_version": FORMAT, "opset_imports": versions}
     model = onnx.helper.make_model(graph, **options)
     onnx.helper.set_model_props(model, network.metadata)
-    onnx.save_model(model, path)
+    if sum(array.nbytes for array in constants.values()) <= LARGEST:
+        onnx.save_model(model, path)
+        return
+    data = Path(path).with_name(f"{Path(path).name}.data")
+    data.unlink(missing_ok=True)  # what is written is added to what is there
+    onnx.save_model(model, path, save_as_external_data=True, location=data.name)
