@@ -15,10 +15,10 @@ MPI = ["mpich; sys_platform != 'win32'", "impi-rt; sys_platform == 'win32'"]
 PLOT = ["matplotlib>=3.7"]
 TENSORBOARD = ["tensorboardX>=2.6"]  # writes events without TensorBoard itself
 BENCH = ["pytest>=8.3", "pytest-benchmark>=4.0"]
-PEERS = ["torch>=2.2", "onnxruntime>=1.17", "onnx>=1.15"]
+ONNX, RUNTIME = ["onnx>=1.15"], ["onnxruntime>=1.17"]
+PEERS = ["torch>=2.2", *RUNTIME, *ONNX]
 # gevent replaces Python's threads: programs that have it patch what the library starts.
 # pytest-xdist runs several tests at once: most of them compile, or wait for other processes.
-ONNX = ["onnx>=1.15"]
 TEST = ["pytest>=8.3", "pytest-xdist>=3.5", "hypothesis>=6.90", "gevent>=24.10"]
 
 setup(
@@ -56,6 +56,7 @@ setup(
         "jax": ["jax>=0.4.34"],
         "bench": BENCH + PEERS,
         "onnx": ONNX,
+        "onnxruntime": ONNX + RUNTIME,
         "test": TEST + PLOT + TENSORBOARD + ONNX,
     },
     entry_points={

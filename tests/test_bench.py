@@ -4,8 +4,10 @@ import importlib.util
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -176,3 +178,37 @@ def test_a_network_that_threads_share():
     )
     assert "| lenet, 2 | `net(x)` | " in printed
     assert "| lenet, 2 | `net.compile(...)` | " in printed
+
+
+def test_onnx_files(tmp_path):
+    pytest.importorskip("onnx", reason="reads ONNX files")
+    pytest.importorskip("onnxruntime", reason="compares with ONNX Runtime")
+    import numpy as np
+    from onnx import helper
+
+    from tests.onnx.networks import model_of, small_model
+
+    node = helper.make_node
+    light = [
+        node("ConstantOfShape", ["shape"], ["w"]),
+        node("Conv", ["x", "w"], ["c"]),
+        node("Flatten", ["c"], ["f"]),
+        node("Softmax", ["f"], ["y"]),
+    ]
+    model = model_of(light, {"x": [1, 3, 6, 6]}, ["y"], {"shape": np.array([4, 3, 3, 3])})
+    (tmp_path / "light.onnx").write_bytes(model.SerializeToString())
+    with zipfile.ZipFile(tmp_path / "package.whl", "w") as wheel:
+        content = small_model(np.random.default_rng(1)).SerializeToString()
+        wheel.writestr("package/small.onnx", content)
+    (tmp_path / "damaged.onnx").write_text("this is no model")
+    np.savez(tmp_path / "small.npz", x=np.ones((2, 3, 12, 12), np.float32))
+    arguments = f"bench.onnx_files {tmp_path} --rounds 1 --seconds 0.01 --threads 1"
+    printed = python(
+        "import runpy, sys\n"
+        f"sys.argv = {arguments.split()!r}\n"
+        "try:\n    runpy.run_module('bench.onnx_files', run_name='__main__')\n"
+        "except SystemExit as error:\n    print('status', error.code)\n"
+    )
+    assert re.search(r"^  light +1x3x6x6 +\d\.\de-0[678] +[\d.]+ +[\d.]+", printed, re.M)
+    assert re.search(r"^  small +2x3x12x12 +\d\.\de-0[678] ", printed, re.M)
+    assert "damaged: " in printed and "geometric mean" in printed and "status 1" in printed

@@ -101,6 +101,8 @@ ELSEWHERE = {
     "onnx.backend.BackendRep": "a network",
     "onnx.network.OnnxNetwork": "copied in tests/onnx",
     "onnx.registry.Node": "copied with its network",
+    "onnx.registry.Body": "copied with its network",
+    "onnx.fallback.Elsewhere": "copied in tests/onnx",
     "onnx.registry.Operator": "functions, that pickle where they have a name",
     "onnx.contents.Division": "nodes",
     "onnx.operators.recurrent.Cell": "functions and arrays of one call",

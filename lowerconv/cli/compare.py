@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -15,6 +14,7 @@ from lowerconv.cli.mistakes import EXPECTED, tell
 from lowerconv.cli.network_inputs import random_inputs, shape_argument, shapes_of
 from lowerconv.console import PlainConsole
 from lowerconv.onnx import load
+from lowerconv.onnx.fallback import open_session
 from lowerconv.printable import printable
 from lowerconv.runtime.threads import get_num_threads
 
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
             raise ValueError(f"--repeats: got {options.repeats}, expected at least 1")
         network = load(options.model)
         arrays = random_inputs(network, shapes_of(network, options.shape))
-        session = _session(options.model)
+        session = open_session(options.model, "compare")
         feeds = dict(zip(network.input_names, arrays, strict=True))
         ours, theirs = network(*arrays), session.run(list(network.output_names), feeds)
         candidates = {
@@ -68,9 +68,9 @@ def run(options: argparse.Namespace) -> int:
     worst = 0.0
     ours = ours if isinstance(ours, tuple) else (ours,)
     for name, mine, other in zip(network.output_names, ours, theirs, strict=True):
-        difference = _difference(mine, np.asarray(other))
-        worst = max(worst, difference)
-        table.add_row(printable(name), str(mine.shape), f"{difference:.2e}")
+        apart = difference(mine, np.asarray(other))
+        worst = max(worst, apart)
+        table.add_row(printable(name), str(mine.shape), f"{apart:.2e}")
     console.print(table)
     here, there = (median(seconds) for seconds in found.values())
     console.print(
@@ -80,20 +80,7 @@ def run(options: argparse.Namespace) -> int:
     return 0 if worst <= TOLERANCE else 1
 
 
-def _session(path: Path) -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ImportError(
-            "compare needs the package onnxruntime: pip install onnxruntime"
-        ) from None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = get_num_threads()
-    providers = ["CPUExecutionProvider"]
-    return onnxruntime.InferenceSession(str(path), options, providers=providers)
-
-
-def _difference(mine: np.ndarray, other: np.ndarray) -> float:
+def difference(mine: np.ndarray, other: np.ndarray) -> float:
     """Return the largest difference over the largest item; infinity where arrays are unlike."""
     if mine.shape != other.shape or mine.dtype != other.dtype:
         return float("inf")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import numpy as np
@@ -106,6 +107,13 @@ class Executable:
         """Return what calls are given instead of filters: what is kept of them, or `w` itself."""
         return w
 
+    def layout(self) -> Hashable:
+        """Return all that `hold` depends on beside the filters; None where it keeps nothing."""
+        return None
+
+    def adopt(self, kept: Array) -> None:
+        """Keep what `hold` of an executable with the same layout has returned."""
+
     def explain(self) -> dict[str, str]:
         """Return the decisions, for people."""
         return {}
@@ -197,6 +205,14 @@ class Followed(Executable):
     def hold(self, team: Handle, w: Array, workspace: Scratch) -> Array:
         """Return what is kept of the filters."""
         return self.stored.hold(team, w, workspace)
+
+    def layout(self) -> Hashable:
+        """Return all that `hold` depends on."""
+        return self.stored.layout()
+
+    def adopt(self, kept: Array) -> None:
+        """Keep what another one has kept."""
+        self.stored.adopt(kept)
 
     def explain(self) -> dict[str, str]:
         """Return the decisions, for people."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, MutableMapping
 from math import prod
 from typing import Any, cast
 
@@ -119,7 +120,12 @@ class ConvPlan:
         """Scratch memory for all threads together, in bytes."""
         return self.executable.workspace_items * self.problem.dtype.itemsize
 
-    def hold(self, w: np.ndarray) -> None:
+    def hold(
+        self,
+        w: np.ndarray,
+        shared: MutableMapping[Hashable, np.ndarray] | None = None,
+        origin: Hashable = None,
+    ) -> None:
         """Keep the filters of all calls to come, which are then made without: ``plan(x[, bias])``.
 
         They are kept packed where the algorithm multiplies packed ones and the plan was made with
@@ -129,6 +135,10 @@ class ConvPlan:
         ----------
         w : ndarray, (K, C/groups, R, S)
             Of the plan's dtype.
+        shared : mutable mapping of ndarray, optional
+            What plans keep, so that others need not keep the same again.
+        origin : hashable
+            Tells `w` apart from all other filters that plans keep in `shared`.
 
         Raises
         ------
@@ -141,8 +151,17 @@ class ConvPlan:
         given = contiguous(w, "w")
         with parallel_region(self.executable.threads, self.executable.pairs) as team:
             run = self._for_threads(team.threads)
-            kept = run.hold(team, given, workspace(run.workspace_items, self.problem.dtype))
-        self._held = (np.array(w, order="C", subok=False) if kept is given else kept,)
+            layout = run.layout()
+            key = origin, layout
+            kept = None if shared is None else shared.get(key)
+            if kept is None:
+                kept = run.hold(team, given, workspace(run.workspace_items, self.problem.dtype))
+                kept = np.array(w, order="C", subok=False) if kept is given else kept
+                if shared is not None:
+                    shared[key] = kept
+            elif layout is not None:
+                run.adopt(kept)
+        self._held = (kept,)
         self.call = self.call.without_filters()
 
     def __reduce__(self) -> tuple[Any, ...]:

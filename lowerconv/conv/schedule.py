@@ -7,13 +7,14 @@ the NUMA nodes of the threads; `conv.fused.forward` makes the microkernels and t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 from typing import NamedTuple
 
 from lowerconv.codegen.isa import Isa
 from lowerconv.conv import costs
 from lowerconv.conv.caches import panel_bytes
-from lowerconv.conv.lowering import Convolution
+from lowerconv.conv.lowering import KEPT, Convolution
 from lowerconv.conv.partition import Part, best
 from lowerconv.conv.setting import Setting
 from lowerconv.conv.tiling import Tiling
@@ -117,6 +118,7 @@ def tiles(conv: Convolution, tiling: Tiling, phase: int) -> int:
     return -(-conv.phases[phase].P // tiling.shapes[phase][0]) * tiles_per_row(conv, tiling, phase)
 
 
+@lru_cache(maxsize=KEPT)
 def make_schedule(
     conv: Convolution, isa: Isa, nodes: tuple[int, ...], tiling: Tiling, constant: bool
 ) -> Schedule:

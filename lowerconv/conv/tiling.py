@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from lowerconv.codegen.microkernel import rows_max
 from lowerconv.conv import costs
 from lowerconv.conv.caches import panel_bytes
 from lowerconv.conv.costs import step_time
-from lowerconv.conv.lowering import Convolution, Phase
+from lowerconv.conv.lowering import KEPT, Convolution, Phase
 from lowerconv.conv.window import balanced
 
 PAGE, CROWD = 2048, 8  # rows in place at such a distance, and so many, share sets of L1
@@ -62,11 +63,33 @@ def live_taps(conv: Convolution, phase: Phase, TH: int) -> np.ndarray:
 
     Taps that only meet the zeros of the padding are left out of a tile's steps.
     """
-    offsets = np.array([row for _, row, _ in phase.taps], np.int64)
-    rows = np.arange(-(-phase.P // TH) * TH).reshape(-1, TH)
-    at = rows[:, :, None] * conv.stride_h + offsets
-    inside = (at >= 0) & (at < conv.H) & (rows[:, :, None] < phase.P)
-    return np.asarray(inside.any(axis=1))
+    rows = tuple(row for _, row, _ in phase.taps)
+    return _live_rows(phase.P, rows, TH, conv.stride_h, conv.H)
+
+
+@lru_cache(maxsize=KEPT)
+def _live_rows(P: int, offsets: tuple[int, ...], TH: int, stride: int, H: int) -> np.ndarray:
+    """Return `live_taps`, to be read only."""
+    rows = np.arange(-(-P // TH) * TH).reshape(-1, TH)
+    at = rows[:, :, None] * stride + np.array(offsets, np.int64)
+    inside = (at >= 0) & (at < H) & (rows[:, :, None] < P)
+    live = np.asarray(inside.any(axis=1))
+    live.flags.writeable = False
+    return live
+
+
+def _row_steps(conv: Convolution, phase: Phase, TH: int) -> tuple[tuple[int, int], ...]:
+    """Return numbers of rows of tiles, and the steps of all of them: whole rows, and the last."""
+    rows = tuple(row for _, row, _ in phase.taps)
+    whole, last, count = _counted(phase.P, rows, TH, conv.stride_h, conv.H)
+    return (count - 1, conv.C * whole), (1, conv.C * last)
+
+
+@lru_cache(maxsize=KEPT)
+def _counted(P: int, offsets: tuple[int, ...], TH: int, stride: int, H: int) -> tuple[int, ...]:
+    """Return the live taps of all rows of tiles but the last, those of the last, and the rows."""
+    live = _live_rows(P, offsets, TH, stride, H).sum(axis=1)
+    return int(live[:-1].sum()), int(live[-1:].sum()), len(live)
 
 
 def _far(conv: Convolution, rows: int, pixels: int) -> float:
@@ -106,17 +129,16 @@ def _filters(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
         for phase in conv.phases:
             best = None
             for TH, TW in _filter_shapes(phase, rows_max(isa, NV)):
-                live = live_taps(conv, phase, TH).sum(axis=1)
-                steps = conv.C * live
+                whole, end = _row_steps(conv, phase, TH)
                 cost = 0.0
                 last = phase.P % TH or TH
                 for width, columns in _parts(phase.Q, TW).items():
                     for NV_, panels in _parts(vectors, NV).items():
-                        for height, rows in ((TH, steps[:-1]), (last, steps[-1:])):
+                        for height, (rows, steps) in ((TH, whole), (last, end)):
                             m = height * width
-                            one = rows.sum() * step_time(m, NV_, isa)
+                            one = steps * step_time(m, NV_, isa)
                             stored = costs.TRANSPOSED * NV_ * -(-m // VL) + _far(conv, NV_ * VL, m)
-                            one += len(rows) * (costs.CALL + stored)
+                            one += rows * (costs.CALL + stored)
                             cost += columns * panels * one
                 if best is None or cost < best[0]:
                     best = cost, (TH, TW)
@@ -155,20 +177,17 @@ def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
             else:
                 TH, TW = 1, min(phase.Q, balanced(across, NV) * VL)
             shapes.append((TH, TW))
-            steps = conv.C * live_taps(conv, phase, TH).sum(axis=1)
+            whole, end = _row_steps(conv, phase, TH)
             for width, columns in _parts(phase.Q, TW).items():
                 for NR_, panels in _parts(conv.K, NR).items():
-                    for height, rows in (
-                        (TH, steps[:-1]),
-                        (phase.P % TH or TH, steps[-1:]),
-                    ):
+                    for height, (rows, steps) in ((TH, whole), (phase.P % TH or TH, end)):
                         count = height * -(-width // VL)
-                        one = rows.sum() * (
+                        one = steps * (
                             step_time(NR_, count, isa) + costs.UNALIGNED * count + crowded
                         )
                         stored = costs.STORED * NR_ * count * phase.out_column
                         stored += _far(conv, NR_ * height, width)
-                        one += len(rows) * (costs.CALL + stored)
+                        one += rows * (costs.CALL + stored)
                         total += columns * panels * one
         total *= conv.images * conv.groups
         if conv.transposed and not constant:
@@ -176,7 +195,8 @@ def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
         yield Tiling("pixels", not conv.transposed, NR, tuple(shapes), total)
 
 
-def tilings(conv: Convolution, isa: Isa, constant: bool) -> list[Tiling]:
+@lru_cache(maxsize=KEPT)
+def tilings(conv: Convolution, isa: Isa, constant: bool) -> tuple[Tiling, ...]:
     """Return the ways to feed the microkernel, cheapest first."""
     found = [*_filters(conv, isa, constant), *_pixels(conv, isa, constant)]
-    return sorted(found, key=lambda tiling: tiling.cost)
+    return tuple(sorted(found, key=lambda tiling: tiling.cost))

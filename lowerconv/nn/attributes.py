@@ -25,12 +25,16 @@ class Parameter:
     ----------
     grad : ndarray
         Of the shape and dtype of `data`; zero at first.
+    origin : tuple
+        Of one that never changes: tells it apart from all others of its network; else empty.
 
     Raises
     ------
     TypeError
         `data` is no array, is masked, or has another dtype.
     """
+
+    origin: tuple[Any, ...] = ()
 
     def __init__(self, data: np.ndarray) -> None:
         if plain_array(data, "data").dtype not in DTYPES:
@@ -56,13 +60,14 @@ class Attributes:
     # parameters there are, those of new modules counted.
     _structures = 0
     _parameter_lists = 0
+    _children: dict[str, Any]
     _recorded = False  # whether programs may know of the parameters
     _reserved: ClassVar[frozenset[str]] = frozenset()  # names that all modules use themselves
 
     def __init__(self) -> None:
         for name in self.__dict__.get("_children", ()):  # called again: it begins anew
             self.__dict__.pop(name, None)
-        self._children: dict[str, Any] = {}
+        self.__dict__["_children"] = {}  # without `__setattr__`: layers are made in thousands
 
     def children(self) -> Mapping[str, Any]:
         """Return the modules that this one is made of, by name; to be read only."""

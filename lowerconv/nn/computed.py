@@ -35,6 +35,7 @@ class Computed(Layer):
 
     keeps_x = True
     keeps_y = True
+    how = "NumPy"  # or what else computes it, for people
 
     def __init__(
         self,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import Any
+from functools import lru_cache
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.step import Step
 from lowerconv.ops.elementwise import bias_relu_grad
 from lowerconv.runtime.threads import run
+
+Geometry: TypeAlias = tuple[Any, Any, Any, Any]  # stride, padding, dilation, groups
 
 
 class Conv2d(Layer):
@@ -136,8 +139,7 @@ class Conv2d(Layer):
             Images of that shape do not fit the filters.
         """
         weight = self.weight.data
-        names = ("x", "weight")
-        return conv_problem(x_shape, weight.shape, *self.geometry, weight.dtype, names=names)
+        return _problem(x_shape, weight.shape, self.geometry, weight.dtype)
 
     def result_shape(self, *shapes: Shape) -> Shape:
         """Return (N, K, P, Q)."""
@@ -158,6 +160,8 @@ class Conv2d(Layer):
         both = copy(self)
         both.weight = Parameter((weight * scale[:, None, None, None]).astype(weight.dtype))
         both.bias = Parameter((bias * scale + shift).astype(weight.dtype))
+        if self.weight.origin:
+            both.weight.origin = (*self.weight.origin, scale.tobytes())
         return both
 
     def flops(self, *shapes: Shape) -> int:
@@ -166,10 +170,7 @@ class Conv2d(Layer):
 
     def prepare(self, frame: Frame) -> None:
         """Plan the passes."""
-
-        names = ("x", "weight")
-        w_shape = self.weight.data.shape
-        problem = conv_problem(frame.x.shape, w_shape, *self.geometry, frame.dtype, names=names)
+        problem = _problem(frame.x.shape, self.weight.data.shape, self.geometry, frame.dtype)
 
         def plan(op: Op, **options: Any) -> ConvPlan:
             made = ConvPlan(problem, op, Options(self.algorithm, **options))
@@ -185,7 +186,8 @@ class Conv2d(Layer):
             constant=frame.constant,
         )
         if frame.constant:  # then this layer is nobody else's
-            forward.hold(self.weight.data)
+            shared = frame.filters if self.weight.origin else None
+            forward.hold(self.weight.data, shared, self.weight.origin)
             self.weight = emptied(self.weight)
         if frame.dy is not None:
             frame.kept["weight_grad"] = plan("weight_grad")
@@ -217,3 +219,16 @@ class Conv2d(Layer):
         """Compute the gradient of the filters."""
         dy, x = frame.gradient, frame.x
         frame.kept["weight_grad"](dy.array, x.array, out=self.weight.grad)
+
+
+@lru_cache
+def _checked(x_shape: Shape, w_shape: Shape, geometry: Geometry, dtype: np.dtype) -> ConvProblem:
+    return conv_problem(x_shape, w_shape, *geometry, dtype, names=("x", "weight"))
+
+
+def _problem(x_shape: Shape, w_shape: Shape, geometry: Geometry, dtype: np.dtype) -> ConvProblem:
+    """Return the convolution of images and filters of these shapes."""
+    try:
+        return _checked(x_shape, w_shape, geometry, dtype)
+    except TypeError:  # what cannot be hashed, such as lists, or is wrong
+        return conv_problem(x_shape, w_shape, *geometry, dtype, names=("x", "weight"))

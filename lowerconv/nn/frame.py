@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, MutableMapping
 from math import prod
 from typing import Any
 
@@ -110,6 +111,8 @@ class Frame:
         Tells the nodes of a network apart.
     kept : dict
         Whatever the layer prepares.
+    filters : mapping of ndarray, optional
+        Those that plans of programs of the same network keep, as of `ConvPlan.hold`.
     workspace_bytes : int
         Scratch memory that its kernels need, which everybody shares.
     """
@@ -130,6 +133,7 @@ class Frame:
         self.add_residual = False
         self.stream = 0
         self.kept: dict[str, Any] = {}
+        self.filters: MutableMapping[Hashable, np.ndarray] | None = None
 
     @property
     def x(self) -> Tensor:

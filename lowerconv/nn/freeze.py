@@ -14,11 +14,23 @@ from lowerconv.nn.hooks import Gate
 from lowerconv.runtime.threads import between_kernels
 
 
-def freeze(graph: Graph, gates: Collection[Gate]) -> None:
+def freeze(
+    graph: Graph, gates: Collection[Gate], shared: Collection[int], read_only: bool = False
+) -> None:
     """Give the nodes of a graph layers of their own, with copies of all arrays.
 
     The copies are made between two kernels: of an update that is one kernel, such as an optimizer's
     step, they have all or nothing.
+
+    Parameters
+    ----------
+    graph : Graph
+    gates : collection of callable
+        Called with each layer before.
+    shared : collection of int
+        The ids of layers that others have, too.
+    read_only : bool
+        Whether nobody can change the arrays of parameters, so that all may have the same.
     """
     for node in graph.nodes:
         for gate in gates:
@@ -26,7 +38,36 @@ def freeze(graph: Graph, gates: Collection[Gate]) -> None:
     made: dict[int, Any] = {}
     with between_kernels():
         for node in graph.nodes:
-            node.layer = _frozen(node.layer, made)
+            if read_only and id(node.layer) in shared:
+                node.layer = _with_origins(copy(node.layer))
+            elif id(node.layer) in shared or (not read_only and _holds_arrays(node.layer)):
+                node.layer = _frozen(node.layer, made)
+
+
+def _with_origins(layer: Any) -> Any:
+    """Return a layer whose parameters never change; they are told apart from now on."""
+    for parameter in layer.own_parameters().values():
+        parameter.origin = (_Itself(parameter.data),)
+    return layer
+
+
+class _Itself:
+    """An array as a key: equal to itself alone, which nothing that comes after it can be."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __hash__(self) -> int:
+        return id(self.array)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and self.array is other.array
+
+
+def _holds_arrays(layer: Any) -> bool:
+    return any(
+        isinstance(value, _COPIED) and name not in _EMPTY for name, value in vars(layer).items()
+    )
 
 
 def emptied(parameter: Parameter) -> Parameter:
@@ -39,10 +80,11 @@ def emptied(parameter: Parameter) -> Parameter:
 def _frozen(value: Any, made: dict[int, Any]) -> Any:
     """Return a copy of what holds arrays: a layer, parameters, containers of these; else `value`.
 
-    `made` has what was copied already, by its id: what is shared stays so.
+    `made` has what was copied already, by its id, with the original, whose id no other object gets
+    meanwhile: what is shared stays so.
     """
     if id(value) in made:
-        return made[id(value)]
+        return made[id(value)][1]
     twin: Any = value
     if isinstance(value, Parameter):
         twin = emptied(value)
@@ -50,12 +92,17 @@ def _frozen(value: Any, made: dict[int, Any]) -> Any:
     elif isinstance(value, np.ndarray):
         twin = value.copy()
     elif isinstance(value, Attributes):
-        twin = made[id(value)] = object.__new__(type(value))  # known to what refers back to it
+        twin = object.__new__(type(value))
+        made[id(value)] = value, twin  # known to what refers back to it
         whole: Any = value
         twin.__setstate__({k: _frozen(v, made) for k, v in whole.__getstate__().items()})
     elif type(value) in (list, tuple):
         twin = type(value)(_frozen(v, made) for v in value)
     elif type(value) is dict:
         twin = {key: _frozen(v, made) for key, v in value.items()}
-    made[id(value)] = twin
+    made[id(value)] = value, twin
     return twin
+
+
+_COPIED = (Parameter, np.ndarray, Attributes, list, tuple, dict)
+_EMPTY = ("_children", "_watches", "_gates")  # of layers that have nothing else

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import insort
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -57,16 +59,26 @@ def lay_out(blocks: Iterable[Block]) -> int:
             offset = max(offset, other.offset + other.nbytes)
         block.offset = offset
         total = max(total, offset + block.nbytes)
-        placed.append(block)
-        placed.sort(key=lambda block: block.offset)
+        insort(placed, block, key=_offset)
     return total
+
+
+def _offset(block: Block) -> int:
+    return block.offset
 
 
 @not_copied("copy the network, which plans anew")
 class Arena:
-    """The memory that all programs of a network share: one of them runs at a time."""
+    """The memory that all programs of a network share: one of them runs at a time.
+
+    Attributes
+    ----------
+    filters : mapping of ndarray
+        What their plans keep of filters, as long as one does.
+    """
 
     def __init__(self) -> None:
+        self.filters: WeakValueDictionary[Hashable, np.ndarray] = WeakValueDictionary()
         self.memory = np.empty(0, np.uint8)
         self.generation = 0  # of the memory: who was placed in an older one moves
         self.user: object = None

@@ -58,6 +58,8 @@ class Module(Attributes):
 
     returns_all = False  # at inference, too, all values that `forward` returns
     frozen = False  # whether parameters never change, so that kernels may keep them packed
+    _watches: Hooks
+    _gates: Hooks
     looked_at: tuple[int, ...] = ()  # numbers of inputs whose contents `forward` depends on
 
     def __init__(self) -> None:
@@ -66,9 +68,9 @@ class Module(Attributes):
 
     def _forget(self) -> None:
         """Start without what copies of a module do not share: programs know addresses."""
-        self.__dict__.pop("_made_use", None)
-        self._watches: Hooks = OrderedDict()
-        self._gates: Hooks = OrderedDict()
+        own = self.__dict__  # without `__setattr__`: layers are made in thousands
+        own.pop("_made_use", None)
+        own["_watches"], own["_gates"] = OrderedDict(), OrderedDict()
 
     @property
     def _use(self) -> Use:

@@ -116,6 +116,7 @@ class Program:
         frame = Frame(node.name, node.result.dtype, xs, self._tensor(node.result))
         frame.relu, frame.training, frame.constant = node.relu, self.training, constant
         frame.activation = node.activation
+        frame.filters = self.arena.filters
         frame.views = self.plan.lies_in(node)
         if node.residual is not None:
             frame.residual = self._tensor(node.residual)

@@ -37,7 +37,7 @@ def make_graph(
                 "saved; expected it as an attribute, or in an nn.ModuleList"
             )
     if constant:
-        freeze(graph, tuple(module._gates.values()))
+        freeze(graph, tuple(module._gates.values()), known, module.frozen)
         fold(graph)
     fuse(graph, training)
     return graph

@@ -33,7 +33,7 @@ class LayerReport:
     shape : tuple of int
         Of the result.
     how : str
-        "compiled", "NumPy" or "onnx.reference".
+        "compiled", "NumPy", "onnx.reference" or "ONNX Runtime".
     algorithm, reason : str
         Of a convolution, and why it was chosen; empty for others.
     flop : int
@@ -110,7 +110,7 @@ def _report(layer: Layer, frame: Frame) -> LayerReport:
     """Return what one place of a program does."""
     operator, how = type(layer).__name__, "compiled"
     if isinstance(layer, Computed):
-        operator, how = layer.name, "NumPy"
+        operator, how = layer.name, layer.how
         known = OPERATORS.get(layer.name)
         if known is not None and known.how == "onnx.reference":
             how = known.how

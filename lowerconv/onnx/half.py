@@ -9,14 +9,14 @@ import numpy as np
 from lowerconv.nn import functional as F
 from lowerconv.nn.computed import Computed
 from lowerconv.nn.graph import Value
-from lowerconv.onnx.registry import OPERATORS, Importer, Node
+from lowerconv.onnx.registry import Importer, Node
 
 _NAMES = {"float16", "bfloat16"}
 
 
 def is_half(dtype: np.dtype) -> bool:
     """Return whether numbers are of 16 bits."""
-    return dtype.name in _NAMES
+    return dtype.itemsize == 2 and dtype.name in _NAMES  # names take long to make
 
 
 def at_full(array: np.ndarray) -> np.ndarray:
@@ -48,7 +48,7 @@ def in_full_precision(importer: Importer) -> Importer:
     """Return an importer that computes operands of 16 bits in float32, and rounds the results."""
 
     def imported(node: Node, *operands: Any) -> Any:
-        if OPERATORS[node.operator].moves:
+        if node.known.moves:
             return importer(node, *operands)
         kind = next(o.dtype for o in operands if o is not None and is_half(o.dtype))
         made = importer(node, *map(_full, operands))

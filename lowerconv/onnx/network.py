@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +18,29 @@ from lowerconv.nn import program
 from lowerconv.nn.graph import Value
 from lowerconv.nn.module import Module
 from lowerconv.nn.step import INFERENCE, Step
-from lowerconv.onnx import operators, protos  # noqa: F401  (operators fill the table)
+from lowerconv.onnx import bodies, operators, protos  # noqa: F401  (operators fill the table)
 from lowerconv.onnx.contents import divide
 from lowerconv.onnx.explain import Explanation, explain
+from lowerconv.onnx.fallback import with_fallback
+from lowerconv.onnx.folding import fold
 from lowerconv.onnx.half import at_full, in_full_precision, is_half
 from lowerconv.onnx.operators.windows import room
 from lowerconv.onnx.reader import OnnxError, Source, import_onnx, opset_of, read_model
-from lowerconv.onnx.registry import OPERATORS, Node, importer_of
+from lowerconv.onnx.registry import Body, Node
 from lowerconv.onnx.write import write
 
 
-def load(source: Source, *, trainable: bool = False) -> OnnxNetwork:
+def load(source: Source, *, trainable: bool = False, fallback: str | None = None) -> OnnxNetwork:
     """Return the network of an ONNX file.
 
     Parameters
     ----------
     source : path, bytes or onnx.ModelProto
     trainable : bool
-        Whether the network can be trained.  Else its parameters are read-only, which lets kernels
-        keep them packed: it answers as fast as a network that was compiled.
+        Whether its parameters can be learnt.  Else they are read-only, which lets kernels keep them
+        packed: the network answers as fast as one that was compiled.
+    fallback : "onnxruntime", optional
+        What computes nodes whose operators are not known here; they have no gradients.
 
     Returns
     -------
@@ -46,15 +52,17 @@ def load(source: Source, *, trainable: bool = False) -> OnnxNetwork:
     OnnxError
         The file is damaged, or has operators that are not known here: all are listed.
     OSError, ImportError
-        The file cannot be read; the package onnx is not installed.
+        The file cannot be read; the package onnx, or onnxruntime for `fallback`, is not installed.
 
     Examples
     --------
     >>> net = lowerconv.onnx.load("model.onnx")  # doctest: +SKIP
     >>> net(images)  # doctest: +SKIP
     """
+    if fallback not in (None, "onnxruntime"):
+        raise ValueError(f"fallback: got {fallback!r}, expected 'onnxruntime' or None")
     model, name = read_model(source)
-    return OnnxNetwork(model, name, trainable)
+    return OnnxNetwork(model, name, trainable, fallback is not None)
 
 
 class OnnxNetwork(Module):
@@ -80,6 +88,10 @@ class OnnxNetwork(Module):
         None where they are not declared.
     version : int
         Of the operators.
+    opsets : tuple of (str, int)
+        All that the file imports: domains and versions.
+    metadata : dict of str to str
+        What the file says beside the network.
 
     Raises
     ------
@@ -89,12 +101,14 @@ class OnnxNetwork(Module):
 
     returns_all = True
 
-    def __init__(self, model: Any, name: str, trainable: bool = False) -> None:
+    def __init__(
+        self, model: Any, name: str, trainable: bool = False, fallback: bool = False
+    ) -> None:
         super().__init__()
         onnx = import_onnx()
         self.frozen = not trainable
         self.file = name
-        self._constants: Mapping[str, np.ndarray] = protos.initializers(onnx, model, name)
+        self._constants = protos.initializers(onnx, model, name)
         inputs = [v for v in model.graph.input if v.name not in self._constants]
         self.input_names = tuple(v.name for v in inputs)
         self.input_shapes = tuple(protos.shape_of(v) for v in inputs)
@@ -104,12 +118,21 @@ class OnnxNetwork(Module):
         self.declared = tuple(
             tuple(v.SerializeToString() for v in values) for values in (inputs, model.graph.output)
         )
+        self.metadata = {entry.key: entry.value for entry in model.metadata_props}
         version = self.version = opset_of(model)
+        self.opsets = tuple((o.domain, o.version) for o in model.opset_import)
         operations = list(model.graph.node)
-        protos.check_operators(operations, version, name)
-        nodes = [protos.node_of(onnx, p, i, version, name) for i, p in enumerate(operations)]
+        if fallback:
+            known_here = partial(protos.is_known, version=version)
+            operations = with_fallback(onnx, model, operations, known_here, name)
+        operations = self._lifted(onnx, operations)
+        protos.check_operators([p for p in operations if not isinstance(p, Node)], version, name)
+        nodes = [
+            p if isinstance(p, Node) else protos.node_of(onnx, p, i, version, name)
+            for i, p in enumerate(operations)
+        ]
         known = {*self._constants, *self.input_names}
-        self._nodes = tuple(protos.in_order(nodes, {*known, ""}, name))
+        self._nodes = protos.in_order(nodes, {*known, ""}, name)
         known.update(*(n.outputs for n in self._nodes))
         for output in self.output_names:
             if output not in known:
@@ -118,18 +141,35 @@ class OnnxNetwork(Module):
         self._divide()
         self._make_layers()
 
+    def _lifted(self, onnx: Any, nodes: list[Any]) -> list[Any]:
+        """Return nodes of a model, the constants within them among those of the network."""
+        taken = {*self._constants, *self.input_names, *self.output_names}
+        for node in nodes:
+            taken.update(node.outputs if isinstance(node, Node) else node.output)
+        tensors: list[Any] = []
+        lifted = [
+            node
+            if isinstance(node, Node)
+            else bodies.lifted(node, node.name or f"{node.op_type}_{i}", taken, tensors)
+            for i, node in enumerate(nodes)
+        ]
+        for tensor in tensors:
+            where = f"{self.file}: tensor {tensor.name!r}"
+            self._constants[tensor.name] = protos.array_of(onnx, tensor, where)
+        return lifted
+
     def _fold_constants(self) -> None:
         """Compute what depends on constants alone, once for all shapes."""
-        constants, left = dict(self._constants), []
-        for node in self._nodes:
-            if all(i == "" or i in constants for i in node.inputs):
-                operands = [constants[i] if i else None for i in node.inputs]
-                constants.update(zip(node.outputs, self._results(node, operands), strict=False))
-            else:
-                left.append(node)
-        self._nodes = tuple(left)
-        read = {i for node in left for i in node.inputs} | {*self.output_names}
+        constants = dict(self._constants)
+        self._nodes = tuple(fold(self._nodes, constants, self._results))
+        read = bodies.reads(self._nodes) | {*self.output_names}
         self._constants = {name: array for name, array in constants.items() if name in read}
+        first = next((node for node in self._nodes if node.bodies), None)
+        if first and not self.frozen:
+            raise OnnxError(
+                f"{self.file}: node {first.name!r} ({first.operator}): what it computes depends on "
+                "the input; such networks run, but are not trained"
+            )
 
     def _divide(self) -> None:
         """Find out which nodes the program has, and which are computed after it."""
@@ -151,8 +191,8 @@ class OnnxNetwork(Module):
         """Give nodes with constant weights layers that have them as parameters."""
         taken: set[str] = set()
         owners: dict[str, Node] = {}
-        for node in (*self._nodes, *self._after):
-            make = OPERATORS[node.operator].layer
+        for node in self.nodes:
+            make = node.known.layer
             if make is None:
                 continue
             known = {
@@ -179,9 +219,8 @@ class OnnxNetwork(Module):
             taken.add(name)
             setattr(self, name, layer)
             node.layer = layer
-        every = (*self._nodes, *self._after)
-        read = {i for n in every if n.layer is None for i in n.inputs}
-        read |= {n.inputs[0] for n in every if n.layer is not None} | {*self.output_names}
+        read = bodies.reads([n for n in self.nodes if n.layer is None])
+        read |= {n.inputs[0] for n in self.nodes if n.layer is not None} | {*self.output_names}
         self._constants = {name: array for name, array in self._constants.items() if name in read}
 
     def _note_owner(self, node: Node, known: Iterable[int], owners: dict[str, Node]) -> None:
@@ -199,8 +238,11 @@ class OnnxNetwork(Module):
 
     def _results(self, node: Node, operands: list[Any]) -> tuple[Any, ...]:
         """Return what a node makes of its operands."""
-        importer = importer_of(node.operator, node.version)
+        importer = node.known.importer(node.version)
         assert importer is not None
+        if node.bodies:
+            outside = dict(zip(node.inputs, operands, strict=True))
+            importer = partial(importer, follow=partial(self._follow_body, outside))
         while node.layer is None and operands and operands[-1] is None:
             operands.pop()
         try:
@@ -223,6 +265,14 @@ class OnnxNetwork(Module):
         for node in nodes:
             results = self._results(node, [tensors.get(i) for i in node.inputs])
             tensors.update(zip(node.outputs, results, strict=False))
+
+    def _follow_body(self, outside: dict[str, Any], body: Body, given: list[Any]) -> list[Any]:
+        """Return what a body makes of its inputs, and of what it reads of what is around it."""
+        tensors: Any = ChainMap(
+            dict(zip(body.inputs, given, strict=True)), outside, self._constants
+        )
+        self._follow(body.nodes, tensors)
+        return [tensors[name] for name in body.outputs]
 
     def forward(self, *values: Any, **_: Any) -> Any:
         """Record the nodes of the program, in order.
@@ -351,7 +401,8 @@ class OnnxNetwork(Module):
     def save_onnx(self, path: str | Path, x_shape: Any = None) -> None:
         """Write the network with its parameters as they are now, as the file that it came from.
 
-        Shapes that are dynamic stay so.
+        Shapes that are dynamic stay so.  Tensors that are too large for one file are in another one
+        beside it, ``PATH.data``.
 
         Parameters
         ----------

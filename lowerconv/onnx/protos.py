@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from lowerconv.onnx.bodies import captured, every_proto, graphs_of
 from lowerconv.onnx.reader import OnnxError
-from lowerconv.onnx.registry import Node, importer_of
+from lowerconv.onnx.registry import Body, Node, importer_of
 
 STANDARD = ("", "ai.onnx")
 
@@ -51,14 +53,25 @@ def dtype_of(onnx: Any, value: Any) -> np.dtype | None:
         return None
 
 
+def is_known(proto: Any, version: int) -> bool:
+    """Return whether an operator, and all those within it, are known."""
+    return all(
+        p.domain in STANDARD and importer_of(p.op_type, version) is not None
+        for p in every_proto([proto])
+    )
+
+
 def check_operators(protos: list[Any], version: int, name: str) -> None:
     """Raise OnnxError with all operators that are not known, and their nodes."""
     missing: dict[str, list[str]] = {}
     for i, proto in enumerate(protos):
-        known = proto.domain in STANDARD and importer_of(proto.op_type, version) is not None
-        if not known:
-            full = f"{proto.domain}.{proto.op_type}" if proto.domain else proto.op_type
-            missing.setdefault(full, []).append(proto.name or f"number {i}")
+        for inner in every_proto([proto]):
+            if inner.domain in STANDARD and importer_of(inner.op_type, version) is not None:
+                continue
+            full = f"{inner.domain}.{inner.op_type}" if inner.domain else inner.op_type
+            where = "" if inner is proto else f" in {proto.name or f'number {i}'}"
+            called = inner.name or ("" if where else f"number {i}")
+            missing.setdefault(full, []).append(f"{called}{where}".strip())
     if missing:
         lines = "; ".join(
             f"{operator} ({', '.join(nodes[:3])}{', ...' if len(nodes) > 3 else ''})"
@@ -67,10 +80,12 @@ def check_operators(protos: list[Any], version: int, name: str) -> None:
         raise OnnxError(f"{name}: operators that are not known in version {version}: {lines}")
 
 
-def node_of(onnx: Any, proto: Any, number: int, version: int, name: str) -> Node:
+def node_of(onnx: Any, proto: Any, number: int | str, version: int, name: str) -> Node:
     """Return a node as importers see it."""
     attributes = {}
     for attribute in proto.attribute:
+        if attribute.HasField("g") or attribute.graphs:
+            continue
         try:
             value = onnx.helper.get_attribute_value(attribute)
             if isinstance(value, bytes):
@@ -85,12 +100,39 @@ def node_of(onnx: Any, proto: Any, number: int, version: int, name: str) -> Node
             ) from None
         attributes[attribute.name] = value
     called = proto.name or f"{proto.op_type}_{number}"
-    inputs, outputs = tuple(proto.input), tuple(proto.output)
-    return Node(proto.op_type, called, inputs, outputs, attributes, version, proto)
+    inputs, outputs = (*proto.input, *captured(proto)), tuple(proto.output)
+    node = Node(proto.op_type, called, inputs, outputs, attributes, version, (proto,))
+    for attribute, graph in graphs_of(proto):
+        parts = [
+            node_of(onnx, inner, f"{number}.{i}", version, name)
+            for i, inner in enumerate(graph.node)
+        ]
+        read, made = (tuple(v.name for v in values) for values in (graph.input, graph.output))
+        node.bodies[attribute] = Body(read, made, tuple(parts))
+    _check_bodies(node, len(proto.input), name)
+    return node
 
 
-def in_order(nodes: list[Node], known: set[str], name: str) -> list[Node]:
+def _check_bodies(node: Node, inputs: int, name: str) -> None:
+    """Raise OnnxError where an If or a Loop lacks what it computes."""
+    wanted = {"If": ("then_branch", "else_branch"), "Loop": ("body",)}.get(node.operator, ())
+    for attribute in wanted:
+        body = node.bodies.get(attribute)
+        fits = body is not None and (
+            len(body.outputs) >= len(node.outputs)
+            if node.operator == "If"
+            else 2 <= len(body.inputs) == inputs and len(body.outputs) >= inputs - 1
+        )
+        if not fits:
+            raise OnnxError(
+                f"{name}: node {node.name!r} ({node.operator}): expected a graph {attribute!r} "
+                "with as many inputs and outputs as the node has"
+            )
+
+
+def in_order(nodes: Iterable[Node], known: set[str], name: str) -> tuple[Node, ...]:
     """Return nodes each after those that it reads from; files are allowed nothing else."""
+    nodes = tuple(nodes)
     for node in nodes:
         absent = [i for i in node.inputs if i not in known]
         if absent:
@@ -104,5 +146,13 @@ def in_order(nodes: list[Node], known: set[str], name: str) -> list[Node]:
                 f"{name}: node {node.name!r} ({node.operator}): makes {again[0]!r}, which is there "
                 "already"
             )
+        for body in node.bodies.values():
+            inside = {*known, *body.inputs}
+            in_order(body.nodes, inside, name)
+            if not inside.issuperset(body.outputs):
+                raise OnnxError(
+                    f"{name}: node {node.name!r} ({node.operator}): what it computes makes no "
+                    f"{next(o for o in body.outputs if o not in inside)!r}"
+                )
         known.update(node.outputs)
     return nodes

@@ -20,6 +20,7 @@ def import_onnx() -> Any:
     try:
         import onnx
         import onnx.external_data_helper
+        import onnx.inliner
         import onnx.numpy_helper
     except ImportError:
         raise ImportError(HINT) from None
@@ -80,9 +81,19 @@ def read_model(source: Source) -> tuple[Any, str]:
         )
     if not model.HasField("graph") or not model.graph.output:
         raise OnnxError(f"{name}: has no graph with outputs, expected an ONNX model")
+    if model.functions:
+        model = _inlined(onnx, model, name)
     if not any(o.domain in ("", "ai.onnx") for o in model.opset_import):
         raise OnnxError(f"{name}: imports no version of the standard operators")
     return model, name
+
+
+def _inlined(onnx: Any, model: Any, name: str) -> Any:
+    """Return a model with the nodes of its functions in their place."""
+    try:
+        return onnx.inliner.inline_local_functions(model)
+    except Exception as error:  # of C++
+        raise OnnxError(f"{name}: its functions cannot be put in their place ({error})") from None
 
 
 def opset_of(model: Any) -> int:

@@ -14,6 +14,21 @@ Importer = Callable[..., Any]
 
 
 @dataclass
+class Body:
+    """A part of a graph that a node computes; no other value of the network has its names.
+
+    Attributes
+    ----------
+    inputs, outputs : tuple of str
+    nodes : tuple of Node
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[Node, ...]
+
+
+@dataclass
 class Node:
     """A node of a model, as importers see it.
 
@@ -21,14 +36,20 @@ class Node:
     ----------
     operator, name : str
     inputs, outputs : tuple of str
-        Names of tensors; "" where an optional one is absent.
+        Names of tensors; "" where an optional one is absent.  What its bodies read of what is
+        around them is among the inputs, last.
     attributes : dict
         Values of Python and NumPy by name.
     version : int
         Of the operators of the model.
     layer : Layer or None
         With the parameters of the node, where it has some of its own.
-    proto : NodeProto
+    protos : tuple of NodeProto
+        What it is in the file: of those that ONNX Runtime computes there may be several.
+    bodies : dict of Body
+        By the names of the attributes that they are.
+    own : Operator or None
+        How it is imported, if no operator of the table says so.
     """
 
     operator: str
@@ -37,8 +58,15 @@ class Node:
     outputs: tuple[str, ...]
     attributes: dict[str, Any]
     version: int
-    proto: Any = None
+    protos: tuple[Any, ...] = ()
     layer: Layer | None = None
+    bodies: dict[str, Body] = field(default_factory=dict)
+    own: Operator | None = None
+
+    @property
+    def known(self) -> Operator:
+        """How it is imported."""
+        return self.own or OPERATORS[self.operator]
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return an attribute."""
@@ -75,6 +103,11 @@ class Operator:
     contents: tuple[int, ...] | str = ()
     dynamic: bool = False
     moves: bool = False
+
+    def importer(self, version: int) -> Importer | None:
+        """Return the function for a version, None where there is none."""
+        fitting = [function for since, function in self.versions if since <= version]
+        return fitting[-1] if fitting else None
 
 
 OPERATORS: dict[str, Operator] = {}
@@ -118,5 +151,4 @@ def parameters(*names: str) -> Callable[[Any], Any]:
 def importer_of(name: str, version: int) -> Importer | None:
     """Return the function that imports an operator in a version, None where there is none."""
     found = OPERATORS.get(name)
-    fitting = [f for since, f in found.versions if since <= version] if found else []
-    return fitting[-1] if fitting else None
+    return found.importer(version) if found else None

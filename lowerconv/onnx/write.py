@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from os import PathLike
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from lowerconv.onnx.registry import Node
 
 FORMAT = 9  # of the file
+LARGEST = 2**31 - 2**24  # bytes of tensors in a file, which protocol buffers allow 2 GiB
 
 
 def operands_of(node: Node) -> dict[int, np.ndarray]:
@@ -45,14 +47,19 @@ def operands_of(node: Node) -> dict[int, np.ndarray]:
 def write(network: OnnxNetwork, path: str | PathLike[str]) -> None:
     """Write a network; see `OnnxNetwork.save_onnx`."""
     onnx = import_onnx()
-    nodes, constants = [], dict(network.constants)
+    # What bodies of nodes have computed of constants is computed by them again.
+    read = {name for node in network.nodes for name in node.inputs} | {*network.output_names}
+    nodes: list[Any] = []
+    constants = {name: array for name, array in network.constants.items() if name in read}
     for node in network.nodes:
+        if node.layer is None:
+            nodes += node.protos
+            continue
         proto = onnx.NodeProto()
-        proto.CopyFrom(node.proto)
-        if node.layer is not None:
-            for i, array in operands_of(node).items():  # names of its own: others may share one
-                name = f"{node.name}_{i}_of_{node.inputs[i]}"
-                proto.input[i], constants[name] = name, array
+        proto.CopyFrom(node.protos[0])
+        for i, array in operands_of(node).items():  # names of its own: others may share one
+            name = f"{node.name}_{i}_of_{node.inputs[i]}"
+            proto.input[i], constants[name] = name, array
         nodes.append(proto)
     tensors = [
         onnx.numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
@@ -63,6 +70,13 @@ def write(network: OnnxNetwork, path: str | PathLike[str]) -> None:
         for contents in network.declared
     )
     graph = onnx.helper.make_graph(nodes, "network", inputs, outputs, tensors)
-    versions = [onnx.helper.make_opsetid("", network.version)]
+    versions = [onnx.helper.make_opsetid(*opset) for opset in network.opsets]
     options = {"producer_name": "lowerconv", "ir_version": FORMAT, "opset_imports": versions}
-    onnx.save_model(onnx.helper.make_model(graph, **options), path)
+    model = onnx.helper.make_model(graph, **options)
+    onnx.helper.set_model_props(model, network.metadata)
+    if sum(array.nbytes for array in constants.values()) <= LARGEST:
+        onnx.save_model(model, path)
+        return
+    data = Path(path).with_name(f"{Path(path).name}.data")
+    data.unlink(missing_ok=True)  # what is written is added to what is there
+    onnx.save_model(model, path, save_as_external_data=True, location=data.name)

@@ -12,6 +12,7 @@ from lowerconv.conv.executable import Options
 from lowerconv.conv.fused import forward
 from lowerconv.conv.partition import best, by_node
 from lowerconv.conv.problem import conv_problem
+from lowerconv.conv.schedule import make_schedule
 from lowerconv.conv.tiling import tilings
 from lowerconv.machine.pages import page_nodes
 from lowerconv.runtime import affinity
@@ -148,12 +149,14 @@ by_case = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASE
 def on_nodes(monkeypatch):
     """Return a function that has plans made for threads on these nodes, however small they are."""
     monkeypatch.setattr(costs, "LAUNCH", 0.0)
+    make_schedule.cache_clear()
 
     def pretend(nodes):
         monkeypatch.setattr(fused, "nodes", lambda threads: nodes)
         lc.set_num_threads(len(nodes))
 
-    return pretend
+    yield pretend
+    make_schedule.cache_clear()
 
 
 @by_crew

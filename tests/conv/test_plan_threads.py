@@ -1,13 +1,18 @@
 """Plans that several Python threads call, and filters that are promised not to change."""
 
+import gc
 import sys
 import threading
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pytest
 
 import lowerconv as lc
 from lowerconv.conv import plan as plans
+from lowerconv.conv.algorithms import ALGORITHMS
+from lowerconv.conv.executable import Options
+from lowerconv.conv.problem import conv_problem
 from tests.nn.servers import CALLS, THREADS, WATCHED, Trainers, at_once
 
 pytestmark = WATCHED
@@ -160,6 +165,37 @@ def test_a_plan_holds_filters(algorithm, constant, op):
             assert np.array_equal(made[0](given, *more), expected)
         with pytest.raises(TypeError, match=r"plan: got [34] arrays"):
             made[0](x, np.ones(W, np.float32), *more, bias)
+
+
+@pytest.mark.parametrize("op", ["forward", "input_grad"])
+@pytest.mark.parametrize("algorithm", lc.algorithms())
+@pytest.mark.parametrize("groups", [1, 2])
+def test_plans_hold_the_same_filters_once(groups, algorithm, op):
+    rng = np.random.default_rng(0)
+    w, other = rng.standard_normal((2, 46, 24, 3, 3), np.float32)  # 23 are no whole panels
+    bias = (rng.standard_normal(len(w), np.float32),) if op == "forward" else ()
+    shapes = [(1, 24 * groups, rows, 48) for rows in (6, 6, 7)]
+    problems = [conv_problem(shape, w.shape, 1, 1, 1, groups) for shape in shapes]
+    known = ALGORITHMS[algorithm]
+    every = [set(known.variants(problem, op, True)) for problem in problems]
+    for variant in sorted(set.intersection(*every), key=str):
+        options = Options(algorithm, variant, constant=True, bias=bool(bias))
+        shared, made = WeakValueDictionary(), []
+        for problem in problems:
+            shape = problem.x_shape if op == "forward" else problem.y_shape
+            x = rng.standard_normal(shape, np.float32)
+            made.append(lc.ConvPlan(problem, op, options))
+            made[-1].hold(w, shared, "w")
+            assert np.array_equal(
+                made[-1](x, *bias), lc.ConvPlan(problem, op, options)(x, w, *bias)
+            )
+        assert made[0]._held[0] is made[1]._held[0]
+        twin = lc.ConvPlan(problem, op, options)
+        twin.hold(other, shared, "other")
+        assert np.array_equal(twin(x, *bias), lc.ConvPlan(problem, op, options)(x, other, *bias))
+        del made, twin
+        gc.collect()
+        assert not shared
 
 
 def test_what_a_plan_cannot_hold_is_refused():

@@ -1,5 +1,6 @@
 """Damaged files: an error that says what is wrong, never a crash, and never an endless run."""
 
+import os
 import random
 
 import numpy as np
@@ -125,13 +126,13 @@ def test_what_is_no_model_is_told(tmp_path):
 
 def test_all_unknown_operators_are_told_at_once():
     nodes = [
-        helper.make_node("Loop", ["x"], ["a"], name="round"),
+        helper.make_node("Scan", ["x"], ["a"], name="round"),
         helper.make_node("Foo", ["a"], ["b"], domain="com.example"),
         helper.make_node("Foo", ["b"], ["y"], name="last", domain="com.example"),
     ]
     with pytest.raises(OnnxError) as told:
         lowerconv.onnx.load(model_of(nodes, {"x": [1]}, ["y"]))
-    assert "Loop (round)" in str(told.value)
+    assert "Scan (round)" in str(told.value)
     assert "com.example.Foo (number 1, last)" in str(told.value)
 
 
@@ -166,6 +167,54 @@ def external(tmp_path):
 def test_external_data_is_read(external):
     expected = lowerconv.onnx.load(small_model(np.random.default_rng(1)))(X)
     assert np.array_equal(lowerconv.onnx.load(external)(X), expected)
+
+
+def test_what_is_too_large_for_a_file_is_written_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("lowerconv.onnx.write.LARGEST", 1000)
+    w = np.random.default_rng(0).standard_normal((64, 3, 3, 3)).astype(np.float32)
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"])]
+    network = lowerconv.onnx.load(model_of(nodes, {"x": X.shape}, ["y"], {"w": w}))
+    path = tmp_path / "net.onnx"
+    for _ in range(2):  # the second time over what is there
+        network.save_onnx(path)
+        assert path.with_name("net.onnx.data").stat().st_size == w.nbytes > path.stat().st_size
+        assert np.array_equal(lowerconv.onnx.load(path)(X), network(X))
+
+
+@pytest.mark.skipif("LOWERCONV_LARGE" not in os.environ, reason="needs 12 GB: LOWERCONV_LARGE=1")
+def test_models_above_2_gib_are_read_and_written(tmp_path):
+    C = 17_000  # two times 1.1 GiB
+    tensors = []
+    for name in ("v", "w"):
+        rows = np.zeros((C, C), np.float32)
+        rows[np.arange(C), np.arange(C)[::-1]] = np.arange(C)
+        rows.tofile(tmp_path / f"{name}.bin")
+        place = onnx.StringStringEntryProto(key="location", value=f"{name}.bin")
+        tensors.append(
+            onnx.TensorProto(
+                name=name,
+                dims=(C, C, 1, 1),
+                data_type=onnx.TensorProto.FLOAT,
+                data_location=onnx.TensorProto.EXTERNAL,
+                external_data=[place],
+            )
+        )
+    del rows
+    nodes = [
+        helper.make_node("Conv", ["x", "v"], ["c"]),
+        helper.make_node("Conv", ["c", "w"], ["y"]),
+    ]
+    model = model_of(nodes, {"x": [1, C, 1, 1]}, ["y"])
+    model.graph.initializer.extend(tensors)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    x = np.ones((1, C, 1, 1), np.float32)
+    expected = (np.arange(C)[::-1] * np.arange(C)).astype(np.float32)
+    network = lowerconv.onnx.load(tmp_path / "model.onnx")
+    np.testing.assert_allclose(network(x).reshape(-1), expected, rtol=1e-6)
+    network.save_onnx(tmp_path / "again.onnx")
+    del network
+    again = lowerconv.onnx.load(tmp_path / "again.onnx")
+    np.testing.assert_allclose(again(x).reshape(-1), expected, rtol=1e-6)
 
 
 def test_external_data_that_cannot_be_read_is_told(external):

@@ -102,7 +102,9 @@ def test_layers_without_a_form_are_told(tmp_path):
 
 def test_what_a_file_has_learnt_is_written(tmp_path):
     rng = np.random.default_rng(0)
-    net = lowerconv.onnx.load(small_model(rng), trainable=True)
+    model = small_model(rng)
+    onnx.helper.set_model_props(model, {"classes": "one\ntwo"})
+    net = lowerconv.onnx.load(model, trainable=True)
     x = rng.standard_normal((2, 3, 12, 12)).astype(np.float32)
     before = net(x)
     net.run(x, Step(training=True))
@@ -117,3 +119,4 @@ def test_what_a_file_has_learnt_is_written(tmp_path):
         lowerconv.onnx.load(tmp_path / "net.onnx")(x),
     ):
         np.testing.assert_allclose(result, y, rtol=1e-4, atol=1e-5)
+    assert lowerconv.onnx.load(tmp_path / "net.onnx").metadata == {"classes": "one\ntwo"}

@@ -115,15 +115,19 @@ def last_channels(rng):
     return nodes, (2, 9, 12, 3), {"w": numbers(rng, 4, 3, 3, 3), "slope": numbers(rng, 1, 1, 4)}
 
 
-def hard_swish(rng):
-    """As exporters have written it: x * clip(x + 3, 0, 6) / 6, behind a batch norm."""
-    node = helper.make_node
+def hard_swish(rng, linear=False):
+    """As exporters have written it: x * clip(x + 3, 0, 6) / 6, behind a batch norm.
+
+    PaddleOCR's networks have a factor and a summand before it.
+    """
+    node, before = helper.make_node, "g" if linear else "n"
     nodes = [
         node("Conv", ["x", "w"], ["c"]),
         node("BatchNormalization", ["c", "s", "t", "m", "v"], ["n"]),
-        node("Add", ["n", "three"], ["a"]),
+        *([node("Mul", ["n", "six"], ["f"]), node("Sub", ["f", "three"], ["g"])] if linear else []),
+        node("Add", [before, "three"], ["a"]),
         node("Clip", ["a", "zero", "six"], ["b"]),
-        node("Mul", ["n", "b"], ["d"]),
+        node("Mul", [before, "b"], ["d"]),
         node("Div", ["d", "six"], ["y"]),
     ]
     constants = {
@@ -214,6 +218,7 @@ CASES = {
     "channels last": last_channels,
     "HardSwish of parts": hard_swish,
     "HardSwish of parts, scaled": scaled_hard_swish,
+    "HardSwish of a linear function": lambda rng: hard_swish(rng, True),
     "squeeze and excite": squeeze_and_excite,
     **{
         kind: lambda rng, kind=kind: normalized(rng, kind)
@@ -271,6 +276,9 @@ def test_patterns_become_one_layer():
         nodes, shape, constants = build(rng)
         net = lowerconv.onnx.load(model_of(nodes, {"x": list(shape)}, ["y"], constants))
         assert layers_of(net, shape) == ["Conv2d"]  # the batch norm is in the filters
+    nodes, shape, constants = hard_swish(rng, True)
+    net = lowerconv.onnx.load(model_of(nodes, {"x": list(shape)}, ["y"], constants))
+    assert layers_of(net, shape) == ["Conv2d"]  # all that is linear is in the filters
     nodes, shape, constants = last_channels(rng)
     net = lowerconv.onnx.load(model_of(nodes, {"x": list(shape)}, ["y"], constants))
     assert layers_of(net, shape).count("Transpose") <= 4
@@ -282,10 +290,11 @@ def test_many_sizes_keep_memory_bounded():
     nodes = [
         node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
         node("Relu", ["c"], ["r"]),
-        node("MaxPool", ["r"], ["y"], kernel_shape=[2, 2], strides=[2, 2]),
+        node("BatchNormalization", ["r", "s", "s", "s", "s"], ["n"]),
+        node("MaxPool", ["n"], ["y"], kernel_shape=[2, 2], strides=[2, 2]),
     ]
-    model = model_of(nodes, {"x": [1, 3, "h", "w"]}, ["y"], {"w": numbers(rng, 4, 3, 3, 3)})
-    net = lowerconv.onnx.load(model)
+    constants = {"w": numbers(rng, 4, 3, 3, 3), "s": np.ones(4, np.float32)}
+    net = lowerconv.onnx.load(model_of(nodes, {"x": [1, 3, "h", "w"]}, ["y"], constants))
     net(numbers(rng, 1, 3, 60, 60))
     arena = net._use.answering.arena
     largest = arena.memory.nbytes
@@ -294,6 +303,39 @@ def test_many_sizes_keep_memory_bounded():
         assert net(numbers(rng, 1, 3, h, w)).shape == (1, 4, h // 2, w // 2)
         assert len(net._use.answering.programs) <= PROGRAMS
     assert arena.memory.nbytes == largest
+
+
+def held(net) -> list[np.ndarray]:
+    """Return the filters that all plans of a network keep, each array once."""
+    frames = [f for p in net._use.answering.programs.values() for _, f in p.steps]
+    plans = [f.kept["forward"] for f in frames if "forward" in f.kept]
+    return list({id(array): array for plan in plans for array in plan._held}.values())
+
+
+def test_all_sizes_have_the_same_filters():
+    rng = np.random.default_rng(0)
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        node("BatchNormalization", ["c", "s", "s", "s", "s"], ["n"]),  # becomes a part of w
+        node("Conv", ["n", "v"], ["d"], group=24, pads=[1, 1, 1, 1]),
+        node("Conv", ["d", "w"], ["e"], pads=[1, 1, 1, 1]),
+        node("Conv", ["e", "u"], ["y"]),
+    ]
+    constants = {
+        **{"w": numbers(rng, 24, 24, 3, 3), "v": numbers(rng, 24, 1, 3, 3)},
+        **{"u": numbers(rng, 24, 24, 1, 1), "s": np.full(24, 2, np.float32)},
+    }
+    model = model_of(nodes, {"x": [1, 24, "h", 20]}, ["y"], constants)
+    net = lowerconv.onnx.load(model)
+    heights = range(8, 40, 2)
+    for h in heights:
+        x = numbers(rng, 1, 24, h, 20)
+        assert np.array_equal(net(x), lowerconv.onnx.load(model)(x))
+    assert len(net._use.answering.programs) == len(heights)
+    # Of each layer what at most a few algorithms keep.
+    assert len(held(net)) <= 12 < 4 * len(heights)
+    assert len(net._use.answering.arena.filters) == len(held(net))
 
 
 def test_threads_share_a_network():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import numpy as np
 
 from lowerconv.codegen.microkernel import Microkernel
@@ -86,6 +88,19 @@ class Forward(Recorded):
         self._packed_from.forget()
         return kept
 
+    def layout(self) -> Hashable:
+        """Return all that the packed filters depend on beside the filters."""
+        if self.packed is None:
+            return None
+        s, conv = self.schedule, self.schedule.conv
+        nodes = tuple(sorted(set(s.nodes[: s.workers])))
+        return "panels", s.NR, conv.K, conv.C, conv.taps, conv.groups, conv.transposed, nodes
+
+    def adopt(self, kept: Array) -> None:
+        """Keep what another one has packed."""
+        self.packed = kept
+        self.job["feed"] = records.PACKED
+
     def _workers(self) -> records.Workers:
         """Return where each worker's scratch, parts and packed filters are."""
         s = self.schedule
@@ -140,15 +155,17 @@ class Forward(Recorded):
     def _table_of_rows(self, number: int) -> np.ndarray:
         """Return, for each row of tiles, the address of its table and its steps per channel."""
         s = self.schedule
-        made: dict[tuple[int, ...], np.ndarray] = {}
+        made: dict[bytes, tuple[int, int]] = {}
         rows = []
         for mask in live_taps(s.conv, s.conv.phases[number], s.tiling.shapes[number][0]):
-            live = tuple(map(int, np.flatnonzero(mask)))
-            if live not in made:
-                made[live] = _table(s, number, live)
-            rows.append((made[live].ctypes.data, len(live)))
+            key = mask.tobytes()
+            if key not in made:
+                live = tuple(map(int, np.flatnonzero(mask)))
+                self.arrays.append(_table(s, number, live))
+                made[key] = self.arrays[-1].ctypes.data, len(live)
+            rows.append(made[key])
         table = np.array(rows, np.int64).reshape(-1, 2)
-        self.arrays += [*made.values(), table]
+        self.arrays.append(table)
         return table
 
     def explain(self) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from math import ceil
 
 import numpy as np
@@ -114,6 +115,18 @@ class WinogradForward(Recorded):
         bind_operands(self.words, kept, w, self.nothing, kept, workspace.address, False)
         launch(team, prepare_address(), self.address, self.schedule.workers)
         return kept
+
+    def layout(self) -> Hashable:
+        """Return all that the transformed filters depend on beside the filters."""
+        if self.packed is None:
+            return None
+        s, conv = self.schedule, self.schedule.conv
+        return "transformed", s.NR, conv.K, conv.C, conv.groups, conv.transposed
+
+    def adopt(self, kept: Array) -> None:
+        """Keep what another one has transformed."""
+        self.packed = kept
+        self.job["kept"] = kept.ctypes.data
 
     def _microkernels(self) -> np.ndarray:
         """Return the addresses of the microkernels, by last panel or not, and by tiles."""

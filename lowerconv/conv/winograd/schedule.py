@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 
 from lowerconv.codegen.isa import LINE, Isa
@@ -15,7 +16,7 @@ from lowerconv.codegen.transforms import ALPHA, POINTS_2D, M
 from lowerconv.conv import costs
 from lowerconv.conv.caches import panel_bytes
 from lowerconv.conv.costs import step_time
-from lowerconv.conv.lowering import Convolution
+from lowerconv.conv.lowering import KEPT, Convolution
 from lowerconv.conv.partition import Part, best
 from lowerconv.conv.setting import Setting
 from lowerconv.conv.window import balanced
@@ -126,6 +127,7 @@ def odd_lines(items: int, itemsize: int) -> int:
     return (ceil(items * itemsize / LINE) | 1) * LINE // itemsize
 
 
+@lru_cache(maxsize=KEPT)
 def make_tile_schedule(
     conv: Convolution, isa: Isa, nodes: tuple[int, ...], constant: bool
 ) -> TileSchedule:

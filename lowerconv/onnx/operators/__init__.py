@@ -2,6 +2,7 @@
 
 from lowerconv.onnx.operators import (  # noqa: F401
     boxes,
+    control,
     convolution,
     elementwise,
     index,

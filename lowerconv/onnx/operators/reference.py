@@ -49,7 +49,7 @@ def by_reference(node: Node, *operands: Any) -> Any:
     given = [o for o in operands if o is not None]
     name = "ScatterElements" if node.operator == "Scatter" else node.operator  # its later name
     proto = helper.make_node(name, names, list(node.outputs))
-    proto.attribute.extend(node.proto.attribute)
+    proto.attribute.extend(node.protos[0].attribute)
     inputs = [
         helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(o.dtype), list(o.shape))
         for n, o in zip([n for n in names if n], given, strict=True)
