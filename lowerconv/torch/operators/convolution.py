@@ -48,11 +48,7 @@ def rows(leaf: Any) -> np.ndarray:
 @operator("conv1d", "conv2d", "conv3d", leaves=True)
 def conv(net: Any, x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any, groups: Any):
     """Record a convolution."""
-    x = net.plain(x)
     axes = len(w.shape) - 2
-    if len(x.shape) == axes + 1:
-        y = conv(net, F.reshape(x, (1, *x.shape)), w, b, stride, padding, dilation, groups)
-        return F.reshape(y, y.shape[1:])
     stride, dilation = per_axis(stride, axes), per_axis(dilation, axes)
     if padding == "valid":
         pads = ((0, 0),) * axes
@@ -61,6 +57,26 @@ def conv(net: Any, x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: 
         pads = tuple((n // 2, n - n // 2) for n in reach)
     else:
         pads = tuple((p, p) for p in per_axis(padding, axes))
+    return _conv(net, net.plain(x), w, b, stride, pads, dilation, groups)
+
+
+@operator("lowerconv::conv2d", leaves=True)
+def own_conv(
+    net: Any, x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any, groups: Any
+):
+    """Record a convolution of a patched model."""
+    top, bottom, left, right = padding
+    pads = ((top, bottom), (left, right))
+    return _conv(net, net.plain(x), w, b, tuple(stride), pads, tuple(dilation), groups)
+
+
+def _conv(
+    net: Any, x: Any, w: Any, b: Any, stride: Any, pads: Any, dilation: Any, groups: int
+) -> Any:
+    axes = len(w.shape) - 2
+    if len(x.shape) == axes + 1:
+        y = _conv(net, F.reshape(x, (1, *x.shape)), w, b, stride, pads, dilation, groups)
+        return F.reshape(y, y.shape[1:])
     if axes < 3 and isinstance(x, Value) and is_leaf(w) and (b is None or is_leaf(b)):
 
         def make() -> Conv2d:
