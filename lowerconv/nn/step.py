@@ -34,8 +34,8 @@ class Step:
     runs : tuple of (int, int)
         Where the samples of ``x`` do not follow each other there: the place of the first of some
         that do, and how many they are; `first_sample` is not looked at then.
-    input_grad : bool
-        Whether `Module.backward` returns the gradient of the input too.
+    input_grad : bool or tuple of bool
+        Whether `Module.backward` returns the gradients of the inputs too, or of which.
     communicator : Reducer, optional
         Of the ranks that share a batch, for layers that look at all of it.
     """
@@ -44,7 +44,7 @@ class Step:
     seed: int = 0
     number: int = 0
     first_sample: int = 0
-    input_grad: bool = False
+    input_grad: bool | tuple[bool, ...] = False
     communicator: Reducer | None = None
     runs: tuple[tuple[int, int], ...] | None = None
 

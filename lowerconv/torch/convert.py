@@ -173,10 +173,6 @@ class Converted(torch.nn.Module):
         inputs = [args[place] for _, place in exported.inputs]
         names = runner.read
         tensors = [runner.structure.tensor(name) for name in names]
-        if torch.is_grad_enabled():
-            for i, x in enumerate(inputs[1:], 1):
-                if x.requires_grad:
-                    raise UnsupportedError(f"the gradient of input {i}, expected that of the first")
         seed = int(torch.empty((), dtype=torch.int64).random_()) if exported.draws else 0
         job = _Job(runner, seed, len(inputs))
         results = _Run.apply(job, *inputs, *tensors)
@@ -222,7 +218,7 @@ class _Run(torch.autograd.Function):
         runner = job.runner
         arrays = tuple(array_of(t) for t in tensors[: job.inputs])
         ctx.job = job
-        ctx.input_grad = bool(ctx.needs_input_grad[1])
+        ctx.input_grad = tuple(ctx.needs_input_grad[1 : 1 + job.inputs])
         ctx.save_for_backward(*tensors)
         if not runner.exported.trains:
             # The gradient's network runs when somebody asks for gradients: answers are quicker.
@@ -247,10 +243,9 @@ class _Run(torch.autograd.Function):
         needs = ctx.needs_input_grad[1 + job.inputs :]
         names = runner.read
         wanted = [name for name, need in zip(names, needs, strict=True) if need]
-        dx, made = runner.gradients(job.number, arrays, _step(job, ctx.input_grad), dys, wanted)
-        rest = (None,) * (job.inputs - 1)
-        return (None, dx, *rest, *(made.get(name) for name in names))
+        dxs, made = runner.gradients(job.number, arrays, _step(job, ctx.input_grad), dys, wanted)
+        return (None, *dxs, *(made.get(name) for name in names))
 
 
-def _step(job: _Job, input_grad: bool) -> Step:
+def _step(job: _Job, input_grad: tuple[bool, ...]) -> Step:
     return Step(training=True, seed=job.seed, input_grad=input_grad)

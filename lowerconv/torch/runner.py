@@ -93,7 +93,7 @@ class Runner:
             self._network = TorchNetwork(self.exported, self.structure.tensor, False)
         return self._network
 
-    def _program(self, arrays: Arrays, input_grad: bool) -> Program:
+    def _program(self, arrays: Arrays, input_grad: bool | tuple[bool, ...]) -> Program:
         """Return the program for arrays, with parameters that lie where the module's do."""
         network = self._trainable()
         program = program_of(network, self._execution, arrays, True, input_grad)
@@ -138,8 +138,8 @@ class Runner:
         step: Step,
         dys: Sequence[torch.Tensor | None],
         wanted: Sequence[str],
-    ) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
-        """Return the gradients of the first input and of parameters.
+    ) -> tuple[list[torch.Tensor | None], dict[str, torch.Tensor]]:
+        """Return the gradients of the inputs and of parameters.
 
         What the run of that number has left is used where it is there; else it is computed again.
         """
@@ -147,7 +147,12 @@ class Runner:
         if run != self.runs or program.arena.user is not program:
             self._again(program, arrays, step)
         network = self._trainable()
-        live = {id(p) for layer in program.learners for p in layer.own_parameters().values()}
+        live = {
+            id(parameter)
+            for layer in program.learners
+            if layer not in program.unreached
+            for parameter in layer.own_parameters().values()
+        }
         made: dict[str, torch.Tensor] = {}
         more: list[tuple[str, np.ndarray]] = []
         for parameter, name in network.bound:
@@ -164,12 +169,13 @@ class Runner:
             np.zeros(r.shape, r.dtype) if dy is None else array_of(dy)
             for dy, r in zip(dys, program.results, strict=True)
         )
-        dx = program.backward(given)
+        program.backward(given)
         for name, part in more:
             made[name] += torch.from_numpy(part.reshape(made[name].shape))
         for parameter, _ in network.bound:  # autograd owns these now
             parameter.grad = np.zeros(parameter.data.shape, parameter.data.dtype)
-        return None if dx is None else torch.from_numpy(dx).clone(), made
+        dxs = [None if d is None else torch.from_numpy(d.array).clone() for d in program.dxs]
+        return dxs, made
 
     def _again(self, program: Program, arrays: Arrays, step: Step) -> None:
         """Run forward once more, with running statistics left as they are."""

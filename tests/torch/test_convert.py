@@ -218,6 +218,52 @@ def test_weights_in_several_places():
         close(p.grad, q.grad, 10)
 
 
+class Three(nn.Module):
+    """Reads three inputs, one of integers, and one that it leaves alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(5, 4)
+
+    def forward(self, x, z, where, unread):
+        y = self.conv(x) + self.fc(z)[:, :, None, None] * where
+        return y.relu() * z.mean(), y + x.mean()
+
+
+@pytest.mark.parametrize("wanted", [(1, 1), (1, 0), (0, 1), (0, 0)])
+def test_several_inputs(wanted):
+    model, twin = pair(Three)
+    x, z = images(torch.float64, 2, 3, 6, 6), images(torch.float64, 2, 5)
+    where = torch.arange(36).reshape(6, 6) % 3
+    found = []
+    for net in (lc.torch.convert(model, (x, z, where, x), strict=True), twin):
+        given = [t.clone().requires_grad_(bool(w)) for t, w in zip((x, z), wanted, strict=True)]
+        unread = x.clone().requires_grad_()
+        a, b = net(*given, where, unread)
+        (a.square().sum() + b.sum()).backward()
+        found.append((a, b, *(t.grad for t in given), *(p.grad for p in net.parameters())))
+        assert unread.grad is None
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            close(ours, theirs, 10)
+
+
+def test_a_value_of_which_only_integers_are_made():
+    class Rounded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.other = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return self.conv(x).to(torch.int64).to(x.dtype) * self.other(x)
+
+    model, twin = pair(Rounded)
+    x = images(torch.float64, 2, 3, 6, 6)
+    compare(lc.torch.convert(model, x, strict=True), twin, x)
+    assert model.conv.weight.grad is None
+
+
 def test_channels_last():
     model, twin = pair(NETWORKS["resnet"])
     x = images(torch.float64, 2, 3, 32, 32).to(memory_format=torch.channels_last)
