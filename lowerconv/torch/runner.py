@@ -59,8 +59,8 @@ class Runner:
         dtypes = tuple(torch.empty((), dtype=a.dtype).numpy().dtype for a in args)
         graph = Graph(self._trainable(), shapes, dtypes, True)
         for node in graph.nodes:
-            layer = node.layer
-            if isinstance(layer, Computed) and layer.gradient is None:
+            layer, floats = node.layer, node.result.dtype.kind == "f"
+            if floats and isinstance(layer, Computed) and layer.gradient is None:
                 raise UnsupportedError(f"{node.name}: {layer.name} has no gradient")
         written = {
             name
