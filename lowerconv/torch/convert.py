@@ -171,13 +171,17 @@ class Converted(torch.nn.Module):
     def _run(self, runner: Runner, args: Sequence[Any]) -> Any:
         exported = runner.exported
         inputs = [args[place] for _, place in exported.inputs]
-        names = runner.read
-        tensors = [runner.structure.tensor(name) for name in names]
-        seed = int(torch.empty((), dtype=torch.int64).random_()) if exported.draws else 0
-        job = _Job(runner, seed, len(inputs))
-        results = _Run.apply(job, *inputs, *tensors)
+        results: Sequence[Any]
+        if torch.is_grad_enabled() or exported.trains:
+            tensors = [runner.structure.tensor(name) for name in runner.read]
+            seed = int(torch.empty((), dtype=torch.int64).random_()) if exported.draws else 0
+            results = _Run.apply(_Job(runner, seed, len(inputs)), *inputs, *tensors)
+        else:  # without autograd, which looks at every parameter
+            results = runner.answer(tuple(map(array_of, inputs)), runner.versions())
         network = runner._frozen if not exported.trains else runner._network
         assert network is not None
+        if len(network.literal) == 1 and exported.out_spec.num_nodes == 1:
+            return results[0]
         outputs = [results[what] if kind == "result" else what for kind, what in network.literal]
         return pytree.tree_unflatten(outputs, exported.out_spec)
 
@@ -222,9 +226,8 @@ class _Run(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         if not runner.exported.trains:
             # The gradient's network runs when somebody asks for gradients: answers are quicker.
-            if any(ctx.needs_input_grad):
-                job.versions = runner.versions()
-            results = runner.answer(arrays)
+            job.versions = runner.versions()
+            results = runner.answer(arrays, job.versions)
         else:
             results = runner.train(arrays, _step(job, ctx.input_grad))
             job.number = runner.runs

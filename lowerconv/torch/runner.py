@@ -20,6 +20,7 @@ from lowerconv.torch.registry import UnsupportedError
 from lowerconv.torch.structure import Structure
 
 Arrays = tuple[np.ndarray, ...]
+Versions = tuple[list[int], list[int]]
 
 
 class Runner:
@@ -46,6 +47,7 @@ class Runner:
         self.runs = 0
         self.read: list[str] = []
         self.leaves = sorted(set(exported.leaves.values()))
+        self._kept = [structure.names[name] for name in self.leaves]
 
     def check(self, args: Sequence[torch.Tensor]) -> None:
         """Raise UnsupportedError where a network cannot be recorded for these shapes."""
@@ -72,14 +74,13 @@ class Runner:
 
     # --- answers ---
 
-    def versions(self) -> tuple[tuple[int, int], ...]:
+    def versions(self) -> Versions:
         """Return what tells whether a parameter or buffer has changed."""
-        tensors = map(self.structure.tensor, self.leaves)
-        return tuple((t.data_ptr(), t._version) for t in tensors)
+        tensors = [kept[name] for kept, name in self._kept]
+        return [t.data_ptr() for t in tensors], [t._version for t in tensors]
 
-    def answer(self, arrays: Arrays) -> list[torch.Tensor]:
+    def answer(self, arrays: Arrays, versions: Versions) -> list[torch.Tensor]:
         """Return the results by parameters as they are now, which kernels keep packed."""
-        versions = self.versions()
         if self._frozen is None or versions != self._versions:
             self._frozen = TorchNetwork(self.exported, self.structure.tensor, True)
             self._answering, self._versions = Execution(), versions
