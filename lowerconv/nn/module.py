@@ -232,7 +232,7 @@ class Module(Attributes):
         """
         return program.run(self, x, step)
 
-    def backward(self, *dy: np.ndarray) -> np.ndarray | None:
+    def backward(self, *dy: np.ndarray) -> Any:
         """Set the gradients of all parameters, after `run` in training.
 
         Parameters
@@ -243,7 +243,8 @@ class Module(Attributes):
         Returns
         -------
         ndarray or None
-            Gradient of the loss with respect to `x` where the step asked for it, valid as `run`'s.
+            Gradient of the loss with respect to `x` where the step asked for it, valid as `run`'s;
+            of several inputs a tuple with one for each.
 
         Raises
         ------

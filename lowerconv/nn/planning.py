@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+from typing import TypeAlias
 
 from lowerconv.copying import not_copied
 from lowerconv.nn.graph import Graph, Node, Value
@@ -11,6 +12,15 @@ from lowerconv.nn.memory import Block, lay_out
 from lowerconv.nn.schedule import Schedule
 
 Shape = tuple[int, ...]
+InputGrad: TypeAlias = "bool | tuple[bool, ...]"  # of all inputs, or of each
+
+
+def wanted_inputs(graph: Graph, input_grad: InputGrad) -> tuple[Value, ...]:
+    """Return the inputs whose gradients are asked for, of those that can have one."""
+    if isinstance(input_grad, bool):
+        input_grad = (input_grad,) * len(graph.inputs)
+    both = zip(graph.inputs, input_grad, strict=True)
+    return tuple(value for value, wanted in both if wanted and value.dtype.kind == "f")
 
 
 @dataclass(frozen=True)
@@ -46,19 +56,14 @@ class MemoryPlan:
         Of the arena.
     """
 
-    def __init__(self, graph: Graph, training: bool, input_grad: bool) -> None:
+    def __init__(self, graph: Graph, training: bool, input_grad: InputGrad) -> None:
         self.graph, self.training = graph, training
         self.readers = graph.consumers()
         n = len(graph.nodes)
         self.end = 2 * n
         self.forward = {node: i for i, node in enumerate(graph.nodes)}
         self.backward = {node: 2 * n - 1 - i for i, node in enumerate(graph.nodes)}
-        self.learnt: set[Value] = {graph.input} if input_grad else set()
-        for node in graph.nodes if training else ():
-            if node.result.dtype.kind == "f" and (
-                node.layer.own_parameters() or any(v in self.learnt for v in node.inputs)
-            ):
-                self.learnt.add(node.result)
+        self.learnt = self._find_learnt(wanted_inputs(graph, input_grad)) if training else set()
         self.blocks: list[Block] = []
         self.values: dict[Value, Place] = {}
         self.gradients: dict[Value, Place] = {}
@@ -68,6 +73,20 @@ class MemoryPlan:
             self._place_gradients()
             self._place_saved()
         self.nbytes = lay_out(self.blocks)
+
+    def _find_learnt(self, wanted: tuple[Value, ...]) -> set[Value]:
+        """Return what depends on a parameter or wanted input, and what a result depends on."""
+        learnt = {*wanted}
+        for node in self.graph.nodes:
+            if node.result.dtype.kind == "f" and (
+                node.layer.own_parameters() or any(v in learnt for v in node.inputs)
+            ):
+                learnt.add(node.result)
+        for value in (*(node.result for node in reversed(self.graph.nodes)), *wanted):
+            reached = any(reader.result in learnt for reader in self.readers[value])
+            if not reached and value not in self.graph.results:  # integers are made of it alone
+                learnt.discard(value)
+        return learnt
 
     def bytes_of(self, kind: str) -> int:
         """Return the bytes of all blocks of a kind, if none shared memory with another."""
@@ -184,8 +203,9 @@ class MemoryPlan:
                     self._share_gradient(value, seen)
             elif node.layer.in_place and value.shape == node.result.shape:
                 self._share_gradient(value, place)
-        if self.graph.input in self.learnt and self.graph.input not in self.gradients:
-            self._new_gradient(self.graph.input)
+        for value in self.graph.inputs:
+            if value in self.learnt and value not in self.gradients:
+                self._new_gradient(value)
 
     def _only(self, value: Value, node: Node) -> bool:
         """Return whether the gradient of a value comes from one node alone."""

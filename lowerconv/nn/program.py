@@ -15,7 +15,7 @@ from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.graph import Value
 from lowerconv.nn.hooks import Gate, Watch
 from lowerconv.nn.memory import Arena, MemoryReport
-from lowerconv.nn.planning import MemoryPlan
+from lowerconv.nn.planning import InputGrad, MemoryPlan
 from lowerconv.nn.recording import check_fits, make_graph, parameter_dtype
 from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.sharing import Execution, TrainingStep, begin, go_on
@@ -41,7 +41,8 @@ class Program:
     module : Module
     x_shape, dtype
         Of the input; tuples of these where there are several.
-    training, input_grad : bool
+    training : bool
+    input_grad : bool or tuple of bool
         As of `Step`.
     arena : Arena
         Memory, that programs of the same network may share.
@@ -64,7 +65,7 @@ class Program:
         x_shape: Any,
         dtype: Any,
         training: bool,
-        input_grad: bool,
+        input_grad: InputGrad,
         arena: Arena,
         constant: bool = False,
         contents: Mapping[int, np.ndarray] | None = None,
@@ -81,7 +82,7 @@ class Program:
         self._tensors: dict[tuple[Value, bool], Tensor] = {}
         self.results = [self._tensor(value) for value in graph.results]
         self.dresults = [self._tensor(v, True) if v in plan.learnt else None for v in graph.results]
-        self.dx = self._tensor(graph.input, True) if input_grad else None
+        self.dxs = [self._tensor(v, True) if v in plan.learnt else None for v in graph.inputs]
         self.steps: list[tuple[Layer, Frame]] = []
         written = set(graph.results)
         frames = {}
@@ -96,6 +97,9 @@ class Program:
             node.layer
             for node in graph.nodes
             if training and (node.layer.own_parameters() or node.layer.own_buffers())
+        ]
+        self.unreached = [  # whose results no gradient comes to
+            layer for layer, frame in self.steps if frame.dy is None and layer in self.learners
         ]
         self.training_step: TrainingStep | None = None
 
@@ -179,9 +183,7 @@ class Program:
         arrays = tuple(result.array for result in self.results)
         return arrays if len(arrays) > 1 else arrays[0]
 
-    def backward(
-        self, dy: tuple[np.ndarray, ...], watches: Collection[Watch] = ()
-    ) -> np.ndarray | None:
+    def backward(self, dy: tuple[np.ndarray, ...], watches: Collection[Watch] = ()) -> Any:
         """Compute all gradients; see `Module.backward`."""
         if self.arena.user is not self:
             raise RuntimeError("backward: the network ran again, or differentiated, since its run")
@@ -216,7 +218,11 @@ class Program:
                 for watch in watches:
                     watch(layer, frame, "backward")
         finish()
-        return self.dx.array if self.dx is not None else None
+        for layer in self.unreached:
+            for parameter in layer.own_parameters().values():
+                parameter.grad[...] = 0
+        arrays = tuple(dx.array if dx is not None else None for dx in self.dxs)
+        return arrays if len(arrays) > 1 else arrays[0]
 
     def report(self, module: Module) -> MemoryReport:
         """Return the memory of a step."""
@@ -239,7 +245,7 @@ def arrays_of(x: Arrays) -> tuple[np.ndarray, ...]:
 
 
 def program_of(
-    module: Module, execution: Execution, x: Arrays, training: bool, input_grad: bool
+    module: Module, execution: Execution, x: Arrays, training: bool, input_grad: InputGrad
 ) -> Program:
     """Return the program of a module for an input, from those kept where it was made before."""
     for given in arrays_of(x):
@@ -291,7 +297,7 @@ def run(module: Module, x: Arrays, step: Step, watches: Collection[Watch] | None
             return program.forward(x, step, watches, gates)
 
 
-def backward(module: Module, dy: tuple[np.ndarray, ...]) -> np.ndarray | None:
+def backward(module: Module, dy: tuple[np.ndarray, ...]) -> Any:
     """Compute the gradients of the calling thread's run; see `Module.backward`."""
     execution = _own(module, "backward")
     program = execution.current

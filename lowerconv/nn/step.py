@@ -32,8 +32,8 @@ class Step:
     first_sample : int
         Place of ``x[0]`` in the global batch, so that a batch split over ranks loses the same
         activations as a whole one.
-    input_grad : bool
-        Whether `Module.backward` returns the gradient of the input too.
+    input_grad : bool or tuple of bool
+        Whether `Module.backward` returns the gradients of the inputs too, or of which.
     communicator : Reducer, optional
         Of the ranks that share a batch, for layers that look at all of it.
     runs : tuple of (int, int), optional
@@ -45,7 +45,7 @@ class Step:
     seed: int = 0
     number: int = 0
     first_sample: int = 0
-    input_grad: bool = False
+    input_grad: bool | tuple[bool, ...] = False
     communicator: Reducer | None = None
     runs: tuple[tuple[int, int], ...] | None = None
 

@@ -1,6 +1,7 @@
 """PyTorch modules: they run and train here, unchanged.
 
-`convert` makes a module's forward one planned program; parameters stay the module's own.
+`convert` makes a module's forward one planned program; `patch` replaces the convolutions alone.
+Parameters stay the module's own.
 """
 
 try:
@@ -9,7 +10,8 @@ except ImportError:
     raise ImportError("this needs PyTorch: pip install 'lowerconv[torch]'") from None
 
 from lowerconv.torch.backend import backend
+from lowerconv.torch.conv import Conv2d, patch
 from lowerconv.torch.convert import Converted, convert
 from lowerconv.torch.registry import UnsupportedError
 
-__all__ = ["Converted", "UnsupportedError", "backend", "convert"]
+__all__ = ["Conv2d", "Converted", "UnsupportedError", "backend", "convert", "patch"]

@@ -196,17 +196,17 @@ class Converted(torch.nn.Module):
     def _run(self, runner: Runner, args: Sequence[Any]) -> Any:
         exported = runner.exported
         inputs = [args[place] for _, place in exported.inputs]
-        names = runner.read
-        tensors = [runner.structure.tensor(name) for name in names]
-        if torch.is_grad_enabled():
-            for i, x in enumerate(inputs[1:], 1):
-                if x.requires_grad:
-                    raise UnsupportedError(f"the gradient of input {i}, expected that of the first")
-        seed = int(torch.empty((), dtype=torch.int64).random_()) if exported.draws else 0
-        job = _Job(runner, seed, len(inputs))
-        results = _Run.apply(job, *inputs, *tensors)
+        results: Sequence[Any]
+        if torch.is_grad_enabled() or exported.trains:
+            tensors = [runner.structure.tensor(name) for name in runner.read]
+            seed = int(torch.empty((), dtype=torch.int64).random_()) if exported.draws else 0
+            results = _Run.apply(_Job(runner, seed, len(inputs)), *inputs, *tensors)
+        else:  # without autograd, which looks at every parameter
+            results = runner.answer(tuple(map(array_of, inputs)), runner.versions())
         network = runner._frozen if not exported.trains else runner._network
         assert network is not None
+        if len(network.literal) == 1 and exported.out_spec.num_nodes == 1:
+            return results[0]
         outputs = [results[what] if kind == "result" else what for kind, what in network.literal]
         return pytree.tree_unflatten(outputs, exported.out_spec)
 
@@ -247,13 +247,12 @@ class _Run(torch.autograd.Function):
         runner = job.runner
         arrays = tuple(array_of(t) for t in tensors[: job.inputs])
         ctx.job = job
-        ctx.input_grad = bool(ctx.needs_input_grad[1])
+        ctx.input_grad = tuple(ctx.needs_input_grad[1 : 1 + job.inputs])
         ctx.save_for_backward(*tensors)
         if not runner.exported.trains:
             # The gradient's network runs when somebody asks for gradients: answers are quicker.
-            if any(ctx.needs_input_grad):
-                job.versions = runner.versions()
-            results = runner.answer(arrays)
+            job.versions = runner.versions()
+            results = runner.answer(arrays, job.versions)
         else:
             results = runner.train(arrays, _step(job, ctx.input_grad))
             job.number = runner.runs
@@ -272,10 +271,9 @@ class _Run(torch.autograd.Function):
         needs = ctx.needs_input_grad[1 + job.inputs :]
         names = runner.read
         wanted = [name for name, need in zip(names, needs, strict=True) if need]
-        dx, made = runner.gradients(job.number, arrays, _step(job, ctx.input_grad), dys, wanted)
-        rest = (None,) * (job.inputs - 1)
-        return (None, dx, *rest, *(made.get(name) for name in names))
+        dxs, made = runner.gradients(job.number, arrays, _step(job, ctx.input_grad), dys, wanted)
+        return (None, *dxs, *(made.get(name) for name in names))
 
 
-def _step(job: _Job, input_grad: bool) -> Step:
+def _step(job: _Job, input_grad: tuple[bool, ...]) -> Step:
     return Step(training=True, seed=job.seed, input_grad=input_grad)

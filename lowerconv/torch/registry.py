@@ -42,7 +42,8 @@ def operator(
     """Return a decorator that makes a function the importer of operators.
 
     A name is one of ATen, such as ``"conv2d"``, or with an overload, ``"mean.dim"``; of variants
-    that write in place, such as ``"relu_"``, it is that without the underscore.
+    that write in place, such as ``"relu_"``, it is that without the underscore; of others' it has
+    their library, ``"lowerconv::conv2d"``.
     """
 
     def register(function: Importer) -> Importer:
@@ -54,9 +55,9 @@ def operator(
 
 
 def operator_of(target: Any) -> Operator | None:
-    """Return how an operator of ATen is recorded, None where it is not known."""
+    """Return how an operator is recorded, None where it is not known."""
     schema = getattr(target, "_schema", None)
-    if schema is None or not schema.name.startswith("aten::"):
+    if schema is None:
         return None
     name = schema.name.removeprefix("aten::")
     if writes_in_place(target):

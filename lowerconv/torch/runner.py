@@ -20,6 +20,7 @@ from lowerconv.torch.registry import UnsupportedError
 from lowerconv.torch.structure import Structure
 
 Arrays = tuple[np.ndarray, ...]
+Versions = tuple[list[int], list[int]]
 
 
 class Runner:
@@ -46,6 +47,7 @@ class Runner:
         self.runs = 0
         self.read: list[str] = []
         self.leaves = sorted(set(exported.leaves.values()))
+        self._kept = [structure.names[name] for name in self.leaves]
 
     def check(self, args: Sequence[torch.Tensor]) -> None:
         """Raise UnsupportedError where a network cannot be recorded for these shapes."""
@@ -59,8 +61,8 @@ class Runner:
         dtypes = tuple(torch.empty((), dtype=a.dtype).numpy().dtype for a in args)
         graph = Graph(self._trainable(), shapes, dtypes, True)
         for node in graph.nodes:
-            layer = node.layer
-            if isinstance(layer, Computed) and layer.gradient is None:
+            layer, floats = node.layer, node.result.dtype.kind == "f"
+            if floats and isinstance(layer, Computed) and layer.gradient is None:
                 raise UnsupportedError(f"{node.name}: {layer.name} has no gradient")
         written = {
             name
@@ -72,14 +74,13 @@ class Runner:
 
     # --- answers ---
 
-    def versions(self) -> tuple[tuple[int, int], ...]:
+    def versions(self) -> Versions:
         """Return what tells whether a parameter or buffer has changed."""
-        tensors = map(self.structure.tensor, self.leaves)
-        return tuple((t.data_ptr(), t._version) for t in tensors)
+        tensors = [kept[name] for kept, name in self._kept]
+        return [t.data_ptr() for t in tensors], [t._version for t in tensors]
 
-    def answer(self, arrays: Arrays) -> list[torch.Tensor]:
+    def answer(self, arrays: Arrays, versions: Versions) -> list[torch.Tensor]:
         """Return the results by parameters as they are now, which kernels keep packed."""
-        versions = self.versions()
         if self._frozen is None or versions != self._versions:
             self._frozen = TorchNetwork(self.exported, self.structure.tensor, True)
             self._answering, self._versions = Execution(), versions
@@ -93,7 +94,7 @@ class Runner:
             self._network = TorchNetwork(self.exported, self.structure.tensor, False)
         return self._network
 
-    def _program(self, arrays: Arrays, input_grad: bool) -> Program:
+    def _program(self, arrays: Arrays, input_grad: bool | tuple[bool, ...]) -> Program:
         """Return the program for arrays, with parameters that lie where the module's do."""
         network = self._trainable()
         program = program_of(network, self._execution, arrays, True, input_grad)
@@ -138,8 +139,8 @@ class Runner:
         step: Step,
         dys: Sequence[torch.Tensor | None],
         wanted: Sequence[str],
-    ) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
-        """Return the gradients of the first input and of parameters.
+    ) -> tuple[list[torch.Tensor | None], dict[str, torch.Tensor]]:
+        """Return the gradients of the inputs and of parameters.
 
         What the run of that number has left is used where it is there; else it is computed again.
         """
@@ -147,7 +148,12 @@ class Runner:
         if run != self.runs or program.arena.user is not program:
             self._again(program, arrays, step)
         network = self._trainable()
-        live = {id(p) for layer in program.learners for p in layer.own_parameters().values()}
+        live = {
+            id(parameter)
+            for layer in program.learners
+            if layer not in program.unreached
+            for parameter in layer.own_parameters().values()
+        }
         made: dict[str, torch.Tensor] = {}
         more: list[tuple[str, np.ndarray]] = []
         for parameter, name in network.bound:
@@ -164,12 +170,13 @@ class Runner:
             np.zeros(r.shape, r.dtype) if dy is None else array_of(dy)
             for dy, r in zip(dys, program.results, strict=True)
         )
-        dx = program.backward(given)
+        program.backward(given)
         for name, part in more:
             made[name] += torch.from_numpy(part.reshape(made[name].shape))
         for parameter, _ in network.bound:  # autograd owns these now
             parameter.grad = np.zeros(parameter.data.shape, parameter.data.dtype)
-        return None if dx is None else torch.from_numpy(dx).clone(), made
+        dxs = [None if d is None else torch.from_numpy(d.array).clone() for d in program.dxs]
+        return dxs, made
 
     def _again(self, program: Program, arrays: Arrays, step: Step) -> None:
         """Run forward once more, with running statistics left as they are."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import torch
 
 from lowerconv.torch.registry import UnsupportedError
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+# These run before every call, over hundreds of modules: loops in C, not in Python.
+_training = attrgetter("training")
+_hooks = attrgetter(
+    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+)
 
 
 class Structure:
@@ -23,11 +28,8 @@ class Structure:
 
     def __init__(self, module: torch.nn.Module) -> None:
         self.modules = list(module.modules())
-        self._edges = [
-            (parent._modules, name, child)
-            for parent in self.modules
-            for name, child in parent._modules.items()
-        ]
+        self._children = [part._modules for part in self.modules]
+        self._found = [dict(children) for children in self._children]
         self.names: dict[str, tuple[dict[str, Any], str]] = {}
         for prefix, part in module.named_modules(remove_duplicate=False):
             for kept in (part._parameters, part._buffers):
@@ -37,7 +39,7 @@ class Structure:
 
     def holds(self) -> bool:
         """Return whether the submodules are those that there were."""
-        return all(kept.get(name) is child for kept, name, child in self._edges)
+        return self._children == self._found
 
     def tensor(self, name: str) -> torch.Tensor:
         """Return a parameter or buffer as it is now."""
@@ -47,15 +49,10 @@ class Structure:
 
     def flags(self) -> tuple[bool, ...]:
         """Return which submodules are in training."""
-        return tuple(part.training for part in self.modules)
+        return tuple(map(_training, self.modules))
 
     def check_hooks(self) -> None:
         """Raise UnsupportedError where a submodule has hooks, which would not be called."""
-        for part in self.modules:
-            if (
-                part._forward_hooks
-                or part._forward_pre_hooks
-                or part._backward_hooks
-                or part._backward_pre_hooks
-            ):
-                raise UnsupportedError(f"a {type(part).__name__} in it has hooks")
+        if any(map(any, map(_hooks, self.modules))):
+            part = next(part for part in self.modules if any(_hooks(part)))
+            raise UnsupportedError(f"a {type(part).__name__} in it has hooks")

@@ -1,8 +1,10 @@
 """Converted modules against the same modules in PyTorch: results, gradients, everything around."""
 
 import copy
+import cProfile
 import importlib.util
 import pickle
+import pstats
 import sys
 import warnings
 from pathlib import Path
@@ -15,6 +17,7 @@ from torch import nn  # noqa: E402
 from torch.utils import _pytree as pytree  # noqa: E402
 
 import lowerconv as lc  # noqa: E402
+from lowerconv.nn.program import Program  # noqa: E402
 
 
 def _networks():
@@ -218,6 +221,52 @@ def test_weights_in_several_places():
         close(p.grad, q.grad, 10)
 
 
+class Three(nn.Module):
+    """Reads three inputs, one of integers, and one that it leaves alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(5, 4)
+
+    def forward(self, x, z, where, unread):
+        y = self.conv(x) + self.fc(z)[:, :, None, None] * where
+        return y.relu() * z.mean(), y + x.mean()
+
+
+@pytest.mark.parametrize("wanted", [(1, 1), (1, 0), (0, 1), (0, 0)])
+def test_several_inputs(wanted):
+    model, twin = pair(Three)
+    x, z = images(torch.float64, 2, 3, 6, 6), images(torch.float64, 2, 5)
+    where = torch.arange(36).reshape(6, 6) % 3
+    found = []
+    for net in (lc.torch.convert(model, (x, z, where, x), strict=True), twin):
+        given = [t.clone().requires_grad_(bool(w)) for t, w in zip((x, z), wanted, strict=True)]
+        unread = x.clone().requires_grad_()
+        a, b = net(*given, where, unread)
+        (a.square().sum() + b.sum()).backward()
+        found.append((a, b, *(t.grad for t in given), *(p.grad for p in net.parameters())))
+        assert unread.grad is None
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            close(ours, theirs, 10)
+
+
+def test_a_value_of_which_only_integers_are_made():
+    class Rounded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.other = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return self.conv(x).to(torch.int64).to(x.dtype) * self.other(x)
+
+    model, twin = pair(Rounded)
+    x = images(torch.float64, 2, 3, 6, 6)
+    compare(lc.torch.convert(model, x, strict=True), twin, x)
+    assert model.conv.weight.grad is None
+
+
 def test_channels_last():
     model, twin = pair(NETWORKS["resnet"])
     x = images(torch.float64, 2, 3, 32, 32).to(memory_format=torch.channels_last)
@@ -306,3 +355,20 @@ def test_importing_the_library_imports_no_door():
         "lowerconv.torch; assert 'torch' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_a_call_costs_beside_its_program(monkeypatch):
+    """Calls of functions, of Python and C; each takes some 0.1 us, on any machine."""
+    model = nn.Sequential(*(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()) for _ in range(20))).eval()
+    x = torch.ones(1, 3, 4, 4)
+    converted = lc.torch.convert(model, x, strict=True)
+    with torch.no_grad():
+        y = converted(x)
+        result = y.numpy().copy()
+        monkeypatch.setattr(Program, "forward", lambda *_: result)
+        with cProfile.Profile() as profile:
+            z = converted(x)
+    assert torch.equal(y, z)
+    leaves = len(list(model.parameters()))
+    calls = sum(row[1] for row in pstats.Stats(profile).stats.values())
+    assert calls <= 100 + leaves, f"{calls} calls with {leaves} parameters"

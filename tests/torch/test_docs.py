@@ -25,5 +25,7 @@ def test_examples_run_in_order():
 def test_the_table_is_that_of_the_registry():
     rows = dict(re.findall(r"^\| (compiled|NumPy) \| (.*) \|$", PAGE, re.M))
     for how, listed in rows.items():
-        expected = {name.split(".")[0] for name, o in OPERATORS.items() if o.how == how}
+        expected = {
+            name.split(".")[0] for name, o in OPERATORS.items() if o.how == how and "::" not in name
+        }
         assert set(re.findall(r"`(\w+)`", listed)) == expected

@@ -48,11 +48,7 @@ def rows(leaf: Any) -> np.ndarray:
 @operator("conv1d", "conv2d", "conv3d", leaves=True)
 def conv(net: Any, x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any, groups: Any):
     """Record a convolution."""
-    x = net.plain(x)
     axes = len(w.shape) - 2
-    if len(x.shape) == axes + 1:
-        y = conv(net, F.reshape(x, (1, *x.shape)), w, b, stride, padding, dilation, groups)
-        return F.reshape(y, y.shape[1:])
     stride, dilation = per_axis(stride, axes), per_axis(dilation, axes)
     if padding == "valid":
         pads = ((0, 0),) * axes
@@ -61,6 +57,26 @@ def conv(net: Any, x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: 
         pads = tuple((n // 2, n - n // 2) for n in reach)
     else:
         pads = tuple((p, p) for p in per_axis(padding, axes))
+    return _conv(net, net.plain(x), w, b, stride, pads, dilation, groups)
+
+
+@operator("lowerconv::conv2d", leaves=True)
+def own_conv(
+    net: Any, x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any, groups: Any
+):
+    """Record a convolution of a patched model."""
+    top, bottom, left, right = padding
+    pads = ((top, bottom), (left, right))
+    return _conv(net, net.plain(x), w, b, tuple(stride), pads, tuple(dilation), groups)
+
+
+def _conv(
+    net: Any, x: Any, w: Any, b: Any, stride: Any, pads: Any, dilation: Any, groups: int
+) -> Any:
+    axes = len(w.shape) - 2
+    if len(x.shape) == axes + 1:
+        y = _conv(net, F.reshape(x, (1, *x.shape)), w, b, stride, pads, dilation, groups)
+        return F.reshape(y, y.shape[1:])
     x, pads = F.unpadded(x, pads)
     if axes < 3 and isinstance(x, Value) and is_leaf(w) and (b is None or is_leaf(b)):
 
@@ -78,7 +94,7 @@ def conv(net: Any, x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: 
     return F.convolution(x, net.plain(w), net.plain(b), **geometry)
 
 
-@operator("conv_transpose1d", "conv_transpose2d", leaves=True)
+@operator("conv_transpose1d", "conv_transpose2d", "conv_transpose3d", leaves=True)
 def conv_transpose(
     net: Any, x: Any, w: Any, b: Any, stride: Any, padding: Any, beyond: Any, groups: Any, dil: Any
 ):
@@ -89,8 +105,15 @@ def conv_transpose(
         x = F.reshape(x, (1, *x.shape))
         y = conv_transpose(net, x, w, b, stride, padding, beyond, groups, dil)
         return F.reshape(y, y.shape[1:])
-    if not (isinstance(x, Value) and is_leaf(w) and (b is None or is_leaf(b))):
-        return _computed_transpose(net, x, w, b, stride, padding, beyond, groups, dil)
+    if axes > 2 or not (isinstance(x, Value) and is_leaf(w) and (b is None or is_leaf(b))):
+        both = zip(per_axis(padding, axes), per_axis(beyond, axes), strict=True)
+        geometry = {
+            "strides": per_axis(stride, axes),
+            "pads": tuple((p, p - more) for p, more in both),
+            "dilations": per_axis(dil, axes),
+            "groups": groups,
+        }
+        return F.transposed_convolution(x, net.plain(w), net.plain(b), **geometry)
 
     def make() -> ConvTranspose2d:
         made = ConvTranspose2d.of(
@@ -104,35 +127,3 @@ def conv_transpose(
         return made
 
     return unflat(net.layer(make)(flat(x)), axes)
-
-
-def _computed_transpose(
-    net: Any, x: Any, w: Any, b: Any, stride: Any, padding: Any, beyond: Any, groups: Any, dil: Any
-):
-    """Record a transposed convolution whose filters are values: a convolution's gradient."""
-    from lowerconv.functional import conv2d, conv2d_input_grad, conv2d_weight_grad
-
-    w, b, axes = net.plain(w), net.plain(b), len(w.shape) - 2
-    if axes == 1:
-        x, w = flat(x), flat(w)
-    s, p = planar(per_axis(stride, axes), 1), planar(per_axis(padding, axes), 0)
-    o, d = planar(per_axis(beyond, axes), 0), planar(per_axis(dil, axes), 1)
-    sizes = zip(x.shape[2:], w.shape[2:], s, p, o, d, strict=True)
-    pixels = [(n - 1) * t - 2 * q + e * (r - 1) + 1 + more for n, r, t, q, more, e in sizes]
-    pads = tuple((q, q - more) for q, more in zip(p, o, strict=True))
-    if any(after < 0 for _, after in pads):
-        raise NotImplementedError("output_padding above padding where filters are no parameters")
-    shape = (x.shape[0], w.shape[1] * groups, *pixels)
-    geometry = (s, pads, d, groups)
-
-    def function(x: np.ndarray, w: np.ndarray) -> np.ndarray:
-        return conv2d_input_grad(np.ascontiguousarray(x), np.ascontiguousarray(w), shape, *geometry)
-
-    def gradient(dy: np.ndarray, y: np.ndarray, x: np.ndarray, w: np.ndarray) -> Any:
-        dy, x, w = map(np.ascontiguousarray, (dy, x, w))
-        return conv2d(dy, w, None, *geometry), conv2d_weight_grad(x, dy, w.shape, *geometry)
-
-    y = F.computed("transposed convolution", function, x, w, gradient=gradient)
-    if b is not None:
-        y = F.arithmetic("add", y, F.reshape(b, (-1, 1, 1)))
-    return unflat(y, axes)

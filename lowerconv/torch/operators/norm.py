@@ -30,9 +30,20 @@ def batch_norm(
     """Record batch norm, by the statistics of the batch or by the running ones."""
     x = net.plain(x)
     shape, C = x.shape, x.shape[1]
-    operands = [v for v in (w, b, mean, var) if v is not None]
-    if not all(is_leaf(v) or (isinstance(v, np.ndarray) and v is not w) for v in operands):
-        raise NotImplementedError("weights or statistics that are computed")
+    statistics = [v for v in (mean, var) if v is not None]
+    computed = not all(map(is_leaf, statistics))
+    if computed and training:
+        raise NotImplementedError("running statistics that are no buffers, in training")
+    wide = (C,) + (1,) * (len(shape) - 2)
+    if computed and len(statistics) == 2:
+        mean, var = net.plain(mean), net.plain(var)
+        spread = F.arithmetic("add", F.reshape(var, wide), np.asarray(eps, x.dtype))
+        centred = F.arithmetic("sub", x, F.reshape(mean, wide))
+        y = F.arithmetic("div", centred, F.pointwise(spread, "sqrt"))
+        return scaled(y, net.plain(w), net.plain(b), wide)
+    if not all(v is None or is_leaf(v) for v in (w, b)):
+        y = batch_norm(net, x, None, None, mean, var, training, momentum, eps, _)
+        return scaled(y, net.plain(w), net.plain(b), wide)
     if not training and (mean is None or var is None):
         raise NotImplementedError("no statistics")
     if training and not 0 <= momentum <= 1:

@@ -9,6 +9,7 @@ import numpy as np
 
 from lowerconv.nn import functional as F
 from lowerconv.nn.pooling import AvgPool2d, MaxPool2d
+from lowerconv.nn.windows import max_indices
 from lowerconv.torch.operators.convolution import flat, per_axis, planar, unflat
 from lowerconv.torch.registry import operator
 
@@ -31,16 +32,21 @@ def windows(x: Any, operation: str, *geometry: Any) -> Any:
 @operator("max_pool1d", "max_pool2d", "max_pool3d")
 def max_pool(net: Any, x: Any, size: Any, stride: Any, padding: Any, dilation: Any, ceil: bool):
     """Record the largest item of windows."""
+    return _max_pool(x, *_pool_geometry(x, size, stride, padding, dilation, ceil))
+
+
+def _pool_geometry(x: Any, size: Any, stride: Any, padding: Any, dilation: Any, ceil: bool) -> Any:
+    """Return the number of axes, and size, stride, padding and dilation along each."""
     # One number stands for all axes; how many these are tells the operator's rank of windows.
     axes = len(size) if len(size) > 1 else max(len(stride or ()), len(padding), len(dilation))
     axes = max(axes, len(x.shape) - 2 if len(x.shape) > 2 else 1) if axes == 1 else axes
-    return _max_pool(x, axes, size, stride or size, padding, dilation, ceil)
+    given = (size, stride or size, padding, dilation)
+    return axes, *(per_axis(v, axes) for v in given), ceil
 
 
-def _max_pool(x: Any, axes: int, *given: Any) -> Any:
-    size, stride, padding, dilation = (per_axis(v, axes) for v in given[:4])
-    ceil = given[4]
-
+def _max_pool(
+    x: Any, axes: int, size: Any, stride: Any, padding: Any, dilation: Any, ceil: bool
+) -> Any:
     def pool(x: Any) -> Any:
         if axes > 2 or set(dilation) != {1}:
             return windows(x, "max", size, stride, padding, dilation, ceil, False)
@@ -48,6 +54,22 @@ def _max_pool(x: Any, axes: int, *given: Any) -> Any:
         return unflat(F.apply(layer, flat(x)), axes)
 
     return batched(x, axes, pool)
+
+
+@operator("max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices")
+def max_pool_with_indices(net: Any, x: Any, *geometry: Any):
+    """Record the largest item of windows, and the number of each in its image."""
+    return max_pool(net, x, *geometry), _indices(x, *_pool_geometry(x, *geometry))
+
+
+def _indices(x: Any, axes: int, size: Any, stride: Any, padding: Any, dilation: Any, ceil: bool):
+    pads = tuple((p, p) for p in padding)
+
+    def function(x: np.ndarray) -> np.ndarray:
+        found = max_indices(x, size, stride, pads, dilation, ceil)
+        return found % prod(x.shape[2:])  # those before are of other images
+
+    return batched(x, axes, lambda x: F.computed("places of maxima", function, x))
 
 
 @operator("avg_pool1d", "avg_pool2d", "avg_pool3d")
