@@ -15,7 +15,8 @@ by `lowerconv.parallel`.
 import importlib
 from typing import Any
 
-from lowerconv.conv.plan import ConvPlan, algorithms, plan_conv2d
+from lowerconv.conv.plan import ConvPlan, algorithms
+from lowerconv.conv.plan_conv2d import plan_conv2d
 from lowerconv.functional import conv2d, conv2d_input_grad, conv2d_weight_grad
 from lowerconv.runtime.affinity import get_affinity, set_affinity
 from lowerconv.runtime.report import machine_report

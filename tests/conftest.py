@@ -31,6 +31,18 @@ if "LOWERCONV_CACHE_DIR" not in os.environ:
 for _name in ("LOWERCONV_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ.pop(_name, None)  # tests say themselves how many threads there are
 
+LONG = "LOWERCONV_LONG"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what is marked as long, unless LOWERCONV_LONG=1."""
+    if os.environ.get(LONG) == "1":
+        return
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.skip(reason=f"long: {LONG}=1"))
+
+
 WATCHDOG = 300  # seconds: a hundred times what the slowest of those tests takes
 
 

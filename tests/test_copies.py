@@ -68,7 +68,7 @@ ELSEWHERE = {
     "data.source.Source": "a protocol",
     "parallel.comm.waiting.Patience": "a protocol",
     "nn.step.Reducer": "a protocol",
-    "codegen.emit.Kernel": "a base class",
+    "codegen.kernel.Kernel": "a base class",
     "conv.algorithm.Algorithm": "functions, that pickle where they have a name",
     "console.PlainConsole": "a console of rich, with another way to print",
     "arguments.Kind": "what all kinds derive from",

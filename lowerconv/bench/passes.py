@@ -10,7 +10,8 @@ import numpy as np
 
 from lowerconv.bench.cases import Layer
 from lowerconv.bench.interleaved import Run
-from lowerconv.conv.plan import ConvPlan, plan_conv2d
+from lowerconv.conv.plan import ConvPlan
+from lowerconv.conv.plan_conv2d import plan_conv2d
 from lowerconv.conv.problem import ConvProblem, conv_problem
 from lowerconv.functional import conv2d, conv2d_input_grad, conv2d_weight_grad
 

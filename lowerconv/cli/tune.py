@@ -13,7 +13,7 @@ from rich.table import Table
 from lowerconv.cli.doing import doing
 from lowerconv.cli.mistakes import EXPECTED, tell
 from lowerconv.console import PlainConsole
-from lowerconv.conv.plan import plan_conv2d
+from lowerconv.conv.plan_conv2d import plan_conv2d
 from lowerconv.conv.problem import DTYPES, OPS
 from lowerconv.conv.wisdom import all_kept, check_writable, forget, wisdom_path
 from lowerconv.nn import Conv2d

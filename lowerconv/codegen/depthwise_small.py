@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from llvmlite import ir
 
-from lowerconv.codegen.emit import Emitter, Kernel
+from lowerconv.codegen.emit import Emitter
 from lowerconv.codegen.isa import Isa
+from lowerconv.codegen.kernel import Kernel
 from lowerconv.codegen.microkernel import epilogue, store_pixels
 from lowerconv.codegen.signatures import Plane
 

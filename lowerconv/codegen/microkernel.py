@@ -22,8 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 from llvmlite import ir
 
-from lowerconv.codegen.emit import I32, Emitter, Kernel
+from lowerconv.codegen.emit import I32, Emitter
 from lowerconv.codegen.isa import LINE, Isa
+from lowerconv.codegen.kernel import Kernel
 from lowerconv.codegen.signatures import Tile
 
 ADD, RELU = 1, 2  # bits of the mode

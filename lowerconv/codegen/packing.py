@@ -11,8 +11,9 @@ from functools import lru_cache
 import numpy as np
 from llvmlite import ir
 
-from lowerconv.codegen.emit import I64, Emitter, kernel_address
+from lowerconv.codegen.emit import I64, Emitter
 from lowerconv.codegen.isa import LINE, Isa
+from lowerconv.codegen.kernel import kernel_address
 from lowerconv.codegen.signatures import Pad, Prefetch, SumLanes, Transpose, TransposeTaps
 
 AHEAD = 8  # blocks that are prefetched ahead

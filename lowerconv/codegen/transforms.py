@@ -24,8 +24,9 @@ from math import prod
 import numpy as np
 from llvmlite import ir
 
-from lowerconv.codegen.emit import Emitter, kernel_address
+from lowerconv.codegen.emit import Emitter
 from lowerconv.codegen.isa import Isa
+from lowerconv.codegen.kernel import kernel_address
 from lowerconv.codegen.microkernel import epilogue
 from lowerconv.codegen.signatures import (
     PlanesToVectors,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lowerconv.codegen.emit import Kernel
+from lowerconv.codegen.kernel import Kernel
 from lowerconv.conv.records import Epilogue
 from lowerconv.conv.setting import Setting
 from lowerconv.copying import not_copied

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Hashable, MutableMapping
 from math import prod
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from lowerconv.checks import Pair
 from lowerconv.conv.algorithms import ALGORITHMS, choose, make_executable
 from lowerconv.conv.arrays import contiguous
 from lowerconv.conv.call import make_call
 from lowerconv.conv.executable import Executable, Options
-from lowerconv.conv.problem import OPS, ConvProblem, Op, batched, conv_problem
+from lowerconv.conv.problem import OPS, ConvProblem, Op
 from lowerconv.conv.tune import Candidate, measure, recalled
 from lowerconv.runtime.threads import Turns, get_num_threads, parallel_region
 from lowerconv.runtime.workspace import check_bytes, workspace
@@ -84,7 +83,7 @@ class ConvPlan:
     """
 
     def __init__(self, problem: ConvProblem, op: Op, options: Options, tune: bool = False) -> None:
-        _check(op, options)
+        check_options(op, options)
         self.problem, self.op = problem, op
         self.call = make_call(problem, op, options.bias, options.single)
         result = self.call.result
@@ -322,7 +321,7 @@ def _plan_anew(
     return plan
 
 
-def _check(op: str, options: Options) -> None:
+def check_options(op: str, options: Options) -> None:
     """Raise ValueError for options that do not go together."""
     if op not in OPS:
         raise ValueError(f"op: got {op!r}, expected one of {', '.join(map(repr, OPS))}")
@@ -338,76 +337,3 @@ def is_relu(activation: object) -> bool:
     if activation not in (None, "relu"):
         raise ValueError(f"activation: got {activation!r}, expected None or 'relu'")
     return activation == "relu"
-
-
-def plan_conv2d(
-    x_shape: tuple[int, ...],
-    w_shape: tuple[int, int, int, int],
-    stride: int | Pair = 1,
-    padding: Any = 0,
-    dilation: int | Pair = 1,
-    groups: int = 1,
-    *,
-    op: str = "forward",
-    dtype: Any = "float32",
-    algorithm: str = "auto",
-    bias: bool = False,
-    activation: str | None = None,
-    accumulate: bool = False,
-    constant_weights: bool = False,
-    tune: bool = False,
-) -> ConvPlan:
-    """Decide how to run a convolution pass, to run it many times.
-
-    Parameters
-    ----------
-    x_shape : tuple of int
-        (N, C, H, W) or (C, H, W), in pixels.
-    w_shape : tuple of int
-        (K, C/groups, R, S).
-    stride, padding, dilation, groups : optional
-        As for :func:`lowerconv.conv2d`.
-    op : {"forward", "input_grad", "weight_grad"}
-        The pass: the plan is called as ``plan(x, w[, bias])``, ``plan(dy, w)`` or ``plan(dy, x)``.
-    dtype : dtype-like, float32 or float64
-        Of all arrays.
-    algorithm : str
-        "auto" or one of :func:`lowerconv.algorithms`.
-    bias : bool
-        Whether the forward pass adds a bias, the third array of the call.
-    activation : {None, "relu"}
-        What the forward pass applies last.
-    accumulate : bool
-        Whether calls add to `out`, which they then must be given: for the gradients of branches,
-        and for residuals. An activation comes after the addition.
-    constant_weights : bool
-        A promise that the filters do not change between calls with the same array: what is made of
-        them is then kept, as large as they are, and made again when another array is passed. A call
-        looks at some of their numbers, and raises ValueError where these have changed: so it finds
-        most broken promises, such as updates of all filters, but not the change of a single number.
-    tune : bool
-        Whether "auto" measures the candidates where no measurement is remembered for this CPU. It
-        takes about half a second, and what wins is remembered for all later plans.
-
-    Returns
-    -------
-    ConvPlan
-
-    Raises
-    ------
-    TypeError, ValueError
-        Arguments that do not fit together; the message names the one.
-    MemoryError
-        The result or the workspace could not exist on this machine.
-    """
-    options = Options(
-        algorithm=algorithm,
-        bias=bool(bias),
-        relu=is_relu(activation),
-        add=bool(accumulate),
-        constant=constant_weights,
-    )
-    _check(op, options)
-    shape, single = batched(x_shape)
-    problem = conv_problem(shape, w_shape, stride, padding, dilation, groups, dtype)
-    return ConvPlan(problem, cast(Op, op), options._replace(single=single), tune)

@@ -6,7 +6,8 @@ inputs as any other network is.
 
 from typing import Any
 
-from lowerconv.onnx.network import OnnxNetwork, load
+from lowerconv.onnx.load import load
+from lowerconv.onnx.network import OnnxNetwork
 from lowerconv.onnx.reader import OnnxError
 
 __all__ = ["Backend", "BackendRep", "OnnxError", "OnnxNetwork", "load"]

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lowerconv.onnx.network import OnnxNetwork, load
+from lowerconv.onnx.load import load
+from lowerconv.onnx.network import OnnxNetwork
 from lowerconv.onnx.reader import import_onnx
 
 import_onnx()

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from lowerconv.checks import plain_array
 from lowerconv.nn import functional as F
 from lowerconv.nn import program
 from lowerconv.nn.graph import Value
@@ -24,45 +23,11 @@ from lowerconv.onnx.explain import Explanation, explain
 from lowerconv.onnx.fallback import with_fallback
 from lowerconv.onnx.folding import fold
 from lowerconv.onnx.half import at_full, in_full_precision, is_half
+from lowerconv.onnx.inputs import check_inputs, check_number
 from lowerconv.onnx.operators.windows import room
-from lowerconv.onnx.reader import OnnxError, Source, import_onnx, opset_of, read_model
+from lowerconv.onnx.reader import OnnxError, import_onnx, opset_of
 from lowerconv.onnx.registry import Body, Node
 from lowerconv.onnx.write import write
-
-
-def load(source: Source, *, trainable: bool = False, fallback: str | None = None) -> OnnxNetwork:
-    """Return the network of an ONNX file.
-
-    Parameters
-    ----------
-    source : path, bytes or onnx.ModelProto
-    trainable : bool
-        Whether its parameters can be learnt.  Else they are read-only, which lets kernels keep them
-        packed: the network answers as fast as one that was compiled.
-    fallback : "onnxruntime", optional
-        What computes nodes whose operators are not known here; they have no gradients.
-
-    Returns
-    -------
-    OnnxNetwork
-        Called with arrays, one for each input, it returns an array, or a tuple of all outputs.
-
-    Raises
-    ------
-    OnnxError
-        The file is damaged, or has operators that are not known here: all are listed.
-    OSError, ImportError
-        The file cannot be read; the package onnx, or onnxruntime for `fallback`, is not installed.
-
-    Examples
-    --------
-    >>> net = lowerconv.onnx.load("model.onnx")  # doctest: +SKIP
-    >>> net(images)  # doctest: +SKIP
-    """
-    if fallback not in (None, "onnxruntime"):
-        raise ValueError(f"fallback: got {fallback!r}, expected 'onnxruntime' or None")
-    model, name = read_model(source)
-    return OnnxNetwork(model, name, trainable, fallback is not None)
 
 
 class OnnxNetwork(Module):
@@ -78,6 +43,8 @@ class OnnxNetwork(Module):
         Of the file, for errors.
     trainable : bool
         As for `load`.
+    fallback : bool
+        Whether ONNX Runtime computes what is not known here.
 
     Attributes
     ----------
@@ -341,7 +308,7 @@ class OnnxNetwork(Module):
     def _finished(self, values: tuple[Any, ...], compute: Callable[[Any], Any]) -> Any:
         """Return the outputs for arrays, given what computes the program's results."""
         if not self._after and self._given == self.output_names and values:
-            self._check_number(values)
+            check_number(self, values)
             return compute(values[0] if len(values) == 1 else values)
         self.check_input(*values)
         tensors: dict[str, Any] = dict(self._constants)
@@ -353,13 +320,6 @@ class OnnxNetwork(Module):
         self._follow(self._after, tensors)
         results = tuple(np.array(tensors[name]) for name in self.output_names)
         return results if len(results) > 1 else results[0]
-
-    def _check_number(self, xs: tuple[Any, ...]) -> None:
-        if len(xs) != len(self.input_names):
-            raise TypeError(
-                f"{self.file}: got {len(xs)} arrays, expected {len(self.input_names)}: "
-                + ", ".join(self.input_names)
-            )
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -425,18 +385,4 @@ class OnnxNetwork(Module):
         TypeError, ValueError
             Another number of arrays, another dtype or shape; the message names the input.
         """
-        self._check_number(xs)
-        for x, name in zip(xs, self.input_names, strict=True):
-            plain_array(x, name)
-        rows = zip(xs, self.input_names, self.input_shapes, self.input_dtypes, strict=True)
-        for x, name, shape, dtype in rows:
-            if dtype is not None and x.dtype != dtype:
-                raise TypeError(f"{name}: got dtype {x.dtype}, expected {dtype}")
-            fits = shape is None or (
-                len(shape) == x.ndim
-                and all(
-                    not isinstance(n, int) or n == m for n, m in zip(shape, x.shape, strict=True)
-                )
-            )
-            if not fits:
-                raise ValueError(f"{name}: got shape {x.shape}, expected {shape}")
+        check_inputs(self, xs)

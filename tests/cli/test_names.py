@@ -48,7 +48,11 @@ def strange(tmp_path_factory) -> bytes:
 
 
 @posix
-@pytest.mark.parametrize("name", ENVIRONMENTS)
+@pytest.mark.parametrize(
+    "name",
+    ["c", "narrow", *(pytest.param(n, marks=pytest.mark.long) for n in ("utf-8", "ascii"))]
+    + [pytest.param("no-coercion", marks=pytest.mark.long)],
+)
 def test_strange_names_train_and_predict(strange, tmp_path, name):
     words = [b"--data", b"folder:" + strange + b"?size=28", b"--epochs", b"1"]
     trace = [b"--timeline", b"t.json", b"--timeline-first", b"0"]

@@ -3,6 +3,8 @@
 A failure prints the problem and a ``@reproduce_failure`` line that repeats it.
 """
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -29,8 +31,11 @@ from .cases import (
 from .reference import Array, Shape
 
 # Compilation on a first call takes longer than any deadline that is good for the others.
-sweep = settings(max_examples=100, deadline=None, derandomize=False, print_blob=True)
-shorter_sweep = settings(sweep, max_examples=40)
+LONG = os.environ.get("LOWERCONV_LONG") == "1"
+sweep = settings(
+    max_examples=400 if LONG else 60, deadline=None, derandomize=False, print_blob=True
+)
+shorter_sweep = settings(sweep, max_examples=100 if LONG else 25)
 
 small = st.integers(1, 4)
 sides = st.tuples(*[st.integers(0, 4)] * 2)

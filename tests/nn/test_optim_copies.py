@@ -33,10 +33,26 @@ def weights(net: nn.Module) -> np.ndarray:
     return np.concatenate([p.data.reshape(-1) for p in net.parameters().values()])
 
 
+def pickled(thing):
+    return pickle.loads(pickle.dumps(thing))
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("order", ["network first", "optimizer first", "deep inside"])
 @pytest.mark.parametrize(
-    "way", [copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))], ids=["copy", "pickle"]
+    ("order", "way"),
+    [
+        ("network first", copy.deepcopy),
+        ("optimizer first", pickled),
+        *[
+            pytest.param(order, way, marks=pytest.mark.long)
+            for order, way in (
+                ("network first", pickled),
+                ("optimizer first", copy.deepcopy),
+                ("deep inside", copy.deepcopy),
+                ("deep inside", pickled),
+            )
+        ],
+    ],
 )
 def test_copied_together_both_train_alike(kind, order, way):
     net = network()

@@ -203,6 +203,10 @@ def unpadded(x: Operand, pads: Pads) -> tuple[Operand, tuple[tuple[int, int], ..
         Which a convolution reads.
     pads : sequence of (int, int)
         What it pads, before and after each axis of pixels.
+
+    Returns
+    -------
+    (Value or ndarray, tuple of (int, int))
     """
     layer = layer_of(x, ZeroPadding)
     if layer is None or any(map(any, layer.widths[:2])):

@@ -50,7 +50,7 @@ def test_same_as_one_process(mpiexec, ranks, batch, partial, seed):
     assert done.stdout.count("right") == ranks
 
 
-@pytest.mark.parametrize("seed", [0, 20])
+@pytest.mark.parametrize("seed", [0, pytest.param(20, marks=pytest.mark.long)])
 def test_random_networks(mpiexec, seed):
     names = [f"random-{seed + i}" for i in range(20)]
     print("seed", seed)

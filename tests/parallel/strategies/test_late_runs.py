@@ -35,7 +35,7 @@ def last_row(out: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("ranks", "options", "least", "most"),
     [
-        (3, "--parallel async --staleness 1", 0, 1),
+        pytest.param(3, "--parallel async --staleness 1", 0, 1, marks=pytest.mark.long),
         (2, "--parallel async --staleness 1 --deterministic", 0.99, 1),
         (3, "--parallel server --staleness 2", 0, 2),
     ],

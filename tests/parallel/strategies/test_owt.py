@@ -73,7 +73,9 @@ def launch(mpiexec, ranks, seed, *cases):
 
 
 @pytest.mark.parametrize("group", CASES)
-@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize(
+    "ranks", [pytest.param(n, marks=pytest.mark.long) if n in (2, 4) else n for n in RANKS]
+)
 def test_same_as_one_process(mpiexec, ranks, group):
     launch(mpiexec, ranks, 10 * ranks, *CASES[group])
 
