@@ -15,7 +15,7 @@ from lowerconv.runtime.threads import between_kernels
 
 
 def freeze(
-    graph: Graph, gates: Collection[Gate], shared: Collection[int], read_only: bool = False
+    graph: Graph, gates: Collection[Gate], shared: Collection[int], never_change: bool = False
 ) -> None:
     """Give the nodes of a graph layers of their own, with copies of all arrays.
 
@@ -29,8 +29,9 @@ def freeze(
         Called with each layer before.
     shared : collection of int
         The ids of layers that others have, too.
-    read_only : bool
-        Whether nobody can change the arrays of parameters, so that all may have the same.
+    never_change : bool
+        Whether parameters that are read-only are so for everybody: they stay the same arrays, of
+        which programs share what they keep.
     """
     for node in graph.nodes:
         for gate in gates:
@@ -38,10 +39,16 @@ def freeze(
     made: dict[int, Any] = {}
     with between_kernels():
         for node in graph.nodes:
-            if read_only and id(node.layer) in shared:
+            if never_change and _is_read_only(node.layer):
                 node.layer = _with_origins(copy(node.layer))
-            elif id(node.layer) in shared or (not read_only and _holds_arrays(node.layer)):
+            elif id(node.layer) in shared or _holds_arrays(node.layer):
                 node.layer = _frozen(node.layer, made)
+
+
+def _is_read_only(layer: Any) -> bool:
+    """Return whether a layer has parameters, and all of them are read-only."""
+    own = layer.own_parameters().values()
+    return bool(own) and not any(parameter.data.flags.writeable for parameter in own)
 
 
 def _with_origins(layer: Any) -> Any:

@@ -217,3 +217,19 @@ def test_filters_are_kept_packed_and_not_twice(algorithm):
     print(f"{after - before:,} bytes, filters of {weights:,}")
     assert after - before < 1.1 * packed + 2**19
     assert infer(np.ones(shape, np.float32)).shape == shape
+
+
+def test_read_only_views_of_what_changes_are_copied():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2))
+    arrays = {}
+    for name, parameter in net.parameters().items():
+        arrays[name] = parameter.data
+        parameter.data = parameter.data.view()
+        parameter.data.flags.writeable = False
+    x = np.random.default_rng(0).standard_normal((2, 3, 3, 3)).astype(np.float32)
+    compiled = net.compile(x.shape)
+    before = compiled(x)
+    for array in arrays.values():
+        array += 1
+    assert np.array_equal(compiled(x), before)
+    assert not np.allclose(net(x), before)

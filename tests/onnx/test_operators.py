@@ -13,7 +13,6 @@ from onnx import helper, numpy_helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 
 import lowerconv.onnx  # noqa: E402
-from lowerconv.nn.program import PROGRAMS  # noqa: E402
 from lowerconv.nn.recording import make_graph  # noqa: E402
 from lowerconv.nn.step import Step  # noqa: E402
 
@@ -73,60 +72,6 @@ def test_patterns_become_one_layer():
     nodes, shape, constants = last_channels(rng)
     net = lowerconv.onnx.load(model_of(nodes, {"x": list(shape)}, ["y"], constants))
     assert layers_of(net, shape).count("Transpose") <= 4
-
-
-def test_many_sizes_keep_memory_bounded():
-    rng = np.random.default_rng(0)
-    node = helper.make_node
-    nodes = [
-        node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
-        node("Relu", ["c"], ["r"]),
-        node("BatchNormalization", ["r", "s", "s", "s", "s"], ["n"]),
-        node("MaxPool", ["n"], ["y"], kernel_shape=[2, 2], strides=[2, 2]),
-    ]
-    constants = {"w": numbers(rng, 4, 3, 3, 3), "s": np.ones(4, np.float32)}
-    net = lowerconv.onnx.load(model_of(nodes, {"x": [1, 3, "h", "w"]}, ["y"], constants))
-    net(numbers(rng, 1, 3, 60, 60))
-    arena = net._use.answering.arena
-    largest = arena.memory.nbytes
-    for _ in range(200):
-        h, w = rng.integers(4, 61, 2)
-        assert net(numbers(rng, 1, 3, h, w)).shape == (1, 4, h // 2, w // 2)
-        assert len(net._use.answering.programs) <= PROGRAMS
-    assert arena.memory.nbytes == largest
-
-
-def held(net) -> list[np.ndarray]:
-    """Return the filters that all plans of a network keep, each array once."""
-    frames = [f for p in net._use.answering.programs.values() for _, f in p.steps]
-    plans = [f.kept["forward"] for f in frames if "forward" in f.kept]
-    return list({id(array): array for plan in plans for array in plan._held}.values())
-
-
-def test_all_sizes_have_the_same_filters():
-    rng = np.random.default_rng(0)
-    node = helper.make_node
-    nodes = [
-        node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
-        node("BatchNormalization", ["c", "s", "s", "s", "s"], ["n"]),  # becomes a part of w
-        node("Conv", ["n", "v"], ["d"], group=24, pads=[1, 1, 1, 1]),
-        node("Conv", ["d", "w"], ["e"], pads=[1, 1, 1, 1]),
-        node("Conv", ["e", "u"], ["y"]),
-    ]
-    constants = {
-        **{"w": numbers(rng, 24, 24, 3, 3), "v": numbers(rng, 24, 1, 3, 3)},
-        **{"u": numbers(rng, 24, 24, 1, 1), "s": np.full(24, 2, np.float32)},
-    }
-    model = model_of(nodes, {"x": [1, 24, "h", 20]}, ["y"], constants)
-    net = lowerconv.onnx.load(model)
-    heights = range(8, 40, 2)
-    for h in heights:
-        x = numbers(rng, 1, 24, h, 20)
-        assert np.array_equal(net(x), lowerconv.onnx.load(model)(x))
-    assert len(net._use.answering.programs) == len(heights)
-    # Of each layer what at most a few algorithms keep.
-    assert len(held(net)) <= 12 < 4 * len(heights)
-    assert len(net._use.answering.arena.filters) == len(held(net))
 
 
 def test_threads_share_a_network():
