@@ -47,7 +47,7 @@ PLAIN = """
     parallel.trace.chrome.RankTrace parallel.trace.chrome.Step parallel.trace.chrome.Trace
     parallel.trace.chrome.Transfer parallel.trace.clocks.Alignment parallel.trace.clocks.Reading
     parallel.trace.summary.Summary runtime.records.Operands train.checkpoint.Checkpoint
-    nn.convolution.Geometry nn.optim.optimizer.Weights
+    nn.convolution.Geometry nn.optim.optimizer.Weights ops.activate.Activation
     train.inputs.Inputs train.loop.EpochCounts train.metrics.EpochMetrics train.settings.Settings
 """.split()  # noqa: SIM905
 
@@ -94,6 +94,7 @@ ELSEWHERE = {
     "nn.computed.Computed": "functions, that pickle where they have a name",
     "nn.functional.reductions.Softmax": "a Computed",
     "nn.functional.shapes.Transpose": "a Computed",
+    "nn.functional.shapes.ZeroPadding": "a Computed",
     "onnx.half.Rounded": "a Computed",
     # of ONNX files
     "nn.export.Writer": "protocol buffers of a file that is being made",
