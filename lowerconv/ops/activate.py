@@ -14,7 +14,7 @@ from numba import carray, types
 
 from lowerconv.codegen.compiled import callback, internal
 from lowerconv.codegen.signatures import Activate
-from lowerconv.ops.pointwise import AFFINE, FUNCTIONS, apply
+from lowerconv.ops.pointwise import AFFINE, FUNCTIONS, apply_function
 from lowerconv.runtime.launch import pointer
 
 
@@ -59,9 +59,9 @@ def _activate(target, rows, items, step, constants, dtype):
     whole = carray(pointer(target), (rows - 1) * step + items, dtype)
     for row in range(rows):
         values = whole[row * step : row * step + items]
-        apply(np.int64(numbers[0]), values, a, b)
+        apply_function(np.int64(numbers[0]), values, a, b)
         if numbers[5]:
-            apply(AFFINE, values, scale, shift)
+            apply_function(AFFINE, values, scale, shift)
 
 
 def _activate_float32(target, rows, items, step, constants):

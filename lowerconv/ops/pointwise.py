@@ -201,7 +201,7 @@ def _vector(kind, v, a, b):
 
 
 @internal
-def apply(kind, v, a, b):
+def apply_function(kind, v, a, b):
     """Apply a function to a chunk, in place."""
     zero, one = v.dtype.type(0), v.dtype.type(1)
     n = v.size
@@ -311,7 +311,7 @@ def pointwise(worker, workers, x, y, kind, a, b):
         target = _chunk(y, n, begin, end)
         if not in_place:
             target[:] = _chunk(x, n, begin, end)
-        apply(kind, target, a, b)
+        apply_function(kind, target, a, b)
 
 
 @parallel

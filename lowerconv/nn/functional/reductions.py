@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from lowerconv.nn.computed import Computed, summed_to
-from lowerconv.nn.functional.operands import Operand, computed
-from lowerconv.nn.functional.shapes import reshape
+from lowerconv.nn.computed import summed_to
+from lowerconv.nn.functional.operands import Operand, apply, computed
+from lowerconv.nn.functional.shapes import reshape, transpose
 from lowerconv.nn.graph import Value
+from lowerconv.nn.normalise import Normalise, Softmax
 
 _REDUCTIONS: dict[str, Callable[..., np.ndarray]] = {
     "sum": np.sum,
@@ -94,42 +95,9 @@ def softmax(x: Operand, axis: int, log: bool = False) -> Operand:
     -------
     Value or ndarray
     """
-
-    def function(x: np.ndarray) -> np.ndarray:
-        shifted = x - x.max(axis=axis, keepdims=True, initial=-np.inf)
-        powers = np.exp(shifted)
-        total = powers.sum(axis=axis, keepdims=True)
-        return shifted - np.log(total) if log else np.divide(powers, total, out=powers)
-
-    def gradient(dy: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray]:
-        if log:
-            return (dy - np.exp(y) * dy.sum(axis=axis, keepdims=True),)
-        return (y * (dy - (dy * y).sum(axis=axis, keepdims=True)),)
-
-    if isinstance(x, np.ndarray):
-        return computed("softmax", function, x)
-    layer = Softmax("log_softmax" if log else "softmax", function, gradient)
-    layer.axis, layer.log = axis, log
-    return layer(x)
-
-
-class Softmax(Computed):
-    """Exponentials over their sum along an axis, or the logarithm of that; see `softmax`.
-
-    Parameters
-    ----------
-    name, function, gradient, trial : str, callable, callable, float
-        As for :class:`lowerconv.nn.computed.Computed`.
-
-    Attributes
-    ----------
-    axis : int
-    log : bool
-        Whether it is the logarithm.
-    """
-
-    axis: int
-    log: bool
+    if not x.shape:
+        return reshape(softmax(reshape(x, (1,)), 0, log), ())
+    return apply(Softmax(int(axis) % len(x.shape), log), x)
 
 
 def matmul(a: Operand, b: Operand) -> Operand:
@@ -177,21 +145,11 @@ def normalize(x: Operand, axes: Sequence[int], epsilon: float) -> Operand:
     Value or ndarray
         Of the shape of `x`.
     """
-    over = tuple(axes)
-
-    def statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        mean = x.mean(axis=over, keepdims=True, dtype=np.float64)
-        variance = np.square(x - mean).mean(axis=over, keepdims=True)
-        return mean, 1 / np.sqrt(variance + epsilon)
-
-    def function(x: np.ndarray) -> np.ndarray:
-        mean, inverse = statistics(x)
-        return ((x - mean) * inverse).astype(x.dtype)
-
-    def gradient(dy: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray]:
-        inverse = statistics(x)[1]
-        mean = dy.mean(axis=over, keepdims=True, dtype=np.float64)
-        slope = (dy * y).mean(axis=over, keepdims=True, dtype=np.float64)
-        return (((dy - mean - y * slope) * inverse).astype(x.dtype),)
-
-    return computed("normalize", function, x, gradient=gradient)
+    rank = len(x.shape)
+    over = sorted(int(axis) % rank for axis in axes)
+    if over == list(range(over[0], over[-1] + 1)):
+        return apply(Normalise(tuple(over), epsilon), x)
+    order = [axis for axis in range(rank) if axis not in over] + over
+    back = [order.index(axis) for axis in range(rank)]
+    last = range(rank - len(over), rank)
+    return transpose(normalize(transpose(x, order), last, epsilon), back)

@@ -58,7 +58,7 @@ def batch_norm(node: Node, x: Any, scale: Any, shift: Any, mean: Any, var: Any) 
     return (y, *more) if more else y
 
 
-@operator("InstanceNormalization", how="NumPy")
+@operator("InstanceNormalization")
 def instance_norm(node: Node, x: Any, scale: Any, shift: Any) -> Any:
     """Import InstanceNormalization."""
     wide = (-1,) + (1,) * (len(x.shape) - 2)
@@ -67,14 +67,14 @@ def instance_norm(node: Node, x: Any, scale: Any, shift: Any) -> Any:
     return F.arithmetic("add", y, F.reshape(shift, wide))
 
 
-@operator("GroupNormalization", since=18, how="NumPy")
+@operator("GroupNormalization", since=18)
 def group_norm_by_groups(node: Node, x: Any, scale: Any, shift: Any) -> Any:
     """Import GroupNormalization, with a scale for each group before version 21."""
     each = x.shape[1] // node.attributes["num_groups"]
     return group_norm(node, x, np.repeat(scale, each), np.repeat(shift, each))
 
 
-@operator("GroupNormalization", since=21, how="NumPy")
+@operator("GroupNormalization", since=21)
 def group_norm(node: Node, x: Any, scale: Any, shift: Any) -> Any:
     """Import GroupNormalization."""
     groups, shape = node.attributes["num_groups"], x.shape
@@ -84,7 +84,7 @@ def group_norm(node: Node, x: Any, scale: Any, shift: Any) -> Any:
     return F.arithmetic("add", y, F.reshape(shift, wide))
 
 
-@operator("LayerNormalization", how="NumPy")
+@operator("LayerNormalization")
 def layer_norm(node: Node, x: Any, scale: Any, shift: Any = None) -> Any:
     """Import LayerNormalization; its further outputs are mean and 1 / deviation."""
     axis = node.get("axis", -1) % len(x.shape)
@@ -121,7 +121,7 @@ def lrn(node: Node, x: Any) -> Any:
     return LocalResponseNorm(size, *constants)(x)
 
 
-@operator("MeanVarianceNormalization", how="NumPy")
+@operator("MeanVarianceNormalization")
 def mean_variance(node: Node, x: Any) -> Any:
     """Import MeanVarianceNormalization."""
     return F.normalize(x, tuple(node.get("axes") or (0, 2, 3)), 1e-9)

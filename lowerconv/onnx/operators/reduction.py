@@ -75,7 +75,7 @@ def log_sum_exp(node: Node, x: Any, axes: Any = None) -> Any:
     return F.computed("log_sum_exp", function, x)
 
 
-@operator("Softmax", "LogSoftmax", since=1, how="NumPy")
+@operator("Softmax", "LogSoftmax", since=1)
 def softmax_of_rows(node: Node, x: Any) -> Any:
     """Import Softmax as before version 13: over all axes from `axis` on."""
     axis = node.get("axis", 1)
@@ -84,7 +84,7 @@ def softmax_of_rows(node: Node, x: Any) -> Any:
     return F.reshape(F.softmax(rows, 1, node.operator == "LogSoftmax"), x.shape)
 
 
-@operator("Softmax", "LogSoftmax", since=13, how="NumPy")
+@operator("Softmax", "LogSoftmax", since=13)
 def softmax(node: Node, x: Any) -> Any:
     """Import Softmax over one axis."""
     return F.softmax(x, node.get("axis", -1), node.operator == "LogSoftmax")

@@ -215,13 +215,13 @@ def dropout(net: Any, x: Any, p: float, train: bool):
     return Dropout(p)(x)
 
 
-@operator("softmax", how="NumPy")
+@operator("softmax")
 def softmax(net: Any, x: Any, axis: int, dtype: Any):
     """Record softmax."""
     return F.softmax(_as_float(x, dtype), axis)
 
 
-@operator("log_softmax", how="NumPy")
+@operator("log_softmax")
 def log_softmax(net: Any, x: Any, axis: int, dtype: Any):
     """Record the logarithm of softmax."""
     return F.softmax(_as_float(x, dtype), axis, True)

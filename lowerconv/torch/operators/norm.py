@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 
 from lowerconv.nn import functional as F
+from lowerconv.nn.attributes import Parameter
+from lowerconv.nn.graph import Value
 from lowerconv.nn.norm import BatchNorm2d
+from lowerconv.nn.normalise import Normalise
 from lowerconv.torch.layers import FixedBatchNorm2d
 from lowerconv.torch.operators.convolution import is_leaf
 from lowerconv.torch.registry import operator
@@ -75,23 +78,55 @@ def scaled(y: Any, w: Any, b: Any, shape: tuple[int, ...]) -> Any:
     return y if b is None else F.arithmetic("add", y, F.reshape(b, shape))
 
 
-@operator("group_norm", how="NumPy")
+def normalised(
+    net: Any, x: Any, axes: tuple[int, ...], w: Any, b: Any, eps: float, period: int = 1
+) -> Any:
+    """Record `Normalise` with scale and shift of its own, where these are parameters."""
+    if not (isinstance(x, Value) and all(v is None or is_leaf(v) for v in (w, b))):
+        return None
+
+    def make() -> Normalise:
+        made = Normalise(axes, eps, period)
+        for name, leaf in (("weight", w), ("bias", b)):
+            if leaf is not None:
+                setattr(made, name, Parameter(leaf.array.reshape(-1)))
+                net.bind(getattr(made, name), leaf)
+        return made
+
+    return net.layer(make)(x)
+
+
+@operator("group_norm", leaves=True)
 def group_norm(net: Any, x: Any, groups: int, w: Any, b: Any, eps: float, _: Any):
     """Record group norm."""
+    x = net.plain(x)
     shape = x.shape
-    y = F.normalize(F.reshape(x, (shape[0], groups, prod(shape[1:]) // groups)), (2,), eps)
-    return scaled(F.reshape(y, shape), w, b, (shape[1],) + (1,) * (len(shape) - 2))
+    cut = F.reshape(x, (shape[0], groups, prod(shape[1:]) // groups))
+    y = normalised(net, cut, (2,), w, b, eps, groups)
+    if y is not None:
+        return F.reshape(y, shape)
+    y = F.reshape(F.normalize(cut, (2,), eps), shape)
+    return scaled(y, net.plain(w), net.plain(b), (shape[1],) + (1,) * (len(shape) - 2))
 
 
-@operator("layer_norm", how="NumPy")
+@operator("layer_norm", leaves=True)
 def layer_norm(net: Any, x: Any, normalized: Any, w: Any, b: Any, eps: float, _: Any):
-    """Record layer norm."""
+    """Record layer norm; of channels that were moved last, where they were before."""
+    x = net.plain(x)
     rank = len(x.shape)
-    y = F.normalize(x, tuple(range(rank - len(normalized), rank)), eps)
-    return scaled(y, w, b, tuple(normalized))
+    moved = F.layer_of(x, F.Transpose)
+    if moved is not None and len(normalized) == 1:
+        y = normalised(net, x.node.operands[0], (moved.axes[-1],), w, b, eps)
+        if y is not None:
+            return F.transpose(y, moved.axes)
+    axes = tuple(range(rank - len(normalized), rank))
+    y = normalised(net, x, axes, w, b, eps)
+    if y is not None:
+        return y
+    return scaled(F.normalize(x, axes, eps), net.plain(w), net.plain(b), tuple(normalized))
 
 
-@operator("instance_norm", how="NumPy")
+@operator("instance_norm", leaves=True)
 def instance_norm(
     net: Any,
     x: Any,
@@ -107,6 +142,4 @@ def instance_norm(
     """Record instance norm by the statistics of each image."""
     if not own or mean is not None:
         raise NotImplementedError("running statistics of instance norm")
-    rank = len(x.shape)
-    y = F.normalize(x, tuple(range(2, rank)), eps)
-    return scaled(y, w, b, (x.shape[1],) + (1,) * (rank - 2))
+    return group_norm(net, x, net.plain(x).shape[1], w, b, eps, _)
