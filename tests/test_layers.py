@@ -10,7 +10,7 @@ import lowerconv
 
 ROOT = Path(lowerconv.__file__).parent
 
-# From the bottom up: a module imports from its own layer and from those above it in this list.
+# From the bottom up: a module imports from its own layer and from those earlier in this list.
 LAYERS = (
     ("version", "checks", "copying", "closing", "printable", "files", "console"),
     ("arguments", "machine"),

@@ -25,9 +25,10 @@ class Isa:
     bits : int
         Width of a register.
     registers : int
-        That an accumulator, an operand or a constant may occupy.
+        How many there are for accumulators, operands and constants.
     rows : int
-        MR, the rows of the widest register tile (of two vectors each).
+        MR of the register tile with rows of two vectors; `microkernel.rows_max` derives that of
+        tiles of other widths.
     fma : bool
         Whether a multiplication and an addition are one instruction.
     triple, cpu, features : str

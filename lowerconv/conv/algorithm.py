@@ -35,7 +35,9 @@ class Algorithm:
         ``estimate(problem, op, constant)``: the cost in one thread (`conv.costs`), by which "auto"
         chooses; infinite where it should not be chosen.
     build : callable
-        ``build(problem, op, options)``: the pass, made ready to run.
+        ``build(problem, op, options)``: the pass, made ready to run on ``options.threads``.  It
+        computes the bias and the ReLU of the options; the activation and the addition only where
+        the algorithm `adds`, else they are done after it.
     adds : callable
         ``adds(op)``: whether the pass can add to what is there while it stores its results, and
         apply an activation of any kind.

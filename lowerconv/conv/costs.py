@@ -2,7 +2,8 @@
 
 One unit: the time of a multiply-add of one vector, on one core.  It makes one table serve every
 instruction set and clock; measured on AVX-512 with ``python -m bench.compare`` and single layers.
-What BLAS does is counted in multiply-adds of one item instead, because its vectors are its own.
+What BLAS does is counted in multiply-adds of one item instead, because its vectors are its own:
+those numbers only compare block sizes of BLAS with each other.
 """
 
 from __future__ import annotations

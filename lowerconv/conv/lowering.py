@@ -1,4 +1,7 @@
-"""Every pass that multiplies filters with pixels as one thing: a convolution with phases."""
+"""Every pass that multiplies filters with pixels as one thing: a convolution with phases.
+
+The algorithm "lowering", by im2col, is in `conv.blas.lowered`.
+"""
 
 from __future__ import annotations
 

@@ -9,6 +9,9 @@ all channels summed over (k)::
                 for ir in tiles of the piece    MR of m: some pixels, in registers
                     for jr in panels of NC      NR of n: the microkernel
 
+(`ConvProblem.gemm_shape` and `ConvPlan.explain` tell the product of im2col, ``w . col(x)``: there
+filters are m, and pixels n.)
+
 Those are BLIS's loops in another order: a band of the source is lowered once for all panels of a
 block, and a tile of its pixels stays in L1 while they pass.  A, the lowered source, never exists: a
 tap is an offset in a table of the microkernel's steps, into the image itself where nothing is

@@ -121,6 +121,8 @@ class ConvProblem:
         dcol(x) = w^T . dy      CRS/g   NPQ     K/g
         dw = dy . col(x)^T      K/g     CRS/g   NPQ
         ======================  ======  ======  ======
+
+        The macro-kernels compute its transpose: pixels are their m, filters their n.
         """
         filters = self.K // self.groups
         taps = self.C // self.groups * self.R * self.S

@@ -24,8 +24,8 @@ class Layer(Module):
     keeps_x, keeps_y : bool
         Whether `differentiate` reads what the layer was given, or what it returned.
     in_place : bool
-        Whether the result may be written over the first operand, and the gradient of the operand
-        over that of the result.
+        Whether the result may be written over the first operand, where nobody reads that any more,
+        and the gradient of the operand over that of the result.
     is_view : bool
         Whether the result is the first operand in another shape.
     takes_relu, takes_activation, takes_residual : bool
@@ -177,6 +177,7 @@ class Layer(Module):
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Set the gradients of the parameters, and write or add to ``frame.dxs``.
 
+        ``frame.adds`` tells for each operand whether to add; a gradient that is None is not wanted.
         ``frame.dy`` is complete, and no other layer reads it: it may be changed.
         ``frame.dresidual`` is written before ``frame.dxs``, and these in their order.
 

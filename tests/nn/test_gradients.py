@@ -1,4 +1,8 @@
-"""Every layer's backward step against differences of its forward step, in float64."""
+"""Layers' backward steps against differences of their forward steps, in float64.
+
+Of one layer at a time.  Layers of several operands, and values with several readers, are met in
+networks: `test_torch_twins` compares their gradients with PyTorch's.  The norms are in `tests/ops`.
+"""
 
 import numpy as np
 import pytest

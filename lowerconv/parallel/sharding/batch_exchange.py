@@ -109,9 +109,9 @@ class BatchExchange:
             This rank's share.
         chunk : Chunk
         kind : str
-            For people, and what tells memory apart.
+            What timelines show; each kind has memory of its own.
         slot : int
-            Of the memory, 0 or 1: where the chunk before the last one has been.
+            0 or 1, in turns: which half of that memory is filled, and no longer read by anybody.
 
         Returns
         -------

@@ -102,7 +102,8 @@ class SplitNetwork(Part):
         Of an input of any batch: (N, C, H, W) or (N, features).
     engine : Engine
     input_partial : bool
-        Whether the gradient of the input may be a partial sum, to be summed over the ranks.
+        Whether the gradient of the input may be a partial sum, which the caller then sums over the
+        ranks, as `BatchExchange.send_back` does.
 
     Attributes
     ----------

@@ -169,8 +169,8 @@ class OWT(SplitStrategy):
     ) -> LossResult:
         """Compute what is behind the border, chunk by chunk, and the gradient of the border."""
         rank, exchange = self.communicator.rank, self.exchange
-        first = np.cumsum([0, *counts[:-1]]).tolist()  # sample of each rank
-        begin = work.step.first_sample - first[rank]  # of the batch in the update
+        first = np.cumsum([0, *counts[:-1]]).tolist()  # the first sample of each rank, in the batch
+        begin = work.step.first_sample - first[rank]  # where the batch begins in its update
         loss, right, samples, fresh = 0.0, 0, 0, work.first
         for chunk, is_last, v in self._received(border, counts):
             parts = [range(f + r.start, f + r.stop) for f, r in zip(first, chunk.rows, strict=True)]

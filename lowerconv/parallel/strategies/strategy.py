@@ -84,7 +84,7 @@ class Strategy:
     alike : bool
         Whether all ranks have the same weights after every update; else only after `finish`.
     engine : Engine or None
-        Moves the messages of the strategy, from `start` on; None for a process alone.
+        Moves the messages of the strategy, from `start` on at the latest; None where it sends none.
     listener : Listener
         Is told what this rank does.
     accumulation : GradientAccumulation
