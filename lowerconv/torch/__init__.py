@@ -12,6 +12,16 @@ except ImportError:
 from lowerconv.torch.backend import backend
 from lowerconv.torch.conv import Conv2d, patch
 from lowerconv.torch.convert import Converted, convert
+from lowerconv.torch.native import NativeNetwork, to_native
 from lowerconv.torch.registry import UnsupportedError
 
-__all__ = ["Conv2d", "Converted", "UnsupportedError", "backend", "convert", "patch"]
+__all__ = [
+    "Conv2d",
+    "Converted",
+    "NativeNetwork",
+    "UnsupportedError",
+    "backend",
+    "convert",
+    "patch",
+    "to_native",
+]

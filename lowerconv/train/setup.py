@@ -112,6 +112,11 @@ def read(
 
     `saved` are the settings of the run that is resumed.
     """
+    if not isinstance(model, (str, Module)):
+        raise TypeError(
+            f"model: got {type(model).__name__}, expected a name, or a network of lowerconv.nn: "
+            "of a module of PyTorch, lowerconv.torch.to_native(model, images)"
+        )
     if isinstance(model, str) and model not in MODELS:
         raise ValueError(f"model: got {model!r}, expected one of {', '.join(MODELS)}")
     settings = resolve(*names(model, data), given, saved)

@@ -25,7 +25,7 @@ def linear(net: Any, x: Any, w: Any, b: Any):
     """Record a fully connected layer."""
     x = net.plain(x)
     known = is_leaf(w) and len(w.shape) == 2 and (b is None or is_leaf(b))
-    if not known or not isinstance(x, Value) or 0 in x.shape:
+    if not known or not isinstance(x, Value) or 0 in x.shape[1:]:
         w, b = net.plain(w), net.plain(b)
         y = F.matmul(x, F.transpose(w, (1, 0)) if len(w.shape) == 2 else w)
         return y if b is None else F.arithmetic("add", y, b)
