@@ -26,6 +26,7 @@ from lowerconv.data.split import Subset
 from lowerconv.nn.arithmetic import Arithmetic
 from lowerconv.nn.conv_transpose import ConvTranspose2d
 from lowerconv.nn.models import resnet20
+from lowerconv.nn.normalise import Normalise, Softmax
 from lowerconv.nn.pointwise import Pointwise
 from lowerconv.nn.resize import Resize, taps
 from lowerconv.parallel.comm.link import Scratch, SentBytes
@@ -168,6 +169,8 @@ NETWORKS = {
     nn.Conv2d: Made(lambda: nn.Conv2d(4, 3, 3), learnt),
     nn.Linear: Made(lambda: nn.Linear(6, 5), flat),
     ConvTranspose2d: Made(lambda: ConvTranspose2d(4, 3, 3, 2), learnt),
+    Normalise: Made(lambda: Normalise((1, 2, 3), 1e-5), learnt),
+    Softmax: Made(lambda: Softmax(1), learnt),
     Pointwise: Made(lambda: Pointwise("silu"), learnt),
     Arithmetic: Made(lambda: Arithmetic("mul", np.full((4, 1, 1), 2, np.float32)), learnt),
     Resize: Made(lambda: Resize(*[taps(6, 3, 0.5, "linear", "half_pixel")] * 2), learnt),

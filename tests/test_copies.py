@@ -59,7 +59,7 @@ GROUPS = (
     "conv.records.",
     "conv.winograd.records.",
     *("ops.batch_norm", "ops.blocks.", "ops.elementwise.", "ops.images.", "ops.max_pool."),
-    *("ops.response_norm.", "ops.windows."),
+    *("ops.normalise.", "ops.response_norm.", "ops.windows."),
 )
 
 # Not made here, and why they need not be.
@@ -92,7 +92,6 @@ ELSEWHERE = {
     # made while a network is recorded, and never part of one
     "nn.combine.View": "a shape",
     "nn.computed.Computed": "functions, that pickle where they have a name",
-    "nn.functional.reductions.Softmax": "a Computed",
     "nn.functional.shapes.Transpose": "a Computed",
     "onnx.half.Rounded": "a Computed",
     # of ONNX files

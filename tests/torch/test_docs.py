@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
-import lowerconv.torch  # noqa: E402, F401
+import lowerconv.torch  # noqa: E402
 from lowerconv.torch.registry import OPERATORS  # noqa: E402
 
 PAGE = (Path(__file__).parents[2] / "docs/pytorch.md").read_text(encoding="utf-8")
