@@ -125,7 +125,8 @@ class Module(Attributes):
 
     def own_parameters(self) -> dict[str, Parameter]:
         """Return the parameters of this module itself by name: its attributes that are such."""
-        return {name: p for name, p in self.__dict__.items() if isinstance(p, Parameter)}
+        attributes = list(self.__dict__.items())  # at once: other threads may add some of theirs
+        return {name: p for name, p in attributes if isinstance(p, Parameter)}
 
     def own_buffers(self) -> dict[str, np.ndarray]:
         """Return what this module itself keeps beside its parameters, and does not learn."""
