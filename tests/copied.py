@@ -169,6 +169,8 @@ NETWORKS = {
     nn.Conv2d: Made(lambda: nn.Conv2d(4, 3, 3), learnt),
     nn.Linear: Made(lambda: nn.Linear(6, 5), flat),
     ConvTranspose2d: Made(lambda: ConvTranspose2d(4, 3, 3, 2), learnt),
+    Normalise: Made(lambda: Normalise((1, 2, 3), 1e-5), learnt),
+    Softmax: Made(lambda: Softmax(1), learnt),
     Pointwise: Made(lambda: Pointwise("silu"), learnt),
     Normalise: Made(lambda: Normalise((1,), 1e-5), learnt),
     Softmax: Made(lambda: Softmax(1), learnt),

@@ -146,7 +146,8 @@ class Module(Attributes):
 
     def own_parameters(self) -> dict[str, Parameter]:
         """Return the parameters that are attributes of this module itself, by name."""
-        return {name: p for name, p in self.__dict__.items() if isinstance(p, Parameter)}
+        attributes = list(self.__dict__.items())  # at once: other threads may add some of theirs
+        return {name: p for name, p in attributes if isinstance(p, Parameter)}
 
     def own_buffers(self) -> dict[str, np.ndarray]:
         """Return the arrays that this module itself keeps and does not learn, by name."""
