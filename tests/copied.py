@@ -172,8 +172,6 @@ NETWORKS = {
     Normalise: Made(lambda: Normalise((1, 2, 3), 1e-5), learnt),
     Softmax: Made(lambda: Softmax(1), learnt),
     Pointwise: Made(lambda: Pointwise("silu"), learnt),
-    Normalise: Made(lambda: Normalise((1,), 1e-5), learnt),
-    Softmax: Made(lambda: Softmax(1), learnt),
     Arithmetic: Made(lambda: Arithmetic("mul", np.full((4, 1, 1), 2, np.float32)), learnt),
     Resize: Made(lambda: Resize(*[taps(6, 3, 0.5, "linear", "half_pixel")] * 2), learnt),
     nn.BatchNorm2d: Made(lambda: nn.BatchNorm2d(4), learnt),
