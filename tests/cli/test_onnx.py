@@ -67,7 +67,7 @@ def test_show_draws(model, tmp_path):
     assert main([*arguments, "--plot", str(picture)]) == 0
     text = picture.read_text()
     assert text.count("Conv2d + hard_swish 2x8x6x6") == 1
-    assert text.lower().count("softmax 2x5") == 1
+    assert text.count("Softmax 2x5") == 1
     assert main([*arguments, "--plot", str(tmp_path / "net.what")]) == 1
 
 

@@ -113,8 +113,8 @@ def test_a_program_of_ones_own_trains_on_all_ranks(mpiexec, tiny_fashion, tmp_pa
 
 
 def test_a_killed_run_resumes_to_the_same_weights(run_lowerconv, tiny_fashion, tmp_path):
-    """Killed at random moments, three times or as often as LOWERCONV_KILLS says."""
-    kills = int(os.environ.get("LOWERCONV_KILLS", "3"))
+    """Killed at random moments, five times or as often as LOWERCONV_KILLS says."""
+    kills = int(os.environ.get("LOWERCONV_KILLS", "5"))
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     rng = random.Random(seed)

@@ -33,9 +33,9 @@ from .reference import Array, Shape
 # Compilation on a first call takes longer than any deadline that is good for the others.
 LONG = os.environ.get("LOWERCONV_LONG") == "1"
 sweep = settings(
-    max_examples=400 if LONG else 60, deadline=None, derandomize=False, print_blob=True
+    max_examples=400 if LONG else 100, deadline=None, derandomize=False, print_blob=True
 )
-shorter_sweep = settings(sweep, max_examples=100 if LONG else 25)
+shorter_sweep = settings(sweep, max_examples=100 if LONG else 40)
 
 small = st.integers(1, 4)
 sides = st.tuples(*[st.integers(0, 4)] * 2)
