@@ -146,9 +146,9 @@ def loads(monkeypatch):
     loaded = []
     create = jit.llvm.create_mcjit_compiler
 
-    def counting(*arguments):
+    def counting(*arguments, **options):
         loaded.append(arguments)
-        return create(*arguments)
+        return create(*arguments, **options)
 
     monkeypatch.setattr(jit.llvm, "create_mcjit_compiler", counting)
     return loaded
@@ -279,3 +279,43 @@ print(lc.conv2d(x, w, padding=1, algorithm="fused").astype(np.float64).sum())
     assert len(set(run_together(3, code))) == 1
     assert objects()
     assert not [path for path in objects() if path.suffix != ".o"]  # nothing half written is left
+
+
+FAR_APART = """
+import ctypes, sys
+import numpy as np
+import lowerconv as lc
+
+PAGE, RESERVED = 4096, 3 << 30
+FLAGS = 0x02 | 0x20 | 0x4000 | 0x100000  # private, anonymous, no reserve, fixed and not replacing
+c = ctypes.CDLL(None)
+c.mmap.restype = ctypes.c_void_p
+c.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+c.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+
+def reserve(begin, end):
+    return c.mmap(begin, end - begin, 0, FLAGS, -1, 0)
+
+
+with open("/proc/self/maps") as lines:
+    taken = [[int(end, 16) for end in line.split()[0].split("-")] for line in lines]
+high = [ends for ends in taken if 0x7000_0000_0000 < ends[0] < 0x8000_0000_0000]
+for (_, begin), (end, _) in zip(high, high[1:]):
+    if begin < end:
+        reserve(begin, end)
+lowest = high[0][0]
+assert reserve(lowest - RESERVED, lowest) == lowest - RESERVED
+hole = int(sys.argv[1])  # pages
+c.munmap(lowest - (hole + 4) * PAGE, hole * PAGE)
+for size in range(3, 8):
+    y = lc.conv2d(np.ones((1, 3, 19, 19), np.float32), np.ones((5, 3, size, size), np.float32))
+    assert (y == 3 * size * size).all()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the map of the process's memory")
+@pytest.mark.parametrize("pages", (1, 2, 5, 11))
+def test_code_and_constants_are_near_each_other(pages):
+    # A hole that takes the code alone: its constants would go beyond 3 GiB that are taken.
+    subprocess.run([sys.executable, "-c", FAR_APART, str(pages)], check=True)
