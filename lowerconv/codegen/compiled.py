@@ -41,8 +41,6 @@ WITH_SOURCES = "install lowerconv with its .py files, which tell when compiled c
 
 _NUMBA_DIRECTORY = "NUMBA_CACHE_DIR names another directory"
 _CONFIG: Any = config
-if getattr(_CONFIG, "USE_LLVMLITE_MEMORY_MANAGER", None) is None:
-    _CONFIG.USE_LLVMLITE_MEMORY_MANAGER = 1  # for the reason that `jit._linked` gives
 
 
 @not_copied("compile the function there")
