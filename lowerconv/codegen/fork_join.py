@@ -29,7 +29,7 @@ from llvmlite import ir
 
 from lowerconv.codegen.emit import I32, I64, Builder, new_function
 from lowerconv.codegen.isa import host_isa
-from lowerconv.codegen.jit import load
+from lowerconv.codegen.jit import load, load_once
 
 # The state of a team in 64-bit words.  Lines are two cache lines apart, which CPUs fetch in pairs.
 LINE = 16
@@ -277,12 +277,16 @@ def _meet() -> ir.Module:
 
 
 def _clock() -> ir.Module:
-    """Write ``clock()``: nanoseconds, of the clock that `time.monotonic_ns` reads."""
+    """Write ``clock()``: nanoseconds, of the clock that `time.monotonic_ns` reads.
+
+    The system's function has another address in each process: so this one is not kept.
+    """
     w = Builder(new_function("clock", (), I64))
     if not hasattr(time, "CLOCK_MONOTONIC"):
         return w.finish(w.constant(0))
     pair = w.builder.alloca(I64, 2)
-    w.call_named("clock_gettime", [w.constant(time.CLOCK_MONOTONIC, I32), pair], I32)
+    system = ctypes.cast(ctypes.CDLL(None).clock_gettime, ctypes.c_void_p).value or 0
+    w.call(w.constant(system), [w.constant(time.CLOCK_MONOTONIC, I32), pair], I32)
     seconds = w.builder.load(pair)
     rest = w.builder.load(w.builder.gep(pair, [w.constant(1)]))
     return w.finish(w.builder.add(w.builder.mul(seconds, w.constant(10**9)), rest))
@@ -294,11 +298,12 @@ _WRITERS = {
     "idle": _idle,
     "post": _post,
     "meet": _meet,
-    "clock": _clock,
 }
 
 
 @lru_cache
 def address(name: str) -> int:
     """Return the address of one of the functions."""
+    if name == "clock":
+        return load_once(_clock(), host_isa(), name)
     return load(("handoff", _futex(), sys.platform), _WRITERS[name], host_isa(), name, __name__)

@@ -103,7 +103,8 @@ def load_once(module: ir.Module, isa: Isa, name: str) -> int:
 
 def _linked(code: bytes, isa: Isa, name: str) -> int:
     # LLVM's own memory manager may put code and constants more than 2 GiB apart, where large arrays
-    # lie between, and then ends the process; llvmlite's takes one piece of memory for both.
+    # lie between, and then ends the process; llvmlite's takes one piece of memory for both, but
+    # has no room for calls of functions by their names: code here calls them by their addresses.
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine(isa), use_lmm=True)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
