@@ -13,6 +13,8 @@ again).  Who is woken wakes two others before it works, so that many are awake i
 Waiting for memory to change and the orders of loads and stores follow "Futexes are tricky"
 (Drepper, 2011): whoever sleeps says so first and looks once more; whoever hands over writes first
 and then looks who sleeps.
+
+Launches can be captured, and made again all in one call: `capture` and `replay`.
 """
 
 from __future__ import annotations
@@ -34,10 +36,15 @@ from lowerconv.codegen.jit import load, load_once
 # The state of a team in 64-bit words.  Lines are two cache lines apart, which CPUs fetch in pairs.
 LINE = 16
 FUNCTION, JOB, WORKERS, SYSTEM, SPINS = range(5)  # written by `launch`, read by all
+# Written by who captures: where the next row and the next frame go, where their room ends, and how
+# many launches found none.
+NEXT_ROW, ROWS_END, NEXT_FRAME, FRAMES_END, MISSED = range(5, 10)
+ROW = 3  # words: function, job, workers
 PENDING, CALLER_ASLEEP = LINE, LINE + 1
 JOBS, ASLEEP = 0, 1  # in the line of a worker, or of any counter that threads wait for
 FIRST_LINE = 2  # that of worker 0, which has none: the others follow
 
+LAUNCH_ARGUMENTS = ("state", "function", "job", "workers", "frame_bytes")
 SPIN = 100e-6  # seconds that a thread looks before it sleeps; calls of a network are 5 to 50 apart
 NAP = 200  # microseconds, where threads cannot wait for memory
 SYS_FUTEX = {"x86_64": 202, "amd64": 202, "aarch64": 98, "arm64": 98, "riscv64": 98}
@@ -223,13 +230,18 @@ def _serve() -> ir.Module:
 
 
 def _launch() -> ir.Module:
-    """Write ``launch(state, function, job, workers)``: hand over, take part, wait for all.
+    """Write ``launch(state, function, job, workers, frame_bytes)``.
 
-    Without a function the workers end, and nobody waits for them.
+    It hands over, takes part, and waits for all.  Without a function the workers end, and nobody
+    waits for them.  `frame_bytes` is for `capture`.
     """
-    w = _Writer("launch", "state", "function", "job", "workers")
+    w = _Writer("launch", *LAUNCH_ARGUMENTS)
+    _write_launch(w, *w.arguments[1:4])
+    return w.finish()
+
+
+def _write_launch(w: _Writer, function: ir.Value, job: ir.Value, workers: ir.Value) -> None:
     builder = w.builder
-    _, function, job, workers = w.arguments
     for word, value in ((FUNCTION, function), (JOB, job), (WORKERS, workers)):
         builder.store(value, w.place(word))
     pending, asleep = w.place(PENDING, I32), w.place(CALLER_ASLEEP, I32)
@@ -242,6 +254,63 @@ def _launch() -> ir.Module:
     with builder.if_then(builder.icmp_unsigned("!=", function, w.constant(0))):
         w.call(function, [job, w.constant(0)])
         w.wait(pending, asleep, lambda left: builder.icmp_unsigned("==", left, w.constant(0, I32)))
+
+
+def _capture() -> ir.Module:
+    """Write ``capture(state, function, job, workers, frame_bytes)``: launch, and note it in a row.
+
+    A job of `frame_bytes` lies in the frame of a function that returns, and is copied.  One of 0
+    bytes stays where it is.
+    """
+    w = _Writer("capture", *LAUNCH_ARGUMENTS)
+    builder = w.builder
+    _, function, job, workers, size = w.arguments
+    row, frame = w.word(NEXT_ROW), w.word(NEXT_FRAME)
+    row_end = builder.add(row, w.constant(8 * ROW))
+    frame_end = builder.add(frame, size)
+    room = builder.and_(
+        builder.icmp_unsigned("<=", row_end, w.word(ROWS_END)),
+        builder.icmp_unsigned("<=", frame_end, w.word(FRAMES_END)),
+    )
+    with builder.if_else(room) as (noted, missed):
+        with noted:
+            words = builder.lshr(size, w.constant(3))
+
+            def copy(i: ir.Value, _: object) -> None:
+                at = builder.mul(i, w.constant(8))
+                value = builder.load(w.pointer(builder.add(job, at)))
+                builder.store(value, w.pointer(builder.add(frame, at)))
+
+            w.loop(words, copy)
+            stays = builder.icmp_unsigned("==", size, w.constant(0))
+            for i, value in enumerate((function, builder.select(stays, job, frame), workers)):
+                builder.store(value, w.pointer(builder.add(row, w.constant(8 * i))))
+            builder.store(row_end, w.place(NEXT_ROW))
+            builder.store(frame_end, w.place(NEXT_FRAME))
+        with missed:
+            builder.store(builder.add(w.word(MISSED), w.constant(1)), w.place(MISSED))
+    _write_launch(w, function, job, workers)
+    return w.finish()
+
+
+def _replay() -> ir.Module:
+    """Write ``replay(state, rows, count)``: launch what rows of `capture` say, one by one."""
+    w = _Writer("replay", "state", "rows", "count")
+    builder = w.builder
+
+    def launch(i: ir.Value, _: object) -> None:
+        row = builder.add(w.arguments[1], builder.mul(i, w.constant(8 * ROW)))
+        function, job, workers = (
+            builder.load(w.pointer(builder.add(row, w.constant(8 * word)))) for word in range(ROW)
+        )
+        alone = builder.icmp_unsigned("==", workers, w.constant(1))
+        with builder.if_else(alone) as (one, several):
+            with one:
+                w.call(function, [job, w.constant(0)])
+            with several:
+                _write_launch(w, function, job, workers)
+
+    w.loop(w.arguments[2], launch)
     return w.finish()
 
 
@@ -295,6 +364,8 @@ def _clock() -> ir.Module:
 _WRITERS = {
     "serve": _serve,
     "launch": _launch,
+    "capture": _capture,
+    "replay": _replay,
     "idle": _idle,
     "post": _post,
     "meet": _meet,

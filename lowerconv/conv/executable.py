@@ -68,6 +68,8 @@ class Executable:
         Whether threads 2i and 2i + 1 work together.
     slices : bool
         Whether images may be some channels of larger arrays.
+    launches : bool
+        Whether a run, once filters are kept, does nothing but launch kernels.
     workspace_items : int
         Of the problem's dtype, for all threads together.
     kernels : list
@@ -76,6 +78,7 @@ class Executable:
 
     pairs = False
     slices = False
+    launches = False
     workspace_items = 0
 
     def __init__(self, threads: int) -> None:
@@ -133,6 +136,7 @@ class Recorded(Executable):
     """
 
     slices = True
+    launches = True
 
     def __init__(self, schedule: Setting, options: Options, job: np.ndarray) -> None:
         super().__init__(options.threads)

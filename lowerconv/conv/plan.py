@@ -259,6 +259,22 @@ class ConvPlan:
             out[...] = result
         return out
 
+    def launches(self, *operands: np.ndarray, out: np.ndarray) -> bool:
+        """Return whether a call on these arrays only launches kernels, as `runtime.capture` needs.
+
+        Parameters
+        ----------
+        *operands, out : ndarray
+            As of a call, with filters held.
+
+        Returns
+        -------
+        bool
+        """
+        runs = self.executable
+        held = bool(self._held) and not self.options.single
+        return held and runs.launches and self.call.fits(operands, out, runs.slices)
+
     def explain(self) -> str:
         """Return what was chosen and why, as lines of text."""
         p = self.problem

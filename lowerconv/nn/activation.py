@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lowerconv.nn.combine import move
+from lowerconv.nn.combine import move, moves_compiled
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.graph import Value
 from lowerconv.nn.layer import Layer
@@ -33,6 +33,10 @@ class ReLU(Layer):
     def compute(self, frame: Frame, step: Step) -> None:
         """Keep the positive part."""
         run(relu_kernel, frame.x.images, frame.y.images)
+
+    def launches(self, frame: Frame) -> bool:
+        """Return whether `compute` only launches kernels: always."""
+        return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Keep the gradient where the result was positive."""
@@ -91,6 +95,10 @@ class Dropout(Layer):
             self._apply(frame, step, frame.x, frame.y, False)
         elif not frame.views[0]:
             move(frame.x, frame.y, False)
+
+    def launches(self, frame: Frame) -> bool:
+        """Return whether `compute` only launches kernels, at inference."""
+        return frame.views[0] or moves_compiled(frame.x)
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Zero the gradients of the same elements."""

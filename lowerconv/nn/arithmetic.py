@@ -142,6 +142,10 @@ class Arithmetic(Layer):
         b = other.flat, 0 if repeated else other.step
         run(combine, whole.images, b, y.images, planes, kind, numbers)
 
+    def launches(self, frame: Frame) -> bool:
+        """Return whether `compute` only launches kernels, and leaves nothing to NumPy."""
+        return frame.kept["plan"] is not None
+
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Give each operand its part of the gradient."""
         dy = frame.gradient.array

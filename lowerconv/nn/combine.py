@@ -17,9 +17,14 @@ from lowerconv.runtime.threads import run
 COMPILED = (np.float32, np.float64)  # other types of numbers are moved by NumPy
 
 
+def moves_compiled(tensor: Tensor) -> bool:
+    """Return whether `move` launches a kernel for such a tensor."""
+    return tensor.dtype in COMPILED
+
+
 def move(source: Tensor, target: Tensor, adding: bool) -> None:
     """Copy a tensor, or add it to another of the same size."""
-    if source.dtype not in COMPILED:
+    if not moves_compiled(source):
         items = source.array.reshape(target.shape)
         target.array[...] = target.array + items if adding else items
         return
@@ -64,6 +69,10 @@ class Concat(Layer):
             if not frame.views[i]:
                 move(frame.xs[i], part, False)
 
+    def launches(self, frame: Frame) -> bool:
+        """Return whether `compute` only launches kernels."""
+        return all(frame.views) or moves_compiled(frame.y)
+
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Hand out the parts of the gradient that are not where they are wanted."""
         if all(frame.views_gradient):
@@ -94,6 +103,10 @@ class Add(Layer):
         """Add."""
         a, b = frame.xs
         run(add, a.images, b.images, frame.y.images, frame.relu)
+
+    def launches(self, frame: Frame) -> bool:
+        """Return whether `compute` only launches kernels: always."""
+        return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Give the gradient to both."""
@@ -139,6 +152,10 @@ class View(Layer):
             move(frame.x, frame.y, False)
         else:
             frame.y.array[...] = frame.x.array.reshape(frame.y.shape)
+
+    def launches(self, frame: Frame) -> bool:
+        """Return whether `compute` only launches kernels."""
+        return frame.views[0] or (frame.x.N == frame.y.N and moves_compiled(frame.x))
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Do nothing, or copy back."""

@@ -202,6 +202,12 @@ class Conv2d(Layer):
         bias = (self.bias.data,) if self.bias else ()
         frame.kept["forward"](frame.x.array, *filters, *bias, out=frame.y.array)
 
+    def launches(self, frame: Frame) -> bool:
+        """Return whether `compute` only launches kernels."""
+        bias = (self.bias.data,) if self.bias else ()
+        plan: ConvPlan = frame.kept["forward"]
+        return plan.launches(frame.x.array, *bias, out=frame.y.array)
+
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Compute the gradients of bias, filters and images."""
         dy, y = frame.gradient, frame.y

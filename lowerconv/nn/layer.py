@@ -174,6 +174,22 @@ class Layer(Module):
         """
         raise NotImplementedError
 
+    def launches(self, frame: Frame) -> bool:
+        """Return whether `compute`, at inference, only launches kernels on memory that stays.
+
+        Such launches are captured, and made again without `compute`.
+
+        Parameters
+        ----------
+        frame : Frame
+            Of a program whose parameters never change.
+
+        Returns
+        -------
+        bool
+        """
+        return False
+
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Set the gradients of the parameters, and write or add to ``frame.dxs``.
 

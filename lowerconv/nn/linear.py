@@ -108,6 +108,10 @@ class Linear(Layer):
         if frame.relu:
             run(relu, y.images, y.images)
 
+    def launches(self, frame: Frame) -> bool:
+        """Return whether `compute` only launches kernels, and leaves nothing to BLAS."""
+        return len(frame.y.array) <= FEW
+
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Compute the gradients of weights, bias and input."""
         dy, dx = frame.gradient.array, frame.dx

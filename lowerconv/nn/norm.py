@@ -139,6 +139,16 @@ class BatchNorm2d(Layer):
         scale = self.weight.data / np.sqrt(self.running_var.astype(np.float64) + self.eps)
         return scale, self.bias.data - self.running_mean * scale
 
+    def prepare(self, frame: Frame) -> None:
+        """Have the running statistics as the kernel takes them, where they never change."""
+        if frame.constant:
+            frame.kept["running"] = self._running()
+
+    def _running(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the running mean, and one over the running standard deviation."""
+        inv_std = 1 / np.sqrt(self.running_var.astype(np.float64) + self.eps)
+        return self.running_mean.astype(np.float64), inv_std
+
     def compute(self, frame: Frame, step: Step) -> None:
         """Normalise by the batch's statistics, or at inference by the running ones."""
         x = frame.x
@@ -147,8 +157,7 @@ class BatchNorm2d(Layer):
         parameters = self.weight.data, self.bias.data, *running, self.eps, self.momentum
         if not step.training:
             with parallel_region(get_num_threads()) as team:  # where no thread trains: both change
-                inv_std = 1 / np.sqrt(self.running_var.astype(np.float64) + self.eps)
-                statistics = self.running_mean.astype(np.float64), inv_std
+                statistics = frame.kept.get("running") or self._running()
                 normalise(team, operands, statistics, parameters, frame.relu)
             return
         statistics = mean, _ = frame.saved["mean"], frame.saved["inv_std"]
@@ -162,6 +171,10 @@ class BatchNorm2d(Layer):
         with parallel_region(get_num_threads()) as team:
             finish(statistics, m2, count, parameters, 0, C)
             normalise(team, operands, statistics, parameters, frame.relu)
+
+    def launches(self, frame: Frame) -> bool:
+        """Return whether `compute` only launches kernels, at inference."""
+        return "running" in frame.kept
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Compute the gradients of scale, shift, operand and residual."""

@@ -71,6 +71,10 @@ class Pointwise(Layer):
         """Apply the function."""
         run(pointwise, frame.x.images, frame.y.images, *self._constants(frame))
 
+    def launches(self, frame: Frame) -> bool:
+        """Return whether `compute` only launches kernels: always."""
+        return True
+
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Multiply the gradient with the derivative."""
         dy, dx = frame.gradient, frame.dx

@@ -123,6 +123,10 @@ class MaxPool2d(_Pool):
         x, y, winner = frame.x, frame.y, frame.saved["winner"]
         run(max_pool, x.images, y.images, winner, tuple(self._windows(x.shape)))
 
+    def launches(self, frame: Frame) -> bool:
+        """Return whether `compute` only launches kernels: always."""
+        return True
+
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Give the gradient to the places of the maxima."""
         dx, dy, winner = frame.dx, frame.gradient, frame.saved["winner"]
@@ -168,6 +172,10 @@ class AvgPool2d(_Pool):
         """Compute the means."""
         x, y = frame.x, frame.y
         run(avg_pool, x.images, y.images, tuple(self._windows(x.shape)), self.count_include_pad)
+
+    def launches(self, frame: Frame) -> bool:
+        """Return whether `compute` only launches kernels: always."""
+        return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Spread the gradient evenly over the windows."""

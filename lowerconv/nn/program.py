@@ -17,6 +17,7 @@ from lowerconv.nn.hooks import Gate, Watch
 from lowerconv.nn.memory import Arena, MemoryReport
 from lowerconv.nn.planning import InputGrad, MemoryPlan
 from lowerconv.nn.recording import check_fits, make_graph, parameter_dtype
+from lowerconv.nn.replay import Replay
 from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.sharing import Execution, TrainingStep, begin, go_on
 from lowerconv.nn.step import INFERENCE, Step
@@ -70,7 +71,7 @@ class Program:
         constant: bool = False,
         contents: Mapping[int, np.ndarray] | None = None,
     ) -> None:
-        self.training, self.arena = training, arena
+        self.training, self.arena, self.constant = training, arena, constant
         self.graph = graph = make_graph(module, x_shape, dtype, training, constant, contents)
         self.plan = plan = MemoryPlan(graph, training, input_grad)
         # Their gradients beside them, or copies.
@@ -102,6 +103,8 @@ class Program:
             layer for layer, frame in self.steps if frame.dy is None and layer in self.learners
         ]
         self.training_step: TrainingStep | None = None
+        self._ran = False  # at this place in memory
+        self._replay: Replay | None = None
 
     def _tensor(self, value: Value, gradient: bool = False) -> Tensor:
         """Return the one tensor of a value or gradient."""
@@ -149,6 +152,7 @@ class Program:
         self.arena.reserve(self.plan.nbytes)
         if self._generation == self.arena.generation:
             return
+        self._ran, self._replay = False, None
         memory = self.arena.memory
         for tensor, offset in self._placed:
             tensor.place(memory[offset:])
@@ -172,16 +176,31 @@ class Program:
         self.arena.user = None  # whatever interrupts it
         for tensor, given in zip(self._inputs.values(), arrays_of(x), strict=True):
             tensor.place(contiguous(given, "x").reshape(-1))
-        for layer, frame in self.steps:
-            for gate in gates:
-                gate(layer)
-            layer.compute(frame, step)
-            for watch in watches:
-                watch(layer, frame, "forward")
+        if self.constant and not watches and not gates:
+            self._infer(step)
+        else:
+            for layer, frame in self.steps:
+                for gate in gates:
+                    gate(layer)
+                layer.compute(frame, step)
+                for watch in watches:
+                    watch(layer, frame, "forward")
         self._step = step
         self.arena.user = self if self.training else None
         arrays = tuple(result.array for result in self.results)
         return arrays if len(arrays) > 1 else arrays[0]
+
+    def _infer(self, step: Step) -> None:
+        """Compute all steps; from the third time on by what launches the second time has made."""
+        if self._replay is not None and self._replay.valid:
+            self._replay.run(step)
+        elif self._ran and (self._replay is None or self._replay.complete):
+            self._replay = None  # whatever interrupts it
+            self._replay = Replay(self.steps, step, self._inputs.values())
+        else:
+            for layer, frame in self.steps:
+                layer.compute(frame, step)
+            self._ran = True
 
     def backward(self, dy: tuple[np.ndarray, ...], watches: Collection[Watch] = ()) -> Any:
         """Compute all gradients; see `Module.backward`."""

@@ -122,6 +122,10 @@ class Resize(Layer):
         """Resize."""
         run(resize, frame.x.images, frame.y.images, *frame.kept["taps"])
 
+    def launches(self, frame: Frame) -> bool:
+        """Return whether `compute` only launches kernels: always."""
+        return True
+
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Give each pixel its part of the gradients of all pixels made of it."""
         dy, dx = frame.gradient, frame.dx

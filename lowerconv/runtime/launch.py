@@ -107,7 +107,10 @@ def _spread(typing_context, team, body, frame):
         handle, _, packed = values
         address, state, workers = (builder.extract_value(handle, i) for i in range(3))
         kind = ir.LiteralStructType([I64, packed.type])
-        slot = cgutils.alloca_once(builder, kind)
+        words = -(-context.get_abi_sizeof(kind) // 8)
+        slot = builder.bitcast(
+            cgutils.alloca_once(builder, ir.ArrayType(I64, words)), kind.as_pointer()
+        )
         fields = [[outer.constant(0, I32), outer.constant(i, I32)] for i in range(2)]
         for field, value in zip(fields, (workers, packed), strict=True):
             builder.store(value, builder.gep(slot, field))
@@ -124,7 +127,7 @@ def _spread(typing_context, team, body, frame):
         inner.finish()
 
         share, job = (builder.ptrtoint(value, I64) for value in (inner.builder.function, slot))
-        outer.call(address, [state, share, job, workers])
+        outer.call(address, [state, share, job, workers, outer.constant(8 * words)])
         return context.get_dummy_value()
 
     return signature, codegen
@@ -184,7 +187,7 @@ def launch(team: Handle, function: int, job: int, workers: int) -> None:
     """Run ``function(job, worker)`` for every worker, each on a thread of its own."""
     if workers > team.threads:  # they would be waited for
         raise ValueError(f"workers: got {workers}, expected at most {team.threads}, the team's")
-    if workers == 1:
+    if workers == 1 and not team.captures:
         _function(function, 2)(job, 0)
     else:
-        _function(team.launch, 4)(team.state, function, job, workers)
+        _function(team.launch, 5)(team.state, function, job, workers, 0)

@@ -33,6 +33,11 @@ class Handle(NamedTuple):
     state: int
     threads: int
 
+    @property
+    def captures(self) -> bool:
+        """Whether launches are captured: by `handoff`'s ``capture`` instead of ``launch``."""
+        return self.launch != handoff.address("launch")
+
 
 @not_copied("ask for `team()`")
 class Team:
@@ -40,21 +45,27 @@ class Team:
 
     Attributes
     ----------
+    words, state : ndarray, int
+        What `codegen.fork_join` reads and writes, and its address.
     threads : list of threading.Thread or native.Thread
         Those that have been started; ``threads[0]`` is thread 1.
     refusal : Exception or None
         Why the system has not started as many as it was asked for last.
+    capturing : RLock
+        Held by a thread whose launches are captured (`lowerconv.runtime.capture`).
     places : tuple of int or None
         CPUs that the first of them are bound to, thread 0 first (`lowerconv.runtime.affinity`);
         None where none is.
     """
 
     def __init__(self) -> None:
-        self._state = handoff.new_state(MOST)
-        self.state = self._state.ctypes.data
+        self.words = handoff.new_state(MOST)
+        self.state = self.words.ctypes.data
         self.launch_address = handoff.address("launch")
         self._handles: dict[int, Handle] = {}
-        self._launch = ctypes.CFUNCTYPE(None, *[_I64] * 4)(self.launch_address)
+        self._capture_address = handoff.address("capture")
+        self.capturing = native.RLock()
+        self._launch = ctypes.CFUNCTYPE(None, *[_I64] * 5)(self.launch_address)
         self._serve = ctypes.CFUNCTYPE(None, _I64, _I64)(handoff.address("serve"))
         self.threads: list[threading.Thread | native.Thread] = []
         self.refusal: Exception | None = None
@@ -63,9 +74,13 @@ class Team:
 
     def handle(self, threads: int) -> Handle:
         """Return the team with so many threads, the caller counted, or as many as there can be."""
-        known = self._handles.get(threads)
-        if known is not None:
-            return known
+        known = self._handles.get(threads) or self._started(threads)
+        if self.capturing._is_owned():
+            return known._replace(launch=self._capture_address)
+        return known
+
+    def _started(self, threads: int) -> Handle:
+        """Start threads until there are so many, as far as the system starts them."""
         self.refusal = None
         try:
             while len(self.threads) < threads - 1:
@@ -96,7 +111,7 @@ class Team:
 
     def stop(self) -> None:
         """End the threads."""
-        self._launch(self.state, 0, 0, len(self.threads) + 1)
+        self._launch(self.state, 0, 0, len(self.threads) + 1, 0)
         end = time.monotonic() + PATIENCE
         for thread in self.threads:
             thread.join(max(0.0, end - time.monotonic()))

@@ -53,6 +53,11 @@ def rounded(items: int, dtype: np.dtype) -> int:
     return -(-items // per_line) * per_line
 
 
+def workspace_address() -> int:
+    """Return where the buffer is: another one where a larger one was asked for."""
+    return _buffer.ctypes.data
+
+
 def workspace(items: int, dtype: np.dtype) -> Scratch:
     """Return `items` items of undefined contents, aligned to cache lines."""
     global _buffer

@@ -134,6 +134,8 @@ class LoweredForward(_Lowered):
 class WholeImages(Executable):
     """A forward pass whose filters are as large as the image: images are rows of the product."""
 
+    launches = True
+
     def __init__(self, problem: ConvProblem, options: Options) -> None:
         super().__init__(options.threads)
         self.relu = options.relu

@@ -1,0 +1,94 @@
+"""Inference without a step into Python for each node: their launches, captured and replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+from lowerconv.copying import not_copied
+from lowerconv.nn.frame import Frame, Tensor
+from lowerconv.nn.layer import Layer
+from lowerconv.nn.step import Step
+from lowerconv.runtime.capture import Capture
+from lowerconv.runtime.threads import get_num_threads, parallel_region
+
+LAUNCHES = 4  # of a node, at most: of a convolution two, and a copy of what is added
+
+
+class _Part(NamedTuple):
+    """The launches ``first .. last``, which some steps in a row have made, or one step to compute.
+
+    The steps are kept: what launches read is theirs.
+    """
+
+    first: int
+    last: int
+    steps: list[tuple[Layer, Frame]]
+
+
+@not_copied("copy the network, which plans anew")
+class Replay:
+    """Steps of a program that launch the same kernels on the same memory at each inference.
+
+    Parameters
+    ----------
+    steps : list of (Layer, Frame)
+        In their order; they are computed now.
+    step : Step
+    inputs : collection of Tensor
+        Those whose memory is another at each call: steps that read them are computed.
+    """
+
+    def __init__(
+        self, steps: list[tuple[Layer, Frame]], step: Step, inputs: Collection[Tensor]
+    ) -> None:
+        self._capture = capture = Capture(LAUNCHES * len(steps))
+        self._parts: list[_Part] = []
+        self.complete = True  # whether all launches were captured
+        given = set(map(id, inputs))
+        for layer, frame in steps:
+            read = (*frame.xs, frame.residual)
+            if given.intersection(map(id, read)) or not _only_launches(layer, frame):
+                layer.compute(frame, step)
+                self._parts.append(_Part(0, 0, [(layer, frame)]))
+                continue
+            first = capture.count
+            self.complete &= capture.record(_computing(layer, frame, step))
+            latest = self._parts[-1] if self._parts else None
+            if latest is not None and latest.last == first and latest.last > latest.first:
+                both = [*latest.steps, (layer, frame)]
+                self._parts[-1] = _Part(latest.first, capture.count, both)
+            else:
+                self._parts.append(_Part(first, capture.count, [(layer, frame)]))
+
+    @property
+    def valid(self) -> bool:
+        """Whether what launches name is still there, beside the memory of the program."""
+        return self.complete and self._capture.valid
+
+    def run(self, step: Step) -> None:
+        """Compute all steps again."""
+        for first, last, steps in self._parts:
+            if last > first:
+                with parallel_region(get_num_threads()) as team:
+                    if self._capture.valid and self._capture.fits(team, first, last):
+                        self._capture.replay(team, first, last)
+                        continue
+            for layer, frame in steps:
+                layer.compute(frame, step)
+
+
+def _computing(layer: Layer, frame: Frame, step: Step) -> Callable[[], None]:
+    return lambda: layer.compute(frame, step)
+
+
+def _only_launches(layer: Layer, frame: Frame) -> bool:
+    """Return whether a layer says so of its `compute`, and not of that of a class it is made of."""
+    kind = type(layer)
+    return issubclass(_definer(kind, "launches"), _definer(kind, "compute")) and layer.launches(
+        frame
+    )
+
+
+def _definer(kind: type, name: str) -> type:
+    return next(base for base in kind.__mro__ if name in vars(base))

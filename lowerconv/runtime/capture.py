@@ -1,0 +1,84 @@
+"""Launches captured while code runs, and replayed in one call: as CUDA graphs do on GPUs.
+
+What a kernel is given at a launch is a record, or the frame of a compiled function.  Where all
+memory that it names stays where it is, the same launch can be made again without the code that
+prepared it, which is most of the time of a small layer.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+
+import numpy as np
+
+from lowerconv.codegen import fork_join
+from lowerconv.copying import not_copied
+from lowerconv.runtime.team import Handle, Team, team
+from lowerconv.runtime.workspace import workspace_address
+
+FRAME_BYTES = 1024  # of a launch, about: those of kernels of three arrays have 500
+
+
+@not_copied("capture there")
+class Capture:
+    """Launches of a thread, in their order.
+
+    Parameters
+    ----------
+    launches : int
+        How many there is room for.
+
+    Attributes
+    ----------
+    count : int
+        How many there are.
+    """
+
+    def __init__(self, launches: int) -> None:
+        self._team: Team = team()
+        self._rows = np.zeros((launches, fork_join.ROW), np.int64)
+        self._frames = np.zeros(launches * FRAME_BYTES // 8, np.int64)
+        self._frame_words = 0
+        self.count = 0
+        self._scratch = workspace_address()
+        self._replay = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)(fork_join.address("replay"))
+
+    def record(self, run: Callable[[], object]) -> bool:
+        """Call a function; add the launches of this thread meanwhile, if there is room for them.
+
+        Returns
+        -------
+        bool
+            Whether there was.
+        """
+        state = self._team.words
+        with self._team.capturing:
+            rows, frames = (
+                (array.ctypes.data + 8 * used, array.ctypes.data + array.nbytes)
+                for array, used in (
+                    (self._rows, self.count * fork_join.ROW),
+                    (self._frames, self._frame_words),
+                )
+            )
+            state[fork_join.NEXT_ROW], state[fork_join.ROWS_END] = rows
+            state[fork_join.NEXT_FRAME], state[fork_join.FRAMES_END] = frames
+            state[fork_join.MISSED] = 0
+            run()
+            self.count += int(state[fork_join.NEXT_ROW] - rows[0]) // (8 * fork_join.ROW)
+            self._frame_words += int(state[fork_join.NEXT_FRAME] - frames[0]) // 8
+            return not state[fork_join.MISSED]
+
+    @property
+    def valid(self) -> bool:
+        """Whether the threads and the scratch memory of the launches are those of the process."""
+        return self._team is team() and self._scratch == workspace_address()
+
+    def fits(self, handle: Handle, first: int, last: int) -> bool:
+        """Return whether a team has threads for the launches ``first .. last``."""
+        return handle.threads >= int(self._rows[first:last, 2].max(initial=1))
+
+    def replay(self, handle: Handle, first: int, last: int) -> None:
+        """Make the launches ``first .. last`` again, on threads that `fits` has found enough."""
+        at = self._rows.ctypes.data + 8 * fork_join.ROW * first
+        self._replay(handle.state, at, last - first)
