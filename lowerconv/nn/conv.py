@@ -189,6 +189,8 @@ class Conv2d(Layer):
             shared = frame.filters if self.weight.origin else None
             forward.hold(self.weight.data, shared, self.weight.origin)
             self.weight = emptied(self.weight)
+            # Kernels take writable arrays as they are; those of a file are not.
+            frame.kept["bias"] = (np.array(self.bias.data),) if self.bias else ()
         if frame.dy is not None:
             frame.kept["weight_grad"] = plan("weight_grad")
         if frame.dx is not None:
@@ -198,14 +200,15 @@ class Conv2d(Layer):
         """Convolve."""
         if frame.residual is not None and not frame.over_residual:
             move(frame.residual, frame.y, False)
-        filters = () if frame.constant else (self.weight.data,)
+        held = frame.kept.get("bias")
         bias = (self.bias.data,) if self.bias else ()
-        frame.kept["forward"](frame.x.array, *filters, *bias, out=frame.y.array)
+        parameters = (self.weight.data, *bias) if held is None else held
+        frame.kept["forward"](frame.x.array, *parameters, out=frame.y.array)
 
     def launches(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels."""
-        bias = (self.bias.data,) if self.bias else ()
         plan: ConvPlan = frame.kept["forward"]
+        bias = frame.kept.get("bias", ())
         return plan.launches(frame.x.array, *bias, out=frame.y.array)
 
     def differentiate(self, frame: Frame, step: Step) -> None:

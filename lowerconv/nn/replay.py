@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from lowerconv.copying import not_copied
 from lowerconv.nn.frame import Frame, Tensor
-from lowerconv.nn.layer import Layer
 from lowerconv.nn.step import Step
 from lowerconv.runtime.capture import Capture
 from lowerconv.runtime.threads import get_num_threads, parallel_region
+
+if TYPE_CHECKING:
+    from lowerconv.nn.layer import Layer
 
 LAUNCHES = 4  # of a node, at most: of a convolution two, and a copy of what is added
 
