@@ -88,6 +88,23 @@ def loops(function: Callable[..., None], job: np.dtype, what: str) -> int:
     return compiled.address
 
 
+def _borrowed(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    """Return a value, or a tuple, whose arrays nobody counts: the caller keeps them.
+
+    Threads would count up and down in one cache line, and at a replay there is nothing to count.
+    """
+    if isinstance(kind, types.Array):
+        array = cgutils.create_struct_proxy(kind)(context, builder, value=value)
+        array.meminfo = cgutils.get_null_value(array.meminfo.type)
+        array.parent = cgutils.get_null_value(array.parent.type)
+        return array._getvalue()
+    if isinstance(kind, types.BaseTuple):
+        for i, part in enumerate(kind):
+            item = _borrowed(context, builder, part, builder.extract_value(value, i))
+            value = builder.insert_value(value, item, i)
+    return value
+
+
 @intrinsic
 def _spread(typing_context, team, body, frame):
     """Run ``body(worker, workers, *frame)`` on every thread of a team (`threads.Handle`).
@@ -105,6 +122,7 @@ def _spread(typing_context, team, body, frame):
         context.add_linking_libs([compiled.library])
         outer = Builder(builder)
         handle, _, packed = values
+        packed = _borrowed(context, builder, frame, packed)
         address, state, workers = (builder.extract_value(handle, i) for i in range(3))
         kind = ir.LiteralStructType([I64, packed.type])
         words = -(-context.get_abi_sizeof(kind) // 8)
