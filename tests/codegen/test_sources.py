@@ -101,7 +101,7 @@ KERNELS = {
     ).address,
     "packing": lambda: packing.transpose_address.__wrapped__(ISA, DTYPE),
     "transforms": lambda: transforms.planes_to_vectors_address.__wrapped__(ISA, DTYPE),
-    "fork_join": lambda: fork_join.address.__wrapped__("clock"),
+    "fork_join": lambda: fork_join.address.__wrapped__("idle"),
 }
 ALL = set(KERNELS)
 
