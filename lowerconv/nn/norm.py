@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -138,6 +139,17 @@ class BatchNorm2d(Layer):
         """Return the scale and the shift of the running statistics, with the learnt ones."""
         scale = self.weight.data / np.sqrt(self.running_var.astype(np.float64) + self.eps)
         return scale, self.bias.data - self.running_mean * scale
+
+    def absorbs(self, following: Layer) -> Layer | None:
+        """Return a batch norm that does this one and then a scaling, at inference."""
+        found = following.scale_and_shift(len(self.weight.data))
+        if found is None:
+            return None
+        scale, shift = found
+        kind, both = self.weight.data.dtype, copy(self)
+        both.weight = Parameter((self.weight.data * scale).astype(kind))
+        both.bias = Parameter((self.bias.data * scale + shift).astype(kind))
+        return both
 
     def prepare(self, frame: Frame) -> None:
         """Have the running statistics as the kernel takes them, where they never change."""

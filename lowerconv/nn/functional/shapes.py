@@ -8,10 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from lowerconv.nn.combine import Concat, View
+from lowerconv.nn.combine import COMPILED, Concat, View
 from lowerconv.nn.computed import Computed, summed_to
+from lowerconv.nn.frame import Frame
 from lowerconv.nn.functional.operands import Operand, computed, layer_of
 from lowerconv.nn.graph import Value
+from lowerconv.nn.step import Step
+from lowerconv.ops.transpose import merged
+from lowerconv.ops.transpose import transpose as transpose_items
+from lowerconv.runtime.threads import run
 
 Pads = Sequence[tuple[int, int]]
 
@@ -96,6 +101,26 @@ class Transpose(Computed):
             lambda dy, y, x: (dy.transpose(inverse),),
         )
         self.axes = axes
+
+    def prepare(self, frame: Frame) -> None:
+        """Decide how items are gathered."""
+        frame.kept["gather"] = merged(frame.x.shape, self.axes) if self._flat(frame) else None
+
+    @staticmethod
+    def _flat(frame: Frame) -> bool:
+        return frame.x.whole and frame.y.whole and frame.dtype in COMPILED
+
+    def compute(self, frame: Frame, step: Step) -> None:
+        """Gather the items."""
+        gather = frame.kept["gather"]
+        if gather is None:
+            super().compute(frame, step)
+        else:
+            run(transpose_items, frame.x.flat, frame.y.flat, gather)
+
+    def launches(self, frame: Frame) -> bool:
+        """Return whether `compute` only launches kernels, and leaves nothing to NumPy."""
+        return frame.kept["gather"] is not None
 
 
 def getitem(x: Operand, index: tuple[Any, ...]) -> Operand:
