@@ -54,6 +54,7 @@ PLAIN = """
 # Of signatures and records: all of their modules.
 GROUPS = (
     "codegen.signatures.",
+    "conv.blas.panels.",
     "conv.depthwise.nest.",
     "conv.macrokernel_weights.",
     "conv.records.",
@@ -87,6 +88,7 @@ ELSEWHERE = {
     "bench.case.Case": "functions, that pickle where they have a name",
     "bench.study.Study": "functions, that pickle where they have a name",
     "cli.bench.Job": "a study and results",
+    "codegen.microkernel.Store": "values of a function that is being written",
     "codegen.depthwise.PlaneKernel": "made as a Microkernel is",
     "codegen.depthwise_small.SmallPlaneKernel": "made as a Microkernel is",
     # made while a network is recorded, and never part of one

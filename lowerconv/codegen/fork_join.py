@@ -301,4 +301,4 @@ _WRITERS = {
 @lru_cache
 def address(name: str) -> int:
     """Return the address of one of the functions."""
-    return load(("handoff", _futex(), sys.platform), _WRITERS[name], host_isa(), name, __name__)
+    return load(("fork_join", _futex(), sys.platform), _WRITERS[name], host_isa(), name, __name__)

@@ -31,12 +31,21 @@ import numpy as np
 from numba import carray
 
 from lowerconv.codegen.compiled import internal
-from lowerconv.codegen.signatures import Activate, Pad, Prefetch, Tile, Transpose, TransposeTaps
+from lowerconv.codegen.isa import LINE
+from lowerconv.codegen.signatures import (
+    ADD,
+    RELU,
+    Activate,
+    Pad,
+    Prefetch,
+    Tile,
+    Transpose,
+    TransposeTaps,
+)
 from lowerconv.conv.records import FILTERS_IN_PLACE, FORWARD_JOB, PACKED, PACKED_FROM_FORWARD
 from lowerconv.runtime.launch import call, loops, pointer
 
 NONE = np.int64(-1)
-ADD, RELU = np.int64(1), np.int64(2)  # bits of a microkernel's mode
 
 
 class BlockOfK(NamedTuple):
@@ -61,7 +70,7 @@ class Pixels(NamedTuple):
 
     source: int  # address of what pixel (0, 0) of the image reads, were it there
     target: int  # address of pixel (0, 0) of the first filter of the block
-    part: int  #    which part of its image the piece is
+    number: int  # of the piece, in its image
 
 
 @internal
@@ -173,27 +182,41 @@ def group_row(job, block, n):
 @internal
 def _band(job, block, piece):
     """Return the address of a band's first channel, and its rows ``first .. first + count``."""
-    image, band = piece // job.pieces, piece % job.pieces
+    image, number = piece // job.pieces, piece % job.pieces
     plane = image * job.ld_source + (block.group * job.C + block.channel) * job.H * job.W
-    return job.source + plane * job.itemsize, band * job.band * job.stride_h + job.first_row
+    return job.source + plane * job.itemsize, number * job.band * job.stride_h + job.first_row
 
 
 @internal
-def _lower(job, block, piece, target):
-    """Copy a band of rows of a block's channels, zeros around it."""
-    source, first = _band(job, block, piece)
-    for channel in range(block.channels):
+def pad_planes(job, source, planes, first, target, step):
+    """Copy a band of rows of some planes, from row `first` on, with zeros around it.
+
+    Parameters
+    ----------
+    job : record
+    source : int
+        Address of the first plane.
+    planes : int
+        How many, one behind the other.
+    first : int
+        Rows outside a plane become zeros.
+    target : int
+        Address.
+    step : int
+        Bytes from one copy to the next.
+    """
+    for plane in range(planes):
         call(
             job.pad,
             Pad(
-                source=source + channel * job.H * job.W * job.itemsize,
+                source=source + plane * job.H * job.W * job.itemsize,
                 ld_source=job.W,
                 H=job.H,
                 W=job.W,
                 first=first,
                 rows=job.lowered_rows,
                 left=job.left,
-                target=target + channel * job.plane * job.itemsize,
+                target=target + plane * step,
                 pitch=job.pitch,
             ),
         )
@@ -205,7 +228,7 @@ def _prefetch(job, block, piece):
     source, first = _band(job, block, piece)
     row0, row1 = max(0, first), min(job.H, first + job.lowered_rows)
     row_bytes = job.W * job.itemsize
-    lines = (row1 - row0) * row_bytes // 64 + 1
+    lines = (row1 - row0) * row_bytes // LINE + 1
     call(
         job.prefetch, Prefetch(source + row0 * row_bytes, block.channels, job.H * row_bytes, lines)
     )
@@ -215,21 +238,21 @@ def _prefetch(job, block, piece):
 def _pixels(job, block, jc, piece, lowered):
     """Return where a piece is read, in place or in its lowered band, and written."""
     item = job.itemsize
-    image, part = piece // job.pieces, piece % job.pieces
+    image, number = piece // job.pieces, piece % job.pieces
     if job.lower:
-        source = lowered - part * job.band * job.stride_h * job.pitch * item
+        source = lowered - number * job.band * job.stride_h * job.pitch * item
     else:
         plane = (block.group * job.C + block.channel) * job.plane
         source = job.source + (image * job.ld_source + plane) * item
     plane = group_row(job, block, jc) * job.out_plane
-    return Pixels(source, job.target + (image * job.ld_target + plane) * item, part)
+    return Pixels(source, job.target + (image * job.ld_target + plane) * item, number)
 
 
 @internal
 def _tiles(job, phase, block, panels, pixels, jc, n1):
     """Multiply the tiles of a piece, of one phase, with the panels of a block of n."""
     item = job.itemsize
-    first = pixels.part * phase.tiles_per_piece
+    first = pixels.number * phase.tiles_per_piece
     last = min(first + phase.tiles_per_piece, phase.tiles)
     tables = carray(pointer(phase.tables), (last, 2), np.int64)
     for ir in range(first, last):
@@ -265,7 +288,7 @@ def _tiles(job, phase, block, panels, pixels, jc, n1):
 def _activate(job, phase, pixels, filters):
     """Apply the activation to what the tiles of a piece have left in some filters' planes."""
     per_row = phase.tiles_per_row
-    first = pixels.part * phase.tiles_per_piece
+    first = pixels.number * phase.tiles_per_piece
     last = min(first + phase.tiles_per_piece, phase.tiles)
     while first < last:
         row, column = first // per_row, first % per_row
@@ -306,7 +329,9 @@ def _multiply(jobs, worker, panel0, panel1, piece0, piece1):
                     if job.lower:
                         wanted = (ic * job.groups + group) * job.C + pc
                         if wanted != in_scratch:
-                            _lower(job, block, ic, lowered)
+                            source, first = _band(job, block, ic)
+                            step = job.plane * job.itemsize
+                            pad_planes(job, source, channels, first, lowered, step)
                             in_scratch = wanted
                         if ic + 1 < piece1:
                             _prefetch(job, block, ic + 1)
@@ -317,14 +342,20 @@ def _multiply(jobs, worker, panel0, panel1, piece0, piece1):
                         _activate(job, phases[0], pixels, min(end, job.K) - jc)
 
 
+@internal
+def parts_of(job, worker):
+    """Return a worker's parts, four numbers each; see `partition.part_table`."""
+    begins = carray(pointer(job.parts), job.workers + 1, np.int64)
+    begin, end = begins[worker], begins[worker + 1]
+    return carray(pointer(job.parts + 8 * begin), ((end - begin) // 4, 4), np.int64)
+
+
 def _macrokernel(jobs, worker):
     """Compute one worker's parts of C."""
-    job = carray(jobs, 1)[0]
-    numbers = carray(pointer(job.parts), job.workers + 1, np.int64)
-    begin, end = numbers[worker], numbers[worker + 1]
-    numbers = carray(pointer(job.parts), end, np.int64)
-    for at in range(begin, end, 4):
-        _multiply(jobs, worker, numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3])
+    parts = parts_of(carray(jobs, 1)[0], worker)
+    for i in range(len(parts)):
+        panel0, panel1, piece0, piece1 = parts[i]
+        _multiply(jobs, worker, panel0, panel1, piece0, piece1)
 
 
 def _pack_all(jobs, worker):

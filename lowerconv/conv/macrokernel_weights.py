@@ -22,9 +22,10 @@ import numpy as np
 from numba import carray
 
 from lowerconv.codegen.compiled import internal
+from lowerconv.codegen.isa import LINE
 from lowerconv.codegen.ranges import share
-from lowerconv.codegen.signatures import Pad, Prefetch, Tile, Transpose
-from lowerconv.conv.macrokernel import ADD
+from lowerconv.codegen.signatures import ADD, Prefetch, Tile, Transpose
+from lowerconv.conv.macrokernel import pad_planes
 from lowerconv.runtime.launch import call, loops, pointer
 from lowerconv.runtime.records import Operands, record_dtype
 
@@ -112,7 +113,7 @@ WEIGHT_JOB = record_dtype(
 
 
 @dataclass(frozen=True)
-class TapTile:
+class TapTileRecord:
     """A tile of taps; addresses of its microkernels and of tables of the pixels it sums over."""
 
     source: int  #       items, from where the block begins in x, to its first tap
@@ -124,7 +125,7 @@ class TapTile:
     table_short: int  #  of the last piece, which may be shorter
 
 
-TAP_TILE = record_dtype(TapTile)
+TAP_TILE = record_dtype(TapTileRecord)
 
 
 class Task(NamedTuple):
@@ -197,27 +198,15 @@ def _pack_dy(job, piece, task, target):
 
 
 @internal
-def _lower(job, piece, task, target):
+def _pad_x(job, piece, task, target):
     """Copy the rows of x that a piece reads, zeros around them: ``[image][channel][row]``."""
     item, size = job.itemsize, job.H * job.W
+    first = piece.row * job.stride_h + job.first_row
+    step = job.plane * item
     for image in range(piece.image0, piece.image1):
         plane = image * job.ld_source + (task.group * job.C + task.channel) * size
-        to = target + (image - piece.image0) * job.channel_block * job.plane * item
-        for channel in range(task.channels):
-            call(
-                job.pad,
-                Pad(
-                    source=job.source + (plane + channel * size) * item,
-                    ld_source=job.W,
-                    H=job.H,
-                    W=job.W,
-                    first=piece.row * job.stride_h + job.first_row,
-                    rows=job.lowered_rows,
-                    left=job.left,
-                    target=to + channel * job.plane * item,
-                    pitch=job.pitch,
-                ),
-            )
+        to = target + (image - piece.image0) * job.channel_block * step
+        pad_planes(job, job.source + plane * item, task.channels, first, to, step)
 
 
 @internal
@@ -225,7 +214,7 @@ def _prefetch(job, piece, task):
     """Ask for what the next piece begins with: rows of dy, and of x if they are lowered."""
     item, size = job.itemsize, job.H * job.W
     filters = min(task.n1, job.K) - task.n0
-    lines = min(job.band, job.P - piece.row) * job.Q * item // 64 + 1
+    lines = min(job.band, job.P - piece.row) * job.Q * item // LINE + 1
     for image in range(piece.image0, piece.image1):
         row = (task.group * job.K + task.n0) * job.P + piece.row
         at = job.filters + (image * job.ld_filters + row * job.Q) * item
@@ -234,7 +223,7 @@ def _prefetch(job, piece, task):
         return
     first = piece.row * job.stride_h + job.first_row
     row0, row1 = max(0, first), min(job.H, first + job.lowered_rows)
-    lines = (row1 - row0) * job.W * item // 64 + 1
+    lines = (row1 - row0) * job.W * item // LINE + 1
     for image in range(piece.image0, piece.image1):
         plane = image * job.ld_source + (task.group * job.C + task.channel) * size
         at = job.source + (plane + row0 * job.W) * item
@@ -327,7 +316,7 @@ def _multiply(job, worker, task):
         piece = _piece(job, pc)
         _pack_dy(job, piece, task, panels)
         if job.lower:
-            _lower(job, piece, task, lowered)
+            _pad_x(job, piece, task, lowered)
             source = lowered
         else:
             plane = piece.image0 * job.ld_source + (task.group * job.C + task.channel) * job.plane

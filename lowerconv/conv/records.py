@@ -65,8 +65,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Epilogue:
-    """The function that is applied to results last."""
+    """What is applied to results last."""
 
+    relu: int = 0  #       whether results below zero become zero
     activate: int = 0  #   address of a function of signature `Activate`, or 0
     constants: int = 0  #  address, as it wants
 

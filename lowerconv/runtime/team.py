@@ -14,7 +14,7 @@ import threading
 import time
 from typing import Any, NamedTuple
 
-from lowerconv.codegen import fork_join as handoff
+from lowerconv.codegen import fork_join
 from lowerconv.copying import not_copied
 from lowerconv.machine.variables import MOST
 from lowerconv.runtime import native
@@ -40,8 +40,8 @@ class Team:
 
     Attributes
     ----------
-    threads : list of threading.Thread or native.Thread
-        Those that have been started; ``threads[0]`` is thread 1.
+    started : list of threading.Thread or native.Thread
+        ``started[0]`` is thread 1.
     refusal : Exception or None
         Why the system has not started as many as it was asked for last.
     places : tuple of int or None
@@ -50,13 +50,13 @@ class Team:
     """
 
     def __init__(self) -> None:
-        self._state = handoff.new_state(MOST)
+        self._state = fork_join.new_state(MOST)
         self.state = self._state.ctypes.data
-        self.launch_address = handoff.address("launch")
+        self.launch_address = fork_join.address("launch")
         self._handles: dict[int, Handle] = {}
         self._launch = ctypes.CFUNCTYPE(None, *[_I64] * 4)(self.launch_address)
-        self._serve = ctypes.CFUNCTYPE(None, _I64, _I64)(handoff.address("serve"))
-        self.threads: list[threading.Thread | native.Thread] = []
+        self._serve = ctypes.CFUNCTYPE(None, _I64, _I64)(fork_join.address("serve"))
+        self.started: list[threading.Thread | native.Thread] = []
         self.refusal: Exception | None = None
         self._joining = native.allocate_lock()
         self.places: tuple[int, ...] | None = None
@@ -68,10 +68,10 @@ class Team:
             return known
         self.refusal = None
         try:
-            while len(self.threads) < threads - 1:
-                self._start(len(self.threads) + 1)
+            while len(self.started) < threads - 1:
+                self._start(len(self.started) + 1)
         except (RuntimeError, MemoryError) as error:
-            self.refusal, threads = error, len(self.threads) + 1
+            self.refusal, threads = error, len(self.started) + 1
         return self._handles.setdefault(threads, Handle(self.launch_address, self.state, threads))
 
     def _start(self, number: int) -> None:
@@ -87,18 +87,18 @@ class Team:
 
     def _work(self, number: int, thread: threading.Thread | native.Thread, ready: Any) -> None:
         with self._joining:
-            joins = len(self.threads) < number
+            joins = len(self.started) < number
             if joins:
-                self.threads.append(thread)
+                self.started.append(thread)
         ready.release()
         if joins:
             self._serve(self.state, number)  # and as long as that lasts, so does the state
 
     def stop(self) -> None:
         """End the threads."""
-        self._launch(self.state, 0, 0, len(self.threads) + 1)
+        self._launch(self.state, 0, 0, len(self.started) + 1)
         end = time.monotonic() + PATIENCE
-        for thread in self.threads:
+        for thread in self.started:
             thread.join(max(0.0, end - time.monotonic()))
 
 

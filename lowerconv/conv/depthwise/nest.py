@@ -10,8 +10,8 @@ from numba import carray
 
 from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.ranges import share
-from lowerconv.codegen.signatures import Activate, Pad, Plane, SumLanes
-from lowerconv.conv.macrokernel import ADD, RELU
+from lowerconv.codegen.signatures import ADD, RELU, Activate, Plane, SumLanes
+from lowerconv.conv.macrokernel import pad_planes
 from lowerconv.conv.records import Epilogue
 from lowerconv.runtime.launch import call, loops
 from lowerconv.runtime.records import Operands, record_dtype
@@ -89,25 +89,11 @@ def _source(job, image, group, channel, band, slot):
 
 
 @internal
-def _lower(job, image, group, band, slot):
+def _pad_band(job, image, group, band, slot):
     """Copy a band of the planes of a group, zeros around it."""
-    item = job.itemsize
     plane = image * job.ld_source + group * job.C * job.H * job.W
-    for channel in range(job.C):
-        call(
-            job.pad,
-            Pad(
-                source=job.source + (plane + channel * job.H * job.W) * item,
-                ld_source=job.W,
-                H=job.H,
-                W=job.W,
-                first=band * job.band * job.stride_h + job.first_row,
-                rows=job.lowered_rows,
-                left=job.left,
-                target=slot + channel * job.slot,
-                pitch=job.pitch,
-            ),
-        )
+    source, first = job.source + plane * job.itemsize, band * job.band * job.stride_h
+    pad_planes(job, source, job.C, first + job.first_row, slot, job.slot)
 
 
 @internal
@@ -168,7 +154,7 @@ def _planes(jobs, worker):
             for task in range(begin, end):
                 image, group = task // (job.pieces * job.groups), task // job.pieces % job.groups
                 band = task % job.pieces
-                _lower(job, image, group, band, scratch + (task - begin) * size)
+                _pad_band(job, image, group, band, scratch + (task - begin) * size)
         for task in range(begin, end):
             image, group = task // (job.pieces * job.groups), task // job.pieces % job.groups
             _results(jobs, image, group, task % job.pieces, scratch + (task - begin) * size)
@@ -211,7 +197,7 @@ def _weight_grad(jobs, worker):
             for band in range(job.pieces):
                 if job.lower:
                     for group in range(begin, end):
-                        _lower(job, image, group, band, scratch + (group - begin) * size)
+                        _pad_band(job, image, group, band, scratch + (group - begin) * size)
                 for group in range(begin, end):
                     slot = scratch + (group - begin) * size
                     at = sums + (group - begin) * count * job.VL * item

@@ -63,7 +63,7 @@ class Forward(Recorded):
     ) -> None:
         """Convolve the source `a` with the filters `b`."""
         filters = b if self.packed is None else self._pack(team, b)
-        bind_operands(self.words, a, filters, bias, out, workspace.address, self.relu)
+        bind_operands(self.words, a, filters, bias, out, workspace.address)
         launch(team, self.loops, self.address, self.schedule.workers)
 
     def _pack(self, team: Handle, filters: Array) -> Array:
@@ -285,7 +285,7 @@ def _pixel_kernel(s: Schedule, number: int, NR: int, height: int, width: int) ->
         lanes=tuple(min(s.VL, width - j) for _, j in vectors),
         pixel_step=phase.out_column,
         ahead=0 if s.window.lower else s.tiling.shapes[number][1],
-        spots=tuple(i * phase.out_row + j * phase.out_column for i, j in vectors),
+        vector_places=tuple(i * phase.out_row + j * phase.out_column for i, j in vectors),
     )
 
 

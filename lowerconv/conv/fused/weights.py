@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from itertools import product
 
 import numpy as np
@@ -17,6 +18,7 @@ from lowerconv.runtime.records import fill
 from lowerconv.runtime.team import Handle
 from lowerconv.runtime.workspace import Scratch, scratch_stride
 
+ROWS_MOST = 64  # of a tile of any instruction set
 LAYOUTS = 8  # of images, whose tables are kept
 
 
@@ -35,7 +37,7 @@ class WeightGrad(Recorded):
     def __init__(self, schedule: WeightSchedule, options: Options) -> None:
         super().__init__(schedule, options, np.zeros(1, nest.WEIGHT_JOB))
         s = schedule
-        zeros = np.zeros(max(s.NR, 64), s.conv.dtype)
+        zeros = np.zeros(max(s.NR, ROWS_MOST), s.conv.dtype)
         self.arrays.append(zeros)
         workers = _workers(s, zeros)
         fill(self.job, *_parts(s), workers)
@@ -50,13 +52,14 @@ class WeightGrad(Recorded):
         self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Sum the products of `a`, dy, and `b`, x, over the pixels."""
+        # `filters` are what fills the vectors, `source` what is broadcast.
         s = self.schedule
-        dy, x = (b, a) if s.swap else (a, b)
+        source, filters = (a, b) if s.swap else (b, a)
         words, address = self.words, self.address
         if self._by_layout:
-            step = x.strides[0] // x.itemsize
+            step = source.strides[0] // source.itemsize
             words, address, _ = self._layouts.get(step) or self._new_layout(step)
-        bind_operands(words, x, dy, self.nothing, out, workspace.address, False)
+        bind_operands(words, source, filters, self.nothing, out, workspace.address)
         launch(team, nest.weights_address(), address, s.workers)
         if s.splits > 1:
             launch(team, nest.add_splits_address(), address, s.workers)
@@ -109,15 +112,24 @@ class WeightGrad(Recorded):
             sources = [channel * s.plane + where[tap] for channel, tap in taps]
             targets = [channel * step + tap for channel, tap in taps]
             offsets = tuple(source - sources[0] for source in sources)
-            places = tuple(target - targets[0] for target in targets)
-            kernel, kernel_last = (self._kernel(offsets, places, last) for last in (False, True))
+            result_rows = tuple(target - targets[0] for target in targets)
+            made = (self._kernel(offsets, result_rows, last) for last in (False, True))
+            kernel, kernel_last = made
             table, table_short = (table.ctypes.data for table in tables[r])
             tiles.append(
-                (sources[0], targets[0], len(taps), kernel, kernel_last, table, table_short)
+                nest.TapTileRecord(
+                    source=sources[0],
+                    target=targets[0],
+                    rows=len(taps),
+                    kernel=kernel,
+                    kernel_last=kernel_last,
+                    table=table,
+                    table_short=table_short,
+                )
             )
-        return np.array(tiles, nest.TAP_TILE)
+        return np.array([astuple(tile) for tile in tiles], nest.TAP_TILE)
 
-    def _kernel(self, offsets: tuple[int, ...], places: tuple[int, ...], last: bool) -> int:
+    def _kernel(self, offsets: tuple[int, ...], result_rows: tuple[int, ...], last: bool) -> int:
         """Return the address of the microkernel of a tile, of the last panel or another."""
         s = self.schedule
         vectors = -(-s.conv.K // s.VL)
@@ -132,7 +144,7 @@ class WeightGrad(Recorded):
             vector_step=None if s.paired else s.NR,
             store="columns" if s.straight and not s.swap else "rows",
             lanes=lanes if s.swap and last else (),
-            places=() if s.straight else places,
+            result_rows=() if s.straight else result_rows,
         )
         if kernel not in self.kernels:
             self.kernels.append(kernel)

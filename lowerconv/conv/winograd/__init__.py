@@ -67,6 +67,7 @@ ALGORITHM = Algorithm(
     reason="3x3 taps and enough to do that fewer multiplications pay for transforms",
     estimate=estimate,
     build=build,
-    adds=lambda op: True,
+    fuses_epilogue=lambda op: True,
     check=check,
+    emits=True,
 )

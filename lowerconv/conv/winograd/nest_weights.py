@@ -20,9 +20,8 @@ from numba import carray
 
 from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.ranges import share
-from lowerconv.codegen.signatures import Tile, TransformTarget, VectorsToPlanes
+from lowerconv.codegen.signatures import ADD, Tile, TransformTarget, VectorsToPlanes
 from lowerconv.codegen.transforms import POINTS_2D, R
-from lowerconv.conv.macrokernel import ADD
 from lowerconv.conv.winograd.nest import Tiles, clear, transform_block
 from lowerconv.conv.winograd.records import SUM_JOB
 from lowerconv.runtime.launch import call, loops
