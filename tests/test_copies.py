@@ -27,8 +27,8 @@ PLAIN = """
     bench.published.NetworkTime bench.result.Result bench.result.Row bench.step_picture.Bar
     cli.tune.Layer codegen.isa.Isa conv.blas.blocking.Blocking
     conv.call.Call conv.call.Operand conv.depthwise.schedule.PlaneSchedule
-    conv.executable.Options conv.lowering.Convolution
-    conv.lowering.Phase conv.macrokernel.BlockOfK conv.macrokernel.Panels conv.macrokernel.Pixels
+    conv.executable.Options conv.phases.Convolution
+    conv.phases.Phase conv.macrokernel.BlockOfK conv.macrokernel.Panels conv.macrokernel.Pixels
     conv.problem.Geometry conv.schedule.Schedule conv.schedule_weights.Pieces
     conv.schedule_weights.TapTile conv.schedule_weights.WeightSchedule conv.setting.Setting
     conv.tiling.Tiling
@@ -47,7 +47,7 @@ PLAIN = """
     parallel.trace.chrome.RankTrace parallel.trace.chrome.Step parallel.trace.chrome.Trace
     parallel.trace.chrome.Transfer parallel.trace.clocks.Alignment parallel.trace.clocks.Reading
     parallel.trace.summary.Summary runtime.records.Operands train.checkpoint.Checkpoint
-    nn.convolution.Geometry nn.optim.optimizer.Weights ops.activate.Activation
+    nn.convolution.WindowArguments nn.optim.optimizer.Weights ops.activate.Activation
     train.inputs.Inputs train.loop.EpochCounts train.metrics.EpochMetrics train.settings.Settings
 """.split()  # noqa: SIM905
 

@@ -9,7 +9,7 @@ from lowerconv.codegen.ranges import share
 from lowerconv.conv.algorithm import Algorithm
 from lowerconv.conv.direct_nest import forward_row, input_grad_row, weight_grad_filter
 from lowerconv.conv.executable import Array, Executable, Options
-from lowerconv.conv.lowering import countable
+from lowerconv.conv.phases import countable
 from lowerconv.conv.problem import ConvProblem, Op
 from lowerconv.runtime.launch import parallel
 from lowerconv.runtime.team import Handle

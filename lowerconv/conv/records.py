@@ -59,7 +59,7 @@ class Result:
     """Where sums go."""
 
     out_plane: int  # items of a plane of the result
-    phases: int  #    convolutions with a step of their own into the result; see `Phase`
+    phases: int  #    convolutions with a step of their own into the result; see `PhaseRecord`
     add: int = 0  #   whether sums are added to what is there
 
 
@@ -95,7 +95,7 @@ class Workers:
 
 
 @dataclass(frozen=True)
-class Phase:
+class PhaseRecord:
     """A convolution with a step of its own into the result, and its microkernels."""
 
     P: int
@@ -117,5 +117,5 @@ class Phase:
 
 # One record for each phase; what is not a phase's own stands in the first.
 FORWARD_JOB = record_dtype(
-    Operands, Problem, Blocks, Lowering, Result, Epilogue, Copies, Workers, Phase
+    Operands, Problem, Blocks, Lowering, Result, Epilogue, Copies, Workers, PhaseRecord
 )

@@ -14,8 +14,8 @@ from typing import NamedTuple
 from lowerconv.codegen.isa import Isa
 from lowerconv.conv import costs
 from lowerconv.conv.caches import panel_bytes
-from lowerconv.conv.lowering import KEPT, Convolution
 from lowerconv.conv.partition import Part, best
+from lowerconv.conv.phases import KEPT, Convolution
 from lowerconv.conv.setting import Setting
 from lowerconv.conv.tiling import Tiling
 from lowerconv.conv.window import Window, balanced, window

@@ -15,7 +15,7 @@ from lowerconv.codegen.microkernel import rows_max
 from lowerconv.conv import costs
 from lowerconv.conv.caches import panel_bytes
 from lowerconv.conv.costs import step_time
-from lowerconv.conv.lowering import Convolution, forward_convolution, is_product
+from lowerconv.conv.phases import Convolution, forward_convolution, is_product
 from lowerconv.conv.problem import ConvProblem
 from lowerconv.conv.setting import Setting
 from lowerconv.conv.window import Window, balanced, window

@@ -13,7 +13,7 @@ from lowerconv.codegen.microkernel import rows_max
 from lowerconv.conv import costs
 from lowerconv.conv.caches import panel_bytes
 from lowerconv.conv.costs import step_time
-from lowerconv.conv.lowering import KEPT, Convolution, Phase
+from lowerconv.conv.phases import KEPT, Convolution, Phase
 from lowerconv.conv.window import balanced
 
 PAGE, CROWD = 2048, 8  # rows in place at such a distance, and so many, share sets of L1

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from lowerconv.codegen.isa import LINE
-from lowerconv.conv.lowering import Convolution
+from lowerconv.conv.phases import Convolution
 
 
 def balanced(extent: int, most: int) -> int:

@@ -14,7 +14,7 @@ from lowerconv.conv.algorithm import Algorithm
 from lowerconv.conv.blas.epilogue import gather, store
 from lowerconv.conv.blas.im2col import col2im, lower
 from lowerconv.conv.executable import Array, Executable, Options
-from lowerconv.conv.lowering import countable, has_many_phases
+from lowerconv.conv.phases import countable, has_many_phases
 from lowerconv.conv.problem import ConvProblem, Op
 from lowerconv.ops.blas import GEMM_LIMIT
 from lowerconv.ops.few_rows import FEW, few_rows

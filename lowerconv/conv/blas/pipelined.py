@@ -61,7 +61,7 @@ from lowerconv.conv.blas.stages import (
     turns,
 )
 from lowerconv.conv.executable import Array, Executable, Options
-from lowerconv.conv.lowering import countable, has_many_phases
+from lowerconv.conv.phases import countable, has_many_phases
 from lowerconv.conv.problem import ConvProblem, Op
 from lowerconv.copying import not_copied
 from lowerconv.ops.blas import GEMM_LIMIT, blas, hold, release

@@ -13,7 +13,7 @@ from lowerconv.codegen.packing import pad_address, sum_lanes_address
 from lowerconv.conv.depthwise import nest
 from lowerconv.conv.depthwise.schedule import PlaneSchedule
 from lowerconv.conv.executable import Array, Options, Recorded
-from lowerconv.conv.lowering import Phase
+from lowerconv.conv.phases import Phase
 from lowerconv.conv.window import balanced
 from lowerconv.runtime.launch import bind_operands, launch
 from lowerconv.runtime.records import fill

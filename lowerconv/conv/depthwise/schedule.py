@@ -13,7 +13,7 @@ from lowerconv.codegen.depthwise_small import PRODUCTS_MAX
 from lowerconv.codegen.isa import LINE, Isa
 from lowerconv.codegen.packing import slack
 from lowerconv.conv import costs
-from lowerconv.conv.lowering import Convolution
+from lowerconv.conv.phases import Convolution
 from lowerconv.conv.problem import ConvProblem, Op
 from lowerconv.conv.setting import Setting
 from lowerconv.conv.tiling import SPLIT_MAX

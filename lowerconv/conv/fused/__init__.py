@@ -23,7 +23,7 @@ from lowerconv.conv.depthwise.schedule import by_planes, make_plane_schedule
 from lowerconv.conv.executable import Executable, Options
 from lowerconv.conv.fused.forward import Forward
 from lowerconv.conv.fused.weights import WeightGrad
-from lowerconv.conv.lowering import convolution, countable, has_many_phases, is_product
+from lowerconv.conv.phases import convolution, countable, has_many_phases, is_product
 from lowerconv.conv.problem import ConvProblem, Op
 from lowerconv.conv.schedule import make_schedule
 from lowerconv.conv.schedule_weights import NVS, make_weight_schedule

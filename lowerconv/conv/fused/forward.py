@@ -122,7 +122,7 @@ class Forward(Recorded):
             sums_at=sums_at,
         )
 
-    def _phase(self, number: int) -> records.Phase:
+    def _phase(self, number: int) -> records.PhaseRecord:
         """Return the record of a phase; make its microkernels and tables."""
         s, phase = self.schedule, self.schedule.conv.phases[number]
         TH, TW = s.tiling.shapes[number]
@@ -134,7 +134,7 @@ class Forward(Recorded):
         tables = self._table_of_rows(number)
         per_row = s.tiles_per_row(number)
         whole, whole_tail, last, last_tail = (kernel.address() for kernel in kernels)
-        return records.Phase(
+        return records.PhaseRecord(
             P=phase.P,
             Q=phase.Q,
             TH=TH,

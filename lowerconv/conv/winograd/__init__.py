@@ -16,7 +16,7 @@ from lowerconv.conv import costs
 from lowerconv.conv.algorithm import Algorithm
 from lowerconv.conv.depthwise.schedule import by_planes
 from lowerconv.conv.executable import Executable, Options
-from lowerconv.conv.lowering import convolution
+from lowerconv.conv.phases import convolution
 from lowerconv.conv.problem import ConvProblem, Op
 from lowerconv.conv.winograd.forward import WinogradForward
 from lowerconv.conv.winograd.schedule import make_tile_schedule

@@ -16,8 +16,8 @@ from lowerconv.codegen.transforms import ALPHA, POINTS_2D, M
 from lowerconv.conv import costs
 from lowerconv.conv.caches import panel_bytes
 from lowerconv.conv.costs import step_time
-from lowerconv.conv.lowering import KEPT, Convolution
 from lowerconv.conv.partition import Part, best
+from lowerconv.conv.phases import KEPT, Convolution
 from lowerconv.conv.setting import Setting
 from lowerconv.conv.window import balanced
 

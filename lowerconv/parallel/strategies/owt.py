@@ -26,7 +26,7 @@ from lowerconv.nn.step import INFERENCE, Step
 from lowerconv.parallel.comm.listener import LOSS, UPDATE
 from lowerconv.parallel.comm.overlap import make_engine
 from lowerconv.parallel.sharding.batch_exchange import BatchExchange, Chunk, make_chunks
-from lowerconv.parallel.sharding.cut import Part, cut, default_border
+from lowerconv.parallel.sharding.cut import NetworkPart, cut_network, default_border
 from lowerconv.parallel.sharding.split import SplitNetwork
 from lowerconv.parallel.strategies.accumulation import GradientAccumulation
 from lowerconv.parallel.strategies.data import DataParallel
@@ -67,7 +67,7 @@ class OWT(SplitStrategy):
         communicator, options = self.communicator, self.options
         network, image_shape, make_optimizer = self.network, self.image_shape, self.make_optimizer
         self.border = options.owt_border or default_border(network, image_shape)
-        front, back = cut(network, self.border, image_shape)
+        front, back = cut_network(network, self.border, image_shape)
         for part, where in ((front, "before"), (back, "behind")):
             if not part.parameters():
                 raise ValueError(
@@ -85,7 +85,7 @@ class OWT(SplitStrategy):
         graph = Graph(front, (1, *image_shape), parameter_dtype(front), training=False)
         self.split = SplitNetwork(back, graph.results[0].shape, self.engine, input_partial=True)
         self._progress_between_layers(self.split)
-        self.network = Part([*front.layers, *self.split.layers])
+        self.network = NetworkPart([*front.layers, *self.split.layers])
         self.optimizers = [self.front.optimizer, self.make_split_optimizer(make_optimizer)]
         self.exchange = BatchExchange(self.engine)
         self._linear, others = self._find_accumulating()
