@@ -11,7 +11,7 @@ are all read where they are: the taps of a filter are entries of the table, and 
 load of an offset per step.
 
 Rows are what is broadcast: pixels where filters fill the vectors, filters where pixels do.  So MR
-here is MR of the macro-kernel with the former feed, and its NR with the latter.
+here is MR of the macro-kernel with filters in vectors, and its NR with pixels in them.
 
 After Goto, van de Geijn, "Anatomy of high-performance matrix multiplication"; the broadcasts from
 the image after Georganas et al., "Anatomy of high-performance deep learning convolutions on SIMD

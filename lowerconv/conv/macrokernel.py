@@ -5,18 +5,19 @@ all channels summed over (k)::
 
     for pc in blocks of k                       KC of k: some channels, all of their taps
         for jc in blocks of n                   NC of n: panels of B that stay in L2, packed here
-            for ic in pieces of m               MC of m: a band of rows of an image, lowered here
+            for ic in pieces of m               MC of m: a band of rows of an image, padded here
                 for ir in tiles of the piece    MR of m: some pixels, in registers
                     for jr in panels of NC      NR of n: the microkernel
 
 (`ConvProblem.gemm_shape` and `ConvPlan.explain` tell the product of im2col, ``w . col(x)``: there
 filters are m, and pixels n.)
 
-Those are BLIS's loops in another order: a band of the source is lowered once for all panels of a
-block, and a tile of its pixels stays in L1 while they pass.  A, the lowered source, never exists: a
-tap is an offset in a table of the microkernel's steps, into the image itself where nothing is
-padded, else into a padded band of it.  An input gradient with a stride is several convolutions, its
-*phases*, one for each remainder of the image's coordinates by the stride; they share bands.
+Those are BLIS's loops in another order: a band of the source is padded once for all panels of a
+block, and a tile of its pixels stays in L1 while they pass.  A, the source lowered by im2col, never
+exists: a tap is an offset in a table of the microkernel's steps, into the image itself where
+nothing is padded, else into a padded band of it.  An input gradient with a stride is several
+convolutions, its *phases*, one for each remainder of the image's coordinates by the stride; they
+share bands.
 
 After Van Zee, van de Geijn, "BLIS: a framework for rapidly instantiating BLAS functionality"
 (2015), section 5.
@@ -83,7 +84,7 @@ def pack_panel(job, group, channel, channels, panel, target, exact):
     begin = panel * job.NR
     valid = min(job.NR, job.K - begin)
     item, taps = job.itemsize, job.taps
-    transposed = job.feed != PACKED_FROM_FORWARD  # filters come as [channel][filter][tap]
+    transposed = job.filters_from != PACKED_FROM_FORWARD  # filters come as [channel][filter][tap]
     if transposed and taps == 1 and not (exact and job.NR % job.VL):
         call(
             job.pad,
@@ -151,10 +152,10 @@ def _panels(job, worker, block, jc, n1):
     item, k = job.itemsize, job.C * job.taps
     scratch = job.scratch + worker * job.scratch_bytes
     first = block.channel * job.taps
-    if job.feed == FILTERS_IN_PLACE:
+    if job.filters_from == FILTERS_IN_PLACE:
         step = k * item
         at = job.filters + (group_row(job, block, jc) * k + first) * item
-    elif job.feed == PACKED:  # by the plan, all of k: a copy for every NUMA node
+    elif job.filters_from == PACKED:  # by the plan, all of k: a copy for every NUMA node
         step = k * item
         copy = carray(pointer(job.copies), (job.workers, 3), np.int64)[worker, 0]
         at = job.filters + copy + (block.group * job.panels * job.NR + jc) * step
@@ -214,7 +215,7 @@ def pad_planes(job, source, planes, first, target, step):
                 H=job.H,
                 W=job.W,
                 first=first,
-                rows=job.lowered_rows,
+                rows=job.padded_rows,
                 left=job.left,
                 target=target + plane * step,
                 pitch=job.pitch,
@@ -224,9 +225,9 @@ def pad_planes(job, source, planes, first, target, step):
 
 @internal
 def _prefetch(job, block, piece):
-    """Ask for the rows of the band that is lowered next: they arrive while this one runs."""
+    """Ask for the rows of the band that is padded next: they arrive while this one runs."""
     source, first = _band(job, block, piece)
-    row0, row1 = max(0, first), min(job.H, first + job.lowered_rows)
+    row0, row1 = max(0, first), min(job.H, first + job.padded_rows)
     row_bytes = job.W * job.itemsize
     lines = (row1 - row0) * row_bytes // LINE + 1
     call(
@@ -235,12 +236,12 @@ def _prefetch(job, block, piece):
 
 
 @internal
-def _pixels(job, block, jc, piece, lowered):
-    """Return where a piece is read, in place or in its lowered band, and written."""
+def _pixels(job, block, jc, piece, padded):
+    """Return where a piece is read, in place or in its padded band, and written."""
     item = job.itemsize
     image, number = piece // job.pieces, piece % job.pieces
-    if job.lower:
-        source = lowered - number * job.band * job.stride_h * job.pitch * item
+    if job.padded:
+        source = padded - number * job.band * job.stride_h * job.pitch * item
     else:
         plane = (block.group * job.C + block.channel) * job.plane
         source = job.source + (image * job.ld_source + plane) * item
@@ -272,8 +273,8 @@ def _tiles(job, phase, block, panels, pixels, jc, n1):
                 kernel if jr + job.NR < job.K else kernel_last,
                 Tile(
                     k=block.channels * taps,
-                    vectors=a if job.swap else b,
-                    broadcasts=b if job.swap else a,
+                    vectors=a if job.pixels_in_vectors else b,
+                    broadcasts=b if job.pixels_in_vectors else a,
                     table=table,
                     out=c + (jr - jc) * job.out_plane * item,
                     ld_out=job.out_plane,
@@ -311,7 +312,7 @@ def _multiply(jobs, worker, panel0, panel1, piece0, piece1):
     """Compute a part of C: some panels, counted over all groups, of some pieces."""
     job = carray(jobs, 1)[0]
     phases = carray(jobs, job.phases)
-    lowered = job.scratch + worker * job.scratch_bytes + job.lowered_at
+    padded = job.scratch + worker * job.scratch_bytes + job.padded_at
     in_scratch = NONE
     for group in range(panel0 // job.panels, (panel1 - 1) // job.panels + 1):
         n0 = max(panel0 - group * job.panels, 0) * job.NR
@@ -326,16 +327,16 @@ def _multiply(jobs, worker, panel0, panel1, piece0, piece1):
                 end = min(jc + job.NC, n1)
                 panels = _panels(job, worker, block, jc, end)
                 for ic in range(piece0, piece1):
-                    if job.lower:
+                    if job.padded:
                         wanted = (ic * job.groups + group) * job.C + pc
                         if wanted != in_scratch:
                             source, first = _band(job, block, ic)
                             step = job.plane * job.itemsize
-                            pad_planes(job, source, channels, first, lowered, step)
+                            pad_planes(job, source, channels, first, padded, step)
                             in_scratch = wanted
                         if ic + 1 < piece1:
                             _prefetch(job, block, ic + 1)
-                    pixels = _pixels(job, block, jc, ic, lowered)
+                    pixels = _pixels(job, block, jc, ic, padded)
                     for phase in range(job.phases):
                         _tiles(job, phases[phase], block, panels, pixels, jc, end)
                     if job.activate and pc + channels == job.C:

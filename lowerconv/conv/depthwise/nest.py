@@ -36,15 +36,15 @@ class PlaneProblem:
 
 @dataclass(frozen=True)
 class PlaneBlocks:
-    """How planes are cut, and lowered."""
+    """How planes are cut, and padded."""
 
     band: int  #          rows of pixels
     pieces: int  #        bands of a plane
-    together: int  #      groups whose bands are lowered before they are computed
-    slot: int  #          bytes of a lowered band of a plane
-    lower: int
+    together: int  #      groups whose bands are padded before they are computed
+    slot: int  #          bytes of a padded band of a plane
+    padded: int
     first_row: int  #     row of the source that pixel row 0 begins to read
-    lowered_rows: int  #  of a band
+    padded_rows: int  #  of a band
     left: int  #          zeros before a row
     pitch: int  #         items from one row to the next
     VL: int
@@ -81,7 +81,7 @@ PLANE_JOB = record_dtype(Operands, PlaneProblem, PlaneBlocks, Epilogue, PlaneWor
 @internal
 def _source(job, image, group, channel, band, slot):
     """Return where a band of a plane of the source lies: in place, or in a slot of the scratch."""
-    if job.lower:
+    if job.padded:
         return slot + channel * job.slot
     plane = image * job.ld_source + (group * job.C + channel) * job.H * job.W
     row = band * job.band * job.stride_h
@@ -142,7 +142,7 @@ def _results(jobs, image, group, band, slot):
 def _planes(jobs, worker):
     """Do one worker's tasks: (image, group, band).
 
-    Several bands are lowered before they are computed: a load of what has just been stored waits.
+    Several bands are padded before they are computed: a load of what has just been stored waits.
     """
     job = carray(jobs, 1)[0]
     scratch = job.scratch + worker * job.scratch_bytes
@@ -150,7 +150,7 @@ def _planes(jobs, worker):
     first, last = share(job.images * job.groups * job.pieces, worker, job.workers)
     for begin in range(first, last, job.together):
         end = min(begin + job.together, last)
-        if job.lower:
+        if job.padded:
             for task in range(begin, end):
                 image, group = task // (job.pieces * job.groups), task // job.pieces % job.groups
                 band = task % job.pieces
@@ -195,7 +195,7 @@ def _weight_grad(jobs, worker):
         end = min(begin + job.together, last)
         for image in range(job.images):
             for band in range(job.pieces):
-                if job.lower:
+                if job.padded:
                     for group in range(begin, end):
                         _pad_band(job, image, group, band, scratch + (group - begin) * size)
                 for group in range(begin, end):

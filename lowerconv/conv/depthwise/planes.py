@@ -71,7 +71,7 @@ class Planes(Recorded):
         return {
             "instructions": s.isa.name,
             "kernel": f"planes: {len(kernel.taps)} taps, rows of {kernel.Q} pixels",
-            "source": "lowered" if s.lower else "in place",
+            "source": "padded bands" if s.padded else "in place",
             "tasks": f"on {s.workers} cores",
         }
 
@@ -130,11 +130,11 @@ def _parts(s: PlaneSchedule) -> tuple[object, ...]:
             pieces=s.pieces,
             together=s.together,
             slot=s.slot,
-            lower=s.lower,
+            padded=s.padded,
             first_row=s.window.first_row,
-            lowered_rows=s.window.rows(s.band),
+            padded_rows=s.window.rows(s.band),
             left=s.window.left,
-            pitch=s.window.pitch if s.lower else conv.W,
+            pitch=s.window.pitch if s.padded else conv.W,
             VL=s.VL,
         ),
     )

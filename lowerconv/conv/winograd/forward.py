@@ -240,7 +240,7 @@ def _parts(s: TileSchedule, add: bool) -> tuple[object, ...]:
             MR=s.MR,
             VL=s.VL,
             panels=s.panels,
-            feed=PACKED_FROM_TRANSPOSED if conv.transposed else PACKED_FROM_FORWARD,
+            filters_from=PACKED_FROM_TRANSPOSED if conv.transposed else PACKED_FROM_FORWARD,
         ),
         records.TilePieces(
             together=piece.together,
