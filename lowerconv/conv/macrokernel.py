@@ -44,7 +44,7 @@ from lowerconv.codegen.signatures import (
     TransposeTaps,
 )
 from lowerconv.conv.records import FILTERS_IN_PLACE, FORWARD_JOB, PACKED, PACKED_FROM_FORWARD
-from lowerconv.runtime.launch import call, loops, pointer
+from lowerconv.runtime.launch import call, compile_worker, pointer
 
 NONE = np.int64(-1)
 
@@ -376,10 +376,10 @@ def _pack_all(jobs, worker):
 @lru_cache
 def macrokernel_address() -> int:
     """Return the address of ``macrokernel(job, worker)``."""
-    return loops(_macrokernel, FORWARD_JOB, "forward and input gradient")
+    return compile_worker(_macrokernel, FORWARD_JOB, "forward and input gradient")
 
 
 @lru_cache
 def pack_address() -> int:
     """Return the address of the packing of constant filters, ``(job, worker)``."""
-    return loops(_pack_all, FORWARD_JOB, "packing filters")
+    return compile_worker(_pack_all, FORWARD_JOB, "packing filters")

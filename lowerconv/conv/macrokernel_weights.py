@@ -26,7 +26,7 @@ from lowerconv.codegen.isa import LINE
 from lowerconv.codegen.ranges import share
 from lowerconv.codegen.signatures import ADD, Prefetch, Tile, Transpose
 from lowerconv.conv.macrokernel import pad_planes
-from lowerconv.runtime.launch import call, loops, pointer
+from lowerconv.runtime.launch import call, compile_worker, pointer
 from lowerconv.runtime.records import Operands, record_dtype
 
 
@@ -68,7 +68,7 @@ class WeightBlocks:
 class WeightPadding:
     """How the rows of x that a piece reads lie in memory: in place, or padded."""
 
-    padded: int
+    padded: int  # whether they are copied with zeros around them
     first_row: int
     padded_rows: int
     left: int
@@ -370,10 +370,10 @@ def _add_up(total, partial, i0, i1):
 @lru_cache
 def weights_address() -> int:
     """Return the address of ``macrokernel(job, worker)`` for weight gradients."""
-    return loops(_macrokernel, WEIGHT_JOB, "the weight gradient")
+    return compile_worker(_macrokernel, WEIGHT_JOB, "the weight gradient")
 
 
 @lru_cache
 def add_splits_address() -> int:
     """Return the address of the addition of partial sums into dw."""
-    return loops(_add_splits, WEIGHT_JOB, "adding up partial sums")
+    return compile_worker(_add_splits, WEIGHT_JOB, "adding up partial sums")

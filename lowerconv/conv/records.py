@@ -43,7 +43,7 @@ class Blocks:
 class Padding:
     """How a piece of the source lies in memory: in place, or as a band of rows, padded."""
 
-    padded: int
+    padded: int  #        whether it is such a band, else in place
     band: int  #          rows of pixels of a band
     stride_h: int  #      rows of the source from one pixel to the next
     stride_w: int  #      items of a padded row from one pixel to the next

@@ -72,7 +72,7 @@ def say(text: str) -> None:
         print(f"lowerconv: {text}", file=sys.stderr)
 
 
-def loops(function: Callable[..., None], job: np.dtype, what: str) -> int:
+def compile_worker(function: Callable[..., None], job: np.dtype, what: str) -> int:
     """Return the address of ``function(jobs, worker)``, compiled once per machine.
 
     Called through its address: numba's dispatcher would look at the type of every argument at each

@@ -13,7 +13,7 @@ from lowerconv.codegen.ranges import share
 from lowerconv.codegen.signatures import ADD, RELU, Activate, Plane, SumLanes
 from lowerconv.conv.macrokernel import pad_planes
 from lowerconv.conv.records import Epilogue
-from lowerconv.runtime.launch import call, loops
+from lowerconv.runtime.launch import call, compile_worker
 from lowerconv.runtime.records import Operands, record_dtype
 
 
@@ -42,7 +42,7 @@ class PlaneBlocks:
     pieces: int  #        bands of a plane
     together: int  #      groups whose bands are padded before they are computed
     slot: int  #          bytes of a padded band of a plane
-    padded: int
+    padded: int  #        whether bands are copied with zeros around them
     first_row: int  #     row of the source that pixel row 0 begins to read
     padded_rows: int  #  of a band
     left: int  #          zeros before a row
@@ -209,10 +209,10 @@ def _weight_grad(jobs, worker):
 @lru_cache
 def planes_address() -> int:
     """Return the address of the loops of one core, ``(job, worker)``."""
-    return loops(_planes, PLANE_JOB, "depthwise convolutions")
+    return compile_worker(_planes, PLANE_JOB, "depthwise convolutions")
 
 
 @lru_cache
 def weight_grad_address() -> int:
     """Return the address of the loops of one core for a weight gradient, ``(job, worker)``."""
-    return loops(_weight_grad, PLANE_JOB, "depthwise weight gradients")
+    return compile_worker(_weight_grad, PLANE_JOB, "depthwise weight gradients")

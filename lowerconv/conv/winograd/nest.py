@@ -44,7 +44,7 @@ from lowerconv.codegen.signatures import (
 from lowerconv.codegen.transforms import POINTS_2D, M, R
 from lowerconv.conv.macrokernel import pack_panel, parts_of, start_sums
 from lowerconv.conv.winograd.records import TILE_JOB
-from lowerconv.runtime.launch import call, loops, pointer
+from lowerconv.runtime.launch import call, compile_worker, pointer
 
 TAPS = R * R
 CHUNK = 32  # channels of a panel that are transformed at a time
@@ -307,10 +307,10 @@ def _prepare(jobs, worker):
 @lru_cache
 def winograd_address() -> int:
     """Return the address of the loops of one core, ``(job, worker)``."""
-    return loops(_winograd, TILE_JOB, "Winograd's convolution")
+    return compile_worker(_winograd, TILE_JOB, "Winograd's convolution")
 
 
 @lru_cache
 def prepare_address() -> int:
     """Return the address of the transform of the filters, ``(job, worker)``."""
-    return loops(_prepare, TILE_JOB, "Winograd's filters")
+    return compile_worker(_prepare, TILE_JOB, "Winograd's filters")
