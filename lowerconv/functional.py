@@ -92,10 +92,10 @@ def conv2d(
     _check_array(x, "x")
     _check_array(w, "w", x.dtype)
     _check_rank(x, "x", "C, H, W")
-    geometry = (stride, padding, dilation, groups)
+    arguments = (stride, padding, dilation, groups)
     with_bias = bias is not None
     plan = cached_plan(
-        "forward", x.dtype, x.shape, w.shape, geometry, algorithm, with_bias, activation
+        "forward", x.dtype, x.shape, w.shape, arguments, algorithm, with_bias, activation
     )
     return plan(x, w, out=out) if bias is None else plan(x, w, bias, out=out)
 
@@ -138,9 +138,9 @@ def conv2d_input_grad(
     _check_array(dy, "dy")
     _check_array(w, "w", dy.dtype)
     _check_rank(dy, "dy", "K, P, Q")
-    geometry = (stride, padding, dilation, groups)
+    arguments = (stride, padding, dilation, groups)
     plan = cached_plan(
-        "input_grad", dy.dtype, shape(x_shape, "x_shape"), w.shape, geometry, algorithm
+        "input_grad", dy.dtype, shape(x_shape, "x_shape"), w.shape, arguments, algorithm
     )
     return plan(dy, w, out=out)
 
@@ -184,7 +184,7 @@ def conv2d_weight_grad(
     _check_array(x, "x", dy.dtype)
     _check_rank(dy, "dy", "K, P, Q")
     _check_rank(x, "x", "C, H, W")
-    geometry = (stride, padding, dilation, groups)
+    arguments = (stride, padding, dilation, groups)
     filters = shape(w_shape, "w_shape")
-    plan = cached_plan("weight_grad", dy.dtype, x.shape, filters, geometry, algorithm)
+    plan = cached_plan("weight_grad", dy.dtype, x.shape, filters, arguments, algorithm)
     return plan(dy, x, out=out)

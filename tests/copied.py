@@ -29,11 +29,11 @@ from lowerconv.nn.models import resnet20
 from lowerconv.nn.normalise import Normalise, Softmax
 from lowerconv.nn.pointwise import Pointwise
 from lowerconv.nn.resize import Resize, taps
-from lowerconv.parallel.comm.link import Scratch, SentBytes
+from lowerconv.parallel.comm.link import MessageMemory, SentBytes
 from lowerconv.parallel.comm.listener import Listener
 from lowerconv.parallel.comm.rank_map import Place, RankMap
 from lowerconv.parallel.comm.status import Status
-from lowerconv.parallel.sharding.cut import Back, Front, Part, cut
+from lowerconv.parallel.sharding.cut import Back, Front, NetworkPart, cut_network
 from lowerconv.parallel.sharding.layout import Layout
 from lowerconv.parallel.sharding.sharded_layers import Bias, DropoutShard
 from lowerconv.parallel.strategies.staleness import Staleness
@@ -157,7 +157,7 @@ def halves(which: int) -> Callable[[], nn.Module]:
     network = nn.Sequential(
         nn.Conv2d(4, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 6), nn.ReLU()
     )
-    return lambda: cut(network, "3", (4, 6, 6))[which]
+    return lambda: cut_network(network, "3", (4, 6, 6))[which]
 
 
 NETWORKS = {
@@ -184,7 +184,9 @@ NETWORKS = {
     type(resnet20()): Made(resnet20, lambda net: learnt(net, 1, 3, 8, 8)),
     Bias: Made(lambda: Bias(vector(6)), flat),
     DropoutShard: Made(lambda: DropoutShard(0.5, Layout.of(8), 0, 2), learnt),
-    Part: Made(lambda: Part([("a.b", nn.Linear(6, 5))]), lambda part: list(part.parameters())),
+    NetworkPart: Made(
+        lambda: NetworkPart([("a.b", nn.Linear(6, 5))]), lambda part: list(part.parameters())
+    ),
     Front: Made(halves(0), learnt),
     Back: Made(halves(1), lambda net: learnt(net, 2, 48)),
 }
@@ -317,7 +319,7 @@ OTHERS = {
         lambda problem: (values(problem), problem.geometry),
     ),
     RankMap: Made(lambda: RankMap([Place("here", 2, 2, 1)], [[0]]), RankMap.lines),
-    Scratch: Made(Scratch, lambda scratch: scratch.take(64).nbytes),
+    MessageMemory: Made(MessageMemory, lambda scratch: scratch.take(64).nbytes),
     SentBytes: Made(SentBytes, values),
     Listener: Made(Listener, values),
     Reporter: Made(Reporter, values),

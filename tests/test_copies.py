@@ -27,8 +27,8 @@ PLAIN = """
     bench.published.NetworkTime bench.result.Result bench.result.Row bench.step_picture.Bar
     cli.tune.Layer codegen.isa.Isa conv.blas.blocking.Blocking
     conv.call.Call conv.call.Operand conv.depthwise.schedule.PlaneSchedule
-    conv.executable.Options conv.lowering.Convolution
-    conv.lowering.Phase conv.macrokernel.BlockOfK conv.macrokernel.Panels conv.macrokernel.Pixels
+    conv.executable.Options conv.phases.Convolution
+    conv.phases.Phase conv.macrokernel.BlockOfK conv.macrokernel.Panels conv.macrokernel.Pixels
     conv.problem.Geometry conv.schedule.Schedule conv.schedule_weights.Pieces
     conv.schedule_weights.TapTile conv.schedule_weights.WeightSchedule conv.setting.Setting
     conv.tiling.Tiling
@@ -47,13 +47,14 @@ PLAIN = """
     parallel.trace.chrome.RankTrace parallel.trace.chrome.Step parallel.trace.chrome.Trace
     parallel.trace.chrome.Transfer parallel.trace.clocks.Alignment parallel.trace.clocks.Reading
     parallel.trace.summary.Summary runtime.records.Operands train.checkpoint.Checkpoint
-    nn.convolution.Geometry nn.optim.optimizer.Weights ops.activate.Activation
+    nn.convolution.WindowArguments nn.optim.optimizer.Weights ops.activate.Activation
     train.inputs.Inputs train.loop.EpochCounts train.metrics.EpochMetrics train.settings.Settings
 """.split()  # noqa: SIM905
 
 # Of signatures and records: all of their modules.
 GROUPS = (
     "codegen.signatures.",
+    "conv.blas.panels.",
     "conv.depthwise.nest.",
     "conv.macrokernel_weights.",
     "conv.records.",
@@ -87,6 +88,7 @@ ELSEWHERE = {
     "bench.case.Case": "functions, that pickle where they have a name",
     "bench.study.Study": "functions, that pickle where they have a name",
     "cli.bench.Job": "a study and results",
+    "codegen.microkernel.Store": "values of a function that is being written",
     "codegen.depthwise.PlaneKernel": "made as a Microkernel is",
     "codegen.depthwise_small.SmallPlaneKernel": "made as a Microkernel is",
     # made while a network is recorded, and never part of one

@@ -119,7 +119,7 @@ def test_binding(first, then):
         plans[policy](X, W)
 
     def crew_masks():
-        crew = teams.team().threads[: threads - 1]
+        crew = teams.team().started[: threads - 1]
         return [os.sched_getaffinity(thread.native_id) for thread in crew]
 
     choose(first)

@@ -98,8 +98,9 @@ class PlaneKernel(Kernel):
                         with branch:
                             for i, value in enumerate(sums):
                                 spot = i * self.out_row
+                                step = self.out_column
                                 store_pixels(
-                                    e, value, target, spot, lanes, floor, more, self.out_column
+                                    e, value, target, spot, lanes, floor=floor, add=more, step=step
                                 )
                 return []
 

@@ -107,7 +107,10 @@ class SmallPlaneKernel(Kernel):
                     with branch:
                         for p, value in sums.items():
                             spot = p * self.out_row
-                            store_pixels(e, value, out, spot, self.Q, floor, more, self.out_column)
+                            step = self.out_column
+                            store_pixels(
+                                e, value, out, spot, self.Q, floor=floor, add=more, step=step
+                            )
 
     def _gradient(self, e: Emitter) -> None:
         """Add ``dy * x`` to the vectors of sums at `filter`; `out` is dy."""

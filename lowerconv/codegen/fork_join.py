@@ -377,4 +377,4 @@ def address(name: str) -> int:
     """Return the address of one of the functions."""
     if name == "clock":
         return load_once(_clock(), host_isa(), name)
-    return load(("handoff", _futex(), sys.platform), _WRITERS[name], host_isa(), name, __name__)
+    return load(("fork_join", _futex(), sys.platform), _WRITERS[name], host_isa(), name, __name__)

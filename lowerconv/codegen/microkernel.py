@@ -11,7 +11,7 @@ are all read where they are: the taps of a filter are entries of the table, and 
 load of an offset per step.
 
 Rows are what is broadcast: pixels where filters fill the vectors, filters where pixels do.  So MR
-here is MR of the macro-kernel with the former feed, and its NR with the latter.
+here is MR of the macro-kernel with filters in vectors, and its NR with pixels in them.
 
 After Goto, van de Geijn, "Anatomy of high-performance matrix multiplication"; the broadcasts from
 the image after Georganas et al., "Anatomy of high-performance deep learning convolutions on SIMD
@@ -21,6 +21,7 @@ architectures".
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -28,12 +29,19 @@ from llvmlite import ir
 from lowerconv.codegen.emit import I32, Emitter
 from lowerconv.codegen.isa import LINE, Isa
 from lowerconv.codegen.kernel import Kernel
-from lowerconv.codegen.signatures import Tile
-
-ADD, RELU = 1, 2  # bits of the mode
-
+from lowerconv.codegen.signatures import ADD, RELU, Tile
 
 FAR = 4  # pixels so far apart that a line is left alone
+
+
+class Store(NamedTuple):
+    """Where sums are stored, and what is done to them then."""
+
+    out: ir.Value  #     address of the tile in the result
+    ld_out: ir.Value  #  items from one row, or lane, to the next
+    valid: ir.Value  #   rows, or lanes, that are stored
+    floor: ir.Value  #   vector: no result is below
+    add: bool  #         whether they are added to what is there
 
 
 @dataclass(frozen=True)
@@ -51,14 +59,15 @@ class Microkernel(Kernel):
     lanes : tuple of int
         How many lanes of each vector exist; empty stands for all.
     store : {"rows", "columns"}
-        Whether lanes are neighbours in the result, or rows are (the tile is then transposed).
+        "rows": the lanes of a row are neighbours in the result.  "columns": the rows of a lane are,
+        so the tile is transposed first.
     pixel_step : int
         Items from one pixel to the next in the result.
     ahead : int
         Where not 0: the pixels are prefetched that many items ahead.
-    places : tuple of int
+    result_rows : tuple of int
         For store "rows": which row of the result each row goes to; empty stands for 0, 1, 2, ...
-    spots : tuple of int
+    vector_places : tuple of int
         For store "rows": where in a row of the result each vector begins, in items; empty stands
         for one after the other.
     stream : int
@@ -78,8 +87,8 @@ class Microkernel(Kernel):
     lanes: tuple[int, ...] = ()
     pixel_step: int = 1
     ahead: int = 0
-    places: tuple[int, ...] = ()
-    spots: tuple[int, ...] = ()
+    result_rows: tuple[int, ...] = ()
+    vector_places: tuple[int, ...] = ()
     stream: int = 0
 
     @property
@@ -93,8 +102,8 @@ class Microkernel(Kernel):
         return len(self.columns)
 
     @property
-    def tables(self) -> int:
-        """Columns of the table: how many of the operands take their offsets from it."""
+    def table_columns(self) -> int:
+        """How many of the operands take their offsets from the table: a column for each."""
         return (self.vector_step is None) + (self.broadcast_step is None)
 
     def emit(self, e: Emitter) -> None:
@@ -103,13 +112,13 @@ class Microkernel(Kernel):
         self._prefetch_result(e, out, ld_out)
         sums = self._multiply(e, k, vectors, broadcasts, table, bias)
         builder = e.builder
-        floor, add = epilogue(e, mode)
+        floor, adds = epilogue(e, mode)
         store = self._store_rows if self.store == "rows" else self._store_columns
-        with builder.if_else(add, likely=False) as (adding, plain):
+        with builder.if_else(adds, likely=False) as (adding, plain):
             with adding:
-                store(e, sums, out, ld_out, valid, floor, True)
+                store(e, sums, Store(out, ld_out, valid, floor, add=True))
             with plain:
-                store(e, sums, out, ld_out, valid, floor, False)
+                store(e, sums, Store(out, ld_out, valid, floor, add=False))
 
     def _prefetch_result(self, e: Emitter, out: ir.Value, ld_out: ir.Value) -> None:
         """Prefetch the lines that the result goes to, so that they arrive while the sums run."""
@@ -117,21 +126,22 @@ class Microkernel(Kernel):
             return
         per_line = LINE // self.dtype.itemsize
         if self.store == "rows":
-            numbers = self.places or tuple(range(self.MR))
+            numbers = self.result_rows or tuple(range(self.MR))
             reach = e.lanes * self.pixel_step
-            spots = [self._spot(e, v) for v in range(self.NV)]
+            begins = [self._vector_place(e, v) for v in range(self.NV)]
         else:
-            numbers, spots = tuple(range(self.NV * e.lanes)), [0]
+            numbers, begins = tuple(range(self.NV * e.lanes)), [0]
             reach = self.MR * self.pixel_step
-        items = {spot + item for spot in spots for item in (*range(0, reach, per_line), reach - 1)}
+        steps = (*range(0, reach, per_line), reach - 1)
+        items = {begin + step for begin in begins for step in steps}
         for number in numbers:
             start = e.offset(out, e.builder.mul(ld_out, e.constant(number)))
             for item in sorted(items):
                 e.prefetch(e.offset(start, item), True, 3)
 
-    def _spot(self, e: Emitter, v: int) -> int:
+    def _vector_place(self, e: Emitter, v: int) -> int:
         """Return where in a row of the result a vector begins."""
-        return self.spots[v] if self.spots else v * e.lanes * self.pixel_step
+        return self.vector_places[v] if self.vector_places else v * e.lanes * self.pixel_step
 
     def _multiply(
         self,
@@ -156,7 +166,8 @@ class Microkernel(Kernel):
             if self.vector_step is None:
                 vector_at = e.offset(vectors, self._entry(e, table, index, 0))
             if self.broadcast_step is None:
-                broadcast_at = e.offset(broadcasts, self._entry(e, table, index, self.tables - 1))
+                last = self._entry(e, table, index, self.table_columns - 1)
+                broadcast_at = e.offset(broadcasts, last)
             if self.ahead:
                 if self.store == "rows":
                     for column in self.columns:
@@ -168,15 +179,15 @@ class Microkernel(Kernel):
                 for line in sorted({column // per_line for column in self.columns}):
                     place = e.offset(vector_at, line * per_line + self.stream)
                     e.prefetch(place, False, 3)
-            columns = [
+            loaded = [
                 e.load(vector_at, column, self.lanes[v] if self.lanes else None)
                 for v, column in enumerate(self.columns)
             ]
             results = []
             for i, row in enumerate(self.rows):
                 item = e.broadcast(broadcast_at, row)
-                for v, column in enumerate(columns):
-                    results.append(e.multiply_add(item, column, sums[i * self.NV + v]))
+                for v, vector_loaded in enumerate(loaded):
+                    results.append(e.multiply_add(item, vector_loaded, sums[i * self.NV + v]))
             vector = e.offset(vector, self.vector_step or 0)
             broadcast = e.offset(broadcast, self.broadcast_step or 0)
             return [vector, broadcast, *results]
@@ -186,40 +197,24 @@ class Microkernel(Kernel):
 
     def _entry(self, e: Emitter, table: ir.Value, index: ir.Value, column: int) -> ir.Value:
         """Load an entry of step `index` from the table."""
-        place = e.builder.mul(index, e.constant(self.tables))
+        place = e.builder.mul(index, e.constant(self.table_columns))
         return e.entry(table, e.builder.add(place, e.constant(column)))
 
-    def _store_rows(
-        self,
-        e: Emitter,
-        sums: list[list[ir.Value]],
-        out: ir.Value,
-        ld_out: ir.Value,
-        valid: ir.Value,
-        floor: ir.Value,
-        add: bool,
-    ) -> None:
+    def _store_rows(self, e: Emitter, sums: list[list[ir.Value]], to: Store) -> None:
         """Store lane j of row i at ``out + i * ld_out + j * pixel_step``."""
         for i, row in enumerate(sums):
-            with e.builder.if_then(e.builder.icmp_signed("<", e.constant(i), valid), likely=True):
-                place = self.places[i] if self.places else i
-                target = e.offset(out, e.builder.mul(ld_out, e.constant(place)))
+            some = e.builder.icmp_signed("<", e.constant(i), to.valid)
+            with e.builder.if_then(some, likely=True):
+                number = self.result_rows[i] if self.result_rows else i
+                target = e.offset(to.out, e.builder.mul(to.ld_out, e.constant(number)))
                 for v, value in enumerate(row):
                     lanes = self.lanes[v] if self.lanes else e.lanes
+                    first, step = self._vector_place(e, v), self.pixel_step
                     store_pixels(
-                        e, value, target, self._spot(e, v), lanes, floor, add, self.pixel_step
+                        e, value, target, first, lanes, floor=to.floor, add=to.add, step=step
                     )
 
-    def _store_columns(
-        self,
-        e: Emitter,
-        sums: list[list[ir.Value]],
-        out: ir.Value,
-        ld_out: ir.Value,
-        valid: ir.Value,
-        floor: ir.Value,
-        add: bool,
-    ) -> None:
+    def _store_columns(self, e: Emitter, sums: list[list[ir.Value]], to: Store) -> None:
         """Store lane f of row i at ``out + f * ld_out + i * pixel_step``."""
         builder, lanes = e.builder, e.lanes
         for v in range(self.NV):
@@ -228,11 +223,13 @@ class Microkernel(Kernel):
                 filters = e.transpose(rows + [e.undefined] * (lanes - len(rows)))
                 for lane, value in enumerate(filters):
                     number = v * lanes + lane
-                    some = builder.icmp_signed("<", e.constant(number), valid)
+                    some = builder.icmp_signed("<", e.constant(number), to.valid)
                     with builder.if_then(some, likely=True):
-                        target = e.offset(out, builder.mul(ld_out, e.constant(number)))
-                        spot = i * self.pixel_step
-                        store_pixels(e, value, target, spot, len(rows), floor, add, self.pixel_step)
+                        target = e.offset(to.out, builder.mul(to.ld_out, e.constant(number)))
+                        step, count = self.pixel_step, len(rows)
+                        store_pixels(
+                            e, value, target, i * step, count, floor=to.floor, add=to.add, step=step
+                        )
 
 
 def epilogue(e: Emitter, mode: ir.Value) -> tuple[ir.Value, ir.Value]:
@@ -250,6 +247,7 @@ def store_pixels(
     target: ir.Value,
     first: int,
     count: int,
+    *,
     floor: ir.Value,
     add: bool,
     step: int,

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+ADD, RELU = 1, 2  # bits of a mode: add to what is there; results below zero become zero
+
 
 class Tile(NamedTuple):
     """The microkernel: an MR x NR tile of C, summed over k steps."""
@@ -21,7 +23,7 @@ class Tile(NamedTuple):
     ld_out: int  #      from one row (store "rows") or lane (store "columns") to the next
     bias: int  #        address of NR lanes ("columns") or MR items ("rows") that sums start from
     valid: int  #       lanes ("columns") or rows ("rows") of the tile that are stored
-    mode: int  #        bit 0: add to what is there; bit 1: ReLU
+    mode: int  #        bits `ADD` and `RELU`
 
 
 class Plane(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 from lowerconv.conv.executable import Executable, Options
 from lowerconv.conv.problem import ConvProblem, Op
@@ -15,6 +16,11 @@ from lowerconv.conv.problem import ConvProblem, Op
 
 def _takes_all(problem: ConvProblem) -> None:
     """Take every problem."""
+
+
+def _never(problem: ConvProblem, op: Op, constant: bool) -> float:
+    """Return the cost of what "auto" takes only where tuning measured it to be the fastest."""
+    return inf
 
 
 def _no_variants(problem: ConvProblem, op: Op, constant: bool) -> tuple[str | None, ...]:
@@ -31,30 +37,36 @@ class Algorithm:
     name : str
     reason : str
         Why "auto" takes it where it does, for people.
-    estimate : callable
-        ``estimate(problem, op, constant)``: the cost in one thread (`conv.costs`), by which "auto"
-        chooses; infinite where it should not be chosen.
     build : callable
         ``build(problem, op, options)``: the pass, made ready to run on ``options.threads``.  It
         computes the bias and the ReLU of the options; the activation and the addition only where
-        the algorithm `adds`, else they are done after it.
-    adds : callable
-        ``adds(op)``: whether the pass can add to what is there while it stores its results, and
-        apply an activation of any kind.
+        the algorithm `fuses_epilogue`, else they are done after it.
+    estimate : callable
+        ``estimate(problem, op, constant)``: the cost in one thread (`conv.costs`), by which "auto"
+        chooses; infinite, as by default, where it should not be chosen.
+    fuses_epilogue : callable
+        ``fuses_epilogue(op)``: whether the pass itself adds to what is there, where that is asked
+        for, and applies activations of all kinds; by default it does neither.
     check : callable
         ``check(problem)``: raises ValueError for a problem that the algorithm does not take.
     variants : callable
         ``variants(problem, op, constant)``: names of the variants that tuning measures; None is the
         one of least cost.
+    emits : bool
+        Whether its inner loops are emitted microkernels, whose assembly plans can show.
+    tuned_below : float
+        FLOP of a problem from which on tuning does not measure it.
     """
 
     name: str
     reason: str
-    estimate: Callable[[ConvProblem, Op, bool], float]
     build: Callable[[ConvProblem, Op, Options], Executable]
-    adds: Callable[[Op], bool] = lambda op: False
+    estimate: Callable[[ConvProblem, Op, bool], float] = _never
+    fuses_epilogue: Callable[[Op], bool] = lambda op: False
     check: Callable[[ConvProblem], None] = _takes_all
     variants: Callable[[ConvProblem, Op, bool], tuple[str | None, ...]] = _no_variants
+    emits: bool = False
+    tuned_below: float = inf
 
     def takes(self, problem: ConvProblem) -> bool:
         """Return whether the algorithm takes a problem."""

@@ -44,7 +44,7 @@ def make_executable(problem: ConvProblem, op: Op, options: Options) -> Executabl
     algorithm.check(problem)
     if not problem.N:
         return Nothing(options)
-    if algorithm.adds(op) or not (options.add or options.activation):
+    if algorithm.fuses_epilogue(op) or not (options.add or options.activation):
         return algorithm.build(problem, op, options)
     if not options.add:
         return Followed(algorithm.build(problem, op, options._replace(activation=None)), options)

@@ -26,8 +26,8 @@ PACKED = 1.0  #          to pack an item
 STREAMED = 0.25  #       to read a byte of packed filters from beyond L2
 # --- the source
 TOUCH = 0.1  #           to read a vector of it once more
-LOWERED_ROW = 10.0  #    to begin a lowered row
-LOWERED_VECTOR = 4.0  #  to copy a vector of it
+PADDED_ROW = 10.0  #    to begin a padded row
+PADDED_VECTOR = 4.0  #  to copy a vector of it
 # --- blocks of k
 ADDED_TILE = 100.0  #    to begin a tile that adds to what is stored
 ADDED_FILTER = 4.0  #    and to read and add each filter's pixels
@@ -64,9 +64,9 @@ def step_time(MR: int, NV: int, isa: Isa) -> float:
     return max(MR * NV + STEP.get(NV, STEP_MORE), LATENCY)
 
 
-def lowered_row(pitch: int, VL: int) -> float:
-    """Return the time to lower a row of `pitch` items."""
-    return LOWERED_ROW + LOWERED_VECTOR * pitch / VL
+def padded_row(pitch: int, VL: int) -> float:
+    """Return the time to pad a row of `pitch` items."""
+    return PADDED_ROW + PADDED_VECTOR * pitch / VL
 
 
 def added_tile(NR: int) -> float:

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf
 
-from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.ranges import share
 from lowerconv.conv.algorithm import Algorithm
 from lowerconv.conv.direct_nest import forward_row, input_grad_row, weight_grad_filter
 from lowerconv.conv.executable import Array, Executable, Options
-from lowerconv.conv.lowering import countable
+from lowerconv.conv.phases import countable
 from lowerconv.conv.problem import ConvProblem, Op
-from lowerconv.runtime.launch import spread
+from lowerconv.runtime.launch import parallel
 from lowerconv.runtime.team import Handle
 from lowerconv.runtime.workspace import Scratch
 
 
-@njit(cache=True, nogil=True)
-def _forward_share(worker, workers, x, w, bias, relu, groups, geometry, y):
+@parallel
+def _forward(worker, workers, x, w, bias, relu, groups, geometry, y):
     N, K, P, Q = y.shape
     first, last = share(N * K * P, worker, workers)
     for piece in range(first, last):
@@ -31,13 +30,8 @@ def _forward_share(worker, workers, x, w, bias, relu, groups, geometry, y):
             row[q] = y.dtype.type(0) if relu and value < 0 else value
 
 
-@njit(cache=True, nogil=True)
-def _forward(team, x, w, bias, relu, groups, geometry, y):
-    spread(team, _forward_share, (x, w, bias, relu, groups, geometry, y))
-
-
-@njit(cache=True, nogil=True)
-def _input_grad_share(worker, workers, dy, w, groups, geometry, dx):
+@parallel
+def _input_grad(worker, workers, dy, w, groups, geometry, dx):
     N, C, H, _ = dx.shape
     first, last = share(N * C * H, worker, workers)
     for piece in range(first, last):
@@ -45,23 +39,13 @@ def _input_grad_share(worker, workers, dy, w, groups, geometry, dx):
         input_grad_row(dy, w, n, c, h, groups, geometry, dx[n, c, h])
 
 
-@njit(cache=True, nogil=True)
-def _input_grad(team, dy, w, groups, geometry, dx):
-    spread(team, _input_grad_share, (dy, w, groups, geometry, dx))
-
-
-@njit(cache=True, nogil=True)
-def _weight_grad_share(worker, workers, dy, x, groups, geometry, dw):
+@parallel
+def _weight_grad(worker, workers, dy, x, groups, geometry, dw):
     K, C = dw.shape[0], dw.shape[1]
     first, last = share(K * C, worker, workers)
     for piece in range(first, last):
         k, c = piece // C, piece % C
         weight_grad_filter(dy, x, k, c, groups, geometry, dw[k, c])
-
-
-@njit(cache=True, nogil=True)
-def _weight_grad(team, dy, x, groups, geometry, dw):
-    spread(team, _weight_grad_share, (dy, x, groups, geometry, dw))
 
 
 class _Direct(Executable):
@@ -135,7 +119,10 @@ PASSES: dict[Op, Callable[[ConvProblem, Options], Executable]] = {
 
 
 def estimate(problem: ConvProblem, op: Op, constant: bool) -> float:
-    """Return infinity wherever anything else can run: all else is faster."""
+    """Return infinity wherever anything else can run: all else is faster.
+
+    Else the FLOP, which are compared with nothing.
+    """
     return inf if countable(problem) else float(problem.flops)
 
 
@@ -144,9 +131,12 @@ def build(problem: ConvProblem, op: Op, options: Options) -> Executable:
     return PASSES[op](problem, options)
 
 
+SLOW = 5e7  # FLOP from which tuning need not try
+
 ALGORITHM = Algorithm(
     name="direct",
     reason="an image is larger than BLAS and tables of offsets can count",
     estimate=estimate,
     build=build,
+    tuned_below=SLOW,
 )

@@ -36,7 +36,7 @@ class Options(NamedTuple):
     relu : bool
         Whether results below zero become zero, after all additions.
     activation : Activation, optional
-        What is applied to results instead, after all additions.
+        Another function that is applied to results, after all additions and ReLU.
     add : bool
         Whether results are added to what is there.
     constant : bool
@@ -140,7 +140,7 @@ class Recorded(Executable):
 
     def __init__(self, schedule: Setting, options: Options, job: np.ndarray) -> None:
         super().__init__(options.threads)
-        self.schedule, self.relu, self.job = schedule, options.relu, job
+        self.schedule, self.job = schedule, job
         self.words = job.view(np.int64)
         self.address = job.ctypes.data  # asked for at each call it costs a microsecond
         self.nothing = np.empty(0, schedule.conv.dtype)
@@ -149,10 +149,14 @@ class Recorded(Executable):
     def _epilogue(self, options: Options) -> Epilogue:
         """Return the part of a record that says what is applied last."""
         if options.activation is None:
-            return Epilogue()
+            return Epilogue(relu=options.relu)
         constants = options.activation.constants()
         self.arrays.append(constants)
-        return Epilogue(activate_address(self.schedule.conv.dtype), constants.ctypes.data)
+        return Epilogue(
+            relu=options.relu,
+            activate=activate_address(self.schedule.conv.dtype),
+            constants=constants.ctypes.data,
+        )
 
 
 class Nothing(Executable):

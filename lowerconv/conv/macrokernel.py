@@ -5,18 +5,19 @@ all channels summed over (k)::
 
     for pc in blocks of k                       KC of k: some channels, all of their taps
         for jc in blocks of n                   NC of n: panels of B that stay in L2, packed here
-            for ic in pieces of m               MC of m: a band of rows of an image, lowered here
+            for ic in pieces of m               MC of m: a band of rows of an image, padded here
                 for ir in tiles of the piece    MR of m: some pixels, in registers
                     for jr in panels of NC      NR of n: the microkernel
 
 (`ConvProblem.gemm_shape` and `ConvPlan.explain` tell the product of im2col, ``w . col(x)``: there
 filters are m, and pixels n.)
 
-Those are BLIS's loops in another order: a band of the source is lowered once for all panels of a
-block, and a tile of its pixels stays in L1 while they pass.  A, the lowered source, never exists: a
-tap is an offset in a table of the microkernel's steps, into the image itself where nothing is
-padded, else into a padded band of it.  An input gradient with a stride is several convolutions, its
-*phases*, one for each remainder of the image's coordinates by the stride; they share bands.
+Those are BLIS's loops in another order: a band of the source is padded once for all panels of a
+block, and a tile of its pixels stays in L1 while they pass.  A, the source lowered by im2col, never
+exists: a tap is an offset in a table of the microkernel's steps, into the image itself where
+nothing is padded, else into a padded band of it.  An input gradient with a stride is several
+convolutions, its *phases*, one for each remainder of the image's coordinates by the stride; they
+share bands.
 
 After Van Zee, van de Geijn, "BLIS: a framework for rapidly instantiating BLAS functionality"
 (2015), section 5.
@@ -31,12 +32,21 @@ import numpy as np
 from numba import carray
 
 from lowerconv.codegen.compiled import internal
-from lowerconv.codegen.signatures import Activate, Pad, Prefetch, Tile, Transpose, TransposeTaps
+from lowerconv.codegen.isa import LINE
+from lowerconv.codegen.signatures import (
+    ADD,
+    RELU,
+    Activate,
+    Pad,
+    Prefetch,
+    Tile,
+    Transpose,
+    TransposeTaps,
+)
 from lowerconv.conv.records import FILTERS_IN_PLACE, FORWARD_JOB, PACKED, PACKED_FROM_FORWARD
-from lowerconv.runtime.launch import call, loops, pointer
+from lowerconv.runtime.launch import call, compile_worker, pointer
 
 NONE = np.int64(-1)
-ADD, RELU = np.int64(1), np.int64(2)  # bits of a microkernel's mode
 
 
 class BlockOfK(NamedTuple):
@@ -61,7 +71,7 @@ class Pixels(NamedTuple):
 
     source: int  # address of what pixel (0, 0) of the image reads, were it there
     target: int  # address of pixel (0, 0) of the first filter of the block
-    part: int  #    which part of its image the piece is
+    number: int  # of the piece, in its image
 
 
 @internal
@@ -74,7 +84,7 @@ def pack_panel(job, group, channel, channels, panel, target, exact):
     begin = panel * job.NR
     valid = min(job.NR, job.K - begin)
     item, taps = job.itemsize, job.taps
-    transposed = job.feed != PACKED_FROM_FORWARD  # filters come as [channel][filter][tap]
+    transposed = job.filters_from != PACKED_FROM_FORWARD  # filters come as [channel][filter][tap]
     if transposed and taps == 1 and not (exact and job.NR % job.VL):
         call(
             job.pad,
@@ -142,10 +152,10 @@ def _panels(job, worker, block, jc, n1):
     item, k = job.itemsize, job.C * job.taps
     scratch = job.scratch + worker * job.scratch_bytes
     first = block.channel * job.taps
-    if job.feed == FILTERS_IN_PLACE:
+    if job.filters_from == FILTERS_IN_PLACE:
         step = k * item
         at = job.filters + (group_row(job, block, jc) * k + first) * item
-    elif job.feed == PACKED:  # by the plan, all of k: a copy for every NUMA node
+    elif job.filters_from == PACKED:  # by the plan, all of k: a copy for every NUMA node
         step = k * item
         copy = carray(pointer(job.copies), (job.workers, 3), np.int64)[worker, 0]
         at = job.filters + copy + (block.group * job.panels * job.NR + jc) * step
@@ -173,27 +183,41 @@ def group_row(job, block, n):
 @internal
 def _band(job, block, piece):
     """Return the address of a band's first channel, and its rows ``first .. first + count``."""
-    image, band = piece // job.pieces, piece % job.pieces
+    image, number = piece // job.pieces, piece % job.pieces
     plane = image * job.ld_source + (block.group * job.C + block.channel) * job.H * job.W
-    return job.source + plane * job.itemsize, band * job.band * job.stride_h + job.first_row
+    return job.source + plane * job.itemsize, number * job.band * job.stride_h + job.first_row
 
 
 @internal
-def _lower(job, block, piece, target):
-    """Copy a band of rows of a block's channels, zeros around it."""
-    source, first = _band(job, block, piece)
-    for channel in range(block.channels):
+def pad_planes(job, source, planes, first, target, step):
+    """Copy a band of rows of some planes, from row `first` on, with zeros around it.
+
+    Parameters
+    ----------
+    job : record
+    source : int
+        Address of the first plane.
+    planes : int
+        How many, one behind the other.
+    first : int
+        Rows outside a plane become zeros.
+    target : int
+        Address.
+    step : int
+        Bytes from one copy to the next.
+    """
+    for plane in range(planes):
         call(
             job.pad,
             Pad(
-                source=source + channel * job.H * job.W * job.itemsize,
+                source=source + plane * job.H * job.W * job.itemsize,
                 ld_source=job.W,
                 H=job.H,
                 W=job.W,
                 first=first,
-                rows=job.lowered_rows,
+                rows=job.padded_rows,
                 left=job.left,
-                target=target + channel * job.plane * job.itemsize,
+                target=target + plane * step,
                 pitch=job.pitch,
             ),
         )
@@ -201,35 +225,35 @@ def _lower(job, block, piece, target):
 
 @internal
 def _prefetch(job, block, piece):
-    """Ask for the rows of the band that is lowered next: they arrive while this one runs."""
+    """Ask for the rows of the band that is padded next: they arrive while this one runs."""
     source, first = _band(job, block, piece)
-    row0, row1 = max(0, first), min(job.H, first + job.lowered_rows)
+    row0, row1 = max(0, first), min(job.H, first + job.padded_rows)
     row_bytes = job.W * job.itemsize
-    lines = (row1 - row0) * row_bytes // 64 + 1
+    lines = (row1 - row0) * row_bytes // LINE + 1
     call(
         job.prefetch, Prefetch(source + row0 * row_bytes, block.channels, job.H * row_bytes, lines)
     )
 
 
 @internal
-def _pixels(job, block, jc, piece, lowered):
-    """Return where a piece is read, in place or in its lowered band, and written."""
+def _pixels(job, block, jc, piece, padded):
+    """Return where a piece is read, in place or in its padded band, and written."""
     item = job.itemsize
-    image, part = piece // job.pieces, piece % job.pieces
-    if job.lower:
-        source = lowered - part * job.band * job.stride_h * job.pitch * item
+    image, number = piece // job.pieces, piece % job.pieces
+    if job.padded:
+        source = padded - number * job.band * job.stride_h * job.pitch * item
     else:
         plane = (block.group * job.C + block.channel) * job.plane
         source = job.source + (image * job.ld_source + plane) * item
     plane = group_row(job, block, jc) * job.out_plane
-    return Pixels(source, job.target + (image * job.ld_target + plane) * item, part)
+    return Pixels(source, job.target + (image * job.ld_target + plane) * item, number)
 
 
 @internal
 def _tiles(job, phase, block, panels, pixels, jc, n1):
     """Multiply the tiles of a piece, of one phase, with the panels of a block of n."""
     item = job.itemsize
-    first = pixels.part * phase.tiles_per_piece
+    first = pixels.number * phase.tiles_per_piece
     last = min(first + phase.tiles_per_piece, phase.tiles)
     tables = carray(pointer(phase.tables), (last, 2), np.int64)
     for ir in range(first, last):
@@ -249,8 +273,8 @@ def _tiles(job, phase, block, panels, pixels, jc, n1):
                 kernel if jr + job.NR < job.K else kernel_last,
                 Tile(
                     k=block.channels * taps,
-                    vectors=a if job.swap else b,
-                    broadcasts=b if job.swap else a,
+                    vectors=a if job.pixels_in_vectors else b,
+                    broadcasts=b if job.pixels_in_vectors else a,
                     table=table,
                     out=c + (jr - jc) * job.out_plane * item,
                     ld_out=job.out_plane,
@@ -265,7 +289,7 @@ def _tiles(job, phase, block, panels, pixels, jc, n1):
 def _activate(job, phase, pixels, filters):
     """Apply the activation to what the tiles of a piece have left in some filters' planes."""
     per_row = phase.tiles_per_row
-    first = pixels.part * phase.tiles_per_piece
+    first = pixels.number * phase.tiles_per_piece
     last = min(first + phase.tiles_per_piece, phase.tiles)
     while first < last:
         row, column = first // per_row, first % per_row
@@ -288,7 +312,7 @@ def _multiply(jobs, worker, panel0, panel1, piece0, piece1):
     """Compute a part of C: some panels, counted over all groups, of some pieces."""
     job = carray(jobs, 1)[0]
     phases = carray(jobs, job.phases)
-    lowered = job.scratch + worker * job.scratch_bytes + job.lowered_at
+    padded = job.scratch + worker * job.scratch_bytes + job.padded_at
     in_scratch = NONE
     for group in range(panel0 // job.panels, (panel1 - 1) // job.panels + 1):
         n0 = max(panel0 - group * job.panels, 0) * job.NR
@@ -303,28 +327,36 @@ def _multiply(jobs, worker, panel0, panel1, piece0, piece1):
                 end = min(jc + job.NC, n1)
                 panels = _panels(job, worker, block, jc, end)
                 for ic in range(piece0, piece1):
-                    if job.lower:
+                    if job.padded:
                         wanted = (ic * job.groups + group) * job.C + pc
                         if wanted != in_scratch:
-                            _lower(job, block, ic, lowered)
+                            source, first = _band(job, block, ic)
+                            step = job.plane * job.itemsize
+                            pad_planes(job, source, channels, first, padded, step)
                             in_scratch = wanted
                         if ic + 1 < piece1:
                             _prefetch(job, block, ic + 1)
-                    pixels = _pixels(job, block, jc, ic, lowered)
+                    pixels = _pixels(job, block, jc, ic, padded)
                     for phase in range(job.phases):
                         _tiles(job, phases[phase], block, panels, pixels, jc, end)
                     if job.activate and pc + channels == job.C:
                         _activate(job, phases[0], pixels, min(end, job.K) - jc)
 
 
+@internal
+def parts_of(job, worker):
+    """Return a worker's parts, four numbers each; see `partition.part_table`."""
+    begins = carray(pointer(job.parts), job.workers + 1, np.int64)
+    begin, end = begins[worker], begins[worker + 1]
+    return carray(pointer(job.parts + 8 * begin), ((end - begin) // 4, 4), np.int64)
+
+
 def _macrokernel(jobs, worker):
     """Compute one worker's parts of C."""
-    job = carray(jobs, 1)[0]
-    numbers = carray(pointer(job.parts), job.workers + 1, np.int64)
-    begin, end = numbers[worker], numbers[worker + 1]
-    numbers = carray(pointer(job.parts), end, np.int64)
-    for at in range(begin, end, 4):
-        _multiply(jobs, worker, numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3])
+    parts = parts_of(carray(jobs, 1)[0], worker)
+    for i in range(len(parts)):
+        panel0, panel1, piece0, piece1 = parts[i]
+        _multiply(jobs, worker, panel0, panel1, piece0, piece1)
 
 
 def _pack_all(jobs, worker):
@@ -344,10 +376,10 @@ def _pack_all(jobs, worker):
 @lru_cache
 def macrokernel_address() -> int:
     """Return the address of ``macrokernel(job, worker)``."""
-    return loops(_macrokernel, FORWARD_JOB, "forward and input gradient")
+    return compile_worker(_macrokernel, FORWARD_JOB, "forward and input gradient")
 
 
 @lru_cache
 def pack_address() -> int:
     """Return the address of the packing of constant filters, ``(job, worker)``."""
-    return loops(_pack_all, FORWARD_JOB, "packing filters")
+    return compile_worker(_pack_all, FORWARD_JOB, "packing filters")

@@ -4,7 +4,7 @@ dw = dy x', with taps of all channels in the rows of dw (m), filters in its colu
 pixels of the batch summed over (k).  A task is a block of taps by a block of filters::
 
     for pc in pieces of k                   KC of k: several images, or a band of rows of one;
-                                            dy is transposed into panels, x lowered, if padded
+                                            dy is transposed into panels, x padded
         for jr in panels of the block       NR of n: filters in the lanes of vectors
             for ir in tiles of the block    MR of m: taps, broadcast from where they read x
 
@@ -22,10 +22,11 @@ import numpy as np
 from numba import carray
 
 from lowerconv.codegen.compiled import internal
+from lowerconv.codegen.isa import LINE
 from lowerconv.codegen.ranges import share
-from lowerconv.codegen.signatures import Pad, Prefetch, Tile, Transpose
-from lowerconv.conv.macrokernel import ADD
-from lowerconv.runtime.launch import call, loops, pointer
+from lowerconv.codegen.signatures import ADD, Prefetch, Tile, Transpose
+from lowerconv.conv.macrokernel import pad_planes
+from lowerconv.runtime.launch import call, compile_worker, pointer
 from lowerconv.runtime.records import Operands, record_dtype
 
 
@@ -64,12 +65,12 @@ class WeightBlocks:
 
 
 @dataclass(frozen=True)
-class WeightLowering:
+class WeightPadding:
     """How the rows of x that a piece reads lie in memory: in place, or padded."""
 
-    lower: int
+    padded: int  # whether they are copied with zeros around them
     first_row: int
-    lowered_rows: int
+    padded_rows: int
     left: int
     pitch: int
     plane: int
@@ -101,18 +102,18 @@ class WeightWorkers:
     zeros: int  #      address
     workers: int
     scratch_bytes: int
-    lowered_at: int
+    padded_at: int
     sums_at: int
     partial_at: int  # of the partial sums, after all workers' scratch
 
 
 WEIGHT_JOB = record_dtype(
-    Operands, WeightProblem, WeightBlocks, WeightLowering, WeightResult, WeightWorkers
+    Operands, WeightProblem, WeightBlocks, WeightPadding, WeightResult, WeightWorkers
 )
 
 
 @dataclass(frozen=True)
-class TapTile:
+class TapTileRecord:
     """A tile of taps; addresses of its microkernels and of tables of the pixels it sums over."""
 
     source: int  #       items, from where the block begins in x, to its first tap
@@ -124,7 +125,7 @@ class TapTile:
     table_short: int  #  of the last piece, which may be shorter
 
 
-TAP_TILE = record_dtype(TapTile)
+TAP_TILE = record_dtype(TapTileRecord)
 
 
 class Task(NamedTuple):
@@ -197,44 +198,32 @@ def _pack_dy(job, piece, task, target):
 
 
 @internal
-def _lower(job, piece, task, target):
+def _pad_x(job, piece, task, target):
     """Copy the rows of x that a piece reads, zeros around them: ``[image][channel][row]``."""
     item, size = job.itemsize, job.H * job.W
+    first = piece.row * job.stride_h + job.first_row
+    step = job.plane * item
     for image in range(piece.image0, piece.image1):
         plane = image * job.ld_source + (task.group * job.C + task.channel) * size
-        to = target + (image - piece.image0) * job.channel_block * job.plane * item
-        for channel in range(task.channels):
-            call(
-                job.pad,
-                Pad(
-                    source=job.source + (plane + channel * size) * item,
-                    ld_source=job.W,
-                    H=job.H,
-                    W=job.W,
-                    first=piece.row * job.stride_h + job.first_row,
-                    rows=job.lowered_rows,
-                    left=job.left,
-                    target=to + channel * job.plane * item,
-                    pitch=job.pitch,
-                ),
-            )
+        to = target + (image - piece.image0) * job.channel_block * step
+        pad_planes(job, job.source + plane * item, task.channels, first, to, step)
 
 
 @internal
 def _prefetch(job, piece, task):
-    """Ask for what the next piece begins with: rows of dy, and of x if they are lowered."""
+    """Ask for what the next piece begins with: rows of dy, and of x if they are padded."""
     item, size = job.itemsize, job.H * job.W
     filters = min(task.n1, job.K) - task.n0
-    lines = min(job.band, job.P - piece.row) * job.Q * item // 64 + 1
+    lines = min(job.band, job.P - piece.row) * job.Q * item // LINE + 1
     for image in range(piece.image0, piece.image1):
         row = (task.group * job.K + task.n0) * job.P + piece.row
         at = job.filters + (image * job.ld_filters + row * job.Q) * item
         call(job.prefetch, Prefetch(at, filters, job.P * job.Q * item, lines))
-    if not job.lower:
+    if not job.padded:
         return
     first = piece.row * job.stride_h + job.first_row
-    row0, row1 = max(0, first), min(job.H, first + job.lowered_rows)
-    lines = (row1 - row0) * job.W * item // 64 + 1
+    row0, row1 = max(0, first), min(job.H, first + job.padded_rows)
+    lines = (row1 - row0) * job.W * item // LINE + 1
     for image in range(piece.image0, piece.image1):
         plane = image * job.ld_source + (task.group * job.C + task.channel) * size
         at = job.source + (plane + row0 * job.W) * item
@@ -315,7 +304,7 @@ def _multiply(job, worker, task):
     """Compute one task: a block of dw, or one of its partial sums."""
     item = job.itemsize
     panels = job.scratch + worker * job.scratch_bytes
-    lowered = panels + job.lowered_at
+    padded = panels + job.padded_at
     place = task.split * job.dw_items + task.group * job.group_step
     place += task.n0 * job.filter_step + task.channel * job.channel_step
     dw = job.target if job.splits == 1 else job.scratch + job.partial_at
@@ -326,9 +315,9 @@ def _multiply(job, worker, task):
     for pc in range(first, end):
         piece = _piece(job, pc)
         _pack_dy(job, piece, task, panels)
-        if job.lower:
-            _lower(job, piece, task, lowered)
-            source = lowered
+        if job.padded:
+            _pad_x(job, piece, task, padded)
+            source = padded
         else:
             plane = piece.image0 * job.ld_source + (task.group * job.C + task.channel) * job.plane
             source = job.source + (plane + piece.row * job.stride_h * job.pitch) * item
@@ -381,10 +370,10 @@ def _add_up(total, partial, i0, i1):
 @lru_cache
 def weights_address() -> int:
     """Return the address of ``macrokernel(job, worker)`` for weight gradients."""
-    return loops(_macrokernel, WEIGHT_JOB, "the weight gradient")
+    return compile_worker(_macrokernel, WEIGHT_JOB, "the weight gradient")
 
 
 @lru_cache
 def add_splits_address() -> int:
     """Return the address of the addition of partial sums into dw."""
-    return loops(_add_splits, WEIGHT_JOB, "adding up partial sums")
+    return compile_worker(_add_splits, WEIGHT_JOB, "adding up partial sums")

@@ -69,18 +69,18 @@ def partitions(panels: int, pieces: int, threads: int) -> Iterator[list[list[Par
 
 
 def busiest(
-    partition: list[list[Part]], at_once: int, tile: float, pack: float, lower: float
+    partition: list[list[Part]], at_once: int, tile: float, pack: float, pad: float
 ) -> float:
     """Return the time of the worker that has most to do.
 
-    A part takes the time of its tiles, packs its panels, and lowers its pieces for every
+    A part takes the time of its tiles, packs its panels, and pads its pieces for every
     `at_once` panels.
     """
     return max(
         sum(
             (p1 - p0) * (q1 - q0) * tile
             + (p1 - p0) * pack
-            + (q1 - q0) * ceil((p1 - p0) / at_once) * lower
+            + (q1 - q0) * ceil((p1 - p0) / at_once) * pad
             for p0, p1, q0, q1 in parts
         )
         for parts in partition
@@ -121,7 +121,7 @@ def best(
 ) -> tuple[int, list[list[Part]]]:
     """Return the number of the option, and the partition, that take the least time.
 
-    An option is a number of pieces, and the times of the tiles and of the lowering of a piece.  The
+    An option is a number of pieces, and the times of the tiles and of the padding of a piece.  The
     time to start threads counts, where there are several.
 
     `nodes` has the NUMA node of each thread: where there are several, images stay on theirs if that
@@ -129,8 +129,8 @@ def best(
     """
 
     def busy(number: int, partition: list[list[Part]]) -> float:
-        _, tile, lower = options[number]
-        return busiest(partition, at_once, tile, pack, lower)
+        _, tile, pad = options[number]
+        return busiest(partition, at_once, tile, pack, pad)
 
     def time(choice: tuple[int, list[list[Part]]]) -> float:
         return busy(*choice) + (costs.LAUNCH if len(choice[1]) > 1 else 0.0)

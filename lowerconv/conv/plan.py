@@ -149,17 +149,18 @@ class ConvPlan:
         self.call.check("w", w, self.problem.w_shape)
         given = contiguous(w, "w")
         with parallel_region(self.executable.threads, self.executable.pairs) as team:
-            run = self._for_threads(team.threads)
-            layout = run.layout()
+            executable = self._for_threads(team.threads)
+            layout = executable.layout()
             key = origin, layout
             kept = None if shared is None else shared.get(key)
             if kept is None:
-                kept = run.hold(team, given, workspace(run.workspace_items, self.problem.dtype))
+                scratch = workspace(executable.workspace_items, self.problem.dtype)
+                kept = executable.hold(team, given, scratch)
                 kept = np.array(w, order="C", subok=False) if kept is given else kept
                 if shared is not None:
                     shared[key] = kept
             elif layout is not None:
-                run.adopt(kept)
+                executable.adopt(kept)
         self._held = (kept,)
         self.call = self.call.without_filters()
 
@@ -248,11 +249,13 @@ class ConvPlan:
             both = zip(operands, self.call.operands, strict=True)
             operands = tuple(array.reshape(operand.batch_shape) for array, operand in both)
             target = result.reshape(self.call.result.batch_shape)
-        a, b, bias = operands[0], *self._held, *operands[1:], *self._no_bias
+        # `Executable.run` takes three arrays: what is held of the filters comes second where calls
+        # are made without them, and an empty bias third where none is planned.
+        a, b, bias = (operands[0], *self._held, *operands[1:], *self._no_bias)
         with parallel_region(self.executable.threads, self.executable.pairs) as team:
-            run = self._for_threads(team.threads)
-            scratch = workspace(run.workspace_items, self.problem.dtype)
-            run.run(team, a, b, bias, target, scratch)
+            executable = self._for_threads(team.threads)
+            scratch = workspace(executable.workspace_items, self.problem.dtype)
+            executable.run(team, a, b, bias, target, scratch)
         if out is None:
             return result
         if result is not out and not np.may_share_memory(result, out):
@@ -313,9 +316,8 @@ class ConvPlan:
             The algorithm has none: its inner loops are BLAS's or numba's.
         """
         if not self.executable.kernels:
-            raise ValueError(
-                f"assembly: got algorithm {self.algorithm!r}, expected 'fused' or 'winograd'"
-            )
+            emitting = " or ".join(repr(a.name) for a in ALGORITHMS.values() if a.emits)
+            raise ValueError(f"assembly: got algorithm {self.algorithm!r}, expected {emitting}")
         return self.executable.kernels[0].assembly()
 
     def __repr__(self) -> str:
@@ -332,7 +334,10 @@ def _plan_anew(
     tuning: list[tuple[str, float]],
 ) -> ConvPlan:
     """Return a plan of decisions that another plan has made."""
-    plan = ConvPlan(problem, op, options)
+    try:
+        plan = ConvPlan(problem, op, options)
+    except ValueError:  # of another instruction set, which has other variants
+        plan = ConvPlan(problem, op, options._replace(variant=None))
     plan.reason, plan.tuning = reason, list(tuning)
     return plan
 
@@ -348,8 +353,8 @@ def check_options(op: str, options: Options) -> None:
         raise ValueError(f"op: got {op!r} with a bias or an activation, expected 'forward'")
 
 
-def is_relu(activation: object) -> bool:
-    """Return whether an activation is ReLU, or none; raise ValueError for any other."""
+def parse_relu(activation: object) -> bool:
+    """Return whether an activation is "relu", and not None; raise ValueError for any other."""
     if activation not in (None, "relu"):
         raise ValueError(f"activation: got {activation!r}, expected None or 'relu'")
     return activation == "relu"

@@ -9,14 +9,14 @@ import numpy as np
 
 from lowerconv.checks import integer, pair
 from lowerconv.conv.executable import Options
-from lowerconv.conv.plan import ConvPlan, is_relu
+from lowerconv.conv.plan import ConvPlan, parse_relu
 from lowerconv.conv.problem import Op, batched, conv_problem
 from lowerconv.runtime.affinity import generation
 from lowerconv.runtime.threads import get_num_threads
 
 PLANS = 512  # plans are small: the workspace is not theirs
 
-Geometry = tuple[Any, Any, Any, Any]
+Arguments = tuple[Any, Any, Any, Any]  # stride, padding, dilation and groups, as users give them
 
 #   where a public function has the shapes of images and filters from, for the messages
 GIVEN: dict[Op, tuple[str, str]] = {
@@ -43,15 +43,17 @@ def _key(value: Any, argument: str) -> Any:
 
 @lru_cache(maxsize=PLANS)
 def _cached_plan(
+    op: Op,
+    dtype: np.dtype,
     x_shape: tuple[int, ...],
     w_shape: tuple[int, ...],
-    geometry: Geometry,
-    dtype: np.dtype,
-    op: Op,
+    arguments: Arguments,
     options: Options,
     binding: int,
 ) -> ConvPlan:
-    problem = conv_problem(x_shape, w_shape, *geometry, dtype, names=GIVEN[op])
+    """Return a new plan; `binding` is in the key because plans are made for where threads run."""
+    # As they are and not as one tuple: to make and hash that takes as long as all else here.
+    problem = conv_problem(x_shape, w_shape, *arguments, dtype, names=GIVEN[op])
     return ConvPlan(problem, op, options)
 
 
@@ -60,21 +62,21 @@ def cached_plan(
     dtype: np.dtype,
     x_shape: tuple[int, ...],
     w_shape: tuple[int, ...],
-    geometry: Geometry,
+    arguments: Arguments,
     algorithm: str,
     bias: bool = False,
     activation: str | None = None,
 ) -> ConvPlan:
     """Return the plan for these arguments, from a bounded cache where it was made before.
 
-    `geometry` is stride, padding, dilation and groups.
+    `arguments` are stride, padding, dilation and groups.
     """
     for name, value in (("algorithm", algorithm), ("activation", activation)):
         if not isinstance(value, (str, type(None))):
             raise TypeError(f"{name}: got {value!r}, expected a string")
     shape, single = batched(x_shape)
-    stride, padding, dilation, groups = geometry
-    geometry = (
+    stride, padding, dilation, groups = arguments
+    arguments = (
         _key(stride, "stride"),
         _key(padding, "padding"),
         _key(dilation, "dilation"),
@@ -84,10 +86,10 @@ def cached_plan(
         algorithm=algorithm,
         threads=get_num_threads(),
         bias=bias,
-        relu=is_relu(activation),
+        relu=parse_relu(activation),
         single=single,
     )
-    return _cached_plan(shape, w_shape, geometry, dtype, op, options, generation())
+    return _cached_plan(op, dtype, shape, w_shape, arguments, options, generation())
 
 
 plan_cache_info = _cached_plan.cache_info

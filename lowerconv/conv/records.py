@@ -35,20 +35,20 @@ class Blocks:
     panels: int  #  of a group
     pieces: int  #  of an image
     VL: int  #      lanes of a vector
-    feed: int  #    how filters reach the microkernel
-    swap: int  #    whether pixels fill the vectors, and filters are broadcast
+    filters_from: int  #       how filters reach the microkernel
+    pixels_in_vectors: int  #  whether pixels fill the vectors, and filters are broadcast
 
 
 @dataclass(frozen=True)
-class Lowering:
+class Padding:
     """How a piece of the source lies in memory: in place, or as a band of rows, padded."""
 
-    lower: int
+    padded: int  #        whether it is such a band, else in place
     band: int  #          rows of pixels of a band
     stride_h: int  #      rows of the source from one pixel to the next
-    stride_w: int  #      items of a lowered row from one pixel to the next
+    stride_w: int  #      items of a padded row from one pixel to the next
     first_row: int  #     row of the source that pixel row 0 begins to read
-    lowered_rows: int  #  rows of the source that a band reads
+    padded_rows: int  #  rows of the source that a band reads
     left: int  #          zeros before a row
     pitch: int  #         items from one row to the next
     plane: int  #         items from one channel to the next
@@ -59,14 +59,15 @@ class Result:
     """Where sums go."""
 
     out_plane: int  # items of a plane of the result
-    phases: int  #    convolutions with a step of their own into the result; see `Phase`
+    phases: int  #    convolutions with a step of their own into the result; see `PhaseRecord`
     add: int = 0  #   whether sums are added to what is there
 
 
 @dataclass(frozen=True)
 class Epilogue:
-    """The function that is applied to results last."""
+    """What is applied to results last."""
 
+    relu: int = 0  #       whether results below zero become zero
     activate: int = 0  #   address of a function of signature `Activate`, or 0
     constants: int = 0  #  address, as it wants
 
@@ -89,12 +90,12 @@ class Workers:
     parts: int  #   address: where each worker's parts begin, and all parts, four numbers each
     copies: int  #  address: each worker's copy of the packed filters; see `macrokernel`
     scratch_bytes: int
-    lowered_at: int
+    padded_at: int
     sums_at: int
 
 
 @dataclass(frozen=True)
-class Phase:
+class PhaseRecord:
     """A convolution with a step of its own into the result, and its microkernels."""
 
     P: int
@@ -116,5 +117,5 @@ class Phase:
 
 # One record for each phase; what is not a phase's own stands in the first.
 FORWARD_JOB = record_dtype(
-    Operands, Problem, Blocks, Lowering, Result, Epilogue, Copies, Workers, Phase
+    Operands, Problem, Blocks, Padding, Result, Epilogue, Copies, Workers, PhaseRecord
 )

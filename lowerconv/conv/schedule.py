@@ -14,8 +14,8 @@ from typing import NamedTuple
 from lowerconv.codegen.isa import Isa
 from lowerconv.conv import costs
 from lowerconv.conv.caches import panel_bytes
-from lowerconv.conv.lowering import KEPT, Convolution
 from lowerconv.conv.partition import Part, best
+from lowerconv.conv.phases import KEPT, Convolution
 from lowerconv.conv.setting import Setting
 from lowerconv.conv.tiling import Tiling
 from lowerconv.conv.window import Window, balanced, window
@@ -61,7 +61,7 @@ class Schedule(Setting):
     band : int
         Rows of pixels of a band; 0 where the source is read in place.
     plane : int
-        Items from one channel of the source, or of a lowered band, to the next.
+        Items from one channel of the source, or of a padded band, to the next.
     pieces, piece_units : int
         Pieces of an image; rows of tiles of a piece, or tiles where pieces need not be whole rows.
     parts : tuple
@@ -92,7 +92,7 @@ class Schedule(Setting):
     @property
     def by_rows(self) -> bool:
         """Whether pieces are whole rows of tiles."""
-        return self.window.lower or len(self.conv.phases) > 1
+        return self.window.padded or len(self.conv.phases) > 1
 
     @property
     def workers(self) -> int:
@@ -129,8 +129,8 @@ def make_schedule(
     MemoryError
         A plane of the source has more items than offsets can count.
     """
-    view = window(conv, isa.lanes(conv.dtype) if tiling.feed == "pixels" else 0)
-    if view.lower:
+    view = window(conv, isa.lanes(conv.dtype) if tiling.vectors == "pixels" else 0)
+    if view.padded:
         # A band has the same rows of pixels in all phases, so it is cut by the same tiles.
         rows = min(TH for TH, _ in tiling.shapes)
         tiling = tiling.with_shapes(tuple((rows, TW) for _, TW in tiling.shapes))
@@ -139,7 +139,7 @@ def make_schedule(
     if plane * blocks.KC > OFFSET_MAX:
         raise MemoryError(f"fused: a plane of {plane:,} items, offsets count to {OFFSET_MAX:,}")
     pieces = _pieces(conv, isa, nodes, tiling, constant, view, blocks)
-    band = pieces.units * tiling.shapes[0][0] if view.lower else blocks.band
+    band = pieces.units * tiling.shapes[0][0] if view.padded else blocks.band
     return Schedule(
         conv=conv,
         isa=isa,
@@ -160,7 +160,7 @@ def make_schedule(
 def _blocks(conv: Convolution, isa: Isa, tiling: Tiling, view: Window) -> _Blocks:
     """Choose the channels summed at a time, the panels packed at a time, and the bands.
 
-    All of them share the L2 cache.  Every block of panels lowers the source again; every block of
+    All of them share the L2 cache.  Every block of panels pads the source again; every block of
     channels but the first adds to what the one before has stored.  Nothing here depends on the
     number of threads, because the sums of each block of channels are rounded when they are stored.
     """
@@ -183,8 +183,8 @@ def _blocks(conv: Convolution, isa: Isa, tiling: Tiling, view: Window) -> _Block
         at_once = max(1, min(panels, weights // panel))
         passes = -(-panels // at_once)
         band = 0
-        lower = costs.TOUCH * passes * conv.images * conv.C * conv.H * conv.W / VL
-        if view.lower:
+        pad = costs.TOUCH * passes * conv.images * conv.C * conv.H * conv.W / VL
+        if view.padded:
             if view.plane(TH) * channels > band_items and channels > 1:
                 continue
             band = TH
@@ -192,11 +192,11 @@ def _blocks(conv: Convolution, isa: Isa, tiling: Tiling, view: Window) -> _Block
                 band += TH
             band = min(-(-balanced(P, band) // TH) * TH, band)
             rows = -(-P // band) * view.rows(band)
-            lower = passes * conv.images * conv.C * rows * costs.lowered_row(view.pitch, VL)
+            pad = passes * conv.images * conv.C * rows * costs.padded_row(view.pitch, VL)
         blocks = -(-conv.C // channels)
         add = (blocks - 1) * count * panels * costs.added_tile(tiling.NR)
-        if cheapest is None or lower + add < cheapest[0]:
-            cheapest = lower + add, channels, at_once, band
+        if cheapest is None or pad + add < cheapest[0]:
+            cheapest = pad + add, channels, at_once, band
     assert cheapest is not None  # one channel always passes
     _, KC, at_once, band = cheapest
     return _Blocks(KC, balanced(panels, at_once), band)
@@ -218,10 +218,10 @@ def _pieces(
     panels = conv.groups * -(-conv.K // tiling.NR)
     count = max(tiles(conv, tiling, i) for i in range(len(conv.phases)))
     row = max(tiles_per_row(conv, tiling, i) for i in range(len(conv.phases)))
-    # Pieces are rows of tiles where they are lowered or have phases, else any number of tiles.
-    per_unit = row if view.lower or len(conv.phases) > 1 else 1
+    # Pieces are rows of tiles where they are padded or have phases, else any number of tiles.
+    per_unit = row if view.padded or len(conv.phases) > 1 else 1
     units = ceil(count / per_unit)
-    most = blocks.band // TH if view.lower else units
+    most = blocks.band // TH if view.padded else units
     fewest = ceil(units / most)
     sizes = {ceil(units / min(units, fewest + more)) for more in range(4 * threads)}
     sizes = sizes if conv.images * fewest < 8 * threads else {ceil(units / fewest)}
@@ -231,11 +231,11 @@ def _pieces(
     pack = 0.0 if tiling.in_place or constant else costs.PACKED * items
     options = []
     for size in ordered:
-        lower = 0.0
-        if view.lower:
+        pad = 0.0
+        if view.padded:
             lines = view.rows(min(size * TH, P))
-            lower = conv.C * lines * costs.lowered_row(view.pitch, VL)
-        options.append((conv.images * ceil(units / size), work * size / units, lower))
+            pad = conv.C * lines * costs.padded_row(view.pitch, VL)
+        options.append((conv.images * ceil(units / size), work * size / units, pad))
     number, parts = best(panels, nodes, blocks.panels, pack, options)
     size = ordered[number]
     return _Pieces(ceil(units / size), size, tuple(map(tuple, parts)))

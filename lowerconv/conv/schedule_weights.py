@@ -15,7 +15,7 @@ from lowerconv.codegen.microkernel import rows_max
 from lowerconv.conv import costs
 from lowerconv.conv.caches import panel_bytes
 from lowerconv.conv.costs import step_time
-from lowerconv.conv.lowering import Convolution, forward_convolution, is_product
+from lowerconv.conv.phases import Convolution, forward_convolution, is_product
 from lowerconv.conv.problem import ConvProblem
 from lowerconv.conv.setting import Setting
 from lowerconv.conv.window import Window, balanced, window
@@ -24,7 +24,7 @@ from lowerconv.conv.window import Window, balanced, window
 PANEL_SHARE = 0.4  #  a panel of transposed dy, long enough that calls of the microkernel are few
 PANELS_SHARE = 1.5  # all panels of a block
 SUMS_SHARE = 1.0  #   the sums of a block, which every piece adds to
-BAND_SHARE = 1.0  #   the lowered rows of x
+BAND_SHARE = 1.0  #   the padded rows of x
 PARTIAL_BYTES = 512 * 1024  # of all splits together
 NVS = (1, 2, 3)  # vectors of filters in a tile
 ONE_PIECE = 16  # pixels of a batch that are one piece
@@ -58,14 +58,14 @@ class WeightSchedule(Setting):
     Attributes
     ----------
     conv : Convolution
-        Its C and K have changed places where `swap`.
+        Its C and K have changed places where `channels_in_vectors`.
     window : Window
         Where the pixels of a band read x.
     tile : TapTile
     pieces : Pieces
     R, S : int
         Rows and columns of the filter.
-    swap : bool
+    channels_in_vectors : bool
         Whether channels fill the vectors, so that tiles go to dw as they are: for 1x1 filters at
         stride 1.
     straight : bool
@@ -84,7 +84,7 @@ class WeightSchedule(Setting):
     pieces: Pieces
     R: int
     S: int
-    swap: bool
+    channels_in_vectors: bool
     straight: bool
     NC: int
     channel_block: int
@@ -123,7 +123,7 @@ class WeightSchedule(Setting):
 
     @property
     def plane(self) -> int:
-        """Items from one channel of x, or of its lowered rows, to the next."""
+        """Items from one channel of x, or of its padded rows, to the next."""
         return self.window.plane(self.pieces.band)
 
     @property
@@ -135,7 +135,7 @@ class WeightSchedule(Setting):
     def paired(self) -> bool:
         """Whether tables leave out rows that the padding hides, so that panels need offsets."""
         whole = self.pieces.number == 1 or self.pieces.together > 1
-        return whole and self.window.lower and self.R > 1 and self.tile.rows == 1
+        return whole and self.window.padded and self.R > 1 and self.tile.rows == 1
 
 
 def _parts(extent: int, size: int) -> list[int]:
@@ -149,14 +149,14 @@ def make_weight_schedule(
     """Decide how to run a weight gradient, with tiles of so many vectors where `NV` is given."""
     conv = forward_convolution(problem)
     R, S = (1, 1) if problem.R * problem.S == 1 else (problem.R, problem.S)
-    swap = is_product(problem)
-    if swap:
+    channels_in_vectors = is_product(problem)
+    if channels_in_vectors:
         conv = replace(conv, C=conv.K, K=conv.C)
     (phase,) = conv.phases
-    straight = swap or conv.images * phase.P * phase.Q <= ONE_PIECE
+    straight = channels_in_vectors or conv.images * phase.P * phase.Q <= ONE_PIECE
     tile = _tile(conv, isa, R, S, straight, NVS if NV is None else (NV,))
     view = window(conv)
-    pieces = _pieces(conv, isa, view, tile, straight and not swap)
+    pieces = _pieces(conv, isa, view, tile, straight and not channels_in_vectors)
     quarter = panel_bytes() // conv.dtype.itemsize
     NR = tile.NV * isa.lanes(conv.dtype)
     panels = -(-conv.K // NR)
@@ -171,7 +171,7 @@ def make_weight_schedule(
         pieces=pieces,
         R=R,
         S=S,
-        swap=swap,
+        channels_in_vectors=channels_in_vectors,
         straight=straight,
         NC=at_once * NR,
         channel_block=conv.C,
@@ -229,7 +229,7 @@ def _pieces(conv: Convolution, isa: Isa, view: Window, tile: TapTile, at_once: b
     """Cut the pixels of a batch; all of them are one piece where sums have to be complete."""
     (phase,) = conv.phases
     P, Q = phase.P, phase.Q
-    flat = P == 1 and not view.lower and conv.stride_w == 1 and conv.H == 1
+    flat = P == 1 and not view.padded and conv.stride_w == 1 and conv.H == 1
     if flat:
         P, Q = Q, 1
     quarter = panel_bytes() // conv.dtype.itemsize
@@ -252,14 +252,14 @@ def _with_tasks(s: WeightSchedule, quarter: int) -> WeightSchedule:
     """
     conv, pieces, unit = s.conv, s.pieces, s.tile.channels
     room = int(SUMS_SHARE * quarter) // (s.NC * s.taps)
-    if s.window.lower:
+    if s.window.padded:
         room = min(room, int(BAND_SHARE * quarter) // (s.plane * pieces.together))
     count = pieces.number * (conv.images if pieces.together == 1 else 1)
     largest = max(unit, min(conv.C, room) // unit * unit)
     others = conv.groups * s.panel_blocks
     blocks = ceil(conv.C / largest)
     splits = 1
-    if blocks * others < TASKS and (s.swap or not s.straight):
+    if blocks * others < TASKS and (s.channels_in_vectors or not s.straight):
         wanted = ceil(TASKS / (blocks * others))
         most = max(1, min(PARTIAL_BYTES // (s.dw_items * conv.dtype.itemsize), count // 2, wanted))
         splits = 2 ** (most.bit_length() - 1)  # which most numbers of cores divide

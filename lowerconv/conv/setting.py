@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lowerconv.codegen.isa import LINE, Isa
 from lowerconv.codegen.packing import slack
-from lowerconv.conv.lowering import Convolution
+from lowerconv.conv.phases import Convolution
 
 
 @dataclass(frozen=True)

@@ -13,22 +13,22 @@ from lowerconv.codegen.microkernel import rows_max
 from lowerconv.conv import costs
 from lowerconv.conv.caches import panel_bytes
 from lowerconv.conv.costs import step_time
-from lowerconv.conv.lowering import KEPT, Convolution, Phase
+from lowerconv.conv.phases import KEPT, Convolution, Phase
 from lowerconv.conv.window import balanced
 
 PAGE, CROWD = 2048, 8  # rows in place at such a distance, and so many, share sets of L1
-SPLIT_MAX = 4  #       columns that lowering sets apart: more would leave too little in a vector
+SPLIT_MAX = 4  #       columns that padding sets apart: more would leave too little in a vector
 FAR_SHARE = 16  # of a quarter of the L2 cache: results beyond that leave the caches
 VECTORS = (1, 2, 3, 4, 6, 8)  # of pixels in a tile
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """A way to feed the microkernel.
+    """What fills the vectors of the microkernel, and how large its tiles are.
 
     Attributes
     ----------
-    feed : {"filters", "pixels"}
+    vectors : {"filters", "pixels"}
         Vectors of filters from packed panels and pixels broadcast from the image, or vectors of
         pixels from the image and filters broadcast.
     in_place : bool
@@ -41,7 +41,7 @@ class Tiling:
         Estimated; see `conv.costs`.
     """
 
-    feed: str
+    vectors: str
     in_place: bool
     NR: int
     shapes: tuple[tuple[int, int], ...]
@@ -55,7 +55,7 @@ class Tiling:
     def name(self) -> str:
         """Name the tiling, as `lowerconv tune` does."""
         tiles = "+".join(f"{TH}x{TW}" for TH, TW in dict.fromkeys(self.shapes))
-        return f"{self.feed} in vectors, {self.NR} filters by {tiles} pixels"
+        return f"{self.vectors} in vectors, {self.NR} filters by {tiles} pixels"
 
 
 def live_taps(conv: Convolution, phase: Phase, TH: int) -> np.ndarray:
@@ -197,6 +197,6 @@ def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
 
 @lru_cache(maxsize=KEPT)
 def tilings(conv: Convolution, isa: Isa, constant: bool) -> tuple[Tiling, ...]:
-    """Return the ways to feed the microkernel, cheapest first."""
+    """Return the tilings there are, cheapest first."""
     found = [*_filters(conv, isa, constant), *_pixels(conv, isa, constant)]
     return tuple(sorted(found, key=lambda tiling: tiling.cost))

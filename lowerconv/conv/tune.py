@@ -15,7 +15,6 @@ from lowerconv.conv.wisdom import recall, remember
 
 SECONDS = 0.2  # to measure all candidates of a problem
 LEAST, MOST = 3, 100  # rounds in which candidates take turns
-SLOW = 5e7  # FLOP from which the loop nest is no candidate
 
 
 class Candidate(NamedTuple):
@@ -48,7 +47,7 @@ def candidates(problem: ConvProblem, op: Op, constant: bool) -> list[Candidate]:
     return [
         Candidate(name, variant)
         for name, algorithm in ALGORITHMS.items()
-        if algorithm.takes(problem) and (name != "direct" or problem.flops < SLOW)
+        if algorithm.takes(problem) and problem.flops < algorithm.tuned_below
         for variant in algorithm.variants(problem, op, constant)
     ]
 

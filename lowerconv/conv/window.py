@@ -1,4 +1,4 @@
-"""How a band of the source lies in memory: in place, or lowered with zeros around it."""
+"""How a band of the source lies in memory: in place, or copied with zeros around it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from lowerconv.codegen.isa import LINE
-from lowerconv.conv.lowering import Convolution
+from lowerconv.conv.phases import Convolution
 
 
 def balanced(extent: int, most: int) -> int:
@@ -20,10 +20,10 @@ class Window:
 
     Attributes
     ----------
-    lower : bool
+    padded : bool
         Whether a band is copied: where taps read outside the source, or columns are split.
     split : int
-        Segments of a lowered row: columns of equal remainder by the stride lie together, so that
+        Segments of a padded row: columns of equal remainder by the stride lie together, so that
         neighbours among the pixels are neighbours in memory.
     left, first_row, last_row : int
         Zeros before a row; source rows that the first and last taps of pixel row 0 read.
@@ -36,7 +36,7 @@ class Window:
     stride_h: int
     stride_w: int
     itemsize: int
-    lower: bool
+    padded: bool
     split: int
     left: int
     first_row: int
@@ -49,7 +49,7 @@ class Window:
 
     def plane(self, band: int) -> int:
         """Return the items from one channel to the next."""
-        if not self.lower:
+        if not self.padded:
             return self.H * self.W
         # An odd number of lines: successive channels use all sets of the cache.
         lines = -(-self.rows(band) * self.pitch * self.itemsize // LINE)
@@ -57,7 +57,7 @@ class Window:
 
     def place(self, row: int, column: int) -> int:
         """Return where pixel (0, 0) reads a tap, in items from the beginning of a band."""
-        if not self.lower:
+        if not self.padded:
             return row * self.pitch + column
         column += self.left
         segment = self.pitch // self.split

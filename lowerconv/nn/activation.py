@@ -129,7 +129,7 @@ class Dropout(Layer):
         Returns
         -------
         segments : ndarray, (segments, 3), int64
-            Runs of items as `ops.elementwise.Part` has them.
+            Runs of items as `ops.elementwise.BatchPart` has them.
         full : int
             Items of a whole sample.
         """

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from copy import copy
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from lowerconv.checks import Pair, integer, pair
 from lowerconv.conv.executable import Options
 from lowerconv.conv.plan import ConvPlan
+from lowerconv.conv.plan_cache import Arguments
 from lowerconv.conv.problem import ConvProblem, Op, conv_problem
 from lowerconv.nn.combine import move
 from lowerconv.nn.frame import Frame
@@ -22,8 +23,6 @@ from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.step import Step
 from lowerconv.ops.elementwise import bias_relu_grad
 from lowerconv.runtime.threads import run
-
-Geometry: TypeAlias = tuple[Any, Any, Any, Any]  # stride, padding, dilation, groups
 
 
 class Conv2d(Layer):
@@ -231,11 +230,11 @@ class Conv2d(Layer):
 
 
 @lru_cache
-def _checked(x_shape: Shape, w_shape: Shape, geometry: Geometry, dtype: np.dtype) -> ConvProblem:
+def _checked(x_shape: Shape, w_shape: Shape, geometry: Arguments, dtype: np.dtype) -> ConvProblem:
     return conv_problem(x_shape, w_shape, *geometry, dtype, names=("x", "weight"))
 
 
-def _problem(x_shape: Shape, w_shape: Shape, geometry: Geometry, dtype: np.dtype) -> ConvProblem:
+def _problem(x_shape: Shape, w_shape: Shape, geometry: Arguments, dtype: np.dtype) -> ConvProblem:
     """Return the convolution of images and filters of these shapes."""
     try:
         return _checked(x_shape, w_shape, geometry, dtype)

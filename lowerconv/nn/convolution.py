@@ -12,7 +12,7 @@ from lowerconv.functional import conv2d, conv2d_input_grad, conv2d_weight_grad
 Pads = Sequence[tuple[int, int]]
 
 
-class Geometry(NamedTuple):
+class WindowArguments(NamedTuple):
     """How windows lie: numbers for each axis of pixels; `pads` before and after."""
 
     strides: tuple[int, ...]
@@ -26,16 +26,20 @@ class Geometry(NamedTuple):
         return self.strides[-2:], self.pads[-2:], self.dilations[-2:], self.groups
 
 
-def planar(x: np.ndarray, w: np.ndarray, geometry: Geometry) -> tuple[Any, Any, Geometry]:
+def planar(
+    x: np.ndarray, w: np.ndarray, geometry: WindowArguments
+) -> tuple[Any, Any, WindowArguments]:
     """Return a problem of one axis as one of rows that are one pixel high."""
     strides, pads, dilations, groups = geometry
     if len(strides) != 1:
         return x, w, geometry
-    flat = Geometry((1, *strides), ((0, 0), *pads), (1, *dilations), groups)
+    flat = WindowArguments((1, *strides), ((0, 0), *pads), (1, *dilations), groups)
     return x[:, :, None], w[:, :, None], flat
 
 
-def _taps(x_shape: Sequence[int], w: np.ndarray, g: Geometry) -> Iterator[tuple[int, slice, int]]:
+def _taps(
+    x_shape: Sequence[int], w: np.ndarray, g: WindowArguments
+) -> Iterator[tuple[int, slice, int]]:
     """Yield for each tap of the first axis of three which slices it meets, and the result's first.
 
     Yields
@@ -67,7 +71,9 @@ def _volumes(images: np.ndarray, N: int) -> np.ndarray:
     return images.reshape(N, -1, *images.shape[1:]).transpose(0, 2, 1, 3, 4)
 
 
-def convolve(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, g: Geometry) -> np.ndarray:
+def convolve(
+    x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, g: WindowArguments
+) -> np.ndarray:
     """Return the convolution of (N, C, ...) with filters (K, C/groups, ...): 1 to 3 axes.
 
     Three axes are sums of convolutions of slices, for each tap of the first axis.
@@ -99,7 +105,7 @@ def _tap(w: np.ndarray, t: int) -> np.ndarray:
 
 
 def convolve_gradients(
-    dy: np.ndarray, x: np.ndarray, w: np.ndarray, g: Geometry
+    dy: np.ndarray, x: np.ndarray, w: np.ndarray, g: WindowArguments
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the gradients of `x` and `w`."""
     if x.ndim == 3:
@@ -121,7 +127,7 @@ def convolve_gradients(
     return dx, dw
 
 
-def _whole(x: np.ndarray, w: np.ndarray, g: Geometry) -> tuple[int, ...]:
+def _whole(x: np.ndarray, w: np.ndarray, g: WindowArguments) -> tuple[int, ...]:
     """Return the shape of a transposed convolution that loses no pixels."""
     pixels = [
         (n - 1) * s + d * (r - 1) + 1
@@ -130,7 +136,9 @@ def _whole(x: np.ndarray, w: np.ndarray, g: Geometry) -> tuple[int, ...]:
     return (len(x), w.shape[1] * g.groups, *pixels)
 
 
-def _kept(shape: Sequence[int], g: Geometry) -> tuple[tuple[slice, ...], list[tuple[int, int]]]:
+def _kept(
+    shape: Sequence[int], g: WindowArguments
+) -> tuple[tuple[slice, ...], list[tuple[int, int]]]:
     """Return the part of such a result that padding leaves, and the zeros after that."""
     parts, zeros = [slice(None), slice(None)], [(0, 0), (0, 0)]
     for n, (before, after) in zip(shape[2:], g.pads, strict=True):
@@ -139,7 +147,7 @@ def _kept(shape: Sequence[int], g: Geometry) -> tuple[tuple[slice, ...], list[tu
     return tuple(parts), zeros
 
 
-def transposed(x: np.ndarray, w: np.ndarray, g: Geometry) -> np.ndarray:
+def transposed(x: np.ndarray, w: np.ndarray, g: WindowArguments) -> np.ndarray:
     """Return the transposed convolution of (N, C, ...) with filters (C, K/groups, ...).
 
     Padding takes pixels from the result; a negative one after it adds zeros.
@@ -150,7 +158,9 @@ def transposed(x: np.ndarray, w: np.ndarray, g: Geometry) -> np.ndarray:
     return np.pad(_input_gradient(x, w, shape, none)[part], zeros)
 
 
-def _input_gradient(dy: np.ndarray, w: np.ndarray, shape: tuple[int, ...], g: Geometry) -> Any:
+def _input_gradient(
+    dy: np.ndarray, w: np.ndarray, shape: tuple[int, ...], g: WindowArguments
+) -> Any:
     """Return the gradient of the input of a convolution, of 1 to 3 axes."""
     if dy.ndim == 3:
         flat_dy, flat_w, flat = planar(dy, w, g)
@@ -168,7 +178,7 @@ def _input_gradient(dy: np.ndarray, w: np.ndarray, shape: tuple[int, ...], g: Ge
 
 
 def transposed_gradients(
-    dy: np.ndarray, x: np.ndarray, w: np.ndarray, g: Geometry
+    dy: np.ndarray, x: np.ndarray, w: np.ndarray, g: WindowArguments
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the gradients of `x` and `w` of a transposed convolution."""
     shape = _whole(x, w, g)

@@ -228,9 +228,11 @@ def _pointwise(out: Writer, node: Node, layer: Any, xs: list[str], y: str) -> No
         wide = out.add("Mul", [*xs, out.constant(a, dtype)], out.between())
         wide = out.add("Softplus", [wide], out.between())
         out.add("Div", [wide, out.constant(a, dtype)], y)
-    else:
+    elif name == "affine":
         between = out.add("Mul", [*xs, out.constant(a, dtype)], out.between())
         out.add("Add", [between, out.constant(b, dtype)], y)
+    else:
+        raise ValueError(f"function: got {name!r}, which has no form in ONNX")
 
 
 def _form_of(layer: Any) -> Form | None:

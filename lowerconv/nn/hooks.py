@@ -20,7 +20,7 @@ _numbers = itertools.count()
 
 
 @not_copied("register the function with the copy, too")
-class Handle:
+class HookHandle:
     """Stands for a function that was added to others, until `remove`."""
 
     def __init__(self, hooks: Hooks, function: Any, first: bool = False) -> None:

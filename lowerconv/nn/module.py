@@ -14,7 +14,7 @@ from lowerconv.checks import shape
 from lowerconv.conv.problem import DTYPES
 from lowerconv.nn import exchange, export, program, recording
 from lowerconv.nn.attributes import Attributes, Parameter
-from lowerconv.nn.hooks import Gate, Handle, Hooks, Watch
+from lowerconv.nn.hooks import Gate, HookHandle, Hooks, Watch
 from lowerconv.nn.memory import MemoryReport
 from lowerconv.nn.sharing import Use
 from lowerconv.nn.step import INFERENCE, Step
@@ -255,7 +255,7 @@ class Module(Attributes):
         """
         return program.backward(self, dy)
 
-    def register_watch(self, watch: Watch, *, first: bool = False) -> Handle:
+    def register_watch(self, watch: Watch, *, first: bool = False) -> HookHandle:
         """Have a function told of each layer that has computed, when this module runs.
 
         So what measures and looks for errors stays outside of networks.
@@ -269,12 +269,12 @@ class Module(Attributes):
 
         Returns
         -------
-        Handle
+        HookHandle
             Its ``remove()`` ends this.
         """
-        return Handle(self._watches, watch, first)
+        return HookHandle(self._watches, watch, first)
 
-    def register_gate(self, gate: Gate) -> Handle:
+    def register_gate(self, gate: Gate) -> HookHandle:
         """Have a function called with each layer that is about to compute forward.
 
         The layer waits until it returns. So strategies that still receive updated parameters keep
@@ -287,10 +287,10 @@ class Module(Attributes):
 
         Returns
         -------
-        Handle
+        HookHandle
             Its ``remove()`` ends this.
         """
-        return Handle(self._gates, gate)
+        return HookHandle(self._gates, gate)
 
     def compile(self, x_shape: Shape) -> Callable[[np.ndarray], np.ndarray]:
         """Return the module as a function for inference, with the parameters as they are now.

@@ -198,7 +198,7 @@ def copy(worker, workers, x, y, add):
                 target[i] = source[i]
 
 
-class Part(NamedTuple):
+class BatchPart(NamedTuple):
     """Which items of a global batch the images here are: any samples, and any parts of each.
 
     Attributes
@@ -254,7 +254,7 @@ def dropout(worker, workers, x, y, part, draw, add):
     team : Handle
         From `threads.parallel_region`.
     x, y : Images
-    part : Part
+    part : BatchPart
     draw : Draw
     add : bool
         Whether `y` is added to; not where it is `x`.

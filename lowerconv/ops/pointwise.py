@@ -105,7 +105,10 @@ def _erf(x):
 
 @internal
 def _scalar(kind, x, a, b):
-    """Return a function of one float64, or of one float32 where it is seldom used."""
+    """Return a function of one float64, or of one float32 where it is seldom used.
+
+    NaN stands for a function that has no formula here.
+    """
     if kind == SIGMOID:
         return 1 / (1 + math.exp(-x))
     if kind == SILU:
@@ -126,12 +129,14 @@ def _scalar(kind, x, a, b):
         return math.exp(x)
     if kind == LOG:
         return math.log(x) if x > 0 else (-math.inf if x == 0 else math.nan)
-    return math.erf(x)
+    if kind == ERF:
+        return math.erf(x)
+    return math.nan
 
 
 @internal
 def _slope(kind, x, a, b):
-    """Return the derivative of a function at one number."""
+    """Return the derivative of a function at one number; NaN where it has no formula here."""
     if kind == SIGMOID:
         y = 1 / (1 + math.exp(-x))
         return y * (1 - y)
@@ -159,7 +164,9 @@ def _slope(kind, x, a, b):
         return math.exp(x)
     if kind == LOG:
         return 1 / x
-    return 1.1283791670955126 * math.exp(-x * x)
+    if kind == ERF:
+        return 1.1283791670955126 * math.exp(-x * x)
+    return math.nan
 
 
 @internal

@@ -284,7 +284,7 @@ def bind(team: Team, threads: int, pairs: bool = False) -> None:
     try:
         if team.places is not bound:
             team.places = ()  # unknown, where it is interrupted
-            for thread, cpu in zip(team.threads, bound[1:], strict=False):
+            for thread, cpu in zip(team.started, bound[1:], strict=False):
                 os.sched_setaffinity(thread.native_id or 0, (cpu,))
             team.places = bound
         if _current_cpu() != bound[0]:
@@ -309,7 +309,7 @@ def _move_here(cpu: int) -> None:
 def _free(team: Team) -> None:
     """Let the threads of a team run where the calling one may."""
     mask, refused = os.sched_getaffinity(0), None
-    for thread in team.threads:
+    for thread in team.started:
         try:
             os.sched_setaffinity(thread.native_id or 0, mask)
         except OSError as error:

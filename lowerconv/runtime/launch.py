@@ -72,11 +72,20 @@ def say(text: str) -> None:
         print(f"lowerconv: {text}", file=sys.stderr)
 
 
-def loops(function: Callable[..., None], job: np.dtype, what: str) -> int:
+def compile_worker(function: Callable[..., None], job: np.dtype, what: str) -> int:
     """Return the address of ``function(jobs, worker)``, compiled once per machine.
 
-    A plain function called through its address, and not through numba's dispatcher: so that one
-    parallel loop, which takes longest to compile, serves all of them.
+    Called through its address: numba's dispatcher would look at the type of every argument at each
+    call.
+
+    Parameters
+    ----------
+    function : callable
+        What one worker does; it must not raise.
+    job : dtype
+        Of the record that `jobs` points to.
+    what : str
+        What the function computes, for people.
     """
     signature = types.void(types.CPointer(from_dtype(job)), types.int64)
     begin = time.perf_counter()
@@ -107,7 +116,7 @@ def _borrowed(context: Any, builder: Any, kind: Any, value: Any) -> Any:
 
 @intrinsic
 def _spread(typing_context, team, body, frame):
-    """Run ``body(worker, workers, *frame)`` on every thread of a team (`threads.Handle`).
+    """Run ``body(worker, workers, *frame)`` on every thread of a team (`team.Handle`).
 
     What each thread is given is a function that reads the frame where the caller keeps it and calls
     the body.  Bodies must not raise: no one would see the exception.
@@ -179,7 +188,7 @@ def parallel(function: Callable[..., None] | None = None, **options: Any) -> Any
 
 
 @njit(cache=True, nogil=True)
-def bind_operands(words, source, filters, bias, target, scratch, relu):
+def bind_operands(words, source, filters, bias, target, scratch):
     """Write the operands of a call into a record: one step into compiled code for all of them.
 
     `words` are the fields of `records.Operands`, in their order: one compiled function for records
@@ -190,10 +199,9 @@ def bind_operands(words, source, filters, bias, target, scratch, relu):
     words[2] = bias.ctypes.data if bias.size else 0
     words[3] = target.ctypes.data
     words[4] = scratch
-    words[5] = relu
-    words[6] = source.strides[0] // source.itemsize
-    words[7] = filters.strides[0] // filters.itemsize
-    words[8] = target.strides[0] // target.itemsize
+    words[5] = source.strides[0] // source.itemsize
+    words[6] = filters.strides[0] // filters.itemsize
+    words[7] = target.strides[0] // target.itemsize
 
 
 @lru_cache

@@ -34,7 +34,6 @@ class Operands:
     bias: int = 0  #     address of an item for each filter, or 0
     target: int = 0  #   address of the result
     scratch: int = 0  #  address of the workspace
-    relu: int = 0
     ld_source: int = 0  #   items from one image to the next
     ld_filters: int = 0  #  likewise, where the other operand is images too
     ld_target: int = 0

@@ -14,7 +14,7 @@ import threading
 import time
 from typing import Any, NamedTuple
 
-from lowerconv.codegen import fork_join as handoff
+from lowerconv.codegen import fork_join
 from lowerconv.copying import not_copied
 from lowerconv.machine.variables import MOST
 from lowerconv.runtime import native
@@ -35,8 +35,8 @@ class Handle(NamedTuple):
 
     @property
     def captures(self) -> bool:
-        """Whether launches are captured: by `handoff`'s ``capture`` instead of ``launch``."""
-        return self.launch != handoff.address("launch")
+        """Whether launches are captured: by `codegen.fork_join`'s ``capture`` instead of ``launch``."""
+        return self.launch != fork_join.address("launch")
 
 
 @not_copied("ask for `team()`")
@@ -47,8 +47,8 @@ class Team:
     ----------
     words, state : ndarray, int
         What `codegen.fork_join` reads and writes, and its address.
-    threads : list of threading.Thread or native.Thread
-        Those that have been started; ``threads[0]`` is thread 1.
+    started : list of threading.Thread or native.Thread
+        ``started[0]`` is thread 1.
     refusal : Exception or None
         Why the system has not started as many as it was asked for last.
     capturing : RLock
@@ -59,34 +59,34 @@ class Team:
     """
 
     def __init__(self) -> None:
-        self.words = handoff.new_state(MOST)
+        self.words = fork_join.new_state(MOST)
         self.state = self.words.ctypes.data
-        self.launch_address = handoff.address("launch")
+        self.launch_address = fork_join.address("launch")
         self._handles: dict[int, Handle] = {}
-        self._capture_address = handoff.address("capture")
+        self._capture_address = fork_join.address("capture")
         self.capturing = native.RLock()
         self._launch = ctypes.CFUNCTYPE(None, *[_I64] * 5)(self.launch_address)
-        self._serve = ctypes.CFUNCTYPE(None, _I64, _I64)(handoff.address("serve"))
-        self.threads: list[threading.Thread | native.Thread] = []
+        self._serve = ctypes.CFUNCTYPE(None, _I64, _I64)(fork_join.address("serve"))
+        self.started: list[threading.Thread | native.Thread] = []
         self.refusal: Exception | None = None
         self._joining = native.allocate_lock()
         self.places: tuple[int, ...] | None = None
 
     def handle(self, threads: int) -> Handle:
         """Return the team with so many threads, the caller counted, or as many as there can be."""
-        known = self._handles.get(threads) or self._started(threads)
+        known = self._handles.get(threads) or self._start_all(threads)
         if self.capturing._is_owned():
             return known._replace(launch=self._capture_address)
         return known
 
-    def _started(self, threads: int) -> Handle:
+    def _start_all(self, threads: int) -> Handle:
         """Start threads until there are so many, as far as the system starts them."""
         self.refusal = None
         try:
-            while len(self.threads) < threads - 1:
-                self._start(len(self.threads) + 1)
+            while len(self.started) < threads - 1:
+                self._start(len(self.started) + 1)
         except (RuntimeError, MemoryError) as error:
-            self.refusal, threads = error, len(self.threads) + 1
+            self.refusal, threads = error, len(self.started) + 1
         return self._handles.setdefault(threads, Handle(self.launch_address, self.state, threads))
 
     def _start(self, number: int) -> None:
@@ -102,18 +102,18 @@ class Team:
 
     def _work(self, number: int, thread: threading.Thread | native.Thread, ready: Any) -> None:
         with self._joining:
-            joins = len(self.threads) < number
+            joins = len(self.started) < number
             if joins:
-                self.threads.append(thread)
+                self.started.append(thread)
         ready.release()
         if joins:
             self._serve(self.state, number)  # and as long as that lasts, so does the state
 
     def stop(self) -> None:
         """End the threads."""
-        self._launch(self.state, 0, 0, len(self.threads) + 1, 0)
+        self._launch(self.state, 0, 0, len(self.started) + 1, 0)
         end = time.monotonic() + PATIENCE
-        for thread in self.threads:
+        for thread in self.started:
             thread.join(max(0.0, end - time.monotonic()))
 
 

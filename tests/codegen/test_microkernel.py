@@ -9,7 +9,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from lowerconv.codegen.microkernel import ADD, RELU, Microkernel
+from lowerconv.codegen.microkernel import Microkernel
+from lowerconv.codegen.signatures import ADD, RELU
 
 from .guarded_calls import DTYPES, PLACES, Job, by_isa, call
 
@@ -22,7 +23,7 @@ def expected(kernel, k, vectors, broadcasts, table, out, out_step, bias, valid, 
     lanes = kernel.lanes or (VL,) * kernel.NV
     sums = np.zeros((kernel.MR, kernel.NV * VL))
     sums += bias[:, None] if kernel.store == "rows" else bias
-    entries = table.reshape(-1, max(1, kernel.tables))
+    entries = table.reshape(-1, max(1, kernel.table_columns))
     for step in range(k):
         at = entries[step, 0] if kernel.vector_step is None else step * kernel.vector_step
         row = np.zeros(kernel.NV * VL)
@@ -38,11 +39,12 @@ def expected(kernel, k, vectors, broadcasts, table, out, out_step, bias, valid, 
 
     if kernel.store == "rows":
         for i in range(min(kernel.MR, valid)):
-            row = (kernel.places[i] if kernel.places else i) * out_step
+            row = (kernel.result_rows[i] if kernel.result_rows else i) * out_step
             for v, count in enumerate(lanes):
-                spot = kernel.spots[v] if kernel.spots else v * VL * kernel.pixel_step
+                places = kernel.vector_places
+                begin = places[v] if places else v * VL * kernel.pixel_step
                 for j in range(count):
-                    put(row + spot + j * kernel.pixel_step, sums[i, v * VL + j])
+                    put(row + begin + j * kernel.pixel_step, sums[i, v * VL + j])
     else:
         for lane in range(min(kernel.NV * VL, valid)):
             for i in range(kernel.MR):
@@ -54,14 +56,14 @@ def random_kernel(rng, isa, dtype, MR, NV, store, **chosen):
     """A specification with everything drawn that is not chosen."""
     VL = isa.lanes(dtype)
     pixel_step = chosen.get("pixel_step", rng.choice([1, 1, 2, 3]))
-    lanes = places = spots = ()
+    lanes = result_rows = vector_places = ()
     if store == "rows":
         lanes = rng.choice([(), tuple(rng.randint(1, VL) for _ in range(NV))])
         if rng.random() < 0.5:
-            places = tuple(rng.sample(range(2 * MR), MR))
+            result_rows = tuple(rng.sample(range(2 * MR), MR))
         if rng.random() < 0.5:  # in another order, with gaps
             apart = VL * pixel_step + rng.choice([0, 3])
-            spots = tuple(i * apart for i in rng.sample(range(NV), NV))
+            vector_places = tuple(i * apart for i in rng.sample(range(NV), NV))
     panel = tuple(v * VL for v in range(NV))
     spread = tuple(rng.randint(0, 60) for _ in range(NV))
     return Microkernel(
@@ -71,7 +73,7 @@ def random_kernel(rng, isa, dtype, MR, NV, store, **chosen):
         broadcast_step=chosen.get("broadcast_step", rng.choice([None, 0, 1, 7, MR])),
         vector_step=chosen.get("vector_step", rng.choice([None, 0, 1, NV * VL])),
         store=store, lanes=chosen.get("lanes", lanes), pixel_step=pixel_step,
-        ahead=rng.choice([0, 64]), places=places, spots=spots,
+        ahead=rng.choice([0, 64]), result_rows=result_rows, vector_places=vector_places,
     )  # fmt: skip
 
 
@@ -82,8 +84,8 @@ def integers(rng, size, dtype, most=4):
 def operands(rng, kernel, k, valid, mode):
     """Arguments of a call; each array ends where the last read or write must end."""
     VL, dtype = kernel.isa.lanes(kernel.dtype), kernel.dtype
-    offsets = [rng.randint(0, 40) for _ in range(k * kernel.tables)]
-    entries = np.array(offsets, np.int32).reshape(k, kernel.tables)
+    offsets = [rng.randint(0, 40) for _ in range(k * kernel.table_columns)]
+    entries = np.array(offsets, np.int32).reshape(k, kernel.table_columns)
     lanes = kernel.lanes or (VL,) * kernel.NV
 
     def reach(step, column):
@@ -93,13 +95,13 @@ def operands(rng, kernel, k, valid, mode):
     wide = max(column + count for column, count in zip(kernel.columns, lanes, strict=True))
     vectors = integers(rng, wide + reach(kernel.vector_step, 0) - 1, dtype)
     broadcasts = integers(rng, max(kernel.rows) + reach(kernel.broadcast_step, -1), dtype)
-    table = entries.ravel() if kernel.tables and k else np.zeros(2, np.int32)
+    table = entries.ravel() if kernel.table_columns and k else np.zeros(2, np.int32)
     step = kernel.pixel_step
     if kernel.store == "rows":
-        spots = kernel.spots or tuple(v * VL * step for v in range(kernel.NV))
+        spots = kernel.vector_places or tuple(v * VL * step for v in range(kernel.NV))
         ends = [spot + (count - 1) * step + 1 for spot, count in zip(spots, lanes, strict=True)]
         out_step = max(ends) + rng.choice([0, 5])
-        places = kernel.places or tuple(range(kernel.MR))
+        places = kernel.result_rows or tuple(range(kernel.MR))
         size = max(places[:valid], default=0) * out_step + max(ends)
         bias = integers(rng, kernel.MR, dtype, 20)
     else:

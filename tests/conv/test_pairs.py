@@ -83,7 +83,7 @@ for threads in (2, 3, 4, 8):
     lc.set_num_threads(threads)
     for _ in range(3):
         assert all(map(np.array_equal, passes("paired"), expected)), threads
-masks = {tuple(os.sched_getaffinity(thread.native_id)) for thread in team.team().threads}
+masks = {tuple(os.sched_getaffinity(thread.native_id)) for thread in team.team().started}
 assert len(masks) == 1 and len(masks.pop()) == 1
 print("right")
 """

@@ -1,18 +1,22 @@
 """Layers' backward steps against differences of their forward steps, in float64.
 
-Of one layer at a time.  Layers of several operands, and values with several readers, are met in
-networks: `test_torch_twins` compares their gradients with PyTorch's.  The norms are in `tests/ops`.
+Of one layer at a time, and of two that read the same value.  Layers of several operands are met in
+networks: `test_torch_twins` compares their gradients with PyTorch's.
 """
+
+from functools import partial
 
 import numpy as np
 import pytest
 
 from lowerconv import nn
+from lowerconv.nn.pointwise import Pointwise
+from lowerconv.ops.pointwise import FUNCTIONS
 
 SEED = 20240229
 
 
-def loss_of(layer: nn.Layer, x: np.ndarray, weights: np.ndarray, step: nn.Step) -> float:
+def loss_of(layer: nn.Module, x: np.ndarray, weights: np.ndarray, step: nn.Step) -> float:
     return float((layer.run(x, step) * weights).sum())
 
 
@@ -30,7 +34,7 @@ def differences(function, array: np.ndarray, places: list[tuple[int, ...]]) -> l
     return slopes
 
 
-def check_gradients(layer: nn.Layer, x: np.ndarray, training: bool = True) -> None:
+def check_gradients(layer: nn.Module, x: np.ndarray, training: bool = True) -> None:
     rng = np.random.default_rng(SEED)
     print(f"seed {SEED}")
     step = nn.Step(input_grad=training, training=training, seed=3, number=5, first_sample=2)
@@ -67,6 +71,8 @@ LAYERS = {
     ),
     "linear": (lambda: nn.Linear(5, 4, dtype=np.float64), (3, 5)),
     "linear-no-bias": (lambda: nn.Linear(5, 1, bias=False, dtype=np.float64), (3, 5)),
+    "batch-norm": (lambda: nn.BatchNorm2d(3, dtype=np.float64), (4, 3, 5, 4)),
+    "response-norm": (lambda: nn.LocalResponseNorm(3, alpha=0.5, k=2.0), (2, 7, 4, 3)),
     "relu": (nn.ReLU, (3, 5, 4)),
     "flatten": (nn.Flatten, (3, 5, 2, 2)),
     "dropout": (lambda: nn.Dropout(0.4), (3, 50)),
@@ -81,15 +87,47 @@ LAYERS = {
         (3, 2, 4, 4),
     ),
 }
+# Every function of one number, also those that are added to the library, with constants that show.
+CONSTANTS = {"clip": (-0.5, 0.75), "silu": (1.5, 0.0), "softplus": (2.0, 0.0), "affine": (2.0, 3.0)}
+LAYERS |= {
+    f"function-{name}": (partial(Pointwise, name, *CONSTANTS.get(name, ())), (3, 5, 4))
+    for name in sorted(FUNCTIONS)
+}
+POSITIVE = {"function-log", "function-sqrt", "function-reciprocal"}
+
+
+class Sum(nn.Module):
+    """Two layers of the same value, summed: the gradient of one is added to that of the other."""
+
+    def __init__(self, first: nn.Layer, second: nn.Layer) -> None:
+        super().__init__()
+        self.first, self.second, self.add = first, second, nn.Add()
+
+    def forward(self, *values: nn.Value) -> nn.Value:
+        (x,) = values
+        return self.add(self.first(x), self.second(x))
+
+
+def images_of(name: str, rng: np.random.Generator) -> np.ndarray:
+    shape = LAYERS[name][1]
+    return rng.uniform(0.5, 2, shape) if name in POSITIVE else rng.standard_normal(shape)
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_backward_is_the_derivative_of_forward(name):
-    build, shape = LAYERS[name]
-    layer = build()
+    layer = LAYERS[name][0]()
     rng = np.random.default_rng(SEED + 1)
     layer.initialize(rng)
-    check_gradients(layer, rng.standard_normal(shape))
+    check_gradients(layer, images_of(name, rng))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_gradients_of_two_readers_are_added(name):
+    build = LAYERS[name][0]
+    layer = Sum(build(), build())
+    rng = np.random.default_rng(SEED + 2)
+    layer.initialize(rng)
+    check_gradients(layer, images_of(name, rng))
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lowerconv.ops.elementwise import (
+    BatchPart,
     Draw,
-    Part,
     add,
     bias_relu_grad,
     copy,
@@ -167,7 +167,7 @@ def test_dropout(tensor, shape, dtype):
     scale = dtype(1 / 0.7)
     expected = np.where(kept, values * scale, dtype(0))
     N, items = sizes(shape)
-    part = Part(np.arange(N), np.array([[0, first, items]]), items)
+    part = BatchPart(np.arange(N), np.array([[0, first, items]]), items)
     last = part, Draw(np.uint64(key), np.uint64(threshold), scale)
     for more in (False, True):
         x, y = tensor(values), tensor(there)
@@ -189,13 +189,13 @@ def test_dropout_of_some_samples_and_some_items_of_each(dtype):
     begins = np.cumsum([0, *(count for _, count in runs)])
     segments = np.array([(b, *run) for b, run in zip(begins[:-1], runs, strict=True)])
     draw = Draw(np.uint64(99), np.uint64(2**63), dtype(2))
-    everything = Part(np.arange(N), np.array([[0, 0, full]]), full)
+    everything = BatchPart(np.arange(N), np.array([[0, 0, full]]), full)
     kept = np.empty_like(whole)
     run(dropout, 2, rows(whole), rows(kept), everything, draw, False)
     samples = np.array([4, 0, 3])
     x = np.ascontiguousarray(whole[samples][:, chosen])
     y, there = np.ones_like(x), np.ones_like(x)
-    part = Part(samples, segments, full)
+    part = BatchPart(samples, segments, full)
     for target, more in ((y, True), (there, False), (x, False)):
         run(dropout, 3, rows(x), rows(target), part, draw, more)
     expected = kept[samples][:, chosen]

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 import lowerconv as lc
+from lowerconv.conv.problem import conv_problem
 
 #          x, w, padding
 SHAPES = [
@@ -42,8 +43,7 @@ def works(count: int, seed: int = 0) -> list[Work]:
     made = []
     for number in range(count):
         name = names[(number + number // len(names)) % len(names)]
-        # Not every algorithm takes every filter.
-        taken = [shapes for shapes in SHAPES if name != "winograd" or shapes[1][2:] == (3, 3)]
+        taken = [s for s in SHAPES if name in lc.algorithms(conv_problem(s[0], s[1], padding=s[2]))]
         x_shape, w_shape, padding = taken[number % len(taken)]
         dy_shape = (
             x_shape[0],

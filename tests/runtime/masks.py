@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("watchdog")
 
 def masks():
     """Return the CPUs that each of the team's threads may run on, as the kernel has them."""
-    return [os.sched_getaffinity(thread.native_id) for thread in teams.team().threads]
+    return [os.sched_getaffinity(thread.native_id) for thread in teams.team().started]
 
 
 def enter(threads, pairs=False):

@@ -289,7 +289,7 @@ def test_none_frees_all_threads():
     enter(CORES)
     lc.set_affinity("none")
     enter(2)
-    assert masks() == [mask] * len(teams.team().threads)
+    assert masks() == [mask] * len(teams.team().started)
 
 
 def test_threads_work_where_they_are_bound():
@@ -371,7 +371,7 @@ def test_a_kernel_that_refuses_one_thread_leaves_none_bound(monkeypatch, new_tea
     mask = os.sched_getaffinity(0)
     a, b = affinity.topology().cpus[:2]
     enter(4)
-    real, last = os.sched_setaffinity, teams.team().threads[-1].native_id
+    real, last = os.sched_setaffinity, teams.team().started[-1].native_id
 
     def refuse_last(thread, cpus):
         return refuse() if thread == last and len(cpus) == 1 else real(thread, cpus)

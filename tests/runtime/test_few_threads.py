@@ -85,7 +85,7 @@ def test_fewer_threads_and_the_same_results(room, few, error):
     assert f"kernels run on {few + 1} of 8 threads" in str(warning.message)
     assert "ulimit -u" in str(warning.message)
     assert lc.get_num_threads() == few + 1
-    assert len(teams.team().threads) == few
+    assert len(teams.team().started) == few
 
 
 @pytest.mark.parametrize("algorithm", lc.algorithms())
@@ -149,7 +149,7 @@ def test_they_are_started_when_they_are_asked_for_again(room):
     room()
     lc.set_num_threads(5)
     assert same(work.run(), expected)
-    assert lc.get_num_threads() == 5 and len(teams.team().threads) == 4
+    assert lc.get_num_threads() == 5 and len(teams.team().started) == 4
 
 
 def test_a_warning_that_is_an_error_leaves_everything_in_order(room):

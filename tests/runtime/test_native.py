@@ -48,7 +48,7 @@ def test_kernels_run_on_threads_of_the_system(greenlets):
     x, w = np.ones((4, 8, 9, 9), np.float32), np.ones((8, 8, 3, 3), np.float32)
     for algorithm in lc.algorithms():
         assert np.allclose(lc.conv2d(x, w, algorithm=algorithm), 72)
-    crew = teams.team().threads
+    crew = teams.team().started
     assert len(crew) >= 2
     assert len({thread.native_id for thread in crew} | {threading.get_native_id()}) == len(crew) + 1
     teams.end()

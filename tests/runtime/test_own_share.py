@@ -32,7 +32,7 @@ def crew(threads):
     x, w = np.ones((4, 16, 20, 20), "f4"), np.ones((16, 16, 3, 3), "f4")
     for algorithm in lc.algorithms():
         assert np.allclose(lc.conv2d(x, w, algorithm=algorithm), 144), algorithm
-    return [mask(thread.native_id) for thread in teams.team().threads]
+    return [mask(thread.native_id) for thread in teams.team().started]
 
 def in_a_thread(function):
     results = []
@@ -98,7 +98,7 @@ if not child:
     code = 1
     try:
         assert mask() == cpus
-        own = {thread.native_id for thread in teams.team().threads}
+        own = {thread.native_id for thread in teams.team().started}
         assert not own  # its parent's are not in it
         assert crew(threads) == bound
         lc.set_affinity("none")
@@ -107,7 +107,7 @@ if not child:
     finally:
         os._exit(code)
 assert os.waitpid(child, 0)[1] == 0
-assert [mask(thread.native_id) for thread in teams.team().threads] == bound
+assert [mask(thread.native_id) for thread in teams.team().started] == bound
 assert crew(threads) == bound
 print("right")
 """

@@ -1,1 +1,1 @@
-"""The algorithms that lower to a matrix and multiply it by the library's GEMM."""
+"""The algorithms that lower to a matrix and multiply it by SciPy's BLAS."""

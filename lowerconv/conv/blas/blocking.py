@@ -2,7 +2,7 @@
 
 The pipeline multiplies blocks of MC filters, NC pixels and KC taps.  Per core it keeps two panels
 (one being lowered, one being multiplied) and one product, each a quarter of the L2 cache; the last
-quarter is left to the rows of the image and of the filters that pass by.
+quarter is left to the rows of the image and of the filters that are read meanwhile.
 """
 
 from __future__ import annotations

@@ -9,26 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf
 
-from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.ranges import share
 from lowerconv.conv.algorithm import Algorithm
 from lowerconv.conv.blas.epilogue import gather, store
 from lowerconv.conv.blas.im2col import col2im, lower
 from lowerconv.conv.executable import Array, Executable, Options
-from lowerconv.conv.lowering import countable, has_many_phases
+from lowerconv.conv.phases import countable, has_many_phases
 from lowerconv.conv.problem import ConvProblem, Op
 from lowerconv.ops.blas import GEMM_LIMIT
 from lowerconv.ops.few_rows import FEW, few_rows
 from lowerconv.ops.matmul import multiply
-from lowerconv.runtime.launch import spread
+from lowerconv.runtime.launch import parallel
 from lowerconv.runtime.team import Handle
 from lowerconv.runtime.workspace import Scratch, carved_items
 
 PIXELS_PER_PIECE = 4096  # of one row of the lowered matrix: a few pages, copied at a stretch
 
 
-@njit(cache=True, nogil=True)
-def _lower_all_share(worker, workers, x, geometry, col):
+@parallel
+def _lower_all(worker, workers, x, geometry, col):
     rows, pixels = col.shape
     blocks = (pixels + PIXELS_PER_PIECE - 1) // PIXELS_PER_PIECE
     first, last = share(rows * blocks, worker, workers)
@@ -39,13 +38,8 @@ def _lower_all_share(worker, workers, x, geometry, col):
         lower(x, 0, k, k + 1, j0, j1, geometry, col[k : k + 1], j0)
 
 
-@njit(cache=True, nogil=True)
-def _lower_all(team, x, geometry, col):
-    spread(team, _lower_all_share, (x, geometry, col))
-
-
-@njit(cache=True, nogil=True)
-def _raise_all_share(worker, workers, col, geometry, dx):
+@parallel
+def _raise_all(worker, workers, col, geometry, dx):
     N, C = dx.shape[:2]
     taps = geometry.R * geometry.S
     pixels = geometry.P * geometry.Q
@@ -57,13 +51,8 @@ def _raise_all_share(worker, workers, col, geometry, dx):
         col2im(block, n * pixels, c, 0, taps, 0, pixels, geometry, dx[n : n + 1])
 
 
-@njit(cache=True, nogil=True)
-def _raise_all(team, col, geometry, dx):
-    spread(team, _raise_all_share, (col, geometry, dx))
-
-
-@njit(cache=True, nogil=True)
-def _store_all_share(worker, workers, product, bias, relu, y):
+@parallel
+def _store_all(worker, workers, product, bias, relu, y):
     N, K, pixels = y.shape
     first, last = share(N * K, worker, workers)
     for piece in range(first, last):
@@ -71,23 +60,13 @@ def _store_all_share(worker, workers, product, bias, relu, y):
         store(product[k : k + 1], n * pixels, k, k + 1, 0, pixels, bias, relu, y[n : n + 1])
 
 
-@njit(cache=True, nogil=True)
-def _store_all(team, product, bias, relu, y):
-    spread(team, _store_all_share, (product, bias, relu, y))
-
-
-@njit(cache=True, nogil=True)
-def _gather_all_share(worker, workers, y, matrix):
+@parallel
+def _gather_all(worker, workers, y, matrix):
     N, K, pixels = y.shape
     first, last = share(N * K, worker, workers)
     for piece in range(first, last):
         n, k = piece // K, piece % K
         gather(y[n : n + 1], k, k + 1, 0, pixels, matrix[k : k + 1], n * pixels)
-
-
-@njit(cache=True, nogil=True)
-def _gather_all(team, y, matrix):
-    spread(team, _gather_all_share, (y, matrix))
 
 
 class _Lowered(Executable):
@@ -191,14 +170,14 @@ PASSES: dict[Op, Callable[[ConvProblem, Options], Executable]] = {
     "weight_grad": LoweredWeightGrad,
 }
 
-# Pixels of a batch below which there is so little to reuse that the filters, or their gradient,
-# only pass by: then BLAS, which reads them where they are, is faster.
+# Pixels of a batch so few that each filter, or its gradient, is used once or twice, and not worth
+# packing: then BLAS, which reads them where they are, is faster.
 FEW_PIXELS = {"forward": 3, "input_grad": 3, "weight_grad": 8}
 FEW_PIXELS_RxS = {"forward": 3, "input_grad": 16, "weight_grad": 24}
 
 
 def estimate(problem: ConvProblem, op: Op, constant: bool) -> float:
-    """Return no cost for a few pixels, which only this algorithm suits; infinity for others.
+    """Return 0, which no other cost is below, for a few pixels; infinity for more.
 
     Filters that are kept packed are read once by microkernels, too, where one image is a pixel.
     """
@@ -221,7 +200,7 @@ def build(problem: ConvProblem, op: Op, options: Options) -> Executable:
 
 ALGORITHM = Algorithm(
     name="lowering",
-    reason="so few pixels that the filters only pass by",
+    reason="so few pixels that packing filters is not worth it",
     estimate=estimate,
     build=build,
 )

@@ -7,11 +7,90 @@ input gradient the order is turned round: the product is the panel, and it is ad
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import numpy as np
+
 from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.ranges import share
+from lowerconv.conv.blas.blocking import Blocking
 from lowerconv.conv.blas.epilogue import gather, store
 from lowerconv.conv.blas.im2col import col2im, lower
+from lowerconv.conv.problem import Geometry
 from lowerconv.ops.blas import gemm
+
+
+class ForwardCall(NamedTuple):
+    """A forward pass, of one call."""
+
+    x: np.ndarray  #     (N, C, H, W)
+    w: np.ndarray  #     (K, taps of a group)
+    bias: np.ndarray  #  empty where there is none
+    relu: bool
+    groups: int
+    geometry: Geometry
+    blocks: Blocking
+    y: np.ndarray  #     (N, K, P*Q)
+
+
+class InputGradCall(NamedTuple):
+    """An input gradient, of one call."""
+
+    dy: np.ndarray  #    (N, K, P*Q)
+    w: np.ndarray  #     (K, taps of a group)
+    groups: int
+    geometry: Geometry
+    blocks: Blocking
+    dx: np.ndarray  #    (N, C, H, W)
+
+
+class WeightGradCall(NamedTuple):
+    """A weight gradient, of one call."""
+
+    dy: np.ndarray  #       (N, K, P*Q)
+    x: np.ndarray  #        (N, C, H, W)
+    groups: int
+    geometry: Geometry
+    blocks: Blocking
+    partial: np.ndarray  #  (splits, K, taps of a group)
+
+
+class ForwardStep(NamedTuple):
+    """What a step multiplies: filters i0 to i1 of a group, pixels j0 to j1, taps k0 to k1."""
+
+    group: int
+    i0: int
+    i1: int
+    j0: int
+    j1: int
+    k0: int
+    k1: int
+
+
+class InputGradStep(NamedTuple):
+    """What a step multiplies: taps k0 to k1 of a group, pixels j0 to j1 of images n0 to n1."""
+
+    group: int
+    k0: int
+    k1: int
+    n0: int
+    n1: int
+    j0: int
+    j1: int
+
+
+class WeightGradStep(NamedTuple):
+    """What a step multiplies: filters i0 to i1, taps k0 to k1, pixels j0 to j1 of a split."""
+
+    split: int
+    group: int
+    i0: int
+    i1: int
+    k0: int
+    k1: int
+    j0: int
+    j1: int
+    first: bool  # of the sum
 
 
 @njit(cache=True, nogil=True)
@@ -42,39 +121,42 @@ def tiles_of(images, pixels, NC):
 
 
 @njit(cache=True, nogil=True)
-def _forward_place(step, x, w, groups, blocks, y):
-    """Return group, filters, pixels, taps of a step: KC taps, then MC filters, then NC pixels."""
-    MC, NC, KC, _, _ = blocks
-    filters, taps = w.shape[0] // groups, w.shape[1]
-    pixels = y.shape[0] * y.shape[2]
+def _forward_step(step, a):
+    """Return what a step multiplies: KC taps, then MC filters, then NC pixels."""
+    MC, NC, KC, _, _ = a.blocks
+    filters, taps = a.w.shape[0] // a.groups, a.w.shape[1]
+    pixels = a.y.shape[0] * a.y.shape[2]
     m_blocks, n_blocks, k_blocks = -(-filters // MC), -(-pixels // NC), -(-taps // KC)
     task = step // k_blocks
     i0, i1 = _block(task % m_blocks, MC, filters)
     j0, j1 = _block(task // m_blocks % n_blocks, NC, pixels)
     k0, k1 = _block(step % k_blocks, KC, taps)
-    return task // (n_blocks * m_blocks), i0, i1, j0, j1, k0, k1
+    return ForwardStep(task // (n_blocks * m_blocks), i0, i1, j0, j1, k0, k1)
 
 
 @njit(cache=True, nogil=True)
-def forward_lower(step, x, w, groups, geometry, blocks, y, panel):
+def forward_lower(step, a, panel):
     """Lower a panel of KC taps x NC pixels."""
-    group, _, _, j0, j1, k0, k1 = _forward_place(step, x, w, groups, blocks, y)
-    panel = panel[: (k1 - k0) * (j1 - j0)].reshape(k1 - k0, j1 - j0)
-    lower(x, group * (x.shape[1] // groups), k0, k1, j0, j1, geometry, panel, 0)
+    s = _forward_step(step, a)
+    taps, pixels = s.k1 - s.k0, s.j1 - s.j0
+    panel = panel[: taps * pixels].reshape(taps, pixels)
+    channel = s.group * (a.x.shape[1] // a.groups)
+    lower(a.x, channel, s.k0, s.k1, s.j0, s.j1, a.geometry, panel, 0)
 
 
 @njit(cache=True, nogil=True)
-def forward_multiply(step, address, x, w, bias, relu, groups, blocks, y, panel, product):
+def forward_multiply(step, a, address, panel, product):
     """Multiply MC filters with a panel; store the product once all taps are in it."""
-    group, i0, i1, j0, j1, k0, k1 = _forward_place(step, x, w, groups, blocks, y)
-    taps = w.shape[1]
-    m, n = i1 - i0, j1 - j0
+    s = _forward_step(step, a)
+    taps = a.w.shape[1]
+    m, n = s.i1 - s.i0, s.j1 - s.j0
     tile = product[: m * n].reshape(m, n)
-    k = group * (w.shape[0] // groups) + i0
-    beta = 0 if k0 == 0 else 1
-    gemm(address, w[k:, k0:], False, panel, False, beta, tile, m, n, k1 - k0, taps, n, n)
-    if k1 == taps:
-        store(tile, 0, k, k + m, j0, j1, bias, relu, y)
+    k = s.group * (a.w.shape[0] // a.groups) + s.i0
+    beta = 0 if s.k0 == 0 else 1
+    left = a.w[k:, s.k0 :]
+    gemm(address, left, False, panel, False, beta, tile, m, n, s.k1 - s.k0, taps, n, n)
+    if s.k1 == taps:
+        store(tile, 0, k, k + m, s.j0, s.j1, a.bias, a.relu, a.y)
 
 
 @njit(cache=True, nogil=True)
@@ -84,57 +166,57 @@ def input_grad_steps(dy, blocks):
 
 
 @njit(cache=True, nogil=True)
-def _input_grad_place(step, dy, w, groups, blocks, dx):
-    """Return group, taps, images and pixels of a step: tasks are KC taps of MC images."""
-    MC, NC, KC, _, _ = blocks
-    pixels, taps, N = dy.shape[2], w.shape[1], dx.shape[0]
+def _input_grad_step(step, a):
+    """Return what a step multiplies: tasks are KC taps of MC images."""
+    MC, NC, KC, _, _ = a.blocks
+    pixels, taps, N = a.dy.shape[2], a.w.shape[1], a.dx.shape[0]
     c_blocks, n_blocks = -(-taps // KC), -(-N // MC)
-    tiles = input_grad_steps(dy, blocks)
+    tiles = input_grad_steps(a.dy, a.blocks)
     task, tile = step // tiles, step % tiles
     k0, k1 = _block(task // n_blocks % c_blocks, KC, taps)
     n0, n1 = _block(task % n_blocks, MC, N)
     j0, j1 = _tile(tile, pixels, NC, n0, n1)
     if tile >= tiles_of(n1 - n0, pixels, NC):  # the last images are fewer
         j1 = j0
-    return task // (c_blocks * n_blocks), k0, k1, n0, n1, j0, j1
+    return InputGradStep(task // (c_blocks * n_blocks), k0, k1, n0, n1, j0, j1)
 
 
 @njit(cache=True, nogil=True)
-def input_grad_multiply(step, address, dy, w, groups, blocks, dx, panel, gathered):
+def input_grad_multiply(step, a, address, panel, gathered):
     """Multiply the filters of KC taps with a tile of dy: the product is the panel."""
-    group, k0, k1, _, _, j0, j1 = _input_grad_place(step, dy, w, groups, blocks, dx)
-    if j0 == j1:
+    s = _input_grad_step(step, a)
+    if s.j0 == s.j1:
         return
-    taps, pixels, filters = w.shape[1], dy.shape[2], w.shape[0] // groups
-    n = j1 - j0
-    if pixels > blocks.NC or n == pixels:  # one image: its rows of dy as they are
-        rows = dy[j0 // pixels, group * filters :, j0 % pixels :]
-        left = w[group * filters :, k0:]
-        gemm(address, left, True, rows, False, 0, panel, k1 - k0, n, filters, taps, pixels, n)
+    taps, pixels, filters = a.w.shape[1], a.dy.shape[2], a.w.shape[0] // a.groups
+    m, n, begin = s.k1 - s.k0, s.j1 - s.j0, s.group * filters
+    if pixels > a.blocks.NC or n == pixels:  # one image: its rows of dy as they are
+        rows = a.dy[s.j0 // pixels, begin:, s.j0 % pixels :]
+        left = a.w[begin:, s.k0 :]
+        gemm(address, left, True, rows, False, 0, panel, m, n, filters, taps, pixels, n)
         return
     most = len(gathered) // n
-    for i0 in range(group * filters, (group + 1) * filters, most):
-        i1 = min(i0 + most, (group + 1) * filters)
+    for i0 in range(begin, begin + filters, most):
+        i1 = min(i0 + most, begin + filters)
         matrix = gathered[: (i1 - i0) * n].reshape(i1 - i0, n)
-        gather(dy, i0, i1, j0, j1, matrix, 0)
-        beta = 0 if i0 == group * filters else 1
-        gemm(
-            address, w[i0:, k0:], True, matrix, False, beta, panel, k1 - k0, n, i1 - i0, taps, n, n
-        )
+        gather(a.dy, i0, i1, s.j0, s.j1, matrix, 0)
+        beta = 0 if i0 == begin else 1
+        left = a.w[i0:, s.k0 :]
+        gemm(address, left, True, matrix, False, beta, panel, m, n, i1 - i0, taps, n, n)
 
 
 @njit(cache=True, nogil=True)
-def input_grad_raise(step, dy, w, groups, geometry, blocks, dx, panel):
+def input_grad_raise(step, a, panel):
     """Add a panel to the image."""
-    group, k0, k1, n0, n1, j0, j1 = _input_grad_place(step, dy, w, groups, blocks, dx)
-    C = dx.shape[1] // groups
-    if step % input_grad_steps(dy, blocks) == 0:
-        per_channel = w.shape[1] // C
-        channel = group * C + k0 // per_channel
-        dx[n0:n1, channel : channel + (k1 - k0) // per_channel] = 0
-    if j0 < j1:
-        panel = panel[: (k1 - k0) * (j1 - j0)].reshape(k1 - k0, j1 - j0)
-        col2im(panel, 0, group * C, k0, k1, j0, j1, geometry, dx)
+    s = _input_grad_step(step, a)
+    C = a.dx.shape[1] // a.groups
+    if step % input_grad_steps(a.dy, a.blocks) == 0:
+        per_channel = a.w.shape[1] // C
+        channel = s.group * C + s.k0 // per_channel
+        a.dx[s.n0 : s.n1, channel : channel + (s.k1 - s.k0) // per_channel] = 0
+    if s.j0 < s.j1:
+        taps, pixels = s.k1 - s.k0, s.j1 - s.j0
+        panel = panel[: taps * pixels].reshape(taps, pixels)
+        col2im(panel, 0, s.group * C, s.k0, s.k1, s.j0, s.j1, a.geometry, a.dx)
 
 
 @njit(cache=True, nogil=True)
@@ -144,52 +226,54 @@ def weight_grad_steps(dy, blocks):
 
 
 @njit(cache=True, nogil=True)
-def _weight_grad_place(step, dy, groups, blocks, partial):
-    """Return split, group, filters, taps, pixels, and whether they are the first of their sum."""
-    MC, NC, KC, _, splits = blocks
-    filters, taps = partial.shape[1] // groups, partial.shape[2]
-    N, pixels = dy.shape[0], dy.shape[2]
+def _weight_grad_step(step, a):
+    """Return what a step multiplies."""
+    MC, NC, KC, _, splits = a.blocks
+    filters, taps = a.partial.shape[1] // a.groups, a.partial.shape[2]
+    N, pixels = a.dy.shape[0], a.dy.shape[2]
     m_blocks, k_blocks = -(-filters // MC), -(-taps // KC)
-    steps = weight_grad_steps(dy, blocks)
+    steps = weight_grad_steps(a.dy, a.blocks)
     task, tile = step // steps, step % steps
-    split = task // (groups * k_blocks * m_blocks)
+    split = task // (a.groups * k_blocks * m_blocks)
+    group = task // (k_blocks * m_blocks) % a.groups
     k0, k1 = _block(task // m_blocks % k_blocks, KC, taps)
     i0, i1 = _block(task % m_blocks, MC, filters)
     begin, end = share(tiles_of(N, pixels, NC), split, splits)
     j0, j1 = _tile(begin + tile, pixels, NC, 0, N)
     if begin + tile >= end:  # a split of one tile less
         j1 = j0
-    return split, task // (k_blocks * m_blocks) % groups, i0, i1, k0, k1, j0, j1, tile == 0
+    return WeightGradStep(split, group, i0, i1, k0, k1, j0, j1, tile == 0)
 
 
 @njit(cache=True, nogil=True)
-def weight_grad_lower(step, dy, x, groups, geometry, blocks, partial, panel):
+def weight_grad_lower(step, a, panel):
     """Lower a panel of KC taps x a tile of pixels."""
-    _, group, _, _, k0, k1, j0, j1, _ = _weight_grad_place(step, dy, groups, blocks, partial)
-    if j0 < j1:
-        panel = panel[: (k1 - k0) * (j1 - j0)].reshape(k1 - k0, j1 - j0)
-        lower(x, group * (x.shape[1] // groups), k0, k1, j0, j1, geometry, panel, 0)
+    s = _weight_grad_step(step, a)
+    if s.j0 < s.j1:
+        taps, pixels = s.k1 - s.k0, s.j1 - s.j0
+        panel = panel[: taps * pixels].reshape(taps, pixels)
+        channel = s.group * (a.x.shape[1] // a.groups)
+        lower(a.x, channel, s.k0, s.k1, s.j0, s.j1, a.geometry, panel, 0)
 
 
 @njit(cache=True, nogil=True)
-def weight_grad_multiply(step, address, dy, groups, blocks, partial, panel, gathered):
+def weight_grad_multiply(step, a, address, panel, gathered):
     """Multiply MC filters' rows of dy with a panel, and add to the sum of the split."""
-    split, group, i0, i1, k0, k1, j0, j1, first = _weight_grad_place(
-        step, dy, groups, blocks, partial
-    )
-    if j0 == j1:
+    s = _weight_grad_step(step, a)
+    if s.j0 == s.j1:
         return
-    pixels, taps = dy.shape[2], partial.shape[2]
-    row, m, n = group * (partial.shape[1] // groups) + i0, i1 - i0, j1 - j0
-    target = partial[split, row:, k0:]
-    beta = 0 if first else 1
-    if pixels > blocks.NC or n == pixels:
-        rows = dy[j0 // pixels, row:, j0 % pixels :]
-        gemm(address, rows, False, panel, True, beta, target, m, k1 - k0, n, pixels, n, taps)
+    pixels, taps = a.dy.shape[2], a.partial.shape[2]
+    row = s.group * (a.partial.shape[1] // a.groups) + s.i0
+    m, n, k = s.i1 - s.i0, s.k1 - s.k0, s.j1 - s.j0
+    target = a.partial[s.split, row:, s.k0 :]
+    beta = 0 if s.first else 1
+    if pixels > a.blocks.NC or k == pixels:
+        rows = a.dy[s.j0 // pixels, row:, s.j0 % pixels :]
+        gemm(address, rows, False, panel, True, beta, target, m, n, k, pixels, k, taps)
     else:
-        matrix = gathered[: m * n].reshape(m, n)
-        gather(dy, row, row + m, j0, j1, matrix, 0)
-        gemm(address, matrix, False, panel, True, beta, target, m, k1 - k0, n, n, n, taps)
+        matrix = gathered[: m * k].reshape(m, k)
+        gather(a.dy, row, row + m, s.j0, s.j1, matrix, 0)
+        gemm(address, matrix, False, panel, True, beta, target, m, n, k, k, k, taps)
 
 
 @njit(cache=True, nogil=True)

@@ -36,6 +36,9 @@ from lowerconv.conv.blas.blocking import (
     weight_grad_blocking,
 )
 from lowerconv.conv.blas.panels import (
+    ForwardCall,
+    InputGradCall,
+    WeightGradCall,
     add_splits,
     forward_lower,
     forward_multiply,
@@ -58,7 +61,7 @@ from lowerconv.conv.blas.stages import (
     turns,
 )
 from lowerconv.conv.executable import Array, Executable, Options
-from lowerconv.conv.lowering import countable, has_many_phases
+from lowerconv.conv.phases import countable, has_many_phases
 from lowerconv.conv.problem import ConvProblem, Op
 from lowerconv.copying import not_copied
 from lowerconv.ops.blas import GEMM_LIMIT, blas, hold, release
@@ -71,84 +74,74 @@ from lowerconv.runtime.workspace import Scratch, carved_items
 
 
 @njit(cache=True, nogil=True)
-def _forward_share(
-    worker, workers, lanes, gemm, x, w, bias, relu, groups, geometry, blocks, y, panels, products
-):
-    per_task = -(-w.shape[1] // blocks.KC)
+def _forward_share(worker, workers, lanes, gemm, a, panels, products):
+    per_task = -(-a.w.shape[1] // a.blocks.KC)
     core = lanes.cores[worker]
-    begin, steps = span(lanes, worker, len(panels), blocks.tasks, per_task)
+    begin, steps = span(lanes, worker, len(panels), a.blocks.tasks, per_task)
     for turn in range(turns(lanes, worker, steps)):
         stage, step, slot = enter(lanes, worker, steps, turn)
         step += begin
         panel = panels[core, slot]
         if stage == FIRST:
-            forward_lower(step, x, w, groups, geometry, blocks, y, panel)
+            forward_lower(step, a, panel)
         else:
-            product = products[core]
-            forward_multiply(step, gemm, x, w, bias, relu, groups, blocks, y, panel, product)
+            forward_multiply(step, a, gemm, panel, products[core])
         leave(lanes, worker, stage)
 
 
 @njit(cache=True, nogil=True)
-def _forward(team, lanes, blas, x, w, bias, relu, groups, geometry, blocks, y, panels, products):
-    frame = lanes, blas.gemm, x, w, bias, relu, groups, geometry, blocks, y, panels, products
+def _forward(team, lanes, blas, a, panels, products):
     hold(blas.threads)
-    spread(team, _forward_share, frame)
+    spread(team, _forward_share, (lanes, blas.gemm, a, panels, products))
     release(blas.threads)
 
 
 @njit(cache=True, nogil=True)
-def _input_grad_share(
-    worker, workers, lanes, gemm, dy, w, groups, geometry, blocks, dx, panels, gathered
-):
-    per_task = input_grad_steps(dy, blocks)
+def _input_grad_share(worker, workers, lanes, gemm, a, panels, gathered):
+    per_task = input_grad_steps(a.dy, a.blocks)
     core = lanes.cores[worker]
-    begin, steps = span(lanes, worker, len(panels), blocks.tasks, per_task)
+    begin, steps = span(lanes, worker, len(panels), a.blocks.tasks, per_task)
     for turn in range(turns(lanes, worker, steps)):
         stage, step, slot = enter(lanes, worker, steps, turn)
         step += begin
         panel = panels[core, slot]
         if stage == FIRST:
-            input_grad_multiply(step, gemm, dy, w, groups, blocks, dx, panel, gathered[core])
+            input_grad_multiply(step, a, gemm, panel, gathered[core])
         else:
-            input_grad_raise(step, dy, w, groups, geometry, blocks, dx, panel)
+            input_grad_raise(step, a, panel)
         leave(lanes, worker, stage)
 
 
 @njit(cache=True, nogil=True)
-def _input_grad(team, lanes, blas, dy, w, groups, geometry, blocks, dx, panels, gathered):
-    frame = lanes, blas.gemm, dy, w, groups, geometry, blocks, dx, panels, gathered
+def _input_grad(team, lanes, blas, a, panels, gathered):
     hold(blas.threads)
-    spread(team, _input_grad_share, frame)
+    spread(team, _input_grad_share, (lanes, blas.gemm, a, panels, gathered))
     release(blas.threads)
 
 
 @njit(cache=True, nogil=True)
-def _weight_grad_share(
-    worker, workers, lanes, gemm, dy, x, groups, geometry, blocks, partial, panels, gathered
-):
-    per_task = weight_grad_steps(dy, blocks)
+def _weight_grad_share(worker, workers, lanes, gemm, a, panels, gathered):
+    per_task = weight_grad_steps(a.dy, a.blocks)
     core = lanes.cores[worker]
-    begin, steps = span(lanes, worker, len(panels), blocks.tasks, per_task)
+    begin, steps = span(lanes, worker, len(panels), a.blocks.tasks, per_task)
     for turn in range(turns(lanes, worker, steps)):
         stage, step, slot = enter(lanes, worker, steps, turn)
         step += begin
         panel = panels[core, slot]
         if stage == FIRST:
-            weight_grad_lower(step, dy, x, groups, geometry, blocks, partial, panel)
+            weight_grad_lower(step, a, panel)
         else:
-            weight_grad_multiply(step, gemm, dy, groups, blocks, partial, panel, gathered[core])
+            weight_grad_multiply(step, a, gemm, panel, gathered[core])
         leave(lanes, worker, stage)
 
 
 @njit(cache=True, nogil=True)
-def _weight_grad(team, lanes, blas, dy, x, groups, geometry, blocks, partial, dw, panels, gathered):
-    frame = lanes, blas.gemm, dy, x, groups, geometry, blocks, partial, panels, gathered
+def _weight_grad(team, lanes, blas, a, dw, panels, gathered):
     hold(blas.threads)
-    spread(team, _weight_grad_share, frame)
+    spread(team, _weight_grad_share, (lanes, blas.gemm, a, panels, gathered))
     release(blas.threads)
-    if len(partial) > 1:
-        spread(team, add_splits, (partial, dw))
+    if len(a.partial) > 1:
+        spread(team, add_splits, (a.partial, dw))
 
 
 @not_copied("copy the ConvPlan that it is a part of")
@@ -230,21 +223,17 @@ class PipelinedForward(Pipelined):
         N, K = out.shape[:2]
         panels, products, _ = workspace.carve(*self.shapes)
         start_over(self.lanes)
-        _forward(
-            team,
-            self.lanes,
-            blas(out.dtype),
-            a,
-            b.reshape(K, -1),
-            bias,
-            self.relu,
-            self.problem.groups,
-            self.problem.geometry,
-            self.blocks,
-            out.reshape(N, K, -1),
-            panels,
-            products,
+        call = ForwardCall(
+            x=a,
+            w=b.reshape(K, -1),
+            bias=bias,
+            relu=self.relu,
+            groups=self.problem.groups,
+            geometry=self.problem.geometry,
+            blocks=self.blocks,
+            y=out.reshape(N, K, -1),
         )
+        _forward(team, self.lanes, blas(out.dtype), call, panels, products)
 
 
 class PipelinedInputGrad(Pipelined):
@@ -257,19 +246,15 @@ class PipelinedInputGrad(Pipelined):
         N, K = a.shape[:2]
         panels, gathered, _ = workspace.carve(*self.shapes)
         start_over(self.lanes)
-        _input_grad(
-            team,
-            self.lanes,
-            blas(a.dtype),
-            a.reshape(N, K, -1),
-            b.reshape(K, -1),
-            self.problem.groups,
-            self.problem.geometry,
-            self.blocks,
-            out,
-            panels,
-            gathered,
+        call = InputGradCall(
+            dy=a.reshape(N, K, -1),
+            w=b.reshape(K, -1),
+            groups=self.problem.groups,
+            geometry=self.problem.geometry,
+            blocks=self.blocks,
+            dx=out,
         )
+        _input_grad(team, self.lanes, blas(a.dtype), call, panels, gathered)
 
 
 class PipelinedWeightGrad(Pipelined):
@@ -283,20 +268,15 @@ class PipelinedWeightGrad(Pipelined):
         panels, gathered, partial = workspace.carve(*self.shapes)
         matrix = out.reshape(K, -1)
         start_over(self.lanes)
-        _weight_grad(
-            team,
-            self.lanes,
-            blas(a.dtype),
-            a.reshape(N, K, -1),
-            b,
-            self.problem.groups,
-            self.problem.geometry,
-            self.blocks,
-            partial if self.blocks.splits > 1 else matrix[None],
-            matrix,
-            panels,
-            gathered,
+        call = WeightGradCall(
+            dy=a.reshape(N, K, -1),
+            x=b,
+            groups=self.problem.groups,
+            geometry=self.problem.geometry,
+            blocks=self.blocks,
+            partial=partial if self.blocks.splits > 1 else matrix[None],
         )
+        _weight_grad(team, self.lanes, blas(a.dtype), call, matrix, panels, gathered)
 
 
 BLOCKINGS = {
@@ -312,14 +292,9 @@ PASSES: dict[Op, Callable[[ConvProblem, Op, Options, Ring], Executable]] = {
 
 
 def estimate(problem: ConvProblem, op: Op, constant: bool) -> float:
-    """Return infinity wherever microkernels can run: those are faster."""
+    """Return the time of the multiply-adds; infinity where microkernels run, which are faster."""
     if countable(problem) and has_many_phases(problem, op):
         return problem.flops / 2 / host_isa().lanes(problem.dtype)
-    return inf
-
-
-def never(problem: ConvProblem, op: Op, constant: bool) -> float:
-    """Return infinity: only tuning takes it, where it measured faster."""
     return inf
 
 
@@ -341,4 +316,4 @@ PIPELINED = Algorithm(
     estimate=estimate,
     build=build,
 )
-PAIRED = Algorithm(name="paired", reason="", estimate=never, build=build_pairs)
+PAIRED = Algorithm(name="paired", reason="", build=build_pairs)

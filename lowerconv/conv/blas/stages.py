@@ -45,7 +45,7 @@ class Lanes(NamedTuple):
         For every worker: `FIRST`, `SECOND` or `BOTH`.
     slots : int
     state : ndarray of int64
-        Of handing over (`handoff`): what a pair has filled and emptied.
+        Of handing over (`codegen.fork_join`): what a pair has filled and emptied.
     meet, post, clock : int
         Addresses.
     logs : ndarray of int64, (workers, lines, 3)

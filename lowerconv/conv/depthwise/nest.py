@@ -10,10 +10,10 @@ from numba import carray
 
 from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.ranges import share
-from lowerconv.codegen.signatures import Activate, Pad, Plane, SumLanes
-from lowerconv.conv.macrokernel import ADD, RELU
+from lowerconv.codegen.signatures import ADD, RELU, Activate, Plane, SumLanes
+from lowerconv.conv.macrokernel import pad_planes
 from lowerconv.conv.records import Epilogue
-from lowerconv.runtime.launch import call, loops
+from lowerconv.runtime.launch import call, compile_worker
 from lowerconv.runtime.records import Operands, record_dtype
 
 
@@ -36,15 +36,15 @@ class PlaneProblem:
 
 @dataclass(frozen=True)
 class PlaneBlocks:
-    """How planes are cut, and lowered."""
+    """How planes are cut, and padded."""
 
     band: int  #          rows of pixels
     pieces: int  #        bands of a plane
-    together: int  #      groups whose bands are lowered before they are computed
-    slot: int  #          bytes of a lowered band of a plane
-    lower: int
+    together: int  #      groups whose bands are padded before they are computed
+    slot: int  #          bytes of a padded band of a plane
+    padded: int  #        whether bands are copied with zeros around them
     first_row: int  #     row of the source that pixel row 0 begins to read
-    lowered_rows: int  #  of a band
+    padded_rows: int  #  of a band
     left: int  #          zeros before a row
     pitch: int  #         items from one row to the next
     VL: int
@@ -81,7 +81,7 @@ PLANE_JOB = record_dtype(Operands, PlaneProblem, PlaneBlocks, Epilogue, PlaneWor
 @internal
 def _source(job, image, group, channel, band, slot):
     """Return where a band of a plane of the source lies: in place, or in a slot of the scratch."""
-    if job.lower:
+    if job.padded:
         return slot + channel * job.slot
     plane = image * job.ld_source + (group * job.C + channel) * job.H * job.W
     row = band * job.band * job.stride_h
@@ -89,25 +89,11 @@ def _source(job, image, group, channel, band, slot):
 
 
 @internal
-def _lower(job, image, group, band, slot):
+def _pad_band(job, image, group, band, slot):
     """Copy a band of the planes of a group, zeros around it."""
-    item = job.itemsize
     plane = image * job.ld_source + group * job.C * job.H * job.W
-    for channel in range(job.C):
-        call(
-            job.pad,
-            Pad(
-                source=job.source + (plane + channel * job.H * job.W) * item,
-                ld_source=job.W,
-                H=job.H,
-                W=job.W,
-                first=band * job.band * job.stride_h + job.first_row,
-                rows=job.lowered_rows,
-                left=job.left,
-                target=slot + channel * job.slot,
-                pitch=job.pitch,
-            ),
-        )
+    source, first = job.source + plane * job.itemsize, band * job.band * job.stride_h
+    pad_planes(job, source, job.C, first + job.first_row, slot, job.slot)
 
 
 @internal
@@ -156,7 +142,7 @@ def _results(jobs, image, group, band, slot):
 def _planes(jobs, worker):
     """Do one worker's tasks: (image, group, band).
 
-    Several bands are lowered before they are computed: a load of what has just been stored waits.
+    Several bands are padded before they are computed: a load of what has just been stored waits.
     """
     job = carray(jobs, 1)[0]
     scratch = job.scratch + worker * job.scratch_bytes
@@ -164,11 +150,11 @@ def _planes(jobs, worker):
     first, last = share(job.images * job.groups * job.pieces, worker, job.workers)
     for begin in range(first, last, job.together):
         end = min(begin + job.together, last)
-        if job.lower:
+        if job.padded:
             for task in range(begin, end):
                 image, group = task // (job.pieces * job.groups), task // job.pieces % job.groups
                 band = task % job.pieces
-                _lower(job, image, group, band, scratch + (task - begin) * size)
+                _pad_band(job, image, group, band, scratch + (task - begin) * size)
         for task in range(begin, end):
             image, group = task // (job.pieces * job.groups), task // job.pieces % job.groups
             _results(jobs, image, group, task % job.pieces, scratch + (task - begin) * size)
@@ -209,9 +195,9 @@ def _weight_grad(jobs, worker):
         end = min(begin + job.together, last)
         for image in range(job.images):
             for band in range(job.pieces):
-                if job.lower:
+                if job.padded:
                     for group in range(begin, end):
-                        _lower(job, image, group, band, scratch + (group - begin) * size)
+                        _pad_band(job, image, group, band, scratch + (group - begin) * size)
                 for group in range(begin, end):
                     slot = scratch + (group - begin) * size
                     at = sums + (group - begin) * count * job.VL * item
@@ -223,10 +209,10 @@ def _weight_grad(jobs, worker):
 @lru_cache
 def planes_address() -> int:
     """Return the address of the loops of one core, ``(job, worker)``."""
-    return loops(_planes, PLANE_JOB, "depthwise convolutions")
+    return compile_worker(_planes, PLANE_JOB, "depthwise convolutions")
 
 
 @lru_cache
 def weight_grad_address() -> int:
     """Return the address of the loops of one core for a weight gradient, ``(job, worker)``."""
-    return loops(_weight_grad, PLANE_JOB, "depthwise weight gradients")
+    return compile_worker(_weight_grad, PLANE_JOB, "depthwise weight gradients")

@@ -13,7 +13,7 @@ from lowerconv.codegen.packing import pad_address, sum_lanes_address
 from lowerconv.conv.depthwise import nest
 from lowerconv.conv.depthwise.schedule import PlaneSchedule
 from lowerconv.conv.executable import Array, Options, Recorded
-from lowerconv.conv.lowering import Phase
+from lowerconv.conv.phases import Phase
 from lowerconv.conv.window import balanced
 from lowerconv.runtime.launch import bind_operands, launch
 from lowerconv.runtime.records import fill
@@ -61,7 +61,7 @@ class Planes(Recorded):
     ) -> None:
         """Compute a pass; of a weight gradient `a` is dy, and `b` is x."""
         source, filters = (b, a) if self.schedule.gradient else (a, b)
-        bind_operands(self.words, source, filters, bias, out, workspace.address, self.relu)
+        bind_operands(self.words, source, filters, bias, out, workspace.address)
         launch(team, self._loops, self.address, self.schedule.workers)
 
     def explain(self) -> dict[str, str]:
@@ -71,7 +71,7 @@ class Planes(Recorded):
         return {
             "instructions": s.isa.name,
             "kernel": f"planes: {len(kernel.taps)} taps, rows of {kernel.Q} pixels",
-            "source": "lowered" if s.lower else "in place",
+            "source": "padded bands" if s.padded else "in place",
             "tasks": f"on {s.workers} cores",
         }
 
@@ -130,11 +130,11 @@ def _parts(s: PlaneSchedule) -> tuple[object, ...]:
             pieces=s.pieces,
             together=s.together,
             slot=s.slot,
-            lower=s.lower,
+            padded=s.padded,
             first_row=s.window.first_row,
-            lowered_rows=s.window.rows(s.band),
+            padded_rows=s.window.rows(s.band),
             left=s.window.left,
-            pitch=s.window.pitch if s.lower else conv.W,
+            pitch=s.window.pitch if s.padded else conv.W,
             VL=s.VL,
         ),
     )

@@ -13,7 +13,7 @@ from lowerconv.codegen.depthwise_small import PRODUCTS_MAX
 from lowerconv.codegen.isa import LINE, Isa
 from lowerconv.codegen.packing import slack
 from lowerconv.conv import costs
-from lowerconv.conv.lowering import Convolution
+from lowerconv.conv.phases import Convolution
 from lowerconv.conv.problem import ConvProblem, Op
 from lowerconv.conv.setting import Setting
 from lowerconv.conv.tiling import SPLIT_MAX
@@ -21,8 +21,8 @@ from lowerconv.conv.window import Window, balanced, window
 
 GROUPS_MIN = 8  # of a weight gradient, which is shared out by groups
 FEW = {"forward": 4, "input_grad": 4, "weight_grad": 16}  # products of a pixel
-TOGETHER, SLOTS_BYTES = 16, 32 * 1024  # groups lowered at a time, in L1
-BAND_BYTES = 128 * 1024  # of a lowered band of one plane
+TOGETHER, SLOTS_BYTES = 16, 32 * 1024  # groups padded at a time, in L1
+BAND_BYTES = 128 * 1024  # of a padded band of one plane
 
 
 @dataclass(frozen=True)
@@ -37,21 +37,21 @@ class PlaneSchedule(Setting):
         Where the pixels of a band read the source.
     small : bool
         Whether rows fit a vector, and a plane is so small that all its products are written out.
-    lower : bool
+    padded : bool
         Whether bands are padded copies.
     band : int
         Rows of pixels of a band.
     workers : int
     slot : int
-        Bytes of a lowered band of a plane.
+        Bytes of a padded band of a plane.
     together : int
-        Groups whose bands are lowered before they are computed.
+        Groups whose bands are padded before they are computed.
     """
 
     gradient: bool
     window: Window
     small: bool
-    lower: bool
+    padded: bool
     band: int
     workers: int
     slot: int
@@ -103,8 +103,8 @@ def make_plane_schedule(
     band = P
     # Decided without regard to the threads, because the order of the sums is another.
     small = _is_small(conv, VL)
-    lower = view.lower and not small
-    if lower:
+    padded = view.padded and not small
+    if padded:
         while band > 1 and view.plane(band) * item > BAND_BYTES:
             band = -(-band // 2)
         band = balanced(P, band)
@@ -115,7 +115,7 @@ def make_plane_schedule(
     work = conv.images * conv.groups * conv.C * conv.K * pixels / VL
     workers = max(1, min(threads, tasks)) if work > costs.LAUNCH else 1
     # A slot has room for a plane, and for what its last vector spills.
-    slot = ceil((view.plane(band) + slack(isa, dtype)) * item / LINE) * LINE if lower else 0
+    slot = ceil((view.plane(band) + slack(isa, dtype)) * item / LINE) * LINE if padded else 0
     group = max(1, conv.C * slot)
     together = max(1, min(TOGETHER, tasks // workers, SLOTS_BYTES // group))
     return PlaneSchedule(
@@ -125,7 +125,7 @@ def make_plane_schedule(
         gradient=gradient,
         window=view,
         small=small,
-        lower=lower,
+        padded=padded,
         band=band,
         workers=workers,
         slot=slot,

@@ -3,8 +3,8 @@
 Generated microkernels multiply straight from the image, or from a padded band of it that stays in
 L2: a tap of a filter is an offset in a table, so the lowered matrix never exists, not even in
 parts.  What is left of lowering, the padding of a band and the packing of filters into panels, is
-done by the core that uses it, piece by piece, while the next piece is on its way to the cache:
-prefetches stand between the multiply-adds, where they cost nothing.
+done by the core that uses it, piece by piece.  The next piece is prefetched before this one is
+multiplied, and arrives meanwhile.
 
 * `forward`: forward, and the input gradient as convolutions of dy;
 * `weights`: the weight gradient;
@@ -14,6 +14,7 @@ prefetches stand between the multiply-adds, where they cost nothing.
 from __future__ import annotations
 
 from math import inf
+from typing import TypeVar
 
 from lowerconv.codegen.isa import host_isa
 from lowerconv.conv.algorithm import Algorithm
@@ -22,18 +23,24 @@ from lowerconv.conv.depthwise.schedule import by_planes, make_plane_schedule
 from lowerconv.conv.executable import Executable, Options
 from lowerconv.conv.fused.forward import Forward
 from lowerconv.conv.fused.weights import WeightGrad
-from lowerconv.conv.lowering import convolution, countable, has_many_phases
+from lowerconv.conv.phases import convolution, countable, has_many_phases, is_product
 from lowerconv.conv.problem import ConvProblem, Op
 from lowerconv.conv.schedule import make_schedule
 from lowerconv.conv.schedule_weights import NVS, make_weight_schedule
 from lowerconv.conv.tiling import tilings
 from lowerconv.runtime.affinity import nodes
 
+Variant = TypeVar("Variant")
+
 VARIANTS = 5  # of the tilings, by their cost, that tuning measures
 
 
 def estimate(problem: ConvProblem, op: Op, constant: bool) -> float:
-    """Return the cost, infinite for images and strides that tables and microkernels do not suit."""
+    """Return the cost, infinite for images and strides that tables and microkernels do not suit.
+
+    That of a weight gradient is taken to be that of the forward pass, whose multiply-adds are as
+    many.
+    """
     if not countable(problem) or has_many_phases(problem, op):
         return inf
     return tilings(convolution(problem, op), host_isa(), constant)[0].cost
@@ -44,13 +51,25 @@ def build(problem: ConvProblem, op: Op, options: Options) -> Executable:
     isa, variant, where = host_isa(), options.variant, nodes(options.threads)
     conv = convolution(problem, op)
     if by_planes(problem, op):
+        _named(variant, {})
         return Planes(make_plane_schedule(conv, isa, where, op == "weight_grad"), options)
     if op == "weight_grad":
-        NV = int(variant.split()[0]) if variant else None
+        NV = _named(variant, {f"{NV} vectors": NV for NV in NVS})
         return WeightGrad(make_weight_schedule(problem, isa, where, NV), options)
     found = tilings(conv, isa, options.constant)
-    tiling = next((tiling for tiling in found if tiling.name == variant), found[0])
+    # Of several that are called the same, the cheapest.
+    tiling = _named(variant, {tiling.name: tiling for tiling in reversed(found)}) or found[0]
     return Forward(make_schedule(conv, isa, where, tiling, options.constant), options)
+
+
+def _named(variant: str | None, known: dict[str, Variant]) -> Variant | None:
+    """Return a variant by its name, None for None; raise ValueError where there is none."""
+    if variant is None:
+        return None
+    if variant not in known:
+        names = ", ".join(map(repr, (None, *known)))
+        raise ValueError(f"variant: got {variant!r}, expected one of {names}")
+    return known[variant]
 
 
 def variants(problem: ConvProblem, op: Op, constant: bool) -> tuple[str | None, ...]:
@@ -59,7 +78,7 @@ def variants(problem: ConvProblem, op: Op, constant: bool) -> tuple[str | None, 
         return (None,)
     isa = host_isa()
     if op == "weight_grad":
-        rows = problem.C if (problem.R, problem.S, problem.stride) == (1, 1, (1, 1)) else problem.K
+        rows = problem.C if is_product(problem) else problem.K
         vectors = -(-(rows // problem.groups) // isa.lanes(problem.dtype))
         return tuple(f"{NV} vectors" for NV in NVS if vectors >= NV)
     found = tilings(convolution(problem, op), isa, constant)
@@ -71,6 +90,7 @@ ALGORITHM = Algorithm(
     reason="microkernels multiply straight from the image",
     estimate=estimate,
     build=build,
-    adds=lambda op: op != "weight_grad",
+    fuses_epilogue=lambda op: op != "weight_grad",
     variants=variants,
+    emits=True,
 )

@@ -63,7 +63,7 @@ class Forward(Recorded):
     ) -> None:
         """Convolve the source `a` with the filters `b`."""
         filters = b if self.packed is None else self._pack(team, b)
-        bind_operands(self.words, a, filters, bias, out, workspace.address, self.relu)
+        bind_operands(self.words, a, filters, bias, out, workspace.address)
         launch(team, self.loops, self.address, self.schedule.workers)
 
     def _pack(self, team: Handle, filters: Array) -> Array:
@@ -72,11 +72,11 @@ class Forward(Recorded):
         if filters is not self.packed and not self._packed_from.has(filters):
             self._packed_from.forget()  # whatever interrupts it
             transposed = self.schedule.conv.transposed
-            feed = records.PACKED_FROM_TRANSPOSED if transposed else records.PACKED_FROM_FORWARD
-            self.job["feed"] = feed
+            packs = records.PACKED_FROM_TRANSPOSED if transposed else records.PACKED_FROM_FORWARD
+            self.job["filters_from"] = packs
             self.job["filters"], self.job["target"] = filters.ctypes.data, self.packed.ctypes.data
             launch(team, pack_address(), self.address, self.schedule.workers)
-            self.job["feed"] = records.PACKED
+            self.job["filters_from"] = records.PACKED
             self._packed_from.take(filters)
         return self.packed
 
@@ -99,15 +99,15 @@ class Forward(Recorded):
     def adopt(self, kept: Array) -> None:
         """Keep what another one has packed."""
         self.packed = kept
-        self.job["feed"] = records.PACKED
+        self.job["filters_from"] = records.PACKED
 
     def _workers(self) -> records.Workers:
         """Return where each worker's scratch, parts and packed filters are."""
         s = self.schedule
         packs = not s.tiling.in_place and not s.constant
         sums_at = s.line_bytes(s.NC * s.conv.taps * s.KC) if packs else 0
-        lowered_at = sums_at + s.line_bytes(s.NC)
-        lowered = s.line_bytes(s.plane * s.KC) if s.window.lower else 0
+        padded_at = sums_at + s.line_bytes(s.NC)
+        padded = s.line_bytes(s.plane * s.KC) if s.window.padded else 0
         own = s.nodes[: s.workers]
         copy = _copy_items(s) * s.conv.dtype.itemsize
         numbers = [(copy * n, own[:i].count(n), own.count(n)) for i, n in enumerate(own)]
@@ -117,24 +117,24 @@ class Forward(Recorded):
             workers=s.workers,
             parts=parts.ctypes.data,
             copies=copies.ctypes.data,
-            scratch_bytes=scratch_stride(lowered_at + lowered, s.nodes),
-            lowered_at=lowered_at,
+            scratch_bytes=scratch_stride(padded_at + padded, s.nodes),
+            padded_at=padded_at,
             sums_at=sums_at,
         )
 
-    def _phase(self, number: int) -> records.Phase:
+    def _phase(self, number: int) -> records.PhaseRecord:
         """Return the record of a phase; make its microkernels and tables."""
         s, phase = self.schedule, self.schedule.conv.phases[number]
         TH, TW = s.tiling.shapes[number]
         tail = (phase.P % TH or TH, TW) if TH > 1 else (TH, phase.Q % TW or TW)
         rest = s.conv.K - (s.panels - 1) * s.NR
-        make = _pixel_kernel if s.tiling.feed == "pixels" else _filter_kernel
+        make = _pixel_kernel if s.tiling.vectors == "pixels" else _filter_kernel
         kernels = [make(s, number, NR, *size) for NR in (s.NR, rest) for size in ((TH, TW), tail)]
         self.kernels += kernels
         tables = self._table_of_rows(number)
         per_row = s.tiles_per_row(number)
         whole, whole_tail, last, last_tail = (kernel.address() for kernel in kernels)
-        return records.Phase(
+        return records.PhaseRecord(
             P=phase.P,
             Q=phase.Q,
             TH=TH,
@@ -176,10 +176,10 @@ class Forward(Recorded):
         in_place = ", filters in place" if s.tiling.in_place else ""
         return {
             "instructions": s.isa.name,
-            "feed": f"{s.tiling.feed} in vectors{in_place}",
+            "vectors": f"{s.tiling.vectors}{in_place}",
             "microkernel": f"{kernel.MR} rows x {kernel.NV * s.VL} lanes",
             "tile": f"{pixels} pixels x {s.NR} filters",
-            "source": f"bands of {s.band} rows, lowered" if s.window.lower else "in place",
+            "source": f"padded bands of {s.band} rows" if s.window.padded else "in place",
             "blocks": f"{s.KC} channels x {s.NC // s.NR} panels of filters",
             "pieces": f"{s.conv.images * s.pieces} of the images, "
             f"{s.conv.groups * s.panels} panels",
@@ -191,7 +191,7 @@ def _parts(s: Schedule, add: bool) -> tuple[object, ...]:
     """Return the parts of the record that follow from the schedule alone."""
     conv, isa, dtype = s.conv, s.isa, s.conv.dtype
     packs = records.PACKED_FROM_TRANSPOSED if conv.transposed else records.PACKED_FROM_FORWARD
-    feed = records.FILTERS_IN_PLACE if s.tiling.in_place else packs
+    filters_from = records.FILTERS_IN_PLACE if s.tiling.in_place else packs
     return (
         records.Problem(
             images=conv.images,
@@ -210,16 +210,16 @@ def _parts(s: Schedule, add: bool) -> tuple[object, ...]:
             panels=s.panels,
             pieces=s.pieces,
             VL=s.VL,
-            feed=feed,
-            swap=s.tiling.feed == "pixels",
+            filters_from=filters_from,
+            pixels_in_vectors=s.tiling.vectors == "pixels",
         ),
-        records.Lowering(
-            lower=s.window.lower,
+        records.Padding(
+            padded=s.window.padded,
             band=s.band,
             stride_h=conv.stride_h,
             stride_w=s.window.column_step,
             first_row=s.window.first_row,
-            lowered_rows=s.window.rows(s.band) if s.window.lower else 0,
+            padded_rows=s.window.rows(s.band) if s.window.padded else 0,
             left=s.window.left,
             pitch=s.window.pitch,
             plane=s.plane,
@@ -263,7 +263,7 @@ def _filter_kernel(s: Schedule, number: int, NR: int, height: int, width: int) -
         vector_step=None if _paired(s, number) else s.NR,
         store="columns",
         pixel_step=s.conv.phases[number].out_column,
-        ahead=0 if s.window.lower else s.tiling.shapes[number][1] * stride_w,
+        ahead=0 if s.window.padded else s.tiling.shapes[number][1] * stride_w,
         stream=STREAM * s.NR,
     )
 
@@ -284,8 +284,8 @@ def _pixel_kernel(s: Schedule, number: int, NR: int, height: int, width: int) ->
         store="rows",
         lanes=tuple(min(s.VL, width - j) for _, j in vectors),
         pixel_step=phase.out_column,
-        ahead=0 if s.window.lower else s.tiling.shapes[number][1],
-        spots=tuple(i * phase.out_row + j * phase.out_column for i, j in vectors),
+        ahead=0 if s.window.padded else s.tiling.shapes[number][1],
+        vector_places=tuple(i * phase.out_row + j * phase.out_column for i, j in vectors),
     )
 
 
@@ -307,5 +307,5 @@ def _table(s: Schedule, number: int, live: tuple[int, ...]) -> np.ndarray:
         return np.ascontiguousarray(source, np.int32)
     step = 1 if s.tiling.in_place else s.NR
     filters = (channel * conv.taps + np.array([tap for tap, _, _ in taps], np.int64)) * step
-    pair = [source, filters] if s.tiling.feed == "pixels" else [filters, source]
+    pair = [source, filters] if s.tiling.vectors == "pixels" else [filters, source]
     return np.ascontiguousarray(np.stack(pair, axis=-1), np.int32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from itertools import product
 
 import numpy as np
@@ -17,6 +18,7 @@ from lowerconv.runtime.records import fill
 from lowerconv.runtime.team import Handle
 from lowerconv.runtime.workspace import Scratch, scratch_stride
 
+ROWS_MOST = 64  # of a tile of any instruction set
 LAYOUTS = 8  # of images, whose tables are kept
 
 
@@ -35,14 +37,14 @@ class WeightGrad(Recorded):
     def __init__(self, schedule: WeightSchedule, options: Options) -> None:
         super().__init__(schedule, options, np.zeros(1, nest.WEIGHT_JOB))
         s = schedule
-        zeros = np.zeros(max(s.NR, 64), s.conv.dtype)
+        zeros = np.zeros(max(s.NR, ROWS_MOST), s.conv.dtype)
         self.arrays.append(zeros)
         workers = _workers(s, zeros)
         fill(self.job, *_parts(s), workers)
         self.arrays += self._fill_tiles(self.job, s.image_step)
         self._layouts = {s.image_step: (self.words, self.address, self.arrays)}
         # Pieces of several images in place: their tables know how far apart images lie.
-        self._by_layout = s.pieces.together > 1 and not s.window.lower
+        self._by_layout = s.pieces.together > 1 and not s.window.padded
         own = s.workers * workers.scratch_bytes
         self.workspace_items = (own + _partial_bytes(s)) // s.conv.dtype.itemsize
 
@@ -50,13 +52,14 @@ class WeightGrad(Recorded):
         self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Sum the products of `a`, dy, and `b`, x, over the pixels."""
+        # `filters` are what fills the vectors, `source` what is broadcast.
         s = self.schedule
-        dy, x = (b, a) if s.swap else (a, b)
+        source, filters = (a, b) if s.channels_in_vectors else (b, a)
         words, address = self.words, self.address
         if self._by_layout:
-            step = x.strides[0] // x.itemsize
+            step = source.strides[0] // source.itemsize
             words, address, _ = self._layouts.get(step) or self._new_layout(step)
-        bind_operands(words, x, dy, self.nothing, out, workspace.address, False)
+        bind_operands(words, source, filters, self.nothing, out, workspace.address)
         launch(team, nest.weights_address(), address, s.workers)
         if s.splits > 1:
             launch(team, nest.add_splits_address(), address, s.workers)
@@ -96,7 +99,7 @@ class WeightGrad(Recorded):
         (phase,) = s.conv.phases
         where = {tap: s.window.place(row, column) for tap, row, column in phase.taps}
         _, deep, high, wide = s.tile
-        step = s.conv.K if s.swap else s.taps
+        step = s.conv.K if s.channels_in_vectors else s.taps
         tiles = []
         begins = product(range(0, s.R, high), range(0, channels, deep), range(0, s.S, wide))
         for r, c, first in begins:
@@ -109,15 +112,24 @@ class WeightGrad(Recorded):
             sources = [channel * s.plane + where[tap] for channel, tap in taps]
             targets = [channel * step + tap for channel, tap in taps]
             offsets = tuple(source - sources[0] for source in sources)
-            places = tuple(target - targets[0] for target in targets)
-            kernel, kernel_last = (self._kernel(offsets, places, last) for last in (False, True))
+            result_rows = tuple(target - targets[0] for target in targets)
+            made = (self._kernel(offsets, result_rows, last) for last in (False, True))
+            kernel, kernel_last = made
             table, table_short = (table.ctypes.data for table in tables[r])
             tiles.append(
-                (sources[0], targets[0], len(taps), kernel, kernel_last, table, table_short)
+                nest.TapTileRecord(
+                    source=sources[0],
+                    target=targets[0],
+                    rows=len(taps),
+                    kernel=kernel,
+                    kernel_last=kernel_last,
+                    table=table,
+                    table_short=table_short,
+                )
             )
-        return np.array(tiles, nest.TAP_TILE)
+        return np.array([astuple(tile) for tile in tiles], nest.TAP_TILE)
 
-    def _kernel(self, offsets: tuple[int, ...], places: tuple[int, ...], last: bool) -> int:
+    def _kernel(self, offsets: tuple[int, ...], result_rows: tuple[int, ...], last: bool) -> int:
         """Return the address of the microkernel of a tile, of the last panel or another."""
         s = self.schedule
         vectors = -(-s.conv.K // s.VL)
@@ -130,9 +142,9 @@ class WeightGrad(Recorded):
             columns=tuple(v * s.VL for v in range(NV)),
             broadcast_step=None,
             vector_step=None if s.paired else s.NR,
-            store="columns" if s.straight and not s.swap else "rows",
-            lanes=lanes if s.swap and last else (),
-            places=() if s.straight else places,
+            store="columns" if s.straight and not s.channels_in_vectors else "rows",
+            lanes=lanes if s.channels_in_vectors and last else (),
+            result_rows=() if s.straight else result_rows,
         )
         if kernel not in self.kernels:
             self.kernels.append(kernel)
@@ -148,7 +160,7 @@ class WeightGrad(Recorded):
         lines = {
             "instructions": s.isa.name,
             "microkernel": f"{kernel.MR} taps x {kernel.NV * s.VL} filters",
-            "pixels": f"pieces of {pieces}, {'lowered' if s.window.lower else 'in place'}",
+            "pixels": f"pieces of {pieces}, {'padded' if s.window.padded else 'in place'}",
             "blocks": f"{s.channel_block} channels x {s.NC // s.NR} panels of filters",
             "tasks": f"{tasks} on {s.workers} cores",
         }
@@ -170,7 +182,7 @@ def _table(s: WeightSchedule, r: int, images: int, rows: int, image_step: int) -
         (phase,) = conv.phases
         at = phase.taps[r * s.S][1] + np.arange(rows) * step
         row = row[:, (at >= 0) & (at < conv.H)]
-    size = s.channel_block * s.plane if s.window.lower else image_step
+    size = s.channel_block * s.plane if s.window.padded else image_step
     source = image * size + row * step * pitch + column * conv.stride_w
     if source.size and source.max() > OFFSET_MAX:
         raise MemoryError(
@@ -219,20 +231,20 @@ def _parts(s: WeightSchedule) -> tuple[object, ...]:
             pieces=pieces.number,
             band=pieces.band,
         ),
-        nest.WeightLowering(
-            lower=s.window.lower,
+        nest.WeightPadding(
+            padded=s.window.padded,
             first_row=s.window.first_row,
-            lowered_rows=s.window.rows(pieces.band),
+            padded_rows=s.window.rows(pieces.band),
             left=s.window.left,
             pitch=1 if pieces.flat else s.window.pitch,
             plane=s.plane,
         ),
         nest.WeightResult(
             group_step=conv.K * row,
-            filter_step=1 if s.swap else row,
-            channel_step=conv.K if s.swap else s.taps,
-            ld_out=conv.K if s.swap else row,
-            by_rows=s.swap,
+            filter_step=1 if s.channels_in_vectors else row,
+            channel_step=conv.K if s.channels_in_vectors else s.taps,
+            ld_out=conv.K if s.channels_in_vectors else row,
+            by_rows=s.channels_in_vectors,
             straight=s.straight,
             tiles=0,
             tile_count=0,
@@ -245,9 +257,9 @@ def _parts(s: WeightSchedule) -> tuple[object, ...]:
 def _workers(s: WeightSchedule, zeros: np.ndarray) -> nest.WeightWorkers:
     """Return the emitted functions, and where each worker's parts of the scratch begin."""
     isa, dtype, pieces = s.isa, s.conv.dtype, s.pieces
-    lowered_at = s.line_bytes(s.NC * pieces.together * pieces.band * pieces.Q)
-    lowered = s.plane * s.channel_block * pieces.together if s.window.lower else 0
-    sums_at = lowered_at + s.line_bytes(lowered)
+    padded_at = s.line_bytes(s.NC * pieces.together * pieces.band * pieces.Q)
+    padded = s.plane * s.channel_block * pieces.together if s.window.padded else 0
+    sums_at = padded_at + s.line_bytes(padded)
     own = sums_at + s.line_bytes(0 if s.straight else s.NC * s.channel_block * s.taps)
     scratch_bytes = scratch_stride(own, s.nodes)
     return nest.WeightWorkers(
@@ -257,7 +269,7 @@ def _workers(s: WeightSchedule, zeros: np.ndarray) -> nest.WeightWorkers:
         zeros=zeros.ctypes.data,
         workers=s.workers,
         scratch_bytes=scratch_bytes,
-        lowered_at=lowered_at,
+        padded_at=padded_at,
         sums_at=sums_at,
         partial_at=s.workers * scratch_bytes,
     )

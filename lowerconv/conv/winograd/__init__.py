@@ -16,7 +16,7 @@ from lowerconv.conv import costs
 from lowerconv.conv.algorithm import Algorithm
 from lowerconv.conv.depthwise.schedule import by_planes
 from lowerconv.conv.executable import Executable, Options
-from lowerconv.conv.lowering import convolution
+from lowerconv.conv.phases import convolution
 from lowerconv.conv.problem import ConvProblem, Op
 from lowerconv.conv.winograd.forward import WinogradForward
 from lowerconv.conv.winograd.schedule import make_tile_schedule
@@ -67,6 +67,7 @@ ALGORITHM = Algorithm(
     reason="3x3 taps and enough to do that fewer multiplications pay for transforms",
     estimate=estimate,
     build=build,
-    adds=lambda op: True,
+    fuses_epilogue=lambda op: True,
     check=check,
+    emits=True,
 )

@@ -97,7 +97,7 @@ class WinogradForward(Recorded):
     ) -> None:
         """Convolve the source `a` with the filters `b`."""
         s = self.schedule
-        bind_operands(self.words, a, b, bias, out, workspace.address, self.relu)
+        bind_operands(self.words, a, b, bias, out, workspace.address)
         if self.packed is None:
             if s.shares:
                 launch(team, prepare_address(), self.address, s.workers)
@@ -112,7 +112,7 @@ class WinogradForward(Recorded):
         kept = self.packed
         if kept is None:
             return w
-        bind_operands(self.words, kept, w, self.nothing, kept, workspace.address, False)
+        bind_operands(self.words, kept, w, self.nothing, kept, workspace.address)
         launch(team, prepare_address(), self.address, self.schedule.workers)
         return kept
 
@@ -240,7 +240,7 @@ def _parts(s: TileSchedule, add: bool) -> tuple[object, ...]:
             MR=s.MR,
             VL=s.VL,
             panels=s.panels,
-            feed=PACKED_FROM_TRANSPOSED if conv.transposed else PACKED_FROM_FORWARD,
+            filters_from=PACKED_FROM_TRANSPOSED if conv.transposed else PACKED_FROM_FORWARD,
         ),
         records.TilePieces(
             together=piece.together,
@@ -260,7 +260,7 @@ def _emitted(
     """Return the addresses of emitted functions, and of what microkernels read."""
     isa, dtype, transposed = s.isa, s.conv.dtype, s.conv.transposed
     return records.TileKernels(
-        pad=0,
+        pad=0,  # `pack_panel` has a branch that calls it, for filters of one tap
         transpose=transpose_address(isa, dtype),
         transpose_taps=transpose_taps_address(isa, dtype, TAPS) if transposed else 0,
         planes_to_vectors=planes_to_vectors_address(isa, dtype),

@@ -31,6 +31,8 @@ from numba import carray
 from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.ranges import share
 from lowerconv.codegen.signatures import (
+    ADD,
+    RELU,
     Activate,
     PlanesToVectors,
     Tile,
@@ -40,9 +42,9 @@ from lowerconv.codegen.signatures import (
     VectorsToPlanes,
 )
 from lowerconv.codegen.transforms import POINTS_2D, M, R
-from lowerconv.conv.macrokernel import ADD, RELU, pack_panel, start_sums
+from lowerconv.conv.macrokernel import pack_panel, parts_of, start_sums
 from lowerconv.conv.winograd.records import TILE_JOB
-from lowerconv.runtime.launch import call, loops, pointer
+from lowerconv.runtime.launch import call, compile_worker, pointer
 
 TAPS = R * R
 CHUNK = 32  # channels of a panel that are transformed at a time
@@ -280,12 +282,11 @@ def _part(job, scratch, panel0, panel1, piece0, piece1):
 def _winograd(jobs, worker):
     """Compute one worker's parts."""
     job = carray(jobs, 1)[0]
-    numbers = carray(pointer(job.parts), job.workers + 1, np.int64)
-    begin, end = numbers[worker], numbers[worker + 1]
-    numbers = carray(pointer(job.parts), end, np.int64)
     scratch = job.scratch + worker * job.scratch_bytes
-    for at in range(begin, end, 4):
-        _part(job, scratch, numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3])
+    parts = parts_of(job, worker)
+    for i in range(len(parts)):
+        panel0, panel1, piece0, piece1 = parts[i]
+        _part(job, scratch, panel0, panel1, piece0, piece1)
 
 
 def _prepare(jobs, worker):
@@ -306,10 +307,10 @@ def _prepare(jobs, worker):
 @lru_cache
 def winograd_address() -> int:
     """Return the address of the loops of one core, ``(job, worker)``."""
-    return loops(_winograd, TILE_JOB, "Winograd's convolution")
+    return compile_worker(_winograd, TILE_JOB, "Winograd's convolution")
 
 
 @lru_cache
 def prepare_address() -> int:
     """Return the address of the transform of the filters, ``(job, worker)``."""
-    return loops(_prepare, TILE_JOB, "Winograd's filters")
+    return compile_worker(_prepare, TILE_JOB, "Winograd's filters")

@@ -20,12 +20,11 @@ from numba import carray
 
 from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.ranges import share
-from lowerconv.codegen.signatures import Tile, TransformTarget, VectorsToPlanes
+from lowerconv.codegen.signatures import ADD, Tile, TransformTarget, VectorsToPlanes
 from lowerconv.codegen.transforms import POINTS_2D, R
-from lowerconv.conv.macrokernel import ADD
 from lowerconv.conv.winograd.nest import Tiles, clear, transform_block
 from lowerconv.conv.winograd.records import SUM_JOB
-from lowerconv.runtime.launch import call, loops
+from lowerconv.runtime.launch import call, compile_worker
 
 TAPS = R * R
 
@@ -152,16 +151,16 @@ def _finish(jobs, worker):
 @lru_cache
 def transform_address() -> int:
     """Return the address of the transform of x and dy, ``(job, worker)``."""
-    return loops(_transform, SUM_JOB, "Winograd's weight gradient: transforms")
+    return compile_worker(_transform, SUM_JOB, "Winograd's weight gradient: transforms")
 
 
 @lru_cache
 def multiply_address() -> int:
     """Return the address of the products, ``(job, worker)``."""
-    return loops(_multiply, SUM_JOB, "Winograd's weight gradient: products")
+    return compile_worker(_multiply, SUM_JOB, "Winograd's weight gradient: products")
 
 
 @lru_cache
 def finish_address() -> int:
     """Return the address of the transform to dw, ``(job, worker)``."""
-    return loops(_finish, SUM_JOB, "Winograd's weight gradient: sums")
+    return compile_worker(_finish, SUM_JOB, "Winograd's weight gradient: sums")

@@ -34,7 +34,7 @@ class TileBlocks:
     MR: int  #      tiles of a microkernel
     VL: int
     panels: int  #  of a group
-    feed: int  #    how filters come; see `conv.records`
+    filters_from: int  # how filters come; see `conv.records`
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from lowerconv.codegen.transforms import ALPHA, POINTS_2D, M
 from lowerconv.conv import costs
 from lowerconv.conv.caches import panel_bytes
 from lowerconv.conv.costs import step_time
-from lowerconv.conv.lowering import KEPT, Convolution
 from lowerconv.conv.partition import Part, best
+from lowerconv.conv.phases import KEPT, Convolution
 from lowerconv.conv.setting import Setting
 from lowerconv.conv.window import balanced
 
@@ -156,8 +156,8 @@ def make_tile_schedule(
         times = _Times(conv, isa, constant, shares, KC, NV)
         options = [times.of(piece) for piece in shapes]
         number, parts = best(conv.groups * panels, nodes, panels, 0.0, options)
-        pieces, work, lower = options[number]
-        total = pieces * conv.groups * (panels * work + lower)
+        pieces, work, transform = options[number]
+        total = pieces * conv.groups * (panels * work + transform)
         if found is None or total < found.cost:
             found = TileSchedule(
                 conv=conv,
@@ -221,5 +221,5 @@ class _Times:
         rows = M * piece.band + ALPHA - M
         columns = min(conv.W, M * piece.segment + 2)
         source = rows * columns * piece.together / VL * costs.MOVED
-        lower = ceil(conv.C / VL) * (tiles * costs.SOURCE + source)
-        return number, max(multiply, costs.FAR * far) + back + filters, lower
+        transform = ceil(conv.C / VL) * (tiles * costs.SOURCE + source)
+        return number, max(multiply, costs.FAR * far) + back + filters, transform

@@ -13,7 +13,7 @@ from lowerconv.codegen.microkernel import rows_max
 from lowerconv.codegen.transforms import POINTS_2D, M
 from lowerconv.conv import costs
 from lowerconv.conv.costs import step_time
-from lowerconv.conv.lowering import forward_convolution
+from lowerconv.conv.phases import forward_convolution
 from lowerconv.conv.problem import ConvProblem
 from lowerconv.conv.setting import Setting
 from lowerconv.conv.window import balanced

@@ -50,9 +50,9 @@ def convolution(x: Operand, w: Operand, bias: Operand | None, **geometry: Any) -
     Value or ndarray
         (N, K, ...).
     """
-    from lowerconv.nn.convolution import Geometry, convolve, convolve_gradients
+    from lowerconv.nn.convolution import WindowArguments, convolve, convolve_gradients
 
-    kept = Geometry(
+    kept = WindowArguments(
         *(tuple(geometry["strides"]), tuple(map(tuple, geometry["pads"]))),
         *(tuple(geometry["dilations"]), geometry["groups"]),
     )
@@ -89,9 +89,9 @@ def transposed_convolution(
     Value or ndarray
         (N, K, ...).
     """
-    from lowerconv.nn.convolution import Geometry, transposed, transposed_gradients
+    from lowerconv.nn.convolution import WindowArguments, transposed, transposed_gradients
 
-    kept = Geometry(
+    kept = WindowArguments(
         *(tuple(geometry["strides"]), tuple(map(tuple, geometry["pads"]))),
         *(tuple(geometry["dilations"]), geometry["groups"]),
     )

@@ -57,7 +57,7 @@ class Bucket:
     task: Task | None = None
 
 
-def cut(
+def bucket_ranges(
     bounds: np.ndarray, itemsize: int, largest: int, smallest: int = SMALLEST
 ) -> list[tuple[int, int]]:
     """Return the ranges of the buckets, in the order of leaving.
@@ -124,7 +124,7 @@ class Buckets:
         self.buckets = []
         # Where the main thread moves messages itself, small ones only cost: each is a look more.
         smallest = SMALLEST if engine.threaded else nbytes
-        ranges = cut(bounds, optimizer.grad.itemsize, nbytes, smallest)
+        ranges = bucket_ranges(bounds, optimizer.grad.itemsize, nbytes, smallest)
         for number, (begin, end) in enumerate(ranges):
             first = int(np.searchsorted(bounds, begin, "right")) - 1
             last = int(np.searchsorted(bounds, end, "left"))

@@ -17,7 +17,7 @@ from typing import Any
 
 from lowerconv.copying import not_copied
 from lowerconv.parallel.comm.collectives import Routine
-from lowerconv.parallel.comm.link import Link, Requests, Scratch, abandon
+from lowerconv.parallel.comm.link import Link, MessageMemory, Requests, abandon
 from lowerconv.parallel.comm.listener import SILENT, Listener
 from lowerconv.parallel.comm.waiting import Patience, wait_until
 from lowerconv.runtime import native
@@ -153,7 +153,7 @@ class Engine:
         self.threaded = threaded and comm is not None
         self.idle_after = IDLE_AFTER
         self._cpus = cpus
-        self._scratch = Scratch()
+        self._scratch = MessageMemory()
         self._number = 0
         self._waiting: deque[Task] = deque()  # for their turn
         self._free: deque[Task] = deque()  # to move when they like, or their priority lets them

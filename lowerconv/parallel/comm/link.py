@@ -23,7 +23,7 @@ def abandon(*under_way: Any) -> None:
     _abandoned.extend(under_way)
 
 
-class Scratch:
+class MessageMemory:
     """Memory that collectives use in turns: fresh pages at each call would cost more than sums."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Link:
         Of this collective alone, as long as it lasts.
     hosts : sequence of sequence of int, optional
         The ranks of each host; by default each has a host of its own.
-    scratch : Scratch, optional
+    scratch : MessageMemory, optional
 
     Attributes
     ----------
@@ -77,14 +77,14 @@ class Link:
         comm: Any,
         tag: int,
         hosts: Sequence[Sequence[int]] | None = None,
-        scratch: Scratch | None = None,
+        scratch: MessageMemory | None = None,
     ) -> None:
         self.comm, self.tag = comm, tag
         self.rank = comm.Get_rank() if comm is not None else 0
         self.ranks = comm.Get_size() if comm is not None else 1
         self.hosts = [list(h) for h in hosts] if hosts else [[r] for r in range(self.ranks)]
         self._members = range(self.ranks)
-        self._pool = scratch or Scratch()
+        self._pool = scratch or MessageMemory()
         self._taken: list[np.ndarray] = []
         self.sent = SentBytes()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from numba.core import event
 
-from lowerconv.nn.hooks import Handle
+from lowerconv.nn.hooks import HookHandle
 from lowerconv.nn.module import Module
 
 
@@ -59,7 +59,7 @@ class Status:
             self._compilations -= 1
             self.note("ending")
 
-    def observe(self, network: Module) -> Handle:
+    def observe(self, network: Module) -> HookHandle:
         """Note each layer of a network when it is done, until the handle is removed."""
         names = {id(module): name for name, module in network.modules()}
 

@@ -41,7 +41,8 @@ class Chunk:
         Where those of each rank are in the chunk.
     size : int
     owner : int or None
-        The only rank that has samples of it, of those that there are.
+        The rank that has all of its samples; None where several have some, or
+        nobody has any.
     """
 
     def __init__(self, rows: Sequence[range]) -> None:
@@ -111,7 +112,8 @@ class BatchExchange:
         kind : str
             What timelines show; each kind has memory of its own.
         slot : int
-            0 or 1, in turns: which half of that memory is filled, and no longer read by anybody.
+            0 or 1, in turns: which of the two buffers of its kind is filled; nobody may still be
+            reading it.
 
         Returns
         -------

@@ -27,7 +27,7 @@ from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.step import Step
 from lowerconv.parallel.comm.collectives import Routine, all_gather, direct, reduce_scatter
 from lowerconv.parallel.comm.engine import URGENT, Engine, Task
-from lowerconv.parallel.comm.link import Link, Scratch
+from lowerconv.parallel.comm.link import Link, MessageMemory
 from lowerconv.parallel.sharding.layout import Layout
 
 
@@ -97,7 +97,7 @@ class Channel:
     shards_under_way : list of Tensor
     """
 
-    def __init__(self, engine: Engine, pool: Scratch, layout: Layout, name: str) -> None:
+    def __init__(self, engine: Engine, pool: MessageMemory, layout: Layout, name: str) -> None:
         self.engine, self.layout, self.name = engine, layout, name
         self.rank, self.ranks = engine.rank, engine.ranks
         self._pool = pool

@@ -20,7 +20,7 @@ from lowerconv.nn.module import Module, Shape
 from lowerconv.nn.recording import parameter_dtype
 
 
-class Part(Module):
+class NetworkPart(Module):
     """Some layers of a network, under the names that they have there.
 
     Parameters
@@ -50,7 +50,7 @@ class Part(Module):
             layer.initialize(rng)
 
 
-class Front(Part):
+class Front(NetworkPart):
     """What comes before the border; made by :func:`cut`.
 
     Its result is the border; in training those auxiliary results of the network follow that do not
@@ -76,7 +76,7 @@ class Front(Part):
         return (border, *others) if others else border
 
 
-class Back(Part):
+class Back(NetworkPart):
     """What comes behind the border; made by :func:`cut`.
 
     It takes the border, and returns the network's result; in training those auxiliary results
@@ -121,7 +121,7 @@ class _Cutting:
         return graph, _border(graph, _layers_of(self.network, self.name))
 
 
-def cut(network: Module, border: str, image_shape: Shape) -> tuple[Front, Back]:
+def cut_network(network: Module, border: str, image_shape: Shape) -> tuple[Front, Back]:
     """Cut a network in two.
 
     Parameters
@@ -150,7 +150,7 @@ def cut(network: Module, border: str, image_shape: Shape) -> tuple[Front, Back]:
     >>> import numpy as np
     >>> from lowerconv import nn
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 10))
-    >>> front, back = cut(net, "3", (3, 6, 6))
+    >>> front, back = cut_network(net, "3", (3, 6, 6))
     >>> list(front.parameters()), list(back.parameters())
     (['0.weight', '0.bias'], ['3.weight', '3.bias'])
     >>> x = np.ones((2, 3, 6, 6), np.float32)

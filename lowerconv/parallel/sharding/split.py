@@ -36,7 +36,7 @@ from lowerconv.nn.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from lowerconv.nn.recording import parameter_dtype
 from lowerconv.parallel.comm.collectives import all_gather
 from lowerconv.parallel.comm.engine import Engine
-from lowerconv.parallel.comm.link import Scratch
+from lowerconv.parallel.comm.link import MessageMemory
 from lowerconv.parallel.sharding.collective_layers import (
     AllGatherBegin,
     AllGatherEnd,
@@ -49,7 +49,7 @@ from lowerconv.parallel.sharding.collective_layers import (
     ReplicateBegin,
     ReplicateEnd,
 )
-from lowerconv.parallel.sharding.cut import Part
+from lowerconv.parallel.sharding.cut import NetworkPart
 from lowerconv.parallel.sharding.layout import Layout
 from lowerconv.parallel.sharding.sharded_layers import (
     DropoutShard,
@@ -88,7 +88,7 @@ class ShardedValue:
 
 
 @not_copied("copy the network before it is split, or after `join`")
-class SplitNetwork(Part):
+class SplitNetwork(NetworkPart):
     """This rank's part of a network of which every rank computes a part.
 
     Takes the whole batch, and returns the whole results, on every rank.
@@ -121,7 +121,7 @@ class SplitNetwork(Part):
         self.engine, self.input_partial = engine, input_partial
         self.shardings: dict[str, Sharding] = {}
         self._names = {id(part): name for name, part in module.modules()}
-        self._pool = Scratch()
+        self._pool = MessageMemory()
         self._titles = {-1: "input"}  # of nodes, for timelines
         self._shards: dict[int, tuple[Layer, Shard]] = {}
         self._kept: dict[tuple[int, str], tuple[Layer, ...]] = {}

@@ -26,7 +26,7 @@ from lowerconv.nn.step import INFERENCE, Step
 from lowerconv.parallel.comm.listener import LOSS, UPDATE
 from lowerconv.parallel.comm.overlap import make_engine
 from lowerconv.parallel.sharding.batch_exchange import BatchExchange, Chunk, make_chunks
-from lowerconv.parallel.sharding.cut import Part, cut, default_border
+from lowerconv.parallel.sharding.cut import NetworkPart, cut_network, default_border
 from lowerconv.parallel.sharding.split import SplitNetwork
 from lowerconv.parallel.strategies.accumulation import GradientAccumulation
 from lowerconv.parallel.strategies.data import DataParallel
@@ -67,7 +67,7 @@ class OWT(SplitStrategy):
         communicator, options = self.communicator, self.options
         network, image_shape, make_optimizer = self.network, self.image_shape, self.make_optimizer
         self.border = options.owt_border or default_border(network, image_shape)
-        front, back = cut(network, self.border, image_shape)
+        front, back = cut_network(network, self.border, image_shape)
         for part, where in ((front, "before"), (back, "behind")):
             if not part.parameters():
                 raise ValueError(
@@ -75,7 +75,9 @@ class OWT(SplitStrategy):
                     "layer in the middle of others that have parameters"
                 )
         self.scheme = options.owt_scheme
-        self.pieces = options.owt_chunks or communicator.ranks
+        # Into how many chunks a batch is cut.
+        ranks = communicator.ranks
+        self.chunks = {"a": 1, "b": ranks, "c": options.owt_chunks or ranks}[self.scheme]
         self.updates = options.owt_updates
         self._check_options(back)
         self.front = DataParallel(front, make_optimizer, communicator, options, image_shape)
@@ -83,21 +85,24 @@ class OWT(SplitStrategy):
         graph = Graph(front, (1, *image_shape), parameter_dtype(front), training=False)
         self.split = SplitNetwork(back, graph.results[0].shape, self.engine, input_partial=True)
         self._progress_between_layers(self.split)
-        self.network = Part([*front.layers, *self.split.layers])
+        self.network = NetworkPart([*front.layers, *self.split.layers])
         self.optimizers = [self.front.optimizer, self.make_split_optimizer(make_optimizer)]
         self.exchange = BatchExchange(self.engine)
         self._linear, others = self._find_accumulating()
         self.accumulation = GradientAccumulation(others)
 
     def _find_accumulating(self) -> tuple[list[Linear], list[np.ndarray]]:
-        """Return the layers behind the border that add up gradients, and all other gradients."""
+        """Return the layers behind the border that can add to their weights' gradients themselves.
+
+        With them come the gradients of all other parameters behind the border.
+        """
         layers = {n: m for n, m in self.split.layers if isinstance(m, Linear)}
         gradients = self.optimizers[1].by_name(self.optimizers[1].grad)
         own = {f"{name}.weight" if name else "weight" for name in layers}
         return list(layers.values()), [g for name, g in gradients.items() if name not in own]
 
     def _check_options(self, back: Module) -> None:
-        most = self._chunks
+        most = self.chunks
         if self.scheme != "c" and self.options.owt_chunks is not None:
             raise ValueError(
                 f"owt_chunks: got {self.options.owt_chunks} with scheme {self.scheme!r}, expected "
@@ -154,11 +159,6 @@ class OWT(SplitStrategy):
         self.front.backward(tuple(gradients), work)
         return result
 
-    @property
-    def _chunks(self) -> int:
-        """How many a batch has."""
-        return {"a": 1, "b": self.communicator.ranks, "c": self.pieces}[self.scheme]
-
     def _train_back(
         self,
         work: Work,
@@ -179,6 +179,7 @@ class OWT(SplitStrategy):
             mine = np.concatenate([labels[part.start : part.stop] for part in parts])
             results = self.split.run(v, step)
             with self.listener.doing(LOSS):
+                # `whole` gives the gradients, the same on all ranks; `own` only what is reported.
                 whole, gradients = network_loss(results, mine, work.size, work.label_smoothing)
                 scores, place = as_tuple(results)[0], chunk.places[rank]
                 own = softmax_cross_entropy(scores[place], mine[place], None, work.label_smoothing)
@@ -200,7 +201,7 @@ class OWT(SplitStrategy):
     def _received(
         self, border: np.ndarray, counts: list[int]
     ) -> Iterator[tuple[Chunk, bool, np.ndarray]]:
-        """Yield what `_turns` returns with all ranks' values, while the next ones are under way."""
+        """Yield each turn with the border values of all ranks; those of the next are under way."""
         turns = self._turns(counts)
         following = self.exchange.send(border, turns[0][0], "border", 0)
         for turn, (chunk, is_last) in enumerate(turns, 1):
@@ -212,7 +213,7 @@ class OWT(SplitStrategy):
 
     def _turns(self, counts: list[int]) -> list[tuple[Chunk, bool]]:
         """Return the chunks that have samples, and whether each is the last before an update."""
-        chunks = make_chunks(counts, self.scheme, self.pieces)
+        chunks = make_chunks(counts, self.scheme, self.chunks)
         turns = [(c, n * self.updates // len(chunks)) for n, c in enumerate(chunks) if c.size]
         turns = turns or [(chunks[0], 0)]  # a batch of nothing
         groups = [group for _, group in turns[1:]] + [self.updates]
@@ -282,7 +283,7 @@ class OWT(SplitStrategy):
         """Return where the border is, and how a batch crosses it."""
         if self.communicator.ranks == 1:
             return ""
-        chunks = self._chunks
+        chunks = self.chunks
         updates = f", {self.updates} updates" if self.updates > 1 else ""
         return (
             f"border before {self.border}, scheme {self.scheme} with {chunks} chunk"

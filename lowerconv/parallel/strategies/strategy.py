@@ -11,7 +11,7 @@ import numpy as np
 
 from lowerconv.copying import not_copied
 from lowerconv.nn.divergence import DivergenceError, describe_divergence
-from lowerconv.nn.hooks import Handle
+from lowerconv.nn.hooks import HookHandle
 from lowerconv.nn.loss import LossResult, network_loss
 from lowerconv.nn.module import Module
 from lowerconv.nn.optim import Optimizer
@@ -111,7 +111,7 @@ class Strategy:
         self.network, self.make_optimizer = network, make_optimizer
         self.communicator, self.options, self.image_shape = communicator, options, image_shape
         self.loader_share = communicator.rank, communicator.ranks
-        self._handles: list[Handle] = []  # of what this strategy has registered with modules
+        self._handles: list[HookHandle] = []  # of what this strategy has registered with modules
         self._build()
 
     def _build(self) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from lowerconv.conv.plan import ConvPlan
 from lowerconv.copying import not_copied
 from lowerconv.nn.frame import Frame
-from lowerconv.nn.hooks import Handle
+from lowerconv.nn.hooks import HookHandle
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.module import Module
 from lowerconv.parallel.comm.communicator import Communicator
@@ -80,7 +80,7 @@ class Timeline(Listener):
         self._window = (0, 0)  # from the first step that was recorded to the last
         self._plans: dict[tuple[str, str], dict[str, ConvPlan]] = {}
         self._start = Reading(clock(), 0, 0)
-        self._handles: list[Handle] = []
+        self._handles: list[HookHandle] = []
 
     @property
     def empty(self) -> bool:

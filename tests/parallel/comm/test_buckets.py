@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lowerconv import nn
-from lowerconv.parallel.comm.buckets import SMALLEST, Buckets, cut
+from lowerconv.parallel.comm.buckets import SMALLEST, Buckets, bucket_ranges
 from lowerconv.parallel.comm.collectives import library, ring
 from lowerconv.parallel.comm.engine import Engine
 
@@ -21,7 +21,7 @@ def test_buckets_have_every_item_once(case, largest):
     bounds = np.cumsum([0, *rng.integers(1, 10 ** rng.integers(1, 6), rng.integers(1, 12))])
     if bounds[-1] * 4 / largest > 1e4:
         bounds = bounds[:2] % 1000
-    ranges = cut(bounds, 4, largest)
+    ranges = bucket_ranges(bounds, 4, largest)
     assert sorted(ranges)[0][0] == 0
     assert [begin for begin, _ in ranges[:-1]] == [end for _, end in ranges[1:]]
     assert ranges[0][1] == bounds[-1]
@@ -31,7 +31,7 @@ def test_buckets_have_every_item_once(case, largest):
 
 def test_the_last_to_leave_is_small():
     bounds = np.arange(0, 10_000_000, 1000)
-    sizes = [4 * (end - begin) for begin, end in cut(bounds, 4, 4 << 20)]
+    sizes = [4 * (end - begin) for begin, end in bucket_ranges(bounds, 4, 4 << 20)]
     assert sizes[-1] <= SMALLEST
     assert max(sizes) <= 4 << 20
     assert sizes[-1] < sizes[-2] < sizes[-3]

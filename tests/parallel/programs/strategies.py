@@ -24,7 +24,7 @@ from lowerconv.nn.loss import network_loss
 from lowerconv.nn.step import INFERENCE
 from lowerconv.parallel import world
 from lowerconv.parallel.options import ParallelOptions
-from lowerconv.parallel.sharding.cut import cut, default_border
+from lowerconv.parallel.sharding.cut import cut_network, default_border
 from lowerconv.parallel.strategies import STRATEGIES
 from lowerconv.parallel.strategies.strategy import Work
 from tests.parallel.networks import make
@@ -96,7 +96,7 @@ def alone_with_updates(case, network, updates):
     """The same with several updates of what is behind the border, step by step as they are told."""
     options = case["options"]
     border = options.get("owt_border") or default_border(network, network.image_shape)
-    front, back = cut(network, border, network.image_shape)
+    front, back = cut_network(network, border, network.image_shape)
     optimizers = [optimizer_of(case)(part) for part in (front, back)]
     pieces = options.get("owt_chunks", ranks)
     losses = []

@@ -5,7 +5,7 @@ import pytest
 
 from lowerconv import nn
 from lowerconv.nn.models.googlenet import GoogLeNet
-from lowerconv.parallel.sharding.cut import borders, cut, default_border
+from lowerconv.parallel.sharding.cut import borders, cut_network, default_border
 
 from ..networks import NETWORKS, make
 
@@ -28,7 +28,7 @@ def check(network, border, x):
     results, gradients, dx, expected = whole_step(network, x, step, 9)
     for parameter in network.parameters().values():
         parameter.grad[...] = np.nan
-    front, back = cut(network, border, x.shape[1:])
+    front, back = cut_network(network, border, x.shape[1:])
     assert {*front.parameters()} | {*back.parameters()} == {*network.parameters()}
     assert {*front.parameters()}.isdisjoint(back.parameters())
     assert front.parameters().items() | back.parameters().items() == network.parameters().items()
@@ -63,7 +63,7 @@ def test_googlenet_with_its_heads():
     x = np.random.default_rng(1).standard_normal((2, 3, 80, 80))
     for border in ("inception3a", "aux1", "inception4c", "inception5b", "fc"):
         check(network, border, x)
-    front, back = cut(network, "inception4c", (3, 80, 80))
+    front, back = cut_network(network, "inception4c", (3, 80, 80))
     assert front.auxiliary == (1,)
     assert back.results == (0, 2)
     assert default_border(network, (3, 80, 80)) == "fc"
@@ -93,20 +93,20 @@ def test_no_fully_connected_layer():
 def test_what_is_no_border(border, why):
     network = make("Branches")
     with pytest.raises(ValueError, match=f"border: got '{border}', {why}; possible: left, "):
-        cut(network, border, network.image_shape)
+        cut_network(network, border, network.image_shape)
 
 
 def test_a_layer_that_is_not_used():
     network = make("Heads")
     network.unused = nn.Linear(3, 4)
-    front, _ = cut(network, "third", network.image_shape)
+    front, _ = cut_network(network, "third", network.image_shape)
     assert "unused.weight" in front.parameters()
     with pytest.raises(ValueError, match="which the network does not use"):
-        cut(network, "unused", network.image_shape)
+        cut_network(network, "unused", network.image_shape)
 
 
 def test_image_of_another_size():
     network = make("Plain")
-    _, back = cut(network, "4", network.image_shape)
+    _, back = cut_network(network, "4", network.image_shape)
     with pytest.raises(ValueError, match=r"got shape \(2, 7, 5, 4\), expected that of the border"):
         back.run(np.zeros((2, 7, 5, 4)))

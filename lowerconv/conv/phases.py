@@ -1,7 +1,4 @@
-"""Every pass that multiplies filters with pixels as one thing: a convolution with phases.
-
-The algorithm "lowering", by im2col, is in `conv.blas.lowered`.
-"""
+"""Every pass that multiplies filters with pixels as one thing: a convolution with phases."""
 
 from __future__ import annotations
 
