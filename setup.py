@@ -19,7 +19,11 @@ ONNX, RUNTIME = ["onnx>=1.15"], ["onnxruntime>=1.17"]
 PEERS = ["torch>=2.2", *RUNTIME, *ONNX]
 # gevent replaces Python's threads: programs that have it patch what the library starts.
 # pytest-xdist runs several tests at once: most of them compile, or wait for other processes.
-TEST = ["pytest>=8.3", "pytest-xdist>=3.5", "hypothesis>=6.90", "gevent>=24.10", "numpydoc>=1.8"]
+# PyTorch's own samples of its functions (tests/torch/test_opinfo.py) import expecttest.
+TEST = [
+    *("pytest>=8.3", "pytest-xdist>=3.5", "hypothesis>=6.90", "gevent>=24.10", "numpydoc>=1.8"),
+    "expecttest>=0.2",
+]
 
 setup(
     name="lowerconv",

@@ -86,7 +86,7 @@ def main() -> None:
     for model in options.models:
         print(f"{model}, batch {options.batch}, a training step")
         print(f"{'':<22}{'peak memory':>16}{'page faults':>14}{'new arrays':>14}", flush=True)
-        for name in available(TRAINING):
+        for name in available(TRAINING, model):
             if name == "torch_compile":
                 continue
             values = (model, options.batch, options.threads, options.steps, name)

@@ -1,7 +1,8 @@
-"""Whole networks, trained and used: by lowerconv, PyTorch and ONNX Runtime, as their users would.
+"""Whole networks, trained and used: by lowerconv, PyTorch, ONNX Runtime, OpenVINO, as users would.
 
 Every candidate has the same network (`bench.torch_networks` is PyTorch's), the same images, and
-takes whole steps: forward, loss, backward, update by SGD with momentum.
+takes whole steps: forward, loss, backward, update by SGD with momentum.  ``lowerconv`` is a network
+of this library; ``convert`` is PyTorch's through `lowerconv.torch.convert`, trained as PyTorch's.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import inspect
 import io
 import time
 import warnings
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from bench.peers import ASLEEP, missing
+import lowerconv as lc
+from bench.peers import ASLEEP, is_missing, openvino
 from lowerconv import nn
 from lowerconv.bench.interleaved import Run
 from lowerconv.nn.graph import Graph
@@ -22,13 +26,21 @@ from lowerconv.nn.models import MODELS
 
 TRAINING, INFERENCE = "training", "inference"
 LR, MOMENTUM = 0.0, 0.9  # the weights stay as they are: every step is the same work
-OURS = "lowerconv"
-#                 pass: its candidates; compiled ones only when asked for: they need a C++ compiler
+OURS, CONVERT = "lowerconv", "convert"
+#                 pass: its candidates
 CANDIDATES = {
-    TRAINING: (OURS, "torch_nchw", "torch_channels_last", "torch_compile"),
-    INFERENCE: (OURS, "torch_nchw", "torch_channels_last", "torch_compile", "onnxruntime"),
+    TRAINING: (OURS, CONVERT, "torch_nchw", "torch_channels_last", "torch_compile"),
+    INFERENCE: (
+        *(OURS, CONVERT, "torch_nchw", "torch_channels_last", "torch_compile"),
+        *("onnxruntime", "openvino"),
+    ),
 }
-NEEDS = {"torch_compile": "torch_nchw"}
+NEEDS = {
+    OURS: (),
+    "onnxruntime": ("torch", "onnx", "onnxruntime"),
+    "openvino": ("torch", "onnx", "openvino"),
+}  # all others need PyTorch alone
+NETWORKS = (*MODELS, "mobilenet_v2")  # the last are PyTorch's alone
 
 
 def options_of(model: str) -> dict[str, Any]:
@@ -36,21 +48,46 @@ def options_of(model: str) -> dict[str, Any]:
     return {"auxiliary": False} if model in ("googlenet", "inception_v3") else {}
 
 
+def builder(model: str) -> Callable[..., Any]:
+    """Return what builds a model: this library's, else PyTorch's where it has none."""
+    if model in MODELS:
+        return MODELS[model].build
+    from bench import torch_networks
+
+    build: Callable[..., Any] = getattr(torch_networks, model)
+    return build
+
+
 def image_shape(model: str) -> tuple[int, int, int]:
     """Return the shape of the images that a model was made for."""
-    return inspect.signature(MODELS[model].build).parameters["image_shape"].default
+    return inspect.signature(builder(model)).parameters["image_shape"].default
 
 
-def available(op: str) -> list[str]:
-    """Return the candidates that can run here."""
-    absent = missing()
-    return [name for name in CANDIDATES[op] if NEEDS.get(name, name) not in absent]
+def available(op: str, model: str) -> list[str]:
+    """Return the candidates that can run a model here."""
+    return [
+        name
+        for name in CANDIDATES[op]
+        if not any(map(is_missing, NEEDS.get(name, ("torch",))))
+        and (name != OURS or model in MODELS)
+    ]
+
+
+def reference(names: Sequence[str]) -> str | None:
+    """Return the one of some candidates that others are compared with, None without any of ours."""
+    return next((name for name in (OURS, CONVERT) if name in names), None)
 
 
 def flops(model: str, batch: int, op: str) -> int:
     """Return the operations of a step: products, and for training their two gradients."""
-    network = MODELS[model].build(**options_of(model))
-    graph = Graph(network, (batch, *image_shape(model)), np.float32, op == TRAINING)
+    shape = (batch, *image_shape(model))
+    if model in MODELS:
+        network = MODELS[model].build(**options_of(model))
+    else:
+        import torch
+
+        network = lc.torch.to_native(torch_network(model), torch.zeros(2, *shape[1:]))
+    graph = Graph(network, shape, np.float32, op == TRAINING)
     works = [(node.layer.flops(*(v.shape for v in node.operands)), node) for node in graph.nodes]
     forward = sum(work for work, _ in works)
     if op == INFERENCE:
@@ -63,7 +100,7 @@ def data(model: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
     """Return images and labels."""
     rng = np.random.default_rng(0)
     images = rng.standard_normal((batch, *image_shape(model)), np.float32)
-    classes = inspect.signature(MODELS[model].build).parameters["classes"].default
+    classes = inspect.signature(builder(model)).parameters["classes"].default
     return images, rng.integers(classes, size=batch)
 
 
@@ -73,7 +110,9 @@ def candidate(name: str, model: str, batch: int, op: str, threads: int) -> Run:
     if name == OURS:
         return _ours(model, images, labels, op)
     if name == "onnxruntime":
-        return _OnnxRuntime(model, images, threads)
+        return _OnnxRuntime(onnx_file(model, batch), images, threads)
+    if name == "openvino":
+        return openvino(onnx_file(model, batch), {"x": images}, threads)
     return _torch(name, model, images, labels, op, threads)
 
 
@@ -109,20 +148,25 @@ def _torch(
 
     torch.set_num_threads(threads)
     torch.manual_seed(1)
-    layout = torch.contiguous_format if name == "torch_nchw" else torch.channels_last
-    network = torch_network(model).to(memory_format=layout)
+    last = name in ("torch_channels_last", "torch_compile")
+    layout = torch.channels_last if last else torch.contiguous_format
+    network = torch_network(model).to(memory_format=layout).train(op == TRAINING)
     x = torch.from_numpy(images).contiguous(memory_format=layout)
     target = torch.from_numpy(labels)
-    called = torch.compile(network) if name == "torch_compile" else network
+    called = network
+    if name == CONVERT:
+        called = lc.torch.convert(network, x, strict=True)
+    elif name == "torch_compile":
+        called = torch.compile(network)
     if op == INFERENCE:
-        network.eval()
+        # Converted modules are called as their users call them; they take either.
+        without_gradients = torch.no_grad if name == CONVERT else torch.inference_mode
 
-        @torch.inference_mode()
+        @without_gradients()
         def infer() -> Any:
             return called(x)
 
         return infer
-    network.train()
     optimizer = torch.optim.SGD(network.parameters(), lr=LR, momentum=MOMENTUM)
 
     def train() -> Any:
@@ -135,19 +179,24 @@ def _torch(
     return train
 
 
+@lru_cache(maxsize=1)  # files are large: the one that the next candidate takes, too
+def onnx_file(model: str, batch: int) -> bytes:
+    """Return PyTorch's network as an ONNX file with the input x."""
+    import torch
+
+    network, file = torch_network(model).eval(), io.BytesIO()
+    x = torch.zeros(batch, *image_shape(model))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(network, x, file, dynamo=False, input_names=["x"])
+    return file.getvalue()
+
+
 class _OnnxRuntime:
-    """PyTorch's network as an ONNX model; see `bench.peers` on how its threads come and go."""
+    """A session with an ONNX file; see `bench.peers` on how its threads come and go."""
 
-    def __init__(self, model: str, images: np.ndarray, threads: int) -> None:
-        import torch
-
-        network, file = torch_network(model).eval(), io.BytesIO()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                network, torch.from_numpy(images), file, dynamo=False, input_names=["x"]
-            )
-        self.model, self.images, self.threads = file.getvalue(), images, threads
+    def __init__(self, file: bytes, images: np.ndarray, threads: int) -> None:
+        self.file, self.images, self.threads = file, images, threads
         self.session: Any = None
 
     def __call__(self) -> Any:
@@ -159,7 +208,7 @@ class _OnnxRuntime:
             options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
             options.log_severity_level = 3
             self.session = onnxruntime.InferenceSession(
-                self.model, options, providers=["CPUExecutionProvider"]
+                self.file, options, providers=["CPUExecutionProvider"]
             )
         return self.session.run(None, {"x": self.images})[0]
 

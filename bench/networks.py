@@ -1,12 +1,15 @@
-"""Whole networks beside PyTorch and ONNX Runtime, all of them timed in turns.
+"""Whole networks beside PyTorch, ONNX Runtime and OpenVINO, all of them timed in turns.
 
     python -m bench.networks [--models googlenet resnet50] [--passes training inference]
                              [--batches 1 8 32] [--candidates lowerconv torch_nchw ...]
                              [--threads 2] [--rounds 5] [--save FILE]
 
 Prints images per second, our share of what multiply-adds give on as many cores
-(`lowerconv.bench.peak`), and the times of the others over ours: above 1 we are faster.  The
-operations counted are those of the products as they are defined, whatever the algorithm.
+(`lowerconv.bench.peak`), and the times of the others over ours: above 1 we are faster.  Ours is the
+network of this library (``lowerconv``); of networks that only PyTorch has, and where that is not
+among the candidates, it is PyTorch's through `lowerconv.torch.convert`.  Where both are there, the
+time of ``convert`` over ours is what the door costs.  The operations counted are those of the
+products as they are defined, whatever the algorithm.
 """
 
 from __future__ import annotations
@@ -24,28 +27,37 @@ from rich.table import Table
 
 import lowerconv as lc
 from bench import peers
-from bench.network_peers import CANDIDATES, OURS, available, candidate, flops
+from bench.network_peers import (
+    CANDIDATES,
+    CONVERT,
+    NETWORKS,
+    available,
+    candidate,
+    flops,
+    reference,
+)
 from lowerconv.bench.interleaved import SETTLE, median_ratio, times
 from lowerconv.bench.load import Others
 from lowerconv.bench.peak import fma_peak
-from lowerconv.nn.models import MODELS
 
-NETWORKS = ("cifar10_quick", "alexnet", "googlenet", "resnet50", "vgg16")
+DEFAULT = ("cifar10_quick", "alexnet", "googlenet", "resnet50", "vgg16")
 BATCHES = (1, 8, 32)
 ROUNDS = 5
 TITLES = {
+    CONVERT: "convert",
     "torch_nchw": "PT NCHW",
     "torch_channels_last": "PT NHWC",
     "torch_compile": "PT compiled",
     "onnxruntime": "ORT",
+    "openvino": "OpenVINO",
 }
 
 
 def measure(model: str, batch: int, op: str, options: argparse.Namespace) -> dict[str, Any]:
     """Return the times of all candidates on one network."""
     runs = {}
-    for name in options.candidates or available(op):
-        if name not in available(op):
+    for name in available(op, model):
+        if options.candidates and name not in options.candidates:
             continue
         run = candidate(name, model, batch, op, options.threads)
         if name == "torch_compile":
@@ -70,29 +82,33 @@ def measure(model: str, batch: int, op: str, options: argparse.Namespace) -> dic
 
 def table_of(rows: list[dict[str, Any]], op: str) -> Table:
     """Return a table of all networks for a pass."""
-    found = [name for name in CANDIDATES[op] if any(name in row["seconds"] for row in rows)]
+    found = [
+        name
+        for name in CANDIDATES[op]
+        if any(name in row["seconds"] and name != reference(row["seconds"]) for row in rows)
+    ]
     table = Table(title=op, box=SIMPLE_HEAD, title_justify="left")
-    table.add_column("network, batch")
-    for title in ("images/s", "ms", "% of peak"):
+    table.add_column("network, batch", no_wrap=True)
+    for title in ("images/s", "ms", "peak", *(TITLES[name] for name in found)):
         table.add_column(title, justify="right")
-    for name in found:
-        if name != OURS:
-            table.add_column(TITLES[name], justify="right")
     for row in rows:
-        ours = row["seconds"].get(OURS)
+        ours = reference(row["seconds"])
         cells = [f"{row['model']}, {row['batch']}"]
         if ours:
-            seconds = statistics.median(ours)
+            seconds = statistics.median(row["seconds"][ours])
             speed = row["flops"] / seconds / row["peak"]
             cells += [f"{row['batch'] / seconds:,.1f}", f"{1e3 * seconds:,.2f}", f"{speed:.0%}"]
         else:
             cells += [""] * 3
-        for name in found:
-            if name != OURS:
-                other = row["seconds"].get(name)
-                cells.append(f"{median_ratio(other, ours):.2f}" if other and ours else "")
-        table.add_row(*cells)
+        table.add_row(*cells, *(_ratio(row["seconds"], name, ours) for name in found))
     return table
+
+
+def _ratio(seconds: dict[str, list[float]], name: str, ours: str | None) -> str:
+    """Return a candidate's time over ours as a cell."""
+    if ours is None or name not in seconds:
+        return ""
+    return "ours" if name == ours else f"{median_ratio(seconds[name], seconds[ours]):.2f}"
 
 
 def main() -> None:
@@ -100,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=NETWORKS)
+    parser.add_argument("--models", nargs="+", choices=NETWORKS, default=DEFAULT)
     parser.add_argument("--passes", nargs="+", choices=list(CANDIDATES), default=list(CANDIDATES))
     parser.add_argument("--batches", nargs="+", type=int, default=BATCHES)
     parser.add_argument("--candidates", nargs="+", choices=CANDIDATES["inference"])
@@ -111,7 +127,7 @@ def main() -> None:
     options = parser.parse_args()
     lc.set_num_threads(options.threads)
     console = Console(width=100, markup=False, highlight=False)
-    console.print(lc.machine_report()["cpu"]["name"], peers.versions(), sep=", ")
+    console.print(lc.machine_report()["cpu"]["name"], peers.versions("openvino"), sep=", ")
     console.print(f"{options.threads} threads; others: their time over ours")
     rows: list[dict[str, Any]] = []
     try:

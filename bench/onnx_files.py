@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 import lowerconv as lc
-from bench.peers import versions
+from bench.peers import is_missing, openvino, versions
 from lowerconv.bench.interleaved import SETTLE, Run, geometric_mean, median_ratio, times
 from lowerconv.bench.load import DISTURBED, Others
 from lowerconv.cli.compare import TOLERANCE, difference
@@ -132,22 +132,6 @@ def inputs_of(name: str, folder: Path, net: OnnxNetwork, shapes: dict[str, list[
     return [page(a.shape) if is_one else a for a, is_one in zip(arrays, pictures, strict=True)]
 
 
-def openvino_run(content: bytes, net: OnnxNetwork, arrays: Sequence[np.ndarray]) -> Run | None:
-    """Return a call of OpenVINO in float32 that knows all shapes; None where it is not there."""
-    try:
-        import openvino
-    except ImportError:
-        return None
-    core = openvino.Core()
-    model = core.read_model(content)
-    model.reshape({n: list(a.shape) for n, a in zip(net.input_names, arrays, strict=True)})
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    threads = {"INFERENCE_NUM_THREADS": lc.get_num_threads()}
-    request = core.compile_model(model, "CPU", {**settings, **threads}).create_infer_request()
-    feeds = dict(zip(net.input_names, arrays, strict=True))
-    return lambda: request.infer(feeds, share_inputs=True)
-
-
 def measure(name: str, content: bytes, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Return values and times of a file."""
     content = with_random_weights(read_model(content)[0]).SerializeToString()
@@ -168,8 +152,8 @@ def measure(name: str, content: bytes, folder: Path, options: argparse.Namespace
         OURS: lambda: network(*arrays),
         ORT: lambda: session.run(None, feeds),
     }
-    if other := openvino_run(content, network, arrays):
-        candidates[OPENVINO] = other
+    if not is_missing("openvino"):
+        candidates[OPENVINO] = openvino(content, feeds, lc.get_num_threads())
     others = Others()
     settle = SETTLE if lc.get_num_threads() > 1 else 0.0
     row["seconds"] = times(candidates, options.seconds, settle, options.rounds)
@@ -222,7 +206,7 @@ def main() -> int:
         options.shapes.setdefault(name, []).append(shape_argument(shape))
     lc.set_num_threads(options.threads)
     console = Console(width=100, markup=False, highlight=False)
-    console.print(lc.machine_report()["cpu"]["name"], versions(), sep=", ")
+    console.print(lc.machine_report()["cpu"]["name"], versions("openvino"), sep=", ")
     rows, failed = [], False
     for path in options.paths:
         for name, content, folder in models(path):

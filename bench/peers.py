@@ -24,7 +24,8 @@ OPSET, IR = 13, 8  # of the ONNX model: old enough for every version that still 
 
 
 @lru_cache
-def _missing(module: str) -> bool:
+def is_missing(module: str) -> bool:
+    """Return whether a module cannot be imported here."""
     try:
         import_module(module)
     except (ImportError, OSError):  # OSError: a library of the package cannot be loaded
@@ -37,7 +38,7 @@ def missing() -> dict[str, str]:
     return {
         name: f"{', '.join(absent)} not installed, skipped ({HINT})"
         for name, modules in NEEDS.items()
-        if (absent := [module for module in modules if _missing(module)])
+        if (absent := [module for module in modules if is_missing(module)])
     }
 
 
@@ -49,10 +50,11 @@ def available(op: str) -> list[str]:
     ]
 
 
-def versions() -> str:
-    """Return names and versions of the packages that are there."""
-    modules = [module for module in ("torch", "onnxruntime") if not _missing(module)]
-    return ", ".join(f"{module} {import_module(module).__version__}" for module in modules)
+def versions(*more: str) -> str:
+    """Return names and versions of the packages that are there, of more than the peers if named."""
+    modules = [name for name in ("torch", "onnxruntime", *more) if not is_missing(name)]
+    found = ((name, import_module(name).__version__) for name in modules)
+    return ", ".join(f"{name} {version.partition('-')[0]}" for name, version in found)
 
 
 def peer(
@@ -124,6 +126,31 @@ def _torch(
         return results[which]
 
     return gradient
+
+
+def openvino(content: bytes, feeds: dict[str, np.ndarray], threads: int) -> Run:
+    """Return a call of an ONNX model by OpenVINO in float32, which knows all shapes.
+
+    Parameters
+    ----------
+    content : bytes
+        Of an ONNX file.
+    feeds : dict of str to ndarray
+    threads : int
+        One request at a time has all of them.
+    """
+    from openvino import Core
+
+    core = Core()
+    model = core.read_model(content)
+    model.reshape({name: list(array.shape) for name, array in feeds.items()})
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads,
+    }
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    return lambda: request.infer(feeds, share_inputs=True)
 
 
 class _OnnxRuntime:

@@ -212,3 +212,49 @@ def test_onnx_files(tmp_path):
     assert re.search(r"^  light +1x3x6x6 +\d\.\de-0[678] +[\d.]+ +[\d.]+", printed, re.M)
     assert re.search(r"^  small +2x3x12x12 +\d\.\de-0[678] ", printed, re.M)
     assert "damaged: " in printed and "geometric mean" in printed and "status 1" in printed
+
+
+NETWORK_ROW = {
+    "model": "lenet",
+    "batch": 4,
+    "peak": 1e9,
+    "flops": 10**7,
+    "seconds": {"lowerconv": [0.02, 0.02], "convert": [0.03, 0.03], "torch_nchw": [0.06, 0.05]},
+}
+
+
+def test_tables_of_networks(bench):
+    from rich.console import Console
+
+    from bench.networks import table_of
+
+    alone = {"convert": [0.02, 0.02], "torch_nchw": [0.06, 0.05]}
+    rows = [NETWORK_ROW, {**NETWORK_ROW, "model": "mobilenet_v2", "seconds": alone}]
+    console = Console(width=100, file=io.StringIO())
+    for shown in (rows, rows[1:]):
+        console.print(table_of(shown, "training"))
+    lines = [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+    assert "lenet, 4 200.0 20.00 50% 1.50 2.75" in lines
+    assert "mobilenet_v2, 4 200.0 20.00 50% ours 2.75" in lines
+    assert "mobilenet_v2, 4 200.0 20.00 50% 2.75" in lines
+
+
+def test_networks_without_peers():
+    options = "--models lenet --batches 1 --rounds 1 --seconds 0.01 --threads 1"
+    printed = run("bench.networks", options, absent=(*PEERS, "openvino"))
+    assert len(re.findall(r"^ +lenet, 1 +[\d,.]+ +[\d,.]+ +\d+% *$", printed, re.M)) == 4
+
+
+def test_networks_beside_all_that_are_installed(bench):
+    for module in (*PEERS, "openvino"):
+        pytest.importorskip(module, reason="the peers are not installed")
+    from bench.network_peers import CANDIDATES, available, flops
+
+    kept = [name for name in CANDIDATES["inference"] if name != "torch_compile"]
+    assert available("inference", "mobilenet_v2") == list(CANDIDATES["inference"][1:])
+    options = "--models lenet --batches 2 --rounds 1 --seconds 0.01 --threads 1"
+    printed = run("bench.networks", f"{options} --candidates {' '.join(kept)}")
+    cells = r" +[\d.]+" * 5
+    assert re.search(rf"^ +lenet, 2 +[\d,.]+ +[\d.]+ +\d+%{cells} *$", printed, re.M)
+    # Multiply-adds as the paper counts them: 300 million.
+    assert flops("mobilenet_v2", 1, "inference") == 2 * 300_774_272

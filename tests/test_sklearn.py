@@ -48,6 +48,15 @@ def test_images_and_rows_are_the_same():
     np.testing.assert_array_equal(rows.predict_proba(X), planes.predict_proba(X.reshape(-1, 8, 8)))
 
 
+def test_the_order_of_samples_changes_no_bit():
+    X, y = digits(100)
+    model = ConvNetClassifier(image_shape=(1, 8, 8), epochs=1, random_state=0).fit(X, y)
+    order = np.random.default_rng(0).permutation(100) % 60  # some twice
+    np.testing.assert_array_equal(
+        model.predict_proba(X[order]), model.predict_proba(X[order][::-1])[::-1]
+    )
+
+
 @pytest.mark.parametrize(
     "labels", [lambda y: y - 3, lambda y: y.astype("U"), lambda y: y.astype(np.uint8)]
 )

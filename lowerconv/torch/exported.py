@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +15,9 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from lowerconv.torch import operators  # noqa: F401  (fills the table)
 from lowerconv.torch.registry import UnsupportedError, makes_view, operator_of, writes_in_place
+
+# Logs pages of inequalities between extents that it cannot solve, and goes on without them.
+SOLVER = logging.getLogger("torch.fx.experimental.symbolic_shapes")
 
 # Checks of what the guards tell, too.
 IGNORED = (
@@ -181,7 +186,7 @@ def _export(module: torch.nn.Module, args: Sequence[Any]) -> Any:
             raise UnsupportedError(f"momentum=None of the {type(part).__name__} {name!r}")
     plain = tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in args)
     errors = []
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _errors_alone(SOLVER):
         warnings.simplefilter("ignore")
         for shapes in (tuple(map(free, plain)), None):
             try:
@@ -189,6 +194,16 @@ def _export(module: torch.nn.Module, args: Sequence[Any]) -> Any:
             except Exception as error:  # of torch, of any class
                 errors.append(str(error).strip().split("\n")[0])
     raise UnsupportedError(f"torch.export cannot trace it: {errors[-1]}")
+
+
+@contextmanager
+def _errors_alone(logger: logging.Logger) -> Iterator[None]:
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _is_arithmetic_of_shapes(node: Any) -> bool:

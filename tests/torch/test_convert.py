@@ -3,6 +3,7 @@
 import copy
 import cProfile
 import importlib.util
+import logging
 import pickle
 import pstats
 import sys
@@ -317,6 +318,27 @@ def test_hooks_of_parts_are_not_left_out():
         warnings.simplefilter("error")  # told once
         converted(x)
     assert called == ["whole", "part", "whole", "part", "whole"]
+
+
+def test_inequalities_that_torch_cannot_solve_are_not_logged():
+    told = []
+
+    class Told(logging.Handler):
+        def emit(self, record):
+            told.append(record.getMessage())
+
+    handler = Told()
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    logger.addHandler(handler)
+    pools = [nn.MaxPool2d(3, 2, ceil_mode=True) for _ in range(3)]
+    model = nn.Sequential(nn.Conv2d(3, 4, 7, 2, 3), *pools)
+    x = images(torch.float32, 2, 3, 64, 64)
+    try:
+        y = lc.torch.convert(model, x, strict=True)(x)
+    finally:
+        logger.removeHandler(handler)
+    close(y, model(x))
+    assert not told
 
 
 def test_a_part_is_replaced():
