@@ -108,7 +108,8 @@ def _borrowed(context: Any, builder: Any, kind: Any, value: Any) -> Any:
         array.parent = cgutils.get_null_value(array.parent.type)
         return array._getvalue()
     if isinstance(kind, types.BaseTuple):
-        for i, part in enumerate(kind):
+        kinds: Any = kind
+        for i, part in enumerate(kinds):
             item = _borrowed(context, builder, part, builder.extract_value(value, i))
             value = builder.insert_value(value, item, i)
     return value

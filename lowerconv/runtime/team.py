@@ -35,7 +35,7 @@ class Handle(NamedTuple):
 
     @property
     def captures(self) -> bool:
-        """Whether launches are captured: by `codegen.fork_join`'s ``capture`` instead of ``launch``."""
+        """Whether `launch` is `codegen.fork_join`'s ``capture``."""
         return self.launch != fork_join.address("launch")
 
 
