@@ -12,9 +12,10 @@ import numpy as np
 from llvmlite import ir
 
 from lowerconv.codegen.emit import Emitter
+from lowerconv.codegen.epilogue import Epilogue, Function
 from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.kernel import Kernel
-from lowerconv.codegen.microkernel import epilogue, store_pixels
+from lowerconv.codegen.microkernel import store_pixels
 from lowerconv.codegen.signatures import Plane
 
 
@@ -49,6 +50,7 @@ class PlaneKernel(Kernel):
     out_column: int
     together: int
     gradient: bool = False
+    function: Function | None = None
 
     def emit(self, e: Emitter) -> None:
         """Write ``plane(source, filter, bias, out, rows, mode)``."""
@@ -75,7 +77,7 @@ class PlaneKernel(Kernel):
         start = e.broadcast(bias, 0)
         few = len(self.taps) <= self.isa.registers - 8
         weights = {tap: e.broadcast(filter_, tap) for tap, _ in self.taps} if few else {}
-        floor, add = epilogue(e, mode)
+        epilogue = Epilogue(e, mode, self.function)
 
         def block(first: ir.Value, count: int) -> None:
             here = e.offset(source, b.mul(first, e.constant(self.row_step)))
@@ -93,14 +95,21 @@ class PlaneKernel(Kernel):
                             loaded[offset] = e.load(at, offset, lanes)
                         sums[i] = e.multiply_add(weight, loaded[offset], sums[i])
                 target = e.offset(to, b.mul(pixel, e.constant(self.out_column)))
-                with b.if_else(add, likely=False) as (adding, plain):
+                with b.if_else(epilogue.adds, likely=False) as (adding, plain):
                     for branch, more in ((adding, True), (plain, False)):
                         with branch:
                             for i, value in enumerate(sums):
                                 spot = i * self.out_row
                                 step = self.out_column
                                 store_pixels(
-                                    e, value, target, spot, lanes, floor=floor, add=more, step=step
+                                    e,
+                                    value,
+                                    target,
+                                    spot,
+                                    lanes,
+                                    epilogue=epilogue,
+                                    add=more,
+                                    step=step,
                                 )
                 return []
 
@@ -124,7 +133,7 @@ class PlaneKernel(Kernel):
         """Add ``dy * x`` to the vectors of sums at `filter`; `out` is dy."""
         source, filter_, _, dy, rows, mode = e.arguments
         b = e.builder
-        _, add = epilogue(e, mode)
+        add = Epilogue(e, mode).adds
         sums = [b.select(add, e.load(filter_, i * e.lanes), e.zeros) for i in range(len(self.taps))]
 
         def row(index: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:

@@ -13,9 +13,10 @@ import numpy as np
 from llvmlite import ir
 
 from lowerconv.codegen.emit import Emitter
+from lowerconv.codegen.epilogue import Epilogue, Function
 from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.kernel import Kernel
-from lowerconv.codegen.microkernel import epilogue, store_pixels
+from lowerconv.codegen.microkernel import store_pixels
 from lowerconv.codegen.signatures import Plane
 
 PRODUCTS_MAX = 2000  # vectors of products that are written out
@@ -58,6 +59,7 @@ class SmallPlaneKernel(Kernel):
     out_column: int
     together: int
     gradient: bool = False
+    function: Function | None = None
 
     def emit(self, e: Emitter) -> None:
         """Write ``plane(source, filter, bias, out, rows, mode)``."""
@@ -96,27 +98,27 @@ class SmallPlaneKernel(Kernel):
         b = e.builder
         start = e.broadcast(bias, 0)
         weights = [e.broadcast(filter_, tap) for tap, _, _ in self.taps]
-        floor, add = epilogue(e, mode)
+        epilogue = Epilogue(e, mode, self.function)
         for first in range(0, self.P, self.together):
             last = min(first + self.together, self.P)
             sums = dict.fromkeys(range(first, last), start)
             for p, i, value in self._steps(e, first, last):
                 sums[p] = e.multiply_add(weights[i], value, sums[p])
-            with b.if_else(add, likely=False) as (adding, plain):
+            with b.if_else(epilogue.adds, likely=False) as (adding, plain):
                 for branch, more in ((adding, True), (plain, False)):
                     with branch:
                         for p, value in sums.items():
                             spot = p * self.out_row
                             step = self.out_column
                             store_pixels(
-                                e, value, out, spot, self.Q, floor=floor, add=more, step=step
+                                e, value, out, spot, self.Q, epilogue=epilogue, add=more, step=step
                             )
 
     def _gradient(self, e: Emitter) -> None:
         """Add ``dy * x`` to the vectors of sums at `filter`; `out` is dy."""
         _, filter_, _, dy, _, mode = e.arguments
         b = e.builder
-        _, add = epilogue(e, mode)
+        add = Epilogue(e, mode).adds
         sums = [b.select(add, e.load(filter_, i * e.lanes), e.zeros) for i in range(len(self.taps))]
         gradients: dict[int, ir.Value] = {}
         for p, i, value in self._steps(e, 0, self.P):

@@ -358,6 +358,11 @@ class Emitter(Builder):
         below = self.builder.fcmp_ordered("<", value, floor)
         return self.builder.select(below, floor, value)
 
+    def at_most(self, value: ir.Value, ceiling: ir.Value) -> ir.Value:
+        """Return the smaller of the two, NaN where `value` is NaN."""
+        above = self.builder.fcmp_ordered(">", value, ceiling)
+        return self.builder.select(above, ceiling, value)
+
     def transpose(self, rows: Sequence[ir.Value]) -> list[ir.Value]:
         """Return the columns of a square of VL vectors, by exchanging ever larger blocks.
 

@@ -27,9 +27,10 @@ import numpy as np
 from llvmlite import ir
 
 from lowerconv.codegen.emit import I32, Emitter
+from lowerconv.codegen.epilogue import Epilogue, Function
 from lowerconv.codegen.isa import LINE, Isa
 from lowerconv.codegen.kernel import Kernel
-from lowerconv.codegen.signatures import ADD, RELU, Tile
+from lowerconv.codegen.signatures import Tile
 
 FAR = 4  # pixels so far apart that a line is left alone
 
@@ -40,7 +41,7 @@ class Store(NamedTuple):
     out: ir.Value  #     address of the tile in the result
     ld_out: ir.Value  #  items from one row, or lane, to the next
     valid: ir.Value  #   rows, or lanes, that are stored
-    floor: ir.Value  #   vector: no result is below
+    epilogue: Epilogue
     add: bool  #         whether they are added to what is there
 
 
@@ -73,6 +74,8 @@ class Microkernel(Kernel):
     stream : int
         Where not 0: vectors are prefetched that many items ahead, because they come from a cache
         that is farther than L2, and hardware stops at the end of a page.
+    function : Function or None
+        What is applied to results last, where the mode has ``ACTIVATE``; None: ReLU.
     """
 
     name, signature = "microkernel", Tile
@@ -90,6 +93,7 @@ class Microkernel(Kernel):
     result_rows: tuple[int, ...] = ()
     vector_places: tuple[int, ...] = ()
     stream: int = 0
+    function: Function | None = None
 
     @property
     def MR(self) -> int:
@@ -112,13 +116,13 @@ class Microkernel(Kernel):
         self._prefetch_result(e, out, ld_out)
         sums = self._multiply(e, k, vectors, broadcasts, table, bias)
         builder = e.builder
-        floor, adds = epilogue(e, mode)
+        epilogue = Epilogue(e, mode, self.function)
         store = self._store_rows if self.store == "rows" else self._store_columns
-        with builder.if_else(adds, likely=False) as (adding, plain):
+        with builder.if_else(epilogue.adds, likely=False) as (adding, plain):
             with adding:
-                store(e, sums, Store(out, ld_out, valid, floor, add=True))
+                store(e, sums, Store(out, ld_out, valid, epilogue, add=True))
             with plain:
-                store(e, sums, Store(out, ld_out, valid, floor, add=False))
+                store(e, sums, Store(out, ld_out, valid, epilogue, add=False))
 
     def _prefetch_result(self, e: Emitter, out: ir.Value, ld_out: ir.Value) -> None:
         """Prefetch the lines that the result goes to, so that they arrive while the sums run."""
@@ -211,7 +215,7 @@ class Microkernel(Kernel):
                     lanes = self.lanes[v] if self.lanes else e.lanes
                     first, step = self._vector_place(e, v), self.pixel_step
                     store_pixels(
-                        e, value, target, first, lanes, floor=to.floor, add=to.add, step=step
+                        e, value, target, first, lanes, epilogue=to.epilogue, add=to.add, step=step
                     )
 
     def _store_columns(self, e: Emitter, sums: list[list[ir.Value]], to: Store) -> None:
@@ -228,17 +232,15 @@ class Microkernel(Kernel):
                         target = e.offset(to.out, builder.mul(to.ld_out, e.constant(number)))
                         step, count = self.pixel_step, len(rows)
                         store_pixels(
-                            e, value, target, i * step, count, floor=to.floor, add=to.add, step=step
+                            e,
+                            value,
+                            target,
+                            i * step,
+                            count,
+                            epilogue=to.epilogue,
+                            add=to.add,
+                            step=step,
                         )
-
-
-def epilogue(e: Emitter, mode: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """Return the least value of a result (0 with ReLU, else minus infinity), and whether to add."""
-    b = e.builder
-    relu = b.icmp_signed("!=", b.and_(mode, e.constant(RELU)), e.constant(0))
-    add = b.icmp_signed("!=", b.and_(mode, e.constant(ADD)), e.constant(0))
-    lowest = ir.Constant(e.scalar, -np.inf)
-    return e.splat(b.select(relu, ir.Constant(e.scalar, 0.0), lowest)), add
 
 
 def store_pixels(
@@ -248,7 +250,7 @@ def store_pixels(
     first: int,
     count: int,
     *,
-    floor: ir.Value,
+    epilogue: Epilogue,
     add: bool,
     step: int,
 ) -> None:
@@ -264,8 +266,7 @@ def store_pixels(
             if add:
                 there = e.builder.load(pointer, align=e.dtype.itemsize, typ=e.scalar)
                 item = e.builder.fadd(there, item)
-            lowest = e.builder.extract_element(floor, e.constant(0, I32))
-            e.builder.store(e.at_least(item, lowest), pointer, align=e.dtype.itemsize)
+            e.builder.store(epilogue.apply(item), pointer, align=e.dtype.itemsize)
         return
     for part in range(step):
         # Lane j of this part is pixel (part * lanes + j) / step.
@@ -282,7 +283,7 @@ def store_pixels(
             whole = all(chosen)
             there = e.load(target, at) if whole else e.masked_load(target, at, e.mask(chosen))
             piece = e.builder.fadd(there, piece)
-        e.store_chosen(e.at_least(piece, floor), target, at, chosen)
+        e.store_chosen(epilogue.apply(piece), target, at, chosen)
 
 
 def rows_max(isa: Isa, NV: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-ADD, RELU = 1, 2  # bits of a mode: add to what is there; results below zero become zero
+ADD, ACTIVATE = 1, 2  # bits of a mode: add to what is there; apply the function, such as ReLU
 
 
 class Tile(NamedTuple):
@@ -23,7 +23,7 @@ class Tile(NamedTuple):
     ld_out: int  #      from one row (store "rows") or lane (store "columns") to the next
     bias: int  #        address of NR lanes ("columns") or MR items ("rows") that sums start from
     valid: int  #       lanes ("columns") or rows ("rows") of the tile that are stored
-    mode: int  #        bits `ADD` and `RELU`
+    mode: int  #        bits `ADD` and `ACTIVATE`
 
 
 class Plane(NamedTuple):

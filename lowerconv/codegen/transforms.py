@@ -25,9 +25,9 @@ import numpy as np
 from llvmlite import ir
 
 from lowerconv.codegen.emit import Emitter
+from lowerconv.codegen.epilogue import Epilogue, Function
 from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.kernel import kernel_address
-from lowerconv.codegen.microkernel import epilogue
 from lowerconv.codegen.signatures import (
     PlanesToVectors,
     TransformFilters,
@@ -275,22 +275,22 @@ def _planes_to_vectors(e: Emitter) -> None:
                 e.store(value, place(b.add(at, e.constant(j))), 0)
 
 
-def _vectors_to_planes(e: Emitter) -> None:
+def _vectors_to_planes(e: Emitter, function: Function | None) -> None:
     """Emit ``vectors_to_planes``: `pixels` vectors of VL filters become pixels of `rows` planes.
 
     Plane i begins at ``target + i * step``.  A vector of biases is added, then what is there
-    (`mode`), then comes the ReLU.
+    (`mode`), then comes the function, by default ReLU.
     """
     source, pixels, rows, target, step, bias, mode = e.arguments
     b = e.builder
     VL = e.constant(e.lanes)
-    floor, add = epilogue(e, mode)
+    epilogue = Epilogue(e, mode, function)
     first = e.load(bias, 0)
     whole, rest = b.sdiv(pixels, VL), b.srem(pixels, VL)
 
     def planes(values: list[ir.Value], at: ir.Value, count: ir.Value | None) -> None:
         def store(value: ir.Value, line: ir.Value) -> None:
-            value = e.at_least(value, floor)
+            value = epilogue.apply(value)
             if count is None:
                 e.store(value, line, at)
             else:
@@ -299,7 +299,7 @@ def _vectors_to_planes(e: Emitter) -> None:
         for i, value in enumerate(e.transpose(values)):
             with b.if_then(b.icmp_signed("<", e.constant(i), rows), likely=True):
                 line = e.offset(target, b.mul(step, e.constant(i)))
-                with b.if_else(add, likely=False) as (adding, plain):
+                with b.if_else(epilogue.adds, likely=False) as (adding, plain):
                     with adding:
                         if count is None:
                             there = e.load(line, at)
@@ -354,6 +354,6 @@ def planes_to_vectors_address(isa: Isa, dtype: np.dtype) -> int:
 
 
 @lru_cache
-def vectors_to_planes_address(isa: Isa, dtype: np.dtype) -> int:
+def vectors_to_planes_address(isa: Isa, dtype: np.dtype, function: Function | None = None) -> int:
     """Return the address of ``vectors_to_planes``."""
-    return kernel_address(VectorsToPlanes, _vectors_to_planes, isa, dtype)
+    return kernel_address(VectorsToPlanes, _vectors_to_planes, isa, dtype, function)

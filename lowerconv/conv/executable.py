@@ -131,6 +131,8 @@ class Recorded(Executable):
         The decisions that the record is made of.
     job : ndarray
         The record, or several: of the dtype of `runtime.records.record_dtype`.
+    function : Function or None
+        The activation, where kernels can apply it in registers.
     arrays : list
         What has its address in the record.
     """
@@ -145,15 +147,15 @@ class Recorded(Executable):
         self.address = job.ctypes.data  # asked for at each call it costs a microsecond
         self.nothing = np.empty(0, schedule.conv.dtype)
         self.arrays: list[np.ndarray] = []
+        self.function = options.activation.in_registers() if options.activation else None
 
     def _epilogue(self, options: Options) -> Epilogue:
         """Return the part of a record that says what is applied last."""
-        if options.activation is None:
-            return Epilogue(relu=options.relu)
+        if options.activation is None or self.function is not None:
+            return Epilogue(in_kernels=options.relu or self.function is not None)
         constants = options.activation.constants()
         self.arrays.append(constants)
         return Epilogue(
-            relu=options.relu,
             activate=activate_address(self.schedule.conv.dtype),
             constants=constants.ctypes.data,
         )

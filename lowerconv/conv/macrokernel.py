@@ -34,8 +34,8 @@ from numba import carray
 from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.isa import LINE
 from lowerconv.codegen.signatures import (
+    ACTIVATE,
     ADD,
-    RELU,
     Activate,
     Pad,
     Prefetch,
@@ -320,8 +320,8 @@ def _multiply(jobs, worker, panel0, panel1, piece0, piece1):
         for pc in range(0, job.C, job.KC):
             channels = min(job.KC, job.C - pc)
             mode = ADD if pc > 0 or job.add else np.int64(0)
-            if job.relu and pc + channels == job.C:
-                mode |= RELU
+            if job.in_kernels and pc + channels == job.C:
+                mode |= ACTIVATE
             block = BlockOfK(group, pc, channels, mode)
             for jc in range(n0, n1, job.NC):
                 end = min(jc + job.NC, n1)

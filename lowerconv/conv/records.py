@@ -67,7 +67,7 @@ class Result:
 class Epilogue:
     """What is applied to results last."""
 
-    relu: int = 0  #       whether results below zero become zero
+    in_kernels: int = 0  # whether kernels apply their function before they store: ReLU, or another
     activate: int = 0  #   address of a function of signature `Activate`, or 0
     constants: int = 0  #  address, as it wants
 

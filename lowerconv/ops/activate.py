@@ -13,6 +13,8 @@ import numpy as np
 from numba import carray, types
 
 from lowerconv.codegen.compiled import callback, internal
+from lowerconv.codegen.epilogue import FUNCTIONS as IN_REGISTERS
+from lowerconv.codegen.epilogue import Function
 from lowerconv.codegen.signatures import Activate
 from lowerconv.ops.pointwise import AFFINE, FUNCTIONS, apply_function
 from lowerconv.runtime.launch import pointer
@@ -41,6 +43,10 @@ class Activation(NamedTuple):
     def is_scaled(self) -> bool:
         """Whether the results are scaled or shifted."""
         return (self.scale, self.shift) != (1.0, 0.0)
+
+    def in_registers(self) -> Function | None:
+        """Return the function as kernels apply it before they store; None if they cannot."""
+        return Function(*self) if self.function in IN_REGISTERS else None
 
     def constants(self) -> np.ndarray:
         """Return what `Activate` wants the address of."""

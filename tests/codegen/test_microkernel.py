@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lowerconv.codegen.microkernel import Microkernel
-from lowerconv.codegen.signatures import ADD, RELU
+from lowerconv.codegen.signatures import ACTIVATE, ADD
 
 from .guarded_calls import DTYPES, PLACES, Job, by_isa, call
 
@@ -35,7 +35,7 @@ def expected(kernel, k, vectors, broadcasts, table, out, out_step, bias, valid, 
 
     def put(place, value):
         value = value + result[place] if mode & ADD else value
-        result[place] = 0 if mode & RELU and value < 0 else value
+        result[place] = 0 if mode & ACTIVATE and value < 0 else value
 
     if kernel.store == "rows":
         for i in range(min(kernel.MR, valid)):
@@ -217,7 +217,7 @@ def test_values_that_are_not_ordinary(isa):
         want = broadcasts[:, None] * vectors
         if mode & ADD:
             want = want + before
-        if mode & RELU:
+        if mode & ACTIVATE:
             want = np.where(want < 0, 0, want)  # and so NaN stays what it is
         turn = np.transpose if store == "columns" else np.asarray
         out = np.array(turn(before), order="C").ravel()

@@ -10,7 +10,7 @@ from numba import carray
 
 from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.ranges import share
-from lowerconv.codegen.signatures import ADD, RELU, Activate, Plane, SumLanes
+from lowerconv.codegen.signatures import ACTIVATE, ADD, Activate, Plane, SumLanes
 from lowerconv.conv.macrokernel import pad_planes
 from lowerconv.conv.records import Epilogue
 from lowerconv.runtime.launch import call, compile_worker
@@ -105,8 +105,8 @@ def _results(jobs, image, group, band, slot):
     for channel in range(job.C):
         source = _source(job, image, group, channel, band, slot)
         mode = ADD if channel > 0 or job.add else np.int64(0)
-        if job.relu and channel == job.C - 1:
-            mode |= RELU
+        if job.in_kernels and channel == job.C - 1:
+            mode |= ACTIVATE
         for result in range(job.K):
             if job.transposed:
                 number = (group * job.C + channel) * job.K + result

@@ -8,6 +8,7 @@ import numpy as np
 
 from lowerconv.codegen.depthwise import PlaneKernel
 from lowerconv.codegen.depthwise_small import SmallPlaneKernel
+from lowerconv.codegen.epilogue import Function
 from lowerconv.codegen.isa import LINE
 from lowerconv.codegen.packing import pad_address, sum_lanes_address
 from lowerconv.conv.depthwise import nest
@@ -50,7 +51,7 @@ class Planes(Recorded):
         workers = _workers(s, zeros, len(phases), options.add)
         fill(self.job, *_parts(s), self._epilogue(options), workers)
         for number, (phase, taps, first) in enumerate(phases):
-            kernel = _kernel(s, phase, taps)
+            kernel = _kernel(s, phase, taps, self.function)
             self.kernels.append(kernel)
             own = nest.PlanePhase(phase.P, phase.out_offset, phase.out_row, kernel.address(), first)
             fill(self.job[number : number + 1], own)
@@ -76,7 +77,9 @@ class Planes(Recorded):
         }
 
 
-def _kernel(s: PlaneSchedule, phase: Phase, taps: Taps) -> PlaneKernel | SmallPlaneKernel:
+def _kernel(
+    s: PlaneSchedule, phase: Phase, taps: Taps, function: Function | None
+) -> PlaneKernel | SmallPlaneKernel:
     """Return the kernel of some taps of a phase."""
     conv = s.conv
     if s.small:
@@ -94,6 +97,7 @@ def _kernel(s: PlaneSchedule, phase: Phase, taps: Taps) -> PlaneKernel | SmallPl
             out_column=phase.out_column,
             together=balanced(phase.P, s.rows_at_once),
             gradient=s.gradient,
+            function=function,
         )
     return PlaneKernel(
         s.isa,
@@ -105,6 +109,7 @@ def _kernel(s: PlaneSchedule, phase: Phase, taps: Taps) -> PlaneKernel | SmallPl
         out_column=phase.out_column,
         together=balanced(s.band, s.rows_at_once),
         gradient=s.gradient,
+        function=function,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Hashable
 
 import numpy as np
 
+from lowerconv.codegen.epilogue import Function
 from lowerconv.codegen.microkernel import Microkernel
 from lowerconv.codegen.packing import (
     pad_address,
@@ -129,7 +130,11 @@ class Forward(Recorded):
         tail = (phase.P % TH or TH, TW) if TH > 1 else (TH, phase.Q % TW or TW)
         rest = s.conv.K - (s.panels - 1) * s.NR
         make = _pixel_kernel if s.tiling.vectors == "pixels" else _filter_kernel
-        kernels = [make(s, number, NR, *size) for NR in (s.NR, rest) for size in ((TH, TW), tail)]
+        kernels = [
+            make(s, number, NR, *size, self.function)
+            for NR in (s.NR, rest)
+            for size in ((TH, TW), tail)
+        ]
         self.kernels += kernels
         tables = self._table_of_rows(number)
         per_row = s.tiles_per_row(number)
@@ -250,7 +255,9 @@ def _room_for_panels(s: Schedule) -> np.ndarray:
     return np.empty((copies * _copy_items(s), 1, 1, 1), s.conv.dtype)
 
 
-def _filter_kernel(s: Schedule, number: int, NR: int, height: int, width: int) -> Microkernel:
+def _filter_kernel(
+    s: Schedule, number: int, NR: int, height: int, width: int, function: Function | None
+) -> Microkernel:
     """Return the kernel with vectors of NR filters and height x width pixels broadcast."""
     stride_w = s.conv.stride_w
     rows = (i * s.conv.stride_h * s.window.pitch for i in range(height))
@@ -265,10 +272,13 @@ def _filter_kernel(s: Schedule, number: int, NR: int, height: int, width: int) -
         pixel_step=s.conv.phases[number].out_column,
         ahead=0 if s.window.padded else s.tiling.shapes[number][1] * stride_w,
         stream=STREAM * s.NR,
+        function=function,
     )
 
 
-def _pixel_kernel(s: Schedule, number: int, NR: int, height: int, width: int) -> Microkernel:
+def _pixel_kernel(
+    s: Schedule, number: int, NR: int, height: int, width: int, function: Function | None
+) -> Microkernel:
     """Return the kernel with vectors of height x width pixels and NR filters broadcast."""
     conv, phase = s.conv, s.conv.phases[number]
     row_step = conv.stride_h * s.window.pitch
@@ -286,6 +296,7 @@ def _pixel_kernel(s: Schedule, number: int, NR: int, height: int, width: int) ->
         pixel_step=phase.out_column,
         ahead=0 if s.window.padded else s.tiling.shapes[number][1],
         vector_places=tuple(i * phase.out_row + j * phase.out_column for i, j in vectors),
+        function=function,
     )
 
 

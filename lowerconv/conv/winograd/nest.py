@@ -31,8 +31,8 @@ from numba import carray
 from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.ranges import share
 from lowerconv.codegen.signatures import (
+    ACTIVATE,
     ADD,
-    RELU,
     Activate,
     PlanesToVectors,
     Tile,
@@ -214,8 +214,8 @@ def _store(job, piece, group, panel, products, scratch):
     width = job.Q if job.segments == 1 else min(M * across, job.Q - M * first.column)
     high = min(M * first.rows, job.P - M * first.row)
     mode = ADD if job.add else np.int64(0)
-    if job.relu:
-        mode |= RELU
+    if job.in_kernels:
+        mode |= ACTIVATE
     size = job.P * job.Q
     for number in range(images):
         for lane in range(0, valid, VL):

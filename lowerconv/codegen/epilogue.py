@@ -1,0 +1,101 @@
+"""What kernels do to results before they store them: add what is there, then apply a function."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from llvmlite import ir
+
+from lowerconv.codegen.emit import I32, Emitter
+from lowerconv.codegen.signatures import ACTIVATE, ADD
+from lowerconv.copying import not_copied
+
+FUNCTIONS = ("affine", "clip", "hard_sigmoid", "hard_swish", "leaky_relu")  # that it can write
+
+
+class Function(NamedTuple):
+    """A function of one number that kernels apply in registers, of the constants of a kernel.
+
+    Attributes
+    ----------
+    name : str
+        One of `FUNCTIONS`; the formulas are those of `lowerconv.ops.pointwise`.
+    a, b : float
+        Its constants.
+    scale, shift : float
+        The results are multiplied with `scale`, and then `shift` is added.
+    """
+
+    name: str
+    a: float
+    b: float
+    scale: float
+    shift: float
+
+
+@not_copied("emit the kernel there")
+class Epilogue:
+    """Writes the last instructions on results.
+
+    Parameters
+    ----------
+    e : Emitter
+    mode : ir.Value
+        Bits of `codegen.signatures`, known at run time.
+    function : Function, optional
+        What is applied where the mode has ``ACTIVATE``; default: ReLU.
+
+    Attributes
+    ----------
+    adds : ir.Value
+        Whether to add to what is there.
+    """
+
+    def __init__(self, e: Emitter, mode: ir.Value, function: Function | None = None) -> None:
+        self._e, self._function = e, function
+        b = e.builder
+        self.adds = b.icmp_signed("!=", b.and_(mode, e.constant(ADD)), e.constant(0))
+        self._last = b.icmp_signed("!=", b.and_(mode, e.constant(ACTIVATE)), e.constant(0))
+        zero, lowest = ir.Constant(e.scalar, 0.0), ir.Constant(e.scalar, -np.inf)
+        self._floor = e.splat(b.select(self._last, zero, lowest)) if function is None else None
+
+    def apply(self, value: ir.Value) -> ir.Value:
+        """Return results, a vector or a single one, with the function applied where it is due."""
+        e = self._e
+        if self._floor is not None:
+            floor = self._floor
+            if value.type == e.scalar:
+                floor = e.builder.extract_element(floor, e.constant(0, I32))
+            return e.at_least(value, floor)
+        return e.builder.select(self._last, self._applied(value), value)
+
+    def _applied(self, value: ir.Value) -> ir.Value:
+        assert self._function is not None
+        name, a, b, scale, shift = self._function
+        e, builder = self._e, self._e.builder
+
+        def number(x: float) -> ir.Constant:
+            item = float(e.dtype.type(x))
+            return ir.Constant(value.type, item if value.type == e.scalar else [item] * e.lanes)
+
+        def between(x: ir.Value, low: float, high: float) -> ir.Value:
+            return e.at_most(e.at_least(x, number(low)), number(high))
+
+        def line(x: ir.Value, slope: float, offset: float) -> ir.Value:
+            return builder.fadd(builder.fmul(number(slope), x), number(offset))
+
+        if name == "affine":
+            result = line(value, a, b)
+        elif name == "clip":
+            result = between(value, a, b)
+        elif name == "hard_sigmoid":
+            result = between(line(value, a, b), 0, 1)
+        elif name == "hard_swish":
+            result = builder.fmul(value, between(line(value, 1 / 6, 0.5), 0, 1))
+        elif name == "leaky_relu":
+            positive = builder.fcmp_ordered(">", value, number(0))
+            result = builder.select(positive, value, builder.fmul(number(a), value))
+        else:
+            raise ValueError(f"function: got {name!r}, expected one of {', '.join(FUNCTIONS)}")
+        return result if (scale, shift) == (1.0, 0.0) else line(result, scale, shift)
