@@ -70,6 +70,19 @@ def _exp(x):
 
 
 @internal
+def exponentials(v):
+    """Replace numbers that are at most 0 by their exponentials: vector code for float32."""
+    if v.itemsize == 4:
+        for i in range(v.size):
+            x = np.float32(v[i])
+            # What underflows is the least number there, not nothing.
+            v[i] = np.float32(0) if x < np.float32(-87.3) else _exp(x)
+    else:
+        for i in range(v.size):
+            v[i] = math.exp(v[i])
+
+
+@internal
 def _sigmoid(x):
     one = np.float32(1)
     return one / (one + _exp(-x))

@@ -8,20 +8,18 @@ from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.masked import bare
 from lowerconv.codegen.ranges import share
 from lowerconv.ops.normalise import COLUMNS, columns_of, put_item, tasks_of
-from lowerconv.ops.pointwise import CHUNK, EXP, apply_function
+from lowerconv.ops.pointwise import CHUNK, EXP, apply_function, exponentials
 from lowerconv.runtime.launch import parallel
 
+LANES = 16  # numbers that are compared at a time
 
-@internal
+
+@internal(fastmath={"reassoc"})
 def _exponentials(v, greatest):
     """Replace a chunk by exponentials of what it is less than the greatest; return their sum."""
-    zero = v.dtype.type(0)
     for i in range(v.size):
         v[i] -= greatest
-    apply_function(EXP, v, zero, zero)
-    if v.itemsize == 4:  # what underflows is the least number there, not nothing
-        for i in range(v.size):
-            v[i] = zero if v[i] < v.dtype.type(1.3e-38) else v[i]
+    exponentials(v)
     total = 0.0
     for i in range(v.size):
         total += np.float64(v[i])
@@ -29,11 +27,22 @@ def _exponentials(v, greatest):
 
 
 @internal
+def _greatest(row, lanes):
+    """Return the greatest number of a row; lane by lane, which is vector code."""
+    lanes[:] = -np.inf
+    for begin in range(0, row.size - LANES + 1, LANES):
+        part = row[begin : begin + LANES]
+        for i in range(LANES):
+            lanes[i] = part[i] if part[i] > lanes[i] else lanes[i]
+    for i in range(row.size - row.size % LANES, row.size):
+        lanes[0] = row[i] if row[i] > lanes[0] else lanes[0]
+    return lanes.max()
+
+
+@internal
 def _softmax_row(row, target, log, buffer):
     kind = row.dtype.type
-    greatest = kind(-np.inf)
-    for i in range(row.size):
-        greatest = row[i] if row[i] > greatest else greatest
+    greatest = _greatest(row, buffer[:LANES])
     total = 0.0
     for begin in range(0, row.size, CHUNK):
         source = row[begin : begin + CHUNK]
