@@ -191,8 +191,8 @@ def test_a_team_that_is_stopped_ends_every_thread(monkeypatch, threads, pause):
     launch(handle, _mark.address, row.ctypes.data, threads)
     time.sleep(pause)
     team.stop()
-    assert len(team.threads) == threads - 1
-    assert not any(thread.is_alive() for thread in team.threads)
+    assert len(team.started) == threads - 1
+    assert not any(thread.is_alive() for thread in team.started)
 
 
 # What a program may do last, other threads of it included.
