@@ -5,6 +5,9 @@ import pytest
 
 import lowerconv as lc
 from lowerconv.conv import tune
+from lowerconv.conv.executable import Options
+from lowerconv.conv.fused import variants
+from lowerconv.conv.plan import _plan_anew
 from lowerconv.conv.problem import conv_problem
 from lowerconv.conv.wisdom import remember, wisdom_path
 
@@ -84,3 +87,27 @@ def test_an_algorithm_that_was_asked_for_is_not_measured():
     plan = lc.plan_conv2d(X, W, algorithm="lowering", tune=True)
     assert plan.algorithm == "lowering" and plan.tuning == []
     assert not wisdom_path().exists()
+
+
+@pytest.mark.parametrize("op", ["forward", "input_grad", "weight_grad"])
+def test_variants_are_asked_for_by_name(op):
+    problem = conv_problem(X, W)
+    for name in variants(problem, op, False):
+        assert lc.ConvPlan(problem, op, Options("fused", name)).choice == f"fused ({name})"
+    with pytest.raises(ValueError, match=r"variant: got 'gone', expected one of None, '.* vectors"):
+        lc.ConvPlan(problem, op, Options("fused", "gone"))
+    # A plan that comes from a CPU with other variants takes the one of least cost here.
+    plan = _plan_anew(problem, op, Options("fused", "gone"), "asked for", [])
+    assert plan.choice == "fused"
+
+
+@pytest.mark.parametrize("op", ["forward", "weight_grad"])
+def test_planes_have_no_variants(op):
+    problem = conv_problem((1, 16, 8, 8), (16, 1, 3, 3), groups=16)
+    with pytest.raises(ValueError, match=r"variant: got '1 vectors', expected one of None$"):
+        lc.ConvPlan(problem, op, Options("fused", "1 vectors"))
+
+
+def test_padded_filters_of_one_tap_have_variants_by_their_number():
+    problem = conv_problem((1, 64, 6, 6), (1, 64, 1, 1), padding=1)
+    assert variants(problem, "weight_grad", False) == ("1 vectors",)
