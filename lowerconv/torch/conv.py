@@ -18,6 +18,13 @@ class Conv2d(torch.nn.Conv2d):
     `torch.compile` and `torch.export` as an operator.  Results are contiguous, whatever the memory
     format of the images.
 
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        C and K.
+    kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype : optional
+        As for `torch.nn.Conv2d`.
+
     Examples
     --------
     >>> conv = lowerconv.torch.Conv2d(3, 8, 3, padding="same", padding_mode="reflect")

@@ -61,6 +61,13 @@ def to_native(model: torch.nn.Module, example: torch.Tensor) -> NativeNetwork:
 class NativeNetwork(TorchNetwork):
     """What `to_native` returns.
 
+    Parameters
+    ----------
+    model : torch.nn.Module
+        In training.
+    example : torch.Tensor, (N, C, H, W)
+        An input; N may be another later.
+
     Attributes
     ----------
     model : torch.nn.Module

@@ -93,26 +93,68 @@ class TorchNetwork(Module):
     # --- what importers use ---
 
     def layer(self, make: Callable[[], Layer]) -> Any:
-        """Return the layer of the node that is recorded, which is made once."""
+        """Return the layer of the node that is recorded, which is made once.
+
+        Parameters
+        ----------
+        make : callable
+            Returns the layer.
+
+        Returns
+        -------
+        Layer
+        """
         found = self._layers.get(self._node)
         if found is None:
             found = self._layers[self._node] = make()
         return found
 
     def bind(self, parameter: Parameter | None, leaf: Leaf | None) -> None:
-        """Note whose memory a parameter of a new layer is."""
+        """Note whose memory a parameter of a new layer is.
+
+        Parameters
+        ----------
+        parameter : Parameter or None
+        leaf : Leaf or None
+            The module's own; with None nothing is noted.
+        """
         if parameter is not None and leaf is not None:
             self.bound.append((parameter, leaf.name))
 
     def bind_buffer(self, layer: Layer, attribute: str, leaf: Leaf | None) -> None:
-        """Note whose memory an array of a new layer is."""
+        """Note whose memory an array of a new layer is.
+
+        Parameters
+        ----------
+        layer : Layer
+        attribute : str
+            The name of the array.
+        leaf : Leaf or None
+            The module's own; with None nothing is noted.
+
+        Raises
+        ------
+        NotImplementedError
+            The items of `leaf` do not follow each other in memory.
+        """
         if leaf is not None:
             if not leaf.tensor.is_contiguous():
                 raise NotImplementedError(f"{leaf.name!r} is not contiguous")
             self.buffers_of.append((layer, attribute, leaf.name))
 
     def plain(self, operand: Any) -> Any:
-        """Return a parameter or buffer as a value that is learnt, or as an array."""
+        """Return a parameter or buffer as a value that is learnt, or as an array.
+
+        Parameters
+        ----------
+        operand : object
+            A `Leaf`, a list or tuple that may have some, or anything else.
+
+        Returns
+        -------
+        object
+            `operand`, each `Leaf` replaced.
+        """
         if isinstance(operand, (list, tuple)):
             return type(operand)(map(self.plain, operand))
         if not isinstance(operand, Leaf):
