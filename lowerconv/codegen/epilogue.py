@@ -11,7 +11,7 @@ from lowerconv.codegen.emit import I32, Emitter
 from lowerconv.codegen.signatures import ACTIVATE, ADD
 from lowerconv.copying import not_copied
 
-FUNCTIONS = ("affine", "clip", "hard_sigmoid", "hard_swish", "leaky_relu")  # that it can write
+IN_REGISTERS = ("affine", "clip", "hard_sigmoid", "hard_swish", "leaky_relu")  # that it can write
 
 
 class Function(NamedTuple):
@@ -20,7 +20,7 @@ class Function(NamedTuple):
     Attributes
     ----------
     name : str
-        One of `FUNCTIONS`; the formulas are those of `lowerconv.ops.pointwise`.
+        One of `IN_REGISTERS`; the formulas are those of `lowerconv.ops.pointwise`.
     a, b : float
         Its constants.
     scale, shift : float
@@ -97,5 +97,5 @@ class Epilogue:
             positive = builder.fcmp_ordered(">", value, number(0))
             result = builder.select(positive, value, builder.fmul(number(a), value))
         else:
-            raise ValueError(f"function: got {name!r}, expected one of {', '.join(FUNCTIONS)}")
+            raise ValueError(f"function: got {name!r}, expected one of {', '.join(IN_REGISTERS)}")
         return result if (scale, shift) == (1.0, 0.0) else line(result, scale, shift)

@@ -35,8 +35,9 @@ from lowerconv.codegen.jit import load, load_once
 
 # The state of a team in 64-bit words.  Lines are two cache lines apart, which CPUs fetch in pairs.
 LINE = 16
-FUNCTION, JOB, WORKERS, SYSTEM, SPINS = range(5)  # written by `launch`, read by all
-# Written by who captures: where the next row and the next frame go, where their room ends, and how
+# The first three are written by `launch`, the others by `new_state`; all threads read them.
+FUNCTION, JOB, WORKERS, SYSTEM, SPINS = range(5)
+# Set by `runtime.capture` and moved on by `capture`: where the next row and the next frame go, where their room ends, and how
 # many launches found none.
 NEXT_ROW, ROWS_END, NEXT_FRAME, FRAMES_END, MISSED = range(5, 10)
 ROW = 3  # words: function, job, workers

@@ -114,7 +114,7 @@ class Microkernel(Kernel):
         """Write the instructions of the function."""
         k, vectors, broadcasts, table, out, ld_out, bias, valid, mode = e.arguments
         self._prefetch_result(e, out, ld_out)
-        sums = self._multiply(e, k, vectors, broadcasts, table, bias)
+        sums = self._loop_over_k(e, k, vectors, broadcasts, table, bias)
         builder = e.builder
         epilogue = Epilogue(e, mode, self.function)
         store = self._store_rows if self.store == "rows" else self._store_columns
@@ -147,7 +147,7 @@ class Microkernel(Kernel):
         """Return where in a row of the result a vector begins."""
         return self.vector_places[v] if self.vector_places else v * e.lanes * self.pixel_step
 
-    def _multiply(
+    def _loop_over_k(
         self,
         e: Emitter,
         k: ir.Value,

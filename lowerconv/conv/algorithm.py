@@ -59,7 +59,7 @@ class Algorithm:
     """
 
     name: str
-    reason: str
+    reason: str = ""
     build: Callable[[ConvProblem, Op, Options], Executable]
     estimate: Callable[[ConvProblem, Op, bool], float] = _never
     fuses_epilogue: Callable[[Op], bool] = lambda op: False

@@ -36,7 +36,7 @@ class Options(NamedTuple):
     relu : bool
         Whether results below zero become zero, after all additions.
     activation : Activation, optional
-        Another function that is applied to results, after all additions and ReLU.
+        Another function that is applied to results after all additions, instead of ReLU.
     add : bool
         Whether results are added to what is there.
     constant : bool

@@ -349,6 +349,8 @@ def check_options(op: str, options: Options) -> None:
     if options.algorithm not in ("auto", *ALGORITHMS):
         known = ", ".join(map(repr, ("auto", *ALGORITHMS)))
         raise ValueError(f"algorithm: got {options.algorithm!r}, expected one of {known}")
+    if options.relu and options.activation:
+        raise ValueError("relu: got True with an activation, expected one of them")
     if op != "forward" and (options.bias or options.relu or options.activation):
         raise ValueError(f"op: got {op!r} with a bias or an activation, expected 'forward'")
 

@@ -20,7 +20,7 @@ from lowerconv.conv.setting import Setting
 from lowerconv.conv.tiling import Tiling
 from lowerconv.conv.window import Window, balanced, window
 
-# Of a quarter of the L2 cache: packed filters, and beside them a band of the source.
+# In `panel_bytes`: packed filters, and beside them a band of the source.
 WEIGHTS_SHARE = 2
 BAND_SHARE = 1.25
 OFFSET_MAX = 2**31 - 1  # items, that a table of steps can count

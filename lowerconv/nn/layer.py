@@ -175,9 +175,11 @@ class Layer(Module):
         raise NotImplementedError
 
     def launches(self, frame: Frame) -> bool:
-        """Return whether `compute`, at inference, only launches kernels on memory that stays.
+        """Return whether `compute`, at inference, does nothing but launch kernels.
 
-        Such launches are captured, and made again without `compute`.
+        They work on arrays that the frame or the layer keeps. From the third inference on `compute`
+        is not called: what NumPy computes in it, a temporary array that a kernel reads, or a number
+        taken from `step` would be lost.
 
         Parameters
         ----------

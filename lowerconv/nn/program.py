@@ -103,7 +103,7 @@ class Program:
             layer for layer, frame in self.steps if frame.dy is None and layer in self.learners
         ]
         self.training_step: TrainingStep | None = None
-        self._ran = False  # at this place in memory
+        self._captured: Replay | None = None  # the latest
         self._replay: Replay | None = None
 
     def _tensor(self, value: Value, gradient: bool = False) -> Tensor:
@@ -152,7 +152,7 @@ class Program:
         self.arena.reserve(self.plan.nbytes)
         if self._generation == self.arena.generation:
             return
-        self._ran, self._replay = False, None
+        self._captured = self._replay = None
         memory = self.arena.memory
         for tensor, offset in self._placed:
             tensor.place(memory[offset:])
@@ -191,16 +191,14 @@ class Program:
         return arrays if len(arrays) > 1 else arrays[0]
 
     def _infer(self, step: Step) -> None:
-        """Compute all steps; from the third time on by what launches the second time has made."""
+        """Compute all steps: capturing what they launch, until that is the same twice; then so."""
         if self._replay is not None and self._replay.valid:
             self._replay.run(step)
-        elif self._ran and (self._replay is None or self._replay.complete):
-            self._replay = None  # whatever interrupts it
-            self._replay = Replay(self.steps, step, self._inputs.values())
-        else:
-            for layer, frame in self.steps:
-                layer.compute(frame, step)
-            self._ran = True
+            return
+        before, self._captured, self._replay = self._captured, None, None
+        self._captured = Replay(self.steps, step, self._inputs.values())
+        if before is not None and self._captured.same_as(before):
+            self._replay = self._captured
 
     def backward(self, dy: tuple[np.ndarray, ...], watches: Collection[Watch] = ()) -> Any:
         """Compute all gradients; see `Module.backward`."""

@@ -14,7 +14,7 @@ from lowerconv.runtime.threads import get_num_threads, parallel_region
 if TYPE_CHECKING:
     from lowerconv.nn.layer import Layer
 
-LAUNCHES = 4  # of a node, at most: of a convolution two, and a copy of what is added
+LAUNCHES = 4  # of a node, beside one for each operand: a convolution makes up to three
 
 
 class _Part(NamedTuple):
@@ -44,7 +44,7 @@ class Replay:
     def __init__(
         self, steps: list[tuple[Layer, Frame]], step: Step, inputs: Collection[Tensor]
     ) -> None:
-        self._capture = capture = Capture(LAUNCHES * len(steps))
+        self._capture = capture = Capture(sum(LAUNCHES + len(frame.xs) for _, frame in steps))
         self._parts: list[_Part] = []
         self.complete = True  # whether all launches were captured
         given = set(map(id, inputs))
@@ -56,6 +56,9 @@ class Replay:
                 continue
             first = capture.count
             self.complete &= capture.record(_computing(layer, frame, step))
+            if capture.count == first and not all(frame.views):  # it works in some other way
+                self._parts.append(_Part(0, 0, [(layer, frame)]))
+                continue
             latest = self._parts[-1] if self._parts else None
             if latest is not None and latest.last == first and latest.last > latest.first:
                 both = [*latest.steps, (layer, frame)]
@@ -67,6 +70,13 @@ class Replay:
     def valid(self) -> bool:
         """Whether what launches name is still there, beside the memory of the program."""
         return self.complete and self._capture.valid
+
+    def same_as(self, other: Replay) -> bool:
+        """Return whether the steps have launched the same another time.
+
+        What a handler of a signal computes between two of them is in one of two captures only.
+        """
+        return self._capture.same_as(other._capture)
 
     def run(self, step: Step) -> None:
         """Compute all steps again."""

@@ -13,8 +13,7 @@ import numpy as np
 from numba import carray, types
 
 from lowerconv.codegen.compiled import callback, internal
-from lowerconv.codegen.epilogue import FUNCTIONS as IN_REGISTERS
-from lowerconv.codegen.epilogue import Function
+from lowerconv.codegen.epilogue import IN_REGISTERS, Function
 from lowerconv.codegen.signatures import Activate
 from lowerconv.ops.pointwise import AFFINE, FUNCTIONS, apply_function
 from lowerconv.runtime.launch import pointer

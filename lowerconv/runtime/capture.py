@@ -15,7 +15,8 @@ import numpy as np
 from lowerconv.codegen import fork_join
 from lowerconv.copying import not_copied
 from lowerconv.runtime.team import Handle, Team, team
-from lowerconv.runtime.workspace import workspace_address
+from lowerconv.runtime.threads import get_num_threads
+from lowerconv.runtime.workspace import workspace_generation
 
 FRAME_BYTES = 1024  # of a launch, about: those of kernels of three arrays have 500
 
@@ -41,7 +42,7 @@ class Capture:
         self._frames = np.zeros(launches * FRAME_BYTES // 8, np.int64)
         self._frame_words = 0
         self.count = 0
-        self._scratch = workspace_address()
+        self._threads, self._scratch = get_num_threads(), workspace_generation()
         self._replay = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)(fork_join.address("replay"))
 
     def record(self, run: Callable[[], object]) -> bool:
@@ -50,9 +51,13 @@ class Capture:
         Returns
         -------
         bool
-            Whether there was.
+            Whether there was; also False where a handler of a signal, or a finalizer, captures in
+            the middle of another capture.
         """
         state = self._team.words
+        if self._team.capturing._is_owned():
+            run()
+            return False
         with self._team.capturing:
             rows, frames = (
                 (array.ctypes.data + 8 * used, array.ctypes.data + array.nbytes)
@@ -72,7 +77,13 @@ class Capture:
     @property
     def valid(self) -> bool:
         """Whether the threads and the scratch memory of the launches are those of the process."""
-        return self._team is team() and self._scratch == workspace_address()
+        own = self._team, self._threads, self._scratch
+        return own == (team(), get_num_threads(), workspace_generation())
+
+    def same_as(self, other: Capture) -> bool:
+        """Return whether another capture has launched the same functions on as many threads."""
+        mine, others = self._rows[: self.count], other._rows[: other.count]
+        return np.array_equal(mine[:, ::2], others[:, ::2])  # jobs in frames lie elsewhere
 
     def fits(self, handle: Handle, first: int, last: int) -> bool:
         """Return whether a team has threads for the launches ``first .. last``."""

@@ -21,6 +21,7 @@ from numba.core import cgutils, errors
 from numba.extending import intrinsic
 
 from lowerconv.codegen.compiled import Cache, callback, internal, njit
+from lowerconv.codegen.fork_join import LAUNCH_ARGUMENTS
 from lowerconv.codegen.emit import I8, I32, I64, Builder, new_function
 from lowerconv.runtime.team import Handle
 
@@ -217,4 +218,4 @@ def launch(team: Handle, function: int, job: int, workers: int) -> None:
     if workers == 1 and not team.captures:
         _function(function, 2)(job, 0)
     else:
-        _function(team.launch, 5)(team.state, function, job, workers, 0)
+        _function(team.launch, len(LAUNCH_ARGUMENTS))(team.state, function, job, workers, 0)

@@ -65,7 +65,7 @@ class Team:
         self._handles: dict[int, Handle] = {}
         self._capture_address = fork_join.address("capture")
         self.capturing = native.RLock()
-        self._launch = ctypes.CFUNCTYPE(None, *[_I64] * 5)(self.launch_address)
+        self._launch = ctypes.CFUNCTYPE(None, *[_I64] * len(fork_join.LAUNCH_ARGUMENTS))(self.launch_address)
         self._serve = ctypes.CFUNCTYPE(None, _I64, _I64)(fork_join.address("serve"))
         self.started: list[threading.Thread | native.Thread] = []
         self.refusal: Exception | None = None
@@ -73,7 +73,10 @@ class Team:
         self.places: tuple[int, ...] | None = None
 
     def handle(self, threads: int) -> Handle:
-        """Return the team with so many threads, the caller counted, or as many as there can be."""
+        """Return the team with so many threads, the caller counted, or as many as there can be.
+
+        Its `launch` is ``capture`` for the thread that holds `capturing`.
+        """
         known = self._handles.get(threads) or self._start_all(threads)
         if self.capturing._is_owned():
             return known._replace(launch=self._capture_address)

@@ -21,6 +21,7 @@ STRIDE = 2**20  # bytes: what plans need per worker is below
 PIECES = 1024  # remembered, small objects all of them
 
 _buffer = np.empty(0, np.uint8)
+_generation = 0
 _pieces: dict[tuple[int, str], Scratch] = {}  # of the buffer, as they were asked for
 
 
@@ -53,20 +54,21 @@ def rounded(items: int, dtype: np.dtype) -> int:
     return -(-items // per_line) * per_line
 
 
-def workspace_address() -> int:
-    """Return where the buffer is: another one where a larger one was asked for."""
-    return _buffer.ctypes.data
+def workspace_generation() -> int:
+    """Return how many buffers there were: a larger one takes the place of the one before."""
+    return _generation
 
 
 def workspace(items: int, dtype: np.dtype) -> Scratch:
     """Return `items` items of undefined contents, aligned to cache lines."""
-    global _buffer
+    global _buffer, _generation
     piece = _pieces.get((items, dtype.char))
     if piece is None:
         needed = items * dtype.itemsize
         if needed + LINE > _buffer.size or len(_pieces) >= PIECES:
             _pieces.clear()
         if needed + LINE > _buffer.size:
+            _generation += 1  # first, whatever interrupts it
             _buffer = np.empty(0, np.uint8)  # the old one first, so that both never coexist
             _buffer = np.empty(needed + LINE, np.uint8)
         start = -_buffer.ctypes.data % LINE

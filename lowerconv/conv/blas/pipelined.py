@@ -316,4 +316,4 @@ PIPELINED = Algorithm(
     estimate=estimate,
     build=build,
 )
-PAIRED = Algorithm(name="paired", reason="", build=build_pairs)
+PAIRED = Algorithm(name="paired", build=build_pairs)

@@ -40,7 +40,9 @@ def interrupt(number: int, frame: object) -> None:
                 assert np.allclose(use(), RIGHT)
             except RuntimeError as error:
                 assert "inside" in str(error), error
-    raise KeyboardInterrupt
+    if chance.random() < 0.5:
+        raise KeyboardInterrupt
+    signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, 1e-3))
 
 
 def check() -> None:
