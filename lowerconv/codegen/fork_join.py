@@ -37,8 +37,8 @@ from lowerconv.codegen.jit import load, load_once
 LINE = 16
 # The first three are written by `launch`, the others by `new_state`; all threads read them.
 FUNCTION, JOB, WORKERS, SYSTEM, SPINS = range(5)
-# Set by `runtime.capture` and moved on by `capture`: where the next row and the next frame go, where their room ends, and how
-# many launches found none.
+# Set by `runtime.capture`, moved on by `capture`: where the next row and the next frame go, where
+# their room ends, and how many launches found none.
 NEXT_ROW, ROWS_END, NEXT_FRAME, FRAMES_END, MISSED = range(5, 10)
 ROW = 3  # words: function, job, workers
 PENDING, CALLER_ASLEEP = LINE, LINE + 1

@@ -59,8 +59,8 @@ class Algorithm:
     """
 
     name: str
-    reason: str = ""
     build: Callable[[ConvProblem, Op, Options], Executable]
+    reason: str = ""
     estimate: Callable[[ConvProblem, Op, bool], float] = _never
     fuses_epilogue: Callable[[Op], bool] = lambda op: False
     check: Callable[[ConvProblem], None] = _takes_all

@@ -12,7 +12,7 @@ PANEL_MAX = 256 * 1024  # bytes, however large L2 is: the workspace stays below 
 
 @lru_cache
 def panel_bytes() -> int:
-    """Return the size of one panel: a quarter of one core's share of the L2 cache, at most `PANEL_MAX`."""
+    """Return the size of one panel: a quarter of a core's share of L2, at most `PANEL_MAX`."""
     topology = read_topology()
     shares = [
         cache.bytes // max(1, sum(1 for core in topology.cores if set(core) & set(cache.cpus)))

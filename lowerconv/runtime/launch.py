@@ -21,8 +21,8 @@ from numba.core import cgutils, errors
 from numba.extending import intrinsic
 
 from lowerconv.codegen.compiled import Cache, callback, internal, njit
-from lowerconv.codegen.fork_join import LAUNCH_ARGUMENTS
 from lowerconv.codegen.emit import I8, I32, I64, Builder, new_function
+from lowerconv.codegen.fork_join import LAUNCH_ARGUMENTS
 from lowerconv.runtime.team import Handle
 
 

@@ -65,7 +65,9 @@ class Team:
         self._handles: dict[int, Handle] = {}
         self._capture_address = fork_join.address("capture")
         self.capturing = native.RLock()
-        self._launch = ctypes.CFUNCTYPE(None, *[_I64] * len(fork_join.LAUNCH_ARGUMENTS))(self.launch_address)
+        self._launch = ctypes.CFUNCTYPE(None, *[_I64] * len(fork_join.LAUNCH_ARGUMENTS))(
+            self.launch_address
+        )
         self._serve = ctypes.CFUNCTYPE(None, _I64, _I64)(fork_join.address("serve"))
         self.started: list[threading.Thread | native.Thread] = []
         self.refusal: Exception | None = None

@@ -2,7 +2,8 @@
 
 Convolutions have few weights and much to compute, fully connected layers the reverse: so gradients
 of the former are summed, and activations of the latter are sent.  Krizhevsky, "One weird trick for
-parallelizing convolutional neural networks" (2014), sections 3 and 4.  docs/cluster.md tells a step.
+parallelizing convolutional neural networks" (2014), sections 3 and 4.
+docs/cluster.md tells a step message by message.
 """
 
 from __future__ import annotations
