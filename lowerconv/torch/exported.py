@@ -14,6 +14,7 @@ from torch.export import Dim
 from torch.export.graph_signature import InputKind, OutputKind
 
 from lowerconv.torch import operators  # noqa: F401  (fills the table)
+from lowerconv.torch.patterns import response_norms
 from lowerconv.torch.registry import UnsupportedError, makes_view, operator_of, writes_in_place
 
 # Logs pages of inequalities between extents that it cannot solve, and goes on without them.
@@ -43,6 +44,8 @@ class Exported:
         Names of nodes for tensors, and the places of these among the arguments.
     outputs : list
         Nodes, or numbers and None.
+    response_norms : dict of Node to ResponseNorm
+        By the nodes of their results; the nodes within are not among `nodes`.
     counted : list of str
         Buffers that every step in training adds one to.
     trains, draws : bool
@@ -80,6 +83,9 @@ class Exported:
                 continue
             elif node.op != "placeholder":
                 self.nodes.append(node)
+        self.response_norms = response_norms(self.nodes)
+        inside = {node for norm in self.response_norms.values() for node in norm.inside}
+        self.nodes = [node for node in self.nodes if node not in inside]
         self.out_spec = program.call_spec.out_spec
         self.counted: list[str] = []
         self._check()

@@ -14,6 +14,7 @@ from lowerconv.nn.functional import constant
 from lowerconv.nn.graph import Value
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.module import Module
+from lowerconv.nn.norm import LocalResponseNorm
 from lowerconv.torch.exported import IGNORED, Exported
 from lowerconv.torch.layers import Learnt
 from lowerconv.torch.registry import UnsupportedError, operator_of, writes_in_place
@@ -212,6 +213,10 @@ class TorchNetwork(Module):
         def read(item: Any) -> Any:
             return known[item.name] if isinstance(item, torch.fx.Node) else item
 
+        norm = self.exported.response_norms.get(node)
+        if norm is not None:
+            arguments = norm.size, norm.alpha, norm.beta, norm.k
+            return self.layer(lambda: LocalResponseNorm(*arguments))(self.plain(read(norm.x)))
         args = torch.fx.map_arg(node.args, read)
         kwargs = torch.fx.map_arg(node.kwargs, read)
         target = node.target

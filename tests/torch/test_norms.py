@@ -32,6 +32,9 @@ CASES = {
     "group alone": (lambda: nn.GroupNorm(3, 6, affine=False), (3, 6, 7)),
     "instance": (lambda: nn.InstanceNorm2d(6, affine=True), (3, 6, 4, 5)),
     "softmax": (lambda: nn.Softmax(1), (3, 7, 5, 11)),
+    "response": (lambda: nn.LocalResponseNorm(5, alpha=0.3, beta=0.6, k=2), (3, 8, 5, 4)),
+    "response of an even size": (lambda: nn.LocalResponseNorm(4), (3, 7, 5, 4)),
+    "response of one": (lambda: nn.LocalResponseNorm(1), (2, 3, 5, 4)),
     "log softmax": (lambda: nn.LogSoftmax(-1), (3, 50)),
 }
 
