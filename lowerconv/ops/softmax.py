@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from lowerconv.codegen.compiled import internal
@@ -12,6 +14,7 @@ from lowerconv.ops.pointwise import CHUNK, EXP, apply_function, exponentials
 from lowerconv.runtime.launch import parallel
 
 LANES = 16  # numbers that are compared at a time
+SHORT = 8  # numbers of a row that is not worth vector code
 
 
 @internal(fastmath={"reassoc"})
@@ -28,7 +31,12 @@ def _exponentials(v, greatest):
 
 @internal
 def _greatest(row, lanes):
-    """Return the greatest number of a row; lane by lane, which is vector code."""
+    """Return the greatest number of a row; of a long one lane by lane, which is vector code."""
+    if row.size < 4 * LANES:
+        greatest = row.dtype.type(-np.inf)
+        for i in range(row.size):
+            greatest = row[i] if row[i] > greatest else greatest
+        return greatest
     lanes[:] = -np.inf
     for begin in range(0, row.size - LANES + 1, LANES):
         part = row[begin : begin + LANES]
@@ -40,9 +48,23 @@ def _greatest(row, lanes):
 
 
 @internal
+def _short_row(row, target, greatest):
+    kind, total = row.dtype.type, 0.0
+    for i in range(row.size):
+        target[i] = math.exp(row[i] - greatest)
+        total += target[i]
+    factor = kind(1 / total) if total > 0 else kind(np.nan)
+    for i in range(row.size):
+        target[i] *= factor
+
+
+@internal
 def _softmax_row(row, target, log, buffer):
     kind = row.dtype.type
     greatest = _greatest(row, buffer[:LANES])
+    if row.size < SHORT and not log:
+        _short_row(row, target, greatest)
+        return
     total = 0.0
     for begin in range(0, row.size, CHUNK):
         source = row[begin : begin + CHUNK]
