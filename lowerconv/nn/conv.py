@@ -168,6 +168,19 @@ class Conv2d(Layer):
         """Return the additions and multiplications of the forward step."""
         return self.problem(shapes[0]).flops
 
+    def weights(self, frame: Frame) -> np.ndarray:
+        """Return the filters that the layer computes with: those that it learns.
+
+        Parameters
+        ----------
+        frame : Frame
+
+        Returns
+        -------
+        ndarray, (K, C/groups, R, S)
+        """
+        return self.weight.data
+
     def prepare(self, frame: Frame) -> None:
         """Plan the passes."""
         problem = _problem(frame.x.shape, self.weight.data.shape, self.geometry, frame.dtype)
@@ -198,7 +211,7 @@ class Conv2d(Layer):
         """Convolve."""
         if frame.residual is not None and not frame.over_residual:
             move(frame.residual, frame.y, False)
-        filters = () if frame.constant else (self.weight.data,)
+        filters = () if frame.constant else (self.weights(frame),)
         bias = (self.bias.data,) if self.bias else ()
         frame.kept["forward"](frame.x.array, *filters, *bias, out=frame.y.array)
 
@@ -213,7 +226,7 @@ class Conv2d(Layer):
         if self.schedule is not Schedule.WEIGHT_GRADIENTS_LATER:
             self.differentiate_weights(frame, step)
         if frame.dx is not None:
-            frame.kept["input_grad"](dy.array, self.weight.data, out=frame.dx.array)
+            frame.kept["input_grad"](dy.array, self.weights(frame), out=frame.dx.array)
 
     def differentiate_weights(self, frame: Frame, step: Step) -> None:
         """Compute the gradient of the filters."""
