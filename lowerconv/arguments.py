@@ -165,11 +165,19 @@ class Place(Kind):
 
 
 @dataclass(frozen=True)
-class Ascending(Kind):
-    """Some integers, each larger than the one before; on the command line ``3,6,9``."""
+class Integers(Kind):
+    """Some integers; on the command line ``3,6,9``.
 
-    least: int
+    Attributes
+    ----------
+    expected : str
+        What they are, in words.
+    count : int, optional
+        How many there are.
+    """
+
     expected: str
+    count: int | None = None
 
     def check(self, value: Any) -> Any:
         """Return a tuple of ints of Python's."""
@@ -178,10 +186,9 @@ class Ascending(Kind):
         )
         if not whole:
             raise TypeError(f"got {value!r}, expected {self.expected}")
-        numbers = tuple(int(item) for item in value)
-        if list(numbers) != sorted(set(numbers)) or min(numbers, default=self.least) < self.least:
+        if self.count is not None and len(value) != self.count:
             raise ValueError(f"got {value!r}, expected {self.expected}")
-        return numbers
+        return tuple(int(item) for item in value)
 
     def read(self, text: str) -> Any:
         """Return the numbers."""
@@ -189,6 +196,20 @@ class Ascending(Kind):
             return tuple(int(part) for part in text.split(","))
         except ValueError:
             raise ValueError(f"got {text!r}, expected {self.expected}") from None
+
+
+@dataclass(frozen=True)
+class Ascending(Integers):
+    """Some integers, each larger than the one before."""
+
+    least: int = 0
+
+    def check(self, value: Any) -> Any:
+        """Return a tuple of ints of Python's."""
+        numbers = super().check(value)
+        if list(numbers) != sorted(set(numbers)) or min(numbers, default=self.least) < self.least:
+            raise ValueError(f"got {value!r}, expected {self.expected}")
+        return numbers
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,10 @@ from lowerconv.parallel.sharding.cut import Back, Front, NetworkPart, cut_networ
 from lowerconv.parallel.sharding.layout import Layout
 from lowerconv.parallel.sharding.sharded_layers import Bias, DropoutShard
 from lowerconv.parallel.strategies.staleness import Staleness
+from lowerconv.quant.fixed_point import FixedPoint, RoundedOperand
+from lowerconv.quant.layers import QuantConv2d, QuantLinear
+from lowerconv.quant.learned_step import LearnedStep, LearnedStepWeights
+from lowerconv.quant.ternary import TernaryWeights
 from lowerconv.train import Classifier
 from lowerconv.train.checkpoint import Checkpoint, save_checkpoint, state
 from lowerconv.train.ema import WeightAverage
@@ -160,6 +164,14 @@ def halves(which: int) -> Callable[[], nn.Module]:
     return lambda: cut_network(network, "3", (4, 6, 6))[which]
 
 
+FORMAT = FixedPoint(4, 12)
+
+
+def quantized(layer: nn.Conv2d | nn.Linear, weights: Any) -> nn.Layer:
+    kind = QuantConv2d if isinstance(layer, nn.Conv2d) else QuantLinear
+    return kind.of_layer(layer, weights, LearnedStep(4, np.dtype(np.float32)))
+
+
 NETWORKS = {
     nn.ReLU: Made(nn.ReLU, learnt),
     nn.Dropout: Made(nn.Dropout, learnt),
@@ -184,6 +196,10 @@ NETWORKS = {
     type(resnet20()): Made(resnet20, lambda net: learnt(net, 1, 3, 8, 8)),
     Bias: Made(lambda: Bias(vector(6)), flat),
     DropoutShard: Made(lambda: DropoutShard(0.5, Layout.of(8), 0, 2), learnt),
+    LearnedStep: Made(lambda: LearnedStep(4, np.dtype(np.float32)), learnt),
+    RoundedOperand: Made(lambda: RoundedOperand(FORMAT, FORMAT, True), learnt),
+    QuantConv2d: Made(lambda: quantized(nn.Conv2d(4, 3, 3), LearnedStepWeights(4)), learnt),
+    QuantLinear: Made(lambda: quantized(nn.Linear(6, 5), TernaryWeights()), flat),
     NetworkPart: Made(
         lambda: NetworkPart([("a.b", nn.Linear(6, 5))]), lambda part: list(part.parameters())
     ),

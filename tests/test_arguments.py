@@ -8,13 +8,14 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from lowerconv.arguments import COUNT, Choice, Flag, Number, Place, described
+from lowerconv.arguments import COUNT, Choice, Flag, Integers, Number, Place, described
 from lowerconv.bench.case import Options
 from lowerconv.cli.main import build_parser
 from lowerconv.data.loader import WORKERS
 from lowerconv.data.packing import BYTES, PIXELS
 from lowerconv.parallel.options import BELONGS_TO, ParallelOptions
 from lowerconv.parallel.slurm import Job
+from lowerconv.quant.options import _BELONGS_TO as _BESIDE
 from lowerconv.train import Trainer
 from lowerconv.train.settings import _BELONGS_TO, Settings
 
@@ -43,7 +44,7 @@ def values(kind):
 def cases():
     for owner, known in OWNERS.items():
         for name, about in described(known).items():
-            if not isinstance(about.kind, Flag) and name not in ("milestones", "augment"):
+            if not isinstance(about.kind, (Flag, Integers)) and name != "augment":
                 for text, value in values(about.kind):
                     yield owner, name, text, value
 
@@ -69,6 +70,8 @@ def make(owner, name, value):
     if owner is Settings:
         choice, owners = _BELONGS_TO.get(name, ("", ()))
         more = {choice: owners[0]} if choice else {}
+        if name in _BESIDE:
+            more = {_BESIDE[name]: {"weight_bits": 4, "fixed_point": (4, 12)}[_BESIDE[name]]}
         more |= {"model": "m", "data": "d", "epochs": COUNT}
     elif name in BELONGS_TO:
         more = {"strategy": BELONGS_TO[name][-1]}
@@ -169,6 +172,23 @@ def test_milestones_are_ascending_epochs(value, error):
 def test_milestones_may_be_a_list():
     assert Settings("m", "d", schedule="step", milestones=[3, 9]).milestones == (3, 9)
     assert read("--milestones", "3,9")[0]["milestones"] == (3, 9)
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [((4,), ValueError), ((4, 12, 1), ValueError), ((4, 30), ValueError), (4, TypeError),
+     ("4,12", TypeError), ((4.0, 12), TypeError)],
+)  # fmt: skip
+def test_formats_are_two_integers(value, error):
+    with pytest.raises(error, match=r"^fixed_point: got .*, expected IL"):
+        Settings("m", "d", fixed_point=value)
+
+
+def test_formats_of_the_command_line():
+    assert read("--fixed-point", "4,12")[0]["fixed_point"] == (4, 12)
+    assert read("--gradient-fixed-point", "-2,18")[0]["gradient_fixed_point"] == (-2, 18)
+    assert Settings("m", "d", fixed_point=[4, 12]).fixed_point == (4, 12)  # as JSON has it
+    assert "expected IL,FL" in read("--fixed-point", "4")[1]
 
 
 #  arguments, what they say; the last one is the option's text

@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[1]
 
 # Numbers, texts and arrays, that mean the same everywhere.
 PLAIN = """
-    arguments.Argument arguments.Ascending arguments.Choice arguments.Flag arguments.Number
+    arguments.Argument arguments.Ascending arguments.Choice arguments.Flag arguments.Integers
+    arguments.Number
     arguments.Place arguments.Text bench.case.Options bench.cases.Layer bench.draw.Style
     bench.published.NetworkTime bench.result.Result bench.result.Row bench.step_picture.Bar
     cli.tune.Layer codegen.isa.Isa conv.blas.blocking.Blocking
@@ -48,7 +49,9 @@ PLAIN = """
     parallel.trace.chrome.Transfer parallel.trace.clocks.Alignment parallel.trace.clocks.Reading
     parallel.trace.summary.Summary runtime.records.Operands train.checkpoint.Checkpoint
     nn.convolution.WindowArguments nn.optim.optimizer.Weights ops.activate.Activation
-    train.inputs.Inputs train.loop.EpochCounts train.metrics.EpochMetrics train.settings.Settings
+    ops.fixed_point.Rounding quant.fixed_point.FixedPoint quant.fixed_point.RoundedUpdates
+    quant.options.Quantization train.inputs.Inputs train.loop.EpochCounts train.metrics.EpochMetrics
+    train.settings.Settings
 """.split()  # noqa: SIM905
 
 # Of signatures and records: all of their modules.
@@ -78,6 +81,11 @@ ELSEWHERE = {
     "nn.module.Module": "the base of modules",
     "nn.layer.Layer": "the base of layers",
     "nn.optim.optimizer.Optimizer": "the base of optimizers",
+    "nn.optim.optimizer.UpdateRounding": "a protocol",
+    "quant.layers.Quantized": "the base of quantized layers",
+    "quant.layers.WeightQuantizer": "the base of quantizers",
+    "quant.learned_step.LearnedStepWeights": "numbers, copied with their layers",
+    "quant.ternary.TernaryWeights": "nothing of its own",
     "nn.schedule.Schedule": "an enumeration",
     # what has nothing of its own beside objects that are tested here
     "nn.step.Step": "numbers and a communicator",

@@ -29,6 +29,7 @@ PACKAGES = (
     "lowerconv.nn.optim",
     "lowerconv.onnx",
     "lowerconv.parallel",
+    "lowerconv.quant",
     "lowerconv.train",
     *DOORS,
 )

@@ -20,6 +20,7 @@ LAYERS = (
     ("conv",),
     ("functional",),
     ("nn",),
+    ("quant",),
     ("onnx", "torch", "sklearn", "jax"),
     ("data",),
     ("parallel",),

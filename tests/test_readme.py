@@ -43,6 +43,12 @@ def test_python_examples_of_networks_run_in_order(tmp_path, monkeypatch):
     assert found["probabilities"].shape == (5, 10)
 
 
+def test_python_examples_of_precision_run_in_order():
+    found = run_examples(PAGES["precision.md"], "precision.md")
+    weights = found["net"].parameters()["1.weight"].data
+    assert (weights * 2**12 % 1 == 0).all()
+
+
 def test_readme_is_short():
     assert len(README.split()) <= 1400
 
@@ -56,7 +62,7 @@ def test_links_lead_somewhere():
 def test_commands_have_these_options():
     """Every option of a ``lowerconv`` command that an example names."""
     parser = build_parser()
-    texts = README, PAGES["networks.md"], PAGES["algorithms.md"]
+    texts = README, PAGES["networks.md"], PAGES["algorithms.md"], PAGES["precision.md"]
     lines = [line for text in texts for block in blocks(text, "sh") for line in block.splitlines()]
     tried = 0
     for line in lines:

@@ -23,6 +23,7 @@ from lowerconv.parallel.comm.together import together
 from lowerconv.parallel.faults.stall import StallError
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.printable import printable_lines
+from lowerconv.quant.options import Quantization
 from lowerconv.runtime.affinity import cores, parse_affinity, set_affinity, set_share, topology
 from lowerconv.runtime.team import MOST
 from lowerconv.runtime.threads import set_num_threads
@@ -39,6 +40,7 @@ EXPECTED = (*mistakes.EXPECTED, DisagreementError, DivergenceError, MPIError, St
 
 SETTINGS, OPTIONS = tuple(described(Settings)), tuple(described(ParallelOptions))
 GENERAL, MACHINE = ("epochs", "batch", "seed"), ("algorithm", "sync_batch_norm")
+BITS = tuple(described(Quantization))
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -72,8 +74,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "lowerconv pack has made of any of them",
     )
     add_arguments(parser, Settings, GENERAL)
-    recipe = [name for name in SETTINGS if name not in (*GENERAL, *MACHINE)]
+    recipe = [name for name in SETTINGS if name not in (*GENERAL, *MACHINE, *BITS)]
     add_arguments(parser.add_argument_group("recipe"), Settings, recipe)
+    add_arguments(parser.add_argument_group("bits"), Settings, BITS)
     _add_machine(parser.add_argument_group("machine"))
     add_arguments(parser.add_argument_group("ranks of mpiexec"), ParallelOptions)
     _add_results(parser.add_argument_group("results"))

@@ -110,12 +110,13 @@ class Dropout(Layer):
             move(frame.gradient, frame.dx, frame.adds[0])
 
     def _apply(self, frame: Frame, step: Step, x: Tensor, y: Tensor, adding: bool) -> None:
-        words = np.random.SeedSequence([step.seed, step.number, frame.stream]).generate_state(2)
-        key = np.uint64(int(words[0]) << 32 | int(words[1]))
         threshold = np.uint64(int(self.p * 2.0**64))
         scale = frame.dtype.type(1 / (1 - self.p))
         segments, full = self.part(x.size)
-        part, draw = (step.places(x.shape[0]), segments, full), (key, threshold, scale)
+        part, draw = (
+            (step.places(x.shape[0]), segments, full),
+            (step.key(frame.stream), threshold, scale),
+        )
         run(dropout, x.images, y.images, part, draw, adding)
 
     def part(self, size: int) -> tuple[np.ndarray, int]:

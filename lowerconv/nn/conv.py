@@ -167,6 +167,19 @@ class Conv2d(Layer):
         """Return the additions and multiplications of the forward step."""
         return self.problem(shapes[0]).flops
 
+    def weights(self, frame: Frame) -> np.ndarray:
+        """Return the filters that the layer computes with: those that it learns.
+
+        Parameters
+        ----------
+        frame : Frame
+
+        Returns
+        -------
+        ndarray, (K, C/groups, R, S)
+        """
+        return self.weight.data
+
     def prepare(self, frame: Frame) -> None:
         """Plan the passes."""
         problem = _problem(frame.x.shape, self.weight.data.shape, self.geometry, frame.dtype)
@@ -201,7 +214,7 @@ class Conv2d(Layer):
             move(frame.residual, frame.y, False)
         held = frame.kept.get("bias")
         bias = (self.bias.data,) if self.bias else ()
-        parameters = (self.weight.data, *bias) if held is None else held
+        parameters = (self.weights(frame), *bias) if held is None else held
         frame.kept["forward"](frame.x.array, *parameters, out=frame.y.array)
 
     def launches(self, frame: Frame) -> bool:
@@ -221,7 +234,7 @@ class Conv2d(Layer):
         if self.schedule is not Schedule.WEIGHT_GRADIENTS_LATER:
             self.differentiate_weights(frame, step)
         if frame.dx is not None:
-            frame.kept["input_grad"](dy.array, self.weight.data, out=frame.dx.array)
+            frame.kept["input_grad"](dy.array, self.weights(frame), out=frame.dx.array)
 
     def differentiate_weights(self, frame: Frame, step: Step) -> None:
         """Compute the gradient of the filters."""

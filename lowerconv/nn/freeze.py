@@ -43,6 +43,8 @@ def freeze(
                 node.layer = _with_origins(copy(node.layer))
             elif id(node.layer) in shared or _holds_arrays(node.layer):
                 node.layer = _frozen(node.layer, made)
+    for node in graph.nodes:
+        node.layer = node.layer.as_constant()  # runs kernels of its own
 
 
 def _is_read_only(layer: Any) -> bool:

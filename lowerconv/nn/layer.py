@@ -98,6 +98,15 @@ class Layer(Module):
         """
         raise NotImplementedError
 
+    def as_constant(self) -> Layer:
+        """Return a layer that does the same while its parameters stay as they are.
+
+        Returns
+        -------
+        Layer
+        """
+        return self
+
     def absorbs(self, following: Layer) -> Layer | None:
         """Return a layer that does what this one and then another do at inference.
 

@@ -95,14 +95,27 @@ class Linear(Layer):
         """Return the additions and multiplications of the forward step."""
         return 2 * shapes[0][0] * self.weight.data.size
 
+    def weights(self, frame: Frame) -> np.ndarray:
+        """Return the weights that the layer computes with: those that it learns.
+
+        Parameters
+        ----------
+        frame : Frame
+
+        Returns
+        -------
+        ndarray, (out_features, in_features)
+        """
+        return self.weight.data
+
     def compute(self, frame: Frame, step: Step) -> None:
         """Multiply."""
-        y = frame.y
+        y, weights = frame.y, self.weights(frame)
         if len(y.array) <= FEW:
-            bias = self.bias.data if self.bias else self.weight.data.reshape(-1)[:0]
-            run(few_rows, frame.x.array, self.weight.data, bias, y.array, frame.relu)
+            bias = self.bias.data if self.bias else weights.reshape(-1)[:0]
+            run(few_rows, frame.x.array, weights, bias, y.array, frame.relu)
             return
-        matmul(frame.x.array, self.weight.data, y.array, trans_b=True)
+        matmul(frame.x.array, weights, y.array, trans_b=True)
         if self.bias:
             np.add(y.array, self.bias.data, out=y.array)
         if frame.relu:
@@ -122,7 +135,7 @@ class Linear(Layer):
         if self.bias:
             np.sum(dy, axis=0, out=self.bias.grad)
         if dx is not None:
-            matmul(dy, self.weight.data, dx.array, add=frame.adds[0])
+            matmul(dy, self.weights(frame), dx.array, add=frame.adds[0])
 
     def differentiate_weights(self, frame: Frame, step: Step) -> None:
         """Compute the gradient of the weights."""

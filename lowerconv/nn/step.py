@@ -74,5 +74,25 @@ class Step:
             raise ValueError(f"runs: got places of {len(found)} samples, expected {count}")
         return found
 
+    def key(self, *numbers: int) -> np.uint64:
+        """Return what random numbers of this step begin with.
+
+        Parameters
+        ----------
+        *numbers : int
+            What tells those who draw apart; trailing zeros do not.
+
+        Returns
+        -------
+        uint64
+        """
+        return random_key(self.seed, self.number, *numbers)
+
+
+def random_key(*numbers: int) -> np.uint64:
+    """Return 64 bits that any of some numbers, not negative, changes."""
+    words = np.random.SeedSequence(numbers).generate_state(2)
+    return np.uint64(int(words[0]) << 32 | int(words[1]))
+
 
 INFERENCE = Step()

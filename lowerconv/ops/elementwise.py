@@ -20,7 +20,8 @@ SUMMED = 1024  # items added up in the dtype before the sum goes on in float64
 
 
 @internal(fastmath={"reassoc"})
-def _sum(values):
+def sum_in_any_order(values):
+    """Return the sum of a short flat array in its own dtype: always the same of the same items."""
     total = values.dtype.type(0)
     for i in range(values.size):
         total += values[i]
@@ -32,7 +33,7 @@ def row_sum(values):
     """Return the sum of a flat array in float64: of sums of short ranges in its own dtype."""
     total = 0.0
     for i in range(0, values.size, SUMMED):
-        total += _sum(values[i : i + SUMMED])
+        total += sum_in_any_order(values[i : i + SUMMED])
     return total
 
 
@@ -115,7 +116,7 @@ def _bias_relu_grad(worker, workers, dy, y, sums, relu):
                 mask(gradient, load(y, k, block, other), gradient)
                 if block.images > 1:
                     scatter(gradient, dy, k, block, False)
-            total += _sum(gradient)
+            total += sum_in_any_order(gradient)
         sums[task] = total
 
 
@@ -234,8 +235,11 @@ class Draw(NamedTuple):
     scale: np.floating
 
 
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # from one state of SplitMix64 to the next
+
+
 @internal
-def _mix(z):
+def mix(z):
     """Scramble 64 bits: the output function of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014)."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -278,10 +282,10 @@ def dropout(worker, workers, x, y, part, draw, add):
             at = np.uint64(samples[n] * full + there + start - here)
             if in_place:
                 for i in range(target.size):
-                    drawn = _mix(key + (at + np.uint64(i)) * np.uint64(0x9E3779B97F4A7C15))
+                    drawn = mix(key + (at + np.uint64(i)) * GOLDEN)
                     target[i] = target[i] * scale if drawn >= threshold else zero
             else:
                 for i in range(target.size):
-                    drawn = _mix(key + (at + np.uint64(i)) * np.uint64(0x9E3779B97F4A7C15))
+                    drawn = mix(key + (at + np.uint64(i)) * GOLDEN)
                     kept = source[i] * scale if drawn >= threshold else zero
                     target[i] = target[i] + kept if add else kept

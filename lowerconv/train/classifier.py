@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from lowerconv.nn.init import undrawn
 from lowerconv.nn.models import MODELS
 from lowerconv.nn.module import Module
 from lowerconv.parallel.comm.communicator import Communicator
+from lowerconv.quant.options import Quantization
+from lowerconv.quant.prepare import prepare
 from lowerconv.train.checkpoint import CheckpointError, load_checkpoint, state
 from lowerconv.train.inputs import Inputs
 from lowerconv.train.loop import evaluate
@@ -28,8 +31,8 @@ class Classifier:
     path : path
         A checkpoint. Where the run kept an exponential average of the weights, that is taken.
     network : Module, optional
-        What was trained, if it is none of :data:`lowerconv.nn.models.MODELS`; its parameters are
-        overwritten.
+        What was trained, if it is none of :data:`lowerconv.nn.models.MODELS`, as it was given to be
+        trained; its parameters are overwritten.
 
     Attributes
     ----------
@@ -63,6 +66,10 @@ class Classifier:
                 network = MODELS[settings["model"]].build(
                     self.inputs.image_shape, len(self.inputs.classes), settings["algorithm"]
                 )
+        names = [field.name for field in fields(Quantization)]
+        bits = Quantization(**{name: settings[name] for name in names if name in settings})
+        if bits.quantizes:
+            prepare(network, bits)
         self.network = network
         self.averaged = settings["ema"] is not None
         prefix = "ema/" if self.averaged else ""

@@ -20,6 +20,7 @@ def describe_run(run: RunState, parameters: int, rank_map: RankMap) -> str:
         f"{run.reporter.part} images; "
         f"{run.communicator.describe()}{'' if several else threads}, "
         f"batch {run.settings.batch}{groups}, algorithm {run.settings.algorithm}"
+        + (f", {run.settings.words()}" if run.settings.quantizes else "")
         + (f", augmented by {run.settings.augment}" if run.settings.augment else "")
         + (f"; {run.strategy.describe()}" if run.strategy.describe() else "")
         + "".join(f"\n{line}" for line in rank_map.lines() if several)

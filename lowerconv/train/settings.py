@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from lowerconv.arguments import COUNT, Ascending, Choice, Flag, Number, Text, argument, check
+from lowerconv.arguments import COUNT, Ascending, Choice, Flag, Number, Text, argument
 from lowerconv.conv.plan import algorithms
 from lowerconv.data.augment import EFFECTS, Augment
 from lowerconv.nn.models import MODELS
+from lowerconv.quant.options import Quantization
 
 # The defaults of models are for SGD; those that are others for another optimizer.
 OPTIMIZERS: dict[str, dict[str, float]] = {
@@ -32,7 +33,7 @@ _BELONGS_TO: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Quantization):
     """All that decides what a run computes.
 
     Parameters
@@ -81,6 +82,10 @@ class Settings:
         Whether batch norm looks at the batches of all ranks together, and not at each rank's own.
     augment : str, optional
         What happens to training images, as :meth:`lowerconv.data.Augment.parse` takes it.
+    weight_bits, weight_steps, activation_bits, ternary_weights : optional
+        As for :class:`lowerconv.quant.Quantization`.
+    fixed_point, gradient_fixed_point, rounding : optional
+        As for :class:`lowerconv.quant.Quantization`.
 
     Raises
     ------
@@ -108,7 +113,7 @@ class Settings:
     )
     milestones: tuple[int, ...] = argument(
         (),
-        Ascending(1, "ascending epochs from 1 on"),
+        Ascending("ascending epochs from 1 on", least=1),
         "epochs after which schedule step multiplies it; default: 3/9, 6/9 and 8/9 of all",
         "E,E,...",
     )
@@ -158,12 +163,17 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if self.augment is not None:
             Augment.parse(self.augment)
         if self.warmup >= self.epochs and self.warmup:
             raise ValueError(
                 f"warmup: got {self.warmup:g}, expected less than {self.epochs} epochs"
+            )
+        if self.ema is not None and self.fixed_point is not None:
+            raise ValueError(
+                f"ema: got {self.ema} with fixed_point {self.fixed_point}, expected none: an "
+                "average has more bits"
             )
 
     @property

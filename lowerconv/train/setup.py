@@ -20,20 +20,28 @@ from lowerconv.parallel.comm.agreement import describe_data, describe_parameters
 from lowerconv.parallel.comm.communicator import Communicator
 from lowerconv.parallel.comm.mpi_communicator import world
 from lowerconv.parallel.options import ParallelOptions
+from lowerconv.quant.prepare import prepare
 from lowerconv.runtime.affinity import set_share
 from lowerconv.runtime.threads import set_num_threads
 from lowerconv.train.inputs import Inputs
 from lowerconv.train.settings import Settings, resolve
 
+# Strategies by which all ranks have the weights and steps that they compute with.
+_QUANTIZED = ("data", "tree", "async")
+
 
 def make_optimizer(network: Module, settings: Settings) -> Optimizer:
     """Return the optimizer that the settings name."""
     lr, decay = settings.lr, settings.weight_decay
+    optimizer: Optimizer
     if settings.optimizer == "sgd":
-        return SGD(network, lr, settings.momentum, decay, settings.nesterov)
-    if settings.optimizer == "lars":
-        return LARS(network, lr, settings.momentum, decay)
-    return Adam(network, lr, weight_decay=decay, decoupled=settings.optimizer == "adamw")
+        optimizer = SGD(network, lr, settings.momentum, decay, settings.nesterov)
+    elif settings.optimizer == "lars":
+        optimizer = LARS(network, lr, settings.momentum, decay)
+    else:
+        optimizer = Adam(network, lr, weight_decay=decay, decoupled=settings.optimizer == "adamw")
+    optimizer.rounding = settings.rounded_updates(settings.seed)
+    return optimizer
 
 
 @dataclass(frozen=True)
@@ -120,6 +128,12 @@ def read(
     if isinstance(model, str) and model not in MODELS:
         raise ValueError(f"model: got {model!r}, expected one of {', '.join(MODELS)}")
     settings = resolve(*names(model, data), given, saved)
+    options = ParallelOptions(parallel) if isinstance(parallel, str) else parallel
+    if settings.quantizes and options.strategy not in _QUANTIZED:
+        raise ValueError(
+            f"parallel: got {options.strategy!r} with {settings.words()}, expected one of "
+            f"{', '.join(_QUANTIZED)}: ranks that all have the whole network"
+        )
     train_set, test_set = load(data) if isinstance(data, str) else data
     part = "test"
     if settings.validation:
@@ -140,7 +154,8 @@ def read(
     for _, module in network.modules():
         if isinstance(module, BatchNorm2d):
             module.synchronized |= settings.sync_batch_norm
-    options = ParallelOptions(parallel) if isinstance(parallel, str) else parallel
+    if settings.quantizes:
+        prepare(network, settings)
     return Setup(settings, options, network, inputs, train_set, test_set, part)
 
 

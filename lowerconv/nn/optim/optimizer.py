@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from math import inf
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import numpy as np
 
@@ -28,6 +28,16 @@ class Weights(NamedTuple):
     decays: np.ndarray  # of each parameter
     begin: int
     end: int
+
+
+class UpdateRounding(Protocol):
+    """Rounds what a step reads and writes, as fixed point does."""
+
+    def round_gradients(self, team: Handle, weights: Weights, update: int) -> None:
+        """Round the gradients of a range in place, before an update of this number."""
+
+    def round_weights(self, team: Handle, weights: Weights, update: int) -> None:
+        """Round the weights of a range in place, after it."""
 
 
 @internal
@@ -69,6 +79,8 @@ class Optimizer:
         How many steps have been made.
     whole : bool
         Whether a step has to see all gradients at once; else it may come in ranges.
+    rounding : UpdateRounding or None
+        What rounds gradients before, and weights after an update.
 
     Raises
     ------
@@ -77,6 +89,7 @@ class Optimizer:
     """
 
     whole = False
+    rounding: UpdateRounding | None = None
 
     def __init__(
         self, network: Module, lr: float, weight_decay: float = 0.0, decay_biases: bool = False
@@ -271,9 +284,16 @@ class Optimizer:
         grad = self.grad if grad is None else self._check_grad(grad)
         weights = Weights(self.data, grad, self.bounds, self._decays(), begin, end)
         if team is not None:
-            self._update(team, weights)
+            self._update_rounded(team, weights)
         else:
-            run(self._update, weights)
+            run(self._update_rounded, weights)
+
+    def _update_rounded(self, team: Handle, weights: Weights) -> None:
+        if self.rounding is not None:
+            self.rounding.round_gradients(team, weights, self.updates)
+        self._update(team, weights)
+        if self.rounding is not None:
+            self.rounding.round_weights(team, weights, self.updates)
 
     def _check_grad(self, grad: np.ndarray) -> np.ndarray:
         """Return gradients as kernels take them, which read as many as there are parameters."""
