@@ -11,6 +11,7 @@ from lowerconv.codegen.emit import I32, Emitter
 from lowerconv.codegen.signatures import ACTIVATE, ADD
 from lowerconv.copying import not_copied
 
+SIXTH = 1 / 6
 IN_REGISTERS = ("affine", "clip", "hard_sigmoid", "hard_swish", "leaky_relu")  # that it can write
 
 
@@ -59,6 +60,8 @@ class Epilogue:
         self._last = b.icmp_signed("!=", b.and_(mode, e.constant(ACTIVATE)), e.constant(0))
         zero, lowest = ir.Constant(e.scalar, 0.0), ir.Constant(e.scalar, -np.inf)
         self._floor = e.splat(b.select(self._last, zero, lowest)) if function is None else None
+        # Vectors are made here, once: written out at each use they are most of a kernel's text.
+        self._vectors = {x: e.splat(self._number(x)) for x in self._numbers()}
 
     def apply(self, value: ir.Value) -> ir.Value:
         """Return results, a vector or a single one, with the function applied where it is due."""
@@ -70,14 +73,23 @@ class Epilogue:
             return e.at_least(value, floor)
         return e.builder.select(self._last, self._applied(value), value)
 
+    def _number(self, x: float) -> ir.Constant:
+        return ir.Constant(self._e.scalar, float(self._e.dtype.type(x)))
+
+    def _numbers(self) -> set[float]:
+        """Return the numbers that the function takes."""
+        if self._function is None:
+            return set()
+        _, *own = self._function
+        return {*own, 0.0, 1.0, SIXTH, 0.5}
+
     def _applied(self, value: ir.Value) -> ir.Value:
         assert self._function is not None
         name, a, b, scale, shift = self._function
         e, builder = self._e, self._e.builder
 
-        def number(x: float) -> ir.Constant:
-            item = float(e.dtype.type(x))
-            return ir.Constant(value.type, item if value.type == e.scalar else [item] * e.lanes)
+        def number(x: float) -> ir.Value:
+            return self._number(x) if value.type == e.scalar else self._vectors[x]
 
         def between(x: ir.Value, low: float, high: float) -> ir.Value:
             return e.at_most(e.at_least(x, number(low)), number(high))
@@ -90,11 +102,11 @@ class Epilogue:
         elif name == "clip":
             result = between(value, a, b)
         elif name == "hard_sigmoid":
-            result = between(line(value, a, b), 0, 1)
+            result = between(line(value, a, b), 0.0, 1.0)
         elif name == "hard_swish":
-            result = builder.fmul(value, between(line(value, 1 / 6, 0.5), 0, 1))
+            result = builder.fmul(value, between(line(value, SIXTH, 0.5), 0.0, 1.0))
         elif name == "leaky_relu":
-            positive = builder.fcmp_ordered(">", value, number(0))
+            positive = builder.fcmp_ordered(">", value, number(0.0))
             result = builder.select(positive, value, builder.fmul(number(a), value))
         else:
             raise ValueError(f"function: got {name!r}, expected one of {', '.join(IN_REGISTERS)}")
