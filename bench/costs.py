@@ -85,16 +85,30 @@ def run_googlenet() -> None:
         lc.conv2d_weight_grad(y, x, w_shape, stride, padding)
 
 
-def seconds(program: str, cache: Path | None = None) -> float:
-    """Return what a new process takes to run a program, with caches of its own if given."""
+def in_new_process(program: str, cache: Path | None = None) -> tuple[float, str]:
+    """Return the seconds of a program in a new process, with caches of its own if given.
+
+    And what it has printed.
+    """
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
     if cache:
         environment |= {"NUMBA_CACHE_DIR": str(cache), "LOWERCONV_CACHE_DIR": str(cache)}
     begin = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-c", program], env=environment, check=True, stderr=subprocess.DEVNULL
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True
     )
-    return time.perf_counter() - begin
+    return time.perf_counter() - begin, done.stdout
+
+
+def seconds(program: str, cache: Path | None = None) -> float:
+    """Return what a new process takes to run a program, with caches of its own if given."""
+    return in_new_process(program, cache)[0]
+
+
+def microseconds(call: Callable[[], object], number: int = 10_000) -> float:
+    """Return what a call costs, the least of several rounds of so many."""
+    call()
+    return min(timeit.repeat(call, number=number, repeat=REPEATS)) / number * 1e6
 
 
 def calls() -> Iterator[tuple[str, str]]:
@@ -103,13 +117,9 @@ def calls() -> Iterator[tuple[str, str]]:
     plan = lc.plan_conv2d(x.shape, w.shape, algorithm="fused")
     y = plan(x, w)
 
-    def cost(call: Callable[[], object]) -> str:
-        call()
-        number = 10_000
-        return f"{min(timeit.repeat(call, number=number, repeat=REPEATS)) / number * 1e6:.1f} us"
-
-    yield "call of a plan, out given", cost(lambda: plan(x, w, out=y))
-    yield "call of conv2d", cost(lambda: lc.conv2d(x, w, algorithm="fused"))
+    yield "call of a plan, out given", f"{microseconds(lambda: plan(x, w, out=y)):.1f} us"
+    function = microseconds(lambda: lc.conv2d(x, w, algorithm="fused"))
+    yield "call of conv2d", f"{function:.1f} us"
 
 
 def starts() -> Iterator[tuple[str, str]]:
@@ -151,14 +161,7 @@ def memory() -> Iterator[tuple[str, str]]:
         for batch in (1, 32)
     )
     yield "workspace per thread, largest of all layers", f"{largest[0]:,} bytes ({largest[1]})"
-    report = subprocess.run(
-        [sys.executable, "-c", PEAK],
-        env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))),
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    said, raised = map(int, report.stdout.split())
+    said, raised = map(int, in_new_process(PEAK)[1].split())
     yield (
         "32 images of 64x112x112, 128 filters 3x3",
         f"plan says {said:,} bytes of workspace, the call raised the process's peak by {raised:,}",

@@ -258,3 +258,24 @@ def test_networks_beside_all_that_are_installed(bench):
     assert re.search(rf"^ +lenet, 2 +[\d,.]+ +[\d.]+ +\d+%{cells} *$", printed, re.M)
     # Multiply-adds as the paper counts them: 300 million.
     assert flops("mobilenet_v2", 1, "inference") == 2 * 300_774_272
+
+
+def test_costs_of_doors(tmp_path):
+    for module in ("torch", "onnx"):
+        pytest.importorskip(module, reason="the packages of the doors are not installed")
+    import numpy as np
+    from onnx import helper
+
+    from tests.onnx.networks import model_of
+
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], strides=[2, 2])]
+    weights = {"w": np.ones((2, 3, 3, 3), np.float32)}
+    model = model_of(nodes, {"x": [1, 3, "h", "w"]}, ["y"], weights)
+    (tmp_path / "any.onnx").write_bytes(model.SerializeToString())
+    sizes = f"sizes {tmp_path}/any.onnx --count 3 --most 384"
+    printed = run("bench.doors", f"calls starts --model lenet --threads 1 {sizes}")
+    times = r"[\d.]+ us, -?[\d.]+ beyond the [\d.]+ of"
+    assert len(re.findall(rf"{times} the program", printed)) == 3
+    assert len(re.findall(rf"{times} torch.nn.Conv2d", printed)) == 2
+    assert len(re.findall(r"lenet from ONNX, .*[\d.]+ s: load", printed)) == 2
+    assert printed.count("planning: ") == printed.count("memory: ") == 2
