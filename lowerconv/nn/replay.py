@@ -56,7 +56,8 @@ class Replay:
                 continue
             first = capture.count
             self.complete &= capture.record(_computing(layer, frame, step))
-            if capture.count == first and not all(frame.views):  # it works in some other way
+            nothing_to_do = (layer.is_view or layer.is_concatenation) and all(frame.views)
+            if capture.count == first and not nothing_to_do:  # it works in some other way
                 self._parts.append(_Part(0, 0, [(layer, frame)]))
                 continue
             latest = self._parts[-1] if self._parts else None
