@@ -249,8 +249,10 @@ class Emitter(Builder):
         super().__init__(builder)
         self.isa, self.dtype, self.lanes = isa, dtype, isa.lanes(dtype)
         self.scalar: ir.Type = ir.FloatType() if dtype.itemsize == 4 else ir.DoubleType()
+        if dtype.kind == "i":
+            self.scalar = ir.IntType(8 * dtype.itemsize)
         self.vector = ir.VectorType(self.scalar, self.lanes)
-        self.zeros = ir.Constant(self.vector, [0.0] * self.lanes)
+        self.zeros = ir.Constant(self.vector, [0 if dtype.kind == "i" else 0.0] * self.lanes)
         self.undefined = ir.Constant(self.vector, ir.Undefined)
 
     @classmethod
@@ -353,9 +355,16 @@ class Emitter(Builder):
             return self.call_named(name, [a, b, c], self.vector)
         return self.builder.fadd(self.builder.fmul(a, b), c)
 
+    def add(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """Return ``a + b``; integers wrap around."""
+        return (self.builder.add if self.dtype.kind == "i" else self.builder.fadd)(a, b)
+
     def at_least(self, value: ir.Value, floor: ir.Value) -> ir.Value:
         """Return the larger of the two, NaN where `value` is NaN."""
-        below = self.builder.fcmp_ordered("<", value, floor)
+        compare = self.builder.fcmp_ordered
+        if self.dtype.kind == "i":
+            compare = self.builder.icmp_signed
+        below = compare("<", value, floor)
         return self.builder.select(below, floor, value)
 
     def at_most(self, value: ir.Value, ceiling: ir.Value) -> ir.Value:

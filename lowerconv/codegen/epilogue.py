@@ -1,4 +1,7 @@
-"""What kernels do to results before they store them: add what is there, then apply a function."""
+"""What kernels do to results before they store them: add what is there, then apply a function.
+
+Where results are integers the function is ReLU.
+"""
 
 from __future__ import annotations
 
@@ -59,6 +62,9 @@ class Epilogue:
         self.adds = b.icmp_signed("!=", b.and_(mode, e.constant(ADD)), e.constant(0))
         self._last = b.icmp_signed("!=", b.and_(mode, e.constant(ACTIVATE)), e.constant(0))
         zero, lowest = ir.Constant(e.scalar, 0.0), ir.Constant(e.scalar, -np.inf)
+        if e.dtype.kind == "i":
+            least = int(np.iinfo(e.dtype).min)
+            zero, lowest = ir.Constant(e.scalar, 0), ir.Constant(e.scalar, least)
         self._floor = e.splat(b.select(self._last, zero, lowest)) if function is None else None
         # Vectors are made here, once: written out at each use they are most of a kernel's text.
         self._vectors = {x: e.splat(self._number(x)) for x in self._numbers()}

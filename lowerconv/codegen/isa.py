@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
-from lowerconv.machine.features import instruction_set
+from lowerconv.machine.features import host_features, instruction_set
 
 ENVIRONMENT = "LOWERCONV_ISA"
 LINE = 64  # bytes of a cache line
+
+# Dot products of reduced precision that a CPU of an instruction set may have besides, by LLVM's
+# names; those with float32 and float64 never use them, so that their code is the same everywhere.
+EXTENSIONS = {
+    "avx512": ("avx512vnni", "avx512bf16"),
+    "avx2": ("avxvnni",),
+    "neon": ("dotprod", "i8mm", "bf16"),
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,10 @@ class Isa:
     masks : bool
         Whether a store of some lanes is one instruction.  AVX2's takes AMD's cores 12 cycles and
         more; the others have none.
+    half : bool
+        Whether vectors of float16 become float32 in one instruction.
+    extensions : tuple of str
+        Those of `EXTENSIONS` that code may use; see `extended`.
     """
 
     name: str
@@ -47,10 +59,36 @@ class Isa:
     cpu: str
     features: str = ""
     masks: bool = False
+    half: bool = False
+    extensions: tuple[str, ...] = ()
 
     def lanes(self, dtype: np.dtype) -> int:
         """Return VL, the items of `dtype` in a register."""
         return self.bits // 8 // dtype.itemsize
+
+    def extended(self, *names: str) -> Isa:
+        """Return this instruction set with some of its extensions, and no others.
+
+        Its name is theirs, joined as in ``"avx512+avx512vnni"``.
+
+        Raises
+        ------
+        ValueError
+            One is none of its `EXTENSIONS`.
+        """
+        base = ISAS[self.name.partition("+")[0]]
+        known = EXTENSIONS.get(base.name, ())
+        for name in names:
+            if name not in known:
+                expected = ", ".join(map(repr, known)) or "none"
+                raise ValueError(f"names: got {name!r}, expected of {base.name!r}: {expected}")
+        chosen = tuple(name for name in known if name in names)
+        return replace(
+            base,
+            name="+".join((base.name, *chosen)),
+            features=",".join(filter(None, (base.features, *(f"+{name}" for name in chosen)))),
+            extensions=chosen,
+        )
 
 
 # Two vectors of the panel and a broadcast stay beside 2 x MR accumulators; without FMA one more
@@ -59,20 +97,26 @@ class Isa:
 ISAS = {
     isa.name: isa
     for isa in (
-        Isa("avx512", 512, 32, 14, True, "x86_64", "x86-64-v4", "-prefer-256-bit", True),
-        Isa("avx2", 256, 16, 6, True, "x86_64", "x86-64-v3"),
+        Isa("avx512", 512, 32, 14, True, "x86_64", "x86-64-v4", "-prefer-256-bit", True, True),
+        Isa("avx2", 256, 16, 6, True, "x86_64", "x86-64-v3", half=True),
         Isa("sse", 128, 16, 6, False, "x86_64", "x86-64"),
         # LLVM keeps two of NEON's 32 registers for itself in these loops.
-        Isa("neon", 128, 30, 13, True, "aarch64", "generic", "+neon"),
+        Isa("neon", 128, 30, 13, True, "aarch64", "generic", "+neon", half=True),
         Isa("generic", 128, 16, 4, False, "", ""),
     )
 }
 _ORDER = ("avx512", "avx2", "sse", "generic")  # each CPU has those that come after its own
 
 
+def host_extensions(name: str) -> tuple[str, ...]:
+    """Return the extensions of an instruction set that this CPU has."""
+    features = host_features()
+    return tuple(each for each in EXTENSIONS.get(name, ()) if features.get(each, False))
+
+
 @lru_cache
 def host_isa() -> Isa:
-    """Return the instruction set that kernels use in this process.
+    """Return the instruction set that kernels of float32 and float64 use in this process.
 
     The widest of the CPU, or the one that the environment variable ``LOWERCONV_ISA`` names.
 
@@ -81,12 +125,41 @@ def host_isa() -> Isa:
     ValueError
         The variable names none, or one that this CPU does not have.
     """
+    return ISAS[_asked()[0]]
+
+
+@lru_cache
+def host_isa_extended() -> Isa:
+    """Return that of kernels of reduced precision: `host_isa` with extensions.
+
+    All that the CPU has; or, where ``LOWERCONV_ISA`` is set, those that it names, as in
+    ``"avx512+avx512vnni"``: none, in ``"avx512"``.
+
+    Raises
+    ------
+    ValueError
+        As `host_isa`.
+    """
+    name, extensions = _asked()
+    return ISAS[name].extended(*extensions)
+
+
+def _asked() -> tuple[str, tuple[str, ...]]:
+    """Return the names of the instruction set and of its extensions."""
     widest = instruction_set()
     asked = os.environ.get(ENVIRONMENT, "").strip().lower()
     if not asked:
-        return ISAS[widest]
+        return widest, host_extensions(widest)
     usable = _ORDER[_ORDER.index(widest) :] if widest in _ORDER else (widest, "generic")
-    if asked not in usable:
+    name, *extensions = asked.split("+")
+    if name not in usable:
         names = ", ".join(map(repr, usable))
         raise ValueError(f"{ENVIRONMENT}: got {asked!r}, expected one of {names} on this CPU")
-    return ISAS[asked]
+    for extension in extensions:
+        if extension not in host_extensions(name):
+            names = ", ".join(map(repr, host_extensions(name))) or "none"
+            raise ValueError(
+                f"{ENVIRONMENT}: got {asked!r}, expected extensions of {name!r} that this CPU "
+                f"has: {names}"
+            )
+    return name, tuple(extensions)

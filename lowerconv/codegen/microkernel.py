@@ -1,7 +1,8 @@
 """The microkernel: MR rows of NV vectors of sums that stay in registers for the whole of k.
 
 One generator, several ways to feed it.  At step k it loads NV vectors, broadcasts one item for each
-of MR rows, and does MR x NV multiply-adds.  Where the operands lie is data of the specification::
+of MR rows, and does MR x NV multiply-adds; or dot products, where an item is a word of several
+numbers of fewer bits (`dots`).  Where the operands lie is data of the specification::
 
     vector v:     vector base    + columns[v] + k * vector_step     (or + table[k])
     broadcast i:  broadcast base + rows[i]    + k * broadcast_step  (or + table[k])
@@ -26,6 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from llvmlite import ir
 
+from lowerconv.codegen.dots import WORDS, Words, dot_of
 from lowerconv.codegen.emit import I32, Emitter
 from lowerconv.codegen.epilogue import Epilogue, Function
 from lowerconv.codegen.isa import LINE, Isa
@@ -51,6 +53,8 @@ class Microkernel(Kernel):
 
     Attributes
     ----------
+    dtype : dtype
+        Of the sums, which are stored as they are: float32, float64, or int32.
     rows : tuple of int
         Offset in items of each broadcast; there are MR of them.
     columns : tuple of int
@@ -76,6 +80,14 @@ class Microkernel(Kernel):
         that is farther than L2, and hardware stops at the end of a page.
     function : Function or None
         What is applied to results last, where the mode has ``ACTIVATE``; None: ReLU.
+    words : Words or None
+        What the operands' items hold; None: numbers of `dtype`.
+
+    Raises
+    ------
+    ValueError
+        `words` are none that there are dot products of, their sums are not of `dtype`, or a
+        function is asked for of integers.
     """
 
     name, signature = "microkernel", Tile
@@ -94,6 +106,19 @@ class Microkernel(Kernel):
     vector_places: tuple[int, ...] = ()
     stream: int = 0
     function: Function | None = None
+    words: Words | None = None
+
+    def __post_init__(self) -> None:
+        if self.words is not None and self.words not in WORDS:
+            raise ValueError(f"words: got {self.words}, expected one of {WORDS}")
+        if self.words is None and self.dtype.kind != "f":
+            raise ValueError(f"dtype: got {self.dtype}, expected float32 or float64 without words")
+        if self.words is not None and self.dtype != self.words.sums:
+            raise ValueError(
+                f"dtype: got {self.dtype}, expected {self.words.sums} for words {self.words}"
+            )
+        if self.function is not None and self.dtype.kind == "i":
+            raise ValueError(f"function: got {self.function}, expected None for {self.dtype}")
 
     @property
     def MR(self) -> int:
@@ -163,6 +188,9 @@ class Microkernel(Kernel):
         else:
             first = [e.load(bias, v * e.lanes) for v in range(self.NV)]
             starts = [first[v] for _ in range(self.MR) for v in range(self.NV)]
+        dot, count = dot_of(self.isa, self.words), self.MR * self.NV
+        if dot.corrects:
+            starts += [e.zeros] * self.NV
 
         def step(index: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
             vector, broadcast, *sums = carried
@@ -187,16 +215,22 @@ class Microkernel(Kernel):
                 e.load(vector_at, column, self.lanes[v] if self.lanes else None)
                 for v, column in enumerate(self.columns)
             ]
+            ready = [dot.ready_vector(e, vector_loaded) for vector_loaded in loaded]
             results = []
             for i, row in enumerate(self.rows):
-                item = e.broadcast(broadcast_at, row)
-                for v, vector_loaded in enumerate(loaded):
-                    results.append(e.multiply_add(item, vector_loaded, sums[i * self.NV + v]))
+                item = dot.ready_broadcast(e, e.broadcast(broadcast_at, row))
+                for v, operand in enumerate(ready):
+                    results.append(dot.add(e, sums[i * self.NV + v], operand, item))
+            if dot.corrects:
+                corrections = zip(sums[count:], ready, strict=True)
+                results += [dot.correction(e, total, operand) for total, operand in corrections]
             vector = e.offset(vector, self.vector_step or 0)
             broadcast = e.offset(broadcast, self.broadcast_step or 0)
             return [vector, broadcast, *results]
 
         _, _, *sums = e.loop(k, step, [vectors, broadcasts, *starts])
+        if dot.corrects:
+            sums = [e.builder.sub(sums[j], sums[count + j % self.NV]) for j in range(count)]
         return [sums[i * self.NV : (i + 1) * self.NV] for i in range(self.MR)]
 
     def _entry(self, e: Emitter, table: ir.Value, index: ir.Value, column: int) -> ir.Value:
@@ -265,7 +299,7 @@ def store_pixels(
             item = e.builder.extract_element(value, e.constant(j, I32))
             if add:
                 there = e.builder.load(pointer, align=e.dtype.itemsize, typ=e.scalar)
-                item = e.builder.fadd(there, item)
+                item = e.add(there, item)
             e.builder.store(epilogue.apply(item), pointer, align=e.dtype.itemsize)
         return
     for part in range(step):
@@ -282,10 +316,13 @@ def store_pixels(
         if add:
             whole = all(chosen)
             there = e.load(target, at) if whole else e.masked_load(target, at, e.mask(chosen))
-            piece = e.builder.fadd(there, piece)
+            piece = e.add(there, piece)
         e.store_chosen(epilogue.apply(piece), target, at, chosen)
 
 
-def rows_max(isa: Isa, NV: int) -> int:
-    """Return the most rows of NV vectors whose sums stay in registers beside the operands."""
-    return min(2 * isa.rows // NV, (isa.registers - NV - (1 if isa.fma else 2)) // NV)
+def rows_max(isa: Isa, NV: int, words: Words | None = None) -> int:
+    """Return the most rows of NV vectors whose sums stay in registers beside the operands.
+
+    0 where not even one row would.
+    """
+    return max(0, min(2 * isa.rows // NV, dot_of(isa, words).rows(isa, NV)))

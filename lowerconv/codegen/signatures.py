@@ -1,8 +1,9 @@
 """Signatures of emitted functions: each serves the emitter, the callers and the tracer.
 
 Every emitted function returns nothing and takes 64-bit integers: addresses, extents, and distances
-in items of the dtype unless bytes are said.  A caller passes one of these tuples, so that a missing
-or misspelt argument is an error when the caller is compiled, and not a wild address when it runs.
+in items of the dtype unless bytes are said; words of reduced precision (`dots`) are such items.  A
+caller passes one of these tuples, so that a missing or misspelt argument is an error when the
+caller is compiled, and not a wild address when it runs.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ import pytest
 
 import lowerconv
 from lowerconv.codegen import packing
-from lowerconv.codegen.isa import ISAS
+from lowerconv.codegen.isa import ISAS, host_extensions
 from lowerconv.machine.features import instruction_set
 
 ORDER = ("avx512", "avx2", "sse")
@@ -31,7 +31,14 @@ DTYPES = [np.dtype("float32"), np.dtype("float64")]
 # Elsewhere than on Linux there are no guard pages, but results can be right or wrong.
 PLACES = ("at-start", "at-end") if sys.platform == "linux" else ("anywhere",)
 
-by_isa = pytest.mark.parametrize("isa", [ISAS[name] for name in HOST], ids=HOST)
+HOST_ISAS = [ISAS[name] for name in HOST]
+# ... and with the extensions that this CPU has, for words; "generic" multiplies those its own way.
+EXTENDED = {isa.name: isa for isa in [*HOST_ISAS, ISAS["generic"]]}
+EXTENDED |= {
+    isa.name: isa for isa in (isa.extended(*host_extensions(isa.name)) for isa in HOST_ISAS)
+}
+
+by_isa = pytest.mark.parametrize("isa", HOST_ISAS, ids=HOST)
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
@@ -65,11 +72,13 @@ def run(job: Job, guarded: Any) -> np.ndarray:
     else:
         address = job.kernel.address()
     words: list[int] = []
+    dtype = job.arguments[job.result].dtype
     kept, result = [], None  # arrays live as long as their addresses
     for i, argument in enumerate(job.arguments):
         if isinstance(argument, np.ndarray):
             # The helper fills what is beside an array with NaN: so offsets come as if they were.
-            array = argument.view(np.float32) if argument.dtype.kind == "i" else argument.copy()
+            array = argument.view(np.float32) if argument.dtype.kind in "iu" else argument
+            array = array.copy()
             if job.place != "anywhere":
                 array = guarded(array, job.place, read_only=i != job.result)
             kept.append(array)
@@ -79,7 +88,7 @@ def run(job: Job, guarded: Any) -> np.ndarray:
         words.append(argument)
     ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * len(words))(address)(*words)
     assert result is not None
-    return result.copy()
+    return result.view(dtype).copy()
 
 
 def call(jobs: list[Job]) -> list[np.ndarray]:

@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 
+from lowerconv.codegen.dots import BF16, F16, S8_S8, S8_U8, U8_S8, WORDS
 from lowerconv.codegen.isa import ISAS
 from lowerconv.codegen.microkernel import Microkernel, rows_max
 
@@ -41,7 +42,7 @@ def loop_of(assembly, wanted):
 
 def registers(line, isa):
     """Return the widths in bits of the vector registers that an instruction names."""
-    if isa.name == "neon":
+    if isa.name.startswith("neon"):
         lanes = re.findall(r"\bv\d+\.(\d+)([bhsd])\b", line)  # v3.s[0] is a broadcast of a lane
         return [int(count) * {"b": 8, "h": 16, "s": 32, "d": 64}[kind] for count, kind in lanes]
     return [{"x": 128, "y": 256, "z": 512}[kind] for kind in re.findall(r"%([xyz])mm\d+", line)]
@@ -49,7 +50,7 @@ def registers(line, isa):
 
 def destination(line, isa):
     names = re.findall(r"\bv\d+|%[xyz]mm\d+", line)
-    return names[0] if isa.name == "neon" else names[-1]
+    return names[0] if isa.name.startswith("neon") else names[-1]
 
 
 def tiles(isa):
@@ -60,19 +61,21 @@ def tiles(isa):
     return sorted(few | {(min(28, rows_max(isa, NV)), NV) for NV in (1, 2, 3, 4, 6)})
 
 
-def filters_feed(isa, dtype, MR, NV, paired):
+def filters_feed(isa, dtype, MR, NV, paired, words=None):
     """Vectors of filters from a panel, pixels broadcast from a row of the image, two apart."""
     VL = isa.lanes(dtype)
     rows, columns = tuple(2 * i for i in range(MR)), tuple(v * VL for v in range(NV))
     step = None if paired else NV * VL
-    return Microkernel(isa, dtype, rows, columns, None, step, "columns", ahead=0 if paired else MR)
+    ahead = 0 if paired else MR
+    return Microkernel(isa, dtype, rows, columns, None, step, "columns", ahead=ahead, words=words)
 
 
-def pixels_feed(isa, dtype, MR, NV, paired):
+def pixels_feed(isa, dtype, MR, NV, paired, words=None):
     """Vectors of pixels from a row of the image, filters broadcast from where they are."""
     VL = isa.lanes(dtype)
     rows, columns = tuple(576 * i for i in range(MR)), tuple(v * VL for v in range(NV))
-    return Microkernel(isa, dtype, rows, columns, None if paired else 1, None, "rows")
+    step = None if paired else 1
+    return Microkernel(isa, dtype, rows, columns, step, None, "rows", words=words)
 
 
 @pytest.mark.parametrize("paired", [False, True], ids=["one-table", "two-tables"])
@@ -109,3 +112,75 @@ def test_a_tile_too_large_spills():
         kernel = filters_feed(isa, np.dtype("float32"), isa.registers, 2, False)
         body = loop_of(kernel.assembly(), MULTIPLY_ADD[name][0])
         assert any(re.search(STACK.get(name, r"\(%rsp"), line) for line in body)
+
+
+PMADDWD, INTEGERS = r"\bv?pmaddwd\b", (S8_U8, U8_S8, S8_S8)
+VPDPBUSD, FMLA = r"\bvpdpbusd\b", r"\bfmla\b"
+# The instruction of each of the words on each instruction set, and how many there are for a sum
+# and step; with a correction there is one more for each vector.  Left out is f16 on SSE: unpacking
+# it takes so many registers that every tile spills.
+DOTS = [
+    ("avx512+avx512bf16", (BF16,), r"\bvdpbf16ps\b", 1, 0),
+    ("avx512+avx512vnni", (S8_U8, U8_S8), VPDPBUSD, 1, 0),
+    ("avx512+avx512vnni", (S8_S8,), VPDPBUSD, 1, 1),
+    ("avx2+avxvnni", (S8_U8, U8_S8), VPDPBUSD, 1, 0),
+    ("avx2+avxvnni", (S8_S8,), VPDPBUSD, 1, 1),
+    ("neon+bf16", (BF16,), r"\bbfdot\b", 1, 0),
+    ("neon+i8mm", (S8_U8, U8_S8), r"\busdot\b", 1, 0),
+    ("neon+dotprod", (S8_S8,), r"\bsdot\b", 1, 0),
+    ("neon+dotprod", (S8_U8,), r"\bsdot\b", 1, 1),
+    ("neon+dotprod", (U8_S8,), r"\budot\b", 1, 1),
+    ("avx512", (BF16, F16), X86_FMA, 2, 0),
+    ("avx2", (BF16, F16), X86_FMA, 2, 0),
+    ("sse", (BF16,), r"\bmulps\b", 2, 0),
+    ("neon", (BF16, F16), FMLA, 2, 0),
+    ("avx512", INTEGERS, PMADDWD, 2, 0),
+    ("avx2", INTEGERS, PMADDWD, 2, 0),
+    ("sse", INTEGERS, PMADDWD, 2, 0),
+    ("neon", INTEGERS, r"\bmla\b", 4, 0),
+]
+
+
+@pytest.mark.parametrize("feed", [filters_feed, pixels_feed])
+@pytest.mark.parametrize(
+    ("name", "words", "wanted", "each", "corrections"),
+    [(name, words, *rest) for name, several, *rest in DOTS for words in several],
+    ids=[f"{name}-{'-'.join(words)}" for name, several, *_ in DOTS for words in several],
+)
+def test_the_loop_of_words_has_their_instruction(name, words, wanted, each, corrections, feed):
+    base, *extensions = name.split("+")
+    isa = ISAS[base].extended(*extensions)
+    tried = 0
+    for NV in (1, 2, 3, 4, 6):
+        MR = min(28, rows_max(isa, NV, words))
+        if not MR:
+            continue
+        tile = f"{MR} x {NV}"
+        body = loop_of(feed(isa, words.sums, MR, NV, False, words).assembly(), wanted)
+        assert not [line for line in body if re.search(STACK.get(base, r"\(%rsp"), line)], tile
+        products = [line for line in body if re.search(wanted, line)]
+        assert len(products) == each * MR * NV + corrections * NV, f"{tile}: {len(products)}"
+        for line in products:
+            assert set(registers(line, isa)) == {isa.bits}, f"{tile}: {line}"
+        assert not [line for line in body if re.search(r"pmaddubsw|\bcall|\bbl\b", line)], tile
+        if each == 1:  # little else: a load for each operand, and a change of it where signs differ
+            others = len(body) - len(products)
+            assert others <= 2 * NV + (2 + corrections) * MR + 10, f"{tile}: {others} others"
+        tried += 1
+    assert tried >= 2
+
+
+def test_extensions_leave_the_code_of_numbers_alone():
+    for name in ("avx512+avx512vnni+avx512bf16", "avx2+avxvnni", "neon+dotprod+i8mm+bf16"):
+        base, *extensions = name.split("+")
+        plain, extended = ISAS[base], ISAS[base].extended(*extensions)
+        assert extended.name == name
+        for dtype in map(np.dtype, ("float32", "float64")):
+            kernels = [filters_feed(isa, dtype, 3, 2, True) for isa in (plain, extended)]
+            assert str(kernels[0].build()) == str(kernels[1].build())
+
+
+def test_every_word_has_code_everywhere():
+    for isa in ISAS.values():
+        for words in WORDS:
+            assert filters_feed(isa, words.sums, 2, 1, False, words).assembly()

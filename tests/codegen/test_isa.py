@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lowerconv.codegen import isa as simd
-from lowerconv.codegen.isa import ISAS, host_isa
+from lowerconv.codegen.isa import EXTENSIONS, ISAS, host_isa, host_isa_extended
 from lowerconv.machine.features import instruction_set
 
 by_isa = pytest.mark.parametrize("isa", ISAS.values(), ids=ISAS)
@@ -14,16 +14,26 @@ by_isa = pytest.mark.parametrize("isa", ISAS.values(), ids=ISAS)
 def fresh(monkeypatch):
     """Ask anew in each test, and again after it."""
     monkeypatch.delenv("LOWERCONV_ISA", raising=False)
-    host_isa.cache_clear()
+    forget()
     yield
     monkeypatch.undo()
+    forget()
+
+
+def forget():
     host_isa.cache_clear()
+    host_isa_extended.cache_clear()
 
 
 @pytest.fixture
 def on_cpu(monkeypatch):
     """Return a function that makes this CPU look like another."""
-    return lambda name: monkeypatch.setattr(simd, "instruction_set", lambda: name)
+
+    def pretend(name, *features):
+        monkeypatch.setattr(simd, "instruction_set", lambda: name)
+        monkeypatch.setattr(simd, "host_features", lambda: dict.fromkeys(features, True))
+
+    return pretend
 
 
 @by_isa
@@ -64,7 +74,7 @@ def test_narrower_ones_can_be_asked_for(cpu, on_cpu, monkeypatch):
     assert host_isa() is ISAS[cpu]
     for name in USABLE[cpu]:
         monkeypatch.setenv("LOWERCONV_ISA", f" {name.upper()}")
-        host_isa.cache_clear()
+        forget()
         assert host_isa() is ISAS[name]
 
 
@@ -91,6 +101,52 @@ def test_others_are_refused(cpu, name, on_cpu, monkeypatch):
     expected = str(refused.value).partition("expected")[2]
     assert all(repr(usable) in expected for usable in USABLE[cpu])
     assert repr(name) not in expected
+
+
+@pytest.mark.parametrize("name", EXTENSIONS)
+def test_extensions_are_named_and_asked_for(name):
+    known = EXTENSIONS[name]
+    every = ISAS[name].extended(*reversed(known))
+    assert every == ISAS[name].extended(*known) == every.extended(*known)
+    assert every.name == "+".join((name, *known)) and every.extensions == known
+    for one in known:
+        isa = every.extended(one)
+        assert isa.extensions == (one,) and f"+{one}" in isa.features.split(",")
+    assert every.extended() == ISAS[name]
+
+
+@pytest.mark.parametrize("name", ["sse", "generic", "avx2"])
+def test_unknown_extensions_are_refused(name):
+    with pytest.raises(ValueError, match=rf"names: got 'dotprod', expected of '{name}': "):
+        ISAS[name].extended("dotprod")
+
+
+def test_the_extensions_of_this_cpu_are_used(on_cpu, monkeypatch):
+    """All, unless an instruction set is named; float32 and float64 never use them."""
+    features = "avx512bf16", "avx512vnni", "avxvnni"
+    asked = {
+        "": "avx512+avx512vnni+avx512bf16",
+        "avx512": "avx512",
+        "AVX512+avx512bf16": "avx512+avx512bf16",
+        "avx2+avxvnni": "avx2+avxvnni",
+        "sse": "sse",
+    }
+    for value, name in asked.items():
+        on_cpu("avx512", *features)
+        monkeypatch.setenv("LOWERCONV_ISA", value)
+        forget()
+        assert host_isa_extended().name == name
+        assert host_isa() is ISAS[name.partition("+")[0]]
+
+
+@pytest.mark.parametrize("value", ["avx512+avx512bf16", "avx512+", "avx2+avx512vnni", "sse+fma"])
+def test_extensions_that_are_not_there_are_refused(value, on_cpu, monkeypatch):
+    on_cpu("avx512", "avx512vnni")
+    monkeypatch.setenv("LOWERCONV_ISA", value)
+    for ask in (host_isa, host_isa_extended):
+        with pytest.raises(ValueError) as refused:
+            ask()
+        assert f"LOWERCONV_ISA: got '{value}', expected extensions of" in str(refused.value)
 
 
 def test_a_refusal_reaches_whoever_convolves(monkeypatch):
