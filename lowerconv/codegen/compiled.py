@@ -66,7 +66,8 @@ def njit(*, cache: bool = False, **options: Any) -> Callable[[Callable[..., Any]
     def decorate(function: Callable[..., Any]) -> Any:
         if _CONFIG.DISABLE_JIT:
             return _refused(function)
-        dispatcher = numba.njit(**options)(function)
+        # Not said, it is that of the function whose compilation comes first to call this one.
+        dispatcher = numba.njit(**{"fastmath": False, **options})(function)
         if cache:
             dispatcher._cache = Cache(function)
         return dispatcher

@@ -286,3 +286,35 @@ print("compiled:", *compiled)
 """
     python("-c", code, str(tmp_path / "one"))
     assert python("-c", code, str(tmp_path / "two")).splitlines()[-1] == "compiled:"
+
+
+FIRST_CALLER = """
+import numpy as np
+from lowerconv.codegen.compiled import internal, njit
+
+@internal
+def sum_of(v):
+    total = np.float32(0)
+    for i in range(v.size):
+        total += v[i]
+    return total
+
+@njit(fastmath={"reassoc"})
+def loosely(v):
+    return sum_of(v)
+
+@njit()
+def strictly(v):
+    return sum_of(v)
+
+v = np.random.default_rng(0).standard_normal(100_003).astype(np.float32)
+expected = np.float32(0)
+for number in v:
+    expected += number
+print(loosely(v) == expected, strictly(v) == expected)
+"""
+
+
+def test_what_a_caller_may_reorder_is_not_reordered_in_what_it_calls():
+    # numba's own functions take `fastmath` from the caller that is compiled first.
+    assert python("-c", FIRST_CALLER) == "True True"
