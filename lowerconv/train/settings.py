@@ -206,7 +206,8 @@ def resolve(
     given = {name: value for name, value in given.items() if value is not None}
     if "augment" in given:  # in one spelling, which a resumed run is compared with
         given["augment"] = str(Augment.parse(str(given["augment"]))) or None
-    names = [field.name for field in fields(Settings)]
+    # Those of `Quantization`, from which they are inherited, last.
+    names = [field.name for field in sorted(fields(Settings), key=lambda field: field.kw_only)]
     for name in given:
         if name not in names:
             raise TypeError(f"{name}: no such setting, expected one of {', '.join(names)}")
