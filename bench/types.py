@@ -138,8 +138,12 @@ def tile(isa: Isa, words: Words | None, MR: int, NV: int, k: int) -> Loop:
     kernel = Microkernel(isa, dtype, tuple(range(MR)), columns, None, NR, "columns", words=words)
     e = Emitter.function("repeat", Repeat, isa, dtype)
     turns, address, *arguments = e.arguments
-    e.loop(turns, lambda *_: e.call(address, arguments))
-    repeat = load_once(e.finish(), isa, "repeat")
+
+    def again(_: ir.Value, carried: list[ir.Value]) -> None:
+        e.call(address, arguments)
+
+    e.loop(turns, again)
+    repeat, code = load_once(e.finish(), isa, "repeat"), kernel.address()
     table = np.random.default_rng(0).integers(0, SPREAD, k).astype(np.int32)
     panel, image = items(words, k * NR), items(words, SPREAD + MR)
     out, bias = np.zeros(MR * NR, dtype), np.zeros(NR, dtype)
@@ -149,7 +153,7 @@ def tile(isa: Isa, words: Words | None, MR: int, NV: int, k: int) -> Loop:
 
     def run(turns: int) -> None:
         assert kept  # as long as their addresses
-        call(repeat, turns, kernel.address(), *own)
+        call(repeat, turns, code, *own)
 
     return Loop(run, 2 * numbers(words) * MR * NR * k)
 

@@ -172,6 +172,12 @@ def test_costs_of_calls_and_the_layers_of_googlenet():
     assert len(lines) == 2 and all(line.endswith(" us") for line in lines)
 
 
+def test_types():
+    printed = run("bench.types", "--k 8 --rounds 1")
+    for text in ("float32", "bf16", "f16", "s8 x u8", "s8 x s8", "share"):
+        assert text in printed
+
+
 def test_a_network_that_threads_share():
     printed = run(
         "bench.shared_network", "--models lenet --batches 2 --rounds 1 --seconds 0.05", absent=PEERS

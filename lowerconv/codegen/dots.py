@@ -25,7 +25,8 @@ Where there are no dot products of bytes, they are widened to 16 bits, multiplie
 them for some signs only.  For others the broadcast word b becomes b' = b xor 0x80 in every byte,
 which read with the other sign is b + 128 or b - 128: b' is b minus 0x80 as the instruction reads
 that.  So the dot product of v and b is that of v and b' minus that of v and 0x80; the last one is
-the same in all rows, and is summed once for each vector.
+the same in all rows, and is summed once for each vector.  Where vectors are constant, as filters
+are, it may be summed in advance, and the faster s8 x u8 be used with broadcasts plus 128.
 
 References
 ----------

@@ -207,7 +207,9 @@ def resolve(
     if "augment" in given:  # in one spelling, which a resumed run is compared with
         given["augment"] = str(Augment.parse(str(given["augment"]))) or None
     # Those of `Quantization`, from which they are inherited, last.
-    names = [field.name for field in sorted(fields(Settings), key=lambda field: field.kw_only)]
+    names = [
+        field.name for field in sorted(fields(Settings), key=lambda field: field.kw_only is True)
+    ]
     for name in given:
         if name not in names:
             raise TypeError(f"{name}: no such setting, expected one of {', '.join(names)}")

@@ -10,7 +10,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from lowerconv.codegen.dots import BF16, F16, S8_S8, S8_U8, U8_S8, WORDS, Words
+from lowerconv.codegen.dots import BF16, F16, S8_S8, S8_U8, U8_S8, WORDS, Words, dot_of
 from lowerconv.codegen.epilogue import Function
 from lowerconv.codegen.isa import ISAS
 from lowerconv.codegen.microkernel import Microkernel, rows_max
@@ -23,7 +23,14 @@ HALVES = (BF16, F16)
 INTEGERS = (S8_U8, U8_S8, S8_S8)
 
 by_isa = pytest.mark.parametrize("isa", EXTENDED.values(), ids=EXTENDED)
-by_words = pytest.mark.parametrize("words", WORDS, ids="-".join)
+by_isa_and_words = pytest.mark.parametrize(  # without those that extensions change nothing for
+    ("isa", "words"),
+    [
+        pytest.param(isa, words, id=f"{isa.name}-{'-'.join(words)}")
+        for isa, words in product(EXTENDED.values(), WORDS)
+        if not isa.extensions or dot_of(isa, words) != dot_of(isa.extended(), words)
+    ],
+)
 
 
 def flushes(isa, words):
@@ -31,23 +38,20 @@ def flushes(isa, words):
     return words == BF16 and any("bf16" in name for name in isa.extensions)
 
 
-@by_words
-@by_isa
+@by_isa_and_words
 def test_small_tiles_and_the_largest(isa, words, rng):
     """Everything else about the tiles is drawn."""
     most = [(rows, NV) for NV in (1, 2, 3) if (rows := rows_max(isa, NV, words))]
-    tiles = [(1, 1), (2, 3), (rng.randint(3, 5), rng.randint(1, 3)), (1, 5), *most]
-    tiles += [(most[1][0] + 1, most[1][1])]  # it may spill, and is right
-    kernels = [
-        random_kernel(rng, isa, words.sums, *tile, store, words)
-        for tile, store in product(tiles, STORES)
-    ]
+    tiles = [(tile, store) for tile in ((1, 1), most[-1]) for store in STORES]
+    tiles += [((rng.randint(2, 5), rng.randint(1, 3)), store) for store in STORES]
+    tiles += [(tile, rng.choice(STORES)) for tile in most[:-1]]
+    tiles += [((most[-1][0] + 2, most[-1][1]), rng.choice(STORES))]  # may spill, and is right
+    kernels = [random_kernel(rng, isa, words.sums, *tile, store, words) for tile, store in tiles]
     check(rng, kernels, calls=5)
 
 
 @pytest.mark.long
-@by_words
-@by_isa
+@by_isa_and_words
 def test_every_tile(isa, words, rng):
     tiles = [(MR, NV) for NV in (1, 2, 3, 4, 6) for MR in range(1, rows_max(isa, NV, words) + 1)]
     for store in STORES:
@@ -55,7 +59,7 @@ def test_every_tile(isa, words, rng):
         check(rng, kernels, calls=4)
 
 
-@by_words
+@pytest.mark.parametrize("words", [F16, U8_S8], ids="-".join)
 @by_isa
 def test_every_feed(isa, words, rng):
     choices = product(STORES, (None, 5), (None, 3))
@@ -124,7 +128,10 @@ def product_of(isa, words, vectors, broadcasts, bias=None, out=None):
     out = np.zeros((rows, lanes), words.sums) if out is None else out
     table = np.zeros(2, np.int32)
     arguments = [k, vectors.ravel(), broadcasts.ravel(), table, out.ravel(), lanes, bias]
-    return Job(f"{kernel}", kernel, [*arguments, rows, mode], 4, PLACES[0])
+    return Job(f"{kernel} {k=}", kernel, [*arguments, rows, mode], 4, PLACES[0])
+
+
+ISAS_HERE = tuple(EXTENDED.values())
 
 
 def word(*numbers):
@@ -132,8 +139,7 @@ def word(*numbers):
 
 
 @pytest.mark.parametrize("words", INTEGERS, ids="-".join)
-@by_isa
-def test_extremes_of_bytes_do_not_saturate(isa, words):
+def test_extremes_of_bytes_do_not_saturate(words):
     """Every pair of extremes, alone in a word, beside others, and in all four places of it."""
     kinds = {"s8": (-128, -127, -1, 0, 1, 127), "u8": (0, 1, 127, 128, 254, 255)}
     most = {"s8": -128, "u8": 255}
@@ -146,28 +152,26 @@ def test_extremes_of_bytes_do_not_saturate(isa, words):
 
     vectors = np.resize(column(words.vector), 16)
     broadcasts = column(words.broadcast)
+    one = numbers(broadcasts, words.broadcast) @ numbers(vectors, words.vector).T
     jobs, right = [], []
-    for k in (1, 2, 1000):
+    for isa, k in product(ISAS_HERE, (1, 2, 1000)):
         a, b = np.tile(vectors, (k, 1)), np.tile(broadcasts, (k, 1))
         jobs.append(product_of(isa, words, a, b))
-        one = numbers(broadcasts, words.broadcast) @ numbers(vectors, words.vector).T
-        right.append((k * one).astype(np.int64))
-    for job, got, want in zip(jobs, call(jobs), right, strict=True):
-        assert np.abs(want).max() < 2**31
-        np.testing.assert_array_equal(got.reshape(want.shape), want, err_msg=job.name)
+        right.append((k * one).astype(np.int64).ravel())
+        assert np.abs(right[-1]).max() < 2**31
+    compare(jobs, right)
 
 
 @pytest.mark.parametrize("words", INTEGERS, ids="-".join)
-@by_isa
-def test_integers_wrap_around(isa, words):
+def test_integers_wrap_around(words):
     """Sums that leave int32 are right but for a multiple of 2**32."""
     ones, most = word(1, 1, 1, 1), word(-128, -128, -128, -128)  # 128 as u8
     vectors, broadcasts = np.full((3, 16), ones, np.uint32), np.full((3, 2), most, np.uint32)
     each = int((numbers(broadcasts, words.broadcast) @ np.ones(4)).ravel()[0])
     start = np.array([2**31 - 1, -(2**31)], np.int32)
-    got = call([product_of(isa, words, vectors, broadcasts, start)])[0].reshape(2, 16)
-    want = (start.astype(np.int64) + 3 * each).astype(np.int32)
-    np.testing.assert_array_equal(got, np.broadcast_to(want[:, None], (2, 16)))
+    want = np.repeat((start.astype(np.int64) + 3 * each).astype(np.int32), 16)
+    jobs = [product_of(isa, words, vectors, broadcasts, start) for isa in ISAS_HERE]
+    compare(jobs, [want] * len(jobs))
 
 
 def random_halves(rng, words, shape, low=-8, high=8):
@@ -179,8 +183,7 @@ def random_halves(rng, words, shape, low=-8, high=8):
 
 
 @pytest.mark.parametrize("words", HALVES, ids="-".join)
-@by_isa
-def test_sums_are_within_the_bounds_of_rounding(isa, words, rng):
+def test_sums_are_within_the_bounds_of_rounding(words, rng):
     """``|error| <= n u / (1 - n u) sum |a| |b|``: n additions, each rounded to 24 bits.
 
     After N. J. Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1.  Arm's bfdot
@@ -190,7 +193,7 @@ def test_sums_are_within_the_bounds_of_rounding(isa, words, rng):
     print(f"seed of numpy {seed}")
     draw = np.random.default_rng(seed)
     jobs, exact, bounds = [], [], []
-    for k in (1, 7, 300):
+    for isa, k in product(ISAS_HERE, (1, 7, 300)):
         vectors = random_halves(draw, words, (k, 16))
         broadcasts = random_halves(draw, words, (k, 3))
         bias, out = draw.standard_normal(3), draw.standard_normal((3, 16))
@@ -202,8 +205,8 @@ def test_sums_are_within_the_bounds_of_rounding(isa, words, rng):
         sizes = np.einsum("kvi,kbi->bv", abs(a), abs(b)) + abs(bias)[:, None] + abs(out)
         n = (2 * k + 1) * 2.0 ** (-23 if isa.name.startswith("neon") else -24)
         bounds.append(n / (1 - n) * sizes)
-    for got, want, bound in zip(call(jobs), exact, bounds, strict=True):
-        assert (abs(got.reshape(want.shape) - want) <= bound).all()
+    for job, got, want, bound in zip(jobs, call(jobs), exact, bounds, strict=True):
+        assert (abs(got.reshape(want.shape) - want) <= bound).all(), job.name
         assert (got.reshape(want.shape) != want).any()  # numbers that need rounding were drawn
 
 
@@ -230,13 +233,12 @@ def codes(words):
 
 
 @pytest.mark.parametrize("words", HALVES, ids="-".join)
-@by_isa
-def test_numbers_that_are_not_ordinary(isa, words):
+def test_numbers_that_are_not_ordinary(words):
     """One times each, in the first and in the second place; NaN and infinity are as in float32."""
     every = codes(words)
     jobs, right = [], []
     one = int(words_of([1, 0], words.vector)[0])
-    for shift in (0, 16):
+    for isa, shift in product(ISAS_HERE, (0, 16)):
         value = numbers(every, words.vector)[:, 0]
         if flushes(isa, words):
             value = np.where(abs(value) < 2.0**-126, 0, value)
@@ -244,36 +246,33 @@ def test_numbers_that_are_not_ordinary(isa, words):
             some = (every[start : start + 128] << shift).reshape(1, -1)
             jobs.append(product_of(isa, words, some, np.array([[one << shift]], np.uint32)))
             right.append(value[start : start + 128])  # all are float32's
-    for job, got, want in zip(jobs, call(jobs), right, strict=True):
-        np.testing.assert_array_equal(got, want, err_msg=job.name)
+    compare(jobs, right)
 
 
 SPECIAL = [np.nan, -np.inf, np.inf, -1.0, -0.0, 0.0, 1.0, 3e-5]
 
 
 @pytest.mark.parametrize("words", HALVES, ids="-".join)
-@by_isa
-def test_products_that_are_not_ordinary(isa, words):
+def test_products_that_are_not_ordinary(words):
     """Infinity times zero, infinities that meet, in both places of a word."""
-    values = list(product(SPECIAL, repeat=2))
-    vectors = words_of(np.ravel(values), words.vector).reshape(1, -1)
-    broadcasts = words_of(np.ravel(values), words.vector).reshape(1, -1)[:, ::7]
-    got = call([product_of(isa, words, vectors, broadcasts)])[0]
+    values = np.ravel(list(product(SPECIAL, repeat=2)))
+    vectors = words_of(values, words.vector).reshape(1, -1)
+    broadcasts = vectors[:, ::7]
     a, b = numbers(vectors.ravel(), words.vector), numbers(broadcasts.ravel(), words.vector)
+    want = np.zeros((len(b), len(a)), np.float32)
     with np.errstate(invalid="ignore"):
-        want = np.zeros((len(b), len(a)), np.float32)
         for i in (1, 0):
             want = (b[:, None, i] * a[:, i] + want).astype(np.float32)
-    np.testing.assert_array_equal(got.reshape(want.shape), want)
+    jobs = [product_of(isa, words, vectors, broadcasts) for isa in ISAS_HERE]
+    compare(jobs, [want.ravel()] * len(jobs))
 
 
-@by_isa
-def test_denormal_sums_of_bf16(isa):
+def test_denormal_sums_of_bf16():
     """Kept, but for the instructions that make zeros of them."""
     vectors = words_of([2.0**-70, 0] * 16, "bf16").reshape(1, 16)
     broadcasts = words_of([2.0**-65, 0], "bf16").reshape(1, 1)
-    got = call([product_of(isa, BF16, vectors, broadcasts)])[0]
-    assert (got == (0 if flushes(isa, BF16) else 2.0**-135)).all()
+    jobs = [product_of(isa, BF16, vectors, broadcasts) for isa in ISAS_HERE]
+    compare(jobs, [[0 if flushes(isa, BF16) else 2.0**-135] * 16 for isa in ISAS_HERE])
 
 
 @by_isa
