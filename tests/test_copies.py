@@ -49,7 +49,7 @@ PLAIN = """
     parallel.trace.chrome.Transfer parallel.trace.clocks.Alignment parallel.trace.clocks.Reading
     parallel.trace.summary.Summary runtime.records.Operands train.checkpoint.Checkpoint
     nn.convolution.WindowArguments nn.optim.optimizer.Weights ops.activate.Activation
-    codegen.epilogue.Function ops.transpose.Gather
+    codegen.dots.Dot codegen.dots.Words codegen.epilogue.Function ops.transpose.Gather
     ops.fixed_point.Rounding quant.fixed_point.FixedPoint quant.fixed_point.RoundedUpdates
     quant.options.Quantization train.inputs.Inputs train.loop.EpochCounts train.metrics.EpochMetrics
     train.settings.Settings
