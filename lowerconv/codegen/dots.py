@@ -79,6 +79,7 @@ class _BFloat(ir.Type):
         return "bfloat"
 
 
+@dataclass(frozen=True)
 class Dot:
     """How one step multiplies; this one numbers as they are."""
 
