@@ -46,7 +46,7 @@ JOBS, ASLEEP = 0, 1  # in the line of a worker, or of any counter that threads w
 FIRST_LINE = 2  # that of worker 0, which has none: the others follow
 
 LAUNCH_ARGUMENTS = ("state", "function", "job", "workers", "frame_bytes")
-SPIN = 100e-6  # seconds that a thread looks before it sleeps; calls of a network are 5 to 50 apart
+SPIN = 100e-6  # seconds that a thread looks before it sleeps; layers begin 5 to 50 us apart
 NAP = 200  # microseconds, where threads cannot wait for memory
 SYS_FUTEX = {"x86_64": 202, "amd64": 202, "aarch64": 98, "arm64": 98, "riscv64": 98}
 FUTEX_WAIT, FUTEX_WAKE, PRIVATE = 0, 1, 128

@@ -283,13 +283,14 @@ class ConvPlan:
         p = self.problem
         (top, bottom), (left, right) = p.padding
         m, n, k = p.gemm_shape(self.op)
+        times = f", {p.groups} times" if p.groups > 1 else ""
         lines = {
             "pass": self.op,
             "image": f"N={p.N} C={p.C} H={p.H} W={p.W}, {p.dtype}",
             "filters": f"K={p.K} R={p.R} S={p.S}, stride {p.stride}, dilation {p.dilation}, "
             f"padding {top, bottom}, {left, right}, groups {p.groups}",
             "output": f"P={p.P} Q={p.Q}, {p.flops / 1e6:,.1f} MFLOP",
-            "as a GEMM": f"m={m} n={n} k={k}" + (f", {p.groups} times" if p.groups > 1 else ""),
+            "im2col product": f"m={m} n={n} k={k}{times}",
             "algorithm": f"{self.algorithm}: {self.reason}",
             "threads": str(self.threads),
             "workspace": f"{self.workspace_bytes:,} bytes for all threads",

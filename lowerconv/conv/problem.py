@@ -122,7 +122,9 @@ class ConvProblem:
         dw = dy . col(x)^T      K/g     CRS/g   NPQ
         ======================  ======  ======  ======
 
-        The macro-kernels compute its transpose: pixels are their m, filters their n.
+        In the macro-kernels m, n and k are others.  Forward is computed transposed: pixels are m,
+        filters n.  Input gradients are computed as a convolution of dy: pixels of dx are m, C/g is
+        n, and k has K R S/g.  Weight gradients: taps are m, filters n, pixels k.
         """
         filters = self.K // self.groups
         taps = self.C // self.groups * self.R * self.S

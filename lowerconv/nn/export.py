@@ -249,7 +249,8 @@ def save_onnx(
     except ImportError:
         raise ImportError(HINT) from None
     graph = Graph(module, x_shape, dtype, False)
-    missing = sorted({repr(n.layer) for n in graph.nodes if _form_of(n.layer) is None})
+    foreign = [node for node in graph.nodes if _form_of(node.layer) is None]
+    missing = sorted({f"{node.name!r} ({type(node.layer).__name__})" for node in foreign})
     if missing:
         raise ValueError(f"layers: got {', '.join(missing)}, which have no form in ONNX")
     inputs = ["x"] if len(graph.inputs) == 1 else [f"x_{i}" for i in range(len(graph.inputs))]

@@ -71,7 +71,7 @@ class ParallelOptions:
     owt_chunks : int, optional
         Pieces of a batch in scheme c; by default as many as ranks.
     owt_updates : int
-        How often a step updates the layers behind the border.
+        How often a step updates the layers after the border.
     staleness : int
         Steps by which gradients may be late.
     servers : int, optional
@@ -132,7 +132,7 @@ class ParallelOptions:
         None, Number(int, 1), "pieces of a batch in scheme c; default: as many as ranks", "K"
     )
     owt_updates: int = argument(
-        1, Number(int, 1), "updates of the layers behind the border in each step; default: 1", "K"
+        1, Number(int, 1), "updates of the layers after the border in each step; default: 1", "K"
     )
     staleness: int = argument(
         1,

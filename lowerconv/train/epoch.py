@@ -38,7 +38,9 @@ def train_and_test(run: RunState, epoch: int, callbacks: Sequence[Callback]) -> 
     for callback in callbacks:
         callback.on_train_epoch_end(epoch)
     run.losses.extend(losses)
-    test = partial(evaluate, strategy.infer, run.test_loader, run.communicator, strategy.copies)
+    test = partial(
+        evaluate, strategy.infer, run.test_loader, run.communicator, strategy.loss_copies
+    )
     test_loss, test_accuracy = test()
     ema_loss, ema_accuracy = None, None
     if run.average is not None:

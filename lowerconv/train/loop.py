@@ -67,9 +67,9 @@ class EpochCounts:
         communicator = strategy.communicator
         losses, samples = self.losses.copy(), self.samples.copy()
         communicator.sum_array(losses)
-        right = communicator.sum_numbers(self.right)[0] / strategy.copies
+        right = communicator.sum_numbers(self.right)[0] / strategy.loss_copies
         if self.complete:
-            return losses / strategy.copies / sizes, round(right)
+            return losses / strategy.loss_copies / sizes, round(right)
         communicator.sum_array(samples)
         # An update that was made by the dead alone has left no trace.
         means = np.divide(losses, samples, out=np.full(len(sizes), np.nan), where=samples > 0)

@@ -28,6 +28,9 @@ SMALL = 10**6  #        multiplications up to which BLAS may do without packing
 class Blocking(NamedTuple):
     """MC filters x NC pixels x KC taps per product; `tasks` pieces of work for the cores.
 
+    Of an input gradient MC is a number of images, and KC a number of taps of all channels too: the
+    rows of its product.
+
     Nothing here depends on the number of threads, and so neither does a bit of the result.
     """
 

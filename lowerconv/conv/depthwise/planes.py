@@ -71,9 +71,9 @@ class Planes(Recorded):
         assert isinstance(kernel, (PlaneKernel, SmallPlaneKernel))
         return {
             "instructions": s.isa.name,
-            "kernel": f"planes: {len(kernel.taps)} taps, rows of {kernel.Q} pixels",
+            "kernel": f"plane by plane: {len(kernel.taps)} taps, rows of {kernel.Q} pixels",
             "source": "padded bands" if s.padded else "in place",
-            "tasks": f"on {s.workers} cores",
+            "tasks": f"{s.tasks} on {s.workers} workers",
         }
 
 

@@ -63,6 +63,12 @@ class PlaneSchedule(Setting):
         return ceil(max(phase.P for phase in self.conv.phases) / self.band)
 
     @property
+    def tasks(self) -> int:
+        """What workers share out: groups of a weight gradient, else bands of all planes."""
+        conv = self.conv
+        return conv.groups if self.gradient else conv.images * conv.groups * self.pieces
+
+    @property
     def rows_at_once(self) -> int:
         """Rows of the result whose sums are kept in registers."""
         return 7 if self.isa.registers >= 32 else 3

@@ -184,11 +184,11 @@ class Forward(Recorded):
             "vectors": f"{s.tiling.vectors}{in_place}",
             "microkernel": f"{kernel.MR} rows x {kernel.NV * s.VL} lanes",
             "tile": f"{pixels} pixels x {s.NR} filters",
-            "source": f"padded bands of {s.band} rows" if s.window.padded else "in place",
+            "source": f"padded bands for {s.band} rows" if s.window.padded else "in place",
             "blocks": f"{s.KC} channels x {s.NC // s.NR} panels of filters",
             "pieces": f"{s.conv.images * s.pieces} of the images, "
             f"{s.conv.groups * s.panels} panels",
-            "cores": f"{s.workers}",
+            "workers": f"{s.workers}",
         }
 
 

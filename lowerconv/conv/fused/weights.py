@@ -161,8 +161,8 @@ class WeightGrad(Recorded):
             "instructions": s.isa.name,
             "microkernel": f"{kernel.MR} taps x {kernel.NV * s.VL} filters",
             "pixels": f"pieces of {pieces}, {'padded' if s.window.padded else 'in place'}",
-            "blocks": f"{s.channel_block} channels x {s.NC // s.NR} panels of filters",
-            "tasks": f"{tasks} on {s.workers} cores",
+            "task": f"{s.channel_block} channels x {s.NC // s.NR} panels of filters",
+            "tasks": f"{tasks} on {s.workers} workers",
         }
         if s.splits > 1:
             lines["splits"] = f"{s.splits} partial sums over the pixels"

@@ -168,9 +168,9 @@ class WinogradForward(Recorded):
             "microkernel": f"{s.MR} tiles x {s.NR} filters",
             "tiles": f"{s.down} x {s.across} of an image, pieces of {piece.together} images x"
             f" {piece.band} x {piece.segment}",
-            "filters are": "transformed once" if s.shares else "transformed for each piece",
+            "transformed filters": "once" if s.shares else "for each piece",
             "blocks": f"{s.KC} channels",
-            "cores": f"{s.workers}",
+            "workers": f"{s.workers}",
         }
 
 

@@ -157,7 +157,7 @@ class WinogradWeightGrad(Recorded):
             "transform": f"{R} x {R} taps of {M} x {M} pixels, {POINTS_2D} products",
             "microkernel": f"{s.MR} channels x {s.NR} filters",
             "tiles": f"{s.down} x {s.across} of an image, {s.room} in a batch",
-            "cores": f"{s.workers}",
+            "workers": f"{s.workers}",
         }
 
 

@@ -43,10 +43,10 @@ class Task:
     done : bool
     times : list of int
         When it was submitted, started and finished, ``time.monotonic_ns()``; as far as it got.
-    aside : bool
+    point_to_point : bool
         Whether it is no collective, but messages between some ranks.
     priority : float or None
-    moved : float
+    waiting_since : float
         When its present wait began, ``time.monotonic()``.
     """
 
@@ -57,12 +57,13 @@ class Task:
         routine: Routine,
         link: Link,
         *,
-        aside: bool = False,
+        point_to_point: bool = False,
         priority: float | None = None,
     ) -> None:
-        self.name, self.nbytes, self.aside, self.priority = name, nbytes, aside, priority
+        self.name, self.nbytes, self.priority = name, nbytes, priority
+        self.point_to_point = point_to_point
         self.times = [time.monotonic_ns()]
-        self.moved = -math.inf
+        self.waiting_since = -math.inf
         self.done = False
         self.error: Exception | None = None
         self._routine, self._link = routine, link
@@ -81,7 +82,7 @@ class Task:
         try:
             while _all_done(self._requests):
                 requests = next(self._routine)
-                self.moved = time.monotonic()
+                self.waiting_since = time.monotonic()
                 if requests is None:
                     break  # at the next move
                 self._requests = requests
@@ -196,12 +197,14 @@ class Engine:
             begins no further messages; one that is ``URGENT`` always does.  By default collectives
             take turns, in the order of submission: the MPI library's own have to.
         """
-        aside = tag is not None
+        point_to_point = tag is not None
         number = TAGS + tag if tag is not None else self._number % TAGS
-        self._number += 0 if aside else 1
+        self._number += 0 if point_to_point else 1
         link = Link(self.comm, number, self.hosts, self._scratch)
-        task = Task(name, nbytes, routine(link), link, aside=aside, priority=priority)
-        (self._waiting if priority is None and not aside else self._free).append(task)
+        task = Task(
+            name, nbytes, routine(link), link, point_to_point=point_to_point, priority=priority
+        )
+        (self._waiting if priority is None and not point_to_point else self._free).append(task)
         if self.threaded:
             self._wake.set()
         else:
@@ -218,17 +221,17 @@ class Engine:
                 ended = [task for task in self._those_to_move() if task.advance()]
                 self._active = [task for task in self._active if not task.done]
                 for task in ended:
-                    if task.aside and task.error is not None:
+                    if task.point_to_point and task.error is not None:
                         self._error = task.error
                     # What lasts as long as others like, and is nobody's message, is not told.
-                    if task.nbytes or not task.aside:
+                    if task.nbytes or not task.point_to_point:
                         self.listener.task_finished(task)
                 if not ended and not self._free:
                     return bool(self._active)
 
     def _begin(self) -> None:
         """Take up what was submitted, where it is its turn."""
-        in_turn = sum(task.priority is None and not task.aside for task in self._active)
+        in_turn = sum(task.priority is None and not task.point_to_point for task in self._active)
         begun = []
         while self._free:
             begun.append(self._free.popleft())
@@ -243,9 +246,9 @@ class Engine:
         idle = time.monotonic() - self.idle_after
         moving = 0
         for task in self._active:
-            if task.aside or task.priority == URGENT or moving < AT_ONCE:
+            if task.point_to_point or task.priority == URGENT or moving < AT_ONCE:
                 yield task
-                moving += not task.aside and not task.done and task.moved > idle
+                moving += not task.point_to_point and not task.done and task.waiting_since > idle
 
     def wait(self, task: Task) -> None:
         """Return when a task is done.

@@ -51,7 +51,7 @@ class NetworkPart(Module):
 
 
 class Front(NetworkPart):
-    """What comes before the border; made by :func:`cut`.
+    """What comes before the border; made by :func:`cut_network`.
 
     Its result is the border; in training those auxiliary results of the network follow that do not
     depend on it.
@@ -77,7 +77,7 @@ class Front(NetworkPart):
 
 
 class Back(NetworkPart):
-    """What comes behind the border; made by :func:`cut`.
+    """What comes after the border; made by :func:`cut_network`.
 
     It takes the border, and returns the network's result; in training those auxiliary results
     follow that depend on the border.
@@ -94,7 +94,7 @@ class Back(NetworkPart):
         self.results = cutting.back_results
 
     def forward(self, *values: Value) -> Value | tuple[Value, ...]:
-        """Record the layers behind the border."""
+        """Record the layers after the border."""
         (v,) = values
         graph, border = self._cutting.record((v.shape[0], *self._cutting.image_shape), v.dtype)
         if border.shape != v.shape:
@@ -129,7 +129,7 @@ def cut_network(network: Module, border: str, image_shape: Shape) -> tuple[Front
     network : Module
         Whose layers both parts use, and go on sharing with it.
     border : str
-        The name of the first layer behind the border, or of a module that it is the first of, as in
+        The name of the first layer after the border, or of a module that it is the first of, as in
         ``network.modules()``. Everything that the result depends on has to go through the value
         that this layer reads.
     image_shape : (C, H, W)
@@ -202,7 +202,7 @@ def default_border(network: Module, image_shape: Shape) -> str:
             return name
     raise ValueError(
         f"border: {type(network).__name__} has no fully connected layer that everything goes "
-        "through, expected the name of the first layer behind the border"
+        "through, expected the name of the first layer after the border"
     )
 
 

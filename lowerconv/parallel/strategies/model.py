@@ -87,7 +87,7 @@ class ModelParallel(SplitStrategy):
     def _build(self) -> None:
         communicator, options = self.communicator, self.options
         network, image_shape, make_optimizer = self.network, self.image_shape, self.make_optimizer
-        self.loader_share, self.copies = (0, 1), communicator.ranks
+        self.loader_share, self.loss_copies = (0, 1), communicator.ranks
         self.engine = make_engine(communicator, options)
         self.network = self.split = SplitNetwork(network, (1, *image_shape), self.engine)
         self._progress_between_layers(self.split)

@@ -40,8 +40,8 @@ class OWT(SplitStrategy):
     """The network up to a border as in data parallelism, behind it as in model parallelism.
 
     The result of a step is that of one process, to rounding, whatever the scheme, if the layers
-    behind the border are updated once a step.  Exceptions are those of data parallelism: batch norm
-    that is not synchronized knows its rank's samples, and behind the border those of a chunk.
+    after the border are updated once a step.  Exceptions are those of data parallelism: batch norm
+    that is not synchronized knows its rank's samples, and after the border those of a chunk.
 
     With ``owt_updates=K`` (Krizhevsky, section 4.1, "variable batch size") the layers behind the
     border are updated K times a step, each time after about 1/K of the batch: with the mean
@@ -69,7 +69,7 @@ class OWT(SplitStrategy):
         network, image_shape, make_optimizer = self.network, self.image_shape, self.make_optimizer
         self.border = options.owt_border or default_border(network, image_shape)
         front, back = cut_network(network, self.border, image_shape)
-        for part, where in ((front, "before"), (back, "behind")):
+        for part, where in ((front, "before"), (back, "after")):
             if not part.parameters():
                 raise ValueError(
                     f"owt_border: got {self.border!r}, {where} which nothing is learnt, expected a "
@@ -93,9 +93,9 @@ class OWT(SplitStrategy):
         self.accumulation = GradientAccumulation(others)
 
     def _find_accumulating(self) -> tuple[list[Linear], list[np.ndarray]]:
-        """Return the layers behind the border that can add to their weights' gradients themselves.
+        """Return the layers after the border that can add to their weights' gradients themselves.
 
-        With them come the gradients of all other parameters behind the border.
+        With them come the gradients of all other parameters after the border.
         """
         layers = {n: m for n, m in self.split.layers if isinstance(m, Linear)}
         gradients = self.optimizers[1].by_name(self.optimizers[1].grad)
@@ -117,7 +117,7 @@ class OWT(SplitStrategy):
         for name, layer in back.modules():
             if isinstance(layer, BatchNorm2d) and layer.synchronized and most > 1:
                 raise ValueError(
-                    f"owt_scheme: got {self.scheme!r} with {name!r} behind the border, "
+                    f"owt_scheme: got {self.scheme!r} with {name!r} after the border, "
                     "synchronized batch norm that has to see the whole batch; expected 'a'"
                 )
 
@@ -168,75 +168,86 @@ class OWT(SplitStrategy):
         dborder: np.ndarray,
         labels: np.ndarray,
     ) -> LossResult:
-        """Compute what is behind the border, chunk by chunk, and the gradient of the border."""
+        """Compute what is after the border, chunk by chunk, and the gradient of the border."""
         rank, exchange = self.communicator.rank, self.exchange
         first = np.cumsum([0, *counts[:-1]]).tolist()  # the first sample of each rank, in the batch
-        begin = work.step.first_sample - first[rank]  # where the batch begins in its update
-        loss, right, samples, fresh = 0.0, 0, 0, work.first
-        for chunk, is_last, v in self._received(border, counts):
+        # Of the batch in its update: what dropout draws depends on places in the update.
+        batch_offset = work.step.first_sample - first[rank]
+        loss, right, samples, is_first = 0.0, 0, 0, work.first
+        for chunk, ends_update, chunk_border in self._received(border, counts):
             parts = [range(f + r.start, f + r.stop) for f, r in zip(first, chunk.rows, strict=True)]
-            runs = tuple((begin + part.start, len(part)) for part in parts)
+            runs = tuple((batch_offset + part.start, len(part)) for part in parts)
             step = replace(work.step, input_grad=True, communicator=None, runs=runs)
-            mine = np.concatenate([labels[part.start : part.stop] for part in parts])
-            results = self.split.run(v, step)
+            chunk_labels = np.concatenate([labels[part.start : part.stop] for part in parts])
+            results = self.split.run(chunk_border, step)
             with self.listener.doing(LOSS):
-                # `whole` gives the gradients, the same on all ranks; `own` only what is reported.
-                whole, gradients = network_loss(results, mine, work.size, work.label_smoothing)
+                # That of the chunk gives the gradients, the same on all ranks; that of this rank's
+                # samples is only reported.
+                smoothing = work.label_smoothing
+                chunk_loss, gradients = network_loss(results, chunk_labels, work.size, smoothing)
                 scores, place = as_tuple(results)[0], chunk.places[rank]
-                own = softmax_cross_entropy(scores[place], mine[place], None, work.label_smoothing)
-            if not isfinite(whole.loss):
-                raise DivergenceError(self._describe_divergence(work, v, step, whole.loss))
-            loss, right, samples = loss + own.loss, right + own.right, samples + chunk.size
+                own_loss = softmax_cross_entropy(
+                    scores[place], chunk_labels[place], None, smoothing
+                )
+            if not isfinite(chunk_loss.loss):
+                error = self._describe_divergence(work, chunk_border, step, chunk_loss.loss)
+                raise DivergenceError(error)
+            loss, right = loss + own_loss.loss, right + own_loss.right
+            samples += chunk.size
             for layer in self._linear:
-                layer.accumulates = not fresh
-            dv = self.split.backward(*gradients)
-            assert dv is not None
-            exchange.send_back(dv, chunk, dborder)
-            if self._update_back(fresh, is_last, samples, work):
-                fresh, samples = True, 0
-            else:
-                fresh = False
+                layer.accumulates = not is_first
+            dchunk_border = self.split.backward(*gradients)
+            assert dchunk_border is not None
+            exchange.send_back(dchunk_border, chunk, dborder)
+            is_first = self._update_back(is_first, ends_update, samples, work)
+            if is_first:
+                samples = 0
         exchange.finish()
         return LossResult(loss, right, np.empty((0, 0)))
 
     def _received(
         self, border: np.ndarray, counts: list[int]
     ) -> Iterator[tuple[Chunk, bool, np.ndarray]]:
-        """Yield each turn with the border values of all ranks; those of the next are under way."""
-        turns = self._turns(counts)
-        following = self.exchange.send(border, turns[0][0], "border", 0)
-        for turn, (chunk, is_last) in enumerate(turns, 1):
-            task, v = following
+        """Yield each chunk with the border values of all ranks; those of the next are under way."""
+        chunks = self._chunks_of(counts)
+        following = self.exchange.send(border, chunks[0][0], "border", 0)
+        for number, (chunk, ends_update) in enumerate(chunks, 1):
+            task, chunk_border = following
             self.engine.wait(task)
-            if turn < len(turns):
-                following = self.exchange.send(border, turns[turn][0], "border", turn % 2)
-            yield chunk, is_last, v
+            if number < len(chunks):
+                following = self.exchange.send(border, chunks[number][0], "border", number % 2)
+            yield chunk, ends_update, chunk_border
 
-    def _turns(self, counts: list[int]) -> list[tuple[Chunk, bool]]:
+    def _chunks_of(self, counts: list[int]) -> list[tuple[Chunk, bool]]:
         """Return the chunks that have samples, and whether each is the last before an update."""
         chunks = make_chunks(counts, self.scheme, self.chunks)
-        turns = [(c, n * self.updates // len(chunks)) for n, c in enumerate(chunks) if c.size]
-        turns = turns or [(chunks[0], 0)]  # a batch of nothing
-        groups = [group for _, group in turns[1:]] + [self.updates]
-        return [(c, group != after) for (c, group), after in zip(turns, groups, strict=True)]
+        # The updates share the chunks out evenly: number n belongs to this one of them.
+        filled = [(c, n * self.updates // len(chunks)) for n, c in enumerate(chunks) if c.size]
+        filled = filled or [(chunks[0], 0)]  # a batch of nothing
+        following = [update for _, update in filled[1:]] + [self.updates]
+        return [
+            (chunk, update != next_update)
+            for (chunk, update), next_update in zip(filled, following, strict=True)
+        ]
 
-    def _update_back(self, fresh: bool, is_last: bool, samples: int, work: Work) -> bool:
+    def _update_back(self, is_first: bool, ends_update: bool, samples: int, work: Work) -> bool:
         """Add the gradients of earlier chunks, and update or keep them; return whether updated.
 
         Parameters
         ----------
-        fresh : bool
+        is_first : bool
             Whether there are none before.
-        is_last : bool
-            Whether these weights are updated now, if this is the last batch of an update.
+        ends_update : bool
+            Whether the chunk is the last before an update of these layers; they are updated only
+            in the last batch of an update of the others (``work.last``).
         samples : int
             How many the gradients are of.
         work : Work
         """
         optimizer = self.optimizers[1]
-        with self.listener.doing(UPDATE, "behind the border"):
-            self.accumulation.add(fresh, is_last and work.last)
-            if not (is_last and work.last):
+        with self.listener.doing(UPDATE, "after the border"):
+            self.accumulation.add(is_first, ends_update and work.last)
+            if not (ends_update and work.last):
                 return False
             part = samples / work.size if self.updates > 1 else 1.0
             if part != 1:
@@ -245,10 +256,12 @@ class OWT(SplitStrategy):
             optimizer.step()
         return True
 
-    def _describe_divergence(self, work: Work, v: np.ndarray, step: Step, loss: float) -> str:
+    def _describe_divergence(
+        self, work: Work, chunk_border: np.ndarray, step: Step, loss: float
+    ) -> str:
         """Tell which layer is to blame; all ranks come here together, with the same chunk."""
-        if np.isfinite(v).all():
-            return describe_divergence(self.split, v, step, loss)
+        if np.isfinite(chunk_border).all():
+            return describe_divergence(self.split, chunk_border, step, loss)
         return describe_divergence(self.front.network, work.images, work.step, loss)
 
     # --- all else ---

@@ -79,7 +79,7 @@ class Strategy:
         That together have all of this rank's parameters.
     loader_share : (int, int)
         Which share of every batch this rank loads: its number, of how many.
-    copies : int
+    loss_copies : int
         How many ranks return the same loss of the same samples.
     alike : bool
         Whether all ranks have the same weights after every update; else only after `finish`.
@@ -93,7 +93,7 @@ class Strategy:
         Of the gradients, where they may be late.
     """
 
-    copies = 1
+    loss_copies = 1
     alike = True
     engine: Engine | None = None
     listener: Listener = SILENT

@@ -93,7 +93,7 @@ def alone(case):
 
 
 def alone_with_updates(case, network, updates):
-    """The same with several updates of what is behind the border, step by step as they are told."""
+    """The same with several updates of what is after the border, step by step as they are told."""
     options = case["options"]
     border = options.get("owt_border") or default_border(network, network.image_shape)
     front, back = cut_network(network, border, network.image_shape)
@@ -169,7 +169,9 @@ def check(case):
             0.1,
         )
         result = strategy.train(work)
-        got.append(c.sum_numbers(result.loss / strategy.copies, result.right / strategy.copies))
+        got.append(
+            c.sum_numbers(result.loss / strategy.loss_copies, result.right / strategy.loss_copies)
+        )
     strategy.finish()
     np.testing.assert_allclose(got, losses[case.get("steps", 0) :], **CLOSE)
     whole = strategy.whole(arrays())

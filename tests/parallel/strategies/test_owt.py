@@ -130,7 +130,7 @@ def test_synchronized_batch_norm_behind_the_border():
     network = make("Residual")
     network.norm2.synchronized = True
     options = {"owt_border": "second", "owt_chunks": 2}
-    with pytest.raises(ValueError, match="owt_scheme: got 'c' with 'norm2' behind the border"):
+    with pytest.raises(ValueError, match="owt_scheme: got 'c' with 'norm2' after the border"):
         strategy_of(network, **options)
     network.norm2.synchronized = False
     strategy_of(network, **options)
