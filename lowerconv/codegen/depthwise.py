@@ -60,7 +60,7 @@ class PlaneKernel(Kernel):
     function: Function | None = None
 
     def emit(self, e: Emitter) -> None:
-        """Write ``plane(source, filter, bias, out, rows, mode, numbers)``."""
+        """Write ``plane(source, filter, bias, out, rows, mode, numbers, constants)``."""
         if self.gradient:
             self._gradient(e)
         else:
@@ -98,9 +98,9 @@ class PlaneKernel(Kernel):
         return lines
 
     def _result(self, e: Emitter) -> None:
-        source, filter_, bias, out, rows, mode, numbers = e.arguments
+        source, filter_, bias, out, rows, mode, numbers, constants = e.arguments
         b = e.builder
-        Q, pitch, segment, out_row, constants = (e.number(numbers, i) for i in range(5))
+        Q, pitch, segment, out_row = (e.number(numbers, i) for i in range(4))
         lines = self._lines(e, pitch, segment)
         start = e.broadcast(bias, 0)
         few = len(self.taps) <= self.isa.registers - 8
@@ -153,7 +153,7 @@ class PlaneKernel(Kernel):
 
     def _gradient(self, e: Emitter) -> None:
         """Add ``dy * x`` to the vectors of sums at `filter`; `out` is dy."""
-        source, filter_, _, dy, rows, mode, numbers = e.arguments
+        source, filter_, _, dy, rows, mode, numbers, _ = e.arguments
         b = e.builder
         Q, pitch, segment, out_row = (e.number(numbers, i) for i in range(4))
         lines = self._lines(e, pitch, segment)

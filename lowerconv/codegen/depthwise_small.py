@@ -62,7 +62,7 @@ class SmallPlaneKernel(Kernel):
     function: Function | None = None
 
     def emit(self, e: Emitter) -> None:
-        """Write ``plane(source, filter, bias, out, rows, mode, numbers)``."""
+        """Write ``plane(source, filter, bias, out, rows, mode, numbers, constants)``."""
         if self.gradient:
             self._gradient(e)
         else:
@@ -70,7 +70,7 @@ class SmallPlaneKernel(Kernel):
 
     def _steps(self, e: Emitter, first: int, last: int) -> Iterator[tuple[int, int, ir.Value]]:
         """Yield (pixel row, index of the tap, what the tap reads), row by row of the source."""
-        source, numbers, b = e.arguments[0], e.arguments[-1], e.builder
+        source, numbers, b = e.arguments[0], e.arguments[-2], e.builder
         pixels, pitch = e.number(numbers, 0), e.number(numbers, 1)
         W, Q = (own or e.lanes for own in (self.W, self.Q))
         width = self.W or pitch
@@ -100,12 +100,12 @@ class SmallPlaneKernel(Kernel):
                 yield p, i, shifted[column]
 
     def _result(self, e: Emitter) -> None:
-        _, filter_, bias, out, _, mode, numbers = e.arguments
+        _, filter_, bias, out, _, mode, numbers, constants = e.arguments
         b = e.builder
         pixels, out_row = self.Q or e.number(numbers, 0), e.number(numbers, 3)
         start = e.broadcast(bias, 0)
         weights = [e.broadcast(filter_, tap) for tap, _, _ in self.taps]
-        epilogue = Epilogue(e, mode, self.function, e.number(numbers, 4))
+        epilogue = Epilogue(e, mode, self.function, constants)
         for first in range(0, self.P, self.together):
             last = min(first + self.together, self.P)
             sums = dict.fromkeys(range(first, last), start)
@@ -123,7 +123,7 @@ class SmallPlaneKernel(Kernel):
 
     def _gradient(self, e: Emitter) -> None:
         """Add ``dy * x`` to the vectors of sums at `filter`; `out` is dy."""
-        _, filter_, _, dy, _, mode, numbers = e.arguments
+        _, filter_, _, dy, _, mode, numbers, _ = e.arguments
         b = e.builder
         pixels, out_row = self.Q or e.number(numbers, 0), e.number(numbers, 3)
         add = Epilogue(e, mode).adds

@@ -48,7 +48,6 @@ class Numbers(NamedTuple):
     lanes: ir.Value | None
     row: ir.Value | None
     out_row: ir.Value | None
-    constants: ir.Value | None
 
 
 class Store(NamedTuple):
@@ -169,12 +168,12 @@ class Microkernel(Kernel):
 
     def emit(self, e: Emitter) -> None:
         """Write the instructions of the function."""
-        k, vectors, broadcasts, table, out, ld_out, bias, valid, mode, at = e.arguments
+        k, vectors, broadcasts, table, out, ld_out, bias, valid, mode, at, constants = e.arguments
         own = self._read_numbers(e, at)
         self._prefetch_result(e, out, ld_out, own)
         sums = self._loop_over_k(e, k, vectors, broadcasts, table, bias, own)
         builder = e.builder
-        epilogue = Epilogue(e, mode, self.function, own.constants)
+        epilogue = Epilogue(e, mode, self.function, constants)
         store = self._store_rows if self.store == "rows" else self._store_columns
         with builder.if_else(epilogue.adds, likely=False) as (adding, plain):
             with adding:
@@ -184,7 +183,7 @@ class Microkernel(Kernel):
 
     def _read_numbers(self, e: Emitter, at: ir.Value) -> Numbers:
         several = bool(self.pixel_rows)
-        wanted = Numbers(self.tail, several, several, self.function is not None)
+        wanted = Numbers(self.tail, several, several)
         return Numbers(*(e.number(at, i) if want else None for i, want in enumerate(wanted)))
 
     def _pixel_row(self, e: Emitter, start: ir.Value, v: int, step: ir.Value | None) -> ir.Value:

@@ -26,6 +26,7 @@ class Tile(NamedTuple):
     valid: int  #       lanes ("columns") or rows ("rows") of the tile that are stored
     mode: int  #        bits `ADD` and `ACTIVATE`
     numbers: int  #     address of `TileNumbers`, of kernels that read some
+    constants: int  #   address of those of the function; see `Epilogue`
 
 
 class TileNumbers(NamedTuple):
@@ -34,7 +35,6 @@ class TileNumbers(NamedTuple):
     lanes: int  #      of the last vector of a row of pixels
     row: int  #        of the source, from one row of pixels to the next
     out_row: int  #    of the result
-    constants: int  #  address of those of the function; see `Epilogue`
 
 
 class Plane(NamedTuple):
@@ -47,6 +47,7 @@ class Plane(NamedTuple):
     rows: int  #   of the result
     mode: int  #   as of `Tile`
     numbers: int  # address of `PlaneNumbers`
+    constants: int  # as of `Tile`
 
 
 class PlaneNumbers(NamedTuple):
@@ -56,7 +57,6 @@ class PlaneNumbers(NamedTuple):
     pitch: int  #      of the source, from one row to the next
     segment: int  #    of the source, from one segment of a row to the next
     out_row: int  #    of the result, from one row of pixels to the next
-    constants: int  #  as of `TileNumbers`
 
 
 class Pad(NamedTuple):
@@ -168,7 +168,7 @@ class VectorsToPlanes(NamedTuple):
     step: int
     bias: int  #   address of a vector
     mode: int  #   as of `Tile`
-    constants: int  # as of `TileNumbers`
+    constants: int  # as of `Tile`
 
 
 class Activate(NamedTuple):

@@ -283,6 +283,7 @@ def _tiles(job, phase, block, panels, pixels, jc, n1):
                     valid=min(job.NR, job.K - jr),
                     mode=block.mode,
                     numbers=numbers,
+                    constants=job.constants,
                 ),
             )
 

@@ -274,6 +274,7 @@ def _tiles(job, task, piece, panels, source, to, first):
                     valid=rows,
                     mode=mode,
                     numbers=np.int64(0),
+                    constants=np.int64(0),
                 ),
             )
 

@@ -133,6 +133,7 @@ def _results(jobs, image, group, band, slot):
                         rows=rows,
                         mode=mode,
                         numbers=phase.numbers,
+                        constants=job.constants,
                     ),
                 )
                 if job.activate and channel == job.C - 1:  # of a forward pass: its one phase
@@ -181,7 +182,7 @@ def _gradients(jobs, image, group, band, slot, sums):
                 part = parts[i]
                 at = sums + (pair + part.first_tap) * job.VL * item
                 dy_at = job.filters + dy * item
-                own = Plane(source, at, job.zeros, dy_at, rows, mode, part.numbers)
+                own = Plane(source, at, job.zeros, dy_at, rows, mode, part.numbers, np.int64(0))
                 call(part.kernel, own)
 
 

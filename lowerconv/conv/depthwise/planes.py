@@ -70,7 +70,6 @@ class Planes(Recorded):
             pitch=pitch,
             segment=pitch // s.window.split,
             out_row=phase.out_row,
-            constants=self.constants,
         )
         return self._at(np.array(numbers, np.int64))
 

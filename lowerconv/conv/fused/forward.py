@@ -171,22 +171,23 @@ class Forward(Recorded):
             lanes=(width - 1) % s.VL + 1,
             row=s.conv.stride_h * s.window.pitch,
             out_row=phase.out_row,
-            constants=self.constants,
         )
 
     def _table_of_rows(self, number: int) -> np.ndarray:
         """Return, for each row of tiles, the address of its table and its steps per channel."""
         s = self.schedule
         made: dict[bytes, tuple[int, int]] = {}
-        rows = []
-        for mask in live_taps(s.conv, s.conv.phases[number], s.tiling.shapes[number][0]):
-            key = mask.tobytes()
+        masks = live_taps(s.conv, s.conv.phases[number], s.tiling.shapes[number][0])
+        table = np.empty((len(masks), 2), np.int64)
+        # Rows of tiles that follow each other are alike, but for the first and the last.
+        differ = np.flatnonzero((masks[1:] != masks[:-1]).any(axis=1)) + 1
+        begins = [0, *map(int, differ)] if len(masks) else []
+        for begin, end in zip(begins, [*begins[1:], len(masks)], strict=True):
+            key = masks[begin].tobytes()
             if key not in made:
-                live = tuple(map(int, np.flatnonzero(mask)))
-                self.arrays.append(_table(s, number, live))
-                made[key] = self.arrays[-1].ctypes.data, len(live)
-            rows.append(made[key])
-        table = np.array(rows, np.int64).reshape(-1, 2)
+                live = tuple(map(int, np.flatnonzero(masks[begin])))
+                made[key] = self._at(_table(s, number, live)), len(live)
+            table[begin:end] = made[key]
         self.arrays.append(table)
         return table
 

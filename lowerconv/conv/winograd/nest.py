@@ -197,6 +197,7 @@ def _multiply(job, block, U, V, products, tiles):
                     valid=count,
                     mode=mode,
                     numbers=np.int64(0),
+                    constants=np.int64(0),
                 ),
             )
 

@@ -104,6 +104,7 @@ def _multiply(jobs, worker):
                     valid=x.MR,
                     mode=mode,
                     numbers=np.int64(0),
+                    constants=np.int64(0),
                 ),
             )
 
