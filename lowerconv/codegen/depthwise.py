@@ -7,32 +7,40 @@ result are computed together, so that a loaded vector serves all taps of its col
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from llvmlite import ir
 
-from lowerconv.codegen.emit import Emitter
+from lowerconv.codegen.emit import I64, Emitter
 from lowerconv.codegen.epilogue import Epilogue, Function
 from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.kernel import Kernel
 from lowerconv.codegen.microkernel import store_pixels
 from lowerconv.codegen.signatures import Plane
 
+Lanes: TypeAlias = "int | ir.Value"  # of a vector that exist
+Line = tuple[int, int]  # row and segment
+Lines = dict[Line, ir.Value]
+Place = tuple[int, int, int]  # row, segment, and item of it
+
 
 @dataclass(frozen=True)
 class PlaneKernel(Kernel):
-    """A kernel over a band of one plane.
+    """A kernel over a band of one plane, of any width: it reads `signatures.PlaneNumbers`.
 
     Attributes
     ----------
-    taps : tuple of (int, int)
-        Number of the filter's tap, and where pixel (0, 0) reads it.
-    Q : int
-        Pixels of a row.
-    row_step, column_step : int
-        Items of the source from one pixel to the next.
-    out_row, out_column : int
+    taps : tuple of (int, int, int, int)
+        Number of the filter's tap, and where pixel (0, 0) reads it: row, segment of the row, and
+        item of the segment.
+    row_step : int
+        Rows of the source from one pixel to the next.
+    out_column : int
         Items of the result from one pixel to the next.
+    rest : int or None
+        Pixels of a row beyond whole vectors; None: as many as are said at run time, for which there
+        must be masks.
     together : int
         Rows of the result that are computed at a time.
     gradient : bool
@@ -43,77 +51,91 @@ class PlaneKernel(Kernel):
 
     isa: Isa
     dtype: np.dtype
-    taps: tuple[tuple[int, int], ...]
-    Q: int
+    taps: tuple[tuple[int, int, int, int], ...]
     row_step: int
-    out_row: int
     out_column: int
+    rest: int | None
     together: int
     gradient: bool = False
     function: Function | None = None
 
     def emit(self, e: Emitter) -> None:
-        """Write ``plane(source, filter, bias, out, rows, mode)``."""
+        """Write ``plane(source, filter, bias, out, rows, mode, numbers, constants)``."""
         if self.gradient:
             self._gradient(e)
         else:
             self._result(e)
 
-    def _columns(self, e: Emitter, body, carried: list[ir.Value]) -> list[ir.Value]:
+    def _columns(self, e: Emitter, Q: ir.Value, body, carried: list[ir.Value]) -> list[ir.Value]:
         """Run ``body(first pixel, lanes, carried)`` over the vectors of a row."""
+        b, VL = e.builder, e.constant(e.lanes)
 
         def vector(index: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
-            return body(e.builder.mul(index, e.constant(e.lanes)), e.lanes, carried)
+            return body(b.mul(index, VL), e.lanes, carried)
 
-        whole, rest = divmod(self.Q, e.lanes)
-        carried = e.loop(e.constant(whole), vector, carried)
-        if rest:
-            carried = body(e.constant(whole * e.lanes), rest, carried)
-        return carried
+        whole = b.sdiv(Q, VL)
+        done = b.mul(whole, VL)
+        carried = e.loop(whole, vector, carried)
+        if self.rest is not None:
+            return body(done, self.rest, carried) if self.rest else carried
+        rest = b.sub(Q, done)
+
+        def tail(_: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+            return body(done, rest, carried)
+
+        return e.loop(b.zext(b.icmp_signed(">", rest, e.constant(0)), I64), tail, carried)
+
+    def _lines(self, e: Emitter, pitch: ir.Value, segment: ir.Value) -> Lines:
+        """Return how far from the pixel each line begins that is read: a segment of a row."""
+        b, lines = e.builder, {}
+        count = 1 if self.gradient else self.together
+        for _, row, part, _ in self.taps:
+            for i in range(count):
+                line = row + i * self.row_step, part
+                if line not in lines:
+                    down = b.mul(pitch, e.constant(line[0]))
+                    lines[line] = b.add(down, b.mul(segment, e.constant(part)))
+        return lines
 
     def _result(self, e: Emitter) -> None:
-        source, filter_, bias, out, rows, mode = e.arguments
+        source, filter_, bias, out, rows, mode, numbers, constants = e.arguments
         b = e.builder
+        Q, pitch, segment, out_row = (e.number(numbers, i) for i in range(4))
+        lines = self._lines(e, pitch, segment)
         start = e.broadcast(bias, 0)
         few = len(self.taps) <= self.isa.registers - 8
-        weights = {tap: e.broadcast(filter_, tap) for tap, _ in self.taps} if few else {}
-        epilogue = Epilogue(e, mode, self.function)
+        weights = {tap: e.broadcast(filter_, tap) for tap, *_ in self.taps} if few else {}
+        epilogue = Epilogue(e, mode, self.function, constants)
 
         def block(first: ir.Value, count: int) -> None:
-            here = e.offset(source, b.mul(first, e.constant(self.row_step)))
-            to = e.offset(out, b.mul(first, e.constant(self.out_row)))
+            here = e.offset(source, b.mul(b.mul(first, pitch), e.constant(self.row_step)))
+            to = e.offset(out, b.mul(first, out_row))
 
-            def body(pixel: ir.Value, lanes: int, _: list[ir.Value]) -> list[ir.Value]:
+            def body(pixel: ir.Value, lanes: Lanes, _: list[ir.Value]) -> list[ir.Value]:
                 at = e.offset(here, pixel)
-                loaded: dict[int, ir.Value] = {}
+                loaded: dict[Place, ir.Value] = {}
                 sums = [start] * count
-                for tap, place in self.taps:
+                for tap, row, part, column in self.taps:
                     weight = weights[tap] if few else e.broadcast(filter_, tap)
                     for i in range(count):
-                        offset = place + i * self.row_step
-                        if offset not in loaded:
-                            loaded[offset] = e.load(at, offset, lanes)
-                        sums[i] = e.multiply_add(weight, loaded[offset], sums[i])
+                        place = row + i * self.row_step, part, column
+                        if place not in loaded:
+                            line = e.offset(at, lines[place[:2]])
+                            loaded[place] = e.load_first(line, column, lanes)
+                        sums[i] = e.multiply_add(weight, loaded[place], sums[i])
                 target = e.offset(to, b.mul(pixel, e.constant(self.out_column)))
                 with b.if_else(epilogue.adds, likely=False) as (adding, plain):
                     for branch, more in ((adding, True), (plain, False)):
                         with branch:
                             for i, value in enumerate(sums):
-                                spot = i * self.out_row
+                                line = e.offset(target, b.mul(out_row, e.constant(i)))
                                 step = self.out_column
                                 store_pixels(
-                                    e,
-                                    value,
-                                    target,
-                                    spot,
-                                    lanes,
-                                    epilogue=epilogue,
-                                    add=more,
-                                    step=step,
+                                    e, value, line, 0, lanes, epilogue=epilogue, add=more, step=step
                                 )
                 return []
 
-            self._columns(e, body, [])
+            self._columns(e, Q, body, [])
 
         together = self.together
         blocks = b.sdiv(rows, e.constant(together))
@@ -131,24 +153,28 @@ class PlaneKernel(Kernel):
 
     def _gradient(self, e: Emitter) -> None:
         """Add ``dy * x`` to the vectors of sums at `filter`; `out` is dy."""
-        source, filter_, _, dy, rows, mode = e.arguments
+        source, filter_, _, dy, rows, mode, numbers, _ = e.arguments
         b = e.builder
+        Q, pitch, segment, out_row = (e.number(numbers, i) for i in range(4))
+        lines = self._lines(e, pitch, segment)
         add = Epilogue(e, mode).adds
         sums = [b.select(add, e.load(filter_, i * e.lanes), e.zeros) for i in range(len(self.taps))]
 
         def row(index: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-            here = e.offset(source, b.mul(index, e.constant(self.row_step)))
-            gradient = e.offset(dy, b.mul(index, e.constant(self.out_row)))
+            here = e.offset(source, b.mul(b.mul(index, pitch), e.constant(self.row_step)))
+            gradient = e.offset(dy, b.mul(index, out_row))
 
-            def body(pixel: ir.Value, lanes: int, sums: list[ir.Value]) -> list[ir.Value]:
-                value = e.load(gradient, pixel, lanes)
+            def body(pixel: ir.Value, lanes: Lanes, sums: list[ir.Value]) -> list[ir.Value]:
+                value = e.load_first(e.offset(gradient, pixel), 0, lanes)
                 at = e.offset(here, pixel)
                 return [
-                    e.multiply_add(value, e.load(at, place, lanes), total)
-                    for total, (_, place) in zip(sums, self.taps, strict=True)
+                    e.multiply_add(
+                        value, e.load_first(e.offset(at, lines[row, part]), column, lanes), total
+                    )
+                    for total, (_, row, part, column) in zip(sums, self.taps, strict=True)
                 ]
 
-            return self._columns(e, body, sums)
+            return self._columns(e, Q, body, sums)
 
         for i, total in enumerate(e.loop(rows, row, sums)):
             e.store(total, filter_, i * e.lanes)

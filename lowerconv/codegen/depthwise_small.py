@@ -30,13 +30,14 @@ class SmallPlaneKernel(Kernel):
     ----------
     taps : tuple of (int, int, int)
         Number of the filter's tap, and the row and column of the source that pixel (0, 0) reads.
-    H, W : int
-        Rows and columns of the source; W fits a vector.
-    P, Q : int
-        Rows and columns of pixels; Q fits a vector.
+    H, P : int
+        Rows of the source, and of pixels.
+    W, Q : int or None
+        Columns of the source and of pixels, which fit a vector; None: as many as are said at run
+        time (`signatures.PlaneNumbers`, W as the pitch), for which there must be masks.
     stride_h, stride_w : int
         Rows and columns of the source from one pixel to the next.
-    out_row, out_column : int
+    out_column : int
         Items of the result from one pixel to the next.
     together : int
         Rows of the result that are computed at a time.
@@ -50,19 +51,18 @@ class SmallPlaneKernel(Kernel):
     dtype: np.dtype
     taps: tuple[tuple[int, int, int], ...]
     H: int
-    W: int
     P: int
-    Q: int
+    W: int | None
+    Q: int | None
     stride_h: int
     stride_w: int
-    out_row: int
     out_column: int
     together: int
     gradient: bool = False
     function: Function | None = None
 
     def emit(self, e: Emitter) -> None:
-        """Write ``plane(source, filter, bias, out, rows, mode)``."""
+        """Write ``plane(source, filter, bias, out, rows, mode, numbers, constants)``."""
         if self.gradient:
             self._gradient(e)
         else:
@@ -70,7 +70,10 @@ class SmallPlaneKernel(Kernel):
 
     def _steps(self, e: Emitter, first: int, last: int) -> Iterator[tuple[int, int, ir.Value]]:
         """Yield (pixel row, index of the tap, what the tap reads), row by row of the source."""
-        source = e.arguments[0]
+        source, numbers, b = e.arguments[0], e.arguments[-2], e.builder
+        pixels, pitch = e.number(numbers, 0), e.number(numbers, 1)
+        W, Q = (own or e.lanes for own in (self.W, self.Q))
+        width = self.W or pitch
         for row in range(self.H):
             users = [
                 (p, i)
@@ -80,25 +83,29 @@ class SmallPlaneKernel(Kernel):
             ]
             if not users:
                 continue
-            whole = e.load(source, row * self.W, self.W)
+            whole = e.load_first(e.offset(source, b.mul(pitch, e.constant(row))), 0, width)
             shifted: dict[int, ir.Value] = {}
             for p, i in users:
                 column = self.taps[i][2]
                 if column not in shifted:
                     places = [j * self.stride_w + column for j in range(e.lanes)]
                     lanes = [
-                        place if 0 <= place < self.W and j < self.Q else e.lanes
+                        place if 0 <= place < W and j < Q else e.lanes
                         for j, place in enumerate(places)
                     ]
-                    shifted[column] = e.shuffle(whole, e.zeros, lanes)
+                    value = e.shuffle(whole, e.zeros, lanes)
+                    if self.gradient and not self.Q:  # of dy no pixel is there, but zeros
+                        value = b.select(e.lanes_below(pixels), value, e.zeros)
+                    shifted[column] = value
                 yield p, i, shifted[column]
 
     def _result(self, e: Emitter) -> None:
-        _, filter_, bias, out, _, mode = e.arguments
+        _, filter_, bias, out, _, mode, numbers, constants = e.arguments
         b = e.builder
+        pixels, out_row = self.Q or e.number(numbers, 0), e.number(numbers, 3)
         start = e.broadcast(bias, 0)
         weights = [e.broadcast(filter_, tap) for tap, _, _ in self.taps]
-        epilogue = Epilogue(e, mode, self.function)
+        epilogue = Epilogue(e, mode, self.function, constants)
         for first in range(0, self.P, self.together):
             last = min(first + self.together, self.P)
             sums = dict.fromkeys(range(first, last), start)
@@ -108,22 +115,24 @@ class SmallPlaneKernel(Kernel):
                 for branch, more in ((adding, True), (plain, False)):
                     with branch:
                         for p, value in sums.items():
-                            spot = p * self.out_row
+                            line = e.offset(out, b.mul(out_row, e.constant(p)))
                             step = self.out_column
                             store_pixels(
-                                e, value, out, spot, self.Q, epilogue=epilogue, add=more, step=step
+                                e, value, line, 0, pixels, epilogue=epilogue, add=more, step=step
                             )
 
     def _gradient(self, e: Emitter) -> None:
         """Add ``dy * x`` to the vectors of sums at `filter`; `out` is dy."""
-        _, filter_, _, dy, _, mode = e.arguments
+        _, filter_, _, dy, _, mode, numbers, _ = e.arguments
         b = e.builder
+        pixels, out_row = self.Q or e.number(numbers, 0), e.number(numbers, 3)
         add = Epilogue(e, mode).adds
         sums = [b.select(add, e.load(filter_, i * e.lanes), e.zeros) for i in range(len(self.taps))]
         gradients: dict[int, ir.Value] = {}
         for p, i, value in self._steps(e, 0, self.P):
             if p not in gradients:
-                gradients[p] = e.load(dy, p * self.out_row, self.Q)
+                line = e.offset(dy, b.mul(out_row, e.constant(p)))
+                gradients[p] = e.load_first(line, 0, pixels)
             sums[i] = e.multiply_add(gradients[p], value, sums[i])
         for i, total in enumerate(sums):
             e.store(total, filter_, i * e.lanes)

@@ -284,6 +284,12 @@ class Emitter(Builder):
             return self.builder.load(pointer, align=self.dtype.itemsize, typ=self.vector)
         return self.masked_load(base, items, self.first_lanes(valid))
 
+    def load_first(self, base: ir.Value, items: int, count: int | ir.Value) -> ir.Value:
+        """Load the first lanes of a vector, zeros beyond; their number may be known at run time."""
+        if isinstance(count, int):
+            return self.load(base, items, count)
+        return self.masked_load(base, items, self.lanes_below(count))
+
     def masked_load(self, base: ir.Value, items: int | ir.Value, mask: ir.Value) -> ir.Value:
         """Load the lanes that `mask` selects, zeros elsewhere."""
         return self.load_lanes(self.address(base, items, self.vector), mask, self.zeros)
@@ -332,6 +338,11 @@ class Emitter(Builder):
         """Return the mask of the lanes below a number known at run time."""
         limit = self.splat(self.builder.trunc(count, I32))
         return self.builder.icmp_signed("<", self.numbers(self.lanes), limit)
+
+    def number(self, address: ir.Value, index: int) -> ir.Value:
+        """Load a 64-bit integer of several that lie at an address."""
+        pointer = self.builder.gep(self.pointer(address), [self.constant(index)], source_etype=I64)
+        return self.builder.load(pointer, typ=I64)
 
     def entry(self, table: ir.Value, index: ir.Value) -> ir.Value:
         """Load an entry of a table of 32-bit integers."""

@@ -19,23 +19,21 @@ IN_REGISTERS = ("affine", "clip", "hard_sigmoid", "hard_swish", "leaky_relu")  #
 
 
 class Function(NamedTuple):
-    """A function of one number that kernels apply in registers, of the constants of a kernel.
+    """A function of one number that kernels apply in registers; they read its constants.
 
     Attributes
     ----------
     name : str
         One of `IN_REGISTERS`; the formulas are those of `lowerconv.ops.pointwise`.
-    a, b : float
-        Its constants.
-    scale, shift : float
-        The results are multiplied with `scale`, and then `shift` is added.
+    scaled : bool
+        Whether results are multiplied with a number, and another one is added then.
     """
 
     name: str
-    a: float
-    b: float
-    scale: float
-    shift: float
+    scaled: bool
+
+
+CONSTANTS = ("a", "b", "scale", "shift")  # of a function, as items of the dtype in memory
 
 
 @not_copied("emit the kernel there")
@@ -49,6 +47,8 @@ class Epilogue:
         Bits of `codegen.signatures`, known at run time.
     function : Function, optional
         What is applied where the mode has ``ACTIVATE``; default: ReLU.
+    constants : ir.Value, optional
+        Where those of the function lie: an address.
 
     Attributes
     ----------
@@ -56,7 +56,13 @@ class Epilogue:
         Whether to add to what is there.
     """
 
-    def __init__(self, e: Emitter, mode: ir.Value, function: Function | None = None) -> None:
+    def __init__(
+        self,
+        e: Emitter,
+        mode: ir.Value,
+        function: Function | None = None,
+        constants: ir.Value | None = None,
+    ) -> None:
         self._e, self._function = e, function
         b = e.builder
         self.adds = b.icmp_signed("!=", b.and_(mode, e.constant(ADD)), e.constant(0))
@@ -67,7 +73,12 @@ class Epilogue:
             zero, lowest = ir.Constant(e.scalar, 0), ir.Constant(e.scalar, least)
         self._floor = e.splat(b.select(self._last, zero, lowest)) if function is None else None
         # Vectors are made here, once: written out at each use they are most of a kernel's text.
-        self._vectors = {x: e.splat(self._number(x)) for x in self._numbers()}
+        self._vectors: dict[float | str, ir.Value] = {}
+        if function is not None:
+            assert constants is not None
+            self._vectors |= {x: e.splat(self._number(x)) for x in (0.0, 1.0, SIXTH, 0.5)}
+            read = CONSTANTS if function.scaled else CONSTANTS[:2]
+            self._vectors |= {name: e.broadcast(constants, i) for i, name in enumerate(read)}
 
     def apply(self, value: ir.Value) -> ir.Value:
         """Return results, a vector or a single one, with the function applied where it is due."""
@@ -82,38 +93,34 @@ class Epilogue:
     def _number(self, x: float) -> ir.Constant:
         return ir.Constant(self._e.scalar, float(self._e.dtype.type(x)))
 
-    def _numbers(self) -> set[float]:
-        """Return the numbers that the function takes."""
-        if self._function is None:
-            return set()
-        _, *own = self._function
-        return {*own, 0.0, 1.0, SIXTH, 0.5}
-
     def _applied(self, value: ir.Value) -> ir.Value:
         assert self._function is not None
-        name, a, b, scale, shift = self._function
+        name, scaled = self._function
         e, builder = self._e, self._e.builder
 
-        def number(x: float) -> ir.Value:
-            return self._number(x) if value.type == e.scalar else self._vectors[x]
+        def number(x: float | str) -> ir.Value:
+            vector = self._vectors[x]
+            if value.type == e.scalar:
+                return builder.extract_element(vector, e.constant(0, I32))
+            return vector
 
-        def between(x: ir.Value, low: float, high: float) -> ir.Value:
+        def between(x: ir.Value, low: float | str, high: float | str) -> ir.Value:
             return e.at_most(e.at_least(x, number(low)), number(high))
 
-        def line(x: ir.Value, slope: float, offset: float) -> ir.Value:
+        def line(x: ir.Value, slope: float | str, offset: float | str) -> ir.Value:
             return builder.fadd(builder.fmul(number(slope), x), number(offset))
 
         if name == "affine":
-            result = line(value, a, b)
+            result = line(value, "a", "b")
         elif name == "clip":
-            result = between(value, a, b)
+            result = between(value, "a", "b")
         elif name == "hard_sigmoid":
-            result = between(line(value, a, b), 0.0, 1.0)
+            result = between(line(value, "a", "b"), 0.0, 1.0)
         elif name == "hard_swish":
             result = builder.fmul(value, between(line(value, SIXTH, 0.5), 0.0, 1.0))
         elif name == "leaky_relu":
             positive = builder.fcmp_ordered(">", value, number(0.0))
-            result = builder.select(positive, value, builder.fmul(number(a), value))
+            result = builder.select(positive, value, builder.fmul(number("a"), value))
         else:
             raise ValueError(f"function: got {name!r}, expected one of {', '.join(IN_REGISTERS)}")
-        return result if (scale, shift) == (1.0, 0.0) else line(result, scale, shift)
+        return line(result, "scale", "shift") if scaled else result

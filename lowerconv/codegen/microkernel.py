@@ -11,6 +11,10 @@ numbers of fewer bits (`dots`).  Where the operands lie is data of the specifica
 are all read where they are: the taps of a filter are entries of the table, and lowering costs one
 load of an offset per step.
 
+What depends on the width of an image is no part of the specification, because every new width would
+make new kernels: how many lanes the last vector of a row of pixels has, and how far rows of pixels
+lie apart, are numbers in memory (`signatures.TileNumbers`).
+
 Rows are what is broadcast: pixels where filters fill the vectors, filters where pixels do.  So MR
 here is MR of the macro-kernel with filters in vectors, and its NR with pixels in them.
 
@@ -21,8 +25,9 @@ architectures".
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -37,6 +42,14 @@ from lowerconv.codegen.signatures import Tile
 FAR = 4  # pixels so far apart that a line is left alone
 
 
+class Numbers(NamedTuple):
+    """What a kernel has read of `TileNumbers`; None what it does not need."""
+
+    lanes: ir.Value | None
+    row: ir.Value | None
+    out_row: ir.Value | None
+
+
 class Store(NamedTuple):
     """Where sums are stored, and what is done to them then."""
 
@@ -45,6 +58,7 @@ class Store(NamedTuple):
     valid: ir.Value  #   rows, or lanes, that are stored
     epilogue: Epilogue
     add: bool  #         whether they are added to what is there
+    numbers: Numbers
 
 
 @dataclass(frozen=True)
@@ -63,6 +77,12 @@ class Microkernel(Kernel):
         Items from one step to the next; None takes the offset from the table.
     lanes : tuple of int
         How many lanes of each vector exist; empty stands for all.
+    tail : bool
+        Whether the last vector of each row of pixels has the lanes that are said at run time; for
+        store "rows", where the instruction set has masks.
+    pixel_rows : tuple of int
+        For store "rows": the row of pixels that each vector belongs to, where they are several;
+        that many times `TileNumbers.row` and `out_row` are added to where it is read and stored.
     store : {"rows", "columns"}
         "rows": the lanes of a row are neighbours in the result.  "columns": the rows of a lane are,
         so the tile is transposed first.
@@ -86,8 +106,8 @@ class Microkernel(Kernel):
     Raises
     ------
     ValueError
-        `words` are none that there are dot products of, their sums are not of `dtype`, or a
-        function is asked for of integers.
+        `words` are none that there are dot products of, their sums are not of `dtype`, a function
+        is asked for of integers, or a tail of vectors that have none.
     """
 
     name, signature = "microkernel", Tile
@@ -100,6 +120,8 @@ class Microkernel(Kernel):
     vector_step: int | None
     store: str
     lanes: tuple[int, ...] = ()
+    tail: bool = False
+    pixel_rows: tuple[int, ...] = ()
     pixel_step: int = 1
     ahead: int = 0
     result_rows: tuple[int, ...] = ()
@@ -119,6 +141,8 @@ class Microkernel(Kernel):
             )
         if self.function is not None and self.dtype.kind == "i":
             raise ValueError(f"function: got {self.function}, expected None for {self.dtype}")
+        if self.tail and (self.lanes or self.store != "rows" or not self.isa.masks):
+            raise ValueError('tail: got True, expected store "rows", no lanes, and masks')
 
     @property
     def MR(self) -> int:
@@ -135,38 +159,58 @@ class Microkernel(Kernel):
         """How many of the operands take their offsets from the table: a column for each."""
         return (self.vector_step is None) + (self.broadcast_step is None)
 
+    @property
+    def tails(self) -> tuple[bool, ...]:
+        """Which vectors have the lanes that are said at run time."""
+        rows = self.pixel_rows or (0,) * self.NV
+        following = (*rows[1:], None)
+        return tuple(self.tail and row != later for row, later in zip(rows, following, strict=True))
+
     def emit(self, e: Emitter) -> None:
         """Write the instructions of the function."""
-        k, vectors, broadcasts, table, out, ld_out, bias, valid, mode = e.arguments
-        self._prefetch_result(e, out, ld_out)
-        sums = self._loop_over_k(e, k, vectors, broadcasts, table, bias)
+        k, vectors, broadcasts, table, out, ld_out, bias, valid, mode, at, constants = e.arguments
+        own = self._read_numbers(e, at)
+        self._prefetch_result(e, out, ld_out, own)
+        sums = self._loop_over_k(e, k, vectors, broadcasts, table, bias, own)
         builder = e.builder
-        epilogue = Epilogue(e, mode, self.function)
+        epilogue = Epilogue(e, mode, self.function, constants)
         store = self._store_rows if self.store == "rows" else self._store_columns
         with builder.if_else(epilogue.adds, likely=False) as (adding, plain):
             with adding:
-                store(e, sums, Store(out, ld_out, valid, epilogue, add=True))
+                store(e, sums, Store(out, ld_out, valid, epilogue, True, own))
             with plain:
-                store(e, sums, Store(out, ld_out, valid, epilogue, add=False))
+                store(e, sums, Store(out, ld_out, valid, epilogue, False, own))
 
-    def _prefetch_result(self, e: Emitter, out: ir.Value, ld_out: ir.Value) -> None:
+    def _read_numbers(self, e: Emitter, at: ir.Value) -> Numbers:
+        several = bool(self.pixel_rows)
+        wanted = Numbers(self.tail, several, several)
+        return Numbers(*(e.number(at, i) if want else None for i, want in enumerate(wanted)))
+
+    def _pixel_row(self, e: Emitter, start: ir.Value, v: int, step: ir.Value | None) -> ir.Value:
+        """Return where the row of pixels of a vector begins, rows that are `step` items apart."""
+        if step is None:
+            return start
+        return e.offset(start, e.builder.mul(step, e.constant(self.pixel_rows[v])))
+
+    def _prefetch_result(self, e: Emitter, out: ir.Value, ld_out: ir.Value, own: Numbers) -> None:
         """Prefetch the lines that the result goes to, so that they arrive while the sums run."""
         if self.pixel_step > FAR:
             return
         per_line = LINE // self.dtype.itemsize
+        rows = self.pixel_rows or (0,) * self.NV
         if self.store == "rows":
             numbers = self.result_rows or tuple(range(self.MR))
             reach = e.lanes * self.pixel_step
-            begins = [self._vector_place(e, v) for v in range(self.NV)]
+            begins = [(self._vector_place(e, v), v) for v in range(self.NV)]
         else:
-            numbers, begins = tuple(range(self.NV * e.lanes)), [0]
+            numbers, begins = tuple(range(self.NV * e.lanes)), [(0, 0)]
             reach = self.MR * self.pixel_step
         steps = (*range(0, reach, per_line), reach - 1)
-        items = {begin + step for begin in begins for step in steps}
+        items = {(rows[v], begin + step): v for begin, v in begins for step in steps}
         for number in numbers:
             start = e.offset(out, e.builder.mul(ld_out, e.constant(number)))
-            for item in sorted(items):
-                e.prefetch(e.offset(start, item), True, 3)
+            for (_, item), v in sorted(items.items()):
+                e.prefetch(e.offset(self._pixel_row(e, start, v, own.out_row), item), True, 3)
 
     def _vector_place(self, e: Emitter, v: int) -> int:
         """Return where in a row of the result a vector begins."""
@@ -180,6 +224,7 @@ class Microkernel(Kernel):
         broadcasts: ir.Value,
         table: ir.Value,
         bias: ir.Value,
+        own: Numbers,
     ) -> list[list[ir.Value]]:
         """Emit the loop over k; return the sums, by row and vector."""
         if self.store == "rows":
@@ -211,10 +256,7 @@ class Microkernel(Kernel):
                 for line in sorted({column // per_line for column in self.columns}):
                     place = e.offset(vector_at, line * per_line + self.stream)
                     e.prefetch(place, False, 3)
-            loaded = [
-                e.load(vector_at, column, self.lanes[v] if self.lanes else None)
-                for v, column in enumerate(self.columns)
-            ]
+            loaded = [self._load(e, vector_at, v, own) for v in range(self.NV)]
             ready = [dot.ready_vector(e, vector_loaded) for vector_loaded in loaded]
             results = []
             for i, row in enumerate(self.rows):
@@ -233,6 +275,13 @@ class Microkernel(Kernel):
             sums = [e.builder.sub(sums[j], sums[count + j % self.NV]) for j in range(count)]
         return [sums[i * self.NV : (i + 1) * self.NV] for i in range(self.MR)]
 
+    def _load(self, e: Emitter, base: ir.Value, v: int, own: Numbers) -> ir.Value:
+        """Load a vector of a step."""
+        base, column = self._pixel_row(e, base, v, own.row), self.columns[v]
+        if self.tails[v] and own.lanes is not None:
+            return e.masked_load(base, column, e.lanes_below(own.lanes))
+        return e.load(base, column, self.lanes[v] if self.lanes else None)
+
     def _entry(self, e: Emitter, table: ir.Value, index: ir.Value, column: int) -> ir.Value:
         """Load an entry of step `index` from the table."""
         place = e.builder.mul(index, e.constant(self.table_columns))
@@ -246,10 +295,13 @@ class Microkernel(Kernel):
                 number = self.result_rows[i] if self.result_rows else i
                 target = e.offset(to.out, e.builder.mul(to.ld_out, e.constant(number)))
                 for v, value in enumerate(row):
-                    lanes = self.lanes[v] if self.lanes else e.lanes
+                    lanes: int | ir.Value = self.lanes[v] if self.lanes else e.lanes
+                    if self.tails[v] and to.numbers.lanes is not None:
+                        lanes = to.numbers.lanes
                     first, step = self._vector_place(e, v), self.pixel_step
+                    at = self._pixel_row(e, target, v, to.numbers.out_row)
                     store_pixels(
-                        e, value, target, first, lanes, epilogue=to.epilogue, add=to.add, step=step
+                        e, value, at, first, lanes, epilogue=to.epilogue, add=to.add, step=step
                     )
 
     def _store_columns(self, e: Emitter, sums: list[list[ir.Value]], to: Store) -> None:
@@ -282,7 +334,7 @@ def store_pixels(
     value: ir.Value,
     target: ir.Value,
     first: int,
-    count: int,
+    count: int | ir.Value,
     *,
     epilogue: Epilogue,
     add: bool,
@@ -291,33 +343,49 @@ def store_pixels(
     """Store `count` lanes from item `first` on, `step` items apart.
 
     They are spread over as many vectors as it takes, or stored one by one where every vector would
-    hold one at most.
+    hold one at most.  A count that is known at run time takes masks.
     """
+    most = count if isinstance(count, int) else e.lanes
     if step >= e.lanes and step > 1:
-        for j in range(count):
-            pointer = e.address(target, first + j * step, e.scalar)
-            item = e.builder.extract_element(value, e.constant(j, I32))
-            if add:
-                there = e.builder.load(pointer, align=e.dtype.itemsize, typ=e.scalar)
-                item = e.add(there, item)
-            e.builder.store(epilogue.apply(item), pointer, align=e.dtype.itemsize)
+        for j in range(most):
+            exists: AbstractContextManager[Any] = nullcontext()
+            if not isinstance(count, int):
+                some = e.builder.icmp_signed("<", e.constant(j), count)
+                exists = e.builder.if_then(some, likely=True)
+            with exists:
+                pointer = e.address(target, first + j * step, e.scalar)
+                item = e.builder.extract_element(value, e.constant(j, I32))
+                if add:
+                    there = e.builder.load(pointer, align=e.dtype.itemsize, typ=e.scalar)
+                    item = e.add(there, item)
+                e.builder.store(epilogue.apply(item), pointer, align=e.dtype.itemsize)
         return
     for part in range(step):
         # Lane j of this part is pixel (part * lanes + j) / step.
         begin = -(-part * e.lanes // step)
-        if begin >= count:
+        if begin >= most:
             break
         wanted = [(part * e.lanes + j) for j in range(e.lanes)]
-        chosen = [w % step == 0 and w // step < count for w in wanted]
+        chosen = [w % step == 0 and w // step < most for w in wanted]
         piece = value
         if step > 1:
             piece = e.shuffle(value, e.undefined, [min(w // step, e.lanes - 1) for w in wanted])
         at = first + part * e.lanes
+        mask = None if all(chosen) else e.mask(chosen)
+        if not isinstance(count, int):
+            # Pixel w / step is below the count where w is below step times that.
+            reach = e.builder.sub(
+                e.builder.mul(count, e.constant(step)), e.constant(part * e.lanes)
+            )
+            mask = e.builder.and_(e.mask(chosen), e.lanes_below(reach))
         if add:
-            whole = all(chosen)
-            there = e.load(target, at) if whole else e.masked_load(target, at, e.mask(chosen))
+            there = e.load(target, at) if mask is None else e.masked_load(target, at, mask)
             piece = e.add(there, piece)
-        e.store_chosen(epilogue.apply(piece), target, at, chosen)
+        if isinstance(count, int):
+            e.store_chosen(epilogue.apply(piece), target, at, chosen)
+        else:
+            pointer = e.address(target, at, e.vector)
+            e.store_lanes(epilogue.apply(piece), pointer, mask)
 
 
 def rows_max(isa: Isa, NV: int, words: Words | None = None) -> int:

@@ -25,6 +25,16 @@ class Tile(NamedTuple):
     bias: int  #        address of NR lanes ("columns") or MR items ("rows") that sums start from
     valid: int  #       lanes ("columns") or rows ("rows") of the tile that are stored
     mode: int  #        bits `ADD` and `ACTIVATE`
+    numbers: int  #     address of `TileNumbers`, of kernels that read some
+    constants: int  #   address of those of the function; see `Epilogue`
+
+
+class TileNumbers(NamedTuple):
+    """What tiles of one plan have in common: 64-bit integers, in memory."""
+
+    lanes: int  #      of the last vector of a row of pixels
+    row: int  #        of the source, from one row of pixels to the next
+    out_row: int  #    of the result
 
 
 class Plane(NamedTuple):
@@ -36,6 +46,17 @@ class Plane(NamedTuple):
     out: int  #    address of the result; of dy, for a gradient
     rows: int  #   of the result
     mode: int  #   as of `Tile`
+    numbers: int  # address of `PlaneNumbers`
+    constants: int  # as of `Tile`
+
+
+class PlaneNumbers(NamedTuple):
+    """What the planes of one plan have in common: 64-bit integers, in memory."""
+
+    Q: int  #          pixels of a row
+    pitch: int  #      of the source, from one row to the next
+    segment: int  #    of the source, from one segment of a row to the next
+    out_row: int  #    of the result, from one row of pixels to the next
 
 
 class Pad(NamedTuple):
@@ -147,6 +168,7 @@ class VectorsToPlanes(NamedTuple):
     step: int
     bias: int  #   address of a vector
     mode: int  #   as of `Tile`
+    constants: int  # as of `Tile`
 
 
 class Activate(NamedTuple):

@@ -281,10 +281,10 @@ def _vectors_to_planes(e: Emitter, function: Function | None) -> None:
     Plane i begins at ``target + i * step``.  A vector of biases is added, then what is there
     (`mode`), then comes the function, by default ReLU.
     """
-    source, pixels, rows, target, step, bias, mode = e.arguments
+    source, pixels, rows, target, step, bias, mode, constants = e.arguments
     b = e.builder
     VL = e.constant(e.lanes)
-    epilogue = Epilogue(e, mode, function)
+    epilogue = Epilogue(e, mode, function, constants)
     first = e.load(bias, 0)
     whole, rest = b.sdiv(pixels, VL), b.srem(pixels, VL)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from lowerconv.conv import direct, fused, winograd
 from lowerconv.conv.algorithm import Algorithm
 from lowerconv.conv.blas import lowered, pipelined
 from lowerconv.conv.executable import Executable, Followed, Nothing, Options
+from lowerconv.conv.phases import KEPT
 from lowerconv.conv.problem import ConvProblem, Op
 
 ALGORITHMS: dict[str, Algorithm] = {
@@ -21,6 +24,7 @@ ALGORITHMS: dict[str, Algorithm] = {
 }
 
 
+@lru_cache(maxsize=KEPT)
 def choose(problem: ConvProblem, op: Op, constant: bool = False) -> Algorithm:
     """Return the algorithm of least cost for a pass.
 

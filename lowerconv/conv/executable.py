@@ -133,6 +133,8 @@ class Recorded(Executable):
         The record, or several: of the dtype of `runtime.records.record_dtype`.
     function : Function or None
         The activation, where kernels can apply it in registers.
+    constants : int
+        The address of the function's constants, or 0.
     arrays : list
         What has its address in the record.
     """
@@ -148,17 +150,25 @@ class Recorded(Executable):
         self.nothing = np.empty(0, schedule.conv.dtype)
         self.arrays: list[np.ndarray] = []
         self.function = options.activation.in_registers() if options.activation else None
+        self.constants = 0
+        if options.activation and self.function:
+            self.constants = self._at(options.activation.numbers(schedule.conv.dtype))
 
     def _epilogue(self, options: Options) -> Epilogue:
         """Return the part of a record that says what is applied last."""
-        if options.activation is None or self.function is not None:
-            return Epilogue(in_kernels=options.relu or self.function is not None)
-        constants = options.activation.constants()
-        self.arrays.append(constants)
+        if options.activation is None:
+            return Epilogue(in_kernels=options.relu)
+        dtype = self.schedule.conv.dtype
+        if self.function is not None:
+            return Epilogue(in_kernels=True, constants=self.constants)
         return Epilogue(
-            activate=activate_address(self.schedule.conv.dtype),
-            constants=constants.ctypes.data,
+            activate=activate_address(dtype), constants=self._at(options.activation.constants())
         )
+
+    def _at(self, array: np.ndarray) -> int:
+        """Return the address of an array that is kept as long as the record."""
+        self.arrays.append(array)
+        return array.ctypes.data
 
 
 class Nothing(Executable):

@@ -261,9 +261,10 @@ def _tiles(job, phase, block, panels, pixels, jc, n1):
         row = ir // phase.tiles_per_row * phase.TH
         column = ir % phase.tiles_per_row * phase.TW
         tail = row + phase.TH > phase.P or column + phase.TW > phase.Q
-        kernel, kernel_last = phase.kernel, phase.kernel_last
+        kernel, kernel_last, numbers = phase.kernel, phase.kernel_last, phase.numbers
         if tail:
             kernel, kernel_last = phase.kernel_tail, phase.kernel_last_tail
+            numbers = phase.numbers_tail
         a = pixels.source + (row * job.stride_h * job.pitch + column * job.stride_w) * item
         c = phase.out_offset + row * phase.out_row + column * phase.out_column
         c = pixels.target + c * item
@@ -281,6 +282,8 @@ def _tiles(job, phase, block, panels, pixels, jc, n1):
                     bias=panels.sums + (jr - jc) * item,
                     valid=min(job.NR, job.K - jr),
                     mode=block.mode,
+                    numbers=numbers,
+                    constants=job.constants,
                 ),
             )
 

@@ -273,6 +273,8 @@ def _tiles(job, task, piece, panels, source, to, first):
                     bias=job.zeros,
                     valid=rows,
                     mode=mode,
+                    numbers=np.int64(0),
+                    constants=np.int64(0),
                 ),
             )
 

@@ -14,6 +14,7 @@ from lowerconv.conv.call import make_call
 from lowerconv.conv.executable import Executable, Options
 from lowerconv.conv.problem import OPS, ConvProblem, Op
 from lowerconv.conv.tune import Candidate, measure, recalled
+from lowerconv.runtime.team import most
 from lowerconv.runtime.threads import Turns, get_num_threads, parallel_region
 from lowerconv.runtime.workspace import check_bytes, workspace
 
@@ -147,20 +148,22 @@ class ConvPlan:
         if self.op == "weight_grad":
             raise ValueError("op: got 'weight_grad', which has no filters to hold")
         self.call.check("w", w, self.problem.w_shape)
-        given = contiguous(w, "w")
-        with parallel_region(self.executable.threads, self.executable.pairs) as team:
-            executable = self._for_threads(team.threads)
+        kept = None
+        if shared is not None:
+            executable = self._for_threads(min(self.executable.threads, most()))
             layout = executable.layout()
-            key = origin, layout
-            kept = None if shared is None else shared.get(key)
-            if kept is None:
+            kept = shared.get((origin, layout))
+            if kept is not None and layout is not None:
+                executable.adopt(kept)
+        if kept is None:
+            given = contiguous(w, "w")
+            with parallel_region(self.executable.threads, self.executable.pairs) as team:
+                executable = self._for_threads(team.threads)
                 scratch = workspace(executable.workspace_items, self.problem.dtype)
                 kept = executable.hold(team, given, scratch)
                 kept = np.array(w, order="C", subok=False) if kept is given else kept
                 if shared is not None:
-                    shared[key] = kept
-            elif layout is not None:
-                executable.adopt(kept)
+                    shared[origin, executable.layout()] = kept
         self._held = (kept,)
         self.call = self.call.without_filters()
 

@@ -69,7 +69,7 @@ class Epilogue:
 
     in_kernels: int = 0  # whether kernels apply their function before they store: ReLU, or another
     activate: int = 0  #   address of a function of signature `Activate`, or 0
-    constants: int = 0  #  address, as it wants
+    constants: int = 0  #  address, as that wants, or kernels
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,8 @@ class PhaseRecord:
     kernel_tail: int  #      of the last tiles of a row or column
     kernel_last: int  #      of the last panel
     kernel_last_tail: int
+    numbers: int  #          address of `signatures.TileNumbers`, of whole tiles
+    numbers_tail: int  #     and of the last ones
 
 
 # One record for each phase; what is not a phase's own stands in the first.

@@ -135,6 +135,8 @@ def _filters(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
                 for width, columns in _parts(phase.Q, TW).items():
                     for NV_, panels in _parts(vectors, NV).items():
                         for height, (rows, steps) in ((TH, whole), (last, end)):
+                            if not rows:
+                                continue
                             m = height * width
                             one = steps * step_time(m, NV_, isa)
                             stored = costs.TRANSPOSED * NV_ * -(-m // VL) + _far(conv, NV_ * VL, m)
@@ -181,6 +183,8 @@ def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
             for width, columns in _parts(phase.Q, TW).items():
                 for NR_, panels in _parts(conv.K, NR).items():
                     for height, (rows, steps) in ((TH, whole), (phase.P % TH or TH, end)):
+                        if not rows:
+                            continue
                         count = height * -(-width // VL)
                         one = steps * (
                             step_time(NR_, count, isa) + costs.UNALIGNED * count + crowded

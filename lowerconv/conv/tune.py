@@ -11,7 +11,7 @@ import numpy as np
 
 from lowerconv.conv.algorithms import ALGORITHMS
 from lowerconv.conv.problem import ConvProblem, Op
-from lowerconv.conv.wisdom import recall, remember
+from lowerconv.conv.wisdom import recall, remember, remembers
 
 SECONDS = 0.2  # to measure all candidates of a problem
 LEAST, MOST = 3, 100  # rounds in which candidates take turns
@@ -54,7 +54,7 @@ def candidates(problem: ConvProblem, op: Op, constant: bool) -> list[Candidate]:
 
 def recalled(problem: ConvProblem, op: Op, constant: bool) -> Candidate | None:
     """Return the choice that is remembered for a problem, if it still exists."""
-    choice = recall(problem_key(problem, op, constant))
+    choice = recall(problem_key(problem, op, constant)) if remembers() else None
     if choice is None:
         return None
     candidate = Candidate(str(choice.get("algorithm")), choice.get("variant"))

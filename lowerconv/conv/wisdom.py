@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import tempfile
 from contextlib import suppress
@@ -22,6 +23,7 @@ import llvmlite.binding as llvm
 from lowerconv.codegen.isa import host_isa
 from lowerconv.machine.cache import (
     ANOTHER_DIRECTORY,
+    DIRECTORY_VARIABLE,
     cache_directory,
     describe_unwritable,
     read_checked,
@@ -63,6 +65,20 @@ def _file(directory: Path | None, key: str) -> Path | None:
     if directory is None:
         return None
     return directory / (hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32] + SUFFIX)
+
+
+def remembers() -> bool:
+    """Return whether anything may be remembered at all: most users have tuned nothing."""
+    variables = DIRECTORY_VARIABLE, "HOME", "XDG_CACHE_HOME"
+    path = _path_for(tuple(map(os.environ.get, variables)))
+    return bool(_unwritten) or (path is not None and os.path.isdir(path))
+
+
+@lru_cache
+def _path_for(variables: tuple[str | None, ...]) -> str | None:
+    """Return `wisdom_path`, which follows from these variables of the environment."""
+    path = wisdom_path()
+    return None if path is None else str(path)
 
 
 def recall(key: str) -> Choice | None:

@@ -45,7 +45,12 @@ class Activation(NamedTuple):
 
     def in_registers(self) -> Function | None:
         """Return the function as kernels apply it before they store; None if they cannot."""
-        return Function(*self) if self.function in IN_REGISTERS else None
+        known = self.function in IN_REGISTERS
+        return Function(self.function, self.is_scaled) if known else None
+
+    def numbers(self, dtype: np.dtype) -> np.ndarray:
+        """Return what kernels want the address of that apply the function `in_registers`."""
+        return np.array(self[1:], dtype)
 
     def constants(self) -> np.ndarray:
         """Return what `Activate` wants the address of."""

@@ -40,6 +40,10 @@ class Capture:
         self._team: Team = team()
         self._rows = np.zeros((launches, fork_join.ROW), np.int64)
         self._frames = np.zeros(launches * FRAME_BYTES // 8, np.int64)
+        self._reach = [
+            (array.ctypes.data, array.ctypes.data + array.nbytes)
+            for array in (self._rows, self._frames)
+        ]
         self._frame_words = 0
         self.count = 0
         self._threads, self._scratch = get_num_threads(), workspace_generation()
@@ -59,19 +63,15 @@ class Capture:
             run()
             return False
         with self._team.capturing:
-            rows, frames = (
-                (array.ctypes.data + 8 * used, array.ctypes.data + array.nbytes)
-                for array, used in (
-                    (self._rows, self.count * fork_join.ROW),
-                    (self._frames, self._frame_words),
-                )
-            )
-            state[fork_join.NEXT_ROW], state[fork_join.ROWS_END] = rows
-            state[fork_join.NEXT_FRAME], state[fork_join.FRAMES_END] = frames
+            (rows, rows_end), (frames, frames_end) = self._reach
+            rows += 8 * self.count * fork_join.ROW
+            frames += 8 * self._frame_words
+            state[fork_join.NEXT_ROW], state[fork_join.ROWS_END] = rows, rows_end
+            state[fork_join.NEXT_FRAME], state[fork_join.FRAMES_END] = frames, frames_end
             state[fork_join.MISSED] = 0
             run()
-            self.count += int(state[fork_join.NEXT_ROW] - rows[0]) // (8 * fork_join.ROW)
-            self._frame_words += int(state[fork_join.NEXT_FRAME] - frames[0]) // 8
+            self.count += int(state[fork_join.NEXT_ROW] - rows) // (8 * fork_join.ROW)
+            self._frame_words += int(state[fork_join.NEXT_FRAME] - frames) // 8
             return not state[fork_join.MISSED]
 
     @property

@@ -16,6 +16,7 @@ dataclasses, which group what belongs together and say what each field means::
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,15 @@ def fill(records: np.ndarray, *parts: Any) -> None:
         Of a dtype that `record_dtype` has made of the classes of `parts`, among others.
     *parts : dataclass instances
     """
+    words = records.view(np.int64).reshape(len(records), -1)
     for part in parts:
-        for field in fields(part):
-            records[field.name] = getattr(part, field.name)
+        first, names = _place(records.dtype, type(part))
+        words[:, first : first + len(names)] = [getattr(part, name) for name in names]
+
+
+@lru_cache
+def _place(dtype: np.dtype, part: type) -> tuple[int, tuple[str, ...]]:
+    """Return the first word of a dataclass in a record, and its fields, which follow each other."""
+    assert dtype.names is not None
+    names = tuple(field.name for field in fields(part))
+    return dtype.names.index(names[0]), names

@@ -128,7 +128,7 @@ def product_of(isa, words, vectors, broadcasts, bias=None, out=None):
     out = np.zeros((rows, lanes), words.sums) if out is None else out
     table = np.zeros(2, np.int32)
     arguments = [k, vectors.ravel(), broadcasts.ravel(), table, out.ravel(), lanes, bias]
-    return Job(f"{kernel} {k=}", kernel, [*arguments, rows, mode], 4, PLACES[0])
+    return Job(f"{kernel} {k=}", kernel, [*arguments, rows, mode, 0, 0], 4, PLACES[0])
 
 
 ISAS_HERE = tuple(EXTENDED.values())
@@ -284,7 +284,7 @@ def test_kernels_of_other_words_do_not_share_code(isa):
 
 
 FLOAT, INT = np.dtype("float32"), np.dtype("int32")
-LINE = Function("affine", 2, 1, 1, 0)
+LINE = Function("affine", scaled=False)
 
 
 @pytest.mark.parametrize(

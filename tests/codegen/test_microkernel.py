@@ -48,6 +48,8 @@ def test_every_number_of_lanes_and_step_of_pixels(isa, dtype, rng):
             kernels.append(
                 random_kernel(rng, isa, dtype, 1, 2, "rows", pixel_step=step, lanes=lanes)
             )
+        if isa.masks:
+            kernels.append(random_kernel(rng, isa, dtype, 1, 2, "rows", pixel_step=step, tail=True))
         for MR in (VL // 2, VL + 1):
             kernels.append(random_kernel(rng, isa, dtype, MR, 1, "columns", pixel_step=step))
     check(rng, kernels, calls=4)
@@ -91,7 +93,7 @@ def test_values_that_are_not_ordinary(isa):
         bias = np.full(2 if store == "rows" else NV * VL, -0.0, dtype)
         step, valid = (NV * VL, 2) if store == "rows" else (2, NV * VL)
         table = np.zeros(1, np.int32)
-        arguments = [1, vectors, broadcasts, table, out, step, bias, valid, mode]
+        arguments = [1, vectors, broadcasts, table, out, step, bias, valid, mode, 0, 0]
         jobs.append(Job(f"{kernel} {mode=}", kernel, arguments, 4, PLACES[0]))
         right.append(turn(want).ravel())
     compare(jobs, right)

@@ -34,10 +34,28 @@ def numbers(words, holds):
         return items.astype(float).reshape(words.size, -1)
 
 
-def expected(kernel, k, vectors, broadcasts, table, out, out_step, bias, valid, mode):
-    """What `out` must hold after the call, by the definition."""
+def lanes_of(kernel, tail):
+    """Return how many lanes of each vector exist, `tail` of the last one of a row of pixels."""
     VL = kernel.isa.lanes(kernel.dtype)
     lanes = kernel.lanes or (VL,) * kernel.NV
+    return [tail if last else count for count, last in zip(lanes, kernel.tails, strict=True)]
+
+
+def places_of(kernel, row, out_row):
+    """Return where vectors are read and, in a row of the result, stored."""
+    VL = kernel.isa.lanes(kernel.dtype)
+    rows = np.array(kernel.pixel_rows or (0,) * kernel.NV)
+    spots = kernel.vector_places or range(
+        0, kernel.NV * VL * kernel.pixel_step, VL * kernel.pixel_step
+    )
+    return np.array(kernel.columns) + rows * row, np.array(spots) + rows * out_row
+
+
+def expected(kernel, k, vectors, broadcasts, table, out, out_step, bias, valid, mode, own, _):
+    """What `out` must hold after the call, by the definition."""
+    VL = kernel.isa.lanes(kernel.dtype)
+    lanes = lanes_of(kernel, own[0])
+    columns, spots = places_of(kernel, *own[1:3])
     holds = kernel.words or (None, None)
     vectors, broadcasts = numbers(vectors, holds[0]), numbers(broadcasts, holds[1])
     sums = np.zeros((kernel.MR, kernel.NV * VL))
@@ -46,7 +64,7 @@ def expected(kernel, k, vectors, broadcasts, table, out, out_step, bias, valid, 
     for step in range(k):
         at = entries[step, 0] if kernel.vector_step is None else step * kernel.vector_step
         row = np.zeros((kernel.NV * VL, vectors.shape[1]))
-        for v, (column, count) in enumerate(zip(kernel.columns, lanes, strict=True)):
+        for v, (column, count) in enumerate(zip(columns, lanes, strict=True)):
             row[v * VL : v * VL + count] = vectors[at + column : at + column + count]
         at = entries[step, -1] if kernel.broadcast_step is None else step * kernel.broadcast_step
         sums += broadcasts[at + np.array(kernel.rows)] @ row.T
@@ -60,10 +78,8 @@ def expected(kernel, k, vectors, broadcasts, table, out, out_step, bias, valid, 
         for i in range(min(kernel.MR, valid)):
             row = (kernel.result_rows[i] if kernel.result_rows else i) * out_step
             for v, count in enumerate(lanes):
-                places = kernel.vector_places
-                begin = places[v] if places else v * VL * kernel.pixel_step
                 for j in range(count):
-                    put(row + begin + j * kernel.pixel_step, sums[i, v * VL + j])
+                    put(row + spots[v] + j * kernel.pixel_step, sums[i, v * VL + j])
     else:
         for lane in range(min(kernel.NV * VL, valid)):
             for i in range(kernel.MR):
@@ -75,9 +91,12 @@ def random_kernel(rng, isa, dtype, MR, NV, store, words=None, **chosen):
     """A specification with everything drawn that is not chosen."""
     VL = isa.lanes(dtype)
     pixel_step = chosen.get("pixel_step", rng.choice([1, 1, 2, 3]))
-    lanes = result_rows = vector_places = ()
+    lanes = result_rows = vector_places = pixel_rows = ()
+    tail = store == "rows" and isa.masks and "lanes" not in chosen and rng.random() < 0.5
+    tail = chosen.get("tail", tail)
     if store == "rows":
-        lanes = rng.choice([(), tuple(rng.randint(1, VL) for _ in range(NV))])
+        lanes = rng.choice([(), tuple(rng.randint(1, VL) for _ in range(NV))]) if not tail else ()
+        pixel_rows = rng.choice([(), tuple(v // 2 for v in range(NV))])
         if rng.random() < 0.5:
             result_rows = tuple(rng.sample(range(2 * MR), MR))
         if rng.random() < 0.5:  # in another order, with gaps
@@ -93,7 +112,7 @@ def random_kernel(rng, isa, dtype, MR, NV, store, words=None, **chosen):
         vector_step=chosen.get("vector_step", rng.choice([None, 0, 1, NV * VL])),
         store=store, lanes=chosen.get("lanes", lanes), pixel_step=pixel_step,
         ahead=rng.choice([0, 64]), result_rows=result_rows, vector_places=vector_places,
-        words=words,
+        words=words, tail=tail, pixel_rows=pixel_rows,
     )  # fmt: skip
 
 
@@ -119,21 +138,24 @@ def operands(rng, kernel, k, valid, mode):
     VL, dtype = kernel.isa.lanes(kernel.dtype), kernel.dtype
     offsets = [rng.randint(0, 40) for _ in range(k * kernel.table_columns)]
     entries = np.array(offsets, np.int32).reshape(k, kernel.table_columns)
-    lanes = kernel.lanes or (VL,) * kernel.NV
+    row = rng.randint(0, 60)
+    out_row = (max(kernel.vector_places, default=0) + kernel.NV * VL * kernel.pixel_step) * 2
+    own = np.array([rng.randint(1, VL), row, out_row], np.int64)
+    lanes, (columns, spots) = lanes_of(kernel, own[0]), places_of(kernel, row, out_row)
 
     def reach(step, column):
         last = entries[:, column].max(initial=0) if step is None else max(0, k - 1) * step
         return int(last) + 1
 
-    wide = max(column + count for column, count in zip(kernel.columns, lanes, strict=True))
+    wide = int(max(column + count for column, count in zip(columns, lanes, strict=True)))
     holds = kernel.words or (dtype, dtype)
     vectors = integers(rng, wide + reach(kernel.vector_step, 0) - 1, holds[0])
     broadcasts = integers(rng, max(kernel.rows) + reach(kernel.broadcast_step, -1), holds[1])
     table = entries.ravel() if kernel.table_columns and k else np.zeros(2, np.int32)
     step = kernel.pixel_step
     if kernel.store == "rows":
-        spots = kernel.vector_places or tuple(v * VL * step for v in range(kernel.NV))
-        ends = [spot + (count - 1) * step + 1 for spot, count in zip(spots, lanes, strict=True)]
+        both = zip(spots, lanes, strict=True)
+        ends = [int(spot + (count - 1) * step + 1) for spot, count in both]
         out_step = max(ends) + rng.choice([0, 5])
         places = kernel.result_rows or tuple(range(kernel.MR))
         size = max(places[:valid], default=0) * out_step + max(ends)
@@ -145,7 +167,7 @@ def operands(rng, kernel, k, valid, mode):
         bias = integers(rng, kernel.NV * VL, dtype, 20)
     # Memory that is only written must not be read, nor may its gaps be written.
     out = integers(rng, size, dtype, 20) if mode & ADD else untouched(size, dtype)
-    return [k, vectors, broadcasts, table, out, out_step, bias, valid, mode]
+    return [k, vectors, broadcasts, table, out, out_step, bias, valid, mode, own, 0]
 
 
 def check(rng, kernels, calls):

@@ -72,6 +72,7 @@ class PlanePhase:
     out_offset: int
     out_row: int
     kernel: int
+    numbers: int  # address of `signatures.PlaneNumbers`
     first_tap: int
 
 
@@ -131,6 +132,8 @@ def _results(jobs, image, group, band, slot):
                         out=job.target + to * item,
                         rows=rows,
                         mode=mode,
+                        numbers=phase.numbers,
+                        constants=job.constants,
                     ),
                 )
                 if job.activate and channel == job.C - 1:  # of a forward pass: its one phase
@@ -179,7 +182,8 @@ def _gradients(jobs, image, group, band, slot, sums):
                 part = parts[i]
                 at = sums + (pair + part.first_tap) * job.VL * item
                 dy_at = job.filters + dy * item
-                call(part.kernel, Plane(source, at, job.zeros, dy_at, rows, mode))
+                own = Plane(source, at, job.zeros, dy_at, rows, mode, part.numbers, np.int64(0))
+                call(part.kernel, own)
 
 
 def _weight_grad(jobs, worker):

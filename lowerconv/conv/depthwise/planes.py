@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import ceil
 
 import numpy as np
@@ -9,12 +10,13 @@ import numpy as np
 from lowerconv.codegen.depthwise import PlaneKernel
 from lowerconv.codegen.depthwise_small import SmallPlaneKernel
 from lowerconv.codegen.epilogue import Function
-from lowerconv.codegen.isa import LINE
+from lowerconv.codegen.isa import LINE, Isa
 from lowerconv.codegen.packing import pad_address, sum_lanes_address
+from lowerconv.codegen.signatures import PlaneNumbers
 from lowerconv.conv.depthwise import nest
 from lowerconv.conv.depthwise.schedule import PlaneSchedule
 from lowerconv.conv.executable import Array, Options, Recorded
-from lowerconv.conv.phases import Phase
+from lowerconv.conv.phases import KEPT, Phase
 from lowerconv.conv.window import balanced
 from lowerconv.runtime.launch import bind_operands, launch
 from lowerconv.runtime.records import fill
@@ -51,11 +53,25 @@ class Planes(Recorded):
         workers = _workers(s, zeros, len(phases), options.add)
         fill(self.job, *_parts(s), self._epilogue(options), workers)
         for number, (phase, taps, first) in enumerate(phases):
-            kernel = _kernel(s, phase, taps, self.function)
+            kernel, address = _kernel(s, phase, taps, self.function)
             self.kernels.append(kernel)
-            own = nest.PlanePhase(phase.P, phase.out_offset, phase.out_row, kernel.address(), first)
+            own = nest.PlanePhase(
+                phase.P, phase.out_offset, phase.out_row, address, self._numbers(phase), first
+            )
             fill(self.job[number : number + 1], own)
         self.workspace_items = s.workers * workers.scratch_bytes // s.conv.dtype.itemsize
+
+    def _numbers(self, phase: Phase) -> int:
+        """Return the address of what the kernel of a phase reads."""
+        s = self.schedule
+        pitch = s.conv.W if s.small else s.window.pitch
+        numbers = PlaneNumbers(
+            Q=phase.Q,
+            pitch=pitch,
+            segment=pitch // s.window.split,
+            out_row=phase.out_row,
+        )
+        return self._at(np.array(numbers, np.int64))
 
     def run(
         self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
@@ -71,46 +87,87 @@ class Planes(Recorded):
         assert isinstance(kernel, (PlaneKernel, SmallPlaneKernel))
         return {
             "instructions": s.isa.name,
-            "kernel": f"plane by plane: {len(kernel.taps)} taps, rows of {kernel.Q} pixels",
+            "kernel": f"plane by plane: {len(kernel.taps)} taps, rows of {s.conv.phases[0].Q} pixels",
             "source": "padded bands" if s.padded else "in place",
             "tasks": f"{s.tasks} on {s.workers} workers",
         }
 
 
-def _kernel(
-    s: PlaneSchedule, phase: Phase, taps: Taps, function: Function | None
-) -> PlaneKernel | SmallPlaneKernel:
+Made = tuple["PlaneKernel | SmallPlaneKernel", int]  # a kernel and its address
+
+
+def _kernel(s: PlaneSchedule, phase: Phase, taps: Taps, function: Function | None) -> Made:
     """Return the kernel of some taps of a phase."""
-    conv = s.conv
+    conv, masks = s.conv, s.isa.masks
+    common = phase.out_column, s.gradient, function
     if s.small:
-        return SmallPlaneKernel(
-            s.isa,
-            conv.dtype,
-            taps,
-            H=conv.H,
-            W=conv.W,
-            P=phase.P,
-            Q=phase.Q,
-            stride_h=conv.stride_h,
-            stride_w=conv.stride_w,
-            out_row=phase.out_row,
-            out_column=phase.out_column,
-            together=balanced(phase.P, s.rows_at_once),
-            gradient=s.gradient,
-            function=function,
-        )
-    return PlaneKernel(
-        s.isa,
-        conv.dtype,
-        tuple((tap, s.window.place(row, column)) for tap, row, column in taps),
-        Q=phase.Q,
-        row_step=conv.stride_h * s.window.pitch,
-        out_row=phase.out_row,
-        out_column=phase.out_column,
-        together=balanced(s.band, s.rows_at_once),
-        gradient=s.gradient,
+        together = balanced(phase.P, s.rows_at_once)
+        widths = (None, None) if masks else (conv.W, phase.Q)
+        extents = conv.H, phase.P, *widths, conv.stride_h, conv.stride_w
+        return _small_kernel(s.isa, conv.dtype, taps, *extents, together, *common)
+    together, rest = balanced(s.band, s.rows_at_once), None if masks else phase.Q % s.VL
+    places = tuple((tap, *s.window.line(row, column)) for tap, row, column in taps)
+    return _plane_kernel(s.isa, conv.dtype, places, conv.stride_h, rest, together, *common)
+
+
+@lru_cache(maxsize=KEPT)
+def _small_kernel(
+    isa: Isa,
+    dtype: np.dtype,
+    taps: Taps,
+    H: int,
+    P: int,
+    W: int | None,
+    Q: int | None,
+    stride_h: int,
+    stride_w: int,
+    together: int,
+    out_column: int,
+    gradient: bool,
+    function: Function | None,
+) -> Made:
+    kernel = SmallPlaneKernel(
+        isa,
+        dtype,
+        taps,
+        H=H,
+        P=P,
+        W=W,
+        Q=Q,
+        stride_h=stride_h,
+        stride_w=stride_w,
+        out_column=out_column,
+        together=together,
+        gradient=gradient,
         function=function,
     )
+    return kernel, kernel.address()
+
+
+@lru_cache(maxsize=KEPT)
+def _plane_kernel(
+    isa: Isa,
+    dtype: np.dtype,
+    places: tuple[tuple[int, int, int, int], ...],
+    row_step: int,
+    rest: int | None,
+    together: int,
+    out_column: int,
+    gradient: bool,
+    function: Function | None,
+) -> Made:
+    kernel = PlaneKernel(
+        isa,
+        dtype,
+        places,
+        row_step=row_step,
+        out_column=out_column,
+        rest=rest,
+        together=together,
+        gradient=gradient,
+        function=function,
+    )
+    return kernel, kernel.address()
 
 
 def _parts(s: PlaneSchedule) -> tuple[object, ...]:

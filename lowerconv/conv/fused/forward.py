@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from functools import lru_cache
 
 import numpy as np
 
 from lowerconv.codegen.epilogue import Function
+from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.microkernel import Microkernel
 from lowerconv.codegen.packing import (
     pad_address,
@@ -15,11 +17,13 @@ from lowerconv.codegen.packing import (
     transpose_address,
     transpose_taps_address,
 )
+from lowerconv.codegen.signatures import TileNumbers
 from lowerconv.conv import records
 from lowerconv.conv.executable import Array, Options, Recorded
 from lowerconv.conv.kept import Kept
 from lowerconv.conv.macrokernel import macrokernel_address, pack_address
 from lowerconv.conv.partition import part_table
+from lowerconv.conv.phases import KEPT, Phase
 from lowerconv.conv.schedule import Schedule
 from lowerconv.conv.tiling import live_taps
 from lowerconv.runtime.launch import bind_operands, launch
@@ -129,16 +133,17 @@ class Forward(Recorded):
         TH, TW = s.tiling.shapes[number]
         tail = (phase.P % TH or TH, TW) if TH > 1 else (TH, phase.Q % TW or TW)
         rest = s.conv.K - (s.panels - 1) * s.NR
-        make = _pixel_kernel if s.tiling.vectors == "pixels" else _filter_kernel
-        kernels = [
-            make(s, number, NR, *size, self.function)
+        made = [
+            _kernel(s, number, NR, *size, self.function)
             for NR in (s.NR, rest)
             for size in ((TH, TW), tail)
         ]
-        self.kernels += kernels
+        self.kernels += [kernel for kernel, _ in made]
         tables = self._table_of_rows(number)
         per_row = s.tiles_per_row(number)
-        whole, whole_tail, last, last_tail = (kernel.address() for kernel in kernels)
+        (_, whole), (_, whole_tail), (_, last), (_, last_tail) = made
+        numbers = np.array([self._numbers(phase, width) for width in (TW, tail[1])], np.int64)
+        numbers_at = self._at(numbers)
         return records.PhaseRecord(
             P=phase.P,
             Q=phase.Q,
@@ -155,21 +160,34 @@ class Forward(Recorded):
             kernel_tail=whole_tail,
             kernel_last=last,
             kernel_last_tail=last_tail,
+            numbers=numbers_at,
+            numbers_tail=numbers_at + numbers.strides[0],
+        )
+
+    def _numbers(self, phase: Phase, width: int) -> TileNumbers:
+        """Return what kernels read of tiles that are so many pixels wide."""
+        s = self.schedule
+        return TileNumbers(
+            lanes=(width - 1) % s.VL + 1,
+            row=s.conv.stride_h * s.window.pitch,
+            out_row=phase.out_row,
         )
 
     def _table_of_rows(self, number: int) -> np.ndarray:
         """Return, for each row of tiles, the address of its table and its steps per channel."""
         s = self.schedule
         made: dict[bytes, tuple[int, int]] = {}
-        rows = []
-        for mask in live_taps(s.conv, s.conv.phases[number], s.tiling.shapes[number][0]):
-            key = mask.tobytes()
+        masks = live_taps(s.conv, s.conv.phases[number], s.tiling.shapes[number][0])
+        table = np.empty((len(masks), 2), np.int64)
+        # Rows of tiles that follow each other are alike, but for the first and the last.
+        differ = np.flatnonzero((masks[1:] != masks[:-1]).any(axis=1)) + 1
+        begins = [0, *map(int, differ)] if len(masks) else []
+        for begin, end in zip(begins, [*begins[1:], len(masks)], strict=True):
+            key = masks[begin].tobytes()
             if key not in made:
-                live = tuple(map(int, np.flatnonzero(mask)))
-                self.arrays.append(_table(s, number, live))
-                made[key] = self.arrays[-1].ctypes.data, len(live)
-            rows.append(made[key])
-        table = np.array(rows, np.int64).reshape(-1, 2)
+                live = tuple(map(int, np.flatnonzero(masks[begin])))
+                made[key] = self._at(_table(s, number, live)), len(live)
+            table[begin:end] = made[key]
         self.arrays.append(table)
         return table
 
@@ -255,49 +273,96 @@ def _room_for_panels(s: Schedule) -> np.ndarray:
     return np.empty((copies * _copy_items(s), 1, 1, 1), s.conv.dtype)
 
 
-def _filter_kernel(
+Made = tuple[Microkernel, int]  # a kernel and its address
+
+
+def _kernel(
     s: Schedule, number: int, NR: int, height: int, width: int, function: Function | None
-) -> Microkernel:
+) -> Made:
+    """Return the kernel of NR filters and height x width pixels of a phase."""
+    conv, out_column = s.conv, s.conv.phases[number].out_column
+    common = out_column, not s.window.padded, function
+    if s.tiling.vectors == "filters":
+        row_step = conv.stride_h * s.window.pitch if height > 1 else 0
+        filter_step = None if _paired(s, number) else s.NR
+        steps = row_step, conv.stride_w, filter_step, STREAM * s.NR
+        return _filter_kernel(s.isa, conv.dtype, NR, height, width, *common, *steps)
+    across, rest = -(-width // s.VL), width % s.VL
+    if s.isa.masks:
+        rest = min(1, rest)  # how many lanes is said at run time
+    row_step = conv.C * conv.taps if s.tiling.in_place else 1
+    step = 1 if s.tiling.in_place else s.NR
+    steps = row_step, None if _paired(s, number) else step
+    return _pixel_kernel(s.isa, conv.dtype, NR, height, across, rest, *common, *steps)
+
+
+@lru_cache(maxsize=KEPT)
+def _filter_kernel(
+    isa: Isa,
+    dtype: np.dtype,
+    NR: int,
+    height: int,
+    width: int,
+    out_column: int,
+    in_place: bool,
+    function: Function | None,
+    row_step: int,
+    column_step: int,
+    filter_step: int | None,
+    stream: int,
+) -> Made:
     """Return the kernel with vectors of NR filters and height x width pixels broadcast."""
-    stride_w = s.conv.stride_w
-    rows = (i * s.conv.stride_h * s.window.pitch for i in range(height))
-    return Microkernel(
-        s.isa,
-        s.conv.dtype,
-        rows=tuple(row + j * stride_w for row in rows for j in range(width)),
-        columns=tuple(range(0, NR, s.VL)),
+    kernel = Microkernel(
+        isa,
+        dtype,
+        rows=tuple(i * row_step + j * column_step for i in range(height) for j in range(width)),
+        columns=tuple(range(0, NR, isa.lanes(dtype))),
         broadcast_step=None,
-        vector_step=None if _paired(s, number) else s.NR,
+        vector_step=filter_step,
         store="columns",
-        pixel_step=s.conv.phases[number].out_column,
-        ahead=0 if s.window.padded else s.tiling.shapes[number][1] * stride_w,
-        stream=STREAM * s.NR,
+        pixel_step=out_column,
+        ahead=width * column_step if in_place else 0,
+        stream=stream,
         function=function,
     )
+    return kernel, kernel.address()
 
 
+@lru_cache(maxsize=KEPT)
 def _pixel_kernel(
-    s: Schedule, number: int, NR: int, height: int, width: int, function: Function | None
-) -> Microkernel:
+    isa: Isa,
+    dtype: np.dtype,
+    NR: int,
+    height: int,
+    across: int,
+    rest: int,
+    out_column: int,
+    in_place: bool,
+    function: Function | None,
+    row_step: int,
+    filter_step: int | None,
+) -> Made:
     """Return the kernel with vectors of height x width pixels and NR filters broadcast."""
-    conv, phase = s.conv, s.conv.phases[number]
-    row_step = conv.stride_h * s.window.pitch
-    in_place = s.tiling.in_place
-    vectors = [(i, j) for i in range(height) for j in range(0, width, s.VL)]
-    return Microkernel(
-        s.isa,
-        conv.dtype,
-        rows=tuple(i * (conv.C * conv.taps if in_place else 1) for i in range(NR)),
-        columns=tuple(i * row_step + j for i, j in vectors),
-        broadcast_step=None if _paired(s, number) else 1 if in_place else s.NR,
+    VL = isa.lanes(dtype)
+    row = tuple(range(0, across * VL, VL))
+    several = height > 1
+    kernel = Microkernel(
+        isa,
+        dtype,
+        rows=tuple(i * row_step for i in range(NR)),
+        columns=row * height,
+        broadcast_step=filter_step,
         vector_step=None,
         store="rows",
-        lanes=tuple(min(s.VL, width - j) for _, j in vectors),
-        pixel_step=phase.out_column,
-        ahead=0 if s.window.padded else s.tiling.shapes[number][1],
-        vector_places=tuple(i * phase.out_row + j * phase.out_column for i, j in vectors),
+        lanes=((VL,) * (across - 1) + (rest,)) * height if rest and not isa.masks else (),
+        tail=bool(rest) and isa.masks,
+        pixel_rows=tuple(i for i in range(height) for _ in row) if several else (),
+        pixel_step=out_column,
+        ahead=across * VL if in_place else 0,
+        vector_places=tuple(j * out_column for j in row) * height if several else (),
         function=function,
     )
+    return kernel, kernel.address()
 
 
 def _paired(s: Schedule, number: int) -> bool:

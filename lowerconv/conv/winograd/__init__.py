@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from math import inf
 
+import numpy as np
+
 from lowerconv.codegen.isa import host_isa
 from lowerconv.codegen.transforms import R
 from lowerconv.conv import costs
@@ -23,6 +25,13 @@ from lowerconv.conv.winograd.schedule import make_tile_schedule
 from lowerconv.conv.winograd.schedule_weights import make_sum_schedule
 from lowerconv.conv.winograd.weights import WinogradWeightGrad
 from lowerconv.runtime.affinity import nodes
+
+
+def takes(problem: ConvProblem) -> bool:
+    """Return whether the algorithm takes a problem."""
+    p = problem
+    plain = p.stride == p.dilation == (1, 1)
+    return plain and (p.R, p.S) == (R, R) and p.dtype == np.float32
 
 
 def check(problem: ConvProblem) -> None:
@@ -44,7 +53,7 @@ def estimate(problem: ConvProblem, op: Op, constant: bool) -> float:
 
     Results differ from those of "fused": the choice must not depend on the number of threads.
     """
-    if not ALGORITHM.takes(problem) or by_planes(problem, op):
+    if not takes(problem) or by_planes(problem, op):
         return inf
     if op == "weight_grad":
         cost = make_sum_schedule(problem, host_isa(), (0,)).cost

@@ -196,6 +196,8 @@ def _multiply(job, block, U, V, products, tiles):
                     bias=job.zeros,
                     valid=count,
                     mode=mode,
+                    numbers=np.int64(0),
+                    constants=np.int64(0),
                 ),
             )
 
@@ -238,14 +240,16 @@ def _store(job, piece, group, panel, products, scratch):
             bias = sums + lane * item
             rows = min(VL, valid - lane)
             if job.segments == 1:
-                copy = VectorsToPlanes(strip, high * width, rows, out, size, bias, mode)
+                pixels, last = high * width, job.constants
+                copy = VectorsToPlanes(strip, pixels, rows, out, size, bias, mode, last)
                 call(job.vectors_to_planes, copy)
                 if job.activate:
                     call(job.activate, Activate(out, rows, high * width, size, job.constants))
             else:
                 for i in range(high):
                     line, to = strip + i * width * VL * item, out + i * job.Q * item
-                    copy = VectorsToPlanes(line, width, rows, to, size, bias, mode)
+                    last = job.constants
+                    copy = VectorsToPlanes(line, width, rows, to, size, bias, mode, last)
                     call(job.vectors_to_planes, copy)
                     if job.activate:
                         call(job.activate, Activate(to, rows, width, size, job.constants))

@@ -103,6 +103,8 @@ def _multiply(jobs, worker):
                     bias=x.zeros,
                     valid=x.MR,
                     mode=mode,
+                    numbers=np.int64(0),
+                    constants=np.int64(0),
                 ),
             )
 
@@ -144,6 +146,7 @@ def _finish(jobs, worker):
                     step=job.C * TAPS,
                     bias=job.zeros,
                     mode=mode,
+                    constants=np.int64(0),
                 ),
             )
 

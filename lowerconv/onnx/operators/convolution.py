@@ -65,7 +65,9 @@ def conv(node: Node, x: Any, w: Any, b: Any = None) -> Any:
             groups=node.get("group", 1),
         )
     stride, _, dilation, groups = layer.geometry
-    layer.geometry = (stride, planar(pads, (0, 0)), dilation, groups)
+    geometry = (stride, planar(pads, (0, 0)), dilation, groups)
+    if geometry != layer.geometry:
+        layer.geometry = geometry
     if axes == 1:
         y = layer(F.reshape(x, (*x.shape[:2], 1, x.shape[2])))
         return F.reshape(y, (*y.shape[:2], y.shape[3]))
