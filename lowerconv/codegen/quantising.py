@@ -9,7 +9,7 @@ Bytes of four filters become a word of the result: where pixels fill vectors, so
 filter are one, no lane leaves its place.  Where the result is float32, y is stored, clamped too.
 
 Rounding is an addition: the float32 nearest to ``y + 1.5 * 2**23`` has y, rounded, in its lowest
-bits, in two's complement.  What is clamped to a byte's range is far from 2**22, to which that holds.
+bits, in two's complement, up to 2**22, from which what is clamped to a byte's range is far.
 """
 
 from __future__ import annotations
