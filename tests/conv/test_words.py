@@ -248,6 +248,8 @@ def test_calls_that_do_not_fit():
         plan.hold(w, numbers[:3], numbers)
     with pytest.raises(ValueError, match="scale: got numbers that are not finite"):
         plan.hold(w, numbers * np.nan, numbers)
+    with pytest.raises(ValueError, match="scale: got results that reach"):
+        plan.hold(np.full_like(w, 127), numbers * 1e4, numbers)
     with pytest.raises(ValueError, match="residual_zero: got 256"):
         plan.hold(w, numbers, numbers, residual_zero=256)
     plan.hold(w, numbers, numbers)

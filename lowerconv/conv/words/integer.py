@@ -30,6 +30,7 @@ RANGES = {"u8": (0, 255), "s8": (-128, 127)}
 RESULTS = ("u8", "s8", "float32", "int32")
 WORD = np.dtype(np.uint32)
 SIGNS = 0x80808080
+Y_MAX = 2.0**30  # steps of the result, before they are clamped
 
 
 class _Held(NamedTuple):
@@ -113,7 +114,7 @@ class IntegerConv:
                 raise ValueError(f"residual: got {residual!r} with out {out!r}, expected None")
         self.residual = residual
         self._merged = merged_groups(groups, w_shape[1], problem.K // groups)
-        result = {"int32": "sums", "float32": "float32"}.get(out, "bytes")
+        result = "sums" if out == "int32" else out
         padding_word = (zero & 0xFF) * 0x01010101
         self._element = Element(x_kind, "s8", padding_word, result, residual is not None)
         N, C, H, W = problem.x_shape
@@ -158,12 +159,17 @@ class IntegerConv:
             self._numbers(array, name) for array, name in ((scale, "scale"), (shift, "shift"))
         )
         constants = np.zeros(1, CONSTANTS)
-        constants["low"], constants["high"] = self.range
+        ends = np.array(self.range, np.float32).view(np.uint32)
+        if self.out in RANGES:
+            ends = np.array([(int(end) & 0xFF) * 0x01010101 for end in self.range], np.uint32)
+        constants["low"], constants["high"] = ends
         if self.residual:
             zero = _zero(residual_zero, "residual_zero", self.residual)
             signed = self.residual == "s8"
-            constants["residual_scale"] = residual_scale
+            constants["scale"] = residual_scale
             constants["zero"], constants["signs"] = zero + 128 * signed, SIGNS * signed
+        if self.out in RANGES:
+            self._check_size(w, scale, shift, constants["scale"][0])
         words = filter_words(w, problem.groups, self._merged)
         self._held = _Held(words, scale, shift, constants)
         with parallel_region(self.threads) as team:
@@ -235,6 +241,18 @@ class IntegerConv:
         if not np.isfinite(numbers).all():
             raise ValueError(f"{name}: got numbers that are not finite, expected finite ones")
         return numbers
+
+    def _check_size(
+        self, w: np.ndarray, scale: np.ndarray, shift: np.ndarray, residual_scale: float
+    ) -> None:
+        """Raise ValueError where y could leave the range of int32, which kernels round to."""
+        most = 255 if self._element.pixels == "u8" else 128
+        sums = np.abs(w.astype(np.int32)).sum((1, 2, 3)) * float(most)
+        reach = sums * np.abs(scale) + np.abs(shift) + 255 * abs(float(residual_scale))
+        if reach.max() >= Y_MAX:
+            raise ValueError(
+                f"scale: got results that reach {reach.max():.3g} steps, expected below {Y_MAX:.3g}"
+            )
 
     def _ready(self) -> Forward:
         """Return the loops, made for the threads; those of an image where there is none."""
