@@ -295,9 +295,16 @@ class Emitter(Builder):
         return self.load_lanes(self.address(base, items, self.vector), mask, self.zeros)
 
     def store(
-        self, value: ir.Value, base: ir.Value, items: int | ir.Value, valid: int | None = None
+        self,
+        value: ir.Value,
+        base: ir.Value,
+        items: int | ir.Value,
+        valid: int | ir.Value | None = None,
     ) -> None:
-        """Store a vector, or its first `valid` lanes."""
+        """Store a vector, or its first `valid` lanes; their number may be known at run time."""
+        if isinstance(valid, ir.Value):
+            self.store_below(value, base, items, valid)
+            return
         valid = self.lanes if valid is None else valid
         self.store_chosen(value, base, items, [lane < valid for lane in range(self.lanes)])
 

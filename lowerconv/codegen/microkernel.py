@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -110,7 +110,8 @@ class Microkernel(Kernel):
         is asked for of integers, or a tail of vectors that have none.
     """
 
-    name, signature = "microkernel", Tile
+    name = "microkernel"
+    signature: ClassVar[type[Any]] = Tile
 
     isa: Isa
     dtype: np.dtype
@@ -278,9 +279,13 @@ class Microkernel(Kernel):
     def _load(self, e: Emitter, base: ir.Value, v: int, own: Numbers) -> ir.Value:
         """Load a vector of a step."""
         base, column = self._pixel_row(e, base, v, own.row), self.columns[v]
+        return e.load_first(base, column, self._lanes(e, v, own))
+
+    def _lanes(self, e: Emitter, v: int, own: Numbers) -> int | ir.Value:
+        """Return how many lanes of a vector exist."""
         if self.tails[v] and own.lanes is not None:
-            return e.masked_load(base, column, e.lanes_below(own.lanes))
-        return e.load(base, column, self.lanes[v] if self.lanes else None)
+            return own.lanes
+        return self.lanes[v] if self.lanes else e.lanes
 
     def _entry(self, e: Emitter, table: ir.Value, index: ir.Value, column: int) -> ir.Value:
         """Load an entry of step `index` from the table."""
@@ -295,9 +300,7 @@ class Microkernel(Kernel):
                 number = self.result_rows[i] if self.result_rows else i
                 target = e.offset(to.out, e.builder.mul(to.ld_out, e.constant(number)))
                 for v, value in enumerate(row):
-                    lanes: int | ir.Value = self.lanes[v] if self.lanes else e.lanes
-                    if self.tails[v] and to.numbers.lanes is not None:
-                        lanes = to.numbers.lanes
+                    lanes = self._lanes(e, v, to.numbers)
                     first, step = self._vector_place(e, v), self.pixel_step
                     at = self._pixel_row(e, target, v, to.numbers.out_row)
                     store_pixels(

@@ -85,9 +85,10 @@ class Planes(Recorded):
         """Return the decisions, for people."""
         s, kernel = self.schedule, self.kernels[0]
         assert isinstance(kernel, (PlaneKernel, SmallPlaneKernel))
+        Q = s.conv.phases[0].Q
         return {
             "instructions": s.isa.name,
-            "kernel": f"plane by plane: {len(kernel.taps)} taps, rows of {s.conv.phases[0].Q} pixels",
+            "kernel": f"plane by plane: {len(kernel.taps)} taps, rows of {Q} pixels",
             "source": "padded bands" if s.padded else "in place",
             "tasks": f"{s.tasks} on {s.workers} workers",
         }

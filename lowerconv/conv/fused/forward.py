@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from lowerconv.codegen.dots import Words
 from lowerconv.codegen.epilogue import Function
 from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.microkernel import Microkernel
@@ -17,6 +19,7 @@ from lowerconv.codegen.packing import (
     transpose_address,
     transpose_taps_address,
 )
+from lowerconv.codegen.quantising import Quantising
 from lowerconv.codegen.signatures import TileNumbers
 from lowerconv.conv import records
 from lowerconv.conv.executable import Array, Options, Recorded
@@ -105,6 +108,10 @@ class Forward(Recorded):
         """Keep what another one has packed."""
         self.packed = kept
         self.job["filters_from"] = records.PACKED
+
+    def quantise(self, quantised: records.Quantised) -> None:
+        """Write where the numbers are that sums are quantised with."""
+        fill(self.job, quantised)
 
     def _workers(self) -> records.Workers:
         """Return where each worker's scratch, parts and packed filters are."""
@@ -246,8 +253,14 @@ def _parts(s: Schedule, add: bool) -> tuple[object, ...]:
             left=s.window.left,
             pitch=s.window.pitch,
             plane=s.plane,
+            padding=conv.element.padding if conv.element else 0,
         ),
-        records.Result(out_plane=conv.out_plane, phases=len(conv.phases), add=add),
+        records.Result(
+            out_plane=conv.out_plane,
+            out_item=dtype.itemsize // conv.filters_together,
+            phases=len(conv.phases),
+            add=add,
+        ),
         records.Copies(
             pad=pad_address(isa, dtype, s.window.split),
             transpose=transpose_address(isa, dtype),
@@ -273,96 +286,110 @@ def _room_for_panels(s: Schedule) -> np.ndarray:
     return np.empty((copies * _copy_items(s), 1, 1, 1), s.conv.dtype)
 
 
+class _Product(NamedTuple):
+    """What kernels multiply, and make of their sums: a key beside the tile's."""
+
+    isa: Isa
+    dtype: np.dtype
+    words: Words | None
+    result: str  #     as of `Element`; "sums" where they are stored as they are
+    residual: bool
+    function: Function | None
+
+
 Made = tuple[Microkernel, int]  # a kernel and its address
+
+
+def _make(product: _Product, **tile: Any) -> Made:
+    """Return a kernel of some tile."""
+    isa, dtype, words, result, residual, function = product
+    kernel: Microkernel
+    if result == "sums":
+        kernel = Microkernel(isa, dtype, **tile, words=words, function=function)
+    else:
+        kernel = Quantising(isa, dtype, **tile, words=words, result=result, residual=residual)
+    return kernel, kernel.address()
 
 
 def _kernel(
     s: Schedule, number: int, NR: int, height: int, width: int, function: Function | None
 ) -> Made:
     """Return the kernel of NR filters and height x width pixels of a phase."""
-    conv, out_column = s.conv, s.conv.phases[number].out_column
-    common = out_column, not s.window.padded, function
+    conv, out_column, element = s.conv, s.conv.phases[number].out_column, s.conv.element
+    results = ("sums", False) if element is None else (element.result, element.residual)
+    product = _Product(s.isa, conv.dtype, conv.words(s.tiling.vectors), *results, function)
+    common = out_column, not s.window.padded
     if s.tiling.vectors == "filters":
         row_step = conv.stride_h * s.window.pitch if height > 1 else 0
         filter_step = None if _paired(s, number) else s.NR
         steps = row_step, conv.stride_w, filter_step, STREAM * s.NR
-        return _filter_kernel(s.isa, conv.dtype, NR, height, width, *common, *steps)
+        return _filter_kernel(product, NR, height, width, *common, *steps)
     across, rest = -(-width // s.VL), width % s.VL
     if s.isa.masks:
         rest = min(1, rest)  # how many lanes is said at run time
     row_step = conv.C * conv.taps if s.tiling.in_place else 1
     step = 1 if s.tiling.in_place else s.NR
-    steps = row_step, None if _paired(s, number) else step
-    return _pixel_kernel(s.isa, conv.dtype, NR, height, across, rest, *common, *steps)
+    filter_step = None if _paired(s, number) else step
+    return _pixel_kernel(product, NR, height, across, rest, *common, row_step, filter_step)
 
 
 @lru_cache(maxsize=KEPT)
 def _filter_kernel(
-    isa: Isa,
-    dtype: np.dtype,
+    product: _Product,
     NR: int,
     height: int,
     width: int,
     out_column: int,
     in_place: bool,
-    function: Function | None,
     row_step: int,
     column_step: int,
     filter_step: int | None,
     stream: int,
 ) -> Made:
     """Return the kernel with vectors of NR filters and height x width pixels broadcast."""
-    kernel = Microkernel(
-        isa,
-        dtype,
+    return _make(
+        product,
         rows=tuple(i * row_step + j * column_step for i in range(height) for j in range(width)),
-        columns=tuple(range(0, NR, isa.lanes(dtype))),
+        columns=tuple(range(0, NR, product.isa.lanes(product.dtype))),
         broadcast_step=None,
         vector_step=filter_step,
         store="columns",
         pixel_step=out_column,
         ahead=width * column_step if in_place else 0,
         stream=stream,
-        function=function,
     )
-    return kernel, kernel.address()
 
 
 @lru_cache(maxsize=KEPT)
 def _pixel_kernel(
-    isa: Isa,
-    dtype: np.dtype,
+    product: _Product,
     NR: int,
     height: int,
     across: int,
     rest: int,
     out_column: int,
     in_place: bool,
-    function: Function | None,
     row_step: int,
     filter_step: int | None,
 ) -> Made:
     """Return the kernel with vectors of height x width pixels and NR filters broadcast."""
-    VL = isa.lanes(dtype)
+    masks, VL = product.isa.masks, product.isa.lanes(product.dtype)
     row = tuple(range(0, across * VL, VL))
     several = height > 1
-    kernel = Microkernel(
-        isa,
-        dtype,
+    return _make(
+        product,
         rows=tuple(i * row_step for i in range(NR)),
         columns=row * height,
         broadcast_step=filter_step,
         vector_step=None,
         store="rows",
-        lanes=((VL,) * (across - 1) + (rest,)) * height if rest and not isa.masks else (),
-        tail=bool(rest) and isa.masks,
+        lanes=((VL,) * (across - 1) + (rest,)) * height if rest and not masks else (),
+        tail=bool(rest) and masks,
         pixel_rows=tuple(i for i in range(height) for _ in row) if several else (),
         pixel_step=out_column,
         ahead=across * VL if in_place else 0,
         vector_places=tuple(j * out_column for j in row) * height if several else (),
-        function=function,
     )
-    return kernel, kernel.address()
 
 
 def _paired(s: Schedule, number: int) -> bool:
