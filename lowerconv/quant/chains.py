@@ -17,7 +17,7 @@ from math import prod
 import numpy as np
 
 from lowerconv.nn.activation import ReLU
-from lowerconv.nn.combine import Concat, View
+from lowerconv.nn.combine import Add, Concat, View
 from lowerconv.nn.conv import Conv2d
 from lowerconv.nn.graph import Node, Value
 from lowerconv.nn.layer import Layer
@@ -26,6 +26,7 @@ from lowerconv.nn.pointwise import Pointwise
 from lowerconv.nn.pooling import AvgPool2d, MaxPool2d
 
 PRODUCTS = (Conv2d, Linear)
+OTHERS = (MaxPool2d, AvgPool2d, Concat, Add, ReLU, Pointwise)  # with an integer form
 
 
 @dataclass
@@ -72,9 +73,7 @@ def is_other(node: Node) -> bool:
     layer, shape = node.layer, node.operands[0].shape
     if node.result.dtype != np.float32 or len(shape) not in (2, 4):
         return False
-    if isinstance(layer, (MaxPool2d, AvgPool2d, Concat, ReLU, Pointwise)) or layer.is_sum:
-        return True
-    return is_flatten(node)
+    return isinstance(layer, OTHERS) or is_flatten(node)
 
 
 def range_of(layer: Layer) -> tuple[float, float] | None:

@@ -66,8 +66,8 @@ class IntegerConv2d(WordLayer):
 
     ::
 
-        sum[k] = codes[k] . x                  int32, of codes as they are; padding is the zero point
-        y = sum[k] * scale[k] + shift[k] [+ (residual - zero_point) * step]        each in float32
+        sum[k] = codes[k] . x              int32, of codes as they are; padding is the zero point
+        y = sum[k] * scale[k] + shift[k] [+ (residual - zero_point) * step]    each in float32
 
     where scale and shift have in them the scales of `x`, filters and result, the zero points, and
     the bias.

@@ -36,7 +36,7 @@ class WordLayer(Layer):
     result_dtype : dtype
     """
 
-    result_dtype = WORD
+    result_dtype: np.dtype = WORD
 
     def forward(self, *values: Value) -> Value:
         """Record the layer."""

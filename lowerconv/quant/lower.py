@@ -149,11 +149,9 @@ class _Lowering:
         """Add a node, named after another one, and return its result."""
         node = layer(*operands).node
         self.number += 1
-        name, _, _ = like.name.rpartition(" ")
-        kind = type(layer).__name__
-        node.number, node.name = self.number, f"{name} {kind}" if name else kind
+        node.number, node.name = self.number, f"{name_of(like)} {type(layer).__name__}".strip()
         self.nodes.append(node)
-        return node.result  # type: ignore[no-any-return]
+        return node.result
 
     def _plain(self, value: Value) -> Value:
         """Return a value as layers that know nothing of words take it."""
@@ -200,7 +198,7 @@ class _Lowering:
             self._flatten(known[0], words[0], y, end)
             return
         if layer.is_sum:
-            made: Layer = IntegerAdd(*params, *bounds)
+            made: Layer = IntegerAdd(params[0], params[1], *bounds)
         elif isinstance(layer, AvgPool2d):
             made = IntegerAvgPool2d(layer, params[0], *bounds)
         elif isinstance(layer, MaxPool2d):
@@ -282,6 +280,26 @@ def table_of(layer: Layer | None, x: QuantParams, y: QuantParams) -> Lookup:
     made = values if layer is None else np.asarray(apply(layer, values))
     name = "rescale" if layer is None else str(getattr(layer, "function", "relu"))
     return Lookup(name, quantized(made.astype(np.float32), y).view(np.uint8))
+
+
+def name_of(node: Node) -> str:
+    """Return the name of a node's layer, or of the nearest one before that has a name.
+
+    Parameters
+    ----------
+    node : Node
+
+    Returns
+    -------
+    str
+    """
+    at: Node | None = node
+    while at is not None:
+        name = at.name.rpartition(" ")[0]
+        if name:
+            return name
+        at = at.operands[0].node
+    return ""
 
 
 def _needed(nodes: list[Node], results: set[Value]) -> list[Node]:

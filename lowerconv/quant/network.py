@@ -20,6 +20,8 @@ from lowerconv.quant.items import IntegerConcat
 from lowerconv.quant.places import Place, Reshaped
 from lowerconv.quant.store import Stored, read, write
 
+SHOWN = 5  # layers in float32 that are named
+
 
 def is_integer(layer: Layer) -> bool:
     """Return whether a layer computes with integers, or converts to or from them."""
@@ -109,8 +111,10 @@ class IntegerNetwork(Module):
         OSError
             It cannot be written; what was there before is still whole.
         """
-        layers, places = list(self.layers), list(self.places)
-        write(path, Stored(layers, places, self.results, self.input_shape, self.metadata))
+        layers: list[Any] = list(self.layers)
+        write(
+            path, Stored(layers, list(self.places), self.results, self.input_shape, self.metadata)
+        )
 
     def modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """Yield the network and its layers, under the names of the layers that they are made of.
@@ -195,13 +199,13 @@ class IntegerNetwork(Module):
         return super().memory_report(x_shape, False)
 
     @property
-    def float_layers(self) -> tuple[str, ...]:
-        """The layers that compute in float32, by name; those that only move numbers do not count."""
-        return tuple(
-            f"{name} ({type(layer).__name__})"
+    def float_layers(self) -> dict[str, Layer]:
+        """The layers that compute in float32, by name: not those that only move numbers."""
+        return {
+            name: layer
             for name, layer in self.modules()
             if isinstance(layer, Layer) and not is_integer(layer) and not layer.is_view
-        )
+        }
 
     @property
     def nbytes(self) -> int:
@@ -211,7 +215,9 @@ class IntegerNetwork(Module):
 
     def __repr__(self) -> str:
         products = sum(isinstance(layer, IntegerConv2d) for layer in self.layers)
-        inside = ", ".join(self.float_layers[:5]) or "nothing"
+        left = [f"{name} ({type(layer).__name__})" for name, layer in self.float_layers.items()]
+        more = f" and {len(left) - SHOWN} more" if len(left) > SHOWN else ""
+        inside = ", ".join(left[:SHOWN]) + more or "nothing"
         return f"IntegerNetwork({products} integer convolutions; in float32: {inside})"
 
 

@@ -64,7 +64,7 @@ class Observer:
             return
         self._reach(max(-low, high))
         if self.width:
-            at = np.floor(x.reshape(-1) * np.float32(1 / self.width)).astype(np.int64) + BINS
+            at = np.floor(x.reshape(-1) / np.float32(self.width)).astype(np.int64) + BINS
             self.bins += np.bincount(at, minlength=2 * BINS)
 
     def _reach(self, most: float) -> None:
@@ -137,6 +137,6 @@ def _divergence(counts: np.ndarray, end: int) -> float:
     filled = np.add.reduceat((kept > 0).astype(np.float64), edges)
     level = np.repeat(np.arange(LEVELS), np.diff([*edges, end]))
     q = np.where(kept > 0, (sums / np.maximum(filled, 1))[level], 0)
-    p, q = p / p.sum(), q / max(q.sum(), 1e-300)
+    p, q = p / max(p.sum(), 1), q / max(q.sum(), 1)
     where = p > 0
     return float(np.sum(p[where] * np.log(p[where] / np.maximum(q[where], 1e-12))))

@@ -124,9 +124,8 @@ class Points:
     def _mark(self, value: Value, params: QuantParams) -> None:
         codes = QuantizeLinear(params)(value)
         numbers = DequantizeLinear(params)(codes)
-        name = value.node.name.rpartition(" ")[0] if value.node is not None else "input"
-        for made in (codes, numbers):
-            made.node.name = f"{name} {type(made.node.layer).__name__}"
+        if value.node is None:
+            codes.node.name = "input QuantizeLinear"
         rounded_for_all = value.node in self.integer
         for node in self.readers[value]:
             if node in self.integer or rounded_for_all:
@@ -147,8 +146,8 @@ def _set_codes(node: Node, bits: int) -> None:
     if bias is not None:
         bound = np.abs(bias.data.astype(np.float64)) / (maker.layer.params.scale * BIAS)
     codes = WeightCodes.of(weight, bits, bound)
-    layer.codes = codes  # type: ignore[attr-defined]
-    layer.weight = Parameter(codes.weights(weight.dtype))  # type: ignore[attr-defined]
+    layer.codes = codes
+    layer.weight = Parameter(codes.weights(weight.dtype))
 
 
 def is_flatten_of(node: Node | None) -> bool:

@@ -19,7 +19,7 @@ from lowerconv.nn.module import Module
 from lowerconv.nn.program import Program
 from lowerconv.nn.recording import checked_graph, make_constant
 from lowerconv.nn.step import INFERENCE
-from lowerconv.quant.chains import is_product
+from lowerconv.quant.chains import OTHERS, is_product
 from lowerconv.quant.lower import lower
 from lowerconv.quant.network import IntegerNetwork
 from lowerconv.quant.observe import METHODS, PERCENTILE, Observer
@@ -106,12 +106,7 @@ def quantize(
     if not points.values:
         raise ValueError("net: got no Conv2d or Linear that integers could compute, expected some")
     ranges = _calibrate(net, graph, points, first, batches, method, percentile)
-
-    def params(values: list[Value]) -> QuantParams:
-        lows, highs = zip(*(ranges[value] for value in values), strict=True)
-        return QuantParams.of_range(min(lows), max(highs))
-
-    points.mark(params, weight_bits)
+    points.mark(lambda values: _params([ranges[value] for value in values]), weight_bits)
     lower(graph)
     made = IntegerNetwork(graph, first.shape[1:])
     if strict:
@@ -119,10 +114,20 @@ def quantize(
     return made
 
 
+def _params(ranges: list[tuple[float, float]]) -> QuantParams:
+    """Return what the codes of tensors stand for that have one scale."""
+    lows, highs = zip(*ranges, strict=True)
+    return QuantParams.of_range(min(lows), max(highs))
+
+
 def _refuse_floats(made: IntegerNetwork, excluded: set[Node]) -> None:
-    """Raise ValueError where a layer computes in float32 that the user has not left out."""
+    """Raise ValueError where a layer has no integer form and the user has not left it out."""
     names = {_base(node) for node in excluded}
-    left = [layer for layer in made.float_layers if layer.rpartition(" (")[0] not in names]
+    left = [
+        f"{name} ({type(layer).__name__})"
+        for name, layer in made.float_layers.items()
+        if name not in names and not isinstance(layer, OTHERS)
+    ]
     if left:
         raise ValueError(
             f"strict: got True, and these have no integer form: {', '.join(left)}; expected a "

@@ -56,6 +56,7 @@ class Classifier:
 
     def __init__(self, path: str | Path, network: Module | None = None) -> None:
         path = Path(path)
+        self.network: Module
         if format_of(path) == INTEGER_NETWORK:
             self._load_integers(path, network)
         else:
@@ -69,10 +70,10 @@ class Classifier:
                 "itself"
             )
         try:
-            self.network = made = load_integers(path)
+            made = load_integers(path)
         except ValueError as error:
             raise CheckpointError(str(error)) from None
-        about = made.metadata
+        self.network, about = made, made.metadata
         if "inputs" not in about:
             raise CheckpointError(
                 f"{path}: does not tell what images its network takes, expected a file that "
@@ -100,7 +101,7 @@ class Classifier:
         bits = Quantization(**{name: settings[name] for name in names if name in settings})
         if bits.quantizes:
             prepare(network, bits)
-        self.network: Module = network
+        self.network = network
         self.averaged = settings["ema"] is not None
         prefix = "ema/" if self.averaged else ""
         checkpoint.copy_to({prefix + name: a for name, a in state(network).items()}, path)
