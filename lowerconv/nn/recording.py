@@ -30,6 +30,7 @@ def make_graph(
     graph = checked_graph(module, x_shape, dtype, training, contents)
     if constant:
         make_constant(module, graph)
+        module.rewrite(graph)
     fuse(graph, training)
     return graph
 

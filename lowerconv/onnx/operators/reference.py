@@ -18,8 +18,6 @@ _TRIALS = {"RoiAlign": 0, "DequantizeLinear": 0}
 _COMPUTED = (
     *("Einsum", "GatherND", "ScatterND", "ScatterElements", "Scatter", "EyeLike", "BitShift"),
     *("ReverseSequence", "Det", "Shrink", "GridSample", "RoiAlign", "DeformConv"),
-    *("DequantizeLinear", "QuantizeLinear", "MatMulInteger", "ConvInteger"),
-    *("DynamicQuantizeLinear", "QLinearMatMul", "QLinearConv"),
     *("Attention", "RotaryEmbedding", "NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"),
 )
 # Positions of operands whose contents the shape of the result depends on.
