@@ -24,14 +24,21 @@ def slack(isa: Isa, dtype: np.dtype) -> int:
     return 2 * isa.lanes(dtype)
 
 
-def _pad(e: Emitter) -> None:
-    """Emit ``pad``: rows ``first .. first + rows`` of a plane, with zeros around it.
+def _of_bits(e: Emitter, bits: ir.Value) -> ir.Value:
+    """Return a vector of the item whose bits are the lowest ones of a 64-bit integer."""
+    kind = ir.IntType(8 * e.dtype.itemsize)
+    item = bits if kind == I64 else e.builder.trunc(bits, kind)
+    return e.splat(item if kind == e.scalar else e.builder.bitcast(item, e.scalar))
 
-    The plane at `source` has H rows of W items, `ld_source` apart.  Every row becomes `left`
-    zeros, its W items and zeros up to `pitch`; rows outside the plane become zeros.
+
+def _pad(e: Emitter) -> None:
+    """Emit ``pad``: rows ``first .. first + rows`` of a plane, with `value` around it.
+
+    The plane at `source` has H rows of W items, `ld_source` apart.  Every row becomes `left` such
+    values, its W items and more of them up to `pitch`; rows outside the plane are all of them.
     """
-    source, ld_source, H, W, first, rows, left, target, pitch = e.arguments
-    b = e.builder
+    source, ld_source, H, W, first, rows, left, target, pitch, value = e.arguments
+    b, around = e.builder, _of_bits(e, value)
     lanes = e.constant(e.lanes)
     whole = b.sdiv(W, lanes)
     rest = b.srem(W, lanes)
@@ -49,7 +56,7 @@ def _pad(e: Emitter) -> None:
 
         def fill(begin: ir.Value, count: ir.Value) -> None:
             def one(j: ir.Value, _: list[ir.Value]) -> None:
-                e.store(e.zeros, e.offset(begin, b.mul(j, lanes)), 0)
+                e.store(around, e.offset(begin, b.mul(j, lanes)), 0)
 
             e.loop(count, one)
 
@@ -66,7 +73,8 @@ def _pad(e: Emitter) -> None:
                 e.loop(whole, one)
                 with b.if_then(b.icmp_signed(">", rest, e.constant(0)), likely=True):
                     item = b.mul(whole, lanes)
-                    e.store(e.masked_load(begin, item, mask), data, item)
+                    rest_of_row = e.load_lanes(e.address(begin, item, e.vector), mask, around)
+                    e.store(rest_of_row, data, item)
                 fill(e.offset(to, data_end), right_vectors)
             with clearing:
                 fill(to, row_vectors)
@@ -82,8 +90,8 @@ def _pad_phases(e: Emitter, step: int) -> None:
     ... of the padded row, so that neighbours among the pixels are neighbours in memory.  `left` is
     a multiple of `step`, and a segment has room for whole vectors of the row.
     """
-    source, ld_source, H, W, first, rows, left, target, pitch = e.arguments
-    b = e.builder
+    source, ld_source, H, W, first, rows, left, target, pitch, value = e.arguments
+    b, around = e.builder, _of_bits(e, value)
     lanes, stride = e.constant(e.lanes), e.constant(step)
     together = e.constant(e.lanes * step)  # columns that are split at a time
     segment = b.sdiv(pitch, stride)
@@ -99,7 +107,7 @@ def _pad_phases(e: Emitter, step: int) -> None:
 
     def fill(begin: ir.Value, count: ir.Value) -> None:
         def one(j: ir.Value, _: list[ir.Value]) -> None:
-            e.store(e.zeros, e.offset(begin, b.mul(j, lanes)), 0)
+            e.store(around, e.offset(begin, b.mul(j, lanes)), 0)
 
         e.loop(count, one)
 
@@ -126,7 +134,7 @@ def _pad_phases(e: Emitter, step: int) -> None:
             with copying:
                 begin = e.offset(source, b.mul(number, ld_source))
                 data = e.offset(to, before)
-                for phase in range(step):  # zeros first: they spill into what follows
+                for phase in range(step):  # padding first: it spills into what follows
                     here = e.offset(to, b.mul(segment, e.constant(phase)))
                     fill(here, left_vectors)
                     fill(e.offset(here, data_end), right_vectors)
@@ -142,7 +150,8 @@ def _pad_phases(e: Emitter, step: int) -> None:
                     values = []
                     for v in range(step):
                         mask = e.lanes_below(b.sub(rest, e.constant(v * e.lanes)))
-                        values.append(e.masked_load(e.offset(begin, at), v * e.lanes, mask))
+                        place = e.address(e.offset(begin, at), v * e.lanes, e.vector)
+                        values.append(e.load_lanes(place, mask, around))
                     split(values, data, whole)
             with clearing:
                 fill(to, row_vectors)

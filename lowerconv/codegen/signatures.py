@@ -27,6 +27,23 @@ class Tile(NamedTuple):
     mode: int  #        bits `ADD` and `ACTIVATE`
 
 
+class TileOfBytes(NamedTuple):
+    """A microkernel whose sums become bytes, or floats, as they are stored; see `quantising`."""
+
+    k: int
+    vectors: int
+    broadcasts: int
+    table: int
+    out: int
+    ld_out: int  #     from one word of four filters to the next; of floats, from one filter
+    bias: int
+    valid: int  #      filters of the tile that are stored
+    scales: int  #     address of a float32 for each filter
+    shifts: int  #     likewise
+    residual: int  #   address of the tile in the words that are added
+    constants: int  #  address of `quantising.Constants`
+
+
 class Plane(NamedTuple):
     """A depthwise kernel: rows of one plane of the result, or the gradient of its taps."""
 
@@ -39,17 +56,18 @@ class Plane(NamedTuple):
 
 
 class Pad(NamedTuple):
-    """Copy rows ``first .. first + rows`` of a plane, with zeros around it."""
+    """Copy rows ``first .. first + rows`` of a plane, with a value around it."""
 
     source: int  #     address of a plane of H rows of W items
     ld_source: int  #  from one of its rows to the next
     H: int
     W: int
-    first: int  #      row that is copied first; rows outside the plane become zeros
+    first: int  #      row that is copied first; rows outside the plane are all padding
     rows: int
-    left: int  #       zeros before each row
+    left: int  #       items of padding before each row
     target: int  #     address
     pitch: int  #      from one row of the target to the next
+    value: int  #      of the padding, as the bits of an item
 
 
 class Transpose(NamedTuple):

@@ -37,13 +37,12 @@ from lowerconv.codegen.signatures import (
     ACTIVATE,
     ADD,
     Activate,
-    Pad,
     Prefetch,
     Tile,
-    Transpose,
-    TransposeTaps,
+    TileOfBytes,
 )
-from lowerconv.conv.records import FILTERS_IN_PLACE, FORWARD_JOB, PACKED, PACKED_FROM_FORWARD
+from lowerconv.conv.copies import pack_panel, pad_planes, start_sums
+from lowerconv.conv.records import FILTERS_IN_PLACE, FORWARD_JOB, PACKED
 from lowerconv.runtime.launch import call, compile_worker, pointer
 
 NONE = np.int64(-1)
@@ -71,79 +70,8 @@ class Pixels(NamedTuple):
 
     source: int  # address of what pixel (0, 0) of the image reads, were it there
     target: int  # address of pixel (0, 0) of the first filter of the block
+    added: int  #   likewise, of the residual
     number: int  # of the piece, in its image
-
-
-@internal
-def pack_panel(job, group, channel, channels, panel, target, exact):
-    """Pack some channels of a panel of filters, ``[channel, tap][NR filters]``.
-
-    The slack of its last vector may overwrite what follows the panel, unless it is `exact`: another
-    worker may be packing there.
-    """
-    begin = panel * job.NR
-    valid = min(job.NR, job.K - begin)
-    item, taps = job.itemsize, job.taps
-    transposed = job.filters_from != PACKED_FROM_FORWARD  # filters come as [channel][filter][tap]
-    if transposed and taps == 1 and not (exact and job.NR % job.VL):
-        call(
-            job.pad,
-            Pad(
-                source=job.filters + ((group * job.C + channel) * job.K + begin) * item,
-                ld_source=job.K,
-                H=channels,
-                W=valid,
-                first=np.int64(0),
-                rows=channels,
-                left=np.int64(0),
-                target=target,
-                pitch=job.NR,
-            ),
-        )
-        return
-    for lane in range(0, valid, job.VL):
-        lanes, rows = min(job.VL, job.NR - lane), min(job.VL, valid - lane)
-        if transposed:
-            row = (group * job.C + channel) * job.K + begin + lane
-            call(
-                job.transpose_taps,
-                TransposeTaps(
-                    source=job.filters + row * taps * item,
-                    ld_source=job.K * taps,
-                    rows=rows,
-                    channels=channels,
-                    target=target + lane * item,
-                    ld_target=taps * job.NR,
-                    width=job.NR,
-                    lanes=lanes,
-                ),
-            )
-        else:
-            row = (group * job.K + begin + lane) * job.C + channel
-            call(
-                job.transpose,
-                Transpose(
-                    source=job.filters + row * taps * item,
-                    ld_source=job.C * taps,
-                    rows=rows,
-                    columns=channels * taps,
-                    target=target + lane * item,
-                    ld_target=job.NR,
-                    lanes=lanes,
-                ),
-            )
-
-
-@internal
-def start_sums(target, room, source, count):
-    """Write what sums start from: `count` bytes of the bias, and zeros up to `room`."""
-    # Loops, because assigning slices would have numba compile the messages of its errors.
-    sums = carray(pointer(target), room, np.uint8)
-    start = carray(pointer(source), count, np.uint8)
-    for i in range(count):
-        sums[i] = start[i]
-    for i in range(count, room):
-        sums[i] = 0
 
 
 @internal
@@ -189,41 +117,6 @@ def _band(job, block, piece):
 
 
 @internal
-def pad_planes(job, source, planes, first, target, step):
-    """Copy a band of rows of some planes, from row `first` on, with zeros around it.
-
-    Parameters
-    ----------
-    job : record
-    source : int
-        Address of the first plane.
-    planes : int
-        How many, one behind the other.
-    first : int
-        Rows outside a plane become zeros.
-    target : int
-        Address.
-    step : int
-        Bytes from one copy to the next.
-    """
-    for plane in range(planes):
-        call(
-            job.pad,
-            Pad(
-                source=source + plane * job.H * job.W * job.itemsize,
-                ld_source=job.W,
-                H=job.H,
-                W=job.W,
-                first=first,
-                rows=job.padded_rows,
-                left=job.left,
-                target=target + plane * step,
-                pitch=job.pitch,
-            ),
-        )
-
-
-@internal
 def _prefetch(job, block, piece):
     """Ask for the rows of the band that is padded next: they arrive while this one runs."""
     source, first = _band(job, block, piece)
@@ -245,8 +138,29 @@ def _pixels(job, block, jc, piece, padded):
     else:
         plane = (block.group * job.C + block.channel) * job.plane
         source = job.source + (image * job.ld_source + plane) * item
-    plane = group_row(job, block, jc) * job.out_plane
-    return Pixels(source, job.target + (image * job.ld_target + plane) * item, number)
+    plane = group_row(job, block, jc) * job.out_plane * job.out_item
+    target = job.target + image * job.ld_target * item + plane
+    added = job.residual + image * job.ld_residual * item + plane
+    return Pixels(source, target, added, number)
+
+
+@internal
+def _quantised(job, tile, place, added):
+    """Return a tile that is quantised: its filters' numbers have a place among those of all."""
+    return TileOfBytes(
+        k=tile.k,
+        vectors=tile.vectors,
+        broadcasts=tile.broadcasts,
+        table=tile.table,
+        out=tile.out,
+        ld_out=tile.ld_out,
+        bias=tile.bias,
+        valid=tile.valid,
+        scales=job.scales + place,
+        shifts=job.shifts + place,
+        residual=added,
+        constants=job.limits,
+    )
 
 
 @internal
@@ -265,24 +179,27 @@ def _tiles(job, phase, block, panels, pixels, jc, n1):
         if tail:
             kernel, kernel_last = phase.kernel_tail, phase.kernel_last_tail
         a = pixels.source + (row * job.stride_h * job.pitch + column * job.stride_w) * item
-        c = phase.out_offset + row * phase.out_row + column * phase.out_column
-        c = pixels.target + c * item
+        c = (phase.out_offset + row * phase.out_row + column * phase.out_column) * item
         for jr in range(jc, n1, job.NR):
             b = panels.at + (jr - jc) * panels.step
-            call(
-                kernel if jr + job.NR < job.K else kernel_last,
-                Tile(
-                    k=block.channels * taps,
-                    vectors=a if job.pixels_in_vectors else b,
-                    broadcasts=b if job.pixels_in_vectors else a,
-                    table=table,
-                    out=c + (jr - jc) * job.out_plane * item,
-                    ld_out=job.out_plane,
-                    bias=panels.sums + (jr - jc) * item,
-                    valid=min(job.NR, job.K - jr),
-                    mode=block.mode,
-                ),
+            plane = c + (jr - jc) * job.out_plane * job.out_item
+            tile = Tile(
+                k=block.channels * taps,
+                vectors=a if job.pixels_in_vectors else b,
+                broadcasts=b if job.pixels_in_vectors else a,
+                table=table,
+                out=pixels.target + plane,
+                ld_out=job.out_plane,
+                bias=panels.sums + (jr - jc) * item,
+                valid=min(job.NR, job.K - jr),
+                mode=block.mode,
             )
+            address = kernel if jr + job.NR < job.K else kernel_last
+            if job.scales:
+                place = (block.group * job.panels * job.NR + jr) * item
+                call(address, _quantised(job, tile, place, pixels.added + plane))
+            else:
+                call(address, tile)
 
 
 @internal
@@ -332,7 +249,7 @@ def _multiply(jobs, worker, panel0, panel1, piece0, piece1):
                         if wanted != in_scratch:
                             source, first = _band(job, block, ic)
                             step = job.plane * job.itemsize
-                            pad_planes(job, source, channels, first, padded, step)
+                            pad_planes(job, source, channels, first, padded, step, job.padding)
                             in_scratch = wanted
                         if ic + 1 < piece1:
                             _prefetch(job, block, ic + 1)

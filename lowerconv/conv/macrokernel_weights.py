@@ -25,7 +25,7 @@ from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.isa import LINE
 from lowerconv.codegen.ranges import share
 from lowerconv.codegen.signatures import ADD, Prefetch, Tile, Transpose
-from lowerconv.conv.macrokernel import pad_planes
+from lowerconv.conv.copies import pad_planes
 from lowerconv.runtime.launch import call, compile_worker, pointer
 from lowerconv.runtime.records import Operands, record_dtype
 
@@ -206,7 +206,7 @@ def _pad_x(job, piece, task, target):
     for image in range(piece.image0, piece.image1):
         plane = image * job.ld_source + (task.group * job.C + task.channel) * size
         to = target + (image - piece.image0) * job.channel_block * step
-        pad_planes(job, job.source + plane * item, task.channels, first, to, step)
+        pad_planes(job, job.source + plane * item, task.channels, first, to, step, np.int64(0))
 
 
 @internal

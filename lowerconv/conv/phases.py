@@ -7,6 +7,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from lowerconv.codegen.dots import Words
+from lowerconv.conv.element import Element
 from lowerconv.conv.problem import ConvProblem, Op
 
 KEPT = 1024  # of each decision the latest: layers are alike, and networks get images of all sizes
@@ -52,7 +54,22 @@ class Convolution:
     transposed: bool  # filters come as [channel][result][tap]
     out_plane: int
     phases: tuple[Phase, ...]
-    dtype: np.dtype
+    dtype: np.dtype  # of the sums, and of items, which are words where there is an element
+    element: Element | None = None
+
+    @property
+    def reads_padding(self) -> bool:
+        """Whether what lies around images counts, as zeros do not."""
+        return self.element is not None and self.element.padding != 0
+
+    def words(self, vectors: str) -> Words | None:
+        """Return the words of the microkernel, where ``"pixels"`` or ``"filters"`` fill vectors."""
+        return self.element and self.element.words(vectors)
+
+    @property
+    def filters_together(self) -> int:
+        """How many filters an item of the result holds."""
+        return self.element.filters_together if self.element else 1
 
     @property
     def reach(self) -> tuple[int, int, int, int]:

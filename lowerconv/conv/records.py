@@ -52,6 +52,7 @@ class Padding:
     left: int  #          zeros before a row
     pitch: int  #         items from one row to the next
     plane: int  #         items from one channel to the next
+    padding: int = 0  #   the bits of an item of it
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Result:
     """Where sums go."""
 
     out_plane: int  # items of a plane of the result
+    out_item: int  #  bytes of a filter's pixel in it, of which planes of several filters are made
     phases: int  #    convolutions with a step of their own into the result; see `PhaseRecord`
     add: int = 0  #   whether sums are added to what is there
 
@@ -70,6 +72,17 @@ class Epilogue:
     in_kernels: int = 0  # whether kernels apply their function before they store: ReLU, or another
     activate: int = 0  #   address of a function of signature `Activate`, or 0
     constants: int = 0  #  address, as it wants
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """How sums become bytes, or floats; see `codegen.quantising`.  Else there are no scales."""
+
+    scales: int = 0  #     address: for each filter of all panels
+    shifts: int = 0  #     address, likewise
+    limits: int = 0  #     address: of `quantising.CONSTANTS`
+    residual: int = 0  #   address: images that are added, laid out as the result
+    ld_residual: int = 0  # items from one of them to the next
 
 
 @dataclass(frozen=True)
@@ -117,5 +130,5 @@ class PhaseRecord:
 
 # One record for each phase; what is not a phase's own stands in the first.
 FORWARD_JOB = record_dtype(
-    Operands, Problem, Blocks, Padding, Result, Epilogue, Copies, Workers, PhaseRecord
+    Operands, Problem, Blocks, Padding, Result, Epilogue, Quantised, Copies, Workers, PhaseRecord
 )

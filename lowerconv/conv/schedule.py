@@ -172,10 +172,13 @@ def _blocks(conv: Convolution, isa: Isa, tiling: Tiling, view: Window) -> _Block
     band_items = int(BAND_SHARE * panel_bytes()) // item
     count = sum(tiles(conv, tiling, i) for i in range(len(conv.phases))) * conv.images
     counts = [*range(1, 65), *(2**i for i in range(7, 31))]
+    least = 1
+    if conv.element:  # results have fewer bits than sums, which thus are never stored
+        counts, least = [1], conv.C
     cheapest = None
     for channels in sorted({-(-conv.C // n) for n in counts}, reverse=True):
         panel = tiling.NR * conv.taps * channels
-        if channels > 1 and (
+        if channels > least and (
             (panel > weights and not tiling.in_place)
             or max(panel, view.plane(TH) * channels) > OFFSET_MAX
         ):
@@ -185,7 +188,7 @@ def _blocks(conv: Convolution, isa: Isa, tiling: Tiling, view: Window) -> _Block
         band = 0
         pad = costs.TOUCH * passes * conv.images * conv.C * conv.H * conv.W / VL
         if view.padded:
-            if view.plane(TH) * channels > band_items and channels > 1:
+            if view.plane(TH) * channels > band_items and channels > least:
                 continue
             band = TH
             while band < P and view.plane(band + TH) * channels <= band_items:
@@ -197,7 +200,7 @@ def _blocks(conv: Convolution, isa: Isa, tiling: Tiling, view: Window) -> _Block
         add = (blocks - 1) * count * panels * costs.added_tile(tiling.NR)
         if cheapest is None or pad + add < cheapest[0]:
             cheapest = pad + add, channels, at_once, band
-    assert cheapest is not None  # one channel always passes
+    assert cheapest is not None  # the fewest channels always pass
     _, KC, at_once, band = cheapest
     return _Blocks(KC, balanced(panels, at_once), band)
 

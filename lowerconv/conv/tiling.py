@@ -63,6 +63,8 @@ def live_taps(conv: Convolution, phase: Phase, TH: int) -> np.ndarray:
 
     Taps that only meet the zeros of the padding are left out of a tile's steps.
     """
+    if conv.reads_padding:
+        return np.ones((-(-phase.P // TH), len(phase.taps)), bool)
     rows = tuple(row for _, row, _ in phase.taps)
     return _live_rows(phase.P, rows, TH, conv.stride_h, conv.H)
 
@@ -80,6 +82,9 @@ def _live_rows(P: int, offsets: tuple[int, ...], TH: int, stride: int, H: int) -
 
 def _row_steps(conv: Convolution, phase: Phase, TH: int) -> tuple[tuple[int, int], ...]:
     """Return numbers of rows of tiles, and the steps of all of them: whole rows, and the last."""
+    if conv.reads_padding:
+        taps, tiles = len(phase.taps), -(-phase.P // TH)
+        return (tiles - 1, conv.C * taps * (tiles - 1)), (1, conv.C * taps)
     rows = tuple(row for _, row, _ in phase.taps)
     whole, last, count = _counted(phase.P, rows, TH, conv.stride_h, conv.H)
     return (count - 1, conv.C * whole), (1, conv.C * last)
@@ -123,12 +128,13 @@ def _filters(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
     VL = isa.lanes(conv.dtype)
     vectors = -(-conv.K // VL)
     for NV in (1, 2, 3):
-        if vectors < NV:
+        most = rows_max(isa, NV, conv.words("filters"))
+        if vectors < NV or not most:
             continue
         total, shapes = 0.0, []
         for phase in conv.phases:
             best = None
-            for TH, TW in _filter_shapes(phase, rows_max(isa, NV)):
+            for TH, TW in _filter_shapes(phase, most):
                 whole, end = _row_steps(conv, phase, TH)
                 cost = 0.0
                 last = phase.P % TH or TH
@@ -157,6 +163,13 @@ def _filters(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
         yield Tiling("filters", False, NV * VL, tuple(shapes), total)
 
 
+def _panel(conv: Convolution, most: int) -> int:
+    """Return the filters of panels of at most so many; of whole words of the result at least one."""
+    together = conv.filters_together
+    most = max(together, most // together * together)
+    return -(-balanced(conv.K, most) // together) * together
+
+
 def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
     """Yield the tilings with vectors of pixels."""
     if conv.stride_w > SPLIT_MAX:
@@ -164,7 +177,10 @@ def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
     VL = isa.lanes(conv.dtype)
     for NV in VECTORS:
         # More rows than that are more streams from memory than a core follows.
-        NR = balanced(conv.K, max(1, min(isa.rows, rows_max(isa, NV))))
+        most = min(isa.rows, rows_max(isa, NV, conv.words("pixels")))
+        if conv.element and NV > 1 and most < conv.filters_together:
+            continue
+        NR = _panel(conv, most)
         stride = conv.C * conv.taps * conv.dtype.itemsize
         crowded = (
             costs.CROWDED * NR if not conv.transposed and stride % PAGE == 0 and NR > CROWD else 0.0

@@ -10,6 +10,7 @@ from lowerconv.codegen.isa import ISAS
 from lowerconv.codegen.packing import slack
 
 from .guarded_calls import DTYPES, PLACES, Job, by_isa, call
+from .tiles import untouched
 
 
 @pytest.fixture
@@ -31,9 +32,9 @@ def compare(jobs, right):
         np.testing.assert_array_equal(result[checked], want[checked], err_msg=job.name)
 
 
-def padded(source, source_pitch, H, W, first, rows, left, pitch, step):
-    """Rows of a plane with zeros around them; columns of equal remainder by `step` together."""
-    plane = np.zeros((rows, pitch))
+def padded(source, source_pitch, H, W, first, rows, left, pitch, step, value=0):
+    """Rows of a plane with `value` around; columns of equal remainder by `step` together."""
+    plane = np.full((rows, pitch), value, float)
     for i in range(rows):
         if 0 <= first + i < H:
             begin = (first + i) * source_pitch
@@ -45,7 +46,7 @@ def padded(source, source_pitch, H, W, first, rows, left, pitch, step):
 @by_isa
 def test_pad(isa, step, rng):
     jobs, right = [], []
-    for dtype in DTYPES:
+    for dtype in (*DTYPES, np.dtype("int32")):
         VL = isa.lanes(dtype)
         around = [1, 2, VL - 1, VL, VL + 1, 2 * VL, 3 * VL + 1, step * VL, step * VL + 1]
         for number in range(80):
@@ -57,15 +58,17 @@ def test_pad(isa, step, rng):
             # All rows, some of them, and some that only the padding has.
             first, rows = rng.randint(-3, H + 1), rng.randint(0, H + 4)
             source = numbers(rng, (H - 1) * source_pitch + W, dtype)
-            target = np.full(rows * pitch + slack(isa, dtype), np.nan, dtype)
+            value = np.array(rng.choice([0, 0, -7]), dtype)
+            target = untouched(rows * pitch + slack(isa, dtype), dtype)
             want = np.full(len(target), np.inf)  # the slack may be written, what follows may not
             want[: rows * pitch] = padded(
-                source, source_pitch, H, W, first, rows, left, pitch, step
+                source, source_pitch, H, W, first, rows, left, pitch, step, value
             )
+            bits = int(value.view(f"i{dtype.itemsize}"))
             sizes = [source_pitch, H, W, first, rows, left]
             for place in PLACES:
                 kernel = ("pad_address", isa, dtype, step)
-                arguments = [source, *sizes, target, pitch]
+                arguments = [source, *sizes, target, pitch, bits]
                 name = f"pad {isa.name} {dtype} {step=} {sizes} {pitch=} {place}"
                 jobs.append(Job(name, kernel, arguments, 7, place))
                 right.append(want)
@@ -86,7 +89,7 @@ def test_pad_packs_filters_narrower_than_a_vector(isa, rng):
             want[: channels * width] = padded(
                 source, results, channels, valid, 0, channels, 0, width, 1
             )
-            arguments = [source, results, channels, valid, 0, channels, 0, target, width]
+            arguments = [source, results, channels, valid, 0, channels, 0, target, width, 0]
             name = f"pad {isa.name} {dtype} {width=} {valid=} {channels=} {results=}"
             jobs.append(Job(name, ("pad_address", isa, dtype, 1), arguments, 7, PLACES[-1]))
             right.append(want)

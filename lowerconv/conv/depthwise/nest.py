@@ -11,7 +11,7 @@ from numba import carray
 from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.ranges import share
 from lowerconv.codegen.signatures import ACTIVATE, ADD, Activate, Plane, SumLanes
-from lowerconv.conv.macrokernel import pad_planes
+from lowerconv.conv.copies import pad_planes
 from lowerconv.conv.records import Epilogue
 from lowerconv.runtime.launch import call, compile_worker
 from lowerconv.runtime.records import Operands, record_dtype
@@ -93,7 +93,7 @@ def _pad_band(job, image, group, band, slot):
     """Copy a band of the planes of a group, zeros around it."""
     plane = image * job.ld_source + group * job.C * job.H * job.W
     source, first = job.source + plane * job.itemsize, band * job.band * job.stride_h
-    pad_planes(job, source, job.C, first + job.first_row, slot, job.slot)
+    pad_planes(job, source, job.C, first + job.first_row, slot, job.slot, np.int64(0))
 
 
 @internal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from lowerconv.codegen.packing import (
     transpose_address,
     transpose_taps_address,
 )
+from lowerconv.codegen.quantising import Quantising
 from lowerconv.conv import records
 from lowerconv.conv.executable import Array, Options, Recorded
 from lowerconv.conv.kept import Kept
@@ -101,6 +103,10 @@ class Forward(Recorded):
         """Keep what another one has packed."""
         self.packed = kept
         self.job["filters_from"] = records.PACKED
+
+    def quantise(self, quantised: records.Quantised) -> None:
+        """Write where the numbers are that sums are quantised with."""
+        fill(self.job, quantised)
 
     def _workers(self) -> records.Workers:
         """Return where each worker's scratch, parts and packed filters are."""
@@ -228,8 +234,14 @@ def _parts(s: Schedule, add: bool) -> tuple[object, ...]:
             left=s.window.left,
             pitch=s.window.pitch,
             plane=s.plane,
+            padding=conv.element.padding if conv.element else 0,
         ),
-        records.Result(out_plane=conv.out_plane, phases=len(conv.phases), add=add),
+        records.Result(
+            out_plane=conv.out_plane,
+            out_item=dtype.itemsize // conv.filters_together,
+            phases=len(conv.phases),
+            add=add,
+        ),
         records.Copies(
             pad=pad_address(isa, dtype, s.window.split),
             transpose=transpose_address(isa, dtype),
@@ -261,9 +273,8 @@ def _filter_kernel(
     """Return the kernel with vectors of NR filters and height x width pixels broadcast."""
     stride_w = s.conv.stride_w
     rows = (i * s.conv.stride_h * s.window.pitch for i in range(height))
-    return Microkernel(
-        s.isa,
-        s.conv.dtype,
+    return _kernel(
+        s,
         rows=tuple(row + j * stride_w for row in rows for j in range(width)),
         columns=tuple(range(0, NR, s.VL)),
         broadcast_step=None,
@@ -284,9 +295,8 @@ def _pixel_kernel(
     row_step = conv.stride_h * s.window.pitch
     in_place = s.tiling.in_place
     vectors = [(i, j) for i in range(height) for j in range(0, width, s.VL)]
-    return Microkernel(
-        s.isa,
-        conv.dtype,
+    return _kernel(
+        s,
         rows=tuple(i * (conv.C * conv.taps if in_place else 1) for i in range(NR)),
         columns=tuple(i * row_step + j for i, j in vectors),
         broadcast_step=None if _paired(s, number) else 1 if in_place else s.NR,
@@ -298,6 +308,16 @@ def _pixel_kernel(
         vector_places=tuple(i * phase.out_row + j * phase.out_column for i, j in vectors),
         function=function,
     )
+
+
+def _kernel(s: Schedule, **chosen: Any) -> Microkernel:
+    """Return the kernel of what the convolution multiplies, and makes of its sums."""
+    element, common = s.conv.element, (s.isa, s.conv.dtype)
+    words = s.conv.words(s.tiling.vectors)
+    if element is None or element.result == "sums":
+        return Microkernel(*common, **chosen, words=words)
+    result, residual = element.result, element.residual
+    return Quantising(*common, **chosen, words=words, result=result, residual=residual)
 
 
 def _paired(s: Schedule, number: int) -> bool:

@@ -42,7 +42,8 @@ from lowerconv.codegen.signatures import (
     VectorsToPlanes,
 )
 from lowerconv.codegen.transforms import POINTS_2D, M, R
-from lowerconv.conv.macrokernel import pack_panel, parts_of, start_sums
+from lowerconv.conv.copies import pack_panel, start_sums
+from lowerconv.conv.macrokernel import parts_of
 from lowerconv.conv.winograd.records import TILE_JOB
 from lowerconv.runtime.launch import call, compile_worker, pointer
 

@@ -1,0 +1,41 @@
+"""What a convolution multiplies, where that is words of a few numbers, and what its sums become."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lowerconv.codegen.dots import Words
+
+
+@dataclass(frozen=True)
+class Element:
+    """Words of numbers that are neighbours among the channels.
+
+    Attributes
+    ----------
+    pixels, filters : str
+        What words of the source and of the filters hold, as `codegen.dots.Words` names it.
+    padding : int
+        The word that lies around images.
+    result : {"sums", "float32", "bytes"}
+        Whether sums are stored, or quantised: as float32, or as words of bytes.
+    residual : bool
+        Whether words of bytes are added to the result.
+    """
+
+    pixels: str
+    filters: str
+    padding: int = 0
+    result: str = "sums"
+    residual: bool = False
+
+    def words(self, vectors: str) -> Words:
+        """Return the words of the microkernel, where ``"pixels"`` or ``"filters"`` fill vectors."""
+        if vectors == "pixels":
+            return Words(self.pixels, self.filters)
+        return Words(self.filters, self.pixels)
+
+    @property
+    def filters_together(self) -> int:
+        """How many filters an item of the result holds."""
+        return 4 if self.result == "bytes" else 1

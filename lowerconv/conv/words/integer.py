@@ -1,0 +1,328 @@
+"""`IntegerConv`: a convolution of bytes, decided once and called many times."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lowerconv.checks import integer, plain_array
+from lowerconv.codegen.isa import host_isa_extended
+from lowerconv.codegen.quantising import CONSTANTS
+from lowerconv.conv.arrays import are_slices, contiguous, overlap
+from lowerconv.conv.element import Element
+from lowerconv.conv.executable import Options
+from lowerconv.conv.fused.forward import Forward
+from lowerconv.conv.phases import convolution
+from lowerconv.conv.problem import conv_problem
+from lowerconv.conv.records import Quantised
+from lowerconv.conv.schedule import make_schedule
+from lowerconv.conv.tiling import tilings
+from lowerconv.conv.words.filters import filter_words, merged_groups, words_for
+from lowerconv.copying import not_copied
+from lowerconv.runtime.affinity import nodes
+from lowerconv.runtime.threads import get_num_threads, parallel_region
+from lowerconv.runtime.workspace import check_bytes, workspace
+
+RANGES = {"u8": (0, 255), "s8": (-128, 127)}
+RESULTS = ("u8", "s8", "float32", "int32")
+WORD = np.dtype(np.uint32)
+SIGNS = 0x80808080
+
+
+class _Held(NamedTuple):
+    """What calls need of the filters."""
+
+    words: np.ndarray  # (K, words, R, S)
+    scale: np.ndarray  # (K,)
+    shift: np.ndarray
+    constants: np.ndarray
+
+
+@not_copied("make another from its arguments, and let it hold the filters")
+class IntegerConv:
+    """A convolution of bytes, exact to the last bit on every CPU and any number of threads.
+
+    For the sums s of products, as 32-bit integers, each operation rounded to float32 by itself::
+
+        y = s * scale[k] + shift[k]  [ + (residual - residual_zero) * residual_scale ]
+        result = round(clamp(y, low, high)),  half to even       "u8", "s8"
+        result = clamp(y, low, high)                             "float32"
+        result = s                                               "int32"
+
+    Pixels are taken as they are, their zero point not subtracted: the caller adds ``-x_zero *
+    sum(w[k]) * scale[k]`` to the shift.  That is right at borders too, where padding is `x_zero`.
+
+    Images of bytes are words of four channels, (N, ceil(C / 4), H, W), the lowest channel in the
+    lowest byte; see `conv.words.images`.  Bytes of channels that do not exist may hold anything in
+    what is read; in results they are zeros.
+
+    Parameters
+    ----------
+    x_shape : tuple of int
+        (N, C, H, W), in channels.
+    w_shape : tuple of int
+        (K, C/groups, R, S).
+    stride, padding, dilation, groups : optional
+        As for :func:`lowerconv.conv2d`.
+    x_kind : {"u8", "s8"}
+        What bytes of x hold; those of the filters are signed.
+    x_zero : int
+        The number that padding holds.
+    out : {"u8", "s8", "float32", "int32"}
+        The result: words (N, ceil(K / 4), P, Q), or an array (N, K, P, Q).
+    low, high : float, optional
+        What results are clamped to, integers for bytes; default: all that the result can hold.
+    residual : {None, "u8", "s8"}
+        Whether words, laid out as the result, are added, and what they hold.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Arguments that do not fit together; the message names the one.
+    MemoryError
+        The result or the workspace could not exist on this machine.
+    """
+
+    def __init__(
+        self,
+        x_shape: tuple[int, ...],
+        w_shape: tuple[int, ...],
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        *,
+        x_kind: str = "u8",
+        x_zero: int = 0,
+        out: str = "u8",
+        low: float | None = None,
+        high: float | None = None,
+        residual: str | None = None,
+    ) -> None:
+        problem = conv_problem(x_shape, w_shape, stride, padding, dilation, groups)
+        self.problem = problem
+        zero = _zero(x_zero, "x_zero", _chosen(x_kind, "x_kind", tuple(RANGES)))
+        self.out = _chosen(out, "out", RESULTS)
+        self.range = _range(out, low, high)
+        if residual is not None:
+            _chosen(residual, "residual", (None, *RANGES))
+            if out not in RANGES:
+                raise ValueError(f"residual: got {residual!r} with out {out!r}, expected None")
+        self.residual = residual
+        self._merged = merged_groups(groups, w_shape[1], problem.K // groups)
+        result = {"int32": "sums", "float32": "float32"}.get(out, "bytes")
+        padding_word = (zero & 0xFF) * 0x01010101
+        self._element = Element(x_kind, "s8", padding_word, result, residual is not None)
+        N, C, H, W = problem.x_shape
+        N, K, P, Q = problem.y_shape
+        self.x_shape = N, words_for(C), H, W
+        self.out_dtype = WORD if out in RANGES else np.dtype(out)
+        self.out_shape = N, words_for(K) if out in RANGES else K, P, Q
+        check_bytes(4 * N * self.out_shape[1] * P * Q, f"out {self.out_shape}")
+        self.threads = get_num_threads()
+        self._held: _Held | None = None
+        self._executable = self._ready()
+
+    def hold(
+        self,
+        w: np.ndarray,
+        scale: np.ndarray | None = None,
+        shift: np.ndarray | None = None,
+        *,
+        residual_scale: float = 1.0,
+        residual_zero: int = 0,
+    ) -> None:
+        """Keep, packed, what all calls to come multiply with; later changes are not seen.
+
+        Parameters
+        ----------
+        w : ndarray, (K, C/groups, R, S), int8
+        scale, shift : ndarray, (K,), float32
+            Where the result is not int32.
+        residual_scale : float
+            Rounded to float32.
+        residual_zero : int
+            The zero point of the residual.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An array that does not fit, or a number that a byte cannot hold.
+        """
+        problem = self.problem
+        _check(w, "w", np.dtype(np.int8), problem.w_shape)
+        each = []
+        for array, name in ((scale, "scale"), (shift, "shift")):
+            if array is None and self.out == "int32":
+                array = np.zeros(problem.K, np.float32)
+            _check(array, name, np.dtype(np.float32), (problem.K,))
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name}: got numbers that are not finite, expected finite ones")
+            each.append(np.array(array))
+        constants = np.zeros(1, CONSTANTS)
+        constants["low"], constants["high"] = self.range
+        if self.residual:
+            zero = _zero(residual_zero, "residual_zero", self.residual)
+            signed = self.residual == "s8"
+            constants["residual_scale"] = residual_scale
+            constants["zero"], constants["signs"] = zero + 128 * signed, SIGNS * signed
+        words = filter_words(w, problem.groups, self._merged)
+        self._held = _Held(words, *each, constants)
+        with parallel_region(self.threads) as team:
+            self._pack(team)
+
+    def __call__(
+        self, x: np.ndarray, residual: np.ndarray | None = None, *, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Convolve.
+
+        Parameters
+        ----------
+        x : ndarray, (N, ceil(C / 4), H, W), uint32
+            Words; they may be some of larger images.
+        residual : ndarray, optional
+            Words, of the shape of the result; it may be `out` itself.
+        out : ndarray, optional
+            Where to put the result, whose memory no operand shares.
+
+        Returns
+        -------
+        ndarray
+
+        Raises
+        ------
+        TypeError, ValueError
+            An array that does not fit the plan.
+        """
+        if self._held is None:
+            raise ValueError("w: got no filters, expected `hold` to be called first")
+        if (residual is None) != (self.residual is None):
+            got = "no array" if residual is None else "an array"
+            raise ValueError(f"residual: got {got}, expected as planned: {self.residual!r}")
+        _check(x, "x", WORD, self.x_shape)
+        result = np.empty(self.out_shape, self.out_dtype) if out is None else out
+        _check(result, "out", self.out_dtype, self.out_shape)
+        if out is not None and not are_slices(out):
+            raise ValueError("out: got images that are not contiguous, or read-only, expected some")
+        given = [x]
+        if residual is not None:
+            _check(residual, "residual", WORD, self.out_shape)
+            given += [residual] * (residual is not out)
+        if out is not None:
+            for array in given:
+                if np.may_share_memory(out, array) and overlap(out, array):
+                    raise ValueError("out: got memory of an operand, expected memory of its own")
+        x = x if are_slices(x) else contiguous(x, "x")
+        if residual is not None and not are_slices(residual):
+            residual = contiguous(residual, "residual")
+        if result.size:
+            with parallel_region(self.threads) as team:
+                self._run(team, x, residual, result)
+        return result
+
+    def explain(self) -> dict[str, str]:
+        """Return the decisions, for people.
+
+        Returns
+        -------
+        dict of str
+        """
+        return self._executable.explain()
+
+    def _ready(self) -> Forward | None:
+        """Return the loops, made for the threads; None where there is nothing to do."""
+        if not self.problem.N:
+            return None
+        merged = replace(self.problem, groups=self.problem.groups // self._merged)
+        conv = replace(
+            convolution(merged, "forward"),
+            C=words_for(merged.C // merged.groups),
+            dtype=np.dtype(np.int32),
+            element=self._element,
+        )
+        isa, options = host_isa_extended(), Options(threads=self.threads, constant=True)
+        schedule = make_schedule(
+            conv, isa, nodes(self.threads), tilings(conv, isa, True)[0], constant=True
+        )
+        executable = Forward(schedule, options)
+        check_bytes(4 * executable.workspace_items, "workspace")
+        return executable
+
+    def _pack(self, team: Any) -> None:
+        """Pack the filters for so many threads; make the loops anew where they are fewer."""
+        if team.threads < self.threads:
+            self.threads = team.threads
+            self._executable = self._ready()
+        executable, held = self._executable, self._held
+        if executable is None or held is None:
+            return
+        scratch = workspace(executable.workspace_items, np.dtype(np.float32))
+        self._packed = executable.hold(team, _bits(held.words), scratch)
+        schedule = executable.schedule
+        conv = schedule.conv
+        shape = conv.groups, schedule.panels * schedule.NR
+        places = np.zeros((2, *shape), np.float32)
+        places[:, :, : conv.K] = np.stack([held.scale, held.shift]).reshape(2, -1, conv.K)
+        self._places = places
+        self._quantised = Quantised()
+        if self.out != "int32":
+            scales, shifts = (array.ctypes.data for array in places)
+            self._quantised = Quantised(scales, shifts, held.constants.ctypes.data)
+        executable.quantise(self._quantised)
+
+    def _run(self, team: Any, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray) -> None:
+        if team.threads < self.threads:
+            self._pack(team)
+        executable = self._executable
+        assert executable is not None
+        if residual is not None:
+            executable.job["residual"] = residual.ctypes.data
+            executable.job["ld_residual"] = residual.strides[0] // 4
+        scratch = workspace(executable.workspace_items, np.dtype(np.float32))
+        executable.run(team, _bits(x), self._packed, executable.nothing, _bits(out), scratch)
+
+
+def _bits(array: np.ndarray) -> np.ndarray:
+    """Return an array as float32, the kind of array that loops are compiled for."""
+    return array.view(np.float32)
+
+
+def _chosen(value: Any, argument: str, known: tuple[Any, ...]) -> Any:
+    if value not in known:
+        raise ValueError(f"{argument}: got {value!r}, expected one of {known}")
+    return value
+
+
+def _zero(value: Any, argument: str, kind: str) -> int:
+    """Return a zero point, checked."""
+    low, high = RANGES[kind]
+    number = integer(value, argument, low)
+    if number > high:
+        raise ValueError(f"{argument}: got {number}, expected at most {high} for {kind}")
+    return number
+
+
+def _range(out: str, low: float | None, high: float | None) -> tuple[float, float]:
+    """Return what results are clamped to."""
+    if out == "int32":
+        if low is not None or high is not None:
+            raise ValueError(f"low, high: got {low}, {high} with out 'int32', expected None")
+        return -inf, inf
+    least, most = RANGES.get(out, (-inf, inf))
+    low, high = least if low is None else low, most if high is None else high
+    if not least <= low <= high <= most:
+        raise ValueError(f"low, high: got {low}, {high}, expected {least} <= low <= high <= {most}")
+    if out in RANGES and (low != int(low) or high != int(high)):
+        raise ValueError(f"low, high: got {low}, {high}, expected integers for {out!r}")
+    return low, high
+
+
+def _check(array: Any, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    plain_array(array, name)
+    if array.dtype != dtype:
+        raise TypeError(f"{name}: got dtype {array.dtype}, expected {dtype}")
+    if array.shape != shape:
+        raise ValueError(f"{name}: got shape {array.shape}, expected {shape}")
