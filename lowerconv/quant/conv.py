@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from lowerconv.conv.problem import ConvProblem, conv_problem
+from lowerconv.conv.words.integer import IntegerConv
 from lowerconv.nn.codes import WeightCodes
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.module import Shape
 from lowerconv.nn.step import Step
 from lowerconv.ops.quantize import CHANNELS
 from lowerconv.quant.convert import WORD, WordLayer
-from lowerconv.quant.engine import convolve
 from lowerconv.quant.params import QuantParams
 
 
@@ -143,7 +143,35 @@ class IntegerConv2d(WordLayer):
         shift = filters.bias / step - scale.astype(np.float64) * sums * x.zero_point
         return scale, (shift + (0 if y is None else y.zero_point)).astype(np.float32)
 
+    def prepare(self, frame: Frame) -> None:
+        """Plan the convolution, and pack the filters."""
+        y, x, p = self.epilogue, self.x, self.problem(frame.x.shape)
+        result = "float32" if y.y is None else _kind(y.y)
+        frame.kept["forward"] = plan = IntegerConv(
+            *(p.x_shape, p.w_shape, *self.geometry),
+            x_kind=_kind(x),
+            x_zero=x.zero_point,
+            out=result,
+            low=None if y.y is None else y.low,
+            high=None if y.y is None else y.high,
+            residual=None if y.residual is None else _kind(y.residual),
+        )
+        more = {}
+        if y.residual is not None and y.y is not None:
+            step = float(np.float32(y.residual.scale / y.y.scale))
+            more = {"residual_scale": step, "residual_zero": y.residual.zero_point}
+        plan.hold(self.filters.codes, *self.scales(), **more)
+
     def compute(self, frame: Frame, step: Step) -> None:
         """Convolve."""
-        residual = frame.xs[1].array if len(frame.xs) > 1 else None
-        frame.y.array[...] = convolve(self, frame.x.array, residual).reshape(frame.y.shape)
+        plan: IntegerConv = frame.kept["forward"]
+        arrays = [x.array for x in frame.xs]
+        plan(*arrays, out=frame.y.array.reshape(plan.out_shape))
+
+    def launches(self, frame: Frame) -> bool:
+        """Return whether `compute` only launches kernels: always."""
+        return True
+
+
+def _kind(params: QuantParams) -> str:
+    return "s8" if params.signed else "u8"
