@@ -89,11 +89,11 @@ class OnnxNetwork(Module):
         self.metadata = {entry.key: entry.value for entry in model.metadata_props}
         version = self.version = opset_of(model)
         self.opsets = tuple((o.domain, o.version) for o in model.opset_import)
-        operations = list(model.graph.node)
+        operations = qdq.expanded(onnx, model.graph.node, self._constants)
         if fallback:
             known_here = partial(protos.is_known, version=version)
             operations = with_fallback(onnx, model, operations, known_here, name)
-        operations = qdq.expanded(onnx, self._lifted(onnx, operations))
+        operations = self._lifted(onnx, operations)
         protos.check_operators([p for p in operations if not isinstance(p, Node)], version, name)
         nodes = [
             p if isinstance(p, Node) else protos.node_of(onnx, p, i, version, name)
@@ -186,8 +186,7 @@ class OnnxNetwork(Module):
             while name in taken or name in self._reserved or name[0].isdigit():
                 name = f"{node.operator}_{len(taken)}" if name[0].isdigit() else f"{name}_"
             taken.add(name)
-            if len(node.inputs) > 1:
-                layer.codes = qdq.codes_for(layer, node, self._codes.get(node.inputs[1]))
+            qdq.give_codes(layer, node, self._codes)
             setattr(self, name, layer)
             node.layer = layer
         read = bodies.reads([n for n in self.nodes if n.layer is None])

@@ -60,7 +60,7 @@ FORMS = {
 _ELSEWHERE = ("channels_last", "opset")  # attributes that operators of numbers have not
 
 
-def expanded(onnx: Any, nodes: Iterable[Any]) -> list[Any]:
+def expanded(onnx: Any, nodes: Iterable[Any], constants: Mapping[str, np.ndarray]) -> list[Any]:
     """Return the nodes of a model, those of codes as several of numbers.
 
     Parameters
@@ -68,7 +68,8 @@ def expanded(onnx: Any, nodes: Iterable[Any]) -> list[Any]:
     onnx : module
         The package.
     nodes : iterable of NodeProto
-        Or of `Node`, which stay as they are.
+    constants : mapping of ndarray
+        Initializers: scales are among them, or a node stays as it is.
 
     Returns
     -------
@@ -76,23 +77,29 @@ def expanded(onnx: Any, nodes: Iterable[Any]) -> list[Any]:
     """
     found: list[Any] = []
     for i, node in enumerate(nodes):
-        key = None if isinstance(node, Node) else (node.domain, node.op_type)
+        key = node.domain, node.op_type
         if key == (MICROSOFT, "QLinearConcat"):
             found += _concatenation(onnx, node, i)
-        elif key == (MICROSOFT, "QuantizeLinear") or key == (MICROSOFT, "DequantizeLinear"):
+        elif key in ((MICROSOFT, "QuantizeLinear"), (MICROSOFT, "DequantizeLinear")):
             plain = onnx.NodeProto()
             plain.CopyFrom(node)
             plain.domain = ""
             found.append(plain)
-        elif key in FORMS and not _channels_last(node):
+        elif key in FORMS and _fits(node, FORMS[key], constants):
             found += _expanded(onnx, node, FORMS[key], i)
         else:
             found.append(node)
     return found
 
 
-def _channels_last(node: Any) -> bool:
-    return any(a.name == "channels_last" and a.i for a in node.attribute)
+def _fits(node: Any, form: Form, constants: Mapping[str, np.ndarray]) -> bool:
+    """Return whether a node has one scale for each tensor, or one for each filter."""
+    scales = [constants.get(node.input[at + 1]) for at in form.operands]
+    plain = all(
+        scale is not None and (scale.size == 1 or (i and scale.ndim == 1))
+        for i, scale in enumerate(scales)
+    )
+    return plain and not any(a.name == "channels_last" and a.i for a in node.attribute)
 
 
 def _expanded(onnx: Any, node: Any, form: Form, number: int) -> list[Any]:
@@ -182,35 +189,31 @@ def dequantized(nodes: Iterable[Node], constants: Mapping[str, np.ndarray]) -> d
             shape[axis] = scale.size
         point = np.zeros(1, np.int16) if zero is None else zero.astype(np.int16)
         codes = x.astype(np.int16) - point.reshape(shape if point.size > 1 else -1)
-        if -128 <= codes.min(initial=0) and codes.max(initial=0) <= 127:
+        if codes.min(initial=0) >= -128 and codes.max(initial=0) <= 127:
             found[node.outputs[0]] = Codes(codes.astype(np.int8), scale.reshape(-1), axis % x.ndim)
     return found
 
 
-def codes_for(layer: Layer, node: Node, found: Codes | None) -> WeightCodes | None:
-    """Return codes of weights as a layer has these, one scale for each filter; None where not so.
+def give_codes(layer: Layer, node: Node, found: Mapping[str, Codes]) -> None:
+    """Let a layer have the codes that its weights were made of, where each filter has one scale.
 
     Parameters
     ----------
     layer : Layer
         That has been made of the node.
     node : Node
-    found : Codes or None
-        Of its weights.
-
-    Returns
-    -------
-    WeightCodes or None
+    found : mapping of Codes
+        By the names of tensors.
     """
-    if found is None or not isinstance(layer, (Conv2d, Linear)) or node.get("alpha", 1.0) != 1.0:
-        return None
-    codes, scale, axis = found
-    by_rows = isinstance(layer, Conv2d) or bool(node.get("transB", 0))
-    if not by_rows:
+    if not isinstance(layer, (Conv2d, Linear)) or node.get("alpha", 1.0) != 1.0:
+        return
+    known = found.get(node.inputs[1])
+    if known is None:
+        return
+    codes, scale, axis = known
+    if not isinstance(layer, Conv2d) and not node.get("transB", 0):
         codes, axis = np.ascontiguousarray(codes.T), 1 - axis
-    if isinstance(layer, Conv2d) and codes.ndim == 3:
-        codes = codes[:, :, None, :]
-    if scale.size > 1 and axis != 0:
-        return None
-    whole = np.ascontiguousarray(np.broadcast_to(scale, (len(codes),)))
-    return WeightCodes(codes, whole)
+    codes = codes.reshape(layer.weight.data.shape)
+    if scale.size == 1 or axis == 0:
+        each = np.ascontiguousarray(np.broadcast_to(scale, (len(codes),)))
+        layer.codes = WeightCodes(codes, each)

@@ -6,6 +6,8 @@ import numpy as np
 
 from lowerconv.nn.combine import Concat
 from lowerconv.nn.frame import Frame
+from lowerconv.nn.functional.operands import apply
+from lowerconv.nn.layer import Layer
 from lowerconv.nn.module import Shape
 from lowerconv.nn.pooling import AvgPool2d, MaxPool2d
 from lowerconv.nn.step import Step
@@ -20,6 +22,7 @@ from lowerconv.ops.codes import (
 )
 from lowerconv.ops.quantize import CHANNELS, bytes_of
 from lowerconv.quant.convert import WordLayer
+from lowerconv.quant.linear import quantized
 from lowerconv.quant.params import QuantParams
 from lowerconv.runtime.threads import run
 
@@ -92,17 +95,25 @@ class Lookup(WordLayer):
 
     Parameters
     ----------
-    name : str
-        For people.
+    function : Layer or None
+        Computes it for float32; None: the same number as another code.
+    x, y : QuantParams
+        Of operand and result.
+
+    Attributes
+    ----------
     table : ndarray, (256,), uint8
         By the bits of the codes.
     """
 
     in_place = True
 
-    def __init__(self, name: str, table: np.ndarray) -> None:
+    def __init__(self, function: Layer | None, x: QuantParams, y: QuantParams) -> None:
         super().__init__()
-        self.name, self.table = name, table
+        self.function, self.x, self.y = function, x, y
+        values = x.values()
+        made = values if function is None else np.asarray(apply(function, values))
+        self.table = quantized(made.astype(np.float32), y).view(np.uint8)
 
     def result_shape(self, *shapes: Shape) -> Shape:
         """Return the shape of the operand."""
@@ -124,13 +135,13 @@ class IntegerMaxPool2d(WordLayer):
     Parameters
     ----------
     pool : MaxPool2d
-    signed : bool
-        Whether codes are s8.
+    x : QuantParams
+        Of operand and result.
     """
 
-    def __init__(self, pool: MaxPool2d, signed: bool) -> None:
+    def __init__(self, pool: MaxPool2d, x: QuantParams) -> None:
         super().__init__()
-        self.pool, self.signed = pool, signed
+        self.pool, self.x = pool, x
 
     def result_shape(self, *shapes: Shape) -> Shape:
         """Return (N, ceil(C/4), P, Q)."""
@@ -138,7 +149,7 @@ class IntegerMaxPool2d(WordLayer):
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Find the maxima."""
-        x, y = (bytes_of(tensor.images, self.signed) for tensor in (frame.x, frame.y))
+        x, y = (bytes_of(tensor.images, self.x.signed) for tensor in (frame.x, frame.y))
         run(max_pool_codes, x, y, tuple(self.pool._windows(frame.x.shape)))
 
     def launches(self, frame: Frame) -> bool:
@@ -192,11 +203,13 @@ class IntegerConcat(Concat):
     ----------
     channels : tuple of int
         Of each operand.
+    y : QuantParams
+        Of the operands and the result.
     """
 
-    def __init__(self, channels: tuple[int, ...]) -> None:
+    def __init__(self, channels: tuple[int, ...], y: QuantParams) -> None:
         super().__init__()
-        self.channels = channels
+        self.channels, self.y = channels, y
         self.is_concatenation = not any(C % CHANNELS for C in channels[:-1])
 
     def result_shape(self, *shapes: Shape) -> Shape:

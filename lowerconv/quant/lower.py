@@ -12,7 +12,6 @@ import numpy as np
 
 from lowerconv.nn.activation import ReLU
 from lowerconv.nn.combine import Concat, Flatten
-from lowerconv.nn.functional.operands import apply
 from lowerconv.nn.graph import Graph, Node, Value
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.linear import Linear
@@ -28,7 +27,7 @@ from lowerconv.quant.items import (
     IntegerMaxPool2d,
     Lookup,
 )
-from lowerconv.quant.linear import DequantizeLinear, QuantizeLinear, quantized
+from lowerconv.quant.linear import DequantizeLinear, QuantizeLinear
 from lowerconv.quant.params import QuantParams
 
 
@@ -52,8 +51,13 @@ def lower(graph: Graph) -> None:
     graph : Graph
         Is changed; nothing in it has been fused.
     """
-    if any(isinstance(node.layer, DequantizeLinear) for node in graph.nodes):
+    if has_codes(graph):
         _Lowering(graph).run()
+
+
+def has_codes(graph: Graph) -> bool:
+    """Return whether a graph says of any of its values that they are codes."""
+    return any(isinstance(node.layer, DequantizeLinear) for node in graph.nodes)
 
 
 class _Lowering:
@@ -202,15 +206,15 @@ class _Lowering:
         elif isinstance(layer, AvgPool2d):
             made = IntegerAvgPool2d(layer, params[0], *bounds)
         elif isinstance(layer, MaxPool2d):
-            pooled = self._add(IntegerMaxPool2d(layer, params[0].signed), *words, like=head)
+            pooled = self._add(IntegerMaxPool2d(layer, params[0]), *words, like=head)
             self.words[end.result] = self._rescaled(pooled, params[0], y, head)
             return
         elif isinstance(layer, Concat):
             words = [self._rescaled(w, p, y, head) for w, p in zip(words, params, strict=True)]
-            made = IntegerConcat(tuple(value.shape[1] for value in head.operands))
+            made = IntegerConcat(tuple(value.shape[1] for value in head.operands), y)
         else:
             assert isinstance(layer, (ReLU, Pointwise))
-            made = table_of(layer, params[0], y)
+            made = Lookup(layer, params[0], y)
         self.words[end.result] = self._add(made, *words, like=head)
 
     def _flatten(self, source: Source, words: Value, y: QuantParams, end: Node) -> None:
@@ -227,7 +231,7 @@ class _Lowering:
 
     def _rescaled(self, words: Value, x: QuantParams, y: QuantParams, like: Node) -> Value:
         """Return codes of one scale as those of another."""
-        return words if x == y else self._add(table_of(None, x, y), words, like=like)
+        return words if x == y else self._add(Lookup(None, x, y), words, like=like)
 
     def _make_product(self, chain: Chain, y: QuantParams | None, result: Value) -> None:
         """Add an integer convolution."""
@@ -260,26 +264,6 @@ def _bounds(chain: Chain, y: QuantParams) -> tuple[int, int]:
         low = max(low, y.code(least)) if np.isfinite(least) else low
         high = min(high, y.code(most)) if np.isfinite(most) else high
     return low, max(low, high)
-
-
-def table_of(layer: Layer | None, x: QuantParams, y: QuantParams) -> Lookup:
-    """Return the table of a function of each number; of None, other codes of the same number.
-
-    Parameters
-    ----------
-    layer : Layer or None
-        Computes the function.
-    x, y : QuantParams
-        Of operand and result.
-
-    Returns
-    -------
-    Lookup
-    """
-    values = x.values()
-    made = values if layer is None else np.asarray(apply(layer, values))
-    name = "rescale" if layer is None else str(getattr(layer, "function", "relu"))
-    return Lookup(name, quantized(made.astype(np.float32), y).view(np.uint8))
 
 
 def name_of(node: Node) -> str:

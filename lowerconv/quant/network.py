@@ -14,6 +14,7 @@ from lowerconv.nn.graph import Graph, Node, Value
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.memory import MemoryReport
 from lowerconv.nn.module import Module, Shape
+from lowerconv.quant import export  # noqa: F401  (fills the table of forms)
 from lowerconv.quant.conv import IntegerConv2d
 from lowerconv.quant.convert import WordLayer
 from lowerconv.quant.items import IntegerConcat
@@ -115,6 +116,24 @@ class IntegerNetwork(Module):
         write(
             path, Stored(layers, list(self.places), self.results, self.input_shape, self.metadata)
         )
+
+    def save_onnx(self, path: Any, x_shape: Shape | None = None) -> None:
+        """Write the network as an ONNX file, with QuantizeLinear and DequantizeLinear.
+
+        Parameters
+        ----------
+        path : path
+        x_shape : tuple of int, optional
+            Of the input; default: one image as it was calibrated with.
+
+        Raises
+        ------
+        ValueError
+            A layer has no form in ONNX.
+        ImportError
+            The package onnx is not installed.
+        """
+        super().save_onnx(path, (1, *self.input_shape) if x_shape is None else x_shape)
 
     def modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """Yield the network and its layers, under the names of the layers that they are made of.

@@ -142,12 +142,15 @@ def _set_codes(node: Node, bits: int) -> None:
         maker = maker.operands[0].node  # type: ignore[union-attr]
     assert maker is not None and isinstance(maker.layer, DequantizeLinear)
     weight, bias = layer.weight.data, layer.bias  # type: ignore[attr-defined]
-    bound = None
+    step, bound = np.float64(maker.layer.params.scale), None
     if bias is not None:
-        bound = np.abs(bias.data.astype(np.float64)) / (maker.layer.params.scale * BIAS)
+        bound = np.abs(bias.data.astype(np.float64)) / (step * BIAS)
     codes = WeightCodes.of(weight, bits, bound)
     layer.codes = codes
     layer.weight = Parameter(codes.weights(weight.dtype))
+    if bias is not None:  # in steps of the sums, as files have it
+        steps = step * codes.scale
+        layer.bias = Parameter((np.rint(bias.data / steps) * steps).astype(weight.dtype))
 
 
 def is_flatten_of(node: Node | None) -> bool:

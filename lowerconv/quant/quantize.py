@@ -20,7 +20,7 @@ from lowerconv.nn.program import Program
 from lowerconv.nn.recording import checked_graph, make_constant
 from lowerconv.nn.step import INFERENCE
 from lowerconv.quant.chains import OTHERS, is_product
-from lowerconv.quant.lower import lower
+from lowerconv.quant.lower import has_codes, lower
 from lowerconv.quant.network import IntegerNetwork
 from lowerconv.quant.observe import METHODS, PERCENTILE, Observer
 from lowerconv.quant.params import QuantParams
@@ -31,7 +31,7 @@ BATCH = 16  # images that are computed at a time, of one array
 
 def quantize(
     net: Module,
-    calibration: Any,
+    calibration: Any = None,
     *,
     method: str = "minmax",
     percentile: float = PERCENTILE,
@@ -50,10 +50,11 @@ def quantize(
     Parameters
     ----------
     net : Module
-        With one input, float32; is not changed. Of a network that `lowerconv.onnx.load` returns for
-        a file with QuantizeLinear the codes are taken as they are.
-    calibration : ndarray or iterable of ndarray
+        With one input, float32; is not changed.
+    calibration : ndarray or iterable of ndarray, optional
         Inputs as the network takes them, in batches (N, ...): some hundreds, such as it will see.
+        An ONNX file with QuantizeLinear needs none: its codes are taken as they are, and none of
+        the other arguments but `strict` counts.
     method : {"minmax", "percentile", "entropy"}
         What range of the numbers seen codes stand for.
     percentile : float
@@ -95,18 +96,22 @@ def quantize(
         raise TypeError(f"net: got {type(net).__name__}, expected a Module")
     if isinstance(net, IntegerNetwork):
         raise TypeError("net: got an IntegerNetwork, expected one in float32")
-    batches = _batches(calibration)
+    batches = _batches(calibration, net)
     first = next(batches, None)
     if first is None:
         raise ValueError("calibration: got no inputs, expected some that the network takes")
     net.check_input(first)
     graph = record(net, first.shape)
-    excluded = _excluded(graph, exclude, skip_first, skip_last)
-    points = Points(graph, excluded)
-    if not points.values:
-        raise ValueError("net: got no Conv2d or Linear that integers could compute, expected some")
-    ranges = _calibrate(net, graph, points, first, batches, method, percentile)
-    points.mark(lambda values: _params([ranges[value] for value in values]), weight_bits)
+    excluded: set[Node] = set()
+    if not has_codes(graph):
+        if calibration is None:
+            raise ValueError("calibration: got None, expected inputs that the network takes")
+        excluded = _excluded(graph, exclude, skip_first, skip_last)
+        points = Points(graph, excluded)
+        if not points.values:
+            raise ValueError("net: got no Conv2d or Linear that integers compute, expected some")
+        ranges = _calibrate(net, graph, points, first, batches, method, percentile)
+        points.mark(lambda values: _params([ranges[value] for value in values]), weight_bits)
     lower(graph)
     made = IntegerNetwork(graph, first.shape[1:])
     if strict:
@@ -142,8 +147,14 @@ def _check(name: str, kind: Any, value: Any) -> None:
         raise type(error)(f"{name}: {error}") from None
 
 
-def _batches(calibration: Any) -> Iterator[np.ndarray]:
-    """Yield inputs in batches, none of them empty."""
+def _batches(calibration: Any, net: Module) -> Iterator[np.ndarray]:
+    """Yield inputs in batches, none of them empty; zeros, where nobody gives any."""
+    if calibration is None:
+        declared = getattr(net, "input_shapes", ((),))[0] or ()
+        if not declared or not all(isinstance(n, int) for n in declared[1:]):
+            raise ValueError("calibration: got None, expected inputs that the network takes")
+        batch = declared[0] if isinstance(declared[0], int) else 1
+        calibration = np.zeros((batch, *declared[1:]), np.float32)
     if isinstance(calibration, np.ndarray):
         given: Iterable[Any] = (
             calibration[i : i + BATCH]

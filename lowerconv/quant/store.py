@@ -59,10 +59,10 @@ FIELDS: dict[type, tuple[str, ...]] = {
     Pack: (),
     IntegerConv2d: ("filters", "geometry", "x", "epilogue", "features"),
     IntegerAdd: ("a", "b", "y", "low", "high"),
-    IntegerMaxPool2d: ("pool", "signed"),
+    IntegerMaxPool2d: ("pool", "x"),
     IntegerAvgPool2d: ("pool", "x", "y", "low", "high"),
-    IntegerConcat: ("channels", "is_concatenation"),
-    Lookup: ("name", "table"),
+    IntegerConcat: ("channels", "y", "is_concatenation"),
+    Lookup: ("function", "x", "y", "table"),
     # float32
     Conv2d: ("weight", "bias", "geometry", "algorithm"),
     ConvTranspose2d: (

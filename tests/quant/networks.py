@@ -32,10 +32,19 @@ def conv(C: int, K: int, size: int = 3, **options: Any) -> nn.Conv2d:
 
 def chain() -> nn.Module:
     return nn.Sequential(
-        conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(3, 2, 1),
-        conv(8, 6, groups=2, stride=2), nn.ReLU(), nn.AvgPool2d(2, ceil_mode=True), nn.Flatten(),
-        nn.Linear(6 * 3 * 3, 10), nn.ReLU(), nn.Dropout(0.5), nn.Linear(10, 5),
-    )  # fmt: skip
+        conv(3, 8),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2, 1),
+        conv(8, 6, groups=2, stride=2),
+        nn.ReLU(),
+        nn.AvgPool2d(2, ceil_mode=True),
+        nn.Flatten(),
+        nn.Linear(6 * 3 * 3, 10),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Linear(10, 5),
+    )
 
 
 def residual() -> nn.Module:
@@ -47,10 +56,17 @@ def residual() -> nn.Module:
         return net.last(nn.flatten(net.mean(x)))
 
     return Net(
-        forward, stem=conv(3, 8), norm=nn.BatchNorm2d(8), a=conv(8, 10, 1),
-        b=conv(10, 12, stride=2), norm2=nn.BatchNorm2d(12), short=conv(8, 12, 1, stride=2),
-        c=conv(12, 12), mean=nn.GlobalAvgPool2d(), last=nn.Linear(12, 7),
-    )  # fmt: skip
+        forward,
+        stem=conv(3, 8),
+        norm=nn.BatchNorm2d(8),
+        a=conv(8, 10, 1),
+        b=conv(10, 12, stride=2),
+        norm2=nn.BatchNorm2d(12),
+        short=conv(8, 12, 1, stride=2),
+        c=conv(12, 12),
+        mean=nn.GlobalAvgPool2d(),
+        last=nn.Linear(12, 7),
+    )
 
 
 def branches(channels: tuple[int, ...] = (8, 4, 8)) -> nn.Module:
@@ -63,9 +79,15 @@ def branches(channels: tuple[int, ...] = (8, 4, 8)) -> nn.Module:
         return net.last(net.pool(x))
 
     return Net(
-        forward, stem=conv(3, 8), a=conv(8, a, 1), b0=conv(8, 5), b=conv(5, b), c=conv(8, c, 1),
-        pool=nn.MaxPool2d(3, 1, 1), last=conv(a + b + 8 + c, 6),
-    )  # fmt: skip
+        forward,
+        stem=conv(3, 8),
+        a=conv(8, a, 1),
+        b0=conv(8, 5),
+        b=conv(5, b),
+        c=conv(8, c, 1),
+        pool=nn.MaxPool2d(3, 1, 1),
+        last=conv(a + b + 8 + c, 6),
+    )
 
 
 def functions() -> nn.Module:
@@ -79,10 +101,18 @@ def functions() -> nn.Module:
         return net.last(y + net.other(x))
 
     return Net(
-        forward, stem=conv(3, 8, stride=2), clip=Pointwise("clip", 0, 6), last=conv(8, 4, 1),
-        depth=conv(8, 8, groups=8), clip2=Pointwise("clip", -0.5, 1), wide=conv(8, 9, 1),
-        swish=Pointwise("silu"), narrow=conv(9, 8), tanh=Pointwise("tanh"), other=conv(9, 8, 1),
-    )  # fmt: skip
+        forward,
+        stem=conv(3, 8, stride=2),
+        clip=Pointwise("clip", 0, 6),
+        last=conv(8, 4, 1),
+        depth=conv(8, 8, groups=8),
+        clip2=Pointwise("clip", -0.5, 1),
+        wide=conv(8, 9, 1),
+        swish=Pointwise("silu"),
+        narrow=conv(9, 8),
+        tanh=Pointwise("tanh"),
+        other=conv(9, 8, 1),
+    )
 
 
 def between() -> nn.Module:
@@ -95,8 +125,12 @@ def between() -> nn.Module:
         return z, nn.relu(z)
 
     return Net(
-        forward, a=conv(3, 8), lrn=nn.LocalResponseNorm(5), b=conv(8, 8), c=conv(8, 3, bias=False),
-    )  # fmt: skip
+        forward,
+        a=conv(3, 8),
+        lrn=nn.LocalResponseNorm(5),
+        b=conv(8, 8),
+        c=conv(8, 3, bias=False),
+    )
 
 
 def rows() -> nn.Module:

@@ -38,12 +38,22 @@ def params_of(scale: Any, zero: Any, dtype: np.dtype) -> QuantParams | None:
 @operator("QuantizeLinear", how="NumPy")
 def quantize_linear(node: Node, x: Any, scale: Any, zero: Any = None) -> Any:
     """Import QuantizeLinear."""
-    plain = isinstance(x, Value) and x.dtype == np.float32 and not node.get("output_dtype", 0)
     dtype = np.dtype(np.uint8) if zero is None else zero.dtype
-    params = params_of(scale, zero, dtype) if plain else None
-    if params is None:
+    if node.get("output_dtype", 0) or not _is_plain(node, x, scale, dtype):
         return by_reference(node, x, scale, *(() if zero is None else (zero,)))
-    return QuantizeLinear(params)(x)
+    params = params_of(scale, zero, dtype) if isinstance(x, Value) else None
+    if params is not None:
+        return QuantizeLinear(params)(x)
+    axis, info = node.get("axis", 1), np.iinfo(dtype)
+
+    def function(x: np.ndarray, scale: np.ndarray, *zero: np.ndarray) -> np.ndarray:
+        shape = along(scale, x.ndim, axis)
+        codes = np.rint(x / scale.reshape(shape))
+        if zero:
+            codes = codes + zero[0].astype(np.float32).reshape(along(zero[0], x.ndim, axis))
+        return np.clip(codes, info.min, info.max).astype(dtype)
+
+    return F.computed("QuantizeLinear", function, x, scale, *(() if zero is None else (zero,)))
 
 
 @operator("DequantizeLinear", how="NumPy")
@@ -52,13 +62,23 @@ def dequantize_linear(node: Node, x: Any, scale: Any, zero: Any = None) -> Any:
     params = params_of(scale, zero, x.dtype) if isinstance(x, Value) else None
     if params is not None:
         return DequantizeLinear(params)(x)
-    arrays = all(o is None or isinstance(o, np.ndarray) for o in (x, scale, zero))
-    if not arrays or x.dtype not in _WHOLE or scale.dtype != np.float32 or node.get("block_size"):
+    if not _is_plain(node, scale, scale, x.dtype):
         return by_reference(node, x, scale, *(() if zero is None else (zero,)))
-    shape = along(scale, x.ndim, node.get("axis", 1))
-    point = np.zeros(1, x.dtype) if zero is None else zero
-    difference = x.astype(np.int64) - point.reshape(shape if point.size > 1 else -1)[...]
-    return difference.astype(np.float32) * scale.reshape(shape)
+    axis = node.get("axis", 1)
+
+    def function(x: np.ndarray, scale: np.ndarray, *zero: np.ndarray) -> np.ndarray:
+        wide = x.astype(np.int64)
+        if zero:
+            wide = wide - zero[0].astype(np.int64).reshape(along(zero[0], x.ndim, axis))
+        return wide.astype(np.float32) * scale.reshape(along(scale, x.ndim, axis))
+
+    return F.computed("DequantizeLinear", function, x, scale, *(() if zero is None else (zero,)))
+
+
+def _is_plain(node: Node, numbers: Any, scale: Any, codes: np.dtype) -> bool:
+    """Return whether codes are whole numbers of some bytes, with scales of float32 in a row."""
+    kinds = numbers.dtype == scale.dtype == np.float32 and codes in _WHOLE
+    return kinds and len(scale.shape) < 2 and not node.get("block_size", 0)
 
 
 def along(scale: np.ndarray, axes: int, axis: int) -> tuple[int, ...]:
