@@ -128,8 +128,9 @@ ELSEWHERE = {
     "quant.points.Points": "nodes of a graph",
     "quant.observe.Observer": "counts of a calibration",
     **dict.fromkeys(
-        """quant.convert.Dequantize quant.convert.FromWords quant.convert.Pack quant.convert.Quantize
-        quant.convert.Unpack quant.convert.WordLayer quant.conv.IntegerConv2d quant.items.Clipped
+        """quant.convert.Dequantize quant.convert.FromWords quant.convert.Pack
+        quant.convert.Quantize quant.convert.Unpack quant.convert.WordLayer
+        quant.conv.IntegerConv2d quant.items.Clipped
         quant.items.IntegerAdd quant.items.IntegerAvgPool2d quant.items.IntegerConcat
         quant.items.IntegerMaxPool2d quant.items.Lookup quant.linear.DequantizeLinear
         quant.linear.QuantizeLinear quant.network.IntegerNetwork
