@@ -49,7 +49,8 @@ PLAIN = """
     parallel.trace.chrome.Transfer parallel.trace.clocks.Alignment parallel.trace.clocks.Reading
     parallel.trace.summary.Summary runtime.records.Operands train.checkpoint.Checkpoint
     nn.convolution.WindowArguments nn.optim.optimizer.Weights ops.activate.Activation
-    codegen.dots.Dot codegen.dots.Words codegen.epilogue.Function ops.transpose.Gather
+    codegen.dots.Dot codegen.dots.Words codegen.epilogue.Function conv.element.Element
+    ops.transpose.Gather
     ops.fixed_point.Rounding quant.fixed_point.FixedPoint quant.fixed_point.RoundedUpdates
     quant.options.Quantization train.inputs.Inputs train.loop.EpochCounts train.metrics.EpochMetrics
     train.settings.Settings
@@ -100,6 +101,7 @@ ELSEWHERE = {
     "bench.case.Case": "functions, that pickle where they have a name",
     "bench.study.Study": "functions, that pickle where they have a name",
     "cli.bench.Job": "a study and results",
+    "codegen.quantising.Quantising": "made as a Microkernel is",
     "codegen.microkernel.Store": "values of a function that is being written",
     "codegen.depthwise.PlaneKernel": "made as a Microkernel is",
     "codegen.depthwise_small.SmallPlaneKernel": "made as a Microkernel is",

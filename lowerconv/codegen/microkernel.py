@@ -22,7 +22,7 @@ architectures".
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -90,7 +90,8 @@ class Microkernel(Kernel):
         function is asked for of integers.
     """
 
-    name, signature = "microkernel", Tile
+    name = "microkernel"
+    signature: ClassVar[type[Any]] = Tile
 
     isa: Isa
     dtype: np.dtype

@@ -3,35 +3,44 @@
 The sums s of a filter become, every operation rounded to float32 by itself::
 
     y = s * scale + shift  [ + (residual - zero) * residual_scale ]
-    byte = round(clamp(y, low, high))                       half to even
+    byte = clamp(round(y), low, high)                       half to even
 
-Bytes of four filters become a word of the result: where pixels fill vectors, so that the sums of a
-filter are one, no lane leaves its place.  Where the result is float32, y is stored, clamped too.
+Bytes of four filters become a word of the result.  Four vectors of y are packed with saturation,
+first to 16 bits, then to 8, which leaves in every 16 bytes::
 
-Rounding is an addition: the float32 nearest to ``y + 1.5 * 2**23`` has y, rounded, in its lowest
-bits, in two's complement.  What is clamped to a byte's range is far from 2**22, to which that holds.
+    a0 a1 a2 a3  b0 b1 b2 b3  c0 c1 c2 c3  d0 d1 d2 d3         of the vectors a, b, c, d
+
+Where filters fill vectors, a, b, c, d are pixels: those are words already, and runs of four of them
+are put beside each other.  Where pixels fill vectors, a, b, c, d are filters, and the bytes of each
+square of four by four are transposed.
+
+y must be within int32; where results are float32 it may be anything, and is clamped as it is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from llvmlite import ir
 
-from lowerconv.codegen.emit import I32, Emitter
+from lowerconv.codegen.emit import I8, I32, Emitter
 from lowerconv.codegen.microkernel import Microkernel
 from lowerconv.codegen.signatures import TileOfBytes
 
 TOGETHER = 4  # filters of a word
-MAGIC = 1.5 * 2.0**23
+MAGIC = 1.5 * 2.0**23  # what added to a float leaves it, rounded to an integer, in the lowest bits
 FLOAT = ir.FloatType()
+I16 = ir.IntType(16)
+ENDS = {"u8": (0, 255), "s8": (-128, 127)}
 
-# What a record of constants holds, 4 bytes each: what the results are clamped to; how bytes of the
-# residual are changed to be unsigned (a word), and what they and `zero` then mean.
+# What a record of constants holds, 4 bytes each: what results are clamped to (words of four equal
+# bytes, or the bits of floats); what bytes of the residual are multiplied with; a word that changes
+# them to be unsigned; what they mean by zero then.
 CONSTANTS = np.dtype(
-    [("low", "f4"), ("high", "f4"), ("residual_scale", "f4"), ("zero", "i4"), ("signs", "u4")]
+    [("low", "u4"), ("high", "u4"), ("scale", "f4"), ("signs", "u4"), ("zero", "i4")]
 )
 
 
@@ -40,17 +49,20 @@ class _Vectors(NamedTuple):
 
     low: ir.Value
     high: ir.Value
-    residual_scale: ir.Value
-    zero: ir.Value
+    scale: ir.Value
     signs: ir.Value
+    zero: ir.Value
 
 
-class _Piece(NamedTuple):
-    """A vector of pixels of a word's filters: their sums, and where they go."""
+class _Places(NamedTuple):
+    """Addresses of the tile, and how many of its filters exist."""
 
-    sums: list[ir.Value]
-    place: int  # in a row of the result
-    lanes: int
+    out: ir.Value
+    ld_out: ir.Value
+    valid: ir.Value
+    scales: ir.Value
+    shifts: ir.Value
+    residual: ir.Value
 
 
 @dataclass(frozen=True)
@@ -59,20 +71,21 @@ class Quantising(Microkernel):
 
     Attributes
     ----------
-    result : {"bytes", "float32"}
-        "bytes": words of four filters; rows and lanes of the tile are as many as filters.
+    result : {"u8", "s8", "float32"}
+        Bytes are words of four filters.
     residual : bool
         Whether bytes of another array, laid out as the result, are added.
 
     Raises
     ------
     ValueError
-        The sums are not int32, or the result is spread, or a residual is asked for in float32.
+        The sums are not int32, or the result is spread.
     """
 
-    name, signature = "quantising", TileOfBytes
+    name = "quantising"
+    signature: ClassVar[type[Any]] = TileOfBytes
 
-    result: str = "bytes"
+    result: str = "u8"
     residual: bool = False
 
     def __post_init__(self) -> None:
@@ -84,122 +97,239 @@ class Quantising(Microkernel):
 
     def emit(self, e: Emitter) -> None:
         """Write the instructions of the function."""
-        k, vectors, broadcasts, table, out, ld_out, bias, valid, *places = e.arguments
-        scales, shifts, residual, constants = places
+        k, vectors, broadcasts, table, out, ld_out, bias, valid, *more = e.arguments
+        scales, shifts, residual, constants = more
         sums = self._loop_over_k(e, k, vectors, broadcasts, table, bias)
-        builder, numbers = e.builder, self._numbers(e, constants)
-        for word, pieces in enumerate(self._words(e, sums)):
-            first = word * TOGETHER
-            some = builder.icmp_signed("<", e.constant(first), valid)
-            with builder.if_then(some, likely=True):
-                count = min(TOGETHER, self.MR - first) if self.store == "rows" else TOGETHER
-                lines = [
-                    (e.offset(scales, first + i), e.offset(shifts, first + i)) for i in range(count)
-                ]
-                line = [(_broadcast(e, scale), _broadcast(e, shift)) for scale, shift in lines]
-                row = builder.mul(ld_out, e.constant(word))
-                for piece in pieces:
-                    added = None
-                    if self.residual and self.result == "bytes":
-                        there = e.load(e.offset(residual, row), piece.place, piece.lanes)
-                        added = builder.xor(there, numbers.signs)
-                    floats = [
-                        self._float(e, value, *line[i], numbers, added, i)
-                        for i, value in enumerate(piece.sums)
-                    ]
-                    if self.result == "bytes":
-                        packed = _packed(e, floats)
-                        if self.store == "columns":
-                            packed = builder.and_(packed, _existing(e, valid, first))
-                        e.store(packed, e.offset(out, row), piece.place, piece.lanes)
-                        continue
-                    for i, value in enumerate(floats):
-                        number = e.constant(first + i)
-                        exists = builder.icmp_signed("<", number, valid)
-                        with builder.if_then(exists, likely=True):
-                            to = e.offset(out, builder.mul(ld_out, number))
-                            bits = builder.bitcast(value, e.vector)
-                            e.store(bits, to, piece.place, piece.lanes)
+        loaded = [e.broadcast(constants, number) for number in range(CONSTANTS.itemsize // 4)]
+        loaded[2] = _as_floats(e, loaded[2])
+        numbers, places = _Vectors(*loaded), _Places(out, ld_out, valid, scales, shifts, residual)
+        if self.result == "float32":
+            self._store_floats(e, sums, numbers, places)
+        elif self.store == "rows":
+            self._store_pixels(e, sums, numbers, places)
+        else:
+            self._store_filters(e, sums, numbers, places)
 
-    def _numbers(self, e: Emitter, constants: ir.Value) -> _Vectors:
-        """Load the constants."""
-        loaded = []
-        for number, name in enumerate(CONSTANTS.names or ()):
-            value = e.broadcast(constants, number)
-            floating = CONSTANTS[name].kind == "f"
-            loaded.append(e.builder.bitcast(value, _floats(e)) if floating else value)
-        return _Vectors(*loaded)
+    def _store_pixels(
+        self, e: Emitter, sums: list[list[ir.Value]], numbers: _Vectors, to: _Places
+    ) -> None:
+        """Store words of filters that are rows of the tile."""
+        lanes = self.lanes or (e.lanes,) * self.NV
+        for first in range(0, self.MR, TOGETHER):
+            rows = range(first, min(first + TOGETHER, self.MR))
+            scales = [_as_floats(e, e.broadcast(to.scales, i)) for i in rows]
+            shifts = [_as_floats(e, e.broadcast(to.shifts, i)) for i in rows]
+            line = e.builder.mul(to.ld_out, e.constant(first // TOGETHER))
+            for v in range(self.NV):
+                place, added = self._vector_place(e, v), None
+                if self.residual:
+                    added = e.load(e.offset(to.residual, line), place, lanes[v])
+                    added = e.builder.xor(added, numbers.signs)
+                floats = []
+                for i, row in enumerate(rows):
+                    y = _scaled(e, sums[row][v], scales[i], shifts[i])
+                    if added is not None:
+                        y = _added(e, y, _byte(e, added, i), numbers)
+                    floats.append(y)
+                zeros = [ir.Constant(_floats(e), None)] * (TOGETHER - len(floats))
+                word = _squares(e, _packed(e, floats + zeros, self.result))
+                word = _clamped(e, word, numbers, self.result)
+                if zeros:  # of filters that do not exist
+                    word = e.builder.and_(word, _same(e, (1 << 8 * len(floats)) - 1))
+                e.store(word, e.offset(to.out, line), place, lanes[v])
 
-    def _words(self, e: Emitter, sums: list[list[ir.Value]]) -> list[list[_Piece]]:
-        """Return, for each word of filters, the sums by vectors of pixels."""
+    def _store_filters(
+        self, e: Emitter, sums: list[list[ir.Value]], numbers: _Vectors, to: _Places
+    ) -> None:
+        """Store words of filters that are lanes of the tile."""
+        per_vector = e.lanes // TOGETHER
+        last = e.builder.sdiv(e.builder.sub(to.valid, e.constant(1)), e.constant(TOGETHER))
+        for v in range(self.NV):
+            scale, shift = (_as_floats(e, e.load(at, v * e.lanes)) for at in (to.scales, to.shifts))
+            for begin in range(0, self.MR, e.lanes):
+                count = min(e.lanes, self.MR - begin)
+                added = []
+                if self.residual:
+                    for w in range(per_vector):
+                        number = _least(e, e.constant(v * per_vector + w), last)
+                        line = e.offset(to.residual, e.builder.mul(to.ld_out, number))
+                        there = e.load(line, begin, count)
+                        added.append(e.builder.xor(there, numbers.signs))
+                    added = _runs(e, added)
+                runs = []
+                for i in range(0, count, TOGETHER):
+                    floats = []
+                    for j in range(min(TOGETHER, count - i)):
+                        y = _scaled(e, sums[begin + i + j][v], scale, shift)
+                        if added:
+                            y = _added(e, y, _pixel(e, added[i // TOGETHER], j), numbers)
+                        floats.append(y)
+                    floats += [floats[-1]] * (TOGETHER - len(floats))
+                    run = _packed(e, floats, self.result)
+                    runs.append(_clamped(e, run, numbers, self.result))
+                runs += [e.undefined] * (per_vector - len(runs))
+                for w, word in enumerate(_runs(e, runs)):
+                    number = v * per_vector + w
+                    some = e.builder.icmp_signed("<", e.constant(TOGETHER * number), to.valid)
+                    with e.builder.if_then(some, likely=True):
+                        word = e.builder.and_(word, _existing(e, to.valid, TOGETHER * number))
+                        line = e.offset(to.out, e.builder.mul(to.ld_out, e.constant(number)))
+                        e.store(word, line, begin, count)
+
+    def _store_floats(
+        self, e: Emitter, sums: list[list[ir.Value]], numbers: _Vectors, to: _Places
+    ) -> None:
+        """Store floats of each filter."""
+        builder = e.builder
+        low, high = (_as_floats(e, value) for value in (numbers.low, numbers.high))
+        for filter_, pieces in enumerate(self._by_filter(e, sums)):
+            number = e.constant(filter_)
+            with builder.if_then(builder.icmp_signed("<", number, to.valid), likely=True):
+                at = [_as_floats(e, e.broadcast(a, filter_)) for a in (to.scales, to.shifts)]
+                line = e.offset(to.out, builder.mul(to.ld_out, number))
+                for value, place, lanes in pieces:
+                    y = _scaled(e, value, *at)
+                    y = builder.select(builder.fcmp_ordered(">", y, low), y, low)
+                    y = builder.select(builder.fcmp_ordered("<", y, high), y, high)
+                    e.store(builder.bitcast(y, e.vector), line, place, lanes)
+
+    def _by_filter(
+        self, e: Emitter, sums: list[list[ir.Value]]
+    ) -> list[list[tuple[ir.Value, int, int]]]:
+        """Return, for each filter, vectors of its sums, where they go, and how many."""
         if self.store == "rows":
-            places = [self._vector_place(e, v) for v in range(self.NV)]
             lanes = self.lanes or (e.lanes,) * self.NV
-            return [
-                [
-                    _Piece([row[v] for row in sums[first : first + TOGETHER]], places[v], lanes[v])
-                    for v in range(self.NV)
-                ]
-                for first in range(0, self.MR, TOGETHER)
-            ]
-        words: list[list[_Piece]] = [[] for _ in range(self.NV * e.lanes // TOGETHER)]
+            places = [(self._vector_place(e, v), lanes[v]) for v in range(self.NV)]
+            return [[(row[v], *places[v]) for v in range(self.NV)] for row in sums]
+        filters: list[list[tuple[ir.Value, int, int]]] = [[] for _ in range(self.NV * e.lanes)]
         for v in range(self.NV):
             for i in range(0, self.MR, e.lanes):
                 rows = [row[v] for row in sums[i : i + e.lanes]]
-                filters = e.transpose(rows + [e.undefined] * (e.lanes - len(rows)))
-                for first in range(0, e.lanes, TOGETHER):
-                    piece = _Piece(filters[first : first + TOGETHER], i, len(rows))
-                    words[(v * e.lanes + first) // TOGETHER].append(piece)
-        return words
-
-    def _float(
-        self,
-        e: Emitter,
-        value: ir.Value,
-        scale: ir.Value,
-        shift: ir.Value,
-        numbers: _Vectors,
-        added: ir.Value | None,
-        byte: int,
-    ) -> ir.Value:
-        """Return y of the sums of a filter, clamped."""
-        builder = e.builder
-        y = builder.fmul(builder.sitofp(value, _floats(e)), scale)
-        y = builder.fadd(y, shift)
-        if added is not None:
-            number = builder.lshr(added, _same(e, 8 * byte)) if byte else added
-            if byte < TOGETHER - 1:
-                number = builder.and_(number, _same(e, 0xFF))
-            number = builder.sitofp(builder.sub(number, numbers.zero), _floats(e))
-            y = builder.fadd(y, builder.fmul(number, numbers.residual_scale))
-        y = builder.select(builder.fcmp_ordered(">", y, numbers.low), y, numbers.low)
-        return builder.select(builder.fcmp_ordered("<", y, numbers.high), y, numbers.high)
+                turned = e.transpose(rows + [e.undefined] * (e.lanes - len(rows)))
+                for lane, value in enumerate(turned):
+                    filters[v * e.lanes + lane].append((value, i, len(rows)))
+        return filters
 
 
 def _floats(e: Emitter) -> ir.VectorType:
     return ir.VectorType(FLOAT, e.lanes)
 
 
+def _as_floats(e: Emitter, value: ir.Value) -> ir.Value:
+    return e.builder.bitcast(value, _floats(e))
+
+
 def _same(e: Emitter, number: int) -> ir.Constant:
     return ir.Constant(e.vector, [number] * e.lanes)
 
 
-def _broadcast(e: Emitter, address: ir.Value) -> ir.Value:
-    return e.builder.bitcast(e.broadcast(address, 0), _floats(e))
+def _least(e: Emitter, a: ir.Value, b: ir.Value) -> ir.Value:
+    return e.builder.select(e.builder.icmp_signed("<", a, b), a, b)
 
 
-def _packed(e: Emitter, floats: list[ir.Value]) -> ir.Value:
-    """Return the words of the rounded numbers, the first in the lowest byte."""
+def _scaled(e: Emitter, sums: ir.Value, scale: ir.Value, shift: ir.Value) -> ir.Value:
+    """Return ``sums * scale + shift``, rounded twice."""
+    product = e.builder.fmul(e.builder.sitofp(sums, _floats(e)), scale)
+    return e.builder.fadd(product, shift)
+
+
+def _added(e: Emitter, y: ir.Value, byte: ir.Value, numbers: _Vectors) -> ir.Value:
+    """Return y and what a byte of the residual stands for."""
+    number = e.builder.sitofp(e.builder.sub(byte, numbers.zero), _floats(e))
+    return e.builder.fadd(y, e.builder.fmul(number, numbers.scale))
+
+
+def _byte(e: Emitter, words: ir.Value, i: int) -> ir.Value:
+    """Return byte i of each word."""
+    if i:
+        words = e.builder.lshr(words, _same(e, 8 * i))
+    return words if i == TOGETHER - 1 else e.builder.and_(words, _same(e, 0xFF))
+
+
+def _pixel(e: Emitter, run: ir.Value, j: int) -> ir.Value:
+    """Return the bytes of word j of every four, a lane for each."""
+    some = e.shuffle(run, run, range(j, e.lanes, TOGETHER))
+    return e.builder.zext(e.builder.bitcast(some, ir.VectorType(I8, e.lanes)), e.vector)
+
+
+def _runs(e: Emitter, vectors: Sequence[ir.Value]) -> list[ir.Value]:
+    """Transpose a square of runs of four lanes, by exchanging ever larger blocks of them."""
+    rows, block, numbers = list(vectors), 1, range(e.lanes)
+    while block < len(rows):
+        step = block * TOGETHER
+        low = [j if not j & step else j - step + e.lanes for j in numbers]
+        high = [j + step if not j & step else j + e.lanes for j in numbers]
+        result = list(rows)
+        for i in range(len(rows)):
+            if not i & block:
+                result[i] = e.shuffle(rows[i], rows[i + block], low)
+                result[i + block] = e.shuffle(rows[i], rows[i + block], high)
+        rows, block = result, 2 * block
+    return rows
+
+
+def _squares(e: Emitter, words: ir.Value) -> ir.Value:
+    """Transpose the bytes of every four words."""
+    size = TOGETHER * TOGETHER
+    places = [
+        i // size * size + i % size // TOGETHER + i % TOGETHER * TOGETHER
+        for i in range(TOGETHER * e.lanes)
+    ]
+    values = e.builder.bitcast(words, ir.VectorType(I8, TOGETHER * e.lanes))
+    return e.builder.bitcast(e.shuffle(values, values, places), e.vector)
+
+
+def _clamped(e: Emitter, words: ir.Value, numbers: _Vectors, kind: str) -> ir.Value:
+    """Clamp bytes."""
+    builder, bytes_ = e.builder, ir.VectorType(I8, TOGETHER * e.lanes)
+    compare = builder.icmp_unsigned if kind == "u8" else builder.icmp_signed
+    words, low, high = (builder.bitcast(w, bytes_) for w in (words, numbers.low, numbers.high))
+    words = builder.select(compare(">", words, low), words, low)
+    words = builder.select(compare("<", words, high), words, high)
+    return builder.bitcast(words, e.vector)
+
+
+_TO_INTEGERS = {128: "llvm.x86.sse2.cvtps2dq", 256: "llvm.x86.avx.cvt.ps2dq.256"}
+_PACKS = {
+    128: "llvm.x86.sse2.pack{}.128",
+    256: "llvm.x86.avx2.pack{}",
+    512: "llvm.x86.avx512.pack{}.512",
+}
+CURRENT = 4  # the rounding that is set: to nearest even, in every thread of Python's
+
+
+def _packed(e: Emitter, floats: Sequence[ir.Value], kind: str) -> ir.Value:
+    """Return the bytes of four vectors, rounded and saturated, as the module's picture has them."""
+    if e.isa.triple == "x86_64":
+        integers = [_rounded(e, y) for y in floats]
+        halves, bytes_ = (ir.VectorType(item, e.lanes * size) for item, size in ((I16, 2), (I8, 4)))
+        name = _PACKS[e.isa.bits]
+        pairs = [e.call_named(name.format("ssdw"), integers[i : i + 2], halves) for i in (0, 2)]
+        last = "uswb" if kind == "u8" else "sswb"
+        return e.builder.bitcast(e.call_named(name.format(last), pairs, bytes_), e.vector)
     builder, magic = e.builder, ir.Constant(_floats(e), [MAGIC] * e.lanes)
-    total = None
-    for i, value in enumerate(floats):
-        byte = builder.bitcast(builder.fadd(value, magic), e.vector)
-        if i < TOGETHER - 1:
-            byte = builder.and_(byte, _same(e, 0xFF))
-        byte = builder.shl(byte, _same(e, 8 * i)) if i else byte
-        total = byte if total is None else builder.or_(total, byte)
-    assert total is not None
-    return total
+    least, most = (ir.Constant(_floats(e), [float(x)] * e.lanes) for x in ENDS[kind])
+    bytes_ = []
+    for y in floats:
+        y = builder.select(builder.fcmp_ordered(">", y, least), y, least)
+        y = builder.select(builder.fcmp_ordered("<", y, most), y, most)
+        bits = builder.bitcast(builder.fadd(y, magic), e.vector)
+        bytes_.append(builder.trunc(bits, ir.VectorType(I8, e.lanes)))
+    while len(bytes_) > 1:
+        bytes_ = [
+            e.shuffle(a, b, range(2 * a.type.count))
+            for a, b in zip(bytes_[::2], bytes_[1::2], strict=True)
+        ]
+    return builder.bitcast(bytes_[0], e.vector)
+
+
+def _rounded(e: Emitter, y: ir.Value) -> ir.Value:
+    """Return the nearest integers, half to even."""
+    if e.isa.bits == 512:
+        every = e.constant(-1, I16)
+        values = [y, e.undefined, every, e.constant(CURRENT, I32)]
+        return e.call_named("llvm.x86.avx512.mask.cvtps2dq.512", values, e.vector)
+    return e.call_named(_TO_INTEGERS[e.isa.bits], [y], e.vector)
 
 
 def _existing(e: Emitter, valid: ir.Value, first: int) -> ir.Value:

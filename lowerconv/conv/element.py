@@ -17,7 +17,7 @@ class Element:
         What words of the source and of the filters hold, as `codegen.dots.Words` names it.
     padding : int
         The word that lies around images.
-    result : {"sums", "float32", "bytes"}
+    result : {"sums", "float32", "u8", "s8"}
         Whether sums are stored, or quantised: as float32, or as words of bytes.
     residual : bool
         Whether words of bytes are added to the result.
@@ -38,4 +38,4 @@ class Element:
     @property
     def filters_together(self) -> int:
         """How many filters an item of the result holds."""
-        return 4 if self.result == "bytes" else 1
+        return 4 if self.result in ("u8", "s8") else 1

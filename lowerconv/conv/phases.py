@@ -64,7 +64,7 @@ class Convolution:
 
     def words(self, vectors: str) -> Words | None:
         """Return the words of the microkernel, where ``"pixels"`` or ``"filters"`` fill vectors."""
-        return self.element and self.element.words(vectors)
+        return self.element.words(vectors) if self.element else None
 
     @property
     def filters_together(self) -> int:

@@ -164,7 +164,7 @@ def _filters(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
 
 
 def _panel(conv: Convolution, most: int) -> int:
-    """Return the filters of panels of at most so many; of whole words of the result at least one."""
+    """Return the filters of panels: at most so many, and whole words of the result."""
     together = conv.filters_together
     most = max(together, most // together * together)
     return -(-balanced(conv.K, most) // together) * together

@@ -30,6 +30,7 @@ RANGES = {"u8": (0, 255), "s8": (-128, 127)}
 RESULTS = ("u8", "s8", "float32", "int32")
 WORD = np.dtype(np.uint32)
 SIGNS = 0x80808080
+Y_MAX = 2.0**30  # steps of the result, before they are clamped
 
 
 class _Held(NamedTuple):
@@ -56,8 +57,8 @@ class IntegerConv:
     sum(w[k]) * scale[k]`` to the shift.  That is right at borders too, where padding is `x_zero`.
 
     Images of bytes are words of four channels, (N, ceil(C / 4), H, W), the lowest channel in the
-    lowest byte; see `conv.words.images`.  Bytes of channels that do not exist may hold anything in
-    what is read; in results they are zeros.
+    lowest byte.  Bytes of channels that do not exist may hold anything in what is read; in results
+    they are zeros.
 
     Parameters
     ----------
@@ -113,7 +114,7 @@ class IntegerConv:
                 raise ValueError(f"residual: got {residual!r} with out {out!r}, expected None")
         self.residual = residual
         self._merged = merged_groups(groups, w_shape[1], problem.K // groups)
-        result = {"int32": "sums", "float32": "float32"}.get(out, "bytes")
+        result = "sums" if out == "int32" else out
         padding_word = (zero & 0xFF) * 0x01010101
         self._element = Element(x_kind, "s8", padding_word, result, residual is not None)
         N, C, H, W = problem.x_shape
@@ -153,24 +154,24 @@ class IntegerConv:
             An array that does not fit, or a number that a byte cannot hold.
         """
         problem = self.problem
-        _check(w, "w", np.dtype(np.int8), problem.w_shape)
-        each = []
-        for array, name in ((scale, "scale"), (shift, "shift")):
-            if array is None and self.out == "int32":
-                array = np.zeros(problem.K, np.float32)
-            _check(array, name, np.dtype(np.float32), (problem.K,))
-            if not np.isfinite(array).all():
-                raise ValueError(f"{name}: got numbers that are not finite, expected finite ones")
-            each.append(np.array(array))
+        _checked(w, "w", np.dtype(np.int8), problem.w_shape)
+        scale, shift = (
+            self._numbers(array, name) for array, name in ((scale, "scale"), (shift, "shift"))
+        )
         constants = np.zeros(1, CONSTANTS)
-        constants["low"], constants["high"] = self.range
+        ends = np.array(self.range, np.float32).view(np.uint32)
+        if self.out in RANGES:
+            ends = np.array([(int(end) & 0xFF) * 0x01010101 for end in self.range], np.uint32)
+        constants["low"], constants["high"] = ends
         if self.residual:
             zero = _zero(residual_zero, "residual_zero", self.residual)
             signed = self.residual == "s8"
-            constants["residual_scale"] = residual_scale
+            constants["scale"] = residual_scale
             constants["zero"], constants["signs"] = zero + 128 * signed, SIGNS * signed
+        if self.out in RANGES:
+            self._check_size(w, scale, shift, constants["scale"][0])
         words = filter_words(w, problem.groups, self._merged)
-        self._held = _Held(words, *each, constants)
+        self._held = _Held(words, scale, shift, constants)
         with parallel_region(self.threads) as team:
             self._pack(team)
 
@@ -202,14 +203,14 @@ class IntegerConv:
         if (residual is None) != (self.residual is None):
             got = "no array" if residual is None else "an array"
             raise ValueError(f"residual: got {got}, expected as planned: {self.residual!r}")
-        _check(x, "x", WORD, self.x_shape)
+        _checked(x, "x", WORD, self.x_shape)
         result = np.empty(self.out_shape, self.out_dtype) if out is None else out
-        _check(result, "out", self.out_dtype, self.out_shape)
+        _checked(result, "out", self.out_dtype, self.out_shape)
         if out is not None and not are_slices(out):
             raise ValueError("out: got images that are not contiguous, or read-only, expected some")
         given = [x]
         if residual is not None:
-            _check(residual, "residual", WORD, self.out_shape)
+            _checked(residual, "residual", WORD, self.out_shape)
             given += [residual] * (residual is not out)
         if out is not None:
             for array in given:
@@ -232,11 +233,31 @@ class IntegerConv:
         """
         return self._executable.explain()
 
-    def _ready(self) -> Forward | None:
-        """Return the loops, made for the threads; None where there is nothing to do."""
-        if not self.problem.N:
-            return None
-        merged = replace(self.problem, groups=self.problem.groups // self._merged)
+    def _numbers(self, array: np.ndarray | None, name: str) -> np.ndarray:
+        """Return a copy of numbers of all filters, checked."""
+        if array is None and self.out == "int32":
+            return np.zeros(self.problem.K, np.float32)
+        numbers = np.array(_checked(array, name, np.dtype(np.float32), (self.problem.K,)))
+        if not np.isfinite(numbers).all():
+            raise ValueError(f"{name}: got numbers that are not finite, expected finite ones")
+        return numbers
+
+    def _check_size(
+        self, w: np.ndarray, scale: np.ndarray, shift: np.ndarray, residual_scale: float
+    ) -> None:
+        """Raise ValueError where y could leave the range of int32, which kernels round to."""
+        most = 255 if self._element.pixels == "u8" else 128
+        sums = np.abs(w.astype(np.int32)).sum((1, 2, 3)) * float(most)
+        reach = sums * np.abs(scale) + np.abs(shift) + 255 * abs(float(residual_scale))
+        if reach.max() >= Y_MAX:
+            raise ValueError(
+                f"scale: got results that reach {reach.max():.3g} steps, expected below {Y_MAX:.3g}"
+            )
+
+    def _ready(self) -> Forward:
+        """Return the loops, made for the threads; those of an image where there is none."""
+        problem = self.problem
+        merged = replace(problem, N=max(1, problem.N), groups=problem.groups // self._merged)
         conv = replace(
             convolution(merged, "forward"),
             C=words_for(merged.C // merged.groups),
@@ -257,8 +278,7 @@ class IntegerConv:
             self.threads = team.threads
             self._executable = self._ready()
         executable, held = self._executable, self._held
-        if executable is None or held is None:
-            return
+        assert held is not None
         scratch = workspace(executable.workspace_items, np.dtype(np.float32))
         self._packed = executable.hold(team, _bits(held.words), scratch)
         schedule = executable.schedule
@@ -277,7 +297,6 @@ class IntegerConv:
         if team.threads < self.threads:
             self._pack(team)
         executable = self._executable
-        assert executable is not None
         if residual is not None:
             executable.job["residual"] = residual.ctypes.data
             executable.job["ld_residual"] = residual.strides[0] // 4
@@ -320,9 +339,10 @@ def _range(out: str, low: float | None, high: float | None) -> tuple[float, floa
     return low, high
 
 
-def _check(array: Any, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+def _checked(array: Any, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
     plain_array(array, name)
     if array.dtype != dtype:
         raise TypeError(f"{name}: got dtype {array.dtype}, expected {dtype}")
     if array.shape != shape:
         raise ValueError(f"{name}: got shape {array.shape}, expected {shape}")
+    return array
