@@ -122,8 +122,8 @@ ELSEWHERE = {
     "onnx.registry.Operator": "functions, that pickle where they have a name",
     "onnx.contents.Division": "nodes",
     "onnx.operators.recurrent.Cell": "functions and arrays of one call",
-    "onnx.explain.Explanation": "numbers and texts",
-    "onnx.explain.LayerReport": "numbers and texts",
+    "nn.explain.Explanation": "numbers and texts",
+    "nn.explain.LayerReport": "numbers and texts",
     # of integer networks
     "quant.chains.Chain": "nodes of a graph",
     "quant.lower.Source": "a value of a graph",

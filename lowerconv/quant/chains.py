@@ -57,7 +57,13 @@ class Chain:
 
 def is_product(layer: Layer) -> bool:
     """Return whether a layer multiplies with weights, float32 ones."""
-    return isinstance(layer, PRODUCTS) and layer.weight.data.dtype == np.float32
+    return _is(layer, PRODUCTS) and layer.weight.data.dtype == np.float32  # type: ignore[attr-defined]
+
+
+def _is(layer: Layer, kinds: tuple[type, ...]) -> bool:
+    """Return whether a layer is of one of our kinds: what others derive may do anything."""
+    ours = type(layer).__module__.startswith(("lowerconv.nn.", "lowerconv.quant."))
+    return ours and isinstance(layer, kinds)
 
 
 def is_flatten(node: Node) -> bool:
@@ -73,7 +79,7 @@ def is_other(node: Node) -> bool:
     layer, shape = node.layer, node.operands[0].shape
     if node.result.dtype != np.float32 or len(shape) not in (2, 4):
         return False
-    return isinstance(layer, OTHERS) or is_flatten(node)
+    return _is(layer, OTHERS) or is_flatten(node)
 
 
 def range_of(layer: Layer) -> tuple[float, float] | None:

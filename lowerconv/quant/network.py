@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from lowerconv.checks import shape
 from lowerconv.nn.combine import View
 from lowerconv.nn.containers import ModuleList
+from lowerconv.nn.explain import Explanation, explanation
 from lowerconv.nn.graph import Graph, Node, Value
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.memory import MemoryReport
@@ -73,11 +75,11 @@ class IntegerNetwork(Module):
         )
 
     def _set(
-        self, layers: list[Layer], places: list[Place], results: tuple[int, ...], shape: Shape
+        self, layers: list[Layer], places: list[Place], results: tuple[int, ...], inner: Shape
     ) -> None:
         self.layers = ModuleList(layers)
         self.places, self.results = tuple(places), results
-        self.input_shape = tuple(shape)
+        self.input_shape = tuple(inner)
         self.metadata: dict[str, Any] = {}
 
     @classmethod
@@ -97,6 +99,25 @@ class IntegerNetwork(Module):
         network._set(stored.layers, stored.places, stored.results, stored.input_shape)
         network.metadata = stored.metadata
         return network
+
+    def explain(self, x_shape: Shape, repeats: int = 0) -> Explanation:
+        """Return what the network does: every layer, how it is computed, FLOP and memory.
+
+        Parameters
+        ----------
+        x_shape : tuple of int
+            Of the input.
+        repeats : int
+            Runs to measure each layer with; 0 measures nothing.
+
+        Returns
+        -------
+        Explanation
+            Its `layers` has a row for each; printed it is a table.
+        """
+        x = np.zeros(shape(x_shape, "x_shape"), np.float32)
+        self.check_input(x)
+        return explanation(self, "integer network", (x,), repeats)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the network, layers and arrays, as a safetensors file that `load` reads.

@@ -203,14 +203,16 @@ def _written(value: Any, tensors: dict[str, np.ndarray], name: str) -> Any:
         return {"float": float(value).hex()}  # infinities, too, and no digit lost
     if isinstance(value, Transpose):
         return {"kind": "Transpose", "axes": [int(axis) for axis in value.axes]}
-    fields = FIELDS.get(type(value))
-    if fields is None:
+    # Classes of our own that differ by what they keep while they compute are written as their base.
+    ours = type(value).__module__.startswith("lowerconv.")
+    kinds = [kind for kind in (type(value).__mro__ if ours else ()) if kind in FIELDS]
+    if not kinds:
         raise ValueError(
             f"{name}: {value!r} has no form in a file, expected layers of lowerconv.nn"
         )
-    own = {field: getattr(value, field) for field in fields}
+    own = {field: getattr(value, field) for field in FIELDS[kinds[0]]}
     return {
-        "kind": type(value).__name__,
+        "kind": kinds[0].__name__,
         **{f: _written(v, tensors, f"{name}.{f}") for f, v in own.items()},
     }
 
