@@ -34,13 +34,16 @@ __all__ = [
     "get_num_threads",
     "machine_report",
     "plan_conv2d",
+    "quantize",
     "set_affinity",
     "set_num_threads",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the doors to other libraries when they are first used."""
+    """Import networks of integers, and the doors to other libraries, when they are first used."""
+    if name == "quantize":
+        return importlib.import_module("lowerconv.quant").quantize
     if name in ("onnx", "torch"):
         return importlib.import_module(f"lowerconv.{name}")
     raise AttributeError(f"module 'lowerconv' has no attribute {name!r}")

@@ -54,6 +54,9 @@ PLAIN = """
     ops.fixed_point.Rounding quant.fixed_point.FixedPoint quant.fixed_point.RoundedUpdates
     quant.options.Quantization train.inputs.Inputs train.loop.EpochCounts train.metrics.EpochMetrics
     train.settings.Settings
+    nn.codes.WeightCodes ops.codes.Scaled ops.codes.Rounding onnx.qdq.Codes onnx.qdq.Form
+    quant.conv.Epilogue quant.conv.Filters quant.params.QuantParams quant.places.Place
+    quant.store.Stored
 """.split()  # noqa: SIM905
 
 # Of signatures and records: all of their modules.
@@ -119,8 +122,23 @@ ELSEWHERE = {
     "onnx.registry.Operator": "functions, that pickle where they have a name",
     "onnx.contents.Division": "nodes",
     "onnx.operators.recurrent.Cell": "functions and arrays of one call",
-    "onnx.explain.Explanation": "numbers and texts",
-    "onnx.explain.LayerReport": "numbers and texts",
+    "nn.explain.Explanation": "numbers and texts",
+    "nn.explain.LayerReport": "numbers and texts",
+    # of integer networks
+    "quant.chains.Chain": "nodes of a graph",
+    "quant.lower.Source": "a value of a graph",
+    "quant.points.Points": "nodes of a graph",
+    "quant.observe.Observer": "counts of a calibration",
+    **dict.fromkeys(
+        """quant.convert.Dequantize quant.convert.FromWords quant.convert.Pack
+        quant.convert.Quantize quant.convert.Unpack quant.convert.WordLayer
+        quant.conv.IntegerConv2d quant.items.Clipped
+        quant.items.IntegerAdd quant.items.IntegerAvgPool2d quant.items.IntegerConcat
+        quant.items.IntegerMaxPool2d quant.items.Lookup quant.linear.DequantizeLinear
+        quant.linear.QuantizeLinear quant.network.IntegerNetwork
+        quant.places.Reshaped""".split(),  # noqa: SIM905
+        "copied in tests/quant",
+    ),
     # modules that are nothing but their children
     **dict.fromkeys(
         """nn.models.alexnet.AlexNet nn.models.googlenet.ConvReLU nn.models.googlenet.Inception

@@ -20,6 +20,7 @@ from lowerconv.cli import (
     models,
     pack,
     predict,
+    quantize,
     run,
     show,
     slurm,
@@ -40,8 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"lowerconv {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    commanded = (train, slurm, timeline, evaluate, predict, models, run, show, compare)
-    for command in (*commanded, pack, tune, bench, info):
+    commanded = (train, slurm, timeline, evaluate, predict, quantize, models)
+    for command in (*commanded, run, show, compare, pack, tune, bench, info):
         command.add_parser(commands)
     return parser
 

@@ -15,11 +15,12 @@ from lowerconv.ops.elementwise import add, copy, relu_grad
 from lowerconv.runtime.threads import run
 
 COMPILED = (np.float32, np.float64)  # other types of numbers are moved by NumPy
+_MOVED = (*COMPILED, np.uint32)  # words of codes
 
 
 def moves_compiled(tensor: Tensor) -> bool:
     """Return whether `move` launches a kernel for such a tensor."""
-    return tensor.dtype in COMPILED
+    return tensor.dtype in _MOVED
 
 
 def move(source: Tensor, target: Tensor, adding: bool) -> None:

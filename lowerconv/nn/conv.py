@@ -13,6 +13,7 @@ from lowerconv.conv.executable import Options
 from lowerconv.conv.plan import ConvPlan
 from lowerconv.conv.plan_cache import Arguments
 from lowerconv.conv.problem import ConvProblem, Op, conv_problem
+from lowerconv.nn.codes import WeightCodes
 from lowerconv.nn.combine import move
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.freeze import emptied
@@ -47,6 +48,9 @@ class Conv2d(Layer):
     ----------
     weight : Parameter, (K, C/groups, R, S)
     bias : Parameter or None, (K,)
+    codes : WeightCodes or None
+        Integers that the filters are, where somebody has made them such: they go with `weight` as
+        it is now.
 
     Raises
     ------
@@ -58,6 +62,7 @@ class Conv2d(Layer):
     takes_relu = True
     takes_activation = True
     takes_residual = True
+    codes: WeightCodes | None = None
 
     def __init__(
         self,
@@ -159,6 +164,7 @@ class Conv2d(Layer):
         both = copy(self)
         both.weight = Parameter((weight * scale[:, None, None, None]).astype(weight.dtype))
         both.bias = Parameter((bias * scale + shift).astype(weight.dtype))
+        both.codes = self.codes and self.codes.scaled(scale)
         if self.weight.origin:
             both.weight.origin = (*self.weight.origin, scale.tobytes())
         return both

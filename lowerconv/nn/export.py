@@ -38,9 +38,8 @@ class Writer:
     def constant(self, array: Any, dtype: Any = None) -> str:
         """Add a constant, and return its name."""
         name = f"constant_{len(self.constants)}"
-        self.constants.append(
-            self.onnx.numpy_helper.from_array(np.ascontiguousarray(array, dtype), name)
-        )
+        whole = np.asarray(array, dtype, order="C")
+        self.constants.append(self.onnx.numpy_helper.from_array(whole, name))
         return name
 
     def add(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
@@ -239,6 +238,14 @@ def _form_of(layer: Any) -> Form | None:
     return FORMS.get(type(layer).__name__)
 
 
+def write_node(out: Writer, node: Node, layer: Any, xs: list[str], y: str) -> None:
+    """Write a layer that has a form, at the place of a node."""
+    write = _form_of(layer)
+    if write is None:
+        raise ValueError(f"layers: got {layer!r}, which has no form in ONNX")
+    write(out, node, layer, xs, y)
+
+
 def save_onnx(
     module: Module, path: str | PathLike[str], x_shape: tuple[int, ...], dtype: Any
 ) -> None:
@@ -259,9 +266,7 @@ def save_onnx(
         names[node.result] = f"value_{i}"
     out = Writer(onnx, names)
     for node in graph.nodes:
-        write = _form_of(node.layer)
-        assert write is not None
-        write(out, node, node.layer, [names[v] for v in node.operands], names[node.result])
+        write_node(out, node, node.layer, [names[v] for v in node.operands], names[node.result])
 
     def told(value: Value, name: str) -> Any:
         kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from lowerconv.checks import integer
+from lowerconv.nn.codes import WeightCodes
 from lowerconv.nn.combine import mask
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.init import lecun_normal
@@ -38,6 +39,8 @@ class Linear(Layer):
     accumulates : bool
         Whether the product adds the gradient of the weights to what is there, which saves another
         pass over all of them.
+    codes : WeightCodes or None
+        As of `Conv2d`.
 
     Raises
     ------
@@ -47,6 +50,7 @@ class Linear(Layer):
 
     keeps_x = True
     takes_relu = True
+    codes: WeightCodes | None = None
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, *, dtype: Any = np.float32

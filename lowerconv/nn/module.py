@@ -14,6 +14,7 @@ from lowerconv.checks import shape
 from lowerconv.conv.problem import DTYPES
 from lowerconv.nn import exchange, export, program, recording
 from lowerconv.nn.attributes import Attributes, Parameter
+from lowerconv.nn.graph import Graph
 from lowerconv.nn.hooks import Gate, HookHandle, Hooks, Watch
 from lowerconv.nn.memory import MemoryReport
 from lowerconv.nn.sharing import Use
@@ -179,6 +180,15 @@ class Module(Attributes):
         """
         for child in self._children.values():
             child.initialize(rng)
+
+    def rewrite(self, graph: Graph) -> None:
+        """Change the graph of the module where its parameters never change: here not at all.
+
+        Parameters
+        ----------
+        graph : Graph
+            At inference; nothing in it has been fused.
+        """
 
     # --- running ---
 

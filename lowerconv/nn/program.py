@@ -12,7 +12,7 @@ from lowerconv.checks import plain_array
 from lowerconv.conv.arrays import contiguous
 from lowerconv.copying import not_copied
 from lowerconv.nn.frame import Frame, Tensor
-from lowerconv.nn.graph import Value
+from lowerconv.nn.graph import Graph, Value
 from lowerconv.nn.hooks import Gate, Watch
 from lowerconv.nn.memory import Arena, MemoryReport
 from lowerconv.nn.planning import InputGrad, MemoryPlan
@@ -51,6 +51,8 @@ class Program:
         Whether parameters are kept as they are: copies of them are folded together and packed.
     contents : dict of int to ndarray
         Of the inputs that `Module.looked_at` names.
+    graph : Graph, optional
+        Of the module, made before and not to be changed any more.
 
     Attributes
     ----------
@@ -70,9 +72,12 @@ class Program:
         arena: Arena,
         constant: bool = False,
         contents: Mapping[int, np.ndarray] | None = None,
+        graph: Graph | None = None,
     ) -> None:
         self.training, self.arena, self.constant = training, arena, constant
-        self.graph = graph = make_graph(module, x_shape, dtype, training, constant, contents)
+        if graph is None:
+            graph = make_graph(module, x_shape, dtype, training, constant, contents)
+        self.graph = graph
         self.plan = plan = MemoryPlan(graph, training, input_grad)
         # Their gradients beside them, or copies.
         kept = sum(2 * p.data.nbytes for p in module.parameters().values())

@@ -27,6 +27,22 @@ def make_graph(
     contents: Mapping[int, np.ndarray] | None = None,
 ) -> Graph:
     """Return the graph of a module with everything in it that can be done in one pass."""
+    graph = checked_graph(module, x_shape, dtype, training, contents)
+    if constant:
+        make_constant(module, graph)
+        module.rewrite(graph)
+    fuse(graph, training)
+    return graph
+
+
+def checked_graph(
+    module: Module,
+    x_shape: Any,
+    dtype: Any,
+    training: bool,
+    contents: Mapping[int, np.ndarray] | None = None,
+) -> Graph:
+    """Return the graph of a module; all its layers with parameters are parts of the module."""
     graph = Graph(module, x_shape, dtype, training, contents)
     known = {id(part) for _, part in module.modules()}
     for node in graph.nodes:
@@ -36,11 +52,14 @@ def make_graph(
                 "parameters that is no part of the network and would be neither trained nor "
                 "saved; expected it as an attribute, or in an nn.ModuleList"
             )
-    if constant:
-        freeze(graph, tuple(module._gates.values()), known, module.frozen)
-        fold(graph)
-    fuse(graph, training)
     return graph
+
+
+def make_constant(module: Module, graph: Graph) -> None:
+    """Let the parameters of a graph stay as they are now; layers absorb the scaling after them."""
+    known = {id(part) for _, part in module.modules()}
+    freeze(graph, tuple(module._gates.values()), known, module.frozen)
+    fold(graph)
 
 
 def parameter_dtype(module: Module, default: Any = np.float32) -> np.dtype:

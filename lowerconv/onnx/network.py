@@ -14,10 +14,10 @@ import numpy as np
 
 from lowerconv.nn import functional as F
 from lowerconv.nn import program
-from lowerconv.nn.graph import Value
+from lowerconv.nn.graph import Graph, Value
 from lowerconv.nn.module import Module
 from lowerconv.nn.step import INFERENCE, Step
-from lowerconv.onnx import bodies, operators, protos  # noqa: F401  (operators fill the table)
+from lowerconv.onnx import bodies, operators, protos, qdq  # noqa: F401  (operators fill the table)
 from lowerconv.onnx.contents import divide
 from lowerconv.onnx.explain import Explanation, explain
 from lowerconv.onnx.fallback import with_fallback
@@ -28,6 +28,7 @@ from lowerconv.onnx.operators.windows import room
 from lowerconv.onnx.reader import OnnxError, import_onnx, opset_of
 from lowerconv.onnx.registry import Body, Node
 from lowerconv.onnx.write import write
+from lowerconv.quant.lower import lower
 
 
 class OnnxNetwork(Module):
@@ -88,7 +89,7 @@ class OnnxNetwork(Module):
         self.metadata = {entry.key: entry.value for entry in model.metadata_props}
         version = self.version = opset_of(model)
         self.opsets = tuple((o.domain, o.version) for o in model.opset_import)
-        operations = list(model.graph.node)
+        operations = qdq.expanded(onnx, model.graph.node, self._constants)
         if fallback:
             known_here = partial(protos.is_known, version=version)
             operations = with_fallback(onnx, model, operations, known_here, name)
@@ -127,8 +128,9 @@ class OnnxNetwork(Module):
 
     def _fold_constants(self) -> None:
         """Compute what depends on constants alone, once for all shapes."""
-        constants = dict(self._constants)
-        self._nodes = tuple(fold(self._nodes, constants, self._results))
+        constants, before = dict(self._constants), self._nodes
+        self._nodes = tuple(fold(before, constants, self._results))
+        self._codes = qdq.dequantized(before, constants) if self.frozen else {}
         read = bodies.reads(self._nodes) | {*self.output_names}
         self._constants = {name: array for name, array in constants.items() if name in read}
         first = next((node for node in self._nodes if node.bodies), None)
@@ -184,6 +186,7 @@ class OnnxNetwork(Module):
             while name in taken or name in self._reserved or name[0].isdigit():
                 name = f"{node.operator}_{len(taken)}" if name[0].isdigit() else f"{name}_"
             taken.add(name)
+            qdq.give_codes(layer, node, self._codes)
             setattr(self, name, layer)
             node.layer = layer
         read = bodies.reads([n for n in self.nodes if n.layer is None])
@@ -199,6 +202,15 @@ class OnnxNetwork(Module):
                     f"{self.file}: tensor {node.inputs[i]!r} is read by nodes {other.name!r} and "
                     f"{node.name!r}; networks that share weights run, but are not trained"
                 )
+
+    def rewrite(self, graph: Graph) -> None:
+        """Have integers compute what the file says of codes; see `Module.rewrite`.
+
+        Parameters
+        ----------
+        graph : Graph
+        """
+        lower(graph)
 
     def _failed(self, node: Node, error: Exception) -> OnnxError:
         return OnnxError(f"{self.file}: node {node.name!r} ({node.operator}): {error}")

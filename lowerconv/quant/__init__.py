@@ -12,12 +12,17 @@ True
 """
 
 from lowerconv.quant.fixed_point import FixedPoint, RoundedUpdates
+from lowerconv.quant.network import IntegerNetwork, load
 from lowerconv.quant.options import Quantization
 from lowerconv.quant.prepare import prepare
+from lowerconv.quant.quantize import quantize
 
 __all__ = [
     "FixedPoint",
+    "IntegerNetwork",
     "Quantization",
     "RoundedUpdates",
+    "load",
     "prepare",
+    "quantize",
 ]

@@ -16,8 +16,11 @@ from lowerconv.nn.init import undrawn
 from lowerconv.nn.models import MODELS
 from lowerconv.nn.module import Module
 from lowerconv.parallel.comm.communicator import Communicator
+from lowerconv.quant.network import load as load_integers
 from lowerconv.quant.options import Quantization
 from lowerconv.quant.prepare import prepare
+from lowerconv.quant.store import FORMAT as INTEGER_NETWORK
+from lowerconv.quant.store import format_of
 from lowerconv.train.checkpoint import CheckpointError, load_checkpoint, state
 from lowerconv.train.inputs import Inputs
 from lowerconv.train.loop import evaluate
@@ -29,7 +32,8 @@ class Classifier:
     Parameters
     ----------
     path : path
-        A checkpoint. Where the run kept an exponential average of the weights, that is taken.
+        A checkpoint; where the run kept an exponential average of the weights, that is taken. Or
+        the integer network that ``lowerconv quantize`` has made of one.
     network : Module, optional
         What was trained, if it is none of :data:`lowerconv.nn.models.MODELS`, as it was given to be
         trained; its parameters are overwritten.
@@ -52,6 +56,33 @@ class Classifier:
 
     def __init__(self, path: str | Path, network: Module | None = None) -> None:
         path = Path(path)
+        self.network: Module
+        if format_of(path) == INTEGER_NETWORK:
+            self._load_integers(path, network)
+        else:
+            self._load_checkpoint(path, network)
+        self._normalizer = self.inputs.normalizer()
+
+    def _load_integers(self, path: Path, network: Module | None) -> None:
+        if network is not None:
+            raise TypeError(
+                f"network: got a {type(network).__name__}, expected none: {path} has the network "
+                "itself"
+            )
+        try:
+            made = load_integers(path)
+        except ValueError as error:
+            raise CheckpointError(str(error)) from None
+        self.network, about = made, made.metadata
+        if "inputs" not in about:
+            raise CheckpointError(
+                f"{path}: does not tell what images its network takes, expected a file that "
+                "lowerconv quantize has written"
+            )
+        self.inputs = Inputs.from_json(about["inputs"])
+        self.epoch, self.averaged = about["epoch"], about["averaged"]
+
+    def _load_checkpoint(self, path: Path, network: Module | None) -> None:
         checkpoint = load_checkpoint(path)
         settings = checkpoint.state["settings"]
         self.inputs = Inputs.from_json(checkpoint.state["inputs"])
@@ -74,7 +105,6 @@ class Classifier:
         self.averaged = settings["ema"] is not None
         prefix = "ema/" if self.averaged else ""
         checkpoint.copy_to({prefix + name: a for name, a in state(network).items()}, path)
-        self._normalizer = self.inputs.normalizer()
 
     def read(self, path: str | Path) -> np.ndarray:
         """Return an image file, of any size, as the network takes it.
@@ -125,6 +155,31 @@ class Classifier:
         powers = np.exp(scores - scores.max(1, keepdims=True))
         return powers / powers.sum(1, keepdims=True)
 
+    def check(self, dataset: Source) -> None:
+        """Raise an error unless a data set has images and classes as the network knows them.
+
+        Parameters
+        ----------
+        dataset : Source
+
+        Raises
+        ------
+        TypeError
+            `dataset` is no data set.
+        ValueError
+            Images of another shape, or other classes.
+        """
+        check_source(dataset, "dataset")
+        for name, found, expected in (
+            ("image_shape", dataset.image_shape, self.inputs.image_shape),
+            ("classes", dataset.classes, self.inputs.classes),
+        ):
+            if found != expected:
+                raise ValueError(
+                    f"dataset: {dataset.name} has {name} {found}, expected {expected}, which the "
+                    "network was trained on"
+                )
+
     def evaluate(self, dataset: Source, batch: int = 64) -> tuple[float, float]:
         """Return loss and accuracy over a data set of the same classes.
 
@@ -149,16 +204,7 @@ class Classifier:
         ValueError
             Images of another shape, or other classes.
         """
-        check_source(dataset, "dataset")
-        for name, found, expected in (
-            ("image_shape", dataset.image_shape, self.inputs.image_shape),
-            ("classes", dataset.classes, self.inputs.classes),
-        ):
-            if found != expected:
-                raise ValueError(
-                    f"dataset: {dataset.name} has {name} {found}, expected {expected}, which the "
-                    "network was trained on"
-                )
+        self.check(dataset)
         loader = Loader(dataset, self._normalizer, batch)
         try:
             return evaluate(self.network, loader, Communicator())

@@ -8,6 +8,7 @@ from lowerconv.onnx.operators import (  # noqa: F401
     index,
     norm,
     pooling,
+    quantized,
     recurrent,
     reduction,
     reference,

@@ -18,8 +18,7 @@ _TRIALS = {"RoiAlign": 0, "DequantizeLinear": 0}
 _COMPUTED = (
     *("Einsum", "GatherND", "ScatterND", "ScatterElements", "Scatter", "EyeLike", "BitShift"),
     *("ReverseSequence", "Det", "Shrink", "GridSample", "RoiAlign", "DeformConv"),
-    *("DequantizeLinear", "QuantizeLinear", "MatMulInteger", "ConvInteger"),
-    *("DynamicQuantizeLinear", "QLinearMatMul", "QLinearConv"),
+    *("QLinearMatMul", "QLinearConv"),  # where they are not read as other operators
     *("Attention", "RotaryEmbedding", "NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"),
 )
 # Positions of operands whose contents the shape of the result depends on.

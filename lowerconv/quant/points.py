@@ -1,0 +1,158 @@
+"""Where codes stand in a network: which operators compute with integers, and what is rounded.
+
+Convolutions and fully connected layers do, but for those that the user leaves out.  Operators
+between them follow where all that they read is made of integers and integers read their result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import numpy as np
+
+from lowerconv.nn.attributes import Parameter
+from lowerconv.nn.codes import WeightCodes
+from lowerconv.nn.combine import Concat
+from lowerconv.nn.graph import Graph, Node, Value
+from lowerconv.nn.pooling import MaxPool2d
+from lowerconv.quant.chains import Chain, follow, is_flatten, is_other, is_product
+from lowerconv.quant.linear import DequantizeLinear, QuantizeLinear
+from lowerconv.quant.params import QuantParams
+
+Params = Callable[[list[Value]], QuantParams]
+BIAS = 2.0**30  # most of a bias, in steps of the sums
+
+
+class Points:
+    """The values of a graph that become codes.
+
+    Parameters
+    ----------
+    graph : Graph
+        With parameters that never change, and nothing fused.
+    excluded : collection of Node
+        Products that stay in float32.
+
+    Attributes
+    ----------
+    integer : set of Node
+        What computes with integers.
+    values : list of Value
+        What is rounded to codes, in order.
+    """
+
+    def __init__(self, graph: Graph, excluded: Collection[Node]) -> None:
+        self.graph, self.readers = graph, graph.consumers()
+        self.integer = self._choose(set(excluded))
+        self.chains = self._chains()
+        made = {chain.result for chain in self.chains}
+        within = {node.result for chain in self.chains for node in chain.nodes} - made
+        read = {v for node in self.integer for v in node.operands} - within
+        order = [*graph.inputs, *(node.result for node in graph.nodes)]
+        self.values = [value for value in order if value in read]
+
+    def _choose(self, excluded: set[Node]) -> set[Node]:
+        chosen: set[Node] = set()
+        for node in self.graph.nodes:
+            if is_product(node.layer):
+                fits = len(node.operands[0].shape) in (2, 4) and node not in excluded
+            else:
+                fits = is_other(node) and all(v.node in chosen for v in node.operands)
+            if fits:
+                chosen.add(node)
+        for node in reversed(self.graph.nodes):
+            needed = any(reader in chosen for reader in self.readers[node.result])
+            if not is_product(node.layer) and not needed:
+                chosen.discard(node)
+        return chosen
+
+    def _chains(self) -> list[Chain]:
+        """Return what each integer layer computes."""
+        place = {node: i for i, node in enumerate(self.graph.nodes)}
+        taken: set[Node] = set()
+        found = []
+        for head in self.graph.nodes:
+            if head not in self.integer or head in taken:
+                continue
+
+            def joins(node: Node, other: Value | None, head: Node = head) -> bool:
+                before = other is None or (
+                    other.node is not None and place[other.node] < place[head]
+                )
+                return node in self.integer and node not in taken and before
+
+            chain = follow(self.readers, set(self.graph.results), head, joins)
+            taken.update(chain.nodes)
+            found.append(chain)
+        return found
+
+    def groups(self) -> list[list[Value]]:
+        """Return the values, those together that have one scale.
+
+        These are what a concatenation, a maximum or a flattening reads and returns.
+        """
+        group = {value: [value] for value in self.values}
+        for node in self.graph.nodes:
+            same = isinstance(node.layer, (Concat, MaxPool2d)) or is_flatten(node)
+            if node not in self.integer or not same:
+                continue
+            for value in node.operands:
+                mine, others = (group.get(v) for v in (node.result, value))
+                if mine is not None and others is not None and mine is not others:
+                    mine += others
+                    group.update(dict.fromkeys(others, mine))
+        return list({id(values): values for values in group.values()}.values())
+
+    def mark(self, params: Params, weight_bits: int) -> None:
+        """Put QuantizeLinear and DequantizeLinear into the graph, and codes into its layers.
+
+        Parameters
+        ----------
+        params : callable
+            Given values that have one scale, returns what their codes stand for.
+        weight_bits : int
+        """
+        known = {
+            value: found for group in self.groups() for found in [params(group)] for value in group
+        }
+        for value in self.values:
+            self._mark(value, known[value])
+        for node in self.graph.nodes:
+            if node in self.integer and is_product(node.layer):
+                _set_codes(node, weight_bits)
+
+    def _mark(self, value: Value, params: QuantParams) -> None:
+        codes = QuantizeLinear(params)(value)
+        numbers = DequantizeLinear(params)(codes)
+        if value.node is None:
+            codes.node.name = "input QuantizeLinear"
+        rounded_for_all = value.node in self.integer
+        for node in self.readers[value]:
+            if node in self.integer or rounded_for_all:
+                node.operands = tuple(numbers if v is value else v for v in node.operands)
+        nodes = self.graph.nodes
+        at = 0 if value.node is None else nodes.index(value.node) + 1
+        nodes[at:at] = [codes.node, numbers.node]
+
+
+def _set_codes(node: Node, bits: int) -> None:
+    """Give a layer the codes of its weights, and the weights that these are."""
+    layer, maker = node.layer, node.operands[0].node
+    if is_flatten_of(maker):
+        maker = maker.operands[0].node  # type: ignore[union-attr]
+    assert maker is not None and isinstance(maker.layer, DequantizeLinear)
+    weight, bias = layer.weight.data, layer.bias  # type: ignore[attr-defined]
+    step, bound = np.float64(maker.layer.params.scale), None
+    if bias is not None:
+        bound = np.abs(bias.data.astype(np.float64)) / (step * BIAS)
+    codes = WeightCodes.of(weight, bits, bound)
+    layer.codes = codes
+    layer.weight = Parameter(codes.weights(weight.dtype))
+    if bias is not None:  # in steps of the sums, as files have it
+        steps = step * codes.scale
+        layer.bias = Parameter((np.rint(bias.data / steps) * steps).astype(weight.dtype))
+
+
+def is_flatten_of(node: Node | None) -> bool:
+    """Return whether a node makes features of images."""
+    return node is not None and is_flatten(node)
