@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lowerconv.nn.computed import summed_to
-from lowerconv.nn.functional.operands import Operand, apply, computed
+from lowerconv.nn.computed import Computed, summed_to
+from lowerconv.nn.functional.operands import Operand, apply, computed, viewed
 from lowerconv.nn.functional.shapes import reshape, transpose
 from lowerconv.nn.graph import Value
 from lowerconv.nn.normalise import Normalise, Softmax
@@ -78,7 +78,29 @@ def reduce(operation: str, x: Operand, axes: Sequence[int] | None, keepdims: boo
             return np.full(shape, _extreme(x.dtype, operation == "min"), x.dtype)
         return np.asarray(function(x, axis=over, keepdims=keepdims)).astype(x.dtype, copy=False)
 
+    if isinstance(x, Value):
+        return Reduction(operation, apply, gradient, over, keepdims)(x)
     return computed(operation, apply, x, gradient=gradient)
+
+
+class Reduction(Computed):
+    """Sums, means, products or extremes over axes.
+
+    Parameters
+    ----------
+    operation : str
+    function, gradient : callable
+        As of `Computed`.
+    axes : tuple of int
+        In order.
+    keepdims : bool
+    """
+
+    def __init__(
+        self, operation: str, function: Any, gradient: Any, axes: tuple[int, ...], keepdims: bool
+    ) -> None:
+        super().__init__(operation, function, gradient)
+        self.operation, self.axes, self.keepdims = operation, axes, keepdims
 
 
 def softmax(x: Operand, axis: int, log: bool = False) -> Operand:
@@ -147,8 +169,14 @@ def normalize(x: Operand, axes: Sequence[int], epsilon: float) -> Operand:
     """
     rank = len(x.shape)
     over = sorted(int(axis) % rank for axis in axes)
+    source = viewed(x) if isinstance(x, Value) else x
+    if source is not x and over == [rank - 1] and source.shape[-1] == x.shape[-1]:
+        return reshape(normalize(source, (-1,), epsilon), x.shape)
     if over == list(range(over[0], over[-1] + 1)):
-        return apply(Normalise(tuple(over), epsilon), x)
+        layer = Normalise(tuple(over), epsilon)
+        if over[-1] == rank - 1:
+            layer.features, layer.dtype = tuple(x.shape[over[0] :]), x.dtype
+        return apply(layer, x)
     order = [axis for axis in range(rank) if axis not in over] + over
     back = [order.index(axis) for axis in range(rank)]
     last = range(rank - len(over), rank)
