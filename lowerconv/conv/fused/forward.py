@@ -16,6 +16,7 @@ from lowerconv.codegen.packing import (
     transpose_taps_address,
 )
 from lowerconv.conv import records
+from lowerconv.conv.caches import panel_bytes
 from lowerconv.conv.executable import Array, Options, Recorded
 from lowerconv.conv.kept import Kept
 from lowerconv.conv.macrokernel import macrokernel_address, pack_address
@@ -28,6 +29,7 @@ from lowerconv.runtime.team import Handle
 from lowerconv.runtime.workspace import Scratch, scratch_stride
 
 PAGE = 4096  # items: copies of packed filters lie on pages of their own
+L1_SHARE = 32 * 1024  # bytes that this tile's pixels and the next one's may take
 STREAM = 32  # steps that packed filters are prefetched ahead: a page of 4 KiB
 
 
@@ -294,10 +296,23 @@ def _pixel_kernel(
         store="rows",
         lanes=tuple(min(s.VL, width - j) for _, j in vectors),
         pixel_step=phase.out_column,
-        ahead=0 if s.window.padded else s.tiling.shapes[number][1],
+        ahead=_pixels_ahead(s, number),
         vector_places=tuple(i * phase.out_row + j * phase.out_column for i, j in vectors),
         function=function,
     )
+
+
+def _pixels_ahead(s: Schedule, number: int) -> int:
+    """Return how many items ahead pixels are prefetched: those of the next tile, or none.
+
+    Every panel of filters asks for them again.  Beside the pixels of this tile they have to stay in
+    L1; where they do not, asking is worth it only for what comes from beyond L2.
+    """
+    conv, width = s.conv, s.tiling.shapes[number][1]
+    item = conv.dtype.itemsize
+    stays = 2 * s.KC * width * item <= L1_SHARE
+    far = conv.groups * conv.C * conv.H * conv.W * item > 4 * panel_bytes()
+    return width if not s.window.padded and (stays or far) else 0
 
 
 def _paired(s: Schedule, number: int) -> bool:
