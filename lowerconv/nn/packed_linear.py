@@ -43,8 +43,9 @@ class PackedLinear(Linear):
         -------
         PackedLinear
         """
-        twin = cls.of(layer.weight.data, None)
-        twin.weight, twin.bias = layer.weight, layer.bias
+        twin = cls.__new__(cls)
+        Layer.__init__(twin)
+        twin.weight, twin.bias, twin.accumulates = layer.weight, layer.bias, False
         return twin
 
     def absorbs(self, following: Layer) -> Layer | None:

@@ -92,10 +92,10 @@ class _Pool(Layer):
         scratch = prod(self._windows(frame.x.shape).size) * frame.dtype.itemsize * get_num_threads()
         check_bytes(scratch, f"kernel_size {self.size}: scratch memory of all threads")
         windows, isa = self._windows(frame.x.shape), host_isa()
-        if pools(isa, windows.size, windows.stride) and frame.dtype in COMPILED:
-            if self._has_one_area(frame):
-                kernel = PoolKernel(isa, frame.dtype, windows.size, windows.stride, self.mean)
-                frame.kept["kernel"] = kernel.address()
+        known = pools(isa, windows.size, windows.stride) and frame.dtype in COMPILED
+        if known and self._has_one_area(frame):
+            kernel = PoolKernel(isa, frame.dtype, windows.size, windows.stride, self.mean)
+            frame.kept["kernel"] = kernel.address()
 
     def _has_one_area(self, frame: Frame) -> bool:
         """Return whether means divide by the same number of pixels in all windows."""

@@ -49,7 +49,7 @@ def _tile(rows: int, columns: int, isa: Isa, dtype: np.dtype) -> tuple[int, int]
     tiles = [
         (_balanced(rows, rows_max(isa, NV)), NV)
         for NV in VECTORS
-        if NV == 1 or (NV - 1) * VL < columns
+        if NV == 1 or columns > (NV - 1) * VL
     ]
     MR, NV = min(tiles, key=lambda tile: time(*tile))
     return MR, NV * VL

@@ -78,11 +78,36 @@ def transpose(worker, workers, x, y, gather):
                 _spread(x[begin + i * step : begin + i * step + count], target, i, items)
         return
     first, last = share(outer * middle * rows, worker, workers)
+    if items < SHORT and step == 1:
+        _short_rows(x, y, gather, first, last)
+        return
     for row in range(first, last):
         begin = row // (middle * rows) * outer_step + row // rows % middle * middle_step
         begin += row % rows * row_step
         target = y[row * items : (row + 1) * items]
         _collect(x[begin : begin + (items - 1) * step + 1], target, step)
+
+
+@internal
+def _short_rows(x, y, gather, first, last):
+    """Write rows of few items that lie together, without a slice of the arrays for each."""
+    (_, middle, rows, items), (outer_step, middle_step, row_step, _) = gather
+    row = first
+    while row < last:
+        plane, number = row // rows, row % rows
+        count = min(rows - number, last - row)
+        begin = plane // middle * outer_step + plane % middle * middle_step + number * row_step
+        source = x[begin : begin + (count - 1) * row_step + items]
+        target = y[row * items : (row + count) * items]
+        if items == 2:
+            for i in range(count):
+                target[2 * i] = source[i * row_step]
+                target[2 * i + 1] = source[i * row_step + 1]
+        else:
+            for i in range(count):
+                for j in range(items):
+                    target[i * items + j] = source[i * row_step + j]
+        row += count
 
 
 @internal

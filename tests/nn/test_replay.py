@@ -8,9 +8,9 @@ import pytest
 
 import lowerconv as lc
 from lowerconv import nn
-from lowerconv.nn.packed_linear import PackedLinear
 from lowerconv.nn import replay
 from lowerconv.nn.functional import pointwise
+from lowerconv.nn.packed_linear import PackedLinear
 from lowerconv.runtime import capture
 from tests.nn.graphs import RandomNetwork
 from tests.runtime.children import python

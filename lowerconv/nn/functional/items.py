@@ -96,9 +96,9 @@ def arithmetic(operation: str, a: Operand, b: Operand) -> Operand:
     if viewed_apart is not None:
         return viewed_apart
     if isinstance(a, Value) and isinstance(b, Value):
-        found = standardized(operation, a, b)
-        if found is not None:
-            return found
+        normal = standardized(operation, a, b)
+        if normal is not None:
+            return normal
         found = _gated(a, b) or _gated(b, a) if operation == "mul" else None
         if found is not None:
             return found

@@ -8,11 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from lowerconv.nn.combine import COMPILED
 from lowerconv.nn.computed import Computed, summed_to
+from lowerconv.nn.frame import Frame
 from lowerconv.nn.functional.operands import Operand, apply, computed, viewed
 from lowerconv.nn.functional.shapes import reshape, transpose
 from lowerconv.nn.graph import Value
 from lowerconv.nn.normalise import Normalise, Softmax
+from lowerconv.nn.step import Step
+from lowerconv.ops import reduce as kernels
+from lowerconv.runtime.threads import run
 
 _REDUCTIONS: dict[str, Callable[..., np.ndarray]] = {
     "sum": np.sum,
@@ -21,6 +26,8 @@ _REDUCTIONS: dict[str, Callable[..., np.ndarray]] = {
     "min": np.min,
     "prod": np.prod,
 }
+
+_COMPILED = {"sum": kernels.SUM, "mean": kernels.SUM, "max": kernels.MAX, "min": kernels.MIN}
 
 
 def _extreme(dtype: np.dtype, largest: bool) -> Any:
@@ -101,6 +108,30 @@ class Reduction(Computed):
     ) -> None:
         super().__init__(operation, function, gradient)
         self.operation, self.axes, self.keepdims = operation, axes, keepdims
+
+    def prepare(self, frame: Frame) -> None:
+        """Decide how: axes that follow each other are reduced by compiled loops."""
+        shape, axes = frame.x.shape, self.axes
+        frame.kept["plan"] = None
+        if self.operation not in _COMPILED or frame.dtype not in COMPILED or 0 in shape:
+            return
+        if axes != tuple(range(axes[0], axes[-1] + 1)) or not frame.y.whole or not frame.x.whole:
+            return
+        outer, middle = prod(shape[: axes[0]]), prod(shape[axes[0] : axes[-1] + 1])
+        sizes = outer, middle, prod(shape[axes[-1] + 1 :])
+        factor = 1 / middle if self.operation == "mean" else 1.0
+        frame.kept["plan"] = sizes, _COMPILED[self.operation], factor
+
+    def compute(self, frame: Frame, step: Step) -> None:
+        """Reduce."""
+        if frame.kept["plan"] is None:
+            super().compute(frame, step)
+        else:
+            run(kernels.reduce, frame.x.flat, frame.y.flat, *frame.kept["plan"])
+
+    def launches(self, frame: Frame) -> bool:
+        """Return whether `compute` only launches kernels, and leaves nothing to NumPy."""
+        return frame.kept["plan"] is not None
 
 
 def softmax(x: Operand, axis: int, log: bool = False) -> Operand:
