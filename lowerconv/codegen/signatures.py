@@ -200,6 +200,19 @@ class Activate(NamedTuple):
     constants: int  #  address of numbers; see `ops.activate.Activation`
 
 
+class PoolPlane(NamedTuple):
+    """Pool one plane, which is H rows of W pixels, to P rows of Q."""
+
+    source: int
+    H: int
+    W: int
+    above: int  #   rows of padding before the first
+    before: int  #  columns of padding before the first
+    out: int
+    P: int
+    Q: int
+
+
 class Post(NamedTuple):
     """Count one more, and wake who waits for it."""
 

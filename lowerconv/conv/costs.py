@@ -19,6 +19,9 @@ CALL = 120.0  #          to call a microkernel and begin its sums
 TRANSPOSED = 150.0  #    to transpose and store a square of VL x VL sums
 STORED = 4.0  #          to store a vector of sums as it is
 UNALIGNED = 0.2  #       to load a vector that straddles two cache lines
+LOAD = 1.0  #            a load of a step, beyond one for two multiply-adds, pixels in vectors
+LOAD_PACKED = 0.5  #     likewise, filters in vectors
+WIDE = 1.5  #            likewise a vector of pixels beyond three: tiles stay in L1 less often
 CROWDED = 0.1  #         to broadcast from a row that shares sets of L1 with all others
 FAR_ROW, FAR_LINE = 20.0, 10.0  # to store a row, and a line, of a result larger than the caches
 # --- filters

@@ -105,6 +105,11 @@ def _far(conv: Convolution, rows: int, pixels: int) -> float:
     return rows * (costs.FAR_ROW + costs.FAR_LINE * pixels * conv.dtype.itemsize / LINE)
 
 
+def _more_loads(MR: int, NV: int) -> float:
+    """Return the loads of a step beyond one for two multiply-adds."""
+    return max(0.0, MR + NV - MR * NV / 2)
+
+
 def _parts(extent: int, size: int) -> dict[int, int]:
     """Return how many parts of which size `extent` is cut into."""
     parts = {size: extent // size} if extent >= size else {}
@@ -144,7 +149,8 @@ def _filters(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
                             if not rows:
                                 continue
                             m = height * width
-                            one = steps * step_time(m, NV_, isa)
+                            loads = costs.LOAD_PACKED * _more_loads(m, NV_)
+                            one = steps * (step_time(m, NV_, isa) + loads)
                             stored = costs.TRANSPOSED * NV_ * -(-m // VL) + _far(conv, NV_ * VL, m)
                             one += rows * (costs.CALL + stored)
                             cost += columns * panels * one
@@ -187,6 +193,8 @@ def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
         crowded = (
             costs.CROWDED * NR if not conv.transposed and stride % PAGE == 0 and NR > CROWD else 0.0
         )
+        whole_lines = conv.taps == 1 and conv.H * conv.W % VL == 0  # planes, and so all tiles
+        unaligned = 0.0 if whole_lines else costs.UNALIGNED
         total, shapes = 0.0, []
         for phase in conv.phases:
             across = -(-phase.Q // VL)
@@ -203,7 +211,11 @@ def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
                             continue
                         count = height * -(-width // VL)
                         one = steps * (
-                            step_time(NR_, count, isa) + costs.UNALIGNED * count + crowded
+                            step_time(NR_, count, isa)
+                            + unaligned * count
+                            + costs.LOAD * _more_loads(NR_, count)
+                            + costs.WIDE * max(0, count - 3)
+                            + crowded
                         )
                         stored = costs.STORED * NR_ * count * phase.out_column
                         stored += _far(conv, NR_ * height, width)

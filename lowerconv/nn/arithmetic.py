@@ -95,18 +95,29 @@ class Arithmetic(Layer):
     def scale_and_shift(self, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Return the factor and the summand where the constant is one number for each channel."""
         constant = self.constant
-        if constant is None or self.operation not in ("add", "sub", "mul", "div"):
+        if constant is None:
             return None
         if constant.ndim < 3 or constant.shape[-3] != constant.size or constant.size != channels:
             return None
-        number, one = constant.reshape(-1).astype(np.float64), np.ones(channels)
+        return self._linear(constant)
+
+    def scale_and_shift_items(self, shape: Shape) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the factors and the summands where the constant has one for each item."""
+        constant = self.constant
+        if constant is None or constant.shape[max(0, constant.ndim - len(shape)) :] != shape:
+            return None
+        return self._linear(constant) if constant.size == prod(shape) else None
+
+    def _linear(self, constant: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return factors and summands of an operation that is linear."""
+        number, one = constant.reshape(-1).astype(np.float64), np.ones(constant.size)
         if self.operation == "mul":
             return number, 0 * one
         if self.operation == "div":
             return None if self.first else (1 / number, 0 * one)
         if self.operation == "sub":
             return (-one, number) if self.first else (one, -number)
-        return one, number
+        return (one, number) if self.operation == "add" else None
 
     def prepare(self, frame: Frame) -> None:
         """Find out which operand the other is combined with, and how that is broadcast."""

@@ -16,7 +16,7 @@ from lowerconv.conv.problem import ConvProblem, Op, conv_problem
 from lowerconv.nn.codes import WeightCodes
 from lowerconv.nn.combine import move
 from lowerconv.nn.frame import Frame
-from lowerconv.nn.freeze import emptied
+from lowerconv.nn.freeze import emptied, flushed
 from lowerconv.nn.init import he_normal
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.module import Parameter, Shape
@@ -205,10 +205,10 @@ class Conv2d(Layer):
         )
         if frame.constant:  # then this layer is nobody else's
             shared = frame.filters if self.weight.origin else None
-            forward.hold(self.weight.data, shared, self.weight.origin)
+            forward.hold(flushed(self.weight.data), shared, self.weight.origin)
             self.weight = emptied(self.weight)
             # Kernels take writable arrays as they are; those of a file are not.
-            frame.kept["bias"] = (np.array(self.bias.data),) if self.bias else ()
+            frame.kept["bias"] = (np.array(flushed(self.bias.data)),) if self.bias else ()
         if frame.dy is not None:
             frame.kept["weight_grad"] = plan("weight_grad")
         if frame.dx is not None:

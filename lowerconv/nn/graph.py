@@ -215,6 +215,8 @@ def fold(graph: Graph) -> None:
         maker = node.operands[0].node
         if maker is None or readers[node.operands[0]] != [node]:
             continue
+        if maker.result.shape != node.result.shape:  # as a constant of more axes makes it
+            continue
         both = None if node.operands[0] in graph.results else maker.layer.absorbs(node.layer)
         if both is not None:
             maker.layer = both

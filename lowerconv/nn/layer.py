@@ -136,6 +136,21 @@ class Layer(Module):
         """
         return None
 
+    def scale_and_shift_items(self, shape: Shape) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return by what each item of the last axes is multiplied, and what is added to it.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Of these axes.
+
+        Returns
+        -------
+        (scale, shift) or None
+            1-D; None for a layer that does anything else.
+        """
+        return None
+
     def saved(self, *shapes: Shape) -> dict[str, tuple[Shape, Any]]:
         """Return which arrays the layer keeps from a forward step to the backward step.
 

@@ -95,6 +95,12 @@ class Linear(Layer):
             raise ValueError(f"x: got shape {shapes[0]}, expected (N, {inputs})")
         return (shapes[0][0], outputs)
 
+    def as_constant(self) -> Layer:
+        """Return a layer that packs the weights once."""
+        from lowerconv.nn.packed_linear import PackedLinear
+
+        return PackedLinear.of_layer(self) if type(self) is Linear else self
+
     def flops(self, *shapes: Shape) -> int:
         """Return the additions and multiplications of the forward step."""
         return 2 * shapes[0][0] * self.weight.data.size
@@ -117,7 +123,7 @@ class Linear(Layer):
         y, weights = frame.y, self.weights(frame)
         if len(y.array) <= FEW:
             bias = self.bias.data if self.bias else weights.reshape(-1)[:0]
-            run(few_rows, frame.x.array, weights, bias, y.array, frame.relu)
+            run(few_rows, frame.x.array, weights, bias, y.array, frame.relu, False)
             return
         matmul(frame.x.array, weights, y.array, trans_b=True)
         if self.bias:

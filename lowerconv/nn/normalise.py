@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from math import prod
 from typing import Any
 
@@ -62,9 +63,15 @@ class Normalise(Layer):
     ----------
     weight, bias : Parameter or None
         Scale and shift, 1-D.
+    features : tuple of int or None
+        The extents of the axes where these are the last ones, and known.
+    dtype : dtype
+        Of the operand, where that is known.
     """
 
     keeps_x = True
+    features: Shape | None = None
+    dtype = np.dtype(np.float32)
 
     def __init__(self, axes: tuple[int, ...], eps: float, period: int = 1) -> None:
         super().__init__()
@@ -84,6 +91,22 @@ class Normalise(Layer):
                 )
         return shape
 
+    def absorbs(self, following: Layer) -> Layer | None:
+        """Return a layer that does this one and then scales and shifts each item of the axes."""
+        if self.features is None or self.period != 1:
+            return None
+        found = following.scale_and_shift_items(self.features)
+        items = prod(self.features)
+        if found is None or any(p.data.size != items for p in self.own_parameters().values()):
+            return None
+        scale, shift = found
+        weight = np.ones(items) if self.weight is None else self.weight.data
+        bias = np.zeros(items) if self.bias is None else self.bias.data
+        both = copy(self)
+        both.weight = Parameter((weight * scale).astype(self.dtype))
+        both.bias = Parameter((bias * scale + shift).astype(self.dtype))
+        return both
+
     def saved(self, *shapes: Shape) -> dict[str, tuple[Shape, Any]]:
         """Return the statistics."""
         outer, _, inner = _sizes(shapes[0], self.axes)
@@ -95,9 +118,19 @@ class Normalise(Layer):
         sizes = frame.kept["sizes"] = _sizes(frame.x.shape, self.axes)
         nothing = np.zeros(0, frame.dtype)
         frame.kept["none"] = (nothing, nothing, 1, max(1, sizes[1]))
+        if frame.constant:
+            frame.kept["affine"] = self._affine(frame)
+            frame.kept["statistics"] = tuple(np.empty(sizes[0] * sizes[2]) for _ in range(2))
+
+    def launches(self, frame: Frame) -> bool:
+        """Return whether `compute` only launches kernels, and copies nothing."""
+        return frame.constant and frame.x.whole and frame.y.whole
 
     def _affine(self, frame: Frame) -> tuple[Any, ...]:
         weight, bias = self.weight, self.bias
+        if "affine" in frame.kept:
+            kept: tuple[Any, ...] = frame.kept["affine"]
+            return kept
         if weight is None and bias is None:
             none: tuple[Any, ...] = frame.kept["none"]
             return none
@@ -111,6 +144,7 @@ class Normalise(Layer):
         """Normalise."""
         sizes, saved, y = frame.kept["sizes"], frame.saved, _room(frame.y)
         statistics: Any = (saved["mean"], saved["inv_std"]) if saved else None
+        statistics = statistics or frame.kept.get("statistics")
         if statistics is None:
             statistics = tuple(np.empty(sizes[0] * sizes[2]) for _ in range(2))
         run(normalise, _flat(frame.x), y, sizes, statistics, self._affine(frame), self.eps)

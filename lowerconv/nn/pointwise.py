@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, prod
 
 import numpy as np
 
@@ -62,6 +62,10 @@ class Pointwise(Layer):
         if self.function != "affine":
             return None
         return np.full(channels, self.a), np.full(channels, self.b)
+
+    def scale_and_shift_items(self, shape: Shape) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the factor and the summand of a linear function."""
+        return self.scale_and_shift(prod(shape))
 
     def _constants(self, frame: Frame) -> tuple[int, float, float]:
         kind = frame.dtype.type

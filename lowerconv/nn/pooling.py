@@ -8,12 +8,16 @@ from typing import Any
 import numpy as np
 
 from lowerconv.checks import Pair, pair
+from lowerconv.codegen.isa import host_isa
+from lowerconv.codegen.pooling import PoolKernel, pools
+from lowerconv.nn.combine import COMPILED
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.module import Shape
 from lowerconv.nn.step import Step
 from lowerconv.ops.avg_pool import avg_pool, avg_pool_grad
 from lowerconv.ops.max_pool import max_pool, max_pool_grad
+from lowerconv.ops.pool import pool
 from lowerconv.ops.windows import Windows
 from lowerconv.runtime.threads import get_num_threads, run
 from lowerconv.runtime.workspace import check_bytes
@@ -81,10 +85,25 @@ class _Pool(Layer):
         (R, S), (rows, columns) = self.size, self.stride
         return Windows((min(R, H), min(S, W)), (min(rows, H), min(columns, W)), self.padding)
 
+    mean = False  # whether a result is the mean of its window, else the largest pixel
+
     def prepare(self, frame: Frame) -> None:
         """Refuse windows that this machine has no scratch memory for: kernels cannot."""
         scratch = prod(self._windows(frame.x.shape).size) * frame.dtype.itemsize * get_num_threads()
         check_bytes(scratch, f"kernel_size {self.size}: scratch memory of all threads")
+        windows, isa = self._windows(frame.x.shape), host_isa()
+        known = pools(isa, windows.size, windows.stride) and frame.dtype in COMPILED
+        if known and self._has_one_area(frame):
+            kernel = PoolKernel(isa, frame.dtype, windows.size, windows.stride, self.mean)
+            frame.kept["kernel"] = kernel.address()
+
+    def _has_one_area(self, frame: Frame) -> bool:
+        """Return whether means divide by the same number of pixels in all windows."""
+        return True
+
+    def _pool(self, frame: Frame) -> None:
+        """Compute by the emitted kernel, which tells no winners."""
+        run(pool, frame.x.images, frame.y.images, self.padding, frame.kept["kernel"])
 
 
 class MaxPool2d(_Pool):
@@ -121,6 +140,9 @@ class MaxPool2d(_Pool):
     def compute(self, frame: Frame, step: Step) -> None:
         """Find the maxima."""
         x, y, winner = frame.x, frame.y, frame.saved["winner"]
+        if not winner.size and "kernel" in frame.kept:
+            self._pool(frame)
+            return
         run(max_pool, x.images, y.images, winner, tuple(self._windows(x.shape)))
 
     def launches(self, frame: Frame) -> bool:
@@ -168,9 +190,23 @@ class AvgPool2d(_Pool):
         super().__init__(kernel_size, stride, padding, ceil_mode)
         self.count_include_pad = bool(count_include_pad)
 
+    mean = True
+
+    def _has_one_area(self, frame: Frame) -> bool:
+        """Return whether all windows are whole, or what lies in the padding counts."""
+        axes = zip(
+            *(frame.x.shape[2:], frame.y.shape[2:], self.size, self.stride, self.padding),
+            strict=True,
+        )
+        whole = all((P - 1) * step + size <= H + 2 * pad for H, P, size, step, pad in axes)
+        return whole and (self.count_include_pad or not any(self.padding))
+
     def compute(self, frame: Frame, step: Step) -> None:
         """Compute the means."""
         x, y = frame.x, frame.y
+        if "kernel" in frame.kept:
+            self._pool(frame)
+            return
         run(avg_pool, x.images, y.images, tuple(self._windows(x.shape)), self.count_include_pad)
 
     def launches(self, frame: Frame) -> bool:

@@ -20,7 +20,7 @@ def _dot(a, b):
 
 
 @parallel
-def few_rows(worker, workers, x, w, bias, y, relu):
+def few_rows(worker, workers, x, w, bias, y, relu, add):
     """Compute ``y = x w^T + bias``, or its positive part.
 
     Parameters
@@ -32,6 +32,8 @@ def few_rows(worker, workers, x, w, bias, y, relu):
     bias : ndarray, (outputs,)
         Empty: none.
     relu : bool
+    add : bool
+        Whether what is in `y` is added before that.
     """
     N, outputs = y.shape
     first, last = share(outputs, worker, workers)
@@ -40,4 +42,6 @@ def few_rows(worker, workers, x, w, bias, y, relu):
             value = _dot(w[o], x[n])
             if bias.size:
                 value += bias[o]
+            if add:
+                value += y[n, o]
             y[n, o] = w.dtype.type(0) if relu and value < 0 else value

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from lowerconv.codegen.compiled import internal
@@ -14,7 +12,7 @@ from lowerconv.ops.pointwise import CHUNK, EXP, apply_function, exponentials
 from lowerconv.runtime.launch import parallel
 
 LANES = 16  # numbers that are compared at a time
-SHORT = 8  # numbers of a row that is not worth vector code
+SHORT = 64  # numbers of a row that is not worth vector code of its own
 
 
 @internal(fastmath={"reassoc"})
@@ -30,13 +28,26 @@ def _exponentials(v, greatest):
 
 
 @internal
+def _greatest_of_few(row):
+    """Return the greatest number of a row: four comparisons do not wait for each other."""
+    least = row.dtype.type(-np.inf)
+    a, b, c, d = least, least, least, least
+    for i in range(0, row.size - 3, 4):
+        a = row[i] if row[i] > a else a
+        b = row[i + 1] if row[i + 1] > b else b
+        c = row[i + 2] if row[i + 2] > c else c
+        d = row[i + 3] if row[i + 3] > d else d
+    for i in range(row.size - row.size % 4, row.size):
+        a = row[i] if row[i] > a else a
+    a, c = b if b > a else a, d if d > c else c
+    return c if c > a else a
+
+
+@internal
 def _greatest(row, lanes):
     """Return the greatest number of a row; of a long one lane by lane, which is vector code."""
     if row.size < 4 * LANES:
-        greatest = row.dtype.type(-np.inf)
-        for i in range(row.size):
-            greatest = row[i] if row[i] > greatest else greatest
-        return greatest
+        return _greatest_of_few(row)
     lanes[:] = -np.inf
     for begin in range(0, row.size - LANES + 1, LANES):
         part = row[begin : begin + LANES]
@@ -47,24 +58,55 @@ def _greatest(row, lanes):
     return lanes.max()
 
 
+@internal(fastmath={"reassoc"})
+def _sum(row):
+    total = 0.0
+    for i in range(row.size):
+        total += np.float64(row[i])
+    return total
+
+
 @internal
-def _short_row(row, target, greatest):
-    kind, total = row.dtype.type, 0.0
-    for i in range(row.size):
-        target[i] = math.exp(row[i] - greatest)
-        total += target[i]
-    factor = kind(1 / total) if total > 0 else kind(np.nan)
-    for i in range(row.size):
-        target[i] *= factor
+def _less_greatest(x, v, size):
+    """Write numbers less the greatest of their row; rows are of `size` numbers."""
+    if size == 2:  # a loop that becomes vector code
+        for r in range(v.size // 2):
+            a, b = x[2 * r], x[2 * r + 1]
+            greatest = a if a > b else b
+            v[2 * r], v[2 * r + 1] = a - greatest, b - greatest
+        return
+    for begin in range(0, v.size, size):
+        row, target = x[begin : begin + size], v[begin : begin + size]
+        greatest = _greatest_of_few(row)
+        for i in range(size):
+            target[i] = row[i] - greatest
+
+
+@internal(error_model="numpy")
+def _short_rows(x, v, size):
+    """Compute rows that are too short for vector code of their own: exponentials of all at once."""
+    kind = x.dtype.type
+    _less_greatest(x, v, size)
+    exponentials(v)
+    if size == 2:
+        for r in range(v.size // 2):
+            total = np.float64(v[2 * r]) + np.float64(v[2 * r + 1])
+            factor = kind(1 / total) if total > 0 else kind(np.nan)
+            v[2 * r] *= factor
+            v[2 * r + 1] *= factor
+        return
+    for begin in range(0, v.size, size):
+        row = v[begin : begin + size]
+        total = _sum(row)
+        factor = kind(1 / total) if total > 0 else kind(np.nan)
+        for i in range(size):
+            row[i] *= factor
 
 
 @internal
 def _softmax_row(row, target, log, buffer):
     kind = row.dtype.type
     greatest = _greatest(row, buffer[:LANES])
-    if row.size < SHORT and not log:
-        _short_row(row, target, greatest)
-        return
     total = 0.0
     for begin in range(0, row.size, CHUNK):
         source = row[begin : begin + CHUNK]
@@ -111,7 +153,14 @@ def _softmax_columns(x, y, places, log, sums, greatest, buffer):
 def softmax(worker, workers, x, y, sizes, log):
     """Write exponentials over their sum along the middle axis to `y`, or the logarithm of that."""
     x, y = bare(x), bare(y)
-    _, middle, inner = sizes
+    outer, middle, inner = sizes
+    if inner == 1 and 0 < middle < SHORT and not log:
+        rows = CHUNK // middle
+        begin, end = share((outer + rows - 1) // rows, worker, workers)
+        for task in range(begin, end):
+            a, b = task * rows * middle, min(outer, (task + 1) * rows) * middle
+            _short_rows(x[a:b], y[a:b], middle)
+        return
     buffer = np.empty(CHUNK, x.dtype)
     greatest, sums = np.empty(COLUMNS, x.dtype), np.empty(COLUMNS)
     begin, end = share(tasks_of(sizes), worker, workers)

@@ -10,6 +10,7 @@ import lowerconv as lc
 from lowerconv import nn
 from lowerconv.nn import replay
 from lowerconv.nn.functional import pointwise
+from lowerconv.nn.packed_linear import PackedLinear
 from lowerconv.runtime import capture
 from tests.nn.graphs import RandomNetwork
 from tests.runtime.children import python
@@ -200,15 +201,15 @@ def test_interrupted_while_captured(parts, monkeypatch):
     infer = network.compile((2, 3, 9, 10))
     xs = images()
     infer(xs[0])
-    plain = nn.Linear.compute
+    plain = PackedLinear.compute
 
     def interrupted(self, frame, step):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(nn.Linear, "compute", interrupted)
+    monkeypatch.setattr(PackedLinear, "compute", interrupted)
     with pytest.raises(KeyboardInterrupt):
         infer(xs[1])
-    monkeypatch.setattr(nn.Linear, "compute", plain)
+    monkeypatch.setattr(PackedLinear, "compute", plain)
     for x in xs:
         np.testing.assert_array_equal(infer(x), network(x))
     assert parts

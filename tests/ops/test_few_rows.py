@@ -17,11 +17,12 @@ def test_beside_numpy(N, inputs, outputs, dtype):
     tolerance = 1e-5 if dtype == np.float32 else 1e-13
     bits = set()
     for threads in (1, 2, 3, 5):
-        for given, relu in ((bias, True), (bias, False), (bias[:0], False)):
-            y = np.full((N, outputs), np.nan, dtype)
+        cases = ((bias, True, False), (bias, False, True), (bias[:0], False, False))
+        for given, relu, add in cases:
+            y = np.full((N, outputs), 3 if add else np.nan, dtype)
             with parallel_region(threads) as team:
-                few_rows(team, x, w, given, y, relu)
-            right = expected + (given if given.size else 0)
+                few_rows(team, x, w, given, y, relu, add)
+            right = expected + (given if given.size else 0) + 3 * add
             right = np.maximum(right, 0) if relu else right
             np.testing.assert_allclose(y, right, rtol=tolerance, atol=20 * tolerance)
         bits.add(y.tobytes())
@@ -32,5 +33,5 @@ def test_nan_stays():
     x, w = np.array([[np.nan, 1]], np.float32), np.ones((2, 2), np.float32)
     y = np.zeros((1, 2), np.float32)
     with parallel_region(1) as team:
-        few_rows(team, x, w, w.reshape(-1)[:0], y, True)
+        few_rows(team, x, w, w.reshape(-1)[:0], y, True, False)
     assert np.isnan(y).all()

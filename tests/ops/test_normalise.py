@@ -105,7 +105,11 @@ def test_a_mean_that_is_large_beside_the_deviation():
 @dtypes
 @pytest.mark.parametrize("log", [False, True])
 @pytest.mark.parametrize(
-    "shape, axis", [((3, 7), 1), ((2, 5000), 1), ((2, 6, 13, 11), 1), ((5, 3), 0)]
+    "shape, axis",
+    [
+        *[((3, 7), 1), ((2, 5000), 1), ((2, 6, 13, 11), 1), ((5, 3), 0), ((2500, 2), 1)],
+        *[((700, 3), 1), ((3, 63), 1), ((70, 64), 1), ((3, 65), 1), ((4, 1), 1)],
+    ],
 )
 def test_softmax(shape, axis, log, dtype):
     rng = np.random.default_rng(SEED)

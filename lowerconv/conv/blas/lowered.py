@@ -131,7 +131,9 @@ class WholeImages(Executable):
     ) -> None:
         """Compute y."""
         N, K = out.shape[:2]
-        few_rows(team, a.reshape(N, -1), b.reshape(K, -1), bias, out.reshape(N, K), self.relu)
+        few_rows(
+            team, a.reshape(N, -1), b.reshape(K, -1), bias, out.reshape(N, K), self.relu, False
+        )
 
     def explain(self) -> dict[str, str]:
         """Return the decisions, for people."""

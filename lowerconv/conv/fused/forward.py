@@ -22,6 +22,7 @@ from lowerconv.codegen.packing import (
 from lowerconv.codegen.quantising import Quantising
 from lowerconv.codegen.signatures import TileNumbers
 from lowerconv.conv import records
+from lowerconv.conv.caches import panel_bytes
 from lowerconv.conv.executable import Array, Options, Recorded
 from lowerconv.conv.kept import Kept
 from lowerconv.conv.macrokernel import macrokernel_address, pack_address
@@ -35,6 +36,7 @@ from lowerconv.runtime.team import Handle
 from lowerconv.runtime.workspace import Scratch, scratch_stride
 
 PAGE = 4096  # items: copies of packed filters lie on pages of their own
+L1_SHARE = 32 * 1024  # bytes that this tile's pixels and the next one's may take
 STREAM = 32  # steps that packed filters are prefetched ahead: a page of 4 KiB
 
 
@@ -318,19 +320,22 @@ def _kernel(
     conv, out_column, element = s.conv, s.conv.phases[number].out_column, s.conv.element
     results = ("sums", False) if element is None else (element.result, element.residual)
     product = _Product(s.isa, conv.dtype, conv.words(s.tiling.vectors), *results, function)
-    common = out_column, not s.window.padded
     if s.tiling.vectors == "filters":
         row_step = conv.stride_h * s.window.pitch if height > 1 else 0
         filter_step = None if _paired(s, number) else s.NR
         steps = row_step, conv.stride_w, filter_step, STREAM * s.NR
-        return _filter_kernel(product, NR, height, width, *common, *steps)
+        in_place = not s.window.padded
+        return _filter_kernel(product, NR, height, width, out_column, in_place, *steps)
     across, rest = -(-width // s.VL), width % s.VL
     if s.isa.masks:
         rest = min(1, rest)  # how many lanes is said at run time
     row_step = conv.C * conv.taps if s.tiling.in_place else 1
     step = 1 if s.tiling.in_place else s.NR
     filter_step = None if _paired(s, number) else step
-    return _pixel_kernel(product, NR, height, across, rest, *common, row_step, filter_step)
+    prefetches = _prefetches_pixels(s, number)
+    return _pixel_kernel(
+        product, NR, height, across, rest, out_column, prefetches, row_step, filter_step
+    )
 
 
 @lru_cache(maxsize=KEPT)
@@ -368,7 +373,7 @@ def _pixel_kernel(
     across: int,
     rest: int,
     out_column: int,
-    in_place: bool,
+    prefetches: bool,
     row_step: int,
     filter_step: int | None,
 ) -> Made:
@@ -387,9 +392,22 @@ def _pixel_kernel(
         tail=bool(rest) and masks,
         pixel_rows=tuple(i for i in range(height) for _ in row) if several else (),
         pixel_step=out_column,
-        ahead=across * VL if in_place else 0,
+        ahead=across * VL if prefetches else 0,
         vector_places=tuple(j * out_column for j in row) * height if several else (),
     )
+
+
+def _prefetches_pixels(s: Schedule, number: int) -> bool:
+    """Return whether kernels prefetch the pixels of the next tile.
+
+    Every panel of filters asks for them again.  Beside the pixels of this tile they have to stay in
+    L1; where they do not, asking is worth it only for what comes from beyond L2.
+    """
+    conv, width = s.conv, s.tiling.shapes[number][1]
+    item = conv.dtype.itemsize
+    stays = 2 * s.KC * width * item <= L1_SHARE
+    far = conv.groups * conv.C * conv.H * conv.W * item > 4 * panel_bytes()
+    return not s.window.padded and (stays or far)
 
 
 def _paired(s: Schedule, number: int) -> bool:

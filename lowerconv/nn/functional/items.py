@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from lowerconv.nn.arithmetic import _NUMPY, Arithmetic
-from lowerconv.nn.combine import COMPILED, Add
+from lowerconv.nn.combine import COMPILED, Add, View
 from lowerconv.nn.computed import summed_to
-from lowerconv.nn.functional.operands import Operand, computed, evaluated, layer_of
+from lowerconv.nn.functional.operands import Operand, computed, evaluated, layer_of, viewed
+from lowerconv.nn.functional.shapes import reshape
+from lowerconv.nn.functional.standardized import standardized
 from lowerconv.nn.graph import Value
 from lowerconv.nn.pointwise import Pointwise
 
@@ -38,6 +40,9 @@ def pointwise(x: Operand, function: str, a: float | None = None, b: float | None
     """
     if isinstance(x, np.ndarray):
         return evaluated(lambda v: pointwise(v, function, a, b), x)
+    source = viewed(x)
+    if source is not x:  # the shape last, so that what makes the items can do this, too
+        return reshape(pointwise(source, function, a, b), x.shape)
     layer = Pointwise(function, a, b)
     if function == "affine":
         before = layer_of(x, Pointwise)
@@ -87,7 +92,13 @@ def arithmetic(operation: str, a: Operand, b: Operand) -> Operand:
             if operation == "div" and np.result_type(a, b).kind in "iu":
                 return _truncated(a, b)
             return np.asarray(_NUMPY[operation](a, b))
+    viewed_apart = _under_views(operation, a, b)
+    if viewed_apart is not None:
+        return viewed_apart
     if isinstance(a, Value) and isinstance(b, Value):
+        normal = standardized(operation, a, b)
+        if normal is not None:
+            return normal
         found = _gated(a, b) or _gated(b, a) if operation == "mul" else None
         if found is not None:
             return found
@@ -122,6 +133,35 @@ def arithmetic(operation: str, a: Operand, b: Operand) -> Operand:
             bounds = (None, number) if operation == "min" else (number, None)
             return pointwise(value, "clip", *bounds)
     return Arithmetic(operation, constant, first)(value)
+
+
+def _under_views(operation: str, a: Operand, b: Operand) -> Operand | None:
+    """Return an operation on what is in another shape, which comes last; None where it cannot.
+
+    So neighbours find each other: a bias behind the reshape that follows a product is its bias.
+    """
+    if isinstance(a, Value) and isinstance(b, Value):
+        under, other = viewed(a), viewed(b)
+        if a.shape != b.shape or (under is a and other is b):
+            return None
+        if under.shape == other.shape:
+            return reshape(arithmetic(operation, under, other), a.shape)
+        if operation != "add" or a is b or a.dtype != b.dtype or a.dtype not in COMPILED:
+            return None
+        if under is a:
+            under, other = other, under
+        sum_of = under, View(under.shape)(other)
+        return reshape(Add()(*sum_of), a.shape)
+    value, constant = (a, b) if isinstance(a, Value) else (b, a)
+    assert isinstance(value, Value) and isinstance(constant, np.ndarray)
+    under, items = viewed(value), constant.size
+    if under is value or items == 1 or constant.ndim > len(value.shape):
+        return None
+    if not constant.shape[-1] == value.shape[-1] == under.shape[-1] == items:
+        return None
+    row = constant.reshape(-1)
+    pair = (under, row) if value is a else (row, under)
+    return reshape(arithmetic(operation, *pair), value.shape)
 
 
 def _truncated(a: np.ndarray, b: np.ndarray) -> np.ndarray:

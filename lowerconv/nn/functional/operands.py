@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from lowerconv.nn.combine import View
 from lowerconv.nn.computed import Computed
 from lowerconv.nn.graph import Value
 
@@ -30,6 +31,21 @@ def layer_of(value: Operand, kind: type) -> Any:
     if isinstance(value, Value) and value.node is not None and isinstance(value.node.layer, kind):
         return value.node.layer
     return None
+
+
+def viewed(x: Value) -> Value:
+    """Return the value whose items a value has in another shape; itself where it is no view.
+
+    Parameters
+    ----------
+    x : Value
+
+    Returns
+    -------
+    Value
+    """
+    is_view = layer_of(x, View) is not None
+    return x.node.operands[0] if is_view and x.node is not None else x
 
 
 def computed(

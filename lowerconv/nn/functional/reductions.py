@@ -8,11 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from lowerconv.nn.computed import summed_to
-from lowerconv.nn.functional.operands import Operand, apply, computed
+from lowerconv.nn.combine import COMPILED
+from lowerconv.nn.computed import Computed, summed_to
+from lowerconv.nn.frame import Frame
+from lowerconv.nn.functional.operands import Operand, apply, computed, viewed
 from lowerconv.nn.functional.shapes import reshape, transpose
 from lowerconv.nn.graph import Value
 from lowerconv.nn.normalise import Normalise, Softmax
+from lowerconv.nn.step import Step
+from lowerconv.ops import reduce as kernels
+from lowerconv.runtime.threads import run
 
 _REDUCTIONS: dict[str, Callable[..., np.ndarray]] = {
     "sum": np.sum,
@@ -21,6 +26,8 @@ _REDUCTIONS: dict[str, Callable[..., np.ndarray]] = {
     "min": np.min,
     "prod": np.prod,
 }
+
+_COMPILED = {"sum": kernels.SUM, "mean": kernels.SUM, "max": kernels.MAX, "min": kernels.MIN}
 
 
 def _extreme(dtype: np.dtype, largest: bool) -> Any:
@@ -78,7 +85,53 @@ def reduce(operation: str, x: Operand, axes: Sequence[int] | None, keepdims: boo
             return np.full(shape, _extreme(x.dtype, operation == "min"), x.dtype)
         return np.asarray(function(x, axis=over, keepdims=keepdims)).astype(x.dtype, copy=False)
 
+    if isinstance(x, Value):
+        return Reduction(operation, apply, gradient, over, keepdims)(x)
     return computed(operation, apply, x, gradient=gradient)
+
+
+class Reduction(Computed):
+    """Sums, means, products or extremes over axes.
+
+    Parameters
+    ----------
+    operation : str
+    function, gradient : callable
+        As of `Computed`.
+    axes : tuple of int
+        In order.
+    keepdims : bool
+    """
+
+    def __init__(
+        self, operation: str, function: Any, gradient: Any, axes: tuple[int, ...], keepdims: bool
+    ) -> None:
+        super().__init__(operation, function, gradient)
+        self.operation, self.axes, self.keepdims = operation, axes, keepdims
+
+    def prepare(self, frame: Frame) -> None:
+        """Decide how: axes that follow each other are reduced by compiled loops."""
+        shape, axes = frame.x.shape, self.axes
+        frame.kept["plan"] = None
+        if self.operation not in _COMPILED or frame.dtype not in COMPILED or 0 in shape:
+            return
+        if axes != tuple(range(axes[0], axes[-1] + 1)) or not frame.y.whole or not frame.x.whole:
+            return
+        outer, middle = prod(shape[: axes[0]]), prod(shape[axes[0] : axes[-1] + 1])
+        sizes = outer, middle, prod(shape[axes[-1] + 1 :])
+        factor = 1 / middle if self.operation == "mean" else 1.0
+        frame.kept["plan"] = sizes, _COMPILED[self.operation], factor
+
+    def compute(self, frame: Frame, step: Step) -> None:
+        """Reduce."""
+        if frame.kept["plan"] is None:
+            super().compute(frame, step)
+        else:
+            run(kernels.reduce, frame.x.flat, frame.y.flat, *frame.kept["plan"])
+
+    def launches(self, frame: Frame) -> bool:
+        """Return whether `compute` only launches kernels, and leaves nothing to NumPy."""
+        return frame.kept["plan"] is not None
 
 
 def softmax(x: Operand, axis: int, log: bool = False) -> Operand:
@@ -147,8 +200,14 @@ def normalize(x: Operand, axes: Sequence[int], epsilon: float) -> Operand:
     """
     rank = len(x.shape)
     over = sorted(int(axis) % rank for axis in axes)
+    source = viewed(x) if isinstance(x, Value) else x
+    if source is not x and over == [rank - 1] and source.shape[-1] == x.shape[-1]:
+        return reshape(normalize(source, (-1,), epsilon), x.shape)
     if over == list(range(over[0], over[-1] + 1)):
-        return apply(Normalise(tuple(over), epsilon), x)
+        layer = Normalise(tuple(over), epsilon)
+        if over[-1] == rank - 1:
+            layer.features, layer.dtype = tuple(x.shape[over[0] :]), x.dtype
+        return apply(layer, x)
     order = [axis for axis in range(rank) if axis not in over] + over
     back = [order.index(axis) for axis in range(rank)]
     last = range(rank - len(over), rank)

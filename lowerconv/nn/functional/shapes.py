@@ -11,7 +11,7 @@ import numpy as np
 from lowerconv.nn.combine import COMPILED, Concat, View
 from lowerconv.nn.computed import Computed, summed_to
 from lowerconv.nn.frame import Frame
-from lowerconv.nn.functional.operands import Operand, computed, layer_of
+from lowerconv.nn.functional.operands import Operand, computed, layer_of, viewed
 from lowerconv.nn.graph import Value
 from lowerconv.nn.step import Step
 from lowerconv.ops.transpose import merged
@@ -51,8 +51,8 @@ def reshape(x: Operand, shape: Sequence[int]) -> Operand:
         raise ValueError(f"shape: got {tuple(shape)} for an array of shape {x.shape}")
     if tuple(new) == x.shape:
         return x
-    before = layer_of(x, View)
-    return View(tuple(new))(x.node.operands[0] if before is not None and x.node is not None else x)
+    source = viewed(x)
+    return source if tuple(new) == source.shape else View(tuple(new))(source)
 
 
 def transpose(x: Operand, axes: Sequence[int]) -> Operand:

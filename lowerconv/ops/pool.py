@@ -1,0 +1,42 @@
+"""Pooling without gradients, by emitted kernels: a plane at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lowerconv.codegen.ranges import share
+from lowerconv.codegen.signatures import PoolPlane
+from lowerconv.ops.images import bare_images, plane
+from lowerconv.runtime.launch import call, parallel
+
+
+@parallel
+def pool(worker, workers, x, y, pad, kernel):
+    """Write the maximum or mean of each window of `x` to `y`.
+
+    Parameters
+    ----------
+    team : Handle
+        From `threads.parallel_region`.
+    x, y : Images
+    pad : (int, int)
+        Rows and columns before the first.
+    kernel : int
+        Address of a `codegen.pooling.PoolKernel`.
+    """
+    x, y = bare_images(x), bare_images(y)
+    first, last = share(y.N * y.C, worker, workers)
+    for number in range(first, last):
+        call(
+            kernel,
+            PoolPlane(
+                source=np.int64(plane(x, number).ctypes.data),
+                H=x.H,
+                W=x.W,
+                above=pad[0],
+                before=pad[1],
+                out=np.int64(plane(y, number).ctypes.data),
+                P=y.H,
+                Q=y.W,
+            ),
+        )
