@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch.export import Dim
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.utils import _pytree as pytree
 
 from lowerconv.torch import operators  # noqa: F401  (fills the table)
 from lowerconv.torch.patterns import response_norms
@@ -52,8 +54,16 @@ class Exported:
         Whether operators do what they do in training alone; whether dropout needs a seed.
     """
 
-    def __init__(self, module: torch.nn.Module, args: Sequence[Any]) -> None:
-        self.program = program = _export(module, args)
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None = None,
+        given: Sequence[Any] | None = None,
+    ) -> None:
+        kwargs = kwargs or {}
+        given = args if given is None else given
+        self.program = program = _export(module, args, kwargs)
         signature = program.graph_signature
         self.leaves: dict[str, str] = {}
         self.constants: dict[str, torch.Tensor] = {}
@@ -66,7 +76,7 @@ class Exported:
             elif spec.kind == InputKind.CONSTANT_TENSOR:
                 self.constants[name] = program.constants[str(target)]
             elif spec.kind == InputKind.USER_INPUT:
-                if isinstance(args[place], torch.Tensor):
+                if isinstance(given[place], torch.Tensor):
                     self.inputs.append((name, place))
                 place += 1
             else:
@@ -153,33 +163,33 @@ class Exported:
             found.append(node)
         return found
 
-    def accepts(self, args: Sequence[Any]) -> bool:
+    def accepts(self, given: Sequence[Any]) -> bool:
         """Return whether the trace is right for arguments, whose shapes may be others."""
         placeholders = [n for n in self.program.graph.nodes if n.op == "placeholder"]
         known = {n.name: n.meta["val"] for n in placeholders}
         env = None
         symbolic = []
         for name, place in self.inputs:
-            value, given = known[name], args[place]
-            if value.dtype != given.dtype or value.dim() != given.dim():
+            value, arg = known[name], given[place]
+            if value.dtype != arg.dtype or value.dim() != arg.dim():
                 return False
-            for expected, extent in zip(value.shape, given.shape, strict=True):
+            for expected, extent in zip(value.shape, arg.shape, strict=True):
                 if isinstance(expected, int):
                     if expected != extent:
                         return False
                 else:
                     env = expected.node.shape_env
-            symbolic.append((value, given))
+            symbolic.append((value, arg))
         if env is None:
             return True
         return bool(
             env.evaluate_guards_for_args(
-                [value for value, _ in symbolic], [given for _, given in symbolic]
+                [value for value, _ in symbolic], [arg for _, arg in symbolic]
             )
         )
 
 
-def _export(module: torch.nn.Module, args: Sequence[Any]) -> Any:
+def _export(module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
     """Trace with all extents free that can be, or with these alone."""
 
     def free(arg: Any) -> Any:
@@ -190,13 +200,16 @@ def _export(module: torch.nn.Module, args: Sequence[Any]) -> Any:
     for name, part in module.named_modules():
         if getattr(part, "momentum", 0) is None and part.training:
             raise UnsupportedError(f"momentum=None of the {type(part).__name__} {name!r}")
-    plain = tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in args)
+    plain, named = pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs))
     errors = []
     with warnings.catch_warnings(), _errors_alone(SOLVER):
         warnings.simplefilter("ignore")
-        for shapes in (tuple(map(free, plain)), None):
+        bound = inspect.signature(module.forward).bind(*plain, **named).arguments
+        for shapes in (pytree.tree_map(free, dict(bound) if named else plain), None):
             try:
-                return torch.export.export(module, plain, dynamic_shapes=shapes, strict=False)
+                return torch.export.export(
+                    module, plain, named, dynamic_shapes=shapes, strict=False
+                )
             except Exception as error:  # of torch, of any class
                 errors.append(str(error).strip().split("\n")[0])
     raise UnsupportedError(f"torch.export cannot trace it: {errors[-1]}")

@@ -247,6 +247,7 @@ class TorchNetwork(Module):
     def _outputs(self, known: dict[str, Any]) -> tuple[Value, ...]:
         """Return the values of the result, each once; a constant as one, too."""
         results: list[Value] = []
+        made: list[Any] = []  # the same before they are values
         self.literal = []
         for output in self.exported.outputs:
             if not isinstance(output, torch.fx.Node):
@@ -256,12 +257,15 @@ class TorchNetwork(Module):
             if not isinstance(value, (Value, np.ndarray)):
                 self.literal.append(("literal", value))
                 continue
+            place = next((i for i, other in enumerate(made) if other is value), len(made))
+            self.literal.append(("result", place))
+            if place < len(made):
+                continue
+            made.append(value)
             if isinstance(value, np.ndarray):
                 assert self._input is not None
                 value = constant(value, self._input)
-            if not any(value is r for r in results):
-                results.append(value)
-            self.literal.append(("result", next(i for i, r in enumerate(results) if r is value)))
+            results.append(value)
         if not results:
             raise UnsupportedError("it returns no tensor")
         return tuple(results)
