@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from lowerconv.nn.program import Program
 from lowerconv.nn.step import Step
 from lowerconv.torch.network import array_of
 from lowerconv.torch.runner import Runner, Tensors
@@ -29,13 +30,13 @@ class Job:
         Tensors that the module is called with.
     """
 
-    __slots__ = ("inputs", "number", "runner", "seed", "step", "tensors", "turn", "versions")
+    __slots__ = ("inputs", "latest", "runner", "seed", "step", "tensors", "turn", "versions")
 
     def __init__(self, runner: Runner, turn: Any, tensors: Tensors, seed: int, inputs: int) -> None:
         self.runner, self.turn, self.tensors, self.seed = runner, turn, tensors, seed
         self.inputs = inputs
         self.step: Step | None = None
-        self.number = -1
+        self.latest: tuple[int, Program] | None = None
         self.versions: Any = None
 
 
@@ -55,8 +56,8 @@ class Run(torch.autograd.Function):
             job.versions = runner.versions(job.tensors)
             results = runner.answer(arrays, job.versions)
         else:
-            results = runner.train(job.tensors, arrays, job.step)
-            job.number = runner.runs
+            results, program = runner.train(job.tensors, arrays, job.step)
+            job.latest = runner.runs, program
             job.versions = runner.versions_read(job.tensors)
         integers = [r for r in results if not r.is_floating_point()]
         if integers:
@@ -88,7 +89,7 @@ def _gradients(ctx: Any, *dys: torch.Tensor | None) -> tuple[torch.Tensor | None
             )
         arrays = tuple(map(array_of, inputs))
         wanted = ctx.needs_input_grad[1 + job.inputs :]
-        dxs, made = runner.gradients(job.number, now, arrays, job.step, dys, wanted)
+        dxs, made = runner.gradients(job.latest, now, arrays, job.step, dys, wanted)
     return (None, *dxs, *made)
 
 

@@ -46,7 +46,9 @@ class Leaf:
 
 def array_of(tensor: torch.Tensor) -> np.ndarray:
     """Return the memory of a tensor as an array; a copy where it is not contiguous."""
-    return tensor.detach().contiguous().numpy()
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    return (tensor if tensor.is_contiguous() else tensor.contiguous()).numpy()
 
 
 class TorchNetwork(Module):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -58,7 +57,7 @@ class Runner:
         self._counters: list[np.ndarray] = []
         self._execution = Execution()
         self._steps: dict[tuple[bool, ...], Step] = {}
-        self._gradients: WeakKeyDictionary[Program, dict[Any, Gradients]] = WeakKeyDictionary()
+        self._gradients: tuple[Program, Any, Gradients] | None = None  # the latest
         self._lent: dict[str, LentArray] = {}
         self._checked: set[Any] = set()
         self._read: list[int] = []
@@ -178,7 +177,9 @@ class Runner:
             found = self._steps[input_grad] = Step(training=True, input_grad=input_grad)
         return found
 
-    def train(self, tensors: Tensors, arrays: Arrays, step: Step) -> list[torch.Tensor]:
+    def train(
+        self, tensors: Tensors, arrays: Arrays, step: Step
+    ) -> tuple[list[torch.Tensor], Program]:
         """Return the results of a step in training, and update what the module counts."""
         program = self._program(tensors, arrays, step.input_grad)
         self.runs += 1
@@ -187,25 +188,36 @@ class Runner:
             counter[0] += 1
         if self._changed:  # behind torch's back
             torch.autograd.graph.increment_version([tensors[i] for i in self._changed])
-        return results
+        return results, program
 
     def gradients(
         self,
-        run: int,
+        latest: tuple[int, Program] | None,
         tensors: Tensors,
         arrays: Arrays,
         step: Step,
         dys: Sequence[torch.Tensor | None],
-        wanted: Sequence[bool],
+        wanted: tuple[bool, ...],
     ) -> tuple[list[torch.Tensor | None], list[torch.Tensor | None]]:
         """Return the gradients of the inputs and of the parameters that are read.
 
-        What the run of that number has left is used where it is there; else it is computed again.
+        What the latest run has left is used where it is that one; else it is computed again.
         """
-        program = self._program(tensors, arrays, step.input_grad)
-        if run != self.runs or program.arena.user is not program:
+        if latest is not None and latest[0] == self.runs and self._bound_to is self._layout:
+            program = latest[1]
+        else:
+            program = self._program(tensors, arrays, step.input_grad)
+        if latest != (self.runs, program) or program.arena.user is not program:
             self._again(program, arrays, step)
-        gradients = self._gradients_of(program, tensors, wanted)
+        kept = self._gradients
+        if kept is None or kept[0] is not program or kept[1] != wanted:
+            shapes = [
+                (self.leaves[i], tuple(tensors[i].shape) if asked else None)
+                for i, asked in zip(self._read, wanted, strict=True)
+            ]
+            made = Gradients(self._trainable(), program, shapes, self._lent)
+            kept = self._gradients = program, wanted, made
+        gradients = kept[2]
         gradients.place()
         given = tuple(
             np.zeros(r.shape, r.dtype) if dy is None else array_of(dy)
@@ -214,21 +226,6 @@ class Runner:
         program.backward(given)
         dxs = [None if d is None else torch.from_numpy(d.array).clone() for d in program.dxs]
         return dxs, gradients.lend()
-
-    def _gradients_of(
-        self, program: Program, tensors: Tensors, wanted: Sequence[bool]
-    ) -> Gradients:
-        kept = self._gradients.setdefault(program, {})
-        key = tuple(wanted)
-        found = kept.get(key)
-        if found is None:
-            shapes = [
-                (self.leaves[i], tuple(tensors[i].shape) if asked else None)
-                for i, asked in zip(self._read, key, strict=True)
-            ]
-            kept.clear()  # which parameters learn seldom changes
-            found = kept[key] = Gradients(self._trainable(), program, shapes, self._lent)
-        return found
 
     def _again(self, program: Program, arrays: Arrays, step: Step) -> None:
         """Run forward once more, with running statistics left as they are."""
