@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from lowerconv.nn.program import Program
 from lowerconv.nn.step import Step
 from lowerconv.torch.network import array_of
-from lowerconv.torch.runner import Runner, Tensors
+from lowerconv.torch.runner import Latest, Runner, Tensors
 
 
 class Job:
@@ -36,7 +35,7 @@ class Job:
         self.runner, self.turn, self.tensors, self.seed = runner, turn, tensors, seed
         self.inputs = inputs
         self.step: Step | None = None
-        self.latest: tuple[int, Program] | None = None
+        self.latest: Latest | None = None
         self.versions: Any = None
 
 
@@ -56,8 +55,7 @@ class Run(torch.autograd.Function):
             job.versions = runner.versions(job.tensors)
             results = runner.answer(arrays, job.versions)
         else:
-            results, program = runner.train(job.tensors, arrays, job.step)
-            job.latest = runner.runs, program
+            results, job.latest = runner.train(job.tensors, arrays, job.step)
             job.versions = runner.versions_read(job.tensors)
         integers = [r for r in results if not r.is_floating_point()]
         if integers:

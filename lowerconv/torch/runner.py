@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +24,15 @@ from lowerconv.torch.structure import Structure
 
 Arrays = tuple[np.ndarray, ...]
 Tensors = list[torch.Tensor]
+
+
+class Latest(NamedTuple):
+    """A run in training: its number, its program, and buffers as they were before it."""
+
+    number: int
+    program: Program
+    before: list[np.ndarray]
+
 
 # These look at every parameter before every call: loops in C, not in Python.
 _version = attrgetter("_version")
@@ -55,6 +65,7 @@ class Runner:
         self._bound_to: Any = None  # the layout
         self._strided: list[tuple[np.ndarray, int]] = []
         self._counters: list[np.ndarray] = []
+        self._updated: list[tuple[np.ndarray, int]] = []
         self._execution = Execution()
         self._steps: dict[tuple[bool, ...], Step] = {}
         self._gradients: tuple[Program, Any, Gradients] | None = None  # the latest
@@ -84,7 +95,7 @@ class Runner:
             for layer, _, name in self._trainable().buffers_of
             if not isinstance(layer, FixedBatchNorm2d)
         }
-        changed = written | {*self.exported.counted}
+        changed = written | {*self.exported.counted, *self.exported.updated.values()}
         self._read = [i for i, name in enumerate(self.leaves) if name not in changed]
         self._changed = [i for i, name in enumerate(self.leaves) if name in changed]
         self._checked.add(key)
@@ -97,6 +108,9 @@ class Runner:
     def tensors(self) -> Tensors | None:
         """Return the parameters and buffers as they are now; None where the trace is of others."""
         tensors = self._tensors()
+        for kept, name, tensor, version in self.exported.watched:
+            if kept.get(name) is not tensor or tensor._version != version:
+                return None
         layout = [*map(_address, tensors)], [*map(_items, tensors)], [*map(_contiguous, tensors)]
         if layout != self._layout:
             if _kinds(tensors) != self._kinds:
@@ -161,12 +175,19 @@ class Runner:
             if name in self.exported.counted:
                 self._counters.append(arrays[name].reshape(1))
             elif not tensor.is_contiguous():
+                if name in self.exported.updated.values():
+                    raise UnsupportedError(f"{name!r} is not contiguous")
                 self._strided.append((arrays[name], place))
         for parameter, name in network.bound:
             parameter.data = arrays[name].reshape(parameter.data.shape)
         for layer, attribute, name in network.buffers_of:
             setattr(layer, attribute, arrays[name])
+        self._updated = [(arrays[name], place) for name, place in network.updates]
         self._bound_to = self._layout
+
+    def _returned(self) -> int:
+        """Return how many results are the module's, before those that buffers become."""
+        return 1 + max(what for kind, what in self._trainable().literal if kind == "result")
 
     def step(self, seed: int, input_grad: tuple[bool, ...]) -> Step:
         """Return a step in training, which is the same object as before where all is the same."""
@@ -179,20 +200,24 @@ class Runner:
 
     def train(
         self, tensors: Tensors, arrays: Arrays, step: Step
-    ) -> tuple[list[torch.Tensor], Program]:
+    ) -> tuple[list[torch.Tensor], Latest]:
         """Return the results of a step in training, and update what the module counts."""
         program = self._program(tensors, arrays, step.input_grad)
+        before = [array.copy() for array, _ in self._updated]
         self.runs += 1
         results = _copied(program.forward(arrays, step))
+        for array, place in self._updated:
+            array[...] = results[place].numpy()
         for counter in self._counters:
             counter[0] += 1
         if self._changed:  # behind torch's back
             torch.autograd.graph.increment_version([tensors[i] for i in self._changed])
-        return results, program
+        del results[self._returned() :]
+        return results, Latest(self.runs, program, before)
 
     def gradients(
         self,
-        latest: tuple[int, Program] | None,
+        latest: Latest | None,
         tensors: Tensors,
         arrays: Arrays,
         step: Step,
@@ -203,12 +228,13 @@ class Runner:
 
         What the latest run has left is used where it is that one; else it is computed again.
         """
-        if latest is not None and latest[0] == self.runs and self._bound_to is self._layout:
-            program = latest[1]
+        fresh = latest is not None and latest.number == self.runs
+        if latest is not None and fresh and self._bound_to is self._layout:
+            program = latest.program
         else:
-            program = self._program(tensors, arrays, step.input_grad)
-        if latest != (self.runs, program) or program.arena.user is not program:
-            self._again(program, arrays, step)
+            program, fresh = self._program(tensors, arrays, step.input_grad), False
+        if not fresh or program.arena.user is not program:
+            self._again(program, arrays, step, latest.before if latest else [])
         kept = self._gradients
         if kept is None or kept[0] is not program or kept[1] != wanted:
             shapes = [
@@ -221,20 +247,28 @@ class Runner:
         gradients.place()
         given = tuple(
             np.zeros(r.shape, r.dtype) if dy is None else array_of(dy)
-            for dy, r in zip(dys, program.results, strict=True)
+            for dy, r in zip_longest(dys, program.results)  # and what buffers become
         )
         program.backward(given)
         dxs = [None if d is None else torch.from_numpy(d.array).clone() for d in program.dxs]
         return dxs, gradients.lend()
 
-    def _again(self, program: Program, arrays: Arrays, step: Step) -> None:
-        """Run forward once more, with running statistics left as they are."""
+    def _again(
+        self, program: Program, arrays: Arrays, step: Step, before: list[np.ndarray]
+    ) -> None:
+        """Run forward once more, with what it changed as it was before, and is afterwards."""
         network = self._trainable()
-        kept = [getattr(layer, name).copy() for layer, name, _ in network.buffers_of]
-        program.forward(arrays, step)
-        self.runs += 1
-        for (layer, name, _), array in zip(network.buffers_of, kept, strict=True):
-            getattr(layer, name)[...] = array
+        changed = [getattr(layer, name) for layer, name, _ in network.buffers_of]
+        changed += [array for array, _ in self._updated]
+        kept = [array.copy() for array in changed]
+        try:
+            for (array, _), old in zip(self._updated, before, strict=True):
+                array[...] = old
+            program.forward(arrays, step)
+            self.runs += 1
+        finally:
+            for array, now in zip(changed, kept, strict=True):
+                array[...] = now
 
 
 def _kinds(tensors: Tensors) -> list[Any]:
