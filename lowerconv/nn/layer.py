@@ -28,6 +28,8 @@ class Layer(Module):
         and the gradient of the operand over that of the result.
     is_view : bool
         Whether the result is the first operand in another shape.
+    passes_gradients : bool
+        Whether operands and parameters get gradients at all.
     takes_relu, takes_activation, takes_residual : bool
         Whether the layer can apply a ReLU that follows it, or an activation of any kind, and before
         that add another value.
@@ -42,6 +44,7 @@ class Layer(Module):
     keeps_y = False
     in_place = False
     is_view = False
+    passes_gradients = True
     takes_relu = False
     takes_activation = False
     takes_residual = False

@@ -78,7 +78,8 @@ class MemoryPlan:
         """Return what depends on a parameter or wanted input, and what a result depends on."""
         learnt = {*wanted}
         for node in self.graph.nodes:
-            if node.result.dtype.kind == "f" and (
+            passes = node.result.dtype.kind == "f" and node.layer.passes_gradients
+            if passes and (
                 node.layer.own_parameters() or any(v in learnt for v in node.inputs)
             ):
                 learnt.add(node.result)

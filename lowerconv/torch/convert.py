@@ -5,15 +5,13 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 from torch.utils import _pytree as pytree
 
-from lowerconv.nn.step import Step
 from lowerconv.torch.exported import Exported
+from lowerconv.torch.function import Job, Run
 from lowerconv.torch.network import array_of
 from lowerconv.torch.registry import UnsupportedError
 from lowerconv.torch.runner import Runner
@@ -57,7 +55,7 @@ def convert(model: torch.nn.Module, example: Any, *, strict: bool = False) -> to
     args = example if isinstance(example, tuple) else (example,)
     converted = Converted(model, strict)
     try:
-        converted._prepare(args)
+        converted._prepare(args, {})
     except UnsupportedError as error:
         message = f"{type(model).__name__} is not converted: {error}"
         if strict:
@@ -146,19 +144,10 @@ class Converted(torch.nn.Module):
         ------
         UnsupportedError
             With `strict`: what keeps the call from being computed here.
-        RuntimeError
-            Inside of ``torch.autocast``.
         """
-        if torch.is_autocast_enabled("cpu"):
-            raise RuntimeError(
-                "a converted module got torch.autocast, expected to be called outside of it: it "
-                "computes in the dtype of its parameters"
-            )
         try:
             with self._turn:
-                if kwargs:
-                    raise UnsupportedError(f"keyword arguments: {', '.join(kwargs)}")
-                return self._run(self._prepare(args), args)
+                return self._run(args, kwargs)
         except UnsupportedError as error:
             if self._strict:
                 raise
@@ -168,47 +157,79 @@ class Converted(torch.nn.Module):
                 warnings.warn(f"{name} runs in PyTorch: {error}", stacklevel=2)
             return self._original.forward(*args, **kwargs)
 
-    def _prepare(self, args: Sequence[Any]) -> Runner:
-        """Return what runs the module for arguments like these."""
+    def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Runner, Any]:
+        """Return what runs the module for arguments like these, and the flat list of these."""
+        if torch.is_autocast_enabled("cpu"):
+            raise UnsupportedError(
+                "torch.autocast, expected a call outside of it: all is computed in the dtype of "
+                "the parameters"
+            )
+        if torch._C._are_functorch_transforms_active():
+            raise UnsupportedError("a transform of torch.func, such as grad or vmap")
         structure = self._structure
-        if structure is None or not structure.holds():
+        if structure is None or structure.changed():
             structure = self.__dict__["_structure"] = Structure(self._original)
             self._runners.clear()
             self._known.clear()
         structure.check_hooks()
-        key = (structure.flags(), tuple(map(_kind, args)))
-        runner: Runner | None = self._known.get(key)
-        if runner is not None:
-            return runner
-        runners = self._runners.setdefault(key[0], [])
-        runner = next((r for r in runners if r.exported.accepts(args)), None)
+        if kwargs or not all(map(_is_tensor, args)):
+            given, spec = pytree.tree_flatten((args, kwargs))
+        else:  # as mostly
+            given, spec = args, len(args)
+        key = (structure.flags(), spec, *map(_kind, given))
+        runner: Runner | UnsupportedError | None = self._known.get(key)
         if runner is None:
-            runner = Runner(Exported(self._original, args), structure)
-        runner.check([args[place] for _, place in runner.exported.inputs])
+            while len(self._known) >= 4 * TRACES:
+                del self._known[next(iter(self._known))]
+            try:
+                runner = self._runner_for(structure, args, kwargs, given, spec)
+            except UnsupportedError as error:
+                runner = error
+            self._known[key] = runner
+        if isinstance(runner, UnsupportedError):
+            raise UnsupportedError(str(runner))
+        return runner, given
+
+    def _runner_for(
+        self, structure: Structure, args: Any, kwargs: Any, given: Any, spec: Any
+    ) -> Runner:
+        """Return a runner that there is, or a new one."""
+        runners = self._runners.setdefault((structure.flags(), spec), [])
+        runner: Runner | None = next((r for r in runners if r.exported.accepts(given)), None)
+        if runner is None:
+            runner = Runner(Exported(self._original, args, kwargs, given), structure)
+        runner.check([given[place] for _, place in runner.exported.inputs])
         if runner not in runners:
             runners.append(runner)
             del runners[:-TRACES]
-        while len(self._known) >= 4 * TRACES:
-            del self._known[next(iter(self._known))]
-        self._known[key] = runner
         return runner
 
-    def _run(self, runner: Runner, args: Sequence[Any]) -> Any:
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        runner, given = self._prepare(args, kwargs)
+        tensors = runner.tensors()
+        if tensors is None:  # the traces are of other ones
+            self.__dict__["_structure"] = None
+            runner, given = self._prepare(args, kwargs)
+            tensors = runner.tensors()
+            assert tensors is not None
         exported = runner.exported
-        inputs = [args[place] for _, place in exported.inputs]
+        inputs = [given[place] for _, place in exported.inputs]
         results: Sequence[Any]
         if torch.is_grad_enabled() or exported.trains:
-            tensors = [runner.structure.tensor(name) for name in runner.read]
             seed = int(torch.empty((), dtype=torch.int64).random_()) if exported.draws else 0
-            results = _Run.apply(_Job(runner, seed, len(inputs)), *inputs, *tensors)
+            job = Job(runner, self._turn, tensors, seed, len(inputs))
+            results = Run.apply(job, *inputs, *runner.read(tensors))
         else:  # without autograd, which looks at every parameter
-            results = runner.answer(tuple(map(array_of, inputs)), runner.versions())
-        network = runner._frozen if not exported.trains else runner._network
-        assert network is not None
-        if len(network.literal) == 1 and exported.out_spec.num_nodes == 1:
+            results = runner.answer(tuple(map(array_of, inputs)), runner.versions(tensors))
+        literal = runner.literal
+        if len(literal) == 1 and exported.out_spec.num_nodes == 1:
             return results[0]
-        outputs = [results[what] if kind == "result" else what for kind, what in network.literal]
+        outputs = [results[what] if kind == "result" else what for kind, what in literal]
         return pytree.tree_unflatten(outputs, exported.out_spec)
+
+
+def _is_tensor(arg: Any) -> bool:
+    return isinstance(arg, torch.Tensor)
 
 
 def _kind(arg: Any) -> Any:
@@ -226,54 +247,3 @@ def _kind(arg: Any) -> Any:
     if not arg.numel():
         raise UnsupportedError("a tensor without items")
     return arg.dtype, tuple(arg.shape)
-
-
-@dataclass
-class _Job:
-    """A run: what its forward leaves for its backward step."""
-
-    runner: Runner
-    seed: int
-    inputs: int
-    number: int = -1
-    versions: Any = None
-
-
-class _Run(torch.autograd.Function):
-    """The whole network as one function of autograd."""
-
-    @staticmethod
-    def forward(ctx: Any, job: _Job, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        runner = job.runner
-        arrays = tuple(array_of(t) for t in tensors[: job.inputs])
-        ctx.job = job
-        ctx.input_grad = tuple(ctx.needs_input_grad[1 : 1 + job.inputs])
-        ctx.save_for_backward(*tensors)
-        if not runner.exported.trains:
-            # The gradient's network runs when somebody asks for gradients: answers are quicker.
-            job.versions = runner.versions()
-            results = runner.answer(arrays, job.versions)
-        else:
-            results = runner.train(arrays, _step(job, ctx.input_grad))
-            job.number = runner.runs
-        ctx.mark_non_differentiable(*(r for r in results if not r.is_floating_point()))
-        return tuple(results)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *dys: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-        job: _Job = ctx.job
-        runner = job.runner
-        tensors = ctx.saved_tensors  # raises where one has changed since
-        if job.versions is not None and runner.versions() != job.versions:
-            raise RuntimeError("backward: a parameter or buffer has changed since the forward step")
-        arrays = tuple(array_of(t) for t in tensors[: job.inputs])
-        needs = ctx.needs_input_grad[1 + job.inputs :]
-        names = runner.read
-        wanted = [name for name, need in zip(names, needs, strict=True) if need]
-        dxs, made = runner.gradients(job.number, arrays, _step(job, ctx.input_grad), dys, wanted)
-        return (None, *dxs, *(made.get(name) for name in names))
-
-
-def _step(job: _Job, input_grad: tuple[bool, ...]) -> Step:
-    return Step(training=True, seed=job.seed, input_grad=input_grad)

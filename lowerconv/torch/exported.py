@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.export import Dim
 from torch.export.graph_signature import InputKind, OutputKind
 
 from lowerconv.torch import operators  # noqa: F401  (fills the table)
 from lowerconv.torch.patterns import response_norms
 from lowerconv.torch.registry import UnsupportedError, makes_view, operator_of, writes_in_place
-
-# Logs pages of inequalities between extents that it cannot solve, and goes on without them.
-SOLVER = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+from lowerconv.torch.tracing import traced
 
 # Checks of what the guards tell, too.
 IGNORED = (
@@ -46,27 +40,42 @@ class Exported:
         Nodes, or numbers and None.
     response_norms : dict of Node to ResponseNorm
         By the nodes of their results; the nodes within are not among `nodes`.
+    watched : list of (dict, str, Tensor, int)
+        Tensors that are attributes, not parameters or buffers: where, and their versions.
     counted : list of str
-        Buffers that every step in training adds one to.
+        Buffers of integers that every run adds one to, and that it does not read.
+    updated : dict of str to str
+        Other buffers that a run changes, by the names of their nodes.
     trains, draws : bool
-        Whether operators do what they do in training alone; whether dropout needs a seed.
+        Whether a run changes buffers, or does what it does in training alone; whether dropout
+        needs a seed.
     """
 
-    def __init__(self, module: torch.nn.Module, args: Sequence[Any]) -> None:
-        self.program = program = _export(module, args)
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None = None,
+        given: Sequence[Any] | None = None,
+    ) -> None:
+        kwargs = kwargs or {}
+        given = args if given is None else given
+        self.program = program = traced(module, args, kwargs)
         signature = program.graph_signature
         self.leaves: dict[str, str] = {}
         self.constants: dict[str, torch.Tensor] = {}
         self.inputs: list[tuple[str, int]] = []
+        self.watched: list[tuple[dict[str, Any], str, torch.Tensor, int]] = []
+        self._own = dict(module.named_buffers(remove_duplicate=False))
         place = 0
         for spec in signature.input_specs:
             name, target = spec.arg.name, spec.target
             if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
                 self.leaves[name] = str(target)
             elif spec.kind == InputKind.CONSTANT_TENSOR:
-                self.constants[name] = program.constants[str(target)]
+                self.constants[name] = self._constant(module, str(target))
             elif spec.kind == InputKind.USER_INPUT:
-                if isinstance(args[place], torch.Tensor):
+                if isinstance(given[place], torch.Tensor):
                     self.inputs.append((name, place))
                 place += 1
             else:
@@ -88,8 +97,10 @@ class Exported:
         self.nodes = [node for node in self.nodes if node not in inside]
         self.out_spec = program.call_spec.out_spec
         self.counted: list[str] = []
+        self.updated: dict[str, str] = {}
         self._check()
         self.trains = any(_in_training(node) for node in self.nodes)
+        self.trains |= bool(self.counted or self.updated)
         self.draws = any("dropout" in str(n.target) and _in_training(n) for n in self.nodes)
 
     def _check(self) -> None:
@@ -115,17 +126,16 @@ class Exported:
             if makes_view(target) and isinstance(first, torch.fx.Node):
                 base[node] = base.get(first, first)
             if writes_in_place(target) and isinstance(first, torch.fx.Node):
-                if first.name in self.leaves and str(target) == "aten.add_.Tensor":
-                    self.counted.append(self.leaves[first.name])
-                    self.nodes.remove(node)
+                if self._counts(node, first):
                     continue
                 root = base.get(first, first)
-                if root.name in users:
-                    reasons.append(f"{target} changes the input {root.name!r} in place")
+                reason = self._cannot_write(node, root, first, users)
+                if reason is None and self._read_later(node, root, first, base, order):
+                    reason = f"a value whose views are read later ({node})"
+                if reason is not None:
+                    reasons.append(f"{target} changes {reason}")
                 elif root.name in self.leaves:
-                    reasons.append(f"{target} changes {self.leaves[root.name]!r} in place")
-                elif self._read_later(node, root, first, base, order):
-                    reasons.append(f"{target} changes a value whose views are read later ({node})")
+                    self.updated[root.name] = self.leaves[root.name]
             if operator_of(target) is None and _depends(node, {*users, *self.leaves}):
                 missing[str(target)] += 1
         if missing:
@@ -133,6 +143,63 @@ class Exported:
             reasons.insert(0, f"operators that are not known: {listed}")
         if reasons:
             raise UnsupportedError("; ".join(reasons))
+
+    def _constant(self, module: torch.nn.Module, target: str) -> torch.Tensor:
+        """Return a tensor that is neither parameter nor buffer, and watch it if it is an attribute.
+
+        Raises UnsupportedError where gradients of it are asked for.
+        """
+        *path, name = target.split(".")
+        found: torch.Tensor = self.program.constants[target]
+        if found.requires_grad:
+            raise UnsupportedError(f"{target!r} asks for gradients, and is no parameter")
+        owner: Any = module
+        for part in path:
+            owner = getattr(owner, part, None)
+        kept = getattr(owner, "__dict__", {})
+        own = kept.get(name)
+        if isinstance(own, torch.Tensor):
+            self.watched.append((kept, name, own, own._version))
+        return found
+
+    def _counts(self, node: Any, first: Any) -> bool:
+        """Return whether a node adds one to a buffer that nobody reads, and note that."""
+        name = self.leaves.get(first.name)
+        if name is None or str(node.target) not in ("aten.add_.Tensor", "aten.copy_.default"):
+            return False
+        if str(node.target) == "aten.copy_.default":  # of what it is already
+            source = node.args[1]
+            same = name in self.counted and first in (source, *self._written(source))
+        else:
+            kind, copies = first.meta["val"].dtype, [n for n in node.users if _copies(n, first)]
+            same = (
+                node.args[1:] == (1,)
+                and not node.kwargs
+                and not kind.is_floating_point
+                and len(copies) == len(node.users)
+                and set(first.users) == {node, *copies}
+                and name not in self.counted
+            )
+            if same:
+                self.counted.append(name)
+        if same:
+            self.nodes.remove(node)
+        return bool(same)
+
+    def _cannot_write(self, node: Any, root: Any, first: Any, users: set[str]) -> str | None:
+        """Return what a node writes to that it may not, None where it may."""
+        if root.name in users:
+            return f"the input {root.name!r} in place"
+        name = self.leaves.get(root.name)
+        if name is None:
+            return None
+        if name not in self._own:
+            return f"the parameter {name!r} in place"
+        if first is not root and root not in self._written(first):
+            return f"a part of {name!r} in place"
+        if not self._own[name].is_floating_point():
+            return f"{name!r} of {self._own[name].dtype} in place"
+        return None
 
     def _read_later(self, node: Any, root: Any, first: Any, base: Any, order: Any) -> bool:
         """Return whether other views of what a node changes are read after it."""
@@ -153,63 +220,34 @@ class Exported:
             found.append(node)
         return found
 
-    def accepts(self, args: Sequence[Any]) -> bool:
+    def accepts(self, given: Sequence[Any]) -> bool:
         """Return whether the trace is right for arguments, whose shapes may be others."""
         placeholders = [n for n in self.program.graph.nodes if n.op == "placeholder"]
         known = {n.name: n.meta["val"] for n in placeholders}
         env = None
         symbolic = []
         for name, place in self.inputs:
-            value, given = known[name], args[place]
-            if value.dtype != given.dtype or value.dim() != given.dim():
+            value, arg = known[name], given[place]
+            if value.dtype != arg.dtype or value.dim() != arg.dim():
                 return False
-            for expected, extent in zip(value.shape, given.shape, strict=True):
+            for expected, extent in zip(value.shape, arg.shape, strict=True):
                 if isinstance(expected, int):
                     if expected != extent:
                         return False
                 else:
                     env = expected.node.shape_env
-            symbolic.append((value, given))
+            symbolic.append((value, arg))
         if env is None:
             return True
         return bool(
             env.evaluate_guards_for_args(
-                [value for value, _ in symbolic], [given for _, given in symbolic]
+                [value for value, _ in symbolic], [arg for _, arg in symbolic]
             )
         )
 
 
-def _export(module: torch.nn.Module, args: Sequence[Any]) -> Any:
-    """Trace with all extents free that can be, or with these alone."""
-
-    def free(arg: Any) -> Any:
-        if not isinstance(arg, torch.Tensor):
-            return None
-        return {i: Dim.AUTO for i, n in enumerate(arg.shape) if n > 1}
-
-    for name, part in module.named_modules():
-        if getattr(part, "momentum", 0) is None and part.training:
-            raise UnsupportedError(f"momentum=None of the {type(part).__name__} {name!r}")
-    plain = tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in args)
-    errors = []
-    with warnings.catch_warnings(), _errors_alone(SOLVER):
-        warnings.simplefilter("ignore")
-        for shapes in (tuple(map(free, plain)), None):
-            try:
-                return torch.export.export(module, plain, dynamic_shapes=shapes, strict=False)
-            except Exception as error:  # of torch, of any class
-                errors.append(str(error).strip().split("\n")[0])
-    raise UnsupportedError(f"torch.export cannot trace it: {errors[-1]}")
-
-
-@contextmanager
-def _errors_alone(logger: logging.Logger) -> Iterator[None]:
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+def _copies(node: Any, target: Any) -> bool:
+    return str(node.target) == "aten.copy_.default" and node.args[0] is target
 
 
 def _is_arithmetic_of_shapes(node: Any) -> bool:

@@ -41,6 +41,22 @@ class Learnt(Layer):
             frame.dx.array[...] = 0
 
 
+class Detached(Layer):
+    """The same items, without their gradient."""
+
+    is_view = True
+    passes_gradients = False
+
+    def result_shape(self, *shapes: Shape) -> Shape:
+        """Return the shape of the operand."""
+        return shapes[0]
+
+    def compute(self, frame: Frame, step: Step) -> None:
+        """Do nothing, or copy."""
+        if not frame.views[0]:
+            frame.y.array[...] = frame.x.array
+
+
 class FixedBatchNorm2d(BatchNorm2d):
     """Batch norm by the running statistics, in training too."""
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from lowerconv.nn.attributes import Parameter
-from lowerconv.nn.functional import constant
+from lowerconv.nn.functional import cast, constant
 from lowerconv.nn.graph import Value
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.module import Module
@@ -46,7 +46,9 @@ class Leaf:
 
 def array_of(tensor: torch.Tensor) -> np.ndarray:
     """Return the memory of a tensor as an array; a copy where it is not contiguous."""
-    return tensor.detach().contiguous().numpy()
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    return (tensor if tensor.is_contiguous() else tensor.contiguous()).numpy()
 
 
 class TorchNetwork(Module):
@@ -66,6 +68,8 @@ class TorchNetwork(Module):
         Parameters of layers, and whose memory they share.
     literal : list
         Outputs: numbers of results of `forward`, or what is no tensor.
+    updates : list of (str, int)
+        Buffers that a run changes, and the numbers of the results that they become.
     """
 
     returns_all = True
@@ -79,6 +83,7 @@ class TorchNetwork(Module):
         self.bound: list[tuple[Parameter, str]] = []
         self.buffers_of: list[tuple[Layer, str, str]] = []
         self.literal: list[Any] = []
+        self.updates: list[tuple[str, int]] = []
         self._node = ""
         self._input: Value | None = None
 
@@ -204,6 +209,8 @@ class TorchNetwork(Module):
             known[node.name] = result
             if node.op == "call_function" and writes_in_place(node.target):
                 first = node.args[0]
+                result = _of_dtype(result, known[first.name].dtype)
+                known[node.name] = result
                 known[first.name] = result
                 for other in exported._written(first):
                     known[other.name] = result
@@ -245,26 +252,40 @@ class TorchNetwork(Module):
         return found.importer(self, *operands)
 
     def _outputs(self, known: dict[str, Any]) -> tuple[Value, ...]:
-        """Return the values of the result, each once; a constant as one, too."""
+        """Return the values of the results, each once; constants as values, too."""
         results: list[Value] = []
-        self.literal = []
-        for output in self.exported.outputs:
-            if not isinstance(output, torch.fx.Node):
-                self.literal.append(("literal", output))
-                continue
-            value = self.plain(known[output.name])
-            if not isinstance(value, (Value, np.ndarray)):
-                self.literal.append(("literal", value))
-                continue
+        made: list[Any] = []  # the same before they are values
+        self.literal, self.updates = [], []
+
+        def place_of(value: Any) -> int:
+            for place, other in enumerate(made):
+                if other is value:
+                    return place
+            made.append(value)
             if isinstance(value, np.ndarray):
                 assert self._input is not None
                 value = constant(value, self._input)
-            if not any(value is r for r in results):
-                results.append(value)
-            self.literal.append(("result", next(i for i, r in enumerate(results) if r is value)))
+            results.append(value)
+            return len(results) - 1
+
+        for output in self.exported.outputs:
+            value = output
+            if isinstance(output, torch.fx.Node):
+                value = self.plain(known[output.name])
+            if isinstance(value, (Value, np.ndarray)):
+                self.literal.append(("result", place_of(value)))
+            else:
+                self.literal.append(("literal", value))
         if not results:
             raise UnsupportedError("it returns no tensor")
+        for name, target in self.exported.updated.items():
+            self.updates.append((target, place_of(self.plain(known[name]))))
         return tuple(results)
+
+
+def _of_dtype(value: Any, dtype: np.dtype) -> Any:
+    """Return what is written in place, in the dtype of what it is written to."""
+    return value if value.dtype == dtype else cast(value, dtype)
 
 
 def _holds(*operands: Any) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from itertools import zip_longest
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,13 +16,28 @@ from lowerconv.nn.program import Program, program_of
 from lowerconv.nn.sharing import Execution
 from lowerconv.nn.step import INFERENCE, Step
 from lowerconv.torch.exported import Exported
+from lowerconv.torch.gradients import Gradients, LentArray
 from lowerconv.torch.layers import FixedBatchNorm2d
 from lowerconv.torch.network import TorchNetwork, array_of
 from lowerconv.torch.registry import UnsupportedError
 from lowerconv.torch.structure import Structure
 
 Arrays = tuple[np.ndarray, ...]
-Versions = tuple[list[int], list[int]]
+Tensors = list[torch.Tensor]
+
+
+class Latest(NamedTuple):
+    """A run in training: its number, its program, and buffers as they were before it."""
+
+    number: int
+    program: Program
+    before: list[np.ndarray]
+
+
+# These look at every parameter before every call: loops in C, not in Python.
+_version = attrgetter("_version")
+_address, _items = torch.Tensor.data_ptr, torch.Tensor.numel
+_contiguous = torch.Tensor.is_contiguous
 
 
 class Runner:
@@ -29,32 +46,41 @@ class Runner:
     Attributes
     ----------
     exported : Exported
-    leaves, read : list of str
-        Parameters and buffers; those that no step in training writes to.
+    leaves : list of str
+        Parameters and buffers.
     runs : int
         Of the network in training: which run its memory is of.
     """
 
     def __init__(self, exported: Exported, structure: Structure) -> None:
         self.exported, self.structure = exported, structure
-        self._frozen: TorchNetwork | None = None
-        self._versions: Any = None
-        self._answering = Execution()
-        self._network: TorchNetwork | None = None
-        self._execution = Execution()
-        self._places: dict[str, int] = {}
-        self._checked: set[Any] = set()
-        self.runs = 0
-        self.read: list[str] = []
         self.leaves = sorted(set(exported.leaves.values()))
         self._kept = [structure.names[name] for name in self.leaves]
+        self._kinds = _kinds(self._tensors())
+        self._layout: Any = None
+        self._frozen: TorchNetwork | None = None
+        self._frozen_of: Any = None  # the layout and the versions
+        self._answering = Execution()
+        self._network: TorchNetwork | None = None
+        self._bound_to: Any = None  # the layout
+        self._strided: list[tuple[np.ndarray, int]] = []
+        self._counters: list[np.ndarray] = []
+        self._updated: list[tuple[np.ndarray, int]] = []
+        self._execution = Execution()
+        self._steps: dict[tuple[bool, ...], Step] = {}
+        self._gradients: tuple[Program, Any, Gradients] | None = None  # the latest
+        self._lent: dict[str, LentArray] = {}
+        self._checked: set[Any] = set()
+        self._read: list[int] = []
+        self._changed: list[int] = []
+        self.runs = 0
 
     def check(self, args: Sequence[torch.Tensor]) -> None:
         """Raise UnsupportedError where a network cannot be recorded for these shapes."""
         key = tuple((tuple(a.shape), a.dtype) for a in args)
         if key in self._checked:
             return
-        for dtype in {a.dtype for a in map(self.structure.tensor, self.leaves)}:
+        for dtype in {a.dtype for a in self._tensors()}:
             if dtype in (torch.bfloat16, torch.float16) or dtype.is_complex:
                 raise UnsupportedError(f"parameters of {dtype}")
         shapes = tuple(tuple(a.shape) for a in args)
@@ -69,21 +95,55 @@ class Runner:
             for layer, _, name in self._trainable().buffers_of
             if not isinstance(layer, FixedBatchNorm2d)
         }
-        self.read = [n for n in self.leaves if n not in written | {*self.exported.counted}]
+        changed = written | {*self.exported.counted, *self.exported.updated.values()}
+        self._read = [i for i, name in enumerate(self.leaves) if name not in changed]
+        self._changed = [i for i, name in enumerate(self.leaves) if name in changed]
         self._checked.add(key)
+
+    # --- the parameters and buffers of the module ---
+
+    def _tensors(self) -> Tensors:
+        return [kept[name] for kept, name in self._kept]
+
+    def tensors(self) -> Tensors | None:
+        """Return the parameters and buffers as they are now; None where the trace is of others."""
+        tensors = self._tensors()
+        for kept, name, tensor, version in self.exported.watched:
+            if kept.get(name) is not tensor or tensor._version != version:
+                return None
+        layout = [*map(_address, tensors)], [*map(_items, tensors)], [*map(_contiguous, tensors)]
+        if layout != self._layout:
+            if _kinds(tensors) != self._kinds:
+                return None
+            self._layout = layout
+        return tensors
+
+    def read(self, tensors: Tensors) -> Tensors:
+        """Return those that no step in training writes to."""
+        return [tensors[i] for i in self._read]
+
+    def versions(self, tensors: Tensors) -> Any:
+        """Return what tells whether a parameter or buffer has changed."""
+        return self._layout, [*map(_version, tensors)]
+
+    def versions_read(self, tensors: Tensors) -> Any:
+        """Return the same of those that no step in training writes to."""
+        return [tensors[i]._version for i in self._read]
+
+    @property
+    def literal(self) -> list[Any]:
+        """Return the outputs: numbers of results, or what is no tensor."""
+        network = self._network if self.exported.trains else self._frozen
+        assert network is not None  # it has run
+        return network.literal
 
     # --- answers ---
 
-    def versions(self) -> Versions:
-        """Return what tells whether a parameter or buffer has changed."""
-        tensors = [kept[name] for kept, name in self._kept]
-        return [t.data_ptr() for t in tensors], [t._version for t in tensors]
-
-    def answer(self, arrays: Arrays, versions: Versions) -> list[torch.Tensor]:
+    def answer(self, arrays: Arrays, versions: Any) -> list[torch.Tensor]:
         """Return the results by parameters as they are now, which kernels keep packed."""
-        if self._frozen is None or versions != self._versions:
+        if self._frozen is None or versions != self._frozen_of:
             self._frozen = TorchNetwork(self.exported, self.structure.tensor, True)
-            self._answering, self._versions = Execution(), versions
+            self._answering, self._frozen_of = Execution(), versions
         program = program_of(self._frozen, self._answering, arrays, False, False)
         return _copied(program.forward(arrays, INFERENCE))
 
@@ -94,98 +154,126 @@ class Runner:
             self._network = TorchNetwork(self.exported, self.structure.tensor, False)
         return self._network
 
-    def _program(self, arrays: Arrays, input_grad: bool | tuple[bool, ...]) -> Program:
+    def _program(
+        self, tensors: Tensors, arrays: Arrays, input_grad: bool | tuple[bool, ...]
+    ) -> Program:
         """Return the program for arrays, with parameters that lie where the module's do."""
         network = self._trainable()
         program = program_of(network, self._execution, arrays, True, input_grad)
-        for parameter, name in network.bound:
-            tensor = self.structure.tensor(name)
-            if self._moved(name, tensor):
-                parameter.data = array_of(tensor).reshape(parameter.data.shape)
-        for layer, attribute, name in network.buffers_of:
-            tensor = self.structure.tensor(name)
-            if self._moved(name, tensor):
-                setattr(layer, attribute, array_of(tensor))
-        for name in self.leaves:
-            self._places[name] = self.structure.tensor(name).data_ptr()
+        if self._bound_to is not self._layout:
+            self._bind(network, tensors)
+        for array, place in self._strided:
+            array[...] = tensors[place].detach().numpy()
         return program
 
-    def _moved(self, name: str, tensor: torch.Tensor) -> bool:
-        return self._places.get(name) != tensor.data_ptr() or not tensor.is_contiguous()
+    def _bind(self, network: TorchNetwork, tensors: Tensors) -> None:
+        self._bound_to = None  # whatever interrupts it
+        arrays = {}
+        self._strided, self._counters = [], []
+        for place, (name, tensor) in enumerate(zip(self.leaves, tensors, strict=True)):
+            arrays[name] = array_of(tensor)
+            if name in self.exported.counted:
+                self._counters.append(arrays[name].reshape(1))
+            elif not tensor.is_contiguous():
+                if name in self.exported.updated.values():
+                    raise UnsupportedError(f"{name!r} is not contiguous")
+                self._strided.append((arrays[name], place))
+        for parameter, name in network.bound:
+            parameter.data = arrays[name].reshape(parameter.data.shape)
+        for layer, attribute, name in network.buffers_of:
+            setattr(layer, attribute, arrays[name])
+        self._updated = [(arrays[name], place) for name, place in network.updates]
+        self._bound_to = self._layout
 
-    def train(self, arrays: Arrays, step: Step) -> list[torch.Tensor]:
+    def _returned(self) -> int:
+        """Return how many results are the module's, before those that buffers become."""
+        return 1 + max(what for kind, what in self._trainable().literal if kind == "result")
+
+    def step(self, seed: int, input_grad: tuple[bool, ...]) -> Step:
+        """Return a step in training, which is the same object as before where all is the same."""
+        if seed:
+            return Step(training=True, seed=seed, input_grad=input_grad)
+        found = self._steps.get(input_grad)
+        if found is None:
+            found = self._steps[input_grad] = Step(training=True, input_grad=input_grad)
+        return found
+
+    def train(
+        self, tensors: Tensors, arrays: Arrays, step: Step
+    ) -> tuple[list[torch.Tensor], Latest]:
         """Return the results of a step in training, and update what the module counts."""
-        program = self._program(arrays, step.input_grad)
+        program = self._program(tensors, arrays, step.input_grad)
+        before = [array.copy() for array, _ in self._updated]
         self.runs += 1
         results = _copied(program.forward(arrays, step))
-        self._count()
-        return results
-
-    def _count(self) -> None:
-        network = self._trainable()
-        changed = [self.structure.tensor(n) for n in self.exported.counted]
-        if changed:
-            with torch.no_grad():
-                torch._foreach_add_(changed, 1)
-        if network.buffers_of and self.exported.trains:  # they were written behind torch's back
-            names = {*self.leaves} - {*self.read} - {*self.exported.counted}
-            written = [self.structure.tensor(name) for name in sorted(names)]
-            torch.autograd.graph.increment_version(written)
+        for array, place in self._updated:
+            array[...] = results[place].numpy()
+        for counter in self._counters:
+            counter[0] += 1
+        if self._changed:  # behind torch's back
+            torch.autograd.graph.increment_version([tensors[i] for i in self._changed])
+        del results[self._returned() :]
+        return results, Latest(self.runs, program, before)
 
     def gradients(
         self,
-        run: int,
+        latest: Latest | None,
+        tensors: Tensors,
         arrays: Arrays,
         step: Step,
         dys: Sequence[torch.Tensor | None],
-        wanted: Sequence[str],
-    ) -> tuple[list[torch.Tensor | None], dict[str, torch.Tensor]]:
-        """Return the gradients of the inputs and of parameters.
+        wanted: tuple[bool, ...],
+    ) -> tuple[list[torch.Tensor | None], list[torch.Tensor | None]]:
+        """Return the gradients of the inputs and of the parameters that are read.
 
-        What the run of that number has left is used where it is there; else it is computed again.
+        What the latest run has left is used where it is that one; else it is computed again.
         """
-        program = self._program(arrays, step.input_grad)
-        if run != self.runs or program.arena.user is not program:
-            self._again(program, arrays, step)
-        network = self._trainable()
-        live = {
-            id(parameter)
-            for layer in program.learners
-            if layer not in program.unreached
-            for parameter in layer.own_parameters().values()
-        }
-        made: dict[str, torch.Tensor] = {}
-        more: list[tuple[str, np.ndarray]] = []
-        for parameter, name in network.bound:
-            if name not in wanted or id(parameter) not in live:
-                continue
-            if name in made:  # applied in several places
-                parameter.grad = np.empty(parameter.data.shape, parameter.data.dtype)
-                more.append((name, parameter.grad))
-                continue
-            tensor = self.structure.tensor(name)
-            made[name] = torch.empty(tensor.shape, dtype=tensor.dtype)
-            parameter.grad = made[name].numpy().reshape(parameter.data.shape)
+        fresh = latest is not None and latest.number == self.runs
+        if latest is not None and fresh and self._bound_to is self._layout:
+            program = latest.program
+        else:
+            program, fresh = self._program(tensors, arrays, step.input_grad), False
+        if not fresh or program.arena.user is not program:
+            self._again(program, arrays, step, latest.before if latest else [])
+        kept = self._gradients
+        if kept is None or kept[0] is not program or kept[1] != wanted:
+            shapes = [
+                (self.leaves[i], tuple(tensors[i].shape) if asked else None)
+                for i, asked in zip(self._read, wanted, strict=True)
+            ]
+            made = Gradients(self._trainable(), program, shapes, self._lent)
+            kept = self._gradients = program, wanted, made
+        gradients = kept[2]
+        gradients.place()
         given = tuple(
             np.zeros(r.shape, r.dtype) if dy is None else array_of(dy)
-            for dy, r in zip(dys, program.results, strict=True)
+            for dy, r in zip_longest(dys, program.results)  # and what buffers become
         )
         program.backward(given)
-        for name, part in more:
-            made[name] += torch.from_numpy(part.reshape(made[name].shape))
-        for parameter, _ in network.bound:  # autograd owns these now
-            parameter.grad = np.zeros(parameter.data.shape, parameter.data.dtype)
         dxs = [None if d is None else torch.from_numpy(d.array).clone() for d in program.dxs]
-        return dxs, made
+        return dxs, gradients.lend()
 
-    def _again(self, program: Program, arrays: Arrays, step: Step) -> None:
-        """Run forward once more, with running statistics left as they are."""
+    def _again(
+        self, program: Program, arrays: Arrays, step: Step, before: list[np.ndarray]
+    ) -> None:
+        """Run forward once more, with what it changed as it was before, and is afterwards."""
         network = self._trainable()
-        kept = [getattr(layer, name).copy() for layer, name, _ in network.buffers_of]
-        program.forward(arrays, step)
-        self.runs += 1
-        for (layer, name, _), array in zip(network.buffers_of, kept, strict=True):
-            getattr(layer, name)[...] = array
+        changed = [getattr(layer, name) for layer, name, _ in network.buffers_of]
+        changed += [array for array, _ in self._updated]
+        kept = [array.copy() for array in changed]
+        try:
+            for (array, _), old in zip(self._updated, before, strict=True):
+                array[...] = old
+            program.forward(arrays, step)
+            self.runs += 1
+        finally:
+            for array, now in zip(changed, kept, strict=True):
+                array[...] = now
+
+
+def _kinds(tensors: Tensors) -> list[Any]:
+    """Return what a trace depends on."""
+    return [(t.shape, t.dtype, t.device) for t in tensors]
 
 
 def _copied(results: Any) -> list[torch.Tensor]:

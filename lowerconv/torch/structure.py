@@ -17,11 +17,15 @@ _hooks = attrgetter(
 
 
 class Structure:
-    """The submodules, parameters and buffers of a module.
+    """The submodules of a module, with their attributes, parameters and buffers.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
 
     Attributes
     ----------
-    modules : list of Module
+    modules : list of torch.nn.Module
     names : dict of str to (dict, str)
         Where each parameter and buffer is.
     """
@@ -31,15 +35,48 @@ class Structure:
         self._children = [part._modules for part in self.modules]
         self._found = [dict(children) for children in self._children]
         self.names: dict[str, tuple[dict[str, Any], str]] = {}
+        self._absent: list[tuple[dict[str, Any], str]] = []
         for prefix, part in module.named_modules(remove_duplicate=False):
             for kept in (part._parameters, part._buffers):
                 for name, tensor in kept.items():
                     if tensor is not None:
                         self.names[f"{prefix}.{name}" if prefix else name] = (kept, name)
+                    else:
+                        self._absent.append((kept, name))
+        # Of a module that is copied attributes may be set meanwhile, by another thread.
+        self._attributes = [part.__dict__ for part in self.modules]
+        self._hooks = [hooks for part in self.modules for hooks in _hooks(part)]
+        self._first = [dict(attributes) for attributes in self._attributes]
+        self._alike: dict[tuple[bool, ...], list[dict[str, Any]]] = {}
 
-    def holds(self) -> bool:
-        """Return whether the submodules are those that there were."""
-        return self._children == self._found
+    def changed(self) -> str | None:
+        """Return what of the module is another than it was, None where all is as it was."""
+        if self._children != self._found:
+            return "its modules"
+        for kept, name in self._absent:
+            if kept.get(name) is not None:
+                return f"{name!r}, which was None"
+        flags = self.flags()
+        alike = self._alike.get(flags)
+        if alike is None:
+            alike = [
+                {**first, "training": flag} for first, flag in zip(self._first, flags, strict=True)
+            ]
+            self._alike[flags] = alike
+        try:
+            if self._attributes == alike:
+                return None
+        except Exception:  # of comparisons of whatever it is
+            pass
+        return self._different(alike)
+
+    def _different(self, alike: list[dict[str, Any]]) -> str | None:
+        """Return the name of an attribute that is another than it was."""
+        for part, now, before in zip(self.modules, self._attributes, alike, strict=True):
+            for name in {**now, **before}:
+                if name not in now or name not in before or not _same(now[name], before[name]):
+                    return f"the attribute {name!r} of a {type(part).__name__}"
+        return None
 
     def tensor(self, name: str) -> torch.Tensor:
         """Return a parameter or buffer as it is now."""
@@ -53,6 +90,13 @@ class Structure:
 
     def check_hooks(self) -> None:
         """Raise UnsupportedError where a submodule has hooks, which would not be called."""
-        if any(map(any, map(_hooks, self.modules))):
+        if any(self._hooks):
             part = next(part for part in self.modules if any(_hooks(part)))
             raise UnsupportedError(f"a {type(part).__name__} in it has hooks")
+
+
+def _same(a: Any, b: Any) -> bool:
+    try:
+        return a is b or bool(a == b)
+    except Exception:  # of whatever class
+        return False

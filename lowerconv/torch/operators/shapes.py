@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from lowerconv.nn import functional as F
+from lowerconv.nn.graph import Value
+from lowerconv.torch.layers import Detached
 from lowerconv.torch.operators.elementwise import numpy_dtype
 from lowerconv.torch.registry import operator
 
@@ -121,10 +123,16 @@ def to(net: Any, x: Any, *rest: Any):
     return F.cast(x, numpy_dtype(found[0])) if found else x
 
 
-@operator("detach", how="NumPy")
+@operator("detach")
 def detach(net: Any, x: Any):
     """Record the same items without their gradient."""
-    return F.computed("detach", lambda x: x, x, gradient=lambda dy, y, x: (None,))
+    return F.apply(Detached(), x) if isinstance(x, Value) else x
+
+
+@operator("copy", how="NumPy")
+def copy(net: Any, x: Any, source: Any, _: Any):
+    """Record the items of another, in the shape and dtype of the first."""
+    return F.cast(F.expand(source, x.shape), x.dtype)
 
 
 def part(x: Any, axis: int, piece: Any) -> Any:

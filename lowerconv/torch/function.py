@@ -1,0 +1,94 @@
+"""A whole network as one function of autograd."""
+
+from __future__ import annotations
+
+from operator import is_
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from lowerconv.nn.step import Step
+from lowerconv.torch.network import array_of
+from lowerconv.torch.runner import Latest, Runner, Tensors
+
+
+class Job:
+    """A run: what its forward step leaves for its backward step.
+
+    Parameters
+    ----------
+    runner : Runner
+    turn : RLock
+        Held by whoever computes with the runner.
+    tensors : list of Tensor
+        The module's, as `Runner.tensors` returned them.
+    seed : int
+        Of dropout.
+    inputs : int
+        Tensors that the module is called with.
+    """
+
+    __slots__ = ("inputs", "latest", "runner", "seed", "step", "tensors", "turn", "versions")
+
+    def __init__(self, runner: Runner, turn: Any, tensors: Tensors, seed: int, inputs: int) -> None:
+        self.runner, self.turn, self.tensors, self.seed = runner, turn, tensors, seed
+        self.inputs = inputs
+        self.step: Step | None = None
+        self.latest: Latest | None = None
+        self.versions: Any = None
+
+
+class Run(torch.autograd.Function):
+    """The network, of a `Job`, its inputs, and the parameters and buffers that it reads."""
+
+    @staticmethod
+    def forward(ctx: Any, job: Job, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the results of the network."""
+        runner, inputs = job.runner, tensors[: job.inputs]
+        arrays = tuple(map(array_of, inputs))
+        job.step = runner.step(job.seed, ctx.needs_input_grad[1 : 1 + job.inputs])
+        ctx.job = job
+        ctx.save_for_backward(*inputs)
+        if not runner.exported.trains:
+            # The gradient's network runs when somebody asks for gradients: answers are quicker.
+            job.versions = runner.versions(job.tensors)
+            results = runner.answer(arrays, job.versions)
+        else:
+            results, job.latest = runner.train(job.tensors, arrays, job.step)
+            job.versions = runner.versions_read(job.tensors)
+        integers = [r for r in results if not r.is_floating_point()]
+        if integers:
+            ctx.mark_non_differentiable(*integers)
+        return tuple(results)
+
+    @staticmethod
+    def backward(ctx: Any, *dys: torch.Tensor | None) -> Any:
+        """Return the gradients of inputs and parameters; those have none in turn."""
+        # That nobody asks for more is seen at once, without what the other way does around it.
+        return (_refusing if torch.is_grad_enabled() else _gradients)(ctx, *dys)
+
+
+def _gradients(ctx: Any, *dys: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+    job: Job = ctx.job
+    runner = job.runner
+    inputs = ctx.saved_tensors  # raises where one has changed since
+    assert job.step is not None
+    with job.turn:
+        now = runner.tensors()
+        if now is None or not all(map(is_, now, job.tensors)):
+            raise RuntimeError(
+                "backward: a parameter or buffer is another tensor since the forward step"
+            )
+        versions = runner.versions if not runner.exported.trains else runner.versions_read
+        if versions(now) != job.versions:
+            raise RuntimeError(
+                "backward: a parameter or buffer was modified since the forward step"
+            )
+        arrays = tuple(map(array_of, inputs))
+        wanted = ctx.needs_input_grad[1 + job.inputs :]
+        dxs, made = runner.gradients(job.latest, now, arrays, job.step, dys, wanted)
+    return (None, *dxs, *made)
+
+
+_refusing = once_differentiable(_gradients)
