@@ -50,28 +50,28 @@ def draw(report: StreamReport, path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
-    over_time, counts = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
-    kept = 1e3 * report.answers.kept.astype(np.float64)
-    for latencies, name, look in (
-        (report.whole, "end to end", style("direct")),
-        (report.answers, "answer", style("pipelined")),
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    rows = figure.subplots(2, 2, sharex="col", sharey="row", width_ratios=(4, 1))
+    for (over_time, counts), name, latencies, look in (
+        (rows[0], "answer", report.answers, style("pipelined")),
+        (rows[1], "end to end", report.whole, style("paired")),
     ):
         at, worst = slowest(latencies)
-        over_time.plot(at, 1e3 * worst, label=name, color=look.colour, linewidth=0.8)
-    for share, value in zip(("p50", "p90", "p99"), report.answers.percentiles(), strict=True):
+        over_time.plot(at, 1e3 * worst, color=look.colour, linewidth=0.8)
+        counts.hist(1e3 * latencies.kept, bins=40, orientation="horizontal", color=look.colour)
+        values = dict(zip(("p50", "p90", "p99"), latencies.percentiles(), strict=True))
+        for share, line in (("p50", "-"), ("p99", "--")):
+            for axes in (over_time, counts):
+                axes.axhline(1e3 * values[share], color="black", linewidth=0.8, linestyle=line)
+        values["max"] = latencies.worst
+        told = ", ".join(f"{key} {1e3 * value:.2f}" for key, value in values.items())
+        over_time.set_title(f"{name}: {told} ms", loc="left", fontsize=10)
+        over_time.set_ylabel("ms")
+        over_time.set_ylim(0)
         for axes in (over_time, counts):
-            axes.axhline(1e3 * value, color="0.35", linewidth=0.8, linestyle="--")
-        text = f"{share} {1e3 * value:.2f} ms"
-        counts.annotate(text, (1, 1e3 * value), xycoords=("axes fraction", "data"), fontsize=8)
-    counts.hist(kept, bins=60, orientation="horizontal", color=style("pipelined").colour)
-    over_time.set_xlabel("frame")
-    over_time.set_ylabel("ms")
-    over_time.set_ylim(0)
-    over_time.legend(loc="upper right")
-    counts.set_xlabel("answers")
-    for axes in (over_time, counts):
-        axes.grid(alpha=0.3)
+            axes.grid(alpha=0.3)
+    rows[1][0].set_xlabel("frame (lines: p50, and p99 broken)")
+    rows[1][1].set_xlabel("frames")
     figure.suptitle(str(report).partition("\n")[0])
     figure.savefig(path, dpi=DPI)
 

@@ -44,7 +44,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "-f rawvideo -pix_fmt rgb24 -",
     )
     streams.add_argument(
-        "--size", type=_size, metavar="WxH", help="of the frames from stdin, such as 1280x720"
+        "--size",
+        type=size_argument,
+        metavar="WxH",
+        help="of the frames from stdin, such as 1280x720",
     )
     streams.add_argument(
         "--whole",
@@ -70,8 +73,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(func=run)
 
 
-def _size(text: str) -> tuple[int, int]:
-    """Return width and height of frames."""
+def size_argument(text: str) -> tuple[int, int]:
+    """Return width and height of frames, such as 1280x720."""
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(p.isascii() and p.isdecimal() and int(p) for p in parts):
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a size such as 1280x720")

@@ -9,6 +9,7 @@ from lowerconv.bench.show import plural
 from lowerconv.copying import not_copied
 from lowerconv.data.ahead import Waiting
 from lowerconv.machine.memory import resident_memory
+from lowerconv.runtime.threads import get_num_threads
 
 SETTLED = 16  # frames after which all that stays has been made
 MIB = 2**20
@@ -30,6 +31,9 @@ class StreamReport:
     whole : Latencies
         From when a frame came until its answer is printed.
     begun : bool
+        Whether a stream is under way; the report may be of several.
+    seconds : float
+        From the first frame to the last, without what was prepared before.
     damaged, dropped, late : int
         Frames that could not be decoded; whose next one was there before they could be computed;
         that were answered after the next one came.
@@ -37,18 +41,19 @@ class StreamReport:
 
     def __init__(self, fps: float | None = None) -> None:
         self.answers, self.whole = Latencies(), Latencies()
-        self.begun = False
+        self.begun, self.seconds = False, 0.0
         self.damaged = self.dropped = self.late = 0
         self.fps, self._preparing = fps, 0.0
         self._shape: tuple[int, ...] = ()
         self._shapes = 0  # changes of it
-        self._began = self._ended = 0.0
+        self._began = 0.0
         self._memory: list[int] = []
         self._waits, self._waited = 0, 0.0
 
     def begin(self, preparing: float) -> None:
-        """Note that the first frame is ready, and how long its network was prepared for."""
-        self.begun, self._preparing = True, preparing
+        """Note that a first frame is ready, and how long its network was prepared for."""
+        self.begun = True
+        self._preparing += preparing
         self._began = time.perf_counter()
 
     def answered(self, answer: float, whole: float, shape: tuple[int, ...]) -> None:
@@ -66,8 +71,10 @@ class StreamReport:
     def end(self, waiting: Waiting) -> None:
         """Note that no frame comes any more, and how long frames were waited for."""
         if self.begun:
-            self._ended = time.perf_counter()
-            self._waits, self._waited = waiting.waits, waiting.seconds
+            self.seconds += time.perf_counter() - self._began
+            self.begun = False
+            self._waits += waiting.waits
+            self._waited += waiting.seconds
             self._note_memory()
 
     def _note_memory(self) -> None:
@@ -76,9 +83,14 @@ class StreamReport:
             self._memory.append(memory)
 
     @property
-    def seconds(self) -> float:
-        """From the first frame to the last, without what was prepared before."""
-        return max(self._ended - self._began, 1e-9)
+    def rate(self) -> float:
+        """Frames a second that were answered."""
+        return self.answers.count / max(self.seconds, 1e-9)
+
+    @property
+    def growth(self) -> int | None:
+        """Bytes of memory that the process has more at the end; None where nobody knows."""
+        return self._memory[-1] - self._memory[0] if len(self._memory) > 1 else None
 
     def __str__(self) -> str:
         lines = [self._first_line()]
@@ -103,10 +115,10 @@ class StreamReport:
         if not count:
             return "no frame was answered"
         shape = "x".join(map(str, self._shape))
-        sizes = f"{shape}" if self._shapes == 1 else f"{shape} and other sizes"
+        sizes = shape if self._shapes == 1 else f"{shape} and other sizes"
         return (
             f"{plural(count, 'frame')} of {sizes} in {self.seconds:.2f} s: "
-            f"{count / self.seconds:,.1f} frames/s"
+            f"{self.rate:,.1f} frames/s on {plural(get_num_threads(), 'thread')}"
         )
 
     def _table(self) -> list[str]:
@@ -123,10 +135,9 @@ class StreamReport:
         if not self._memory:
             return []
         last = self._memory[-1] / MIB
-        if len(self._memory) == 1:
+        if self.growth is None:
             return [f"memory: {last:.1f} MiB"]
-        first = self._memory[0] / MIB
         return [
-            f"memory: {first:.1f} MiB after {SETTLED} frames, {last:.1f} MiB at the end "
-            f"({last - first:+.1f} MiB)"
+            f"memory: {self._memory[0] / MIB:.1f} MiB after {SETTLED} frames, {last:.1f} MiB at "
+            f"the end ({self.growth / MIB:+.1f} MiB)"
         ]
