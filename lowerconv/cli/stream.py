@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from lowerconv.arguments import checked
@@ -75,12 +76,12 @@ def answer_all(
     """
     workers = min(workers, 1) if frames.in_turn else workers
     threads = Threads(workers)
-    closers: list[Callable[[], object]] = [frames.stop, threads.close, frames.close]
+    end = partial(report.end, threads.waiting)
+    closers: list[Callable[[], object]] = [end, frames.stop, threads.close, frames.close]
     try:
         stream = Stream(threads, frames.jobs(network), workers + 1)
         _answer_all(network, stream, report, show, None if fps is None else 1 / fps)
     finally:
-        report.end(threads.waiting)
         try:
             close_all(closers)
         except KeyboardInterrupt:

@@ -71,8 +71,8 @@ class StreamReport:
     def end(self, waiting: Waiting) -> None:
         """Note that no frame comes any more, and how long frames were waited for."""
         if self.begun:
-            self.seconds += time.perf_counter() - self._began
             self.begun = False
+            self.seconds += time.perf_counter() - self._began
             self._waits += waiting.waits
             self._waited += waiting.seconds
             self._note_memory()

@@ -133,7 +133,8 @@ def test_names_are_sorted_as_people_count():
     names = ["a10.png", "a9.png", "a09.png", "b1-2.png", "b1-10.png", "10.png", "9.png", "x.png"]
     expected = ["9.png", "10.png", "a09.png", "a9.png", "a10.png", "b1-2.png", "b1-10.png", "x.png"]
     assert sorted(names, key=natural) == expected
-    assert sorted(names[::-1], key=natural) == expected
+    names.reverse()
+    assert sorted(names, key=natural) == expected
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
