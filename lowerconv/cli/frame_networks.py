@@ -62,7 +62,7 @@ class Whole:
     def answer(self, pixels: np.ndarray) -> str:
         """Return the most probable class, or what the result is like."""
         x = self.normalizer(pixels[None], np.zeros(1, np.int64))
-        compute = self._compiled.pop(x.shape, None) or self.network.compile(x.shape)
+        compute = self._compiled.pop(x.shape, None) or self._compile(x.shape)
         while len(self._compiled) >= SIZES:
             del self._compiled[next(iter(self._compiled))]
         self._compiled[x.shape] = compute  # the latest is last
@@ -72,6 +72,13 @@ class Whole:
             best = int(row.argmax())
             return f"{row[best]:.2%} {printable(self.classes[best])}"
         return describe(scores)
+
+    def _compile(self, shape: tuple[int, ...]) -> Callable[[np.ndarray], Any]:
+        try:
+            return self.network.compile(shape)
+        except (ValueError, TypeError) as error:
+            size = "x".join(map(str, shape[1:]))
+            raise ValueError(f"the network does not take frames of {size}: {error}") from error
 
 
 class Resized(Whole):
