@@ -27,6 +27,7 @@ from rich.table import Table
 import lowerconv as lc
 from lowerconv import nn
 from lowerconv.bench.load import DISTURBED, Others
+from lowerconv.bench.show import plural
 from lowerconv.cli.frame_networks import Answerer, Whole, open_network
 from lowerconv.cli.latency_picture import check_picture, draw
 from lowerconv.cli.predict import size_argument
@@ -104,7 +105,7 @@ def main() -> int:
         check_picture(options.plot)
     lc.set_num_threads(options.threads)
     console = PlainConsole(100)
-    console.print(lc.machine_report()["cpu"]["name"], f"{options.threads} threads", sep=", ")
+    console.print(lc.machine_report()["cpu"]["name"], plural(options.threads, "thread"), sep=", ")
     networks = {name: network_of(name) for name in options.networks}
     for size in options.sizes:
         reports = {name: StreamReport() for name in networks}

@@ -34,6 +34,8 @@ class StreamReport:
         Whether a stream is under way; the report may be of several.
     seconds : float
         From the first frame to the last, without what was prepared before.
+    growth : int or None
+        Bytes of memory that the process had more at the end of streams than after 16 frames.
     damaged, dropped, late : int
         Frames that could not be decoded; whose next one was there before they could be computed;
         that were answered after the next one came.
@@ -47,13 +49,16 @@ class StreamReport:
         self._shape: tuple[int, ...] = ()
         self._shapes = 0  # changes of it
         self._began = 0.0
-        self._memory: list[int] = []
+        self._now = 0  # answered of the stream that is under way
+        self._memory: list[int] = []  # of it
+        self.growth: int | None = None
         self._waits, self._waited = 0, 0.0
 
     def begin(self, preparing: float) -> None:
         """Note that a first frame is ready, and how long its network was prepared for."""
         self.begun = True
         self._preparing += preparing
+        self._now, self._memory = 0, []
         self._began = time.perf_counter()
 
     def answered(self, answer: float, whole: float, shape: tuple[int, ...]) -> None:
@@ -65,7 +70,8 @@ class StreamReport:
         if shape != self._shape:
             self._shape = shape
             self._shapes += 1
-        if self.answers.count == SETTLED:
+        self._now += 1
+        if self._now == SETTLED:
             self._note_memory()
 
     def end(self, waiting: Waiting) -> None:
@@ -76,6 +82,8 @@ class StreamReport:
             self._waits += waiting.waits
             self._waited += waiting.seconds
             self._note_memory()
+            if len(self._memory) > 1:
+                self.growth = (self.growth or 0) + self._memory[-1] - self._memory[0]
 
     def _note_memory(self) -> None:
         memory = resident_memory()
@@ -86,11 +94,6 @@ class StreamReport:
     def rate(self) -> float:
         """Frames a second that were answered."""
         return self.answers.count / max(self.seconds, 1e-9)
-
-    @property
-    def growth(self) -> int | None:
-        """Bytes of memory that the process has more at the end; None where nobody knows."""
-        return self._memory[-1] - self._memory[0] if len(self._memory) > 1 else None
 
     def __str__(self) -> str:
         lines = [self._first_line()]
@@ -135,9 +138,9 @@ class StreamReport:
         if not self._memory:
             return []
         last = self._memory[-1] / MIB
-        if self.growth is None:
+        if len(self._memory) == 1:
             return [f"memory: {last:.1f} MiB"]
         return [
             f"memory: {self._memory[0] / MIB:.1f} MiB after {SETTLED} frames, {last:.1f} MiB at "
-            f"the end ({self.growth / MIB:+.1f} MiB)"
+            f"the end ({last - self._memory[0] / MIB:+.1f} MiB)"
         ]

@@ -13,6 +13,7 @@ from lowerconv.cli import latency_picture, stream
 from lowerconv.cli.frame_networks import open_network
 from lowerconv.cli.main import main
 from lowerconv.cli.stream_report import StreamReport
+from lowerconv.data.ahead import Waiting
 from lowerconv.data.frames import Frame
 from lowerconv.train import Classifier
 from tests.cli.frames import lines_of
@@ -167,6 +168,24 @@ def test_the_picture(lenet, folder, tmp_path, capsys):
     assert main(["predict", str(lenet), "--stream", str(folder), "--plot", str(picture)]) == 0
     assert picture.read_text().startswith("<?xml")
     assert "12 frames of 1x28x28" in capsys.readouterr().err
+
+
+def test_a_report_of_several_streams(monkeypatch):
+    sizes = iter([100, 300, 0, 50])
+    monkeypatch.setattr("lowerconv.cli.stream_report.resident_memory", lambda: next(sizes) << 20)
+    report = StreamReport()
+    for _ in range(2):
+        report.begin(1.0)
+        for _ in range(20):
+            report.answered(0.5, 1.0, (1, 2, 3))
+        report.end(Waiting())
+    assert report.answers.count == 40 and report.growth == 250 << 20
+    text = str(report)
+    assert text.startswith("40 frames of 1x2x3 in ")
+    assert "memory: 0.0 MiB after 16 frames, 50.0 MiB at the end (+50.0 MiB)" in text
+    assert "prepared with the first frame in 2.00 s" in text
+    report.answered(0.5, 1.0, (1, 2, 4))
+    assert str(report).startswith("41 frames of 1x2x4 and other sizes in ")
 
 
 def test_long_streams_are_drawn_by_their_slowest_frames():
