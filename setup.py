@@ -59,6 +59,7 @@ setup(
         "sklearn": ["scikit-learn>=1.6"],
         "jax": ["jax>=0.4.34"],
         "bench": BENCH + PEERS,
+        "video": ["av>=12.0"],  # FFmpeg's libraries, for lowerconv predict --stream VIDEO
         "onnx": ONNX,
         "onnxruntime": ONNX + RUNTIME,
         "test": TEST + PLOT + TENSORBOARD + ONNX,

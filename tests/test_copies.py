@@ -26,7 +26,7 @@ PLAIN = """
     arguments.Number
     arguments.Place arguments.Text bench.case.Options bench.cases.Layer bench.draw.Style
     bench.published.NetworkTime bench.result.Result bench.result.Row bench.step_picture.Bar
-    cli.tune.Layer codegen.isa.Isa conv.blas.blocking.Blocking
+    cli.network_inputs.Layout cli.tune.Layer codegen.isa.Isa conv.blas.blocking.Blocking
     conv.call.Call conv.call.Operand conv.depthwise.schedule.PlaneSchedule
     conv.executable.Options conv.phases.Convolution
     conv.phases.Phase conv.macrokernel.BlockOfK conv.macrokernel.Panels conv.macrokernel.Pixels
@@ -36,7 +36,7 @@ PLAIN = """
     conv.tune.Candidate conv.window.Window conv.winograd.nest.Channels conv.winograd.nest.Tiles
     conv.winograd.schedule.Piece conv.winograd.schedule.TileSchedule
     conv.winograd.schedule_weights.SumSchedule data.ahead.Waiting data.folder.Listing
-    data.loader.Batch data.loader.LoaderReport data.loader.LoaderState
+    data.frames.Frame data.loader.Batch data.loader.LoaderReport data.loader.LoaderState
     data.packing.Packed data.shards.Header data.spec.Spec data.writer.Record
     machine.topology.Cache machine.topology.NumaNode machine.topology.Package
     machine.topology.Topology machine.variables.Request nn.loss.LossResult nn.memory.Block
@@ -75,6 +75,9 @@ GROUPS = (
 ELSEWHERE = {
     # what others derive from, or only describe
     "data.source.Source": "a protocol",
+    "data.frames.Frames": "a protocol",
+    "data.frames.Taker": "a protocol",
+    "cli.frame_networks.Answerer": "a protocol",
     "parallel.comm.waiting.Patience": "a protocol",
     "nn.step.Reducer": "a protocol",
     "codegen.kernel.Kernel": "a base class",
@@ -105,6 +108,7 @@ ELSEWHERE = {
     "codegen.microkernel.Store": "values of a function that is being written",
     "codegen.depthwise.PlaneKernel": "made as a Microkernel is",
     "codegen.depthwise_small.SmallPlaneKernel": "made as a Microkernel is",
+    "data.frames.FolderFrames": "paths",
     # made while a network is recorded, and never part of one
     "nn.combine.View": "a shape",
     "nn.computed.Computed": "functions, that pickle where they have a name",

@@ -62,7 +62,8 @@ def test_links_lead_somewhere():
 def test_commands_have_these_options():
     """Every option of a ``lowerconv`` command that an example names."""
     parser = build_parser()
-    texts = README, PAGES["networks.md"], PAGES["algorithms.md"], PAGES["precision.md"]
+    pages = "networks.md", "algorithms.md", "precision.md", "stream.md"
+    texts = README, *(PAGES[name] for name in pages)
     lines = [line for text in texts for block in blocks(text, "sh") for line in block.splitlines()]
     tried = 0
     for line in lines:

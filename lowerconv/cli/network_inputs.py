@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -76,13 +77,35 @@ def load_arrays(paths: Sequence[Path]) -> list[np.ndarray]:
     return arrays
 
 
-def load_image(path: Path, network: OnnxNetwork) -> np.ndarray:
-    """Return a picture as the network takes it: values from 0 to 1, resized to what is declared.
+class Layout(NamedTuple):
+    """How a network takes pictures; extents are None where any will do."""
+
+    channels: int
+    height: int | None
+    width: int | None
+    last: bool  # whether channels are the last axis
+    dtype: np.dtype
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """Return the pixels of a picture, resized where it has to be: (H, W, C), uint8."""
+        grey = image.convert("RGB" if self.channels == 3 else "L")
+        size = (self.width or image.width, self.height or image.height)
+        resized = grey.resize(size, Image.Resampling.BILINEAR)
+        return np.asarray(resized).reshape(*size[::-1], self.channels)
+
+    def values(self, pixels: np.ndarray) -> np.ndarray:
+        """Return pixels as numbers from 0 to 1; as they are where the network takes integers."""
+        whole = self.dtype.kind in "iu"
+        return pixels.astype(self.dtype) if whole else (pixels / 255).astype(self.dtype)
+
+
+def picture_layout(network: OnnxNetwork) -> Layout:
+    """Return how a network takes pictures.
 
     Raises
     ------
     ValueError
-        The network takes no pictures, or the file is none.
+        It takes none.
     """
     if len(network.input_names) != 1:
         raise ValueError(f"image: the network has {len(network.input_names)} inputs, expected one")
@@ -94,12 +117,22 @@ def load_image(path: Path, network: OnnxNetwork) -> np.ndarray:
         )
     last = shape[1] not in (1, 3)
     C, H, W = (shape[3], *shape[1:3]) if last else shape[1:]
+    height, width = (n if isinstance(n, int) else None for n in (H, W))
+    return Layout(C, height, width, last, network.input_dtypes[0] or np.dtype(np.float32))
+
+
+def load_image(path: Path, network: OnnxNetwork) -> np.ndarray:
+    """Return a picture as the network takes it: values from 0 to 1, resized to what is declared.
+
+    Raises
+    ------
+    ValueError
+        The network takes no pictures, or the file is none.
+    """
+    layout = picture_layout(network)
     try:
-        image = Image.open(path).convert("RGB" if C == 3 else "L")
+        pixels = layout.pixels(Image.open(path))
     except (UnidentifiedImageError, SyntaxError) as error:
         raise ValueError(f"{path}: no readable picture ({error})") from None
-    size = (W if isinstance(W, int) else image.width, H if isinstance(H, int) else image.height)
-    pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR)).reshape(*size[::-1], C)
-    kind = network.input_dtypes[0] or np.dtype(np.float32)
-    array = pixels.astype(kind) if kind.kind in "iu" else (pixels / 255).astype(kind)
-    return np.ascontiguousarray(array if last else array.transpose(2, 0, 1))[None]
+    array = layout.values(pixels)
+    return np.ascontiguousarray(array if layout.last else array.transpose(2, 0, 1))[None]

@@ -18,26 +18,14 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from lowerconv.checks import integer
 from lowerconv.data.dataset import DataError, Dataset, find_directory
 from lowerconv.data.oddities import Oddities
-from lowerconv.data.picture import (
-    TURNS,
-    apply_pixel_limit,
-    check_pixels,
-    describe,
-    take_orientation,
-    to_rgb,
-)
+from lowerconv.data.picture import apply_pixel_limit, damage_told, decode, fit
 from lowerconv.data.pool import Pool
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
-
-# Pillow looks at the content, not at the name: without this list a file named .png may reach any
-# of its decoders, the one that starts Ghostscript included.
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
 
 _TEST_EVERY = 5
 
@@ -149,7 +137,7 @@ def list_folder(directory: str | os.PathLike[str]) -> Listing:
 def _has_parts(root: Path) -> bool:
     """Tell whether the layout is the one with ``train`` and ``test``."""
     folders = [name for name in ("train", "test") if (root / name).is_dir()]
-    parts = [name for name in folders if not any(map(_is_image, _list_visible(root / name)))]
+    parts = [name for name in folders if not any(map(is_image, list_visible(root / name)))]
     if len(parts) == 1 and _list_folders(root / parts[0]):
         other = "test" if parts == ["train"] else "train"
         found = "images and no class folders" if other in folders else "nothing"
@@ -162,21 +150,21 @@ def _list_classes(root: Path, oddities: Oddities) -> dict[str, list[Path]]:
     folders = _list_folders(root)
     if not folders:
         raise DataError.at(root, "folder", "no class folders", "a folder of images for each class")
-    for path in filter(_is_image, _list_visible(root)):
+    for path in filter(is_image, list_visible(root)):
         oddities.add("images beside the class folders", path)
     oddities.compare_names("class folders", folders)
     return {folder.name: _list_images(folder, oddities) for folder in folders}
 
 
 def _list_folders(folder: Path) -> list[Path]:
-    return [path for path in _list_visible(folder) if _is(Path.is_dir, path)]
+    return [path for path in list_visible(folder) if _is(Path.is_dir, path)]
 
 
 def _list_images(folder: Path, oddities: Oddities) -> list[Path]:
     """List the images of a class."""
     files, others = [], Oddities(folder)
-    for path in _list_visible(folder):
-        if _is_image(path):
+    for path in list_visible(folder):
+        if is_image(path):
             files.append(path)
         else:
             others.add(_what_else(path), path)
@@ -189,7 +177,8 @@ def _list_images(folder: Path, oddities: Oddities) -> list[Path]:
     return files
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
+    """Return whether there is a file whose name is one of an image."""
     return path.suffix.lower() in EXTENSIONS and _is(Path.is_file, path)
 
 
@@ -209,7 +198,14 @@ def _is(test: Callable[[Path], bool], path: Path) -> bool:
         raise DataError.at(path, "file", str(error), "a file that can be looked at") from error
 
 
-def _list_visible(folder: Path) -> list[Path]:
+def list_visible(folder: Path) -> list[Path]:
+    """Return what is in a folder and not hidden, sorted by name.
+
+    Raises
+    ------
+    DataError
+        The folder cannot be read.
+    """
     try:
         names = os.listdir(folder)
     except OSError as error:
@@ -274,37 +270,9 @@ def read_image(
     if channels not in (1, 3):
         raise ValueError(f"shape: got {channels} channels, expected 1 or 3")
     apply_pixel_limit()
-    try:
-        with Image.open(path, formats=_FORMATS) as image:
-            check_pixels(image)
-            orientation = take_orientation(image)
-            # A JPEG decodes several times faster at 1/2, 1/4 or 1/8 of its size; twice the
-            # wanted size leaves the resampling its antialiasing.
-            image.draft(None, (2 * max(H, W), 2 * max(H, W)))  # not turned yet
-            image.load()
-            rgb = to_rgb(image)
-            if orientation in TURNS and image.format != "TIFF":  # loading has turned these
-                rgb = rgb.transpose(TURNS[orientation])
-        tight = rgb.width * H <= rgb.height * W  # in width: all of it is in the middle part
-        pixels, length = (W, rgb.width) if tight else (H, rgb.height)
-        sides = (W, rgb.width * pixels // length), (H, rgb.height * pixels // length)
-        # As many pixels on both sides of the middle part, which stays the same.
-        width, height = (
-            side + 2 * (max(0, min(whole, longest or 0) - side) // 2) for side, whole in sides
-        )
-        across, down = width * length / pixels, height * length / pixels
-        left, top = (rgb.width - across) / 2, (rgb.height - down) / 2
-        # Cropping by the resize keeps a sliver of an image from growing before it is cut. Pillow
-        # widens the bilinear filter to the pixels that fall together, which is the antialiasing.
-        box = (left, top, left + across, top + down)
-        resized = rgb.resize((width, height), Image.Resampling.BILINEAR, box=box)
-        if channels == 1:
-            return np.asarray(resized.convert("L"))[np.newaxis]
-        return np.asarray(resized).transpose(2, 0, 1)
-    except Exception as error:
-        # On damaged files Pillow's decoders raise whatever they stumble over: OSError,
-        # SyntaxError, ValueError, struct.error, IndexError, ...
-        raise DataError.at(path, "image", describe(error), "a complete image") from error
+    with damage_told(path):
+        # Twice the wanted size leaves the resampling its antialiasing; not turned yet.
+        return fit(decode(path, 2 * max(H, W)), shape, longest)
 
 
 def cores() -> int:

@@ -1,11 +1,20 @@
-"""What Pillow leaves to its users: how large an image may be, how it is turned, and its colours."""
+"""From image files to pixels, and what Pillow leaves to its users there.
+
+That is how large an image may be, how it is turned, its colours, and what is cut off.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import ExifTags, Image
+
+from lowerconv.data.dataset import DataError
 
 #: Names the most pixels that an image file may have, where this is not Pillow's own limit.
 LIMIT_VARIABLE = "LOWERCONV_MAX_IMAGE_PIXELS"
@@ -20,7 +29,88 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+# Pillow looks at the content, not at the name: without this list a file named .png may reach any
+# of its decoders, the one that starts Ghostscript included.
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
+
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF
+
+
+def decode(path: Path, enough: int | None = None) -> Image.Image:
+    """Return an image file as RGB, turned as its EXIF orientation says; of an animation the first.
+
+    Parameters
+    ----------
+    path : Path
+    enough : int, optional
+        Pixels of both sides that do: a JPEG decodes several times faster at 1/2, 1/4 or 1/8 of its
+        size.
+
+    Returns
+    -------
+    Image
+
+    Raises
+    ------
+    Exception
+        On damaged files Pillow's decoders raise whatever they stumble over: OSError, SyntaxError,
+        ValueError, struct.error, IndexError, ... `damage_told` makes one error of them.
+    """
+    with Image.open(path, formats=_FORMATS) as image:
+        check_pixels(image)
+        orientation = take_orientation(image)
+        if enough is not None:
+            image.draft(None, (enough, enough))
+        image.load()
+        rgb = to_rgb(image)
+        if orientation in TURNS and image.format != "TIFF":  # loading has turned these
+            rgb = rgb.transpose(TURNS[orientation])
+    return rgb
+
+
+@contextmanager
+def damage_told(path: Path) -> Iterator[None]:
+    """Make a DataError that names the file of whatever is raised meanwhile."""
+    try:
+        yield
+    except Exception as error:
+        raise DataError.at(path, "image", describe(error), "a complete image") from error
+
+
+def fit(
+    rgb: Image.Image, shape: tuple[int, int, int], longest: int | None = None
+) -> npt.NDArray[np.uint8]:
+    """Resize the largest centred part of an image with the proportions of `shape` to it.
+
+    Parameters
+    ----------
+    rgb : Image
+    shape : (C, H, W)
+        3 channels, or 1 for grey.
+    longest : int, optional
+        As for `lowerconv.data.folder.read_image`.
+
+    Returns
+    -------
+    uint8 array (C, height, width), at least as large as `shape`.
+    """
+    channels, H, W = shape
+    tight = rgb.width * H <= rgb.height * W  # in width: all of it is in the middle part
+    pixels, length = (W, rgb.width) if tight else (H, rgb.height)
+    sides = (W, rgb.width * pixels // length), (H, rgb.height * pixels // length)
+    # As many pixels on both sides of the middle part, which stays the same.
+    width, height = (
+        side + 2 * (max(0, min(whole, longest or 0) - side) // 2) for side, whole in sides
+    )
+    across, down = width * length / pixels, height * length / pixels
+    left, top = (rgb.width - across) / 2, (rgb.height - down) / 2
+    # Cropping by the resize keeps a sliver of an image from growing before it is cut. Pillow
+    # widens the bilinear filter to the pixels that fall together, which is the antialiasing.
+    box = (left, top, left + across, top + down)
+    resized = rgb.resize((width, height), Image.Resampling.BILINEAR, box=box)
+    if channels == 1:
+        return np.asarray(resized.convert("L"))[np.newaxis]
+    return np.asarray(resized).transpose(2, 0, 1)
 
 
 def apply_pixel_limit() -> None:

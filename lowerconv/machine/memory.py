@@ -48,6 +48,12 @@ def physical_memory() -> int | None:
     return nbytes if nbytes > 0 else None
 
 
+def resident_memory() -> int | None:
+    """Bytes of memory that this process has now; None where the system does not tell."""
+    text = read_or_none(Path("/proc/self/statm"))
+    return int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE") if text else None
+
+
 def node_memory(number: int, sysfs: Path = SYSFS) -> int | None:
     """Bytes of memory of a NUMA node; None where the system does not tell.
 

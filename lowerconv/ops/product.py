@@ -199,5 +199,7 @@ def packed_product(worker, workers, x, w, bias, y, add, extents, zeros, kernels,
                 bias=np.int64(zeros.ctypes.data),
                 valid=count,
                 mode=mode,
+                numbers=np.int64(0),
+                constants=np.int64(0),
             ),
         )

@@ -71,7 +71,7 @@ def fill(records: np.ndarray, *parts: Any) -> None:
 
 
 @lru_cache
-def _place(dtype: np.dtype, part: type) -> tuple[int, tuple[str, ...]]:
+def _place(dtype: np.dtype, part: Hashable) -> tuple[int, tuple[str, ...]]:
     """Return the first word of a dataclass in a record, and its fields, which follow each other."""
     assert dtype.names is not None
     names = tuple(field.name for field in fields(part))

@@ -6,11 +6,13 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from lowerconv.checks import plain_array
 from lowerconv.conv.arrays import contiguous
 from lowerconv.data.folder import read_image
 from lowerconv.data.loader import Loader
+from lowerconv.data.picture import fit
 from lowerconv.data.source import Source, check_source
 from lowerconv.nn.init import undrawn
 from lowerconv.nn.models import MODELS
@@ -122,10 +124,31 @@ class Classifier:
         DataError
             It cannot be read; the message names it.
         """
-        C, H, W = self.inputs.image_shape
+        return self._middle(read_image(Path(path), self._stored_shape))
+
+    def prepare(self, image: Image.Image) -> np.ndarray:
+        """Return an image in memory, of any size, as the network takes it.
+
+        Parameters
+        ----------
+        image : Image
+            Of Pillow, in RGB.
+
+        Returns
+        -------
+        ndarray, (C, H, W), uint8
+        """
+        return self._middle(fit(image, self._stored_shape))
+
+    @property
+    def _stored_shape(self) -> tuple[int, int, int]:
+        height, width = self.inputs.stored_size
+        return self.inputs.image_shape[0], height, width
+
+    def _middle(self, image: np.ndarray) -> np.ndarray:
+        _, H, W = self.inputs.image_shape
         height, width = self.inputs.stored_size
         top, left = (height - H) // 2, (width - W) // 2
-        image = read_image(Path(path), (C, height, width))
         return np.ascontiguousarray(image[:, top : top + H, left : left + W])
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
@@ -151,9 +174,7 @@ class Classifier:
                 f"(N, {', '.join(map(str, self.inputs.image_shape))})"
             )
         x = self._normalizer(contiguous(images, "images"), np.arange(len(images)))
-        scores = self.network(x).astype(np.float64)
-        powers = np.exp(scores - scores.max(1, keepdims=True))
-        return powers / powers.sum(1, keepdims=True)
+        return softmax(self.network(x))
 
     def check(self, dataset: Source) -> None:
         """Raise an error unless a data set has images and classes as the network knows them.
@@ -210,3 +231,9 @@ class Classifier:
             return evaluate(self.network, loader, Communicator())
         finally:
             loader.close()
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """Return the probabilities that scores (N, classes) stand for, in float64."""
+    powers = np.exp(scores.astype(np.float64) - scores.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)

@@ -1,0 +1,137 @@
+"""How streams end, whatever their source does, and what they leave: no thread, file or memory."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import tracemalloc
+
+import pytest
+
+from lowerconv.cli import stream
+from lowerconv.cli.frame_networks import Whole
+from lowerconv.cli.stream_report import StreamReport
+from lowerconv.data.frames import RawFrames
+from tests.cli.frames import NORMALIZER, small
+
+from ..conftest import clean_environment
+from ..interrupts import interrupts
+
+
+def start(lenet, *words, **options) -> subprocess.Popen:
+    """Start a stream of frames from stdin."""
+    command = [sys.executable, "-m", "lowerconv", "predict", str(lenet)]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    command += ["--stream", "-", "--size", "50x40", *words]
+    return subprocess.Popen(command, env=clean_environment(), **pipes, **options)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_an_interrupt_tells_what_has_been_done(lenet, pixels):
+    run = start(lenet)
+    run.stdin.write(pixels[:3].tobytes())  # and the pipe stays open
+    run.stdin.flush()
+    for i in range(3):
+        assert run.stdout.readline().startswith(b"%d: " % i)
+    run.send_signal(signal.SIGINT)
+    out, err = run.stdout.read(), run.stderr.read().decode()
+    assert run.wait(60) == 130 and out == b""
+    # The third is counted when it has been printed.
+    assert re.search("[23] frames of 1x28x28 in", err) and "answer " in err
+    assert err.endswith("lowerconv: interrupted\n") and "Traceback" not in err
+    run.stdin.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes")
+def test_a_stream_ends_where_nobody_reads_its_answers(lenet, pixels):
+    run = start(lenet)
+    run.stdout.close()
+    run.stdin.write(pixels[:2].tobytes())  # and the pipe stays open
+    run.stdin.flush()
+    err = run.stderr.read().decode()
+    assert run.wait(60) == 141
+    assert "Traceback" not in err and "Error" not in err
+    run.stdin.close()
+
+
+def data_threads() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("lowerconv-data")]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="counts open files")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_interrupts_at_any_moment_leave_nothing(watchdog, pixels):
+    """The pipe is never closed: nothing waits for it."""
+
+    class Fixed(Whole):
+        def answer(self, pixels):
+            return "an answer"
+
+    fixed = Fixed(small(), NORMALIZER)
+    places, made = [], []
+
+    def prepare():
+        for frames in made:
+            frames.close()
+        for place in places:
+            os.close(place)
+        places[:] = os.pipe()
+        os.write(places[1], pixels[:2].tobytes())
+        made[:] = [RawFrames(places[0], (50, 40))]
+
+    def use():
+        found = []
+
+        def show(text):
+            found.append(text)
+            if len(found) == 2:
+                raise KeyError
+
+        try:
+            stream.answer_all(fixed, made[0], StreamReport(), show)
+        except KeyError:
+            return
+
+    prepare()
+    use()
+    before = len(os.listdir("/proc/self/fd"))
+    # Where the pool is forgotten, Python ends it, and can tell nobody.
+    for _ in interrupts(use, most=300, prepare=prepare, may_be_lost=True):
+        assert data_threads() == []
+        made[0].close()  # where they had not been handed over yet
+        assert len(os.listdir("/proc/self/fd")) == before
+    for place in places:
+        os.close(place)
+
+
+def test_memory_is_steady(pixels):
+    """Of 300 frames the last 200 leave nothing but their latencies, 8 bytes each."""
+    reads, writes = os.pipe()
+
+    def write():
+        with open(writes, "wb") as pipe:
+            for i in range(300):
+                pipe.write(pixels[i % 12].tobytes())
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    memory = []
+
+    def show(text):
+        if text.startswith(("100:", "200:", "299:")):
+            memory.append(tracemalloc.get_traced_memory()[0])
+
+    report = StreamReport()
+    whole = Whole(small(), NORMALIZER)
+    tracemalloc.start()
+    try:
+        stream.answer_all(whole, RawFrames(reads, (50, 40)), report, show)
+    finally:
+        tracemalloc.stop()
+        os.close(reads)
+        writer.join()
+    assert report.answers.count == 300
+    # Frames that are ready or in work, of 6 kB each, may be one more or less.
+    assert max(memory[1:]) - memory[0] < 3 * pixels[0].nbytes
