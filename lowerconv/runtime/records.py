@@ -66,12 +66,13 @@ def fill(records: np.ndarray, *parts: Any) -> None:
     """
     words = records.view(np.int64).reshape(len(records), -1)
     for part in parts:
-        first, names = _place(records.dtype, type(part))
+        kind: Any = type(part)
+        first, names = _place(records.dtype, kind)
         words[:, first : first + len(names)] = [getattr(part, name) for name in names]
 
 
 @lru_cache
-def _place(dtype: np.dtype, part: Hashable) -> tuple[int, tuple[str, ...]]:
+def _place(dtype: np.dtype, part: Any) -> tuple[int, tuple[str, ...]]:
     """Return the first word of a dataclass in a record, and its fields, which follow each other."""
     assert dtype.names is not None
     names = tuple(field.name for field in fields(part))

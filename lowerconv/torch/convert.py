@@ -172,6 +172,8 @@ class Converted(torch.nn.Module):
             self._runners.clear()
             self._known.clear()
         structure.check_hooks()
+        given: Any
+        spec: Any
         if kwargs or not all(map(_is_tensor, args)):
             given, spec = pytree.tree_flatten((args, kwargs))
         else:  # as mostly

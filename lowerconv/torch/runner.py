@@ -109,7 +109,8 @@ class Runner:
         """Return the parameters and buffers as they are now; None where the trace is of others."""
         tensors = self._tensors()
         for kept, name, tensor, version in self.exported.watched:
-            if kept.get(name) is not tensor or tensor._version != version:
+            same = kept.get(name) is tensor
+            if not same or (tensor is not None and tensor._version != version):
                 return None
         layout = [*map(_address, tensors)], [*map(_items, tensors)], [*map(_contiguous, tensors)]
         if layout != self._layout:

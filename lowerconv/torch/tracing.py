@@ -137,11 +137,11 @@ def _inline(module: torch.fx.GraphModule) -> None:
         name = getattr(node.target, "__name__", "")
         if node.op != "call_function":
             continue
+        arguments: Any = node.args
         if name == "wrap_with_set_grad_enabled":
-            grad, part, *operands = node.args
-        elif name == "wrap_with_autocast" and not node.args[2]:
-            *_, part, grad = *node.args[:5], True
-            operands = list(node.args[5:])
+            grad, part, *operands = arguments
+        elif name == "wrap_with_autocast" and not arguments[2]:
+            grad, part, operands = True, arguments[4], list(arguments[5:])
         else:
             continue
         inner = getattr(module, part.target)
@@ -149,7 +149,7 @@ def _inline(module: torch.fx.GraphModule) -> None:
         holders = [n for n in inner.graph.nodes if n.op == "placeholder"]
         with graph.inserting_before(node):
             known: Any = dict(zip(holders, operands, strict=True))
-            results = graph.graph_copy(inner.graph, known)
+            results: Any = graph.graph_copy(inner.graph, known)
             single = not isinstance(results, (tuple, list))
             results = [results] if single else list(results)
             for i, result in enumerate(results):
@@ -157,7 +157,8 @@ def _inline(module: torch.fx.GraphModule) -> None:
                     results[i] = graph.call_function(torch.ops.aten.detach.default, (result,))
                     results[i].meta = dict(result.meta)
         for user in list(node.users):
-            user.replace_all_uses_with(results[user.args[1]])
+            number: Any = user.args[1]
+            user.replace_all_uses_with(results[number])
             graph.erase_node(user)
         graph.erase_node(node)
         if not part.users:
