@@ -14,7 +14,7 @@ VERSION = re.search(
 MPI = ["mpich; sys_platform != 'win32'", "impi-rt; sys_platform == 'win32'"]
 PLOT = ["matplotlib>=3.7"]
 TENSORBOARD = ["tensorboardX>=2.6"]  # writes events without TensorBoard itself
-VIDEO = ["av>=12.0"]  # FFmpeg's libraries, for lowerconv predict --stream VIDEO
+VIDEO = ["av>=14.2"]  # FFmpeg's libraries, for lowerconv predict --stream VIDEO
 BENCH = ["pytest>=8.3", "pytest-benchmark>=4.0"]
 ONNX, RUNTIME = ["onnx>=1.15"], ["onnxruntime>=1.17"]
 PEERS = ["torch>=2.2", *RUNTIME, *ONNX]
