@@ -14,6 +14,7 @@ VERSION = re.search(
 MPI = ["mpich; sys_platform != 'win32'", "impi-rt; sys_platform == 'win32'"]
 PLOT = ["matplotlib>=3.7"]
 TENSORBOARD = ["tensorboardX>=2.6"]  # writes events without TensorBoard itself
+VIDEO = ["av>=14.2"]  # FFmpeg's libraries, for lowerconv predict --stream VIDEO
 BENCH = ["pytest>=8.3", "pytest-benchmark>=4.0"]
 ONNX, RUNTIME = ["onnx>=1.15"], ["onnxruntime>=1.17"]
 PEERS = ["torch>=2.2", *RUNTIME, *ONNX]
@@ -59,10 +60,10 @@ setup(
         "sklearn": ["scikit-learn>=1.6"],
         "jax": ["jax>=0.4.34"],
         "bench": BENCH + PEERS,
-        "video": ["av>=12.0"],  # FFmpeg's libraries, for lowerconv predict --stream VIDEO
+        "video": VIDEO,
         "onnx": ONNX,
         "onnxruntime": ONNX + RUNTIME,
-        "test": TEST + PLOT + TENSORBOARD + ONNX,
+        "test": TEST + PLOT + TENSORBOARD + ONNX + VIDEO,
     },
     entry_points={
         "console_scripts": ["lowerconv = lowerconv.cli.main:main"],

@@ -13,7 +13,7 @@ from lowerconv.cli.network_inputs import picture_layout
 from lowerconv.copying import not_copied
 from lowerconv.data.frames import Taker
 from lowerconv.data.normalizer import Normalizer
-from lowerconv.data.picture import damage_told, decode
+from lowerconv.data.picture import colours, damage_told, decode
 from lowerconv.nn.module import Module
 from lowerconv.onnx.network import OnnxNetwork
 from lowerconv.printable import printable
@@ -100,7 +100,7 @@ class Resized(Whole):
 
     def take(self, pixels: np.ndarray) -> np.ndarray:
         """Return RGB pixels as the network takes them."""
-        return self._classifier.prepare(Image.fromarray(pixels))
+        return self._classifier.prepare(pixels)
 
 
 @not_copied("make another from its arguments")
@@ -130,9 +130,12 @@ class Onnx:
     def take(self, pixels: np.ndarray) -> np.ndarray:
         """Return RGB pixels as the network takes them, in bytes."""
         layout, (H, W) = self.layout, pixels.shape[:2]
-        as_it_is = layout.channels == 3 and (layout.height or H, layout.width or W) == (H, W)
-        if not as_it_is:
+        size = layout.width or W, layout.height or H
+        if layout.channels == 1:
             return self._take(Image.fromarray(pixels))
+        if size != (W, H):
+            resized = [c.resize(size, Image.Resampling.BILINEAR) for c in colours(pixels)]
+            return self._take(Image.merge("RGB", resized))
         return np.array(pixels if layout.last else pixels.transpose(2, 0, 1), order="C")
 
     def _take(self, image: Image.Image) -> np.ndarray:

@@ -102,7 +102,7 @@ class StreamReport:
             lines.append(f"prepared with the first frame in {self._preparing:.2f} s, not counted")
             if self._waits:
                 waits = plural(self._waits, "frame")
-                lines.append(f"waited for {waits} to be decoded, {self._waited:.2f} s in all")
+                lines.append(f"waited for {waits} to come or be decoded, {self._waited:.2f} s")
         lines += self._memory_line()
         for count, what in (
             (self.dropped, "dropped: the next was there before it could be computed"),

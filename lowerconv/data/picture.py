@@ -113,6 +113,26 @@ def fit(
     return np.asarray(resized).transpose(2, 0, 1)
 
 
+def colours(pixels: npt.NDArray[np.uint8]) -> list[Image.Image]:
+    """Return an image of each colour of RGB pixels (H, W, 3), to be resized one by one.
+
+    Pillow takes one colour as it lies in memory.  Copying pixels of three it holds the lock of
+    Python's interpreter, and up whoever works meanwhile: 3 ms for 1920x1080 pixels.
+    """
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    _, H, W = planes.shape
+    return [Image.frombuffer("L", (W, H), plane, "raw", "L", 0, 1) for plane in planes]
+
+
+def fit_pixels(pixels: npt.NDArray[np.uint8], shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+    """Return what `fit` makes of RGB pixels (H, W, 3)."""
+    channels, H, W = shape
+    fitted = np.concatenate([fit(image, (1, H, W)) for image in colours(pixels)])
+    if channels == 3:
+        return fitted
+    return np.asarray(Image.fromarray(fitted.transpose(1, 2, 0)).convert("L"))[np.newaxis]
+
+
 def apply_pixel_limit() -> None:
     """Set Pillow's limit on the pixels of an image, where the environment names another one.
 

@@ -24,7 +24,7 @@ class VideoFrames:
     Raises
     ------
     ImportError
-        The package av is not installed.
+        The package av is not installed, or too old.
     DataError
         The file is no video.
     """
@@ -34,9 +34,11 @@ class VideoFrames:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         try:
             import av
-        except ImportError:
+
+            av.VideoFrame.rotation  # noqa: B018  (earlier versions do not tell it)
+        except (ImportError, AttributeError):
             raise ImportError(
-                "video files need the package av: pip install 'lowerconv[video]'"
+                "video files need the package av, a recent one: pip install 'lowerconv[video]'"
             ) from None
         self._error = av.error.FFmpegError
         self._path, self._frames, self._over = path, 0, False
@@ -69,7 +71,7 @@ class VideoFrames:
             self._over = True
             return None
         # Degrees against the clock, which np.rot90 turns by, too.
-        pixels = taker.take(np.rot90(decoded, round(getattr(frame, "rotation", 0) / 90)))
+        pixels = taker.take(np.rot90(decoded, round(frame.rotation / 90)))
         self._frames += 1
         return Frame(str(self._frames - 1), pixels, came)
 

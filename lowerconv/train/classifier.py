@@ -6,13 +6,12 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from lowerconv.checks import plain_array
 from lowerconv.conv.arrays import contiguous
 from lowerconv.data.folder import read_image
 from lowerconv.data.loader import Loader
-from lowerconv.data.picture import fit
+from lowerconv.data.picture import fit_pixels
 from lowerconv.data.source import Source, check_source
 from lowerconv.nn.init import undrawn
 from lowerconv.nn.models import MODELS
@@ -126,19 +125,27 @@ class Classifier:
         """
         return self._middle(read_image(Path(path), self._stored_shape))
 
-    def prepare(self, image: Image.Image) -> np.ndarray:
+    def prepare(self, pixels: np.ndarray) -> np.ndarray:
         """Return an image in memory, of any size, as the network takes it.
 
         Parameters
         ----------
-        image : Image
-            Of Pillow, in RGB.
+        pixels : ndarray, (H, W, 3), uint8
+            In RGB.
 
         Returns
         -------
         ndarray, (C, H, W), uint8
+
+        Raises
+        ------
+        TypeError, ValueError
+            Pixels that are no array, or of another dtype or shape.
         """
-        return self._middle(fit(image, self._stored_shape))
+        plain_array(pixels, "pixels")
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+            raise ValueError(f"pixels: got {pixels.dtype} {pixels.shape}, expected uint8 (H, W, 3)")
+        return self._middle(fit_pixels(pixels, self._stored_shape))
 
     @property
     def _stored_shape(self) -> tuple[int, int, int]:

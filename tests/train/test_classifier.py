@@ -3,6 +3,7 @@
 import random
 import re
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,6 +75,23 @@ def test_images_are_read_as_the_network_takes_them(run, tmp_path):
     assert classifier.read(tmp_path / "other.jpg").shape == (1, 28, 28)
     with pytest.raises(DataError, match=re.escape(str(tmp_path / "none.png"))):
         classifier.read(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("size", [(28, 28), (40, 70), (90, 33), (1, 200)])
+def test_images_in_memory_become_what_files_do(run, tmp_path, size):
+    classifier = Classifier(run.out / LAST)
+    pixels = np.random.default_rng(size).integers(0, 256, (*size, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    for shape in ((1, 28, 28), (3, 20, 24)):
+        classifier.inputs = replace(
+            classifier.inputs, image_shape=shape, stored_size=(shape[1] + 5, shape[2] + 4)
+        )
+        expected = classifier.read(tmp_path / "image.png")
+        assert np.array_equal(classifier.prepare(pixels), expected)
+        assert np.array_equal(classifier.prepare(pixels[::-1][::-1]), expected)
+    for bad in (pixels[0], pixels[..., :2], pixels.astype(float), pixels[:0]):
+        with pytest.raises(ValueError, match=r"pixels: got .*, expected uint8 \(H, W, 3\)"):
+            classifier.prepare(bad)
 
 
 def test_images_are_cut_as_those_of_shards_are(trainer, tmp_path):
