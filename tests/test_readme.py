@@ -43,7 +43,8 @@ def test_python_examples_of_networks_run_in_order(tmp_path, monkeypatch):
     assert found["probabilities"].shape == (5, 10)
 
 
-def test_python_examples_of_precision_run_in_order():
+def test_python_examples_of_precision_run_in_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     found = run_examples(PAGES["precision.md"], "precision.md")
     weights = found["net"].parameters()["1.weight"].data
     assert (weights * 2**12 % 1 == 0).all()

@@ -246,6 +246,14 @@ def write_node(out: Writer, node: Node, layer: Any, xs: list[str], y: str) -> No
     write(out, node, layer, xs, y)
 
 
+def _described(node: Node) -> str:
+    """Return how people know a node: as its layer shows itself, or by names."""
+    layer = node.layer
+    if type(layer).__repr__ is object.__repr__:
+        return f"{node.name!r} ({type(layer).__name__})"
+    return repr(layer)
+
+
 def save_onnx(
     module: Module, path: str | PathLike[str], x_shape: tuple[int, ...], dtype: Any
 ) -> None:
@@ -257,7 +265,7 @@ def save_onnx(
         raise ImportError(HINT) from None
     graph = Graph(module, x_shape, dtype, False)
     foreign = [node for node in graph.nodes if _form_of(node.layer) is None]
-    missing = sorted({f"{node.name!r} ({type(node.layer).__name__})" for node in foreign})
+    missing = sorted({_described(node) for node in foreign})
     if missing:
         raise ValueError(f"layers: got {', '.join(missing)}, which have no form in ONNX")
     inputs = ["x"] if len(graph.inputs) == 1 else [f"x_{i}" for i in range(len(graph.inputs))]

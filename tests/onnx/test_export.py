@@ -71,7 +71,7 @@ class AllLayers(nn.Module):
         self.conv = nn.Conv2d(3, 4, 3, stride=2, padding=((0, 1), (2, 1)), dilation=(1, 2))
         self.dropout = nn.Dropout(0.3)
         self.size = Resize(
-            taps(5, 7, 1.4, "linear", "half_pixel"), taps(8, 9, 1.125, "cubic", "half_pixel")
+            taps(5, 7, 1.4, "linear", "half_pixel"), taps(7, 9, 9 / 7, "cubic", "half_pixel")
         )
         self.average = nn.AvgPool2d(3, 2, 1, ceil_mode=True)
 
