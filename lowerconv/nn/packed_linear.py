@@ -94,7 +94,8 @@ class PackedLinear(Linear):
             if shared is not None:
                 shared[key] = packed
         frame.kept["weights"], frame.kept["product"] = packed, product.arguments
-        self.weight = emptied(self.weight)
+        if frame.constant:  # then this layer is nobody else's
+            self.weight = emptied(self.weight)
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Multiply."""
