@@ -45,7 +45,8 @@ class PackedLinear(Linear):
         """
         twin = cls.__new__(cls)
         Layer.__init__(twin)
-        twin.weight, twin.bias, twin.accumulates = layer.weight, layer.bias, False
+        twin.weight, twin.bias, twin.codes = layer.weight, layer.bias, layer.codes
+        twin.accumulates = False
         return twin
 
     def absorbs(self, following: Layer) -> Layer | None:
@@ -57,6 +58,7 @@ class PackedLinear(Linear):
         scale, shift = found
         bias = self.bias.data.astype(np.float64) if self.bias else 0.0
         both = copy(self)
+        both.codes = self.codes and self.codes.scaled(scale)
         if (scale != 1).any():
             both.weight = Parameter((weight * scale[:, None]).astype(weight.dtype))
             if self.weight.origin:

@@ -283,7 +283,7 @@ def test_layers_that_the_user_leaves_out(made):
     integer = lc.quantize(net, x, skip_first=True, skip_last=True, exclude=["b"])
     kinds = dict(integer.modules())
     for name in ("stem", "b", "last"):
-        assert type(kinds[name]) in (nn.Conv2d, nn.Linear), name
+        assert isinstance(kinds[name], (nn.Conv2d, nn.Linear)), name
     assert isinstance(kinds["a"], IntegerConv2d)
     assert relative(integer(x), net(x)) < 0.05
     with pytest.raises(ValueError, match=r"exclude: got 'q', expected names among stem, a, "):
