@@ -292,7 +292,7 @@ def program_of(
             contents,
         )
         while len(programs) >= PROGRAMS:
-            del programs[next(iter(programs))]
+            programs.pop(next(iter(programs))).graph.let_go()
     programs[key] = program  # the latest is last
     return program
 
