@@ -20,22 +20,21 @@ from lowerconv.codegen.microkernel import store_pixels
 from lowerconv.codegen.signatures import Plane
 
 Lanes: TypeAlias = "int | ir.Value"  # of a vector that exist
-Line = tuple[int, int]  # row and segment
-Lines = dict[Line, ir.Value]
-Place = tuple[int, int, int]  # row, segment, and item of it
 
 
 @dataclass(frozen=True)
 class PlaneKernel(Kernel):
-    """A kernel over a band of one plane, of any width: it reads `signatures.PlaneNumbers`.
+    """A kernel over a band of one plane: it reads `signatures.PlaneNumbers`.
+
+    The rows of the source lie at a distance that is known when the kernel is made, because more
+    pointers than registers would take as long as the sums; `Window.pitch` has few values.
 
     Attributes
     ----------
-    taps : tuple of (int, int, int, int)
-        Number of the filter's tap, and where pixel (0, 0) reads it: row, segment of the row, and
-        item of the segment.
+    taps : tuple of (int, int)
+        Number of the filter's tap, and where pixel (0, 0) reads it.
     row_step : int
-        Rows of the source from one pixel to the next.
+        Items of the source from one row of pixels to the next.
     out_column : int
         Items of the result from one pixel to the next.
     rest : int or None
@@ -51,7 +50,7 @@ class PlaneKernel(Kernel):
 
     isa: Isa
     dtype: np.dtype
-    taps: tuple[tuple[int, int, int, int], ...]
+    taps: tuple[tuple[int, int], ...]
     row_step: int
     out_column: int
     rest: int | None
@@ -85,50 +84,46 @@ class PlaneKernel(Kernel):
 
         return e.loop(b.zext(b.icmp_signed(">", rest, e.constant(0)), I64), tail, carried)
 
-    def _lines(self, e: Emitter, pitch: ir.Value, segment: ir.Value) -> Lines:
-        """Return how far from the pixel each line begins that is read: a segment of a row."""
-        b, lines = e.builder, {}
-        count = 1 if self.gradient else self.together
-        for _, row, part, _ in self.taps:
-            for i in range(count):
-                line = row + i * self.row_step, part
-                if line not in lines:
-                    down = b.mul(pitch, e.constant(line[0]))
-                    lines[line] = b.add(down, b.mul(segment, e.constant(part)))
-        return lines
-
     def _result(self, e: Emitter) -> None:
         source, filter_, bias, out, rows, mode, numbers, constants = e.arguments
         b = e.builder
-        Q, pitch, segment, out_row = (e.number(numbers, i) for i in range(4))
-        lines = self._lines(e, pitch, segment)
+        Q, out_row = e.number(numbers, 0), e.number(numbers, 1)
         start = e.broadcast(bias, 0)
         few = len(self.taps) <= self.isa.registers - 8
-        weights = {tap: e.broadcast(filter_, tap) for tap, *_ in self.taps} if few else {}
+        weights = {tap: e.broadcast(filter_, tap) for tap, _ in self.taps} if few else {}
         epilogue = Epilogue(e, mode, self.function, constants)
+        # Odd multiples alone take registers: instructions multiply with 2, 4 and 8.
+        row_bytes = b.mul(out_row, e.constant(self.dtype.itemsize))
+        odd = {n: b.mul(row_bytes, e.constant(n)) for n in range(1, self.together, 2)}
+
+        def further(address: ir.Value, rows: int) -> ir.Value:
+            """Return an address so many rows of the result further on."""
+            if not rows:
+                return address
+            twos = (rows & -rows).bit_length() - 1
+            return b.add(address, b.shl(odd[rows >> twos], e.constant(twos)))
 
         def block(first: ir.Value, count: int) -> None:
-            here = e.offset(source, b.mul(b.mul(first, pitch), e.constant(self.row_step)))
+            here = e.offset(source, b.mul(first, e.constant(self.row_step)))
             to = e.offset(out, b.mul(first, out_row))
 
             def body(pixel: ir.Value, lanes: Lanes, _: list[ir.Value]) -> list[ir.Value]:
                 at = e.offset(here, pixel)
-                loaded: dict[Place, ir.Value] = {}
+                loaded: dict[int, ir.Value] = {}
                 sums = [start] * count
-                for tap, row, part, column in self.taps:
+                for tap, place in self.taps:
                     weight = weights[tap] if few else e.broadcast(filter_, tap)
                     for i in range(count):
-                        place = row + i * self.row_step, part, column
-                        if place not in loaded:
-                            line = e.offset(at, lines[place[:2]])
-                            loaded[place] = e.load_first(line, column, lanes)
-                        sums[i] = e.multiply_add(weight, loaded[place], sums[i])
+                        offset = place + i * self.row_step
+                        if offset not in loaded:
+                            loaded[offset] = e.load_first(at, offset, lanes)
+                        sums[i] = e.multiply_add(weight, loaded[offset], sums[i])
                 target = e.offset(to, b.mul(pixel, e.constant(self.out_column)))
                 with b.if_else(epilogue.adds, likely=False) as (adding, plain):
                     for branch, more in ((adding, True), (plain, False)):
                         with branch:
                             for i, value in enumerate(sums):
-                                line = e.offset(target, b.mul(out_row, e.constant(i)))
+                                line = further(target, i)
                                 step = self.out_column
                                 store_pixels(
                                     e, value, line, 0, lanes, epilogue=epilogue, add=more, step=step
@@ -155,23 +150,20 @@ class PlaneKernel(Kernel):
         """Add ``dy * x`` to the vectors of sums at `filter`; `out` is dy."""
         source, filter_, _, dy, rows, mode, numbers, _ = e.arguments
         b = e.builder
-        Q, pitch, segment, out_row = (e.number(numbers, i) for i in range(4))
-        lines = self._lines(e, pitch, segment)
+        Q, out_row = e.number(numbers, 0), e.number(numbers, 1)
         add = Epilogue(e, mode).adds
         sums = [b.select(add, e.load(filter_, i * e.lanes), e.zeros) for i in range(len(self.taps))]
 
         def row(index: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-            here = e.offset(source, b.mul(b.mul(index, pitch), e.constant(self.row_step)))
+            here = e.offset(source, b.mul(index, e.constant(self.row_step)))
             gradient = e.offset(dy, b.mul(index, out_row))
 
             def body(pixel: ir.Value, lanes: Lanes, sums: list[ir.Value]) -> list[ir.Value]:
                 value = e.load_first(e.offset(gradient, pixel), 0, lanes)
                 at = e.offset(here, pixel)
                 return [
-                    e.multiply_add(
-                        value, e.load_first(e.offset(at, lines[row, part]), column, lanes), total
-                    )
-                    for total, (_, row, part, column) in zip(sums, self.taps, strict=True)
+                    e.multiply_add(value, e.load_first(at, place, lanes), total)
+                    for total, (_, place) in zip(sums, self.taps, strict=True)
                 ]
 
             return self._columns(e, Q, body, sums)

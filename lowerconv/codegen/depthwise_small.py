@@ -71,7 +71,7 @@ class SmallPlaneKernel(Kernel):
     def _steps(self, e: Emitter, first: int, last: int) -> Iterator[tuple[int, int, ir.Value]]:
         """Yield (pixel row, index of the tap, what the tap reads), row by row of the source."""
         source, numbers, b = e.arguments[0], e.arguments[-2], e.builder
-        pixels, pitch = e.number(numbers, 0), e.number(numbers, 1)
+        pixels, pitch = e.number(numbers, 0), e.number(numbers, 2)
         W, Q = (own or e.lanes for own in (self.W, self.Q))
         width = self.W or pitch
         for row in range(self.H):
@@ -102,7 +102,7 @@ class SmallPlaneKernel(Kernel):
     def _result(self, e: Emitter) -> None:
         _, filter_, bias, out, _, mode, numbers, constants = e.arguments
         b = e.builder
-        pixels, out_row = self.Q or e.number(numbers, 0), e.number(numbers, 3)
+        pixels, out_row = self.Q or e.number(numbers, 0), e.number(numbers, 1)
         start = e.broadcast(bias, 0)
         weights = [e.broadcast(filter_, tap) for tap, _, _ in self.taps]
         epilogue = Epilogue(e, mode, self.function, constants)
@@ -125,7 +125,7 @@ class SmallPlaneKernel(Kernel):
         """Add ``dy * x`` to the vectors of sums at `filter`; `out` is dy."""
         _, filter_, _, dy, _, mode, numbers, _ = e.arguments
         b = e.builder
-        pixels, out_row = self.Q or e.number(numbers, 0), e.number(numbers, 3)
+        pixels, out_row = self.Q or e.number(numbers, 0), e.number(numbers, 1)
         add = Epilogue(e, mode).adds
         sums = [b.select(add, e.load(filter_, i * e.lanes), e.zeros) for i in range(len(self.taps))]
         gradients: dict[int, ir.Value] = {}

@@ -72,9 +72,8 @@ class PlaneNumbers(NamedTuple):
     """What the planes of one plan have in common: 64-bit integers, in memory."""
 
     Q: int  #          pixels of a row
-    pitch: int  #      of the source, from one row to the next
-    segment: int  #    of the source, from one segment of a row to the next
     out_row: int  #    of the result, from one row of pixels to the next
+    W: int  #          of the source, for planes that fit a vector
 
 
 class Pad(NamedTuple):

@@ -133,8 +133,6 @@ class Recorded(Executable):
         The record, or several: of the dtype of `runtime.records.record_dtype`.
     function : Function or None
         The activation, where kernels can apply it in registers.
-    constants : int
-        The address of the function's constants, or 0.
     arrays : list
         What has its address in the record.
     """
@@ -150,9 +148,21 @@ class Recorded(Executable):
         self.nothing = np.empty(0, schedule.conv.dtype)
         self.arrays: list[np.ndarray] = []
         self.function = options.activation.in_registers() if options.activation else None
-        self.constants = 0
-        if options.activation and self.function:
-            self.constants = self._at(options.activation.numbers(schedule.conv.dtype))
+
+    def like(self, activation: Activation | None) -> Recorded:
+        """Return another pass that differs in the constants of its activation alone.
+
+        It has a record of its own, and shares what both only read.
+        """
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.job, other.arrays = self.job.copy(), list(self.arrays)
+        other.words, other.address = other.job.view(np.int64), other.job.ctypes.data
+        if activation is not None:
+            dtype = self.schedule.conv.dtype
+            own = activation.numbers(dtype) if self.function else activation.constants()
+            other.job["constants"] = other._at(own)
+        return other
 
     def _epilogue(self, options: Options) -> Epilogue:
         """Return the part of a record that says what is applied last."""
@@ -160,7 +170,8 @@ class Recorded(Executable):
             return Epilogue(in_kernels=options.relu)
         dtype = self.schedule.conv.dtype
         if self.function is not None:
-            return Epilogue(in_kernels=True, constants=self.constants)
+            numbers = options.activation.numbers(dtype)
+            return Epilogue(in_kernels=True, constants=self._at(numbers))
         return Epilogue(
             activate=activate_address(dtype), constants=self._at(options.activation.constants())
         )

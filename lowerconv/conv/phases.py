@@ -11,7 +11,7 @@ from lowerconv.codegen.dots import Words
 from lowerconv.conv.element import Element
 from lowerconv.conv.problem import ConvProblem, Op
 
-KEPT = 1024  # of each decision the latest: layers are alike, and networks get images of all sizes
+KEPT = 256  # of each decision the latest: layers are alike; images of new sizes need new ones
 PHASES_MAX = 64  # of an input gradient, each with microkernels of its own
 COUNT_MAX = 2**31 - 1  # pixels, that BLAS and tables of offsets can count
 

@@ -57,15 +57,12 @@ class Window:
 
     def place(self, row: int, column: int) -> int:
         """Return where pixel (0, 0) reads a tap, in items from the beginning of a band."""
-        row, part, item = self.line(row, column)
-        return row * self.pitch + part * (self.pitch // self.split) + item
-
-    def line(self, row: int, column: int) -> tuple[int, int, int]:
-        """Return the same as a row of a band, a segment of the row, and an item of the segment."""
         if not self.padded:
-            return row, 0, column
+            return row * self.pitch + column
         column += self.left
-        return row - self.first_row, column % self.split, column // self.split
+        segment = self.pitch // self.split
+        start = (row - self.first_row) * self.pitch
+        return start + column % self.split * segment + column // self.split
 
     @property
     def column_step(self) -> int:

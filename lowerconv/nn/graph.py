@@ -184,6 +184,12 @@ class Graph:
         """The first input, of most networks the only one."""
         return self.inputs[0]
 
+    def let_go(self) -> None:
+        """Free the nodes now, which nobody needs any more, and not when Python looks for cycles."""
+        for node in self.nodes:
+            node.result.node = None
+        self.nodes = []
+
     def replace(self, old: Value, new: Value) -> None:
         """Have all nodes read another value instead of one."""
         for node in self.nodes:

@@ -25,6 +25,12 @@ _DEFAULTS = {
 }
 
 
+def constants(function: str, a: float | None, b: float | None) -> tuple[float, float]:
+    """Return the constants of a function, where they are not given those of PyTorch's."""
+    defaults = _DEFAULTS.get(function, (0.0, 0.0))
+    return float(defaults[0] if a is None else a), float(defaults[1] if b is None else b)
+
+
 class Pointwise(Layer):
     """A function of each item.
 
@@ -48,10 +54,8 @@ class Pointwise(Layer):
         super().__init__()
         if function not in FUNCTIONS:
             raise ValueError(f"function: got {function!r}, expected one of {sorted(FUNCTIONS)}")
-        defaults = _DEFAULTS.get(function, (0.0, 0.0))
         self.function = function
-        self.a = float(defaults[0] if a is None else a)
-        self.b = float(defaults[1] if b is None else b)
+        self.a, self.b = constants(function, a, b)
 
     def result_shape(self, *shapes: Shape) -> Shape:
         """Return the shape of the operand."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lowerconv.nn.layer import Layer
     from lowerconv.nn.module import Module
 
-PROGRAMS = 16  # kept by an execution, the latest: their memory is one arena
+PROGRAMS = 8  # kept by an execution, the latest: a megabyte each, beside the arena they share
 Shape = tuple[int, ...]
 Arrays: TypeAlias = "np.ndarray | tuple[np.ndarray, ...]"  # the input of a network, or its inputs
 
@@ -201,7 +201,7 @@ class Program:
             self._replay.run(step)
             return
         before, self._captured, self._replay = self._captured, None, None
-        self._captured = Replay(self.steps, step, self._inputs.values())
+        self._captured = Replay(self.steps, step, self._inputs.values(), before)
         if before is not None and self._captured.same_as(before):
             self._replay = self._captured
 
@@ -292,7 +292,7 @@ def program_of(
             contents,
         )
         while len(programs) >= PROGRAMS:
-            del programs[next(iter(programs))]
+            programs.pop(next(iter(programs))).graph.let_go()
     programs[key] = program  # the latest is last
     return program
 

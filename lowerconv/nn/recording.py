@@ -46,7 +46,7 @@ def checked_graph(
     graph = Graph(module, x_shape, dtype, training, contents)
     known = {id(part) for _, part in module.modules()}
     for node in graph.nodes:
-        if node.layer.own_parameters() and id(node.layer) not in known:
+        if id(node.layer) not in known and node.layer.own_parameters():
             raise ValueError(
                 f"{type(module).__name__}.forward: applies a {type(node.layer).__name__} with "
                 "parameters that is no part of the network and would be neither trained nor "

@@ -39,14 +39,27 @@ class Replay:
     step : Step
     inputs : collection of Tensor
         Those whose memory is another at each call: steps that read them are computed.
+    before : Replay, optional
+        Of the same steps: this one has room for as many launches, and no more.
     """
 
+    complete: bool  # whether all launches were captured
+    _capture: Capture
+
     def __init__(
-        self, steps: list[tuple[Layer, Frame]], step: Step, inputs: Collection[Tensor]
+        self,
+        steps: list[tuple[Layer, Frame]],
+        step: Step,
+        inputs: Collection[Tensor],
+        before: Replay | None = None,
     ) -> None:
-        self._capture = capture = Capture(sum(LAUNCHES + len(frame.xs) for _, frame in steps))
+        self._capture = capture = (
+            before._capture.another()
+            if before is not None and before.complete
+            else Capture(sum(LAUNCHES + len(frame.xs) for _, frame in steps))
+        )
         self._parts: list[_Part] = []
-        self.complete = True  # whether all launches were captured
+        self.complete = True
         given = set(map(id, inputs))
         for layer, frame in steps:
             read = (*frame.xs, frame.residual)

@@ -29,6 +29,8 @@ class Capture:
     ----------
     launches : int
         How many there is room for.
+    frame_words : int, optional
+        And for so many words of their frames; by default those of frames of `FRAME_BYTES`.
 
     Attributes
     ----------
@@ -36,10 +38,11 @@ class Capture:
         How many there are.
     """
 
-    def __init__(self, launches: int) -> None:
+    def __init__(self, launches: int, frame_words: int | None = None) -> None:
         self._team: Team = team()
         self._rows = np.zeros((launches, fork_join.ROW), np.int64)
-        self._frames = np.zeros(launches * FRAME_BYTES // 8, np.int64)
+        words = launches * FRAME_BYTES // 8 if frame_words is None else frame_words
+        self._frames = np.empty(words, np.int64)
         self._reach = [
             (array.ctypes.data, array.ctypes.data + array.nbytes)
             for array in (self._rows, self._frames)
@@ -48,6 +51,10 @@ class Capture:
         self.count = 0
         self._threads, self._scratch = get_num_threads(), workspace_generation()
         self._replay = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)(fork_join.address("replay"))
+
+    def another(self) -> Capture:
+        """Return one with room for what this one has captured."""
+        return Capture(self.count, self._frame_words)
 
     def record(self, run: Callable[[], object]) -> bool:
         """Call a function; add the launches of this thread meanwhile, if there is room for them.

@@ -55,7 +55,7 @@ def record_dtype(*parts: type) -> np.dtype:
     return np.dtype([(name, np.int64) for name in names])
 
 
-def fill(records: np.ndarray, *parts: Any) -> None:
+def fill(records: np.ndarray, *parts: object) -> None:
     """Write dataclasses into the fields of a record, or the same into each of several.
 
     Parameters

@@ -95,7 +95,7 @@ class TestSources:
 # A kernel of each generator.
 KERNELS = {
     "microkernel": Microkernel(ISA, DTYPE, (0, 1), (0,), 2, 8, "rows").address,
-    "depthwise": PlaneKernel(ISA, DTYPE, ((0, 0, 0, 0),), 1, 1, 0, 1).address,
+    "depthwise": PlaneKernel(ISA, DTYPE, ((0, 0),), 9, 1, 0, 1).address,
     "depthwise_small": SmallPlaneKernel(ISA, DTYPE, ((0, 0, 0),), 2, 2, 2, 2, 1, 1, 1, 1).address,
     "packing": lambda: packing.transpose_address.__wrapped__(ISA, DTYPE),
     "transforms": lambda: transforms.planes_to_vectors_address.__wrapped__(ISA, DTYPE),

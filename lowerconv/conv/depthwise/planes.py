@@ -64,13 +64,7 @@ class Planes(Recorded):
     def _numbers(self, phase: Phase) -> int:
         """Return the address of what the kernel of a phase reads."""
         s = self.schedule
-        pitch = s.conv.W if s.small else s.window.pitch
-        numbers = PlaneNumbers(
-            Q=phase.Q,
-            pitch=pitch,
-            segment=pitch // s.window.split,
-            out_row=phase.out_row,
-        )
+        numbers = PlaneNumbers(Q=phase.Q, out_row=phase.out_row, W=s.conv.W)
         return self._at(np.array(numbers, np.int64))
 
     def run(
@@ -107,8 +101,9 @@ def _kernel(s: PlaneSchedule, phase: Phase, taps: Taps, function: Function | Non
         extents = conv.H, phase.P, *widths, conv.stride_h, conv.stride_w
         return _small_kernel(s.isa, conv.dtype, taps, *extents, together, *common)
     together, rest = balanced(s.band, s.rows_at_once), None if masks else phase.Q % s.VL
-    places = tuple((tap, *s.window.line(row, column)) for tap, row, column in taps)
-    return _plane_kernel(s.isa, conv.dtype, places, conv.stride_h, rest, together, *common)
+    places = tuple((tap, s.window.place(row, column)) for tap, row, column in taps)
+    row_step = conv.stride_h * s.window.pitch
+    return _plane_kernel(s.isa, conv.dtype, places, row_step, rest, together, *common)
 
 
 @lru_cache(maxsize=KEPT)
@@ -149,7 +144,7 @@ def _small_kernel(
 def _plane_kernel(
     isa: Isa,
     dtype: np.dtype,
-    places: tuple[tuple[int, int, int, int], ...],
+    places: tuple[tuple[int, int], ...],
     row_step: int,
     rest: int | None,
     together: int,

@@ -6,7 +6,7 @@ product is left.  Frozen and pure, as `conv.schedule`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from lowerconv.codegen.depthwise_small import PRODUCTS_MAX
@@ -22,6 +22,7 @@ from lowerconv.conv.window import Window, balanced, window
 GROUPS_MIN = 8  # of a weight gradient, which is shared out by groups
 FEW = {"forward": 4, "input_grad": 4, "weight_grad": 16}  # products of a pixel
 TOGETHER, SLOTS_BYTES = 16, 32 * 1024  # groups padded at a time, in L1
+PITCHES = 16  # vectors of a row, up to which there is a kernel for each number
 BAND_BYTES = 128 * 1024  # of a padded band of one plane
 
 
@@ -98,6 +99,16 @@ def _is_small(conv: Convolution, VL: int) -> bool:
     return width <= VL and products <= PRODUCTS_MAX
 
 
+def _coarse(view: Window, VL: int) -> int:
+    """Return a pitch that has few values, as kernels are made for each: zeros fill up a row.
+
+    Segments have whole vectors; beyond 16 of them, 8 numbers for each power of two.
+    """
+    vectors = ceil(view.pitch / (view.split * VL))
+    step = max(1, 2 ** (vectors.bit_length() - 4)) if vectors > PITCHES else 1
+    return ceil(vectors / step) * step * VL * view.split
+
+
 def make_plane_schedule(
     conv: Convolution, isa: Isa, nodes: tuple[int, ...], gradient: bool
 ) -> PlaneSchedule:
@@ -111,6 +122,7 @@ def make_plane_schedule(
     small = _is_small(conv, VL)
     padded = view.padded and not small
     if padded:
+        view = replace(view, pitch=_coarse(view, VL))
         while band > 1 and view.plane(band) * item > BAND_BYTES:
             band = -(-band // 2)
         band = balanced(P, band)

@@ -13,6 +13,7 @@ multiplied, and arrives meanwhile.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import inf
 from typing import TypeVar
 
@@ -28,10 +29,12 @@ from lowerconv.conv.problem import ConvProblem, Op
 from lowerconv.conv.schedule import make_schedule
 from lowerconv.conv.schedule_weights import NVS, make_weight_schedule
 from lowerconv.conv.tiling import tilings
+from lowerconv.ops.activate import Activation
 from lowerconv.runtime.affinity import nodes
 
 Variant = TypeVar("Variant")
 
+PATTERNS = 128  # kept: networks have the same layer several times, and for images of all sizes
 VARIANTS = 5  # of the tilings, by their cost, that tuning measures
 
 
@@ -49,16 +52,29 @@ def estimate(problem: ConvProblem, op: Op, constant: bool) -> float:
 def build(problem: ConvProblem, op: Op, options: Options) -> Executable:
     """Return a pass on microkernels."""
     isa, variant, where = host_isa(), options.variant, nodes(options.threads)
-    conv = convolution(problem, op)
+    if op == "weight_grad" and not by_planes(problem, op):
+        NV = _named(variant, {f"{NV} vectors": NV for NV in NVS})
+        return WeightGrad(make_weight_schedule(problem, isa, where, NV), options)
+    activation = options.activation
+    if activation is not None:  # layers are alike but for its constants
+        scaled = float(activation.is_scaled)
+        options = options._replace(activation=Activation(activation.function, 0, 0, 1, scaled))
+    return _pattern(problem, op, options, where).like(activation)
+
+
+@lru_cache(maxsize=PATTERNS)
+def _pattern(
+    problem: ConvProblem, op: Op, options: Options, where: tuple[int, ...]
+) -> Forward | Planes:
+    """Return a pass that is never run, but what others are like."""
+    isa, variant, conv = host_isa(), options.variant, convolution(problem, op)
     if by_planes(problem, op):
         _named(variant, {})
         return Planes(make_plane_schedule(conv, isa, where, op == "weight_grad"), options)
-    if op == "weight_grad":
-        NV = _named(variant, {f"{NV} vectors": NV for NV in NVS})
-        return WeightGrad(make_weight_schedule(problem, isa, where, NV), options)
     found = tilings(conv, isa, options.constant)
-    # Of several that are called the same, the cheapest.
-    tiling = _named(variant, {tiling.name: tiling for tiling in reversed(found)}) or found[0]
+    tiling = found[0]
+    if variant is not None:  # of several that are called the same, the cheapest
+        tiling = _named(variant, {each.name: each for each in reversed(found)}) or tiling
     return Forward(make_schedule(conv, isa, where, tiling, options.constant), options)
 
 

@@ -30,6 +30,7 @@ from lowerconv.conv.partition import part_table
 from lowerconv.conv.phases import KEPT, Phase
 from lowerconv.conv.schedule import Schedule
 from lowerconv.conv.tiling import live_taps
+from lowerconv.ops.activate import Activation
 from lowerconv.runtime.launch import bind_operands, launch
 from lowerconv.runtime.records import fill
 from lowerconv.runtime.team import Handle
@@ -48,8 +49,10 @@ class Forward(Recorded):
     schedule : Schedule
     job : ndarray of `records.FORWARD_JOB`
         A record for each phase.
+    keeps : bool
+        Whether filters are packed once, because they are constant.
     packed : ndarray or None
-        Filters packed once, where they are constant: a copy for each NUMA node.
+        These: a copy for each NUMA node.
     """
 
     schedule: Schedule
@@ -57,8 +60,8 @@ class Forward(Recorded):
     def __init__(self, schedule: Schedule, options: Options) -> None:
         phases = len(schedule.conv.phases)
         super().__init__(schedule, options, np.zeros(phases, records.FORWARD_JOB))
-        keeps = schedule.constant and not schedule.tiling.in_place
-        self.packed = _room_for_panels(schedule) if keeps else None
+        self.keeps = schedule.constant and not schedule.tiling.in_place
+        self.packed: np.ndarray | None = None
         self._packed_from = Kept()
         workers = self._workers()
         fill(self.job, *_parts(schedule, options.add), self._epilogue(options), workers)
@@ -68,17 +71,25 @@ class Forward(Recorded):
         self.workspace_items = scratch_bytes // schedule.conv.dtype.itemsize
         self.loops = macrokernel_address()
 
+    def like(self, activation: Activation | None) -> Forward:
+        """Return another pass, with filters of its own."""
+        other = super().like(activation)
+        assert isinstance(other, Forward)
+        other.packed, other._packed_from = None, Kept()
+        return other
+
     def run(
         self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Convolve the source `a` with the filters `b`."""
-        filters = b if self.packed is None else self._pack(team, b)
+        filters = self._pack(team, b) if self.keeps else b
         bind_operands(self.words, a, filters, bias, out, workspace.address)
         launch(team, self.loops, self.address, self.schedule.workers)
 
     def _pack(self, team: Handle, filters: Array) -> Array:
         """Return the packed filters, packed now where these are not those of the last call."""
-        assert self.packed is not None
+        if self.packed is None:
+            self.packed = _room_for_panels(self.schedule)
         if filters is not self.packed and not self._packed_from.has(filters):
             self._packed_from.forget()  # whatever interrupts it
             transposed = self.schedule.conv.transposed
@@ -92,7 +103,7 @@ class Forward(Recorded):
 
     def hold(self, team: Handle, w: Array, workspace: Scratch) -> Array:
         """Return the packed filters, where they are kept so."""
-        if self.packed is None:
+        if not self.keeps:
             return w
         kept = self._pack(team, w)
         self._packed_from.forget()
@@ -100,7 +111,7 @@ class Forward(Recorded):
 
     def layout(self) -> Hashable:
         """Return all that the packed filters depend on beside the filters."""
-        if self.packed is None:
+        if not self.keeps:
             return None
         s, conv = self.schedule, self.schedule.conv
         nodes = tuple(sorted(set(s.nodes[: s.workers])))

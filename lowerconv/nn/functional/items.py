@@ -14,7 +14,7 @@ from lowerconv.nn.functional.operands import Operand, computed, evaluated, layer
 from lowerconv.nn.functional.shapes import reshape
 from lowerconv.nn.functional.standardized import standardized
 from lowerconv.nn.graph import Value
-from lowerconv.nn.pointwise import Pointwise
+from lowerconv.nn.pointwise import Pointwise, constants
 
 
 def pointwise(x: Operand, function: str, a: float | None = None, b: float | None = None) -> Operand:
@@ -43,16 +43,16 @@ def pointwise(x: Operand, function: str, a: float | None = None, b: float | None
     source = viewed(x)
     if source is not x:  # the shape last, so that what makes the items can do this, too
         return reshape(pointwise(source, function, a, b), x.shape)
-    layer = Pointwise(function, a, b)
     if function == "affine":
         before = layer_of(x, Pointwise)
         if before is not None and before.function == "affine" and x.node is not None:
-            return affine(x.node.operands[0], layer.a * before.a, layer.a * before.b + layer.b)
-    if function == "clip" and layer.a == 0 and layer.b == np.inf:
+            own_a, own_b = constants(function, a, b)
+            return affine(x.node.operands[0], own_a * before.a, own_a * before.b + own_b)
+    if function == "clip" and constants(function, a, b) == (0, np.inf):
         from lowerconv.nn.activation import relu
 
         return relu(x)
-    return layer(x)
+    return Pointwise(function, a, b)(x)
 
 
 def affine(x: Operand, a: float, b: float) -> Operand:
