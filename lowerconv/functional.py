@@ -42,6 +42,10 @@ def conv2d(
     ``y[n,k,p,q] = bias[k] + sum_crs w[k,c,r,s] x[n,c,h,w]`` with ``h = p * stride - padding + r *
     dilation`` and likewise ``w``; pixels outside the image count as zero.
 
+    Sums of float16 and bfloat16 (of ml_dtypes) are float32, and rounded once, to nearest even.  On
+    CPUs that multiply bfloat16 faster, the algorithm "fused" does: those of x86-64 take denormal
+    numbers as zeros then.
+
     Parameters
     ----------
     x : ndarray, (N, C, H, W) or (C, H, W), float32, float64, float16 or bfloat16

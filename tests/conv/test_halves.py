@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 
 import lowerconv as lc
+from lowerconv.codegen.isa import ISAS, host_extensions
+from lowerconv.conv.words import halves
+from lowerconv.machine.features import instruction_set
 
 from .cases import Case, by_case, by_pass, call_on, data_of, make_plan, named, run
 
@@ -11,6 +14,8 @@ ml_dtypes = pytest.importorskip("ml_dtypes")
 
 BF16, F16 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16)
 UNIT = {BF16: 2.0**-8, F16: 2.0**-11}  # of rounding to nearest
+CPU = ISAS[instruction_set()]
+EXTENDED = {isa.name: isa for isa in (CPU, CPU.extended(*host_extensions(CPU.name)))}
 by_half = pytest.mark.parametrize("dtype", UNIT, ids=str)
 
 CASES = named(
@@ -67,6 +72,50 @@ def test_passes(case, op, dtype):
     assert result.dtype == dtype
     assert_rounded(result, expected, sizes, terms)
     assert [array.shape for array in own] == [array.shape for array in operands]
+
+
+@pytest.fixture(params=EXTENDED.values(), ids=EXTENDED)
+def on_words(request, monkeypatch):
+    """Have words multiplied, on each instruction set, whether that is faster or not."""
+    monkeypatch.setattr(halves, "host_isa_extended", lambda: request.param)
+    monkeypatch.setattr(halves, "_is_fast", lambda: True)
+    halves.convolution_of_words.cache_clear()
+    yield request.param
+    halves.convolution_of_words.cache_clear()
+
+
+@pytest.mark.parametrize("op", ["forward", "input_grad"])
+def test_passes_on_words(on_words, op):
+    for case in CASES:
+        x, w, bias, dy = halves_of(case, BF16)
+        exact = [array.astype(float) for array in (x, w, dy)]
+        _, expected = call_on(op, case, *exact)
+        _, sizes = call_on(op, case, *map(abs, exact))
+        plan = make_plan(op, case, dtype=BF16, algorithm="fused", bias=op == "forward")
+        own = (x, w, bias) if op == "forward" else (dy, w)
+        if op == "forward":
+            expected = expected + bias.astype(float)[:, None, None]
+            sizes = sizes + abs(bias.astype(float))[:, None, None]
+        terms = w[0].size if op == "forward" else w[:, 0].size
+        assert_rounded(plan(*own), expected, sizes, terms)
+        constant = make_plan(op, case, dtype=BF16, algorithm="fused", constant_weights=True)
+        constant.hold(w)
+        once = constant(own[0])
+        plan = make_plan(op, case, dtype=BF16, algorithm="fused", accumulate=True)
+        N, C, *pixels = once.shape
+        large = np.ones((N, C + 2, *pixels), BF16)
+        out = large[:, 1:-1]
+        plan(*own[:2], out=out)
+        assert (large[:, [0, -1]] == 1).all()
+        bound = 2 * UNIT[BF16] * (abs(once.astype(float)) + 1)
+        assert (abs(out.astype(float) - once.astype(float) - 1) <= bound).all()
+
+
+def test_words_are_explained(on_words):
+    explained = [
+        make_plan("forward", case, dtype=BF16, algorithm="fused").explain() for case in CASES
+    ]
+    assert sum("words of two bfloat16" in text for text in explained) > len(CASES) // 2
 
 
 @by_half

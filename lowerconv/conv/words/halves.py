@@ -1,4 +1,4 @@
-"""Passes of bfloat16 on words of two channels, where the CPU multiplies those.
+"""Passes of bfloat16 on words of two channels, where the CPU multiplies those faster.
 
 Forward, and the input gradient at stride 1; the others go by way of float32 (`conv.halves`).  Each
 sum is that of products of float32, rounded at each addition, as `codegen.dots` tells; instructions
@@ -24,6 +24,7 @@ from lowerconv.conv.phases import KEPT, Convolution, convolution, countable
 from lowerconv.conv.problem import ConvProblem, Op
 from lowerconv.conv.schedule import make_schedule
 from lowerconv.conv.tiling import tilings
+from lowerconv.machine.features import has_fast_bf16
 from lowerconv.ops.half_images import join_halves
 from lowerconv.runtime.affinity import nodes
 from lowerconv.runtime.team import Handle
@@ -31,13 +32,12 @@ from lowerconv.runtime.workspace import Scratch
 
 TOGETHER = 2
 ELEMENT = Element("bf16", "bf16", result="bf16")
-NATIVE = ("avx512bf16", "bf16")  # extensions that multiply words
 
 
 @lru_cache(maxsize=KEPT)
 def convolution_of_words(problem: ConvProblem, op: Op) -> Convolution | None:
     """Return a pass as a convolution of words; None where it is none, or float32 is as fast."""
-    if problem.dtype.name != "bfloat16" or not set(NATIVE) & set(host_isa_extended().extensions):
+    if problem.dtype.name != "bfloat16" or not _is_fast():
         return None
     if op == "weight_grad" or by_planes(problem.computed, op) or not countable(problem):
         return None
@@ -47,6 +47,11 @@ def convolution_of_words(problem: ConvProblem, op: Op) -> Convolution | None:
     if conv.phases[0].out_column > 1:
         return None
     return replace(conv, C=-(-conv.C // TOGETHER), element=ELEMENT)
+
+
+def _is_fast() -> bool:
+    """Return whether words are multiplied faster than the same numbers in float32."""
+    return has_fast_bf16() and bool({"avx512bf16", "bf16"} & set(host_isa_extended().extensions))
 
 
 def estimate(problem: ConvProblem, op: Op, constant: bool) -> float | None:
