@@ -105,6 +105,7 @@ ELSEWHERE = {
     "bench.study.Study": "functions, that pickle where they have a name",
     "cli.bench.Job": "a study and results",
     "codegen.quantising.Quantising": "made as a Microkernel is",
+    "codegen.halving.Halving": "made as a Microkernel is",
     "codegen.microkernel.Store": "values of a function that is being written",
     "codegen.depthwise.PlaneKernel": "made as a Microkernel is",
     "codegen.depthwise_small.SmallPlaneKernel": "made as a Microkernel is",

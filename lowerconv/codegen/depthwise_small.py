@@ -16,7 +16,7 @@ from lowerconv.codegen.emit import Emitter
 from lowerconv.codegen.epilogue import Epilogue, Function
 from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.kernel import Kernel
-from lowerconv.codegen.microkernel import store_pixels
+from lowerconv.codegen.pixels import store_pixels
 from lowerconv.codegen.signatures import Plane
 
 PRODUCTS_MAX = 2000  # vectors of products that are written out

@@ -25,7 +25,6 @@ architectures".
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -33,10 +32,11 @@ import numpy as np
 from llvmlite import ir
 
 from lowerconv.codegen.dots import WORDS, Words, dot_of
-from lowerconv.codegen.emit import I32, Emitter
+from lowerconv.codegen.emit import Emitter
 from lowerconv.codegen.epilogue import Epilogue, Function
 from lowerconv.codegen.isa import LINE, Isa
 from lowerconv.codegen.kernel import Kernel
+from lowerconv.codegen.pixels import store_pixels
 from lowerconv.codegen.signatures import Tile
 
 FAR = 4  # pixels so far apart that a line is left alone
@@ -298,14 +298,11 @@ class Microkernel(Kernel):
             some = e.builder.icmp_signed("<", e.constant(i), to.valid)
             with e.builder.if_then(some, likely=True):
                 number = self.result_rows[i] if self.result_rows else i
-                target = e.offset(to.out, e.builder.mul(to.ld_out, e.constant(number)))
+                target = self._row(e, to, number)
                 for v, value in enumerate(row):
                     lanes = self._lanes(e, v, to.numbers)
-                    first, step = self._vector_place(e, v), self.pixel_step
-                    at = self._pixel_row(e, target, v, to.numbers.out_row)
-                    store_pixels(
-                        e, value, at, first, lanes, epilogue=to.epilogue, add=to.add, step=step
-                    )
+                    at = self._target(e, target, v, to.numbers)
+                    self._put(e, value, at, self._vector_place(e, v), lanes, to)
 
     def _store_columns(self, e: Emitter, sums: list[list[ir.Value]], to: Store) -> None:
         """Store lane f of row i at ``out + f * ld_out + i * pixel_step``."""
@@ -318,77 +315,29 @@ class Microkernel(Kernel):
                     number = v * lanes + lane
                     some = builder.icmp_signed("<", e.constant(number), to.valid)
                     with builder.if_then(some, likely=True):
-                        target = e.offset(to.out, builder.mul(to.ld_out, e.constant(number)))
-                        step, count = self.pixel_step, len(rows)
-                        store_pixels(
-                            e,
-                            value,
-                            target,
-                            i * step,
-                            count,
-                            epilogue=to.epilogue,
-                            add=to.add,
-                            step=step,
-                        )
+                        target = self._row(e, to, number)
+                        self._put(e, value, target, i * self.pixel_step, len(rows), to)
 
+    def _row(self, e: Emitter, to: Store, number: int) -> ir.Value:
+        """Return the address of a row of the result."""
+        return e.offset(to.out, e.builder.mul(to.ld_out, e.constant(number)))
 
-def store_pixels(
-    e: Emitter,
-    value: ir.Value,
-    target: ir.Value,
-    first: int,
-    count: int | ir.Value,
-    *,
-    epilogue: Epilogue,
-    add: bool,
-    step: int,
-) -> None:
-    """Store `count` lanes from item `first` on, `step` items apart.
+    def _target(self, e: Emitter, row: ir.Value, v: int, own: Numbers) -> ir.Value:
+        """Return the address of a vector's row of pixels in a row of the result."""
+        return self._pixel_row(e, row, v, own.out_row)
 
-    They are spread over as many vectors as it takes, or stored one by one where every vector would
-    hold one at most.  A count that is known at run time takes masks.
-    """
-    most = count if isinstance(count, int) else e.lanes
-    if step >= e.lanes and step > 1:
-        for j in range(most):
-            exists: AbstractContextManager[Any] = nullcontext()
-            if not isinstance(count, int):
-                some = e.builder.icmp_signed("<", e.constant(j), count)
-                exists = e.builder.if_then(some, likely=True)
-            with exists:
-                pointer = e.address(target, first + j * step, e.scalar)
-                item = e.builder.extract_element(value, e.constant(j, I32))
-                if add:
-                    there = e.builder.load(pointer, align=e.dtype.itemsize, typ=e.scalar)
-                    item = e.add(there, item)
-                e.builder.store(epilogue.apply(item), pointer, align=e.dtype.itemsize)
-        return
-    for part in range(step):
-        # Lane j of this part is pixel (part * lanes + j) / step.
-        begin = -(-part * e.lanes // step)
-        if begin >= most:
-            break
-        wanted = [(part * e.lanes + j) for j in range(e.lanes)]
-        chosen = [w % step == 0 and w // step < most for w in wanted]
-        piece = value
-        if step > 1:
-            piece = e.shuffle(value, e.undefined, [min(w // step, e.lanes - 1) for w in wanted])
-        at = first + part * e.lanes
-        mask = None if all(chosen) else e.mask(chosen)
-        if not isinstance(count, int):
-            # Pixel w / step is below the count where w is below step times that.
-            reach = e.builder.sub(
-                e.builder.mul(count, e.constant(step)), e.constant(part * e.lanes)
-            )
-            mask = e.builder.and_(e.mask(chosen), e.lanes_below(reach))
-        if add:
-            there = e.load(target, at) if mask is None else e.masked_load(target, at, mask)
-            piece = e.add(there, piece)
-        if isinstance(count, int):
-            e.store_chosen(epilogue.apply(piece), target, at, chosen)
-        else:
-            pointer = e.address(target, at, e.vector)
-            e.store_lanes(epilogue.apply(piece), pointer, mask)
+    def _put(
+        self,
+        e: Emitter,
+        value: ir.Value,
+        row: ir.Value,
+        first: int,
+        count: int | ir.Value,
+        to: Store,
+    ) -> None:
+        """Store the first lanes of a vector in a row of the result, from item `first` on."""
+        step = self.pixel_step
+        store_pixels(e, value, row, first, count, epilogue=to.epilogue, add=to.add, step=step)
 
 
 def rows_max(isa: Isa, NV: int, words: Words | None = None) -> int:

@@ -7,9 +7,12 @@ from functools import lru_cache
 from lowerconv.conv import direct, fused, winograd
 from lowerconv.conv.algorithm import Algorithm
 from lowerconv.conv.blas import lowered, pipelined
+from lowerconv.conv.call import NAMES
 from lowerconv.conv.executable import Executable, Followed, Nothing, Options
+from lowerconv.conv.halves import Converted
 from lowerconv.conv.phases import KEPT
 from lowerconv.conv.problem import ConvProblem, Op
+from lowerconv.conv.words import halves as half_words
 
 ALGORITHMS: dict[str, Algorithm] = {
     algorithm.name: algorithm
@@ -31,7 +34,14 @@ def choose(problem: ConvProblem, op: Op, constant: bool = False) -> Algorithm:
     The choice does not depend on the number of threads, because algorithms differ in the last bits
     of their results.
     """
-    return min(ALGORITHMS.values(), key=lambda a: a.estimate(problem, op, constant))
+    words = half_words.estimate(problem, op, constant)
+
+    def cost(algorithm: Algorithm) -> float:
+        if algorithm is fused.ALGORITHM and words is not None:
+            return words
+        return algorithm.estimate(problem.computed, op, constant)
+
+    return min(ALGORITHMS.values(), key=cost)
 
 
 def make_executable(problem: ConvProblem, op: Op, options: Options) -> Executable:
@@ -45,12 +55,27 @@ def make_executable(problem: ConvProblem, op: Op, options: Options) -> Executabl
         The extents are larger than the algorithm can count.
     """
     algorithm = ALGORITHMS[options.algorithm]
-    algorithm.check(problem)
+    algorithm.check(problem.computed)
     if not problem.N:
         return Nothing(options)
+    if problem.is_half:
+        return _converted(problem, op, options)
     if algorithm.fuses_epilogue(op) or not (options.add or options.activation):
         return algorithm.build(problem, op, options)
     if not options.add:
         return Followed(algorithm.build(problem, op, options._replace(activation=None)), options)
     alone = options._replace(relu=False, activation=None, add=False)
     return Followed(algorithm.build(problem, op, alone), options)
+
+
+def _converted(problem: ConvProblem, op: Op, options: Options) -> Executable:
+    """Return a pass of 16-bit arrays: on words of them, or by way of float32."""
+    shapes = {"x": problem.x_shape, "w": problem.w_shape, "y": problem.y_shape}
+    a, b, result = (shapes[name[-1]] for name in NAMES[op])
+    bias = (problem.K if options.bias else 0,)
+    if options.algorithm == fused.ALGORITHM.name:
+        words = half_words.build(problem, op, (a, b, bias, result), options)
+        if words is not None:
+            return words
+    inner = make_executable(problem.computed, op, options)
+    return Converted(inner, (a, b, bias, result), problem.dtype, options)

@@ -39,6 +39,18 @@ def host_features() -> Mapping[str, bool]:
         return {}
 
 
+@lru_cache
+def has_fast_bf16() -> bool:
+    """Return whether dot products of bf16 are faster than multiply-adds of float32.
+
+    AMD's and Arm's do twice as many products.  Intel's cores do half as many (measured on Emerald
+    Rapids, ``python -m bench.types``): they leave bf16 to AMX.
+    """
+    if host_features().get("avx512bf16", False):
+        return llvm.get_host_cpu_name().startswith("znver")
+    return host_features().get("bf16", False)
+
+
 def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """Name of the CPU as its maker writes it, else as LLVM does (``"neoverse-n1"``).
 

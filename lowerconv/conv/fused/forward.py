@@ -10,6 +10,7 @@ import numpy as np
 
 from lowerconv.codegen.dots import Words
 from lowerconv.codegen.epilogue import Function
+from lowerconv.codegen.halving import Halving
 from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.microkernel import Microkernel
 from lowerconv.codegen.packing import (
@@ -233,6 +234,7 @@ class Forward(Recorded):
 def _parts(s: Schedule, add: bool) -> tuple[object, ...]:
     """Return the parts of the record that follow from the schedule alone."""
     conv, isa, dtype = s.conv, s.isa, s.conv.dtype
+    out_pixel = conv.element.result_bytes if conv.element else dtype.itemsize
     packs = records.PACKED_FROM_TRANSPOSED if conv.transposed else records.PACKED_FROM_FORWARD
     filters_from = records.FILTERS_IN_PLACE if s.tiling.in_place else packs
     return (
@@ -270,7 +272,8 @@ def _parts(s: Schedule, add: bool) -> tuple[object, ...]:
         ),
         records.Result(
             out_plane=conv.out_plane,
-            out_item=dtype.itemsize // conv.filters_together,
+            out_pixel=out_pixel,
+            out_item=out_pixel // conv.filters_together,
             phases=len(conv.phases),
             add=add,
         ),
@@ -319,6 +322,8 @@ def _make(product: _Product, **tile: Any) -> Made:
     kernel: Microkernel
     if result == "sums":
         kernel = Microkernel(isa, dtype, **tile, words=words, function=function)
+    elif result == "bf16":
+        kernel = Halving(isa, dtype, **tile, words=words, function=function)
     else:
         kernel = Quantising(isa, dtype, **tile, words=words, result=result, residual=residual)
     return kernel, kernel.address()
