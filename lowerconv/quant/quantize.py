@@ -86,7 +86,7 @@ def quantize(
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
     >>> images = np.random.default_rng(0).standard_normal((32, 3, 8, 8), np.float32)
     >>> integer = lc.quantize(net, images)
-    >>> np.abs(integer(images) - net(images)).max() < 0.1
+    >>> bool(np.abs(integer(images) - net(images)).max() < 0.1)
     True
     """
     _check("method", Choice(METHODS), method)
