@@ -8,15 +8,15 @@ import numpy as np
 
 from lowerconv.checks import plain_array, shape
 from lowerconv.conv.plan_cache import cached_plan
-from lowerconv.conv.problem import DTYPES
+from lowerconv.conv.problem import EXPECTED, has_dtype
 
 
 def _check_array(array: Any, name: str, dtype: np.dtype | None = None) -> None:
     plain_array(array, name)
     if dtype is not None and array.dtype != dtype:
         raise TypeError(f"{name}: got dtype {array.dtype}, expected {dtype} like the first array")
-    if array.dtype not in DTYPES:
-        raise TypeError(f"{name}: got dtype {array.dtype}, expected float32 or float64")
+    if not has_dtype(array.dtype):
+        raise TypeError(f"{name}: got dtype {array.dtype}, expected {EXPECTED}")
 
 
 def _check_rank(array: np.ndarray, name: str, meaning: str) -> None:
@@ -44,7 +44,7 @@ def conv2d(
 
     Parameters
     ----------
-    x : ndarray, (N, C, H, W) or (C, H, W), float32 or float64
+    x : ndarray, (N, C, H, W) or (C, H, W), float32, float64, float16 or bfloat16
         Images, in any memory layout.
     w : ndarray, (K, C/groups, R, S), dtype of `x`
         Filters.
@@ -116,7 +116,7 @@ def conv2d_input_grad(
 
     Parameters
     ----------
-    dy : ndarray, (N, K, P, Q) or (K, P, Q), float32 or float64
+    dy : ndarray, (N, K, P, Q) or (K, P, Q), float32, float64, float16 or bfloat16
         Gradient with respect to the result of :func:`conv2d`.
     w : ndarray, (K, C/groups, R, S), dtype of `dy`
         Filters.
@@ -161,7 +161,7 @@ def conv2d_weight_grad(
 
     Parameters
     ----------
-    dy : ndarray, (N, K, P, Q) or (K, P, Q), float32 or float64
+    dy : ndarray, (N, K, P, Q) or (K, P, Q), float32, float64, float16 or bfloat16
         Gradient with respect to the result of :func:`conv2d`.
     x : ndarray, (N, C, H, W) or (C, H, W), dtype of `dy`
         Images.

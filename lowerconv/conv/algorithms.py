@@ -5,7 +5,9 @@ from __future__ import annotations
 from lowerconv.conv import direct, fused, winograd
 from lowerconv.conv.algorithm import Algorithm
 from lowerconv.conv.blas import lowered, pipelined
+from lowerconv.conv.call import NAMES
 from lowerconv.conv.executable import Executable, Followed, Nothing, Options
+from lowerconv.conv.halves import Converted
 from lowerconv.conv.problem import ConvProblem, Op
 
 ALGORITHMS: dict[str, Algorithm] = {
@@ -27,7 +29,8 @@ def choose(problem: ConvProblem, op: Op, constant: bool = False) -> Algorithm:
     The choice does not depend on the number of threads, because algorithms differ in the last bits
     of their results.
     """
-    return min(ALGORITHMS.values(), key=lambda a: a.estimate(problem, op, constant))
+    computed = problem.computed
+    return min(ALGORITHMS.values(), key=lambda a: a.estimate(computed, op, constant))
 
 
 def make_executable(problem: ConvProblem, op: Op, options: Options) -> Executable:
@@ -41,12 +44,23 @@ def make_executable(problem: ConvProblem, op: Op, options: Options) -> Executabl
         The extents are larger than the algorithm can count.
     """
     algorithm = ALGORITHMS[options.algorithm]
-    algorithm.check(problem)
+    algorithm.check(problem.computed)
     if not problem.N:
         return Nothing(options)
+    if problem.is_half:
+        return _converted(problem, op, options)
     if algorithm.fuses_epilogue(op) or not (options.add or options.activation):
         return algorithm.build(problem, op, options)
     if not options.add:
         return Followed(algorithm.build(problem, op, options._replace(activation=None)), options)
     alone = options._replace(relu=False, activation=None, add=False)
     return Followed(algorithm.build(problem, op, alone), options)
+
+
+def _converted(problem: ConvProblem, op: Op, options: Options) -> Executable:
+    """Return a pass of 16-bit arrays by way of float32."""
+    shapes = {"x": problem.x_shape, "w": problem.w_shape, "y": problem.y_shape}
+    a, b, result = (shapes[name[-1]] for name in NAMES[op])
+    bias = (problem.K if options.bias else 0,)
+    inner = make_executable(problem.computed, op, options)
+    return Converted(inner, (a, b, bias, result), problem.dtype, options)

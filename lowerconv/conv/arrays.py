@@ -63,3 +63,19 @@ def are_slices(images: np.ndarray) -> bool:
             )
         )
     )
+
+
+def flat_images(array: np.ndarray) -> tuple[np.ndarray, int, int, int, int, int]:
+    """Return images that may lie apart, (N, C, H, W), as the fields of `ops.images.Images`.
+
+    Arrays of other dimensions are one image of one channel and row.
+    """
+    if array.ndim != 4:
+        return array.reshape(-1), array.size, 1, 1, 1, array.size
+    N, C, H, W = array.shape
+    if array.flags.c_contiguous:
+        return array.reshape(-1), C * H * W, N, C, H, W
+    step = array.strides[0] // array.itemsize
+    span = (N - 1) * step + C * H * W
+    flat = np.lib.stride_tricks.as_strided(array, (span,), (array.itemsize,))
+    return flat, step, N, C, H, W

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lowerconv.codegen.kernel import Kernel
+from lowerconv.conv.arrays import flat_images
 from lowerconv.conv.records import Epilogue
 from lowerconv.conv.setting import Setting
 from lowerconv.copying import not_copied
@@ -206,7 +207,7 @@ class Followed(Executable):
             np.maximum(out, 0, out=out)
         if options.activation is not None:
             function, *constants = options.activation
-            images = _images(out)
+            images = flat_images(out)
             a, b, scale, shift = map(out.dtype.type, constants)
             pointwise(team, images, images, FUNCTIONS[function], a, b)
             if options.activation.is_scaled:
@@ -227,14 +228,3 @@ class Followed(Executable):
     def explain(self) -> dict[str, str]:
         """Return the decisions, for people."""
         return self.stored.explain()
-
-
-def _images(array: Array) -> tuple[Array, int, int, int, int, int]:
-    """Return images that may lie apart, (N, C, H, W), as the fields of `ops.images.Images`."""
-    N, C, H, W = array.shape
-    if array.flags.c_contiguous:
-        return array.reshape(-1), C * H * W, N, C, H, W
-    step = array.strides[0] // array.itemsize
-    span = (N - 1) * step + C * H * W
-    flat = np.lib.stride_tricks.as_strided(array, (span,), (array.itemsize,))
-    return flat, step, N, C, H, W

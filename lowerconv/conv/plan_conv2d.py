@@ -39,7 +39,7 @@ def plan_conv2d(
         As for :func:`lowerconv.conv2d`.
     op : {"forward", "input_grad", "weight_grad"}
         The pass: the plan is called as ``plan(x, w[, bias])``, ``plan(dy, w)`` or ``plan(dy, x)``.
-    dtype : dtype-like, float32 or float64
+    dtype : dtype-like, float32, float64, float16 or bfloat16
         Of all arrays.
     algorithm : str
         "auto" or one of :func:`lowerconv.algorithms`.

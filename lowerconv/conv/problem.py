@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -12,7 +12,10 @@ from lowerconv.checks import Pair, integer, pair
 
 Op = Literal["forward", "input_grad", "weight_grad"]
 OPS: tuple[str, ...] = ("forward", "input_grad", "weight_grad")
-DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+FLOAT32 = np.dtype(np.float32)
+DTYPES = (FLOAT32, np.dtype(np.float64))
+HALVES = ("bfloat16", "float16")  # the first is ml_dtypes', and none of NumPy's
+EXPECTED = "float32, float64, bfloat16 (of ml_dtypes) or float16"
 
 EXTENT_MAX = 2**62  # of a padded image: sums of two such numbers still fit 64 bits
 Sides = tuple[Pair, Pair]  # ((top, bottom), (left, right))
@@ -57,6 +60,16 @@ class ConvProblem:
     dilation: Pair
     groups: int
     dtype: np.dtype
+
+    @property
+    def is_half(self) -> bool:
+        """Whether arrays have 16 bits; sums are float32."""
+        return self.dtype.itemsize == 2
+
+    @property
+    def computed(self) -> ConvProblem:
+        """The same problem in the type of its sums."""
+        return replace(self, dtype=FLOAT32) if self.is_half else self
 
     @cached_property
     def P(self) -> int:
@@ -174,6 +187,28 @@ def batched(x_shape: Any) -> tuple[Any, bool]:
     return (1, *x_shape) if single else x_shape, single
 
 
+def checked_dtype(dtype: Any) -> np.dtype:
+    """Return a dtype-like as one that convolutions have; raise TypeError for any other."""
+    if isinstance(dtype, str) and dtype == "bfloat16":
+        try:
+            import ml_dtypes
+        except ImportError:
+            raise TypeError("dtype: got 'bfloat16', which needs the package ml_dtypes") from None
+        dtype = ml_dtypes.bfloat16
+    try:
+        known = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"dtype: got {dtype!r}, expected {EXPECTED}") from None
+    if not has_dtype(known):
+        raise TypeError(f"dtype: got {known}, expected {EXPECTED}")
+    return known
+
+
+def has_dtype(dtype: np.dtype) -> bool:
+    """Return whether convolutions have a dtype, in the byte order of the machine."""
+    return dtype in DTYPES or (dtype.itemsize == 2 and dtype.name in HALVES and dtype.isnative)
+
+
 def conv_problem(
     x_shape: Any,
     w_shape: Any,
@@ -200,7 +235,7 @@ def conv_problem(
     groups : int
         Blocks of channels convolved apart from each other.
     dtype : dtype-like
-        float32 or float64.
+        float32, float64, float16, or bfloat16 of ml_dtypes.
     names : pair of str
         What the caller calls the first two arguments, for the messages.
 
@@ -236,12 +271,7 @@ def conv_problem(
             f"{w_name}: got {C_group} channels per filter, expected {C // groups} "
             f"({C} channels of {x_name} in {groups} groups)"
         )
-    try:
-        dtype = np.dtype(dtype)
-    except TypeError:
-        raise TypeError(f"dtype: got {dtype!r}, expected float32 or float64") from None
-    if dtype not in DTYPES:
-        raise TypeError(f"dtype: got {dtype}, expected float32 or float64")
+    dtype = checked_dtype(dtype)
     for axis, image, (before, after), taps, step in (
         ("rows", H, sides[0], R, dilation[0]),
         ("columns", W, sides[1], S, dilation[1]),

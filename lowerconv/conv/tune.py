@@ -44,11 +44,12 @@ def problem_key(problem: ConvProblem, op: Op, constant: bool) -> str:
 
 def candidates(problem: ConvProblem, op: Op, constant: bool) -> list[Candidate]:
     """Return the algorithms, and their variants, that are measured."""
+    computed = problem.computed
     return [
         Candidate(name, variant)
         for name, algorithm in ALGORITHMS.items()
-        if algorithm.takes(problem) and problem.flops < algorithm.tuned_below
-        for variant in algorithm.variants(problem, op, constant)
+        if algorithm.takes(computed) and computed.flops < algorithm.tuned_below
+        for variant in algorithm.variants(computed, op, constant)
     ]
 
 

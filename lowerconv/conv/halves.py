@@ -1,0 +1,107 @@
+"""Passes of bf16 and float16 arrays: converted to float32, and the result rounded once.
+
+Sums are those of float32; only what is stored has 16 bits.  Conversion is exact, denormal numbers,
+infinities and NaN included, and results are rounded to nearest even.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import numpy as np
+
+from lowerconv.conv.arrays import flat_images
+from lowerconv.conv.executable import Array, Executable, Options
+from lowerconv.conv.kept import Kept
+from lowerconv.ops.half_images import expand_images, round_images_to_half
+from lowerconv.runtime.team import Handle
+from lowerconv.runtime.workspace import Scratch, carved_items
+
+FLOAT = np.dtype(np.float32)
+
+
+class Converted(Executable):
+    """A pass of float32, and the conversion of what it takes and gives.
+
+    Parameters
+    ----------
+    inner : Executable
+        The pass.
+    shapes : tuple
+        Of its operands a and b, the bias, and the result.
+    dtype : dtype
+        bfloat16 or float16.
+    options : Options
+    """
+
+    slices = True
+
+    def __init__(
+        self,
+        inner: Executable,
+        shapes: tuple[tuple[int, ...], ...],
+        dtype: np.dtype,
+        options: Options,
+    ) -> None:
+        super().__init__(inner.threads)
+        self.inner, self.options = inner, options
+        self.pairs, self.launches, self.kernels = inner.pairs, inner.launches, inner.kernels
+        self._fp16, self._name = dtype.kind == "f", dtype.name
+        self._shapes = (*shapes, (inner.workspace_items,))
+        self.workspace_items = 2 * carved_items(FLOAT, *self._shapes)
+        self._kept, self._filters = Kept(), np.empty(0, FLOAT)
+
+    def run(
+        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+    ) -> None:
+        """Compute a pass."""
+        scratch = Scratch(workspace.array.view(FLOAT), workspace.address)
+        own_a, own_b, own_bias, own_out, rest = scratch.carve(*self._shapes)
+        self._expand(team, a, own_a)
+        if b.dtype == FLOAT:  # what `hold` has returned
+            own_b = b
+        elif self.options.constant:
+            own_b = self._constant(team, b)
+        else:
+            self._expand(team, b, own_b)
+        self._expand(team, bias, own_bias)
+        if self.options.add:
+            self._expand(team, out, own_out)
+        self.inner.run(team, own_a, own_b, own_bias, own_out, Scratch(rest, rest.ctypes.data))
+        round_images_to_half(team, flat_images(own_out), self._codes(out), self._fp16)
+
+    def _codes(self, array: np.ndarray) -> tuple:
+        return flat_images(array.view(np.uint16))
+
+    def _expand(self, team: Handle, array: np.ndarray, target: np.ndarray) -> None:
+        expand_images(team, self._codes(array), flat_images(target), self._fp16)
+
+    def _constant(self, team: Handle, filters: np.ndarray) -> np.ndarray:
+        """Return filters that do not change in float32: an array of their own, as `Kept` needs."""
+        if not self._kept.has(filters):
+            self._kept.forget()
+            target = np.empty(filters.shape, FLOAT)
+            self._expand(team, filters, target)
+            self._filters = target
+            self._kept.take(filters)
+        return self._filters
+
+    def hold(self, team: Handle, w: Array, workspace: Scratch) -> Array:
+        """Return what is kept of the filters, in float32."""
+        filters = np.empty(w.shape, FLOAT)
+        self._expand(team, w, filters)
+        scratch = Scratch(workspace.array.view(FLOAT), workspace.address)
+        return self.inner.hold(team, filters, scratch)
+
+    def layout(self) -> Hashable:
+        """Return all that `hold` depends on beside the filters."""
+        return "from", self._name, self.inner.layout()
+
+    def adopt(self, kept: Array) -> None:
+        """Keep what another one has kept."""
+        if self.inner.layout() is not None:
+            self.inner.adopt(kept)
+
+    def explain(self) -> dict[str, str]:
+        """Return the decisions, for people."""
+        return {"numbers": f"{self._name}, converted to float32 and back"} | self.inner.explain()
