@@ -17,7 +17,6 @@ from lowerconv.ops.images import bare_images, piece, pieces_of, plane
 from lowerconv.ops.quantize import CHANNELS
 from lowerconv.runtime.launch import parallel
 
-
 BAND = 4096  # words of rows that are done together: they stay in the L1 cache
 
 

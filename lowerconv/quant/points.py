@@ -1,7 +1,8 @@
 """Where codes stand in a network: which operators compute with integers, and what is rounded.
 
 Convolutions and fully connected layers do, but for those that the user leaves out.  Operators
-between them follow where all that they read is made of integers and integers read their result.
+between them follow where all that they read is made of integers, or codes for them anyway, and
+integers read their result.
 """
 
 from __future__ import annotations
@@ -48,24 +49,33 @@ class Points:
         made = {chain.result for chain in self.chains}
         within = {node.result for chain in self.chains for node in chain.nodes} - made
         read = {v for node in self.integer for v in node.operands if not _is_codes(v)} - within
+        read |= {c.result for c in self.chains if not is_product(c.head.layer) and self._ends(c)}
         order = [*graph.inputs, *(node.result for node in graph.nodes)]
         self.values = [value for value in order if value in read]
 
     def _choose(self, excluded: set[Node]) -> set[Node]:
-        chosen: set[Node] = set()
+        chosen = {
+            node
+            for node in self.graph.nodes
+            if is_product(node.layer) and len(node.operands[0].shape) in (2, 4)
+        } - excluded
+        codes = {node.operands[0] for node in chosen}
         for node in self.graph.nodes:
-            if is_product(node.layer):
-                fits = len(node.operands[0].shape) in (2, 4) and node not in excluded
-            else:
-                fits = is_other(node) and all(v.node in chosen for v in node.operands)
-            if fits:
+            if is_other(node) and all(v.node in chosen or v in codes for v in node.operands):
                 chosen.add(node)
         for node in reversed(self.graph.nodes):
             readers = self.readers[node.result]
             needed = any(n in chosen or isinstance(n.layer, QuantizeLinear) for n in readers)
+            # The maximum of codes is exact, and leaves less to convert.
+            needed |= isinstance(node.layer, MaxPool2d) and node.result not in self.graph.results
             if not is_product(node.layer) and not needed:
                 chosen.discard(node)
         return chosen
+
+    def _ends(self, chain: Chain) -> bool:
+        """Return whether nothing says yet what the codes of a chain stand for."""
+        readers = self.readers[chain.result]
+        return not all(isinstance(reader.layer, QuantizeLinear) for reader in readers)
 
     def _chains(self) -> list[Chain]:
         """Return what each integer layer computes."""
