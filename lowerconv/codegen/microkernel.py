@@ -245,13 +245,10 @@ class Microkernel(Kernel):
             some = e.builder.icmp_signed("<", e.constant(i), to.valid)
             with e.builder.if_then(some, likely=True):
                 number = self.result_rows[i] if self.result_rows else i
-                target = e.offset(to.out, e.builder.mul(to.ld_out, e.constant(number)))
+                target = self._row(e, to, number)
                 for v, value in enumerate(row):
                     lanes = self.lanes[v] if self.lanes else e.lanes
-                    first, step = self._vector_place(e, v), self.pixel_step
-                    store_pixels(
-                        e, value, target, first, lanes, epilogue=to.epilogue, add=to.add, step=step
-                    )
+                    self._put(e, value, target, self._vector_place(e, v), lanes, to)
 
     def _store_columns(self, e: Emitter, sums: list[list[ir.Value]], to: Store) -> None:
         """Store lane f of row i at ``out + f * ld_out + i * pixel_step``."""
@@ -264,18 +261,27 @@ class Microkernel(Kernel):
                     number = v * lanes + lane
                     some = builder.icmp_signed("<", e.constant(number), to.valid)
                     with builder.if_then(some, likely=True):
-                        target = e.offset(to.out, builder.mul(to.ld_out, e.constant(number)))
-                        step, count = self.pixel_step, len(rows)
-                        store_pixels(
-                            e,
-                            value,
-                            target,
-                            i * step,
-                            count,
-                            epilogue=to.epilogue,
-                            add=to.add,
-                            step=step,
-                        )
+                        target = self._row(e, to, number)
+                        self._put(e, value, target, i * self.pixel_step, len(rows), to)
+
+    def _row(self, e: Emitter, to: Store, number: int) -> ir.Value:
+        """Return the address of a row of the result."""
+        return e.offset(to.out, e.builder.mul(to.ld_out, e.constant(number)))
+
+    def _put(
+        self, e: Emitter, value: ir.Value, row: ir.Value, first: int, count: int, to: Store
+    ) -> None:
+        """Store the first lanes of a vector in a row of the result, from item `first` on."""
+        store_pixels(
+            e,
+            value,
+            row,
+            first,
+            count,
+            epilogue=to.epilogue,
+            add=to.add,
+            step=self.pixel_step,
+        )
 
 
 def store_pixels(

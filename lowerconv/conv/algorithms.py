@@ -9,6 +9,7 @@ from lowerconv.conv.call import NAMES
 from lowerconv.conv.executable import Executable, Followed, Nothing, Options
 from lowerconv.conv.halves import Converted
 from lowerconv.conv.problem import ConvProblem, Op
+from lowerconv.conv.words import halves as half_words
 
 ALGORITHMS: dict[str, Algorithm] = {
     algorithm.name: algorithm
@@ -29,8 +30,14 @@ def choose(problem: ConvProblem, op: Op, constant: bool = False) -> Algorithm:
     The choice does not depend on the number of threads, because algorithms differ in the last bits
     of their results.
     """
-    computed = problem.computed
-    return min(ALGORITHMS.values(), key=lambda a: a.estimate(computed, op, constant))
+    words = half_words.estimate(problem, op, constant)
+
+    def cost(algorithm: Algorithm) -> float:
+        if algorithm is fused.ALGORITHM and words is not None:
+            return words
+        return algorithm.estimate(problem.computed, op, constant)
+
+    return min(ALGORITHMS.values(), key=cost)
 
 
 def make_executable(problem: ConvProblem, op: Op, options: Options) -> Executable:
@@ -58,9 +65,13 @@ def make_executable(problem: ConvProblem, op: Op, options: Options) -> Executabl
 
 
 def _converted(problem: ConvProblem, op: Op, options: Options) -> Executable:
-    """Return a pass of 16-bit arrays by way of float32."""
+    """Return a pass of 16-bit arrays: on words of them, or by way of float32."""
     shapes = {"x": problem.x_shape, "w": problem.w_shape, "y": problem.y_shape}
     a, b, result = (shapes[name[-1]] for name in NAMES[op])
     bias = (problem.K if options.bias else 0,)
+    if options.algorithm == fused.ALGORITHM.name:
+        words = half_words.build(problem, op, (a, b, bias, result), options)
+        if words is not None:
+            return words
     inner = make_executable(problem.computed, op, options)
     return Converted(inner, (a, b, bias, result), problem.dtype, options)

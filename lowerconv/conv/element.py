@@ -17,8 +17,8 @@ class Element:
         What words of the source and of the filters hold, as `codegen.dots.Words` names it.
     padding : int
         The word that lies around images.
-    result : {"sums", "float32", "u8", "s8"}
-        Whether sums are stored, or quantised: as float32, or as words of bytes.
+    result : {"sums", "float32", "u8", "s8", "bf16"}
+        Whether sums are stored, or quantised, as float32 or as words of bytes; or rounded.
     residual : bool
         Whether words of bytes are added to the result.
     """
@@ -34,6 +34,11 @@ class Element:
         if vectors == "pixels":
             return Words(self.pixels, self.filters)
         return Words(self.filters, self.pixels)
+
+    @property
+    def result_bytes(self) -> int:
+        """Bytes of an item of the result."""
+        return 2 if self.result == "bf16" else 4
 
     @property
     def filters_together(self) -> int:

@@ -49,7 +49,8 @@ class Converted(Executable):
         self._fp16, self._name = dtype.kind == "f", dtype.name
         self._shapes = (*shapes, (inner.workspace_items,))
         self.workspace_items = 2 * carved_items(FLOAT, *self._shapes)
-        self._kept, self._filters = Kept(), np.empty(0, FLOAT)
+        self._kept = Kept()
+        self._constant: np.ndarray = np.empty(0, FLOAT)
 
     def run(
         self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
@@ -58,12 +59,7 @@ class Converted(Executable):
         scratch = Scratch(workspace.array.view(FLOAT), workspace.address)
         own_a, own_b, own_bias, own_out, rest = scratch.carve(*self._shapes)
         self._expand(team, a, own_a)
-        if b.dtype == FLOAT:  # what `hold` has returned
-            own_b = b
-        elif self.options.constant:
-            own_b = self._constant(team, b)
-        else:
-            self._expand(team, b, own_b)
+        own_b = self._filters(team, b, own_b)
         self._expand(team, bias, own_bias)
         if self.options.add:
             self._expand(team, out, own_out)
@@ -76,26 +72,37 @@ class Converted(Executable):
     def _expand(self, team: Handle, array: np.ndarray, target: np.ndarray) -> None:
         expand_images(team, self._codes(array), flat_images(target), self._fp16)
 
-    def _constant(self, team: Handle, filters: np.ndarray) -> np.ndarray:
-        """Return filters that do not change in float32: an array of their own, as `Kept` needs."""
-        if not self._kept.has(filters):
+    def _make_filters(self, team: Handle, filters: np.ndarray, target: np.ndarray) -> None:
+        """Write what the inner pass takes as filters."""
+        self._expand(team, filters, target)
+
+    def _filters(self, team: Handle, given: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Return what the inner pass takes as filters.
+
+        Where they do not change it is an array of their own, as `Kept` needs.
+        """
+        if given.dtype == FLOAT:  # what `hold` has returned
+            return given
+        if not self.options.constant:
+            self._make_filters(team, given, target)
+            return target
+        if not self._kept.has(given):
             self._kept.forget()
-            target = np.empty(filters.shape, FLOAT)
-            self._expand(team, filters, target)
-            self._filters = target
-            self._kept.take(filters)
-        return self._filters
+            self._constant = np.empty(target.shape, FLOAT)
+            self._make_filters(team, given, self._constant)
+            self._kept.take(given)
+        return self._constant
 
     def hold(self, team: Handle, w: Array, workspace: Scratch) -> Array:
         """Return what is kept of the filters, in float32."""
-        filters = np.empty(w.shape, FLOAT)
-        self._expand(team, w, filters)
+        filters = np.empty(self._shapes[1], FLOAT)
+        self._make_filters(team, w, filters)
         scratch = Scratch(workspace.array.view(FLOAT), workspace.address)
         return self.inner.hold(team, filters, scratch)
 
     def layout(self) -> Hashable:
         """Return all that `hold` depends on beside the filters."""
-        return "from", self._name, self.inner.layout()
+        return type(self).__name__, self._name, self.inner.layout()
 
     def adopt(self, kept: Array) -> None:
         """Keep what another one has kept."""

@@ -139,8 +139,8 @@ def _pixels(job, block, jc, piece, padded):
         plane = (block.group * job.C + block.channel) * job.plane
         source = job.source + (image * job.ld_source + plane) * item
     plane = group_row(job, block, jc) * job.out_plane * job.out_item
-    target = job.target + image * job.ld_target * item + plane
-    added = job.residual + image * job.ld_residual * item + plane
+    target = job.target + image * job.ld_target * job.out_pixel + plane
+    added = job.residual + image * job.ld_residual * job.out_pixel + plane
     return Pixels(source, target, added, number)
 
 
@@ -179,7 +179,7 @@ def _tiles(job, phase, block, panels, pixels, jc, n1):
         if tail:
             kernel, kernel_last = phase.kernel_tail, phase.kernel_last_tail
         a = pixels.source + (row * job.stride_h * job.pitch + column * job.stride_w) * item
-        c = (phase.out_offset + row * phase.out_row + column * phase.out_column) * item
+        c = (phase.out_offset + row * phase.out_row + column * phase.out_column) * job.out_pixel
         for jr in range(jc, n1, job.NR):
             b = panels.at + (jr - jc) * panels.step
             plane = c + (jr - jc) * job.out_plane * job.out_item

@@ -60,6 +60,7 @@ class Result:
     """Where sums go."""
 
     out_plane: int  # items of a plane of the result
+    out_pixel: int  # bytes of an item of it
     out_item: int  #  bytes of a filter's pixel in it, of which planes of several filters are made
     phases: int  #    convolutions with a step of their own into the result; see `PhaseRecord`
     add: int = 0  #   whether sums are added to what is there

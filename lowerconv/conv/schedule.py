@@ -173,7 +173,9 @@ def _blocks(conv: Convolution, isa: Isa, tiling: Tiling, view: Window) -> _Block
     count = sum(tiles(conv, tiling, i) for i in range(len(conv.phases))) * conv.images
     counts = [*range(1, 65), *(2**i for i in range(7, 31))]
     least = 1
-    if conv.element:  # results have fewer bits than sums, which thus are never stored
+    if (
+        conv.element and conv.element.result != "sums"
+    ):  # results have fewer bits than sums, which thus are never stored
         counts, least = [1], conv.C
     cheapest = None
     for channels in sorted({-(-conv.C // n) for n in counts}, reverse=True):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lowerconv.codegen.epilogue import Function
+from lowerconv.codegen.halving import Halving
 from lowerconv.codegen.microkernel import Microkernel
 from lowerconv.codegen.packing import (
     pad_address,
@@ -201,6 +202,7 @@ class Forward(Recorded):
 def _parts(s: Schedule, add: bool) -> tuple[object, ...]:
     """Return the parts of the record that follow from the schedule alone."""
     conv, isa, dtype = s.conv, s.isa, s.conv.dtype
+    out_pixel = conv.element.result_bytes if conv.element else dtype.itemsize
     packs = records.PACKED_FROM_TRANSPOSED if conv.transposed else records.PACKED_FROM_FORWARD
     filters_from = records.FILTERS_IN_PLACE if s.tiling.in_place else packs
     return (
@@ -238,7 +240,8 @@ def _parts(s: Schedule, add: bool) -> tuple[object, ...]:
         ),
         records.Result(
             out_plane=conv.out_plane,
-            out_item=dtype.itemsize // conv.filters_together,
+            out_pixel=out_pixel,
+            out_item=out_pixel // conv.filters_together,
             phases=len(conv.phases),
             add=add,
         ),
@@ -316,6 +319,8 @@ def _kernel(s: Schedule, **chosen: Any) -> Microkernel:
     words = s.conv.words(s.tiling.vectors)
     if element is None or element.result == "sums":
         return Microkernel(*common, **chosen, words=words)
+    if element.result == "bf16":
+        return Halving(*common, **chosen, words=words)
     result, residual = element.result, element.residual
     return Quantising(*common, **chosen, words=words, result=result, residual=residual)
 

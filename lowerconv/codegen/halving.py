@@ -1,0 +1,85 @@
+"""Microkernels whose sums, float32, are stored as bfloat16, rounded to nearest even.
+
+The result is planes of 16-bit items, two bytes from one pixel to the next: so `out` and `ld_out`
+count those.  The rounding is that of `lowerconv.ops.half`: by integers, denormal numbers kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from llvmlite import ir
+
+from lowerconv.codegen.emit import Emitter
+from lowerconv.codegen.microkernel import Microkernel, Store
+
+I16 = ir.IntType(16)
+
+
+@dataclass(frozen=True)
+class Halving(Microkernel):
+    """A register tile whose sums become bfloat16.
+
+    Raises
+    ------
+    ValueError
+        The sums are not float32, or the result is spread.
+    """
+
+    name = "halving"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dtype != np.float32:
+            raise ValueError(f"dtype: got {self.dtype}, expected float32")
+        if self.pixel_step != 1 or self.result_rows:
+            raise ValueError("pixel_step: got a result that is spread, expected rows of pixels")
+
+    def _prefetch_result(self, e: Emitter, out: ir.Value, ld_out: ir.Value) -> None:
+        """Leave that to hardware: rows have half as many lines."""
+
+    def _row(self, e: Emitter, to: Store, number: int) -> ir.Value:
+        """Return the address of a row of the result."""
+        return e.builder.add(to.out, e.builder.mul(to.ld_out, e.constant(2 * number)))
+
+    def _put(
+        self, e: Emitter, value: ir.Value, row: ir.Value, first: int, count: int, to: Store
+    ) -> None:
+        """Store the first lanes of a vector."""
+        builder, kind = e.builder, ir.VectorType(I16, e.lanes)
+        place = e.pointer(builder.add(row, e.constant(2 * first)), kind)
+        chosen = e.first_lanes(count)
+        if to.add:
+            if count == e.lanes:
+                there = builder.load(place, align=2, typ=kind)
+            else:
+                there = e.load_lanes(place, chosen, ir.Constant(kind, None))
+            wide = builder.shl(builder.zext(there, _words(e)), _same(e, 16))
+            value = e.add(builder.bitcast(wide, e.vector), value)
+        codes = builder.trunc(_rounded(e, to.epilogue.apply(value)), kind)
+        if count == e.lanes:
+            builder.store(codes, place, align=2)
+        elif e.isa.masks:
+            e.store_lanes(codes, place, chosen)
+        else:
+            e.store_run(codes, place, 0, count)
+
+
+def _words(e: Emitter) -> ir.VectorType:
+    return ir.VectorType(ir.IntType(32), e.lanes)
+
+
+def _same(e: Emitter, number: int) -> ir.Constant:
+    return ir.Constant(_words(e), [number] * e.lanes)
+
+
+def _rounded(e: Emitter, value: ir.Value) -> ir.Value:
+    """Return the codes of numbers, as 32-bit integers."""
+    builder = e.builder
+    bits = builder.bitcast(value, _words(e))
+    top = builder.lshr(bits, _same(e, 16))
+    odd = builder.and_(top, _same(e, 1))
+    rounded = builder.lshr(builder.add(builder.add(bits, _same(e, 0x7FFF)), odd), _same(e, 16))
+    nan = builder.or_(top, _same(e, 0x40))
+    return builder.select(builder.fcmp_unordered("uno", value, value), nan, rounded)
