@@ -48,6 +48,12 @@ class WeightCodes(NamedTuple):
         """Return the codes of weights that are multiplied with a number for each filter."""
         return WeightCodes(self.codes, (self.scale * factor).astype(np.float32))
 
+    def finer(self) -> WeightCodes:
+        """Return the same weights as codes of all 8 bits: a power of two times as large."""
+        most = int(np.abs(self.codes.astype(np.int16)).max(initial=0))
+        factor = 1 << max(0, 7 - most.bit_length()) if most else 1
+        return WeightCodes(self.codes * np.int8(factor), self.scale / np.float32(factor))
+
     def weights(self, dtype: np.dtype) -> np.ndarray:
         """Return the weights."""
         scale = self.scale.reshape(-1, *(1,) * (self.codes.ndim - 1))

@@ -11,10 +11,13 @@ from typing import NamedTuple
 import numpy as np
 
 from lowerconv.codegen.compiled import internal
+from lowerconv.codegen.masked import bare
 from lowerconv.codegen.ranges import share
 from lowerconv.ops.images import bare_images, piece, pieces_of, plane
 from lowerconv.ops.quantize import CHANNELS
 from lowerconv.runtime.launch import parallel
+
+BAND = 4096  # words of rows that are done together: they stay in the L1 cache
 
 
 class Scaled(NamedTuple):
@@ -80,9 +83,37 @@ def look_up_codes(worker, workers, x, y, table):
 
 
 @internal
+def _copy(source, target):
+    for i in range(target.size):
+        target[i] = source[i]
+
+
+@internal
 def _keep(source, best):
     for i in range(best.size):
-        best[i] = max(best[i], source[i])
+        q, most = source[i], best[i]
+        best[i] = q if q > most else most
+
+
+@internal
+def _three(a, b, c, best):
+    """``best[i] = max(a[i], b[i], c[i])``."""
+    for i in range(best.size):
+        first, second, third = a[i], b[i], c[i]
+        first = second if second > first else first
+        best[i] = third if third > first else first
+
+
+@internal
+def _largest(source, step, count, best):
+    """Keep the largest codes of `count` runs of a flat array, that begin `step` bytes apart."""
+    size = best.size
+    if count >= 3:
+        _three(source[:size], source[step : step + size], source[2 * step : 2 * step + size], best)
+    else:
+        _copy(source[:size], best)
+    for number in range(3 if count >= 3 else 1, count):
+        _keep(source[number * step : number * step + size], best)
 
 
 @internal
@@ -92,12 +123,29 @@ def _rows(p, stride, pad, extent, size):
     return max(0, first), max(0, min(extent, first + size))
 
 
+@internal
+def _sort(words, phases, target):
+    """Write the words 0, `phases`, ..., then 1, ``1 + phases``, ..., and so on."""
+    count = target.size // phases
+    for f in range(phases):
+        row = target[f * count : (f + 1) * count]
+        if phases == 2:  # known to the compiler, which makes vector code of it
+            for i in range(count):
+                row[i] = words[2 * i + f]
+        else:
+            for i in range(count):
+                row[i] = words[phases * i + f]
+
+
 @parallel
 def max_pool_codes(worker, workers, x, y, windows):
     """Write the largest code of each window.
 
-    Along columns whole rows of bytes are compared; along rows words are sorted by the phase of the
-    stride, so that again neighbours are compared with neighbours.
+    A band of rows at a time: first the maxima along columns, of whole rows of bytes, with a margin
+    for padding.  Then words are sorted by the phase of the stride along rows, so that neighbouring
+    windows are compared with neighbours, all rows of the band at once::
+
+        sorted   | phase 0 of row 0 | phase 0 of row 1 | ... | phase 1 of row 0 | ...
 
     Parameters
     ----------
@@ -113,37 +161,46 @@ def max_pool_codes(worker, workers, x, y, windows):
     W, Q = x.W // CHANNELS, y.W // CHANNELS
     kind = y.flat.dtype.type
     lowest = kind(-128) if kind(-1) < kind(0) else kind(0)
-    width = max((Q - 1) * right + S, left + W)
-    phase = Q + (S - 1) // right  # words
-    across = np.empty(CHANNELS * width, y.flat.dtype)
-    words = across.view(np.uint32)
-    sorted_words = np.empty(phase * right, np.uint32)
-    sorted_bytes = sorted_words.view(y.flat.dtype)
-    across[:] = lowest
-    first, last = share(y.N * y.C * y.H, worker, workers)
+    run = (max((Q - 1) * right + S, left + W) + right - 1) // right  # of a phase, in words
+    pitch = run * right
+    band = min(y.H, max(1, BAND // pitch))
+    bands = (y.H + band - 1) // band
+    phase = band * run + S
+    # Each held, and used without its owner: slices of it would count up and down.
+    held = np.empty(band * pitch + right * S, np.uint32)
+    held_in_phases = np.empty(phase * right, np.uint32)
+    held_best = np.empty(band * run, np.uint32)
+    words, in_phases = bare(held), bare(held_in_phases)
+    across, best = words.view(y.flat.dtype), bare(held_best).view(y.flat.dtype)
+    ordered = in_phases.view(y.flat.dtype) if right > 1 else across
+    for i in range(across.size):
+        across[i] = lowest
+    first, last = share(y.N * y.C * bands, worker, workers)
     for task in range(first, last):
-        number, p = task // y.H, task % y.H
-        source = plane(x, number)
-        begin, end = _rows(p, down, top, x.H, R)
-        inner = across[CHANNELS * left : CHANNELS * (left + W)]
-        for i in range(inner.size):
-            inner[i] = source[begin * x.W + i]
-        for h in range(begin + 1, end):
-            _keep(source[h * x.W : (h + 1) * x.W], inner)
-        target = plane(y, number)[p * y.W : (p + 1) * y.W]
+        source, target = plane(x, task // bands), plane(y, task // bands)
+        top_row = task % bands * band
+        rows = min(band, y.H - top_row)
+        for p in range(rows):
+            begin, end = _rows(top_row + p, down, top, x.H, R)
+            at = CHANNELS * (p * pitch + left)
+            _largest(source[begin * x.W :], x.W, end - begin, across[at : at + x.W])
         if right > 1:
-            for f in range(right):
-                row = sorted_words[f * phase : (f + 1) * phase]
-                for i in range(min(phase, (width - f + right - 1) // right)):
-                    row[i] = words[f + i * right]
-        for s in range(S):
-            at = CHANNELS * (s % right * phase + s // right)
-            taps = sorted_bytes[at : at + y.W] if right > 1 else across[4 * s : 4 * s + y.W]
-            if s == 0:
-                for i in range(target.size):
-                    target[i] = taps[i]
-            else:
-                _keep(taps, target)
+            _sort(words, right, in_phases)
+        part = best[: CHANNELS * ((rows - 1) * run + Q)]
+        if right == 1:
+            _largest(ordered, CHANNELS, S, part)
+        else:
+            for s in range(S):
+                at = CHANNELS * (s % right * phase + s // right)
+                taps = ordered[at : at + part.size]
+                if s == 0:
+                    _copy(taps, part)
+                else:
+                    _keep(taps, part)
+        for p in range(rows):
+            at = CHANNELS * p * run
+            _copy(part[at : at + y.W], target[(top_row + p) * y.W : (top_row + p + 1) * y.W])
+    held[0] = held_in_phases[0] = held_best[0] = 0  # until here
 
 
 @parallel

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from lowerconv.nn.codes import WeightCodes
 from lowerconv.nn.conv import Conv2d
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.graph import Value
@@ -40,6 +41,20 @@ class WeightQuantizer:
             As `weight`.
         """
         raise NotImplementedError
+
+    def scales(self, rounded: np.ndarray, steps: np.ndarray | None) -> np.ndarray | None:
+        """Return what rounded weights of each filter are multiples of; None where of no 8 bits.
+
+        Parameters
+        ----------
+        rounded : ndarray, (K, ...)
+        steps : ndarray or None
+
+        Returns
+        -------
+        ndarray or None, (K,)
+        """
+        return None
 
     def differentiate(self, weight: Parameter, steps: Parameter | None) -> None:
         """Turn ``weight.grad``, that of the rounded weights, into that of the weights and steps.
@@ -116,9 +131,15 @@ class Quantized(Layer):
         bias = None if self.bias is None else self.bias.data
         rounded = np.empty_like(self.weight.data)
         self._quantize(rounded)
-        return self._plain(rounded, bias)
+        plain = self._plain(rounded, bias)
+        steps = None if self.weight_step is None else self.weight_step.data
+        scales = self.weight_quantizer.scales(rounded, steps)
+        if scales is not None and np.isfinite(scales).all() and (scales > 0).all():
+            codes = rounded / scales.reshape(-1, *(1,) * (rounded.ndim - 1))
+            plain.codes = WeightCodes(np.rint(codes).astype(np.int8), scales.astype(np.float32))
+        return plain
 
-    def _plain(self, weight: np.ndarray, bias: np.ndarray | None) -> Layer:
+    def _plain(self, weight: np.ndarray, bias: np.ndarray | None) -> Conv2d | Linear:
         raise NotImplementedError
 
     def _quantize(self, result: np.ndarray) -> None:
@@ -158,7 +179,7 @@ class QuantConv2d(Quantized, Conv2d):
     See `Conv2d` for the parameters.
     """
 
-    def _plain(self, weight: np.ndarray, bias: np.ndarray | None) -> Layer:
+    def _plain(self, weight: np.ndarray, bias: np.ndarray | None) -> Conv2d | Linear:
         return Conv2d.of(weight, bias, *self.geometry, algorithm=self.algorithm)
 
 
@@ -168,5 +189,5 @@ class QuantLinear(Quantized, Linear):
     `prepare` makes it of another. See `Linear` for the parameters.
     """
 
-    def _plain(self, weight: np.ndarray, bias: np.ndarray | None) -> Layer:
+    def _plain(self, weight: np.ndarray, bias: np.ndarray | None) -> Conv2d | Linear:
         return Linear.of(weight, bias)

@@ -71,6 +71,11 @@ class LearnedStepWeights(WeightQuantizer):
         limits = levels(self._low, self._high, weight.dtype)
         run(quantize_rows, _rows(weight), _rows(result), np.abs(steps), limits)
 
+    def scales(self, rounded: np.ndarray, steps: np.ndarray | None) -> np.ndarray | None:
+        """Return the steps, one for each filter."""
+        assert steps is not None
+        return np.broadcast_to(np.abs(steps), (len(rounded),))
+
     def differentiate(self, weight: Parameter, steps: Parameter | None) -> None:
         """Keep the gradients of weights within the range, and set those of the steps."""
         assert steps is not None

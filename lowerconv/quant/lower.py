@@ -102,8 +102,7 @@ class _Lowering:
             elif node in self.taken:
                 continue
             elif isinstance(node.layer, QuantizeLinear) and _fits(node.result):
-                x = self._plain(node.operands[0])
-                self.words[node.result] = self._add(Quantize(node.layer.params), x, like=node)
+                self.words[node.result] = self._quantized(node, node.layer.params)
             elif self._source(node.result) is None:
                 node.operands = tuple(self._plain(value) for value in node.operands)
                 self.nodes.append(node)
@@ -216,6 +215,13 @@ class _Lowering:
             assert isinstance(layer, (ReLU, Pointwise))
             made = Lookup(layer, params[0], y)
         self.words[end.result] = self._add(made, *words, like=head)
+
+    def _quantized(self, node: Node, y: QuantParams) -> Value:
+        """Return what a QuantizeLinear makes of other codes, or of numbers."""
+        source = self._source(node.operands[0])
+        if source is not None:
+            return self._rescaled(self._words(source.codes, node), source.params, y, node)
+        return self._add(Quantize(y), self._plain(node.operands[0]), like=node)
 
     def _flatten(self, source: Source, words: Value, y: QuantParams, end: Node) -> None:
         """Have features lie where images do: whoever multiplies them takes them as images."""

@@ -1,7 +1,8 @@
 """Where codes stand in a network: which operators compute with integers, and what is rounded.
 
 Convolutions and fully connected layers do, but for those that the user leaves out.  Operators
-between them follow where all that they read is made of integers and integers read their result.
+between them follow where all that they read is made of integers, or codes for them anyway, and
+integers read their result.
 """
 
 from __future__ import annotations
@@ -47,24 +48,34 @@ class Points:
         self.chains = self._chains()
         made = {chain.result for chain in self.chains}
         within = {node.result for chain in self.chains for node in chain.nodes} - made
-        read = {v for node in self.integer for v in node.operands} - within
+        read = {v for node in self.integer for v in node.operands if not _is_codes(v)} - within
+        read |= {c.result for c in self.chains if not is_product(c.head.layer) and self._ends(c)}
         order = [*graph.inputs, *(node.result for node in graph.nodes)]
         self.values = [value for value in order if value in read]
 
     def _choose(self, excluded: set[Node]) -> set[Node]:
-        chosen: set[Node] = set()
+        chosen = {
+            node
+            for node in self.graph.nodes
+            if is_product(node.layer) and len(node.operands[0].shape) in (2, 4)
+        } - excluded
+        codes = {node.operands[0] for node in chosen}
         for node in self.graph.nodes:
-            if is_product(node.layer):
-                fits = len(node.operands[0].shape) in (2, 4) and node not in excluded
-            else:
-                fits = is_other(node) and all(v.node in chosen for v in node.operands)
-            if fits:
+            if is_other(node) and all(v.node in chosen or v in codes for v in node.operands):
                 chosen.add(node)
         for node in reversed(self.graph.nodes):
-            needed = any(reader in chosen for reader in self.readers[node.result])
+            readers = self.readers[node.result]
+            needed = any(n in chosen or isinstance(n.layer, QuantizeLinear) for n in readers)
+            # The maximum of codes is exact, and leaves less to convert.
+            needed |= isinstance(node.layer, MaxPool2d) and node.result not in self.graph.results
             if not is_product(node.layer) and not needed:
                 chosen.discard(node)
         return chosen
+
+    def _ends(self, chain: Chain) -> bool:
+        """Return whether nothing says yet what the codes of a chain stand for."""
+        readers = self.readers[chain.result]
+        return not all(isinstance(reader.layer, QuantizeLinear) for reader in readers)
 
     def _chains(self) -> list[Chain]:
         """Return what each integer layer computes."""
@@ -93,8 +104,7 @@ class Points:
         """
         group = {value: [value] for value in self.values}
         for node in self.graph.nodes:
-            same = isinstance(node.layer, (Concat, MaxPool2d)) or is_flatten(node)
-            if node not in self.integer or not same:
+            if node not in self.integer or not _keeps_scale(node):
                 continue
             for value in node.operands:
                 mine, others = (group.get(v) for v in (node.result, value))
@@ -112,14 +122,30 @@ class Points:
             Given values that have one scale, returns what their codes stand for.
         weight_bits : int
         """
-        known = {
-            value: found for group in self.groups() for found in [params(group)] for value in group
-        }
+        known = {}
+        for group in self.groups():
+            found = self._learnt(group) or params(group)
+            known.update(dict.fromkeys(group, found))
         for value in self.values:
             self._mark(value, known[value])
         for node in self.graph.nodes:
             if node in self.integer and is_product(node.layer):
                 _set_codes(node, weight_bits)
+
+    def _learnt(self, values: list[Value]) -> QuantParams | None:
+        """Return what codes stand for that are rounded to after a maximum, or another such layer.
+
+        To round before it gives the same, and nothing is rounded twice.
+        """
+        after: set[QuantParams | None] = set()
+        read = [node for value in values for node in self.readers[value]]
+        for node in read:
+            if node not in self.integer or not _keeps_scale(node):
+                return None
+            if node.result not in values:
+                readers = (reader.layer for reader in self.readers[node.result])
+                after.update(getattr(layer, "params", None) for layer in readers)
+        return after.pop() if len(after) == 1 else None
 
     def _mark(self, value: Value, params: QuantParams) -> None:
         codes = QuantizeLinear(params)(value)
@@ -141,16 +167,26 @@ def _set_codes(node: Node, bits: int) -> None:
     if is_flatten_of(maker):
         maker = maker.operands[0].node  # type: ignore[union-attr]
     assert maker is not None and isinstance(maker.layer, DequantizeLinear)
+    known: WeightCodes | None = layer.codes  # type: ignore[attr-defined]
     weight, bias = layer.weight.data, layer.bias  # type: ignore[attr-defined]
     step, bound = np.float64(maker.layer.params.scale), None
     if bias is not None:
         bound = np.abs(bias.data.astype(np.float64)) / (step * BIAS)
-    codes = WeightCodes.of(weight, bits, bound)
+    codes = known or WeightCodes.of(weight, bits, bound)
     layer.codes = codes
     layer.weight = Parameter(codes.weights(weight.dtype))
     if bias is not None:  # in steps of the sums, as files have it
-        steps = step * codes.scale
+        steps = step * codes.finer().scale
         layer.bias = Parameter((np.rint(bias.data / steps) * steps).astype(weight.dtype))
+
+
+def _keeps_scale(node: Node) -> bool:
+    """Return whether codes of what a node reads are codes of what it returns."""
+    return isinstance(node.layer, (Concat, MaxPool2d)) or is_flatten(node)
+
+
+def _is_codes(value: Value) -> bool:
+    return value.node is not None and isinstance(value.node.layer, DequantizeLinear)
 
 
 def is_flatten_of(node: Node | None) -> bool:

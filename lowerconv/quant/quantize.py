@@ -20,6 +20,8 @@ from lowerconv.nn.program import Program
 from lowerconv.nn.recording import checked_graph, make_constant
 from lowerconv.nn.step import INFERENCE
 from lowerconv.quant.chains import OTHERS, is_product
+from lowerconv.quant.learned_step import LearnedStep
+from lowerconv.quant.linear import DequantizeLinear, QuantizeLinear
 from lowerconv.quant.lower import has_codes, lower
 from lowerconv.quant.network import IntegerNetwork
 from lowerconv.quant.observe import METHODS, PERCENTILE, Observer
@@ -60,7 +62,8 @@ def quantize(
     percentile : float
         Of 100 numbers, how many are within the range that ``"percentile"`` chooses.
     weight_bits : int
-        2 to 8, of each weight; the memory is that of 8 in any case.
+        2 to 8, of each weight; the memory is that of 8 in any case. Weights and activations whose
+        steps have been learnt (`lowerconv.quant.prepare`) keep these.
     skip_first, skip_last : bool
         Whether the first, or the last, convolution or fully connected layer stays in float32.
     exclude : collection of str
@@ -104,6 +107,7 @@ def quantize(
     graph = record(net, first.shape)
     excluded: set[Node] = set()
     if not has_codes(graph):
+        take_learned_steps(graph)
         if calibration is None:
             raise ValueError("calibration: got None, expected inputs that the network takes")
         excluded = _excluded(graph, exclude, skip_first, skip_last)
@@ -196,6 +200,29 @@ def record(net: Module, x_shape: tuple[int, ...]) -> Graph:
     return graph
 
 
+def take_learned_steps(graph: Graph) -> None:
+    """Have codes stand where a network has learnt their steps, instead of layers that round.
+
+    Parameters
+    ----------
+    graph : Graph
+        Is changed.
+    """
+    for node in list(graph.nodes):
+        layer = node.layer
+        if not isinstance(layer, LearnedStep) or not layer.step.data[0]:
+            continue
+        low, high = layer.range
+        step = float(abs(layer.step.data[0]))
+        params = QuantParams.of(step, 0, layer.signed, low, (high - low + 1).bit_length() - 1)
+        codes = QuantizeLinear(params)(node.operands[0])
+        numbers = DequantizeLinear(params)(codes)
+        at = graph.nodes.index(node)
+        graph.nodes[at : at + 1] = [codes.node, numbers.node]
+        graph.replace(node.result, numbers)
+        graph.results = tuple(numbers if v is node.result else v for v in graph.results)
+
+
 def _excluded(
     graph: Graph, exclude: Collection[str], skip_first: bool, skip_last: bool
 ) -> set[Node]:
@@ -236,8 +263,9 @@ def _calibrate(
     shape = first.shape
     while x is not None:
         if x.shape != shape:  # the last batch
-            shape = x.shape
-            program = Program(net, shape, x.dtype, False, False, Arena(), graph=record(net, shape))
+            shape, again = x.shape, record(net, x.shape)
+            take_learned_steps(again)
+            program = Program(net, shape, x.dtype, False, False, Arena(), graph=again)
         _observe(program, x, wanted)
         x = next(batches, None)
     at = (wanted[order.get(value, -1)] for value in points.values)

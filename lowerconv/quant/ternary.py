@@ -20,3 +20,8 @@ class TernaryWeights(WeightQuantizer):
         """Write the ternary weights."""
         rows = len(weight), -1
         run(ternarize_rows, weight.reshape(rows), result.reshape(rows))
+
+    def scales(self, rounded: np.ndarray, steps: np.ndarray | None) -> np.ndarray | None:
+        """Return the magnitude of each filter; 1 for one of zeros."""
+        largest = np.abs(rounded.reshape(len(rounded), -1)).max(axis=1, initial=0)
+        return np.where(largest == 0, 1, largest)

@@ -12,7 +12,9 @@ from onnx.reference import ReferenceEvaluator  # noqa: E402
 
 import lowerconv as lc  # noqa: E402
 import lowerconv.onnx  # noqa: E402
+from lowerconv import quant  # noqa: E402
 from lowerconv.nn.recording import make_graph  # noqa: E402
+from lowerconv.nn.step import Step  # noqa: E402
 from lowerconv.quant.conv import IntegerConv2d  # noqa: E402
 from tests.quant.networks import NETWORKS, images, make  # noqa: E402
 
@@ -311,3 +313,20 @@ def test_what_we_write_is_the_same_elsewhere(name, tmp_path):
             # A sum halfway between two steps may go to the other one, and a few do.
             assert np.abs(a - b).max() < 0.02 * np.abs(a).max()
             assert np.abs(a - b).mean() < 1e-3 * np.abs(a).max()
+
+
+@pytest.mark.parametrize(
+    "form", [{"weight_bits": 3, "activation_bits": 5}, {"ternary_weights": True}]
+)
+def test_learnt_codes_and_negative_scales_are_written(form, tmp_path):
+    """Batch norm may turn the sign of a filter, which scales in files have not."""
+    net = quant.prepare(make("residual"), **form)
+    net.run(images(8), Step(training=True))
+    integer = lc.quantize(net, images(8))
+    scales = [layer.filters.scale for layer in integer.layers if isinstance(layer, IntegerConv2d)]
+    assert any((scale < 0).any() for scale in scales)
+    x, path = images(1, seed=9), tmp_path / "q.onnx"
+    integer.save_onnx(path, x.shape)
+    model, ours = onnx.load(path), integer(x)
+    for found in (expected(model, x)[0], lowerconv.onnx.load(path)(x)):
+        assert np.abs(found - ours).max() < 0.05 * np.abs(ours).max()

@@ -120,7 +120,7 @@ def between() -> nn.Module:
 
     def forward(net: Any, x: Any) -> Any:
         x = nn.relu(net.a(x))
-        y = net.b(net.lrn(x))
+        y = net.b(net.lrn(net.pool(x)))
         z = net.c(x + y)
         return z, nn.relu(z)
 
@@ -128,6 +128,7 @@ def between() -> nn.Module:
         forward,
         a=conv(3, 8),
         lrn=nn.LocalResponseNorm(5),
+        pool=nn.MaxPool2d(3, 1, 1),
         b=conv(8, 8),
         c=conv(8, 3, bias=False),
     )

@@ -145,6 +145,7 @@ def test_what_stays_in_float_is_between_explicit_steps(made):
     at = kinds.index(nn.LocalResponseNorm)
     assert kinds[at - 1 : at + 2] == [Dequantize, nn.LocalResponseNorm, Quantize]
     assert [name.split("_")[0] for name in integer.float_layers] == ["lrn", "ReLU"]
+    assert not any(isinstance(layer, nn.MaxPool2d) for layer in integer.layers)
     z, positive = integer(images(2))
     assert np.array_equal(np.maximum(z, 0), positive)
 
