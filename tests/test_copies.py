@@ -100,9 +100,12 @@ ELSEWHERE = {
     "codegen.microkernel.Store": "values of a function that is being written",
     "codegen.depthwise.PlaneKernel": "made as a Microkernel is",
     "codegen.depthwise_small.SmallPlaneKernel": "made as a Microkernel is",
+    "codegen.pooling.PoolKernel": "made as a Microkernel is",
     # made while a network is recorded, and never part of one
+    "nn.linear.PackedLinear": "a Linear, made for one program",
     "nn.combine.View": "a shape",
     "nn.computed.Computed": "functions, that pickle where they have a name",
+    "nn.functional.reductions.Reduction": "a Computed",
     "nn.functional.shapes.Transpose": "a Computed",
     "nn.functional.shapes.ZeroPadding": "a Computed",
     "onnx.half.Rounded": "a Computed",
