@@ -106,6 +106,8 @@ ELSEWHERE = {
     "nn.combine.View": "a shape",
     "nn.computed.Computed": "functions, that pickle where they have a name",
     "nn.functional.reductions.Reduction": "a Computed",
+    "nn.functional.placed.Joined": "a Computed",
+    "nn.functional.placed.Placed": "a Computed",
     "nn.functional.shapes.Transpose": "a Computed",
     "nn.functional.shapes.ZeroPadding": "a Computed",
     "onnx.half.Rounded": "a Computed",
