@@ -5,6 +5,7 @@ Where results are integers the function is ReLU.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -76,7 +77,8 @@ class Epilogue:
         self._vectors: dict[float | str, ir.Value] = {}
         if function is not None:
             assert constants is not None
-            self._vectors |= {x: e.splat(self._number(x)) for x in (0.0, 1.0, SIXTH, 0.5)}
+            own = (0.0, 1.0, 3.0, 6.0, SIXTH, self._rest)
+            self._vectors |= {x: e.splat(self._number(x)) for x in own}
             read = CONSTANTS if function.scaled else CONSTANTS[:2]
             self._vectors |= {name: e.broadcast(constants, i) for i, name in enumerate(read)}
 
@@ -92,6 +94,25 @@ class Epilogue:
 
     def _number(self, x: float) -> ir.Constant:
         return ir.Constant(self._e.scalar, float(self._e.dtype.type(x)))
+
+    @property
+    def _rest(self) -> float:
+        """What a sixth has beyond its nearest number of the dtype."""
+        return SIXTH - float(self._e.dtype.type(SIXTH))
+
+    def _sixth(self, value: ir.Value, number: Callable[[float | str], ir.Value]) -> ir.Value:
+        """Return a sixth, rounded once.
+
+        With a factor that is rounded itself all results would be too large by as much, layer after
+        layer: where many follow each other, that is more than all other rounding.
+        """
+        e, builder = self._e, self._e.builder
+        if not e.isa.fma:
+            return builder.fdiv(value, number(6.0))
+        kind = e.scalar.intrinsic_name
+        kind = kind if value.type == e.scalar else f"v{e.lanes}{kind}"
+        rest = builder.fmul(number(self._rest), value)
+        return e.call_named(f"llvm.fma.{kind}", [number(SIXTH), value, rest], value.type)
 
     def _applied(self, value: ir.Value) -> ir.Value:
         assert self._function is not None
@@ -117,7 +138,8 @@ class Epilogue:
         elif name == "hard_sigmoid":
             result = between(line(value, "a", "b"), 0.0, 1.0)
         elif name == "hard_swish":
-            result = builder.fmul(value, between(line(value, SIXTH, 0.5), 0.0, 1.0))
+            gate = between(builder.fadd(value, number(3.0)), 0.0, 6.0)
+            result = builder.fmul(value, self._sixth(gate, number))
         elif name == "leaky_relu":
             positive = builder.fcmp_ordered(">", value, number(0.0))
             result = builder.select(positive, value, builder.fmul(number("a"), value))

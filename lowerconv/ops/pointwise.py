@@ -25,7 +25,7 @@ FUNCTIONS = {
     "clip": CLIP,  # min(max(x, a), b)
     "leaky_relu": LEAKY_RELU,  # x if x > 0 else a * x
     "hard_sigmoid": HARD_SIGMOID,  # min(max(a * x + b, 0), 1)
-    "hard_swish": HARD_SWISH,  # x * min(max(x / 6 + 1/2, 0), 1)
+    "hard_swish": HARD_SWISH,  # x * min(max(x + 3, 0), 6) / 6
     "sigmoid": SIGMOID,  # 1 / (1 + exp(-x))
     "silu": SILU,  # x * sigmoid(a * x)
     "tanh": TANH,
@@ -240,11 +240,13 @@ def apply_function(kind, v, a, b):
             x = zero if x < zero else x
             v[i] = one if x > one else x
     elif kind == HARD_SWISH:
-        sixth, half = v.dtype.type(1 / 6), v.dtype.type(0.5)
+        # Divided: with a sixth, which is rounded, all results would be too large by as much.
+        three, six = v.dtype.type(3), v.dtype.type(6)
         for i in range(n):
-            x = v[i] * sixth + half
+            x = v[i] + three
             x = zero if x < zero else x
-            v[i] = v[i] * (one if x > one else x)
+            x = six if x > six else x
+            v[i] = v[i] * (x / six)
     elif kind == SQRT:
         for i in range(n):
             v[i] = np.sqrt(v[i])

@@ -17,7 +17,7 @@ from functools import lru_cache
 import numpy as np
 
 from lowerconv.codegen.compiled import internal
-from lowerconv.codegen.epilogue import Function
+from lowerconv.codegen.epilogue import CONSTANTS, Function
 from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.masked import bare
 from lowerconv.codegen.microkernel import Microkernel, rows_max
@@ -137,11 +137,23 @@ class PackedProduct:
             function=self.function,
         )
 
-    @property
-    def arguments(self) -> tuple[object, ...]:
-        """What :func:`packed_product` takes of it."""
+    def arguments(self, constants: np.ndarray | None = None) -> tuple[object, ...]:
+        """Return what :func:`packed_product` takes of it.
+
+        Parameters
+        ----------
+        constants : ndarray, optional
+            Those of the function, of the product's dtype; see `codegen.epilogue`.
+
+        Returns
+        -------
+        tuple
+        """
         extents = self.rows, self.columns, self.k, self.MR, self.NR
-        return extents, np.zeros(self.MR, self.dtype), self.kernels, ACTIVATE * self.activates
+        none = np.zeros(len(CONSTANTS), self.dtype)
+        numbers = none if constants is None else constants
+        mode = ACTIVATE * self.activates
+        return extents, np.zeros(self.MR, self.dtype), self.kernels, mode, numbers
 
 
 @internal
@@ -156,7 +168,7 @@ def _begin(y, bias, add):
 
 
 @parallel
-def packed_product(worker, workers, x, w, bias, y, add, extents, zeros, kernels, mode):
+def packed_product(worker, workers, x, w, bias, y, add, extents, zeros, kernels, mode, constants):
     """Compute ``y = f(x w^T + bias)``, or ``y = f(y + x w^T + bias)``.
 
     Parameters
@@ -170,11 +182,11 @@ def packed_product(worker, workers, x, w, bias, y, add, extents, zeros, kernels,
         Empty: none.
     add : bool
         Whether results are added to what is in `y`.
-    extents, zeros, kernels, mode
+    extents, zeros, kernels, mode, constants
         As `PackedProduct.arguments` has them.
     """
     x, w, y, bias = bare(x), bare(w), bare(y), bare(bias)
-    zeros, kernels = bare(zeros), bare(kernels)
+    zeros, kernels, constants = bare(zeros), bare(kernels), bare(constants)
     rows, columns, k, MR, NR = extents
     blocks, panels = (rows + MR - 1) // MR, (columns + NR - 1) // NR
     if add or bias.size:
@@ -200,6 +212,6 @@ def packed_product(worker, workers, x, w, bias, y, add, extents, zeros, kernels,
                 valid=count,
                 mode=mode,
                 numbers=np.int64(0),
-                constants=np.int64(0),
+                constants=np.int64(constants.ctypes.data),
             ),
         )

@@ -9,7 +9,7 @@ import lowerconv as lc
 from lowerconv import nn
 from lowerconv.nn import functional as F
 from lowerconv.nn.freeze import flushed
-from lowerconv.nn.packed_linear import PackedLinear
+from lowerconv.nn.linear import PackedLinear
 from lowerconv.nn.recording import make_graph
 from lowerconv.ops.pointwise import FUNCTIONS
 

@@ -10,7 +10,7 @@ import lowerconv as lc
 from lowerconv import nn
 from lowerconv.nn import replay
 from lowerconv.nn.functional import pointwise
-from lowerconv.nn.packed_linear import PackedLinear
+from lowerconv.nn.linear import PackedLinear
 from lowerconv.runtime import capture
 from tests.nn.graphs import RandomNetwork
 from tests.runtime.children import python

@@ -23,10 +23,11 @@ def test_beside_numpy(extents, dtype):
     cases = [
         (None, False, lambda y: y),
         (None, True, lambda y: np.maximum(y, 0)),
-        (Function("clip", -0.5, 0.5, 1.0, 0.0), True, lambda y: np.clip(y, -0.5, 0.5)),
+        (Function("clip", False), True, lambda y: np.clip(y, -0.5, 0.5)),
     ]
     for function, activates, applied in cases:
         options = {"activates": activates, "function": function}
+        constants = np.array([-0.5, 0.5, 1.0, 0.0], dtype) if function else None
         product = PackedProduct(rows, columns, k, np.dtype(dtype), host_isa(), **options)
         packed = pack(w, product.NR)
         for given in (bias, bias[:0]):
@@ -38,7 +39,8 @@ def test_beside_numpy(extents, dtype):
                     y[:] = before.reshape(-1)
                     with parallel_region(threads) as team:
                         flat = x.reshape(-1)
-                        packed_product(team, flat, packed, given, y, add, *product.arguments)
+                        arguments = product.arguments(constants)
+                        packed_product(team, flat, packed, given, y, add, *arguments)
                     right = exact + (given if given.size else 0) + (before if add else 0)
                     right = applied(right).reshape(-1)
                     np.testing.assert_allclose(y, right, rtol=tolerance, atol=20 * tolerance)

@@ -12,6 +12,7 @@ from lowerconv.nn.combine import COMPILED, Concat, View
 from lowerconv.nn.computed import Computed, summed_to
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.functional.operands import Operand, computed, layer_of, viewed
+from lowerconv.nn.functional.placed import Joined, Placed
 from lowerconv.nn.graph import Value
 from lowerconv.nn.step import Step
 from lowerconv.ops.transpose import merged
@@ -164,12 +165,16 @@ def concat(operands: Sequence[Operand], axis: int) -> Operand:
     if all(isinstance(x, Value) for x in operands) and axis == 1:
         return Concat()(*operands)
     sizes = np.cumsum([x.shape[axis] for x in operands])[:-1]
-    return computed(
-        "concat",
-        lambda *xs: np.concatenate(xs, axis),
-        *operands,
-        gradient=lambda dy, y, *xs: np.split(dy, sizes, axis),
-    )
+
+    def function(*xs: np.ndarray) -> np.ndarray:
+        return np.concatenate(xs, axis)
+
+    def gradient(dy: np.ndarray, y: np.ndarray, *xs: np.ndarray) -> Sequence[np.ndarray]:
+        return np.split(dy, sizes, axis)
+
+    if all(isinstance(x, Value) for x in operands):
+        return Joined("concat", function, gradient, axis=axis)(*operands)
+    return computed("concat", function, *operands, gradient=gradient)
 
 
 def pad(x: Operand, widths: Sequence[tuple[int, int]], mode: str, value: Any = 0) -> Operand:
@@ -211,12 +216,17 @@ def pad(x: Operand, widths: Sequence[tuple[int, int]], mode: str, value: Any = 0
     return computed("pad", function, x, gradient=gradient)
 
 
-class ZeroPadding(Computed):
+class ZeroPadding(Placed):
     """Zeros around an array, so many before and after each axis."""
 
     def __init__(self, *arguments: Any, widths: Sequence[tuple[int, int]]) -> None:
         super().__init__(*arguments)
         self.widths = tuple(widths)
+
+    def starts(self, frame: Frame) -> tuple[int, Sequence[int], bool] | None:
+        """Return where the array begins, if it has zeros along one axis alone."""
+        axes = [axis for axis, pair in enumerate(self.widths) if any(pair)]
+        return (axes[0], [self.widths[axes[0]][0]], True) if len(axes) == 1 else None
 
 
 def unpadded(x: Operand, pads: Pads) -> tuple[Operand, tuple[tuple[int, int], ...]]:

@@ -27,7 +27,8 @@ def _reduction(name: str) -> Any:
 
 
 for _name in ("Sum", "Mean", "Max", "Min", "Prod"):
-    operator(f"Reduce{_name}", how="NumPy", contents=(1,))(_reduction(_name.lower()))
+    _how = "NumPy" if _name == "Prod" else "compiled"
+    operator(f"Reduce{_name}", how=_how, contents=(1,))(_reduction(_name.lower()))
 
 
 @operator("ReduceL1", how="NumPy", contents=(1,))
