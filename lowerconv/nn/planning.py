@@ -79,9 +79,7 @@ class MemoryPlan:
         learnt = {*wanted}
         for node in self.graph.nodes:
             passes = node.result.dtype.kind == "f" and node.layer.passes_gradients
-            if passes and (
-                node.layer.own_parameters() or any(v in learnt for v in node.inputs)
-            ):
+            if passes and (node.layer.own_parameters() or any(v in learnt for v in node.inputs)):
                 learnt.add(node.result)
         for value in (*(node.result for node in reversed(self.graph.nodes)), *wanted):
             reached = any(reader.result in learnt for reader in self.readers[value])

@@ -67,6 +67,7 @@ class Runner:
         self._counters: list[np.ndarray] = []
         self._updated: list[tuple[np.ndarray, int]] = []
         self._execution = Execution()
+        self._fixed: dict[tuple[bool, ...], list[int]] = {}
         self._steps: dict[tuple[bool, ...], Step] = {}
         self._gradients: tuple[Program, Any, Gradients] | None = None  # the latest
         self._lent: dict[str, LentArray] = {}
@@ -137,6 +138,19 @@ class Runner:
         assert network is not None  # it has run
         return network.literal
 
+    def fixed(self, needs: tuple[bool, ...]) -> list[int]:
+        """Return the results that have no gradient, given what inputs and parameters need one."""
+        found = self._fixed.get(needs)
+        if found is None:
+            inputs = [name for name, _ in self.exported.inputs]
+            names = [*inputs, *(self.leaves[i] for i in self._read)]
+            asked = {name for name, need in zip(names, needs, strict=True) if need}
+            pairs = zip(self.literal, self.exported.sources, strict=True)
+            of = [(what, asked & sources) for (kind, what), sources in pairs if kind == "result"]
+            moving = {place for place, sources in of if sources}
+            found = self._fixed[needs] = sorted({place for place, _ in of} - moving)
+        return found
+
     # --- answers ---
 
     def answer(self, arrays: Arrays, versions: Any) -> list[torch.Tensor]:
@@ -173,7 +187,8 @@ class Runner:
         for place, (name, tensor) in enumerate(zip(self.leaves, tensors, strict=True)):
             arrays[name] = array_of(tensor)
             if name in self.exported.counted:
-                self._counters.append(arrays[name].reshape(1))
+                times = self.exported.counted.count(name)
+                self._counters += [arrays[name].reshape(1)] * times
             elif not tensor.is_contiguous():
                 if name in self.exported.updated.values():
                     raise UnsupportedError(f"{name!r} is not contiguous")

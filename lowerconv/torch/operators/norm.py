@@ -143,3 +143,14 @@ def instance_norm(
     if not own or mean is not None:
         raise NotImplementedError("running statistics of instance norm")
     return group_norm(net, x, net.plain(x).shape[1], w, b, eps, _)
+
+
+@operator("rms_norm", how="NumPy")
+def rms_norm(net: Any, x: Any, sizes: Any, w: Any, eps: float | None):
+    """Record a division by root mean squares over the last axes."""
+    eps = float(np.finfo(x.dtype).eps) if eps is None else eps
+    axes = list(range(len(x.shape) - len(sizes), len(x.shape)))
+    mean = F.reduce("mean", F.arithmetic("mul", x, x), axes, True)
+    spread = F.pointwise(F.arithmetic("add", mean, np.asarray(eps, x.dtype)), "sqrt")
+    y = F.arithmetic("div", x, spread)
+    return y if w is None else F.arithmetic("mul", y, w)
