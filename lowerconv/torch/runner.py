@@ -34,6 +34,8 @@ class Latest(NamedTuple):
     before: list[np.ndarray]
 
 
+SAMPLES = 16  # of the numbers of each parameter, at the least where it has as many
+
 # These look at every parameter before every call: loops in C, not in Python.
 _version = attrgetter("_version")
 _address, _items = torch.Tensor.data_ptr, torch.Tensor.numel
@@ -58,6 +60,8 @@ class Runner:
         self._kept = [structure.names[name] for name in self.leaves]
         self._kinds = _kinds(self._tensors())
         self._layout: Any = None
+        self._samples: list[np.ndarray] = []
+        self._sampled_of: Any = None  # the layout
         self._frozen: TorchNetwork | None = None
         self._frozen_of: Any = None  # the layout and the versions
         self._answering = Execution()
@@ -108,11 +112,14 @@ class Runner:
 
     def tensors(self) -> Tensors | None:
         """Return the parameters and buffers as they are now; None where the trace is of others."""
-        tensors = self._tensors()
+        try:
+            tensors = self._tensors()
+            layout = [[*map(look, tensors)] for look in (_address, _items, _contiguous)]
+        except (KeyError, TypeError):  # one was deleted, or is None now
+            return None
         for kept, name, tensor, version in self.exported.watched:
             if kept.get(name) is not tensor or tensor._version != version:
                 return None
-        layout = [*map(_address, tensors)], [*map(_items, tensors)], [*map(_contiguous, tensors)]
         if layout != self._layout:
             if _kinds(tensors) != self._kinds:
                 return None
@@ -124,8 +131,16 @@ class Runner:
         return [tensors[i] for i in self._read]
 
     def versions(self, tensors: Tensors) -> Any:
-        """Return what tells whether a parameter or buffer has changed."""
-        return self._layout, [*map(_version, tensors)]
+        """Return what tells whether a parameter or buffer has changed.
+
+        Changes of ``parameter.data`` in place, which averages of weights are often made by, have no
+        version: some numbers of each tensor are looked at, too.
+        """
+        if self._sampled_of is not self._layout:
+            self._samples = [_some(t) for t in tensors if t.is_floating_point()]
+            self._sampled_of = self._layout
+        numbers = np.concatenate(self._samples).tobytes() if self._samples else b""
+        return self._layout, [*map(_version, tensors)], numbers
 
     def versions_read(self, tensors: Tensors) -> Any:
         """Return the same of those that no step in training writes to."""
@@ -289,6 +304,15 @@ class Runner:
 def _kinds(tensors: Tensors) -> list[Any]:
     """Return what a trace depends on."""
     return [(t.shape, t.dtype, t.device) for t in tensors]
+
+
+def _some(tensor: torch.Tensor) -> np.ndarray:
+    """Return some of the numbers of a tensor, where they are."""
+    pairs = zip(tensor.shape, tensor.stride(), strict=True)
+    if not tensor.numel() or 1 + sum((n - 1) * step for n, step in pairs) != tensor.numel():
+        return np.empty(0, np.float32)  # they do not follow each other, in whatever order
+    flat = tensor.detach().as_strided((tensor.numel(),), (1,)).numpy()
+    return flat[:: max(1, len(flat) // SAMPLES)]
 
 
 def _copied(results: Any) -> list[torch.Tensor]:

@@ -49,12 +49,11 @@ def batch_norm(
         return scaled(y, net.plain(w), net.plain(b), wide)
     if not training and (mean is None or var is None):
         raise NotImplementedError("no statistics")
-    if training and not 0 <= momentum <= 1:
-        raise NotImplementedError(f"momentum {momentum}")
     kind = BatchNorm2d if training or net.frozen else FixedBatchNorm2d
 
     def make() -> BatchNorm2d:
-        made = kind(C, eps, momentum if training else 0.0, dtype=x.dtype)
+        made = kind(C, eps, dtype=x.dtype)
+        made.momentum = float(momentum) if training else 0.0  # any number, as PyTorch takes
         for name, leaf in (("weight", w), ("bias", b)):
             if leaf is not None:
                 getattr(made, name).data = leaf.array
