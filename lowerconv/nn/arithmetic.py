@@ -136,7 +136,9 @@ class Arithmetic(Layer):
             whole, other = tensors[::-1] if swapped else tensors
             split = _split(other.shape, frame.y.shape) if whole.shape == frame.y.shape else None
             kind = _KINDS[self.operation][swapped]
-            if split is not None and kind is not None and not (swapped and frame.views[0]):
+            # The kernel may write an item of the result before it reads that of the other.
+            covered = other is frame.xs[0] and frame.views[0]
+            if split is not None and kind is not None and not covered:
                 frame.kept["plan"] = (whole, other, kind, *split)
                 return
 

@@ -18,6 +18,7 @@ from lowerconv.torch.runner import Runner
 from lowerconv.torch.structure import Structure
 
 TRACES = 16  # kept by a module, the latest
+RESTLESS = 4  # changes of attributes, each after fewer calls than that, before nothing is traced
 
 
 def convert(model: torch.nn.Module, example: Any, *, strict: bool = False) -> torch.nn.Module:
@@ -93,6 +94,8 @@ class Converted(torch.nn.Module):
             _structure=None,
             _runners={},
             _known={},
+            _calm=0,
+            _restless=0,
             _turn=threading.RLock(),
         )
 
@@ -167,10 +170,16 @@ class Converted(torch.nn.Module):
         if torch._C._are_functorch_transforms_active():
             raise UnsupportedError("a transform of torch.func, such as grad or vmap")
         structure = self._structure
-        if structure is None or structure.changed():
+        reason = None if structure is None else structure.changed()
+        if structure is None or reason:
             structure = self.__dict__["_structure"] = Structure(self._original)
             self._runners.clear()
             self._known.clear()
+            self.__dict__["_restless"] = self._restless + 1 if self._calm < RESTLESS else 0
+            self.__dict__["_calm"] = 0
+            if self._restless > RESTLESS and reason:
+                raise UnsupportedError(f"{reason}, is another one with nearly every call")
+        self.__dict__["_calm"] += 1
         structure.check_hooks()
         given: Any
         spec: Any

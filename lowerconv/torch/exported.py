@@ -11,7 +11,13 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from lowerconv.torch import operators  # noqa: F401  (fills the table)
 from lowerconv.torch.patterns import response_norms
-from lowerconv.torch.registry import UnsupportedError, makes_view, operator_of, writes_in_place
+from lowerconv.torch.registry import (
+    UnsupportedError,
+    draws,
+    makes_view,
+    operator_of,
+    writes_in_place,
+)
 from lowerconv.torch.tracing import traced
 
 # Checks of what the guards tell, too.
@@ -46,6 +52,8 @@ class Exported:
         Buffers of integers that every run adds one to, and that it does not read.
     updated : dict of str to str
         Other buffers that a run changes, by the names of their nodes.
+    sources : list of set of str
+        For each output the inputs, parameters and buffers that its gradient comes to.
     trains, draws : bool
         Whether a run changes buffers, or does what it does in training alone; whether dropout
         needs a seed.
@@ -99,9 +107,10 @@ class Exported:
         self.counted: list[str] = []
         self.updated: dict[str, str] = {}
         self._check()
+        self.sources = self._find_sources()
         self.trains = any(_in_training(node) for node in self.nodes)
         self.trains |= bool(self.counted or self.updated)
-        self.draws = any("dropout" in str(n.target) and _in_training(n) for n in self.nodes)
+        self.draws = any(draws(node.target) and _in_training(node) for node in self.nodes)
 
     def _check(self) -> None:
         """Raise UnsupportedError with all operators that are not known; find what is counted."""
@@ -136,7 +145,8 @@ class Exported:
                     reasons.append(f"{target} changes {reason}")
                 elif root.name in self.leaves:
                     self.updated[root.name] = self.leaves[root.name]
-            if operator_of(target) is None and _depends(node, {*users, *self.leaves}):
+            reads = draws(target) or _depends(node, {*users, *self.leaves})
+            if operator_of(target) is None and reads:
                 missing[str(target)] += 1
         if missing:
             listed = ", ".join(f"{name} ({n} times)" for name, n in sorted(missing.items()))
@@ -164,27 +174,52 @@ class Exported:
 
     def _counts(self, node: Any, first: Any) -> bool:
         """Return whether a node adds one to a buffer that nobody reads, and note that."""
-        name = self.leaves.get(first.name)
-        if name is None or str(node.target) not in ("aten.add_.Tensor", "aten.copy_.default"):
-            return False
-        if str(node.target) == "aten.copy_.default":  # of what it is already
-            source = node.args[1]
-            same = name in self.counted and first in (source, *self._written(source))
-        else:
-            kind, copies = first.meta["val"].dtype, [n for n in node.users if _copies(n, first)]
-            same = (
-                node.args[1:] == (1,)
-                and not node.kwargs
-                and not kind.is_floating_point
-                and len(copies) == len(node.users)
-                and set(first.users) == {node, *copies}
-                and name not in self.counted
-            )
-            if same:
-                self.counted.append(name)
-        if same:
+        buffer = (first, *self._written(first))[-1]
+        name = self.leaves.get(buffer.name)
+        same = name is not None and self._counting(node, buffer)
+        same = same and all(self._counting(user, buffer) for user in buffer.users)
+        if same and name is not None:
             self.nodes.remove(node)
-        return bool(same)
+            if str(node.target) == "aten.add_.Tensor":
+                self.counted.append(name)
+        return same
+
+    def _counting(self, node: Any, buffer: Any) -> bool:
+        """Return whether a node adds one to a buffer of integers, or only says that it did."""
+        target = str(node.target)
+        if target not in ("aten.add_.Tensor", "aten.copy_.default"):
+            return False
+        first, *rest = node.args
+        if buffer not in (first, *self._written(first)):
+            return False
+        if target == "aten.copy_.default":  # of what it is already
+            return buffer in self._written(rest[0])
+        plain = rest == [1] and not node.kwargs and not buffer.meta["val"].is_floating_point()
+        copied = all(self._counting(user, buffer) for user in node.users)
+        return plain and copied
+
+    def _find_sources(self) -> list[set[str]]:
+        """Return the inputs, parameters and buffers that gradients of each output come to."""
+        found: dict[Any, set[str]] = {}
+        inputs = {name for name, _ in self.inputs}
+        for node in self.program.graph.nodes:
+            if node.op == "placeholder":
+                name = self.leaves.get(node.name, node.name if node.name in inputs else None)
+                found[node] = set() if name is None else {name}
+                continue
+            value = node.meta.get("val")
+            several = isinstance(value, (tuple, list))
+            floats = isinstance(value, torch.Tensor) and value.is_floating_point()
+            reached: set[str] = set()
+            if (several or floats) and not str(node.target).startswith("aten.detach."):
+                reached.update(*(found.get(other, set()) for other in node.all_input_nodes))
+            found[node] = reached
+            if node.op == "call_function" and writes_in_place(node.target):
+                for other in self._written(node):
+                    found[other] = reached
+        return [
+            found.get(o, set()) if isinstance(o, torch.fx.Node) else set() for o in self.outputs
+        ]
 
     def _cannot_write(self, node: Any, root: Any, first: Any, users: set[str]) -> str | None:
         """Return what a node writes to that it may not, None where it may."""
@@ -231,11 +266,11 @@ class Exported:
             if value.dtype != arg.dtype or value.dim() != arg.dim():
                 return False
             for expected, extent in zip(value.shape, arg.shape, strict=True):
-                if isinstance(expected, int):
-                    if expected != extent:
-                        return False
-                else:
+                fixed = expected if isinstance(expected, int) else expected.node.maybe_as_int()
+                if fixed is None:
                     env = expected.node.shape_env
+                elif fixed != extent:
+                    return False
             symbolic.append((value, arg))
         if env is None:
             return True
@@ -244,10 +279,6 @@ class Exported:
                 [value for value, _ in symbolic], [arg for _, arg in symbolic]
             )
         )
-
-
-def _copies(node: Any, target: Any) -> bool:
-    return str(node.target) == "aten.copy_.default" and node.args[0] is target
 
 
 def _is_arithmetic_of_shapes(node: Any) -> bool:
@@ -276,4 +307,6 @@ def _in_training(node: Any) -> bool:
     name = str(node.target)
     if name.startswith("aten.batch_norm"):
         return bool(node.args[5])
-    return name.startswith("aten.dropout") and bool(node.args[2]) and node.args[1] > 0
+    if name.startswith(("aten.dropout", "aten.feature_dropout")):
+        return bool(node.args[2]) and node.args[1] > 0
+    return draws(node.target)

@@ -57,9 +57,10 @@ class Run(torch.autograd.Function):
         else:
             results, job.latest = runner.train(job.tensors, arrays, job.step)
             job.versions = runner.versions_read(job.tensors)
-        integers = [r for r in results if not r.is_floating_point()]
-        if integers:
-            ctx.mark_non_differentiable(*integers)
+        places = {i for i, r in enumerate(results) if not r.is_floating_point()}
+        places.update(runner.fixed(ctx.needs_input_grad[1:]))
+        if places:
+            ctx.mark_non_differentiable(*(results[i] for i in places))
         return tuple(results)
 
     @staticmethod

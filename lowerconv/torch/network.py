@@ -17,7 +17,7 @@ from lowerconv.nn.module import Module
 from lowerconv.nn.norm import LocalResponseNorm
 from lowerconv.torch.exported import IGNORED, Exported
 from lowerconv.torch.layers import Learnt
-from lowerconv.torch.registry import UnsupportedError, operator_of, writes_in_place
+from lowerconv.torch.registry import UnsupportedError, draws, operator_of, writes_in_place
 
 ERRORS = (
     *(TypeError, ValueError, KeyError, IndexError, ZeroDivisionError, AttributeError),
@@ -169,6 +169,11 @@ class TorchNetwork(Module):
             return operand.array
         return self._value_of(operand)
 
+    def constant(self, array: np.ndarray) -> Value:
+        """Return an array as a value."""
+        assert self._input is not None
+        return constant(array, self._input)
+
     def _value_of(self, leaf: Leaf) -> Value:
         name = f"leaf_{leaf.name.replace('.', '_')}"
         layer = self._layers.get(name)
@@ -238,7 +243,7 @@ class TorchNetwork(Module):
         if name == "sym_size":
             return args[0].shape[args[1]]
         found = operator_of(target)
-        if found is None or not _holds(args, kwargs):
+        if found is None or not (_holds(args, kwargs) or draws(target)):
             return _computed(target, args, kwargs)
         operands = list(args)
         for argument in schema.arguments[len(args) :]:
@@ -262,10 +267,7 @@ class TorchNetwork(Module):
                 if other is value:
                     return place
             made.append(value)
-            if isinstance(value, np.ndarray):
-                assert self._input is not None
-                value = constant(value, self._input)
-            results.append(value)
+            results.append(self.constant(value) if isinstance(value, np.ndarray) else value)
             return len(results) - 1
 
         for output in self.exported.outputs:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 Importer = Callable[..., Any]
 
 
@@ -73,6 +75,11 @@ def writes_in_place(target: Any) -> bool:
         return False
     info = schema.arguments[0].alias_info
     return bool(info is not None and info.is_write)
+
+
+def draws(target: Any) -> bool:
+    """Return whether an operator draws random numbers."""
+    return torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
 
 
 def makes_view(target: Any) -> bool:

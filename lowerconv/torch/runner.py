@@ -34,6 +34,8 @@ class Latest(NamedTuple):
     before: list[np.ndarray]
 
 
+SAMPLES = 16  # of the numbers of each parameter, at the least where it has as many
+
 # These look at every parameter before every call: loops in C, not in Python.
 _version = attrgetter("_version")
 _address, _items = torch.Tensor.data_ptr, torch.Tensor.numel
@@ -58,6 +60,8 @@ class Runner:
         self._kept = [structure.names[name] for name in self.leaves]
         self._kinds = _kinds(self._tensors())
         self._layout: Any = None
+        self._samples: list[np.ndarray] = []
+        self._sampled_of: Any = None  # the layout
         self._frozen: TorchNetwork | None = None
         self._frozen_of: Any = None  # the layout and the versions
         self._answering = Execution()
@@ -67,6 +71,7 @@ class Runner:
         self._counters: list[np.ndarray] = []
         self._updated: list[tuple[np.ndarray, int]] = []
         self._execution = Execution()
+        self._fixed: dict[tuple[bool, ...], list[int]] = {}
         self._steps: dict[tuple[bool, ...], Step] = {}
         self._gradients: tuple[Program, Any, Gradients] | None = None  # the latest
         self._lent: dict[str, LentArray] = {}
@@ -107,12 +112,15 @@ class Runner:
 
     def tensors(self) -> Tensors | None:
         """Return the parameters and buffers as they are now; None where the trace is of others."""
-        tensors = self._tensors()
+        try:
+            tensors = self._tensors()
+            layout = [[*map(look, tensors)] for look in (_address, _items, _contiguous)]
+        except (KeyError, TypeError):  # one was deleted, or is None now
+            return None
         for kept, name, tensor, version in self.exported.watched:
             same = kept.get(name) is tensor
             if not same or (tensor is not None and tensor._version != version):
                 return None
-        layout = [*map(_address, tensors)], [*map(_items, tensors)], [*map(_contiguous, tensors)]
         if layout != self._layout:
             if _kinds(tensors) != self._kinds:
                 return None
@@ -124,8 +132,16 @@ class Runner:
         return [tensors[i] for i in self._read]
 
     def versions(self, tensors: Tensors) -> Any:
-        """Return what tells whether a parameter or buffer has changed."""
-        return self._layout, [*map(_version, tensors)]
+        """Return what tells whether a parameter or buffer has changed.
+
+        Changes of ``parameter.data`` in place, which averages of weights are often made by, have no
+        version: some numbers of each tensor are looked at, too.
+        """
+        if self._sampled_of is not self._layout:
+            self._samples = [_some(t) for t in tensors if t.is_floating_point()]
+            self._sampled_of = self._layout
+        numbers = np.concatenate(self._samples).tobytes() if self._samples else b""
+        return self._layout, [*map(_version, tensors)], numbers
 
     def versions_read(self, tensors: Tensors) -> Any:
         """Return the same of those that no step in training writes to."""
@@ -137,6 +153,19 @@ class Runner:
         network = self._network if self.exported.trains else self._frozen
         assert network is not None  # it has run
         return network.literal
+
+    def fixed(self, needs: tuple[bool, ...]) -> list[int]:
+        """Return the results that have no gradient, given what inputs and parameters need one."""
+        found = self._fixed.get(needs)
+        if found is None:
+            inputs = [name for name, _ in self.exported.inputs]
+            names = [*inputs, *(self.leaves[i] for i in self._read)]
+            asked = {name for name, need in zip(names, needs, strict=True) if need}
+            pairs = zip(self.literal, self.exported.sources, strict=True)
+            of = [(what, asked & sources) for (kind, what), sources in pairs if kind == "result"]
+            moving = {place for place, sources in of if sources}
+            found = self._fixed[needs] = sorted({place for place, _ in of} - moving)
+        return found
 
     # --- answers ---
 
@@ -174,7 +203,8 @@ class Runner:
         for place, (name, tensor) in enumerate(zip(self.leaves, tensors, strict=True)):
             arrays[name] = array_of(tensor)
             if name in self.exported.counted:
-                self._counters.append(arrays[name].reshape(1))
+                times = self.exported.counted.count(name)
+                self._counters += [arrays[name].reshape(1)] * times
             elif not tensor.is_contiguous():
                 if name in self.exported.updated.values():
                     raise UnsupportedError(f"{name!r} is not contiguous")
@@ -275,6 +305,15 @@ class Runner:
 def _kinds(tensors: Tensors) -> list[Any]:
     """Return what a trace depends on."""
     return [(t.shape, t.dtype, t.device) for t in tensors]
+
+
+def _some(tensor: torch.Tensor) -> np.ndarray:
+    """Return some of the numbers of a tensor, where they are."""
+    pairs = zip(tensor.shape, tensor.stride(), strict=True)
+    if not tensor.numel() or 1 + sum((n - 1) * step for n, step in pairs) != tensor.numel():
+        return np.empty(0, np.float32)  # they do not follow each other, in whatever order
+    flat = tensor.detach().as_strided((tensor.numel(),), (1,)).numpy()
+    return flat[:: max(1, len(flat) // SAMPLES)]
 
 
 def _copied(results: Any) -> list[torch.Tensor]:

@@ -43,8 +43,9 @@ class Structure:
                         self.names[f"{prefix}.{name}" if prefix else name] = (kept, name)
                     else:
                         self._absent.append((kept, name))
-        # Of a module that is copied attributes may be set meanwhile, by another thread.
-        self._attributes = [part.__dict__ for part in self.modules]
+        # Those of torch.fx compile themselves when they are called: their attributes change.
+        self._plain = [p for p in self.modules if not isinstance(p, torch.fx.GraphModule)]
+        self._attributes = [part.__dict__ for part in self._plain]
         self._hooks = [hooks for part in self.modules for hooks in _hooks(part)]
         self._first = [dict(attributes) for attributes in self._attributes]
         self._alike: dict[tuple[bool, ...], list[dict[str, Any]]] = {}
@@ -59,9 +60,8 @@ class Structure:
         flags = self.flags()
         alike = self._alike.get(flags)
         if alike is None:
-            alike = [
-                {**first, "training": flag} for first, flag in zip(self._first, flags, strict=True)
-            ]
+            pairs = zip(self._first, map(_training, self._plain), strict=True)
+            alike = [{**first, "training": flag} for first, flag in pairs]
             self._alike[flags] = alike
         try:
             if self._attributes == alike:
@@ -72,7 +72,7 @@ class Structure:
 
     def _different(self, alike: list[dict[str, Any]]) -> str | None:
         """Return the name of an attribute that is another than it was."""
-        for part, now, before in zip(self.modules, self._attributes, alike, strict=True):
+        for part, now, before in zip(self._plain, self._attributes, alike, strict=True):
             for name in {**now, **before}:
                 if name not in now or name not in before or not _same(now[name], before[name]):
                     return f"the attribute {name!r} of a {type(part).__name__}"

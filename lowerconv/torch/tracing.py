@@ -85,7 +85,8 @@ def _errors_alone(logger: logging.Logger) -> Iterator[None]:
 @contextmanager
 def _attributes_set(module: torch.nn.Module) -> Iterator[set[str]]:
     """Give what forward sets of attributes; torch.export undoes that, and says nothing of it."""
-    parts = list(module.named_modules())
+    kinds = torch.fx.GraphModule  # which compile themselves when they are called
+    parts = [(name, part) for name, part in module.named_modules() if not isinstance(part, kinds)]
     forward, own = module.forward, module.__dict__.get("forward")
     changed: set[str] = set()
 

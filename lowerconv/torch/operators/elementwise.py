@@ -192,7 +192,45 @@ def gelu(net: Any, x: Any, approximate: str):
 @operator("softplus")
 def softplus(net: Any, x: Any, beta: float, threshold: float):
     """Record softplus."""
+    if threshold < 20:
+        raise NotImplementedError(f"threshold {threshold}")
     return F.pointwise(x, "softplus", beta)
+
+
+@operator("log_sigmoid")
+def log_sigmoid(net: Any, x: Any):
+    """Record the logarithm of the sigmoid."""
+    return neg(net, F.pointwise(neg(net, x), "softplus", 1.0))
+
+
+@operator("celu")
+def celu(net: Any, x: Any, alpha: float):
+    """Record CELU."""
+    if alpha != 1:
+        raise NotImplementedError(f"alpha {alpha}")
+    return F.pointwise(x, "elu", 1.0, 1.0)
+
+
+@operator("glu", how="NumPy")
+def glu(net: Any, x: Any, axis: int):
+    """Record one half of the channels times the sigmoid of the other."""
+    n = x.shape[axis] // 2
+    before = (slice(None),) * (axis % len(x.shape))
+    first = F.getitem(x, (*before, slice(0, n)))
+    second = F.getitem(x, (*before, slice(n, 2 * n)))
+    return F.arithmetic("mul", first, F.pointwise(second, "sigmoid"))
+
+
+@operator("sin", how="NumPy")
+def sin(net: Any, x: Any):
+    """Record the sine."""
+    return F.computed("sin", np.sin, x, gradient=lambda dy, y, x: (dy * np.cos(x),))
+
+
+@operator("cos", how="NumPy")
+def cos(net: Any, x: Any):
+    """Record the cosine."""
+    return F.computed("cos", np.cos, x, gradient=lambda dy, y, x: (-dy * np.sin(x),))
 
 
 @operator("prelu", how="NumPy")
@@ -213,6 +251,47 @@ def dropout(net: Any, x: Any, p: float, train: bool):
     if net.frozen:
         raise NotImplementedError("dropout in a network that is not trained")
     return Dropout(p)(x)
+
+
+def drawn(net: Any, like: Any, shape: Any, p: float) -> Any:
+    """Record ones with probability `p`, else zeros, new ones in every run."""
+    if net.frozen:
+        raise NotImplementedError("random numbers in a network that is not trained")
+    ones = net.constant(np.ones(shape, like.dtype))
+    return F.scaled(Dropout(1 - p)(ones), p)
+
+
+@operator("new_empty", "empty_like", how="NumPy")
+def empty(net: Any, x: Any, shape: Any = None, *_: Any):
+    """Record memory that something is written to."""
+    if isinstance(shape, (list, tuple)):
+        return np.zeros(shape, x.dtype)
+    return np.zeros(x.shape, x.dtype)
+
+
+@operator("fill.Scalar", "zero", how="NumPy")
+def fill(net: Any, x: Any, value: Any = 0):
+    """Record a number everywhere."""
+    return np.full(x.shape, value, x.dtype)
+
+
+@operator("bernoulli.float")
+def bernoulli(net: Any, x: Any, p: float, _: Any):
+    """Record ones with a probability, else zeros."""
+    if not 0 < p <= 1:
+        raise NotImplementedError(f"p {p}")
+    return np.ones(x.shape, x.dtype) if p == 1 else drawn(net, x, x.shape, p)
+
+
+@operator("feature_dropout")
+def feature_dropout(net: Any, x: Any, p: float, train: bool):
+    """Record dropout of whole channels."""
+    if not train or not p:
+        return x
+    if p == 1:
+        return combine("mul", x, 0.0)
+    shape = (*x.shape[:2], *(1 for _ in x.shape[2:]))
+    return combine("mul", x, F.scaled(drawn(net, x, shape, 1 - p), 1 / (1 - p)))
 
 
 @operator("softmax")

@@ -49,12 +49,11 @@ def batch_norm(
         return scaled(y, net.plain(w), net.plain(b), wide)
     if not training and (mean is None or var is None):
         raise NotImplementedError("no statistics")
-    if training and not 0 <= momentum <= 1:
-        raise NotImplementedError(f"momentum {momentum}")
     kind = BatchNorm2d if training or net.frozen else FixedBatchNorm2d
 
     def make() -> BatchNorm2d:
-        made = kind(C, eps, momentum if training else 0.0, dtype=x.dtype)
+        made = kind(C, eps, dtype=x.dtype)
+        made.momentum = float(momentum) if training else 0.0  # any number, as PyTorch takes
         for name, leaf in (("weight", w), ("bias", b)):
             if leaf is not None:
                 getattr(made, name).data = leaf.array
@@ -143,3 +142,14 @@ def instance_norm(
     if not own or mean is not None:
         raise NotImplementedError("running statistics of instance norm")
     return group_norm(net, x, net.plain(x).shape[1], w, b, eps, _)
+
+
+@operator("rms_norm", how="NumPy")
+def rms_norm(net: Any, x: Any, sizes: Any, w: Any, eps: float | None):
+    """Record a division by root mean squares over the last axes."""
+    eps = float(np.finfo(x.dtype).eps) if eps is None else eps
+    axes = list(range(len(x.shape) - len(sizes), len(x.shape)))
+    mean = F.reduce("mean", F.arithmetic("mul", x, x), axes, True)
+    spread = F.pointwise(F.arithmetic("add", mean, np.asarray(eps, x.dtype)), "sqrt")
+    y = F.arithmetic("div", x, spread)
+    return y if w is None else F.arithmetic("mul", y, w)

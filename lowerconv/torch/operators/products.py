@@ -71,3 +71,39 @@ def attention(
             mask = np.where(mask, 0, -np.inf).astype(q.dtype)
         scores = F.arithmetic("add", scores, mask)
     return F.matmul(F.softmax(scores, -1), v)
+
+
+@operator("einsum", how="NumPy")
+def einsum(net: Any, equation: str, operands: Any, _: Any = None):
+    """Record a sum of products of one or two operands, by products of matrices."""
+    left, _, out = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    plain = "->" in equation and "." not in equation and len(terms) <= 2
+    if not plain or any(len(set(t)) < len(t) for t in (*terms, out)):
+        raise NotImplementedError(f"the equation {equation!r}")
+    rest = ["".join(terms[:i] + terms[i + 1 :]) + out for i in range(len(terms))]
+    found = []
+    for term, x, others in zip(terms, operands, rest, strict=True):
+        gone = [i for i, letter in enumerate(term) if letter not in others]
+        x = F.reduce("sum", x, gone, False) if gone else x
+        found.append(("".join(c for i, c in enumerate(term) if i not in gone), x))
+    if len(found) == 1:
+        ((letters, y),) = found
+        return F.transpose(y, [letters.index(c) for c in out])
+    (ta, a), (tb, b) = found
+    sizes = {c: n for t, x in found for c, n in zip(t, x.shape, strict=True) if n > 1}
+    if any(sizes.get(c, 1) != n for t, x in found for c, n in zip(t, x.shape, strict=True)):
+        raise NotImplementedError("extents of one that stand for others")
+    many = [c for c in ta if c in tb and c in out]
+    inner = [c for c in ta if c in tb and c not in out]
+    rows, columns = [c for c in ta if c not in tb], [c for c in tb if c not in ta]
+
+    def grouped(letters: str, x: Any, *groups: list[str]) -> Any:
+        x = F.transpose(x, [letters.index(c) for group in groups for c in group])
+        extents = [sizes.get(c, 1) for c in groups[0]]
+        return F.reshape(x, (*extents, *(prod(sizes.get(c, 1) for c in g) for g in groups[1:])))
+
+    y = F.matmul(grouped(ta, a, many, rows, inner), grouped(tb, b, many, inner, columns))
+    order = [*many, *rows, *columns]
+    y = F.reshape(y, [sizes.get(c, 1) for c in order])
+    return F.transpose(y, [order.index(c) for c in out])

@@ -1,4 +1,4 @@
-"""Operators that move items, take parts, or reduce axes."""
+"""Operators that move items, or take parts."""
 
 from __future__ import annotations
 
@@ -238,43 +238,19 @@ def index_select(net: Any, x: Any, axis: int, index: Any):
     return F.take(x, index, axis % len(x.shape))
 
 
-def _reduced(operation: str, x: Any, axes: Any, keep: bool, dtype: Any) -> Any:
-    if dtype is not None:
-        x = F.cast(x, numpy_dtype(dtype))
-    return F.reduce(operation, x, [axes] if isinstance(axes, int) else axes or None, keep)
+@operator("flip", how="NumPy")
+def flip(net: Any, x: Any, axes: Any):
+    """Record items in reverse order along axes."""
+    over = tuple(axes)
+    return F.computed(
+        *("flip", lambda x: np.flip(x, over), x), gradient=lambda dy, y, x: (np.flip(dy, over),)
+    )
 
 
-@operator("mean.dim")
-def mean_dim(net: Any, x: Any, axes: Any, keep: bool, dtype: Any):
-    """Record means over axes."""
-    return _reduced("mean", x, axes, keep, dtype)
-
-
-@operator("sum.dim_IntList", how="NumPy")
-def sum_dim(net: Any, x: Any, axes: Any, keep: bool, dtype: Any):
-    """Record sums over axes."""
-    return _reduced("sum", x, axes, keep, dtype)
-
-
-@operator("mean.default", how="NumPy")
-def mean(net: Any, x: Any, dtype: Any):
-    """Record the mean of all items."""
-    return _reduced("mean", x, None, False, dtype)
-
-
-@operator("sum.default", how="NumPy")
-def sum_(net: Any, x: Any, dtype: Any):
-    """Record the sum of all items."""
-    return _reduced("sum", x, None, False, dtype)
-
-
-@operator("amax", how="NumPy")
-def amax(net: Any, x: Any, axes: Any, keep: bool):
-    """Record the greatest items over axes."""
-    return _reduced("max", x, axes, keep, None)
-
-
-@operator("amin", how="NumPy")
-def amin(net: Any, x: Any, axes: Any, keep: bool):
-    """Record the least items over axes."""
-    return _reduced("min", x, axes, keep, None)
+@operator("tensor_split.sections", how="NumPy")
+def tensor_split(net: Any, x: Any, count: int, axis: int):
+    """Record so many parts; the first may be longer by one."""
+    n = x.shape[axis]
+    ends = np.cumsum([n // count + (i < n % count) for i in range(count)])
+    begins = [0, *ends[:-1]]
+    return [part(x, axis, slice(int(b), int(e))) for b, e in zip(begins, ends, strict=True)]
