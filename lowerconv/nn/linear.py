@@ -233,8 +233,8 @@ class PackedLinear(Linear):
             packed = pack(flushed(weight), product.NR)
             if shared is not None:
                 shared[key] = packed
-        numbers = None if function is None else frame.activation.numbers(frame.dtype)
-        frame.kept["weights"], frame.kept["product"] = packed, product.arguments(numbers)
+        own = function and frame.activation and frame.activation.numbers(frame.dtype)
+        frame.kept["weights"], frame.kept["product"] = packed, product.arguments(own)
         if frame.constant:  # then this layer is nobody else's
             self.weight = emptied(self.weight)
 
