@@ -1,4 +1,4 @@
-"""The kernel of pooling without gradients: rows of one plane, for windows of a size, any plane.
+"""The kernel of pooling without gradients: rows of one plane, for windows of a width, any plane.
 
 What a row of windows reads is first combined down the columns, in whole vectors; then the taps of a
 row are lanes of these, every one or, with a stride of two, every other.
@@ -31,7 +31,8 @@ class PoolKernel(Kernel):
 
     Attributes
     ----------
-    size, stride : (rows, columns)
+    width, across : int
+        Columns of a window, and from one window to the next.
     mean : bool
         Windows are whole then: pixels of the padding count as zeros.
     """
@@ -40,18 +41,19 @@ class PoolKernel(Kernel):
 
     isa: Isa
     dtype: np.dtype
-    size: tuple[int, int]
-    stride: tuple[int, int]
+    width: int
+    across: int
     mean: bool = False
 
     def emit(self, e: Emitter) -> None:
-        """Write ``pool(source, H, W, above, before, out, P, Q)``."""
-        source, H, W, above, before, out, P, Q = e.arguments
+        """Write ``pool(source, H, W, above, before, height, down, out, P, Q)``."""
+        source, H, W, above, before, height, down, out, P, Q = e.arguments
         b, zero = e.builder, e.constant(0)
-        (R, S), (down, across) = self.size, self.stride
+        S, across = self.width, self.across
         outside = 0.0 if self.mean else -np.inf
         other = ir.Constant(e.vector, [outside] * e.lanes)
-        scale = ir.Constant(e.vector, [1 / (R * S)] * e.lanes)
+        area = b.sitofp(b.mul(height, e.constant(S)), e.scalar)
+        scale = e.splat(b.fdiv(ir.Constant(e.scalar, 1.0), area))
         # A vector of pixels begins at every tap, or at every other one and goes on for another.
         begins = range(0, S, across)
         places = [begin + part * e.lanes for begin in begins for part in range(across)]
@@ -73,9 +75,9 @@ class PoolKernel(Kernel):
             return ir.Constant(ir.VectorType(I32, e.lanes), [items] * e.lanes)
 
         def row(p: ir.Value, _: list[ir.Value]) -> None:
-            top = b.sub(b.mul(p, e.constant(down)), above)
+            top = b.sub(b.mul(p, down), above)
             first = b.select(b.icmp_signed("<", top, zero), zero, top)
-            last = least(b.add(top, e.constant(R)), H)
+            last = least(b.add(top, height), H)
             line = e.offset(source, b.mul(first, W))
 
             def vector(index: ir.Value, _: list[ir.Value]) -> None:

@@ -207,6 +207,8 @@ class PoolPlane(NamedTuple):
     W: int
     above: int  #   rows of padding before the first
     before: int  #  columns of padding before the first
+    height: int  #  rows of a window
+    down: int  #    rows from one window to the next
     out: int
     P: int
     Q: int

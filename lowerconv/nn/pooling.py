@@ -94,7 +94,7 @@ class _Pool(Layer):
         windows, isa = self._windows(frame.x.shape), host_isa()
         known = pools(isa, windows.size, windows.stride) and frame.dtype in COMPILED
         if known and self._has_one_area(frame):
-            kernel = PoolKernel(isa, frame.dtype, windows.size, windows.stride, self.mean)
+            kernel = PoolKernel(isa, frame.dtype, windows.size[1], windows.stride[1], self.mean)
             frame.kept["kernel"] = kernel.address()
 
     def _has_one_area(self, frame: Frame) -> bool:
@@ -103,7 +103,8 @@ class _Pool(Layer):
 
     def _pool(self, frame: Frame) -> None:
         """Compute by the emitted kernel, which tells no winners."""
-        run(pool, frame.x.images, frame.y.images, self.padding, frame.kept["kernel"])
+        windows = tuple(self._windows(frame.x.shape))
+        run(pool, frame.x.images, frame.y.images, windows, frame.kept["kernel"])
 
 
 class MaxPool2d(_Pool):

@@ -11,7 +11,7 @@ from lowerconv.runtime.launch import call, parallel
 
 
 @parallel
-def pool(worker, workers, x, y, pad, kernel):
+def pool(worker, workers, x, y, windows, kernel):
     """Write the maximum or mean of each window of `x` to `y`.
 
     Parameters
@@ -19,12 +19,12 @@ def pool(worker, workers, x, y, pad, kernel):
     team : Handle
         From `threads.parallel_region`.
     x, y : Images
-    pad : (int, int)
-        Rows and columns before the first.
+    windows : Windows, as a tuple
     kernel : int
         Address of a `codegen.pooling.PoolKernel`.
     """
     x, y = bare_images(x), bare_images(y)
+    size, stride, pad = windows
     first, last = share(y.N * y.C, worker, workers)
     for number in range(first, last):
         call(
@@ -35,6 +35,8 @@ def pool(worker, workers, x, y, pad, kernel):
                 W=x.W,
                 above=pad[0],
                 before=pad[1],
+                height=size[0],
+                down=stride[0],
                 out=np.int64(plane(y, number).ctypes.data),
                 P=y.H,
                 Q=y.W,

@@ -86,8 +86,10 @@ def test_every_small_problem(kind):
             continue
         x, dy = draw(extents, windows, seed)
         layer = make(kind, size, stride, pad, ceil_mode)
+        inferred = layer.run(x).copy()  # by another kernel, which tells no winners
         found = layer.run(x, TRAINING)
         assert found.shape == dy.shape, told
+        np.testing.assert_array_equal(inferred, found, err_msg=told)
         y, dx = pool(x, dy, size, stride, pad, kind)
         np.testing.assert_allclose(found, y, 1e-5, 1e-6, err_msg=told)
         np.testing.assert_allclose(layer.backward(dy), dx, 1e-5, 1e-5, err_msg=told)
@@ -144,3 +146,17 @@ def test_windows_of_too_many_pixels_are_refused(kind):
     layer = make(kind, 2**20, 2**20, 2**19, True)
     with pytest.raises(ValueError, match=r"^kernel_size: got \(1048576, 1048576\) with padding"):
         layer(np.ones((1, 1, 3, 3), np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size, stride", [((3, 3), (2, 2)), ((2, 2), (2, 2)), ((3, 2), (1, 1))])
+def test_wide_planes_and_nan(size, stride, dtype):
+    rng = np.random.default_rng(5)
+    for H, W in ((7, 33), (20, 70), (5, 16), (9, 15)):
+        for pad in (0, 1):
+            x = rng.standard_normal((2, 3, H, W)).astype(dtype)
+            x[rng.random(x.shape) < 0.02] = np.nan
+            layer = nn.MaxPool2d(size, stride, pad)
+            inferred = layer.run(x).copy()
+            np.testing.assert_array_equal(inferred, layer.run(x, TRAINING))
+            assert np.isnan(inferred).any()
