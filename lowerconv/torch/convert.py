@@ -181,6 +181,8 @@ class Converted(torch.nn.Module):
                 raise UnsupportedError(f"{reason}, is another one with nearly every call")
         self.__dict__["_calm"] += 1
         structure.check_hooks()
+        given: Any
+        spec: Any
         if kwargs or not all(map(_is_tensor, args)):
             given, spec = pytree.tree_flatten((args, kwargs))
         else:  # as mostly

@@ -133,7 +133,7 @@ def _is_of_floats(node: Any) -> bool:
 
 def _inline(module: torch.fx.GraphModule) -> None:
     """Put what is traced under ``torch.no_grad`` and the like where it is called."""
-    graph = module.graph
+    graph: Any = module.graph
     for node in list(graph.nodes):
         name = getattr(node.target, "__name__", "")
         if node.op != "call_function":
@@ -141,16 +141,15 @@ def _inline(module: torch.fx.GraphModule) -> None:
         if name == "wrap_with_set_grad_enabled":
             grad, part, *operands = node.args
         elif name == "wrap_with_autocast" and not node.args[2]:
-            *_, part, grad = *node.args[:5], True
-            operands = list(node.args[5:])
+            (part, *operands), grad = node.args[4:], True
         else:
             continue
-        inner = getattr(module, part.target)
+        inner: Any = getattr(module, part.target)
         _inline(inner)
         holders = [n for n in inner.graph.nodes if n.op == "placeholder"]
         with graph.inserting_before(node):
             known: Any = dict(zip(holders, operands, strict=True))
-            results = graph.graph_copy(inner.graph, known)
+            results: Any = graph.graph_copy(inner.graph, known)
             single = not isinstance(results, (tuple, list))
             results = [results] if single else list(results)
             for i, result in enumerate(results):
