@@ -133,7 +133,7 @@ def _is_of_floats(node: Any) -> bool:
 
 def _inline(module: torch.fx.GraphModule) -> None:
     """Put what is traced under ``torch.no_grad`` and the like where it is called."""
-    graph = module.graph
+    graph: Any = module.graph
     for node in list(graph.nodes):
         name = getattr(node.target, "__name__", "")
         if node.op != "call_function":
@@ -145,7 +145,7 @@ def _inline(module: torch.fx.GraphModule) -> None:
             grad, part, operands = True, arguments[4], list(arguments[5:])
         else:
             continue
-        inner = getattr(module, part.target)
+        inner: Any = getattr(module, part.target)
         _inline(inner)
         holders = [n for n in inner.graph.nodes if n.op == "placeholder"]
         with graph.inserting_before(node):
