@@ -76,7 +76,8 @@ class Forward(Recorded):
         """Return another pass, with filters of its own."""
         other = super().like(activation)
         assert isinstance(other, Forward)
-        other.packed, other._packed_from = None, Kept()
+        other.packed = _room_for_panels(self.schedule) if self.keeps else None
+        other._packed_from = Kept()
         return other
 
     def run(
