@@ -23,26 +23,26 @@ from lowerconv.codegen.packing import (
 from lowerconv.codegen.quantising import Quantising
 from lowerconv.codegen.signatures import TileNumbers
 from lowerconv.conv import records
-from lowerconv.conv.caches import panel_bytes
-from lowerconv.conv.executable import Array, Options, Recorded
-from lowerconv.conv.kept import Kept
+from lowerconv.conv.block_budget import quarter_of_l2
+from lowerconv.conv.executable import Array, Options, RecordExecutable
 from lowerconv.conv.macrokernel import macrokernel_address, pack_address
+from lowerconv.conv.packed_from import PackedFrom
 from lowerconv.conv.partition import part_table
-from lowerconv.conv.phases import KEPT, Phase
+from lowerconv.conv.phases import CACHE_SIZE, Phase
 from lowerconv.conv.schedule import Schedule
 from lowerconv.conv.tiling import live_taps
 from lowerconv.ops.activate import Activation
 from lowerconv.runtime.launch import bind_operands, launch
 from lowerconv.runtime.records import fill
-from lowerconv.runtime.team import Handle
+from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.workspace import Scratch, scratch_stride
 
-PAGE = 4096  # items: copies of packed filters lie on pages of their own
+COPY_ALIGN_ITEMS = 4096  # items: copies of packed filters lie on pages of their own
 L1_SHARE = 32 * 1024  # bytes that this tile's pixels and the next one's may take
 STREAM = 32  # steps that packed filters are prefetched ahead: a page of 4 KiB
 
 
-class Forward(Recorded):
+class Forward(RecordExecutable):
     """A convolution by panels.
 
     Attributes
@@ -63,7 +63,7 @@ class Forward(Recorded):
         super().__init__(schedule, options, np.zeros(phases, records.FORWARD_JOB))
         self.keeps = schedule.constant and not schedule.tiling.in_place
         self.packed: np.ndarray | None = None
-        self._packed_from = Kept()
+        self._packed_from = PackedFrom()
         workers = self._workers()
         fill(self.job, *_parts(schedule, options.add), self._epilogue(options), workers)
         for number in range(phases):
@@ -77,18 +77,18 @@ class Forward(Recorded):
         other = super().like(activation)
         assert isinstance(other, Forward)
         other.packed = _room_for_panels(self.schedule) if self.keeps else None
-        other._packed_from = Kept()
+        other._packed_from = PackedFrom()
         return other
 
     def run(
-        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+        self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Convolve the source `a` with the filters `b`."""
         filters = self._pack(team, b) if self.keeps else b
         bind_operands(self.words, a, filters, bias, out, workspace.address)
         launch(team, self.loops, self.address, self.schedule.workers)
 
-    def _pack(self, team: Handle, filters: Array) -> Array:
+    def _pack(self, team: TeamHandle, filters: Array) -> Array:
         """Return the packed filters, packed now where these are not those of the last call."""
         if self.packed is None:
             self.packed = _room_for_panels(self.schedule)
@@ -103,7 +103,7 @@ class Forward(Recorded):
             self._packed_from.take(filters)
         return self.packed
 
-    def hold(self, team: Handle, w: Array, workspace: Scratch) -> Array:
+    def prepack(self, team: TeamHandle, w: Array, workspace: Scratch) -> Array:
         """Return the packed filters, where they are kept so."""
         if not self.keeps:
             return w
@@ -111,7 +111,7 @@ class Forward(Recorded):
         self._packed_from.forget()
         return kept
 
-    def layout(self) -> Hashable:
+    def packed_key(self) -> Hashable:
         """Return all that the packed filters depend on beside the filters."""
         if not self.keeps:
             return None
@@ -119,7 +119,7 @@ class Forward(Recorded):
         nodes = tuple(sorted(set(s.nodes[: s.workers])))
         return "panels", s.NR, conv.K, conv.C, conv.taps, conv.groups, conv.transposed, nodes
 
-    def adopt(self, kept: Array) -> None:
+    def use_packed(self, kept: Array) -> None:
         """Keep what another one has packed."""
         self.packed = kept
         self.job["filters_from"] = records.PACKED
@@ -290,7 +290,7 @@ def _parts(s: Schedule, add: bool) -> tuple[object, ...]:
 def _copy_items(s: Schedule) -> int:
     """Return the items of a copy of all packed filters."""
     items = s.conv.groups * s.panels * s.NR * s.conv.C * s.conv.taps
-    return -(-(items + slack(s.isa, s.conv.dtype)) // PAGE) * PAGE
+    return -(-(items + slack(s.isa, s.conv.dtype)) // COPY_ALIGN_ITEMS) * COPY_ALIGN_ITEMS
 
 
 def _room_for_panels(s: Schedule) -> np.ndarray:
@@ -355,7 +355,7 @@ def _kernel(
     )
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=CACHE_SIZE)
 def _filter_kernel(
     product: _Product,
     NR: int,
@@ -382,7 +382,7 @@ def _filter_kernel(
     )
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=CACHE_SIZE)
 def _pixel_kernel(
     product: _Product,
     NR: int,
@@ -423,7 +423,7 @@ def _prefetches_pixels(s: Schedule, number: int) -> bool:
     conv, width = s.conv, s.tiling.shapes[number][1]
     item = conv.dtype.itemsize
     stays = 2 * s.KC * width * item <= L1_SHARE
-    far = conv.groups * conv.C * conv.H * conv.W * item > 4 * panel_bytes()
+    far = conv.groups * conv.C * conv.H * conv.W * item > 4 * quarter_of_l2()
     return not s.window.padded and (stays or far)
 
 
