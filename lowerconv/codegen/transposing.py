@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 from llvmlite import ir
 
-if TYPE_CHECKING:
-    from lowerconv.codegen.emit import Builder
 
-
-def transpose(e: Builder, rows: Sequence[ir.Value], run: int = 1) -> list[ir.Value]:
+def transpose(e: Any, rows: Sequence[ir.Value], run: int = 1) -> list[ir.Value]:
     """Return the columns of a square of vectors, whose items are runs of so many lanes.
 
-    Every stage leaves blocks of 2, 4, ... items in place: log2(n) stages of n shuffles.
+    `e` is an `emit.Builder`, which imports this.  Every stage leaves blocks of 2, 4, ... items in
+    place: log2(n) stages of n shuffles.
     """
     rows = list(rows)
     size, lanes = len(rows), rows[0].type.count
