@@ -8,9 +8,9 @@ from lowerconv.conv import direct, fused, winograd
 from lowerconv.conv.algorithm import Algorithm
 from lowerconv.conv.blas import lowered, pipelined
 from lowerconv.conv.call import NAMES
-from lowerconv.conv.executable import Executable, Followed, Nothing, Options
+from lowerconv.conv.executable import Executable, Nothing, Options, WithEpilogue
 from lowerconv.conv.halves import Converted
-from lowerconv.conv.phases import KEPT
+from lowerconv.conv.phases import CACHE_SIZE
 from lowerconv.conv.problem import ConvProblem, Op
 from lowerconv.conv.words import halves as half_words
 
@@ -27,7 +27,7 @@ ALGORITHMS: dict[str, Algorithm] = {
 }
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=CACHE_SIZE)
 def choose(problem: ConvProblem, op: Op, constant: bool = False) -> Algorithm:
     """Return the algorithm of least cost for a pass.
 
@@ -63,9 +63,10 @@ def make_executable(problem: ConvProblem, op: Op, options: Options) -> Executabl
     if algorithm.fuses_epilogue(op) or not (options.add or options.activation):
         return algorithm.build(problem, op, options)
     if not options.add:
-        return Followed(algorithm.build(problem, op, options._replace(activation=None)), options)
+        plain = options._replace(activation=None)
+        return WithEpilogue(algorithm.build(problem, op, plain), options)
     alone = options._replace(relu=False, activation=None, add=False)
-    return Followed(algorithm.build(problem, op, alone), options)
+    return WithEpilogue(algorithm.build(problem, op, alone), options)
 
 
 def _converted(problem: ConvProblem, op: Op, options: Options) -> Executable:

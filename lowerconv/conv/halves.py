@@ -12,9 +12,9 @@ import numpy as np
 
 from lowerconv.conv.arrays import flat_images
 from lowerconv.conv.executable import Array, Executable, Options
-from lowerconv.conv.kept import Kept
+from lowerconv.conv.packed_from import PackedFrom
 from lowerconv.ops.half_images import expand_images, round_images_to_half
-from lowerconv.runtime.team import Handle
+from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.workspace import Scratch, carved_items
 
 FLOAT = np.dtype(np.float32)
@@ -45,15 +45,19 @@ class Converted(Executable):
     ) -> None:
         super().__init__(inner.threads)
         self.inner, self.options = inner, options
-        self.pairs, self.launches, self.kernels = inner.pairs, inner.launches, inner.kernels
+        self.pairs, self.is_capturable, self.kernels = (
+            inner.pairs,
+            inner.is_capturable,
+            inner.kernels,
+        )
         self._fp16, self._name = dtype.kind == "f", dtype.name
         self._shapes = (*shapes, (inner.workspace_items,))
         self.workspace_items = 2 * carved_items(FLOAT, *self._shapes)
-        self._kept = Kept()
+        self._kept = PackedFrom()
         self._constant: np.ndarray = np.empty(0, FLOAT)
 
     def run(
-        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+        self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Compute a pass."""
         scratch = Scratch(workspace.array.view(FLOAT), workspace.address)
@@ -69,19 +73,19 @@ class Converted(Executable):
     def _codes(self, array: np.ndarray) -> tuple:
         return flat_images(array.view(np.uint16))
 
-    def _expand(self, team: Handle, array: np.ndarray, target: np.ndarray) -> None:
+    def _expand(self, team: TeamHandle, array: np.ndarray, target: np.ndarray) -> None:
         expand_images(team, self._codes(array), flat_images(target), self._fp16)
 
-    def _make_filters(self, team: Handle, filters: np.ndarray, target: np.ndarray) -> None:
+    def _make_filters(self, team: TeamHandle, filters: np.ndarray, target: np.ndarray) -> None:
         """Write what the inner pass takes as filters."""
         self._expand(team, filters, target)
 
-    def _filters(self, team: Handle, given: np.ndarray, target: np.ndarray) -> np.ndarray:
+    def _filters(self, team: TeamHandle, given: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Return what the inner pass takes as filters.
 
-        Where they do not change it is an array of their own, as `Kept` needs.
+        Where they do not change it is an array of their own, as `PackedFrom` needs.
         """
-        if given.dtype == FLOAT:  # what `hold` has returned
+        if given.dtype == FLOAT:  # what `prepack` has returned
             return given
         if not self.options.constant:
             self._make_filters(team, given, target)
@@ -93,21 +97,21 @@ class Converted(Executable):
             self._kept.take(given)
         return self._constant
 
-    def hold(self, team: Handle, w: Array, workspace: Scratch) -> Array:
+    def prepack(self, team: TeamHandle, w: Array, workspace: Scratch) -> Array:
         """Return what is kept of the filters, in float32."""
         filters = np.empty(self._shapes[1], FLOAT)
         self._make_filters(team, w, filters)
         scratch = Scratch(workspace.array.view(FLOAT), workspace.address)
-        return self.inner.hold(team, filters, scratch)
+        return self.inner.prepack(team, filters, scratch)
 
-    def layout(self) -> Hashable:
-        """Return all that `hold` depends on beside the filters."""
-        return type(self).__name__, self._name, self.inner.layout()
+    def packed_key(self) -> Hashable:
+        """Return all that `prepack` depends on beside the filters."""
+        return type(self).__name__, self._name, self.inner.packed_key()
 
-    def adopt(self, kept: Array) -> None:
+    def use_packed(self, kept: Array) -> None:
         """Keep what another one has kept."""
-        if self.inner.layout() is not None:
-            self.inner.adopt(kept)
+        if self.inner.packed_key() is not None:
+            self.inner.use_packed(kept)
 
     def explain(self) -> dict[str, str]:
         """Return the decisions, for people."""

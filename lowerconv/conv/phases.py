@@ -11,7 +11,7 @@ from lowerconv.codegen.dots import Words
 from lowerconv.conv.element import Element
 from lowerconv.conv.problem import ConvProblem, Op
 
-KEPT = 256  # of each decision the latest: layers are alike; images of new sizes need new ones
+CACHE_SIZE = 256  # of each decision the latest: layers are alike; images of new sizes need new ones
 PHASES_MAX = 64  # of an input gradient, each with microkernels of its own
 COUNT_MAX = 2**31 - 1  # pixels, that BLAS and tables of offsets can count
 
@@ -163,7 +163,7 @@ def input_grad_convolution(problem: ConvProblem) -> Convolution:
     )
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=CACHE_SIZE)
 def convolution(problem: ConvProblem, op: Op) -> Convolution:
     """Return a pass as a convolution; for a weight gradient, the forward pass it belongs to."""
     return (input_grad_convolution if op == "input_grad" else forward_convolution)(problem)

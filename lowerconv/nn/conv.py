@@ -20,8 +20,8 @@ from lowerconv.nn.freeze import emptied, flushed
 from lowerconv.nn.init import he_normal
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.module import Parameter, Shape
-from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.step import Step
+from lowerconv.nn.turn import Turn
 from lowerconv.ops.elementwise import bias_relu_grad
 from lowerconv.runtime.threads import run
 
@@ -205,7 +205,7 @@ class Conv2d(Layer):
         )
         if frame.constant:  # then this layer is nobody else's
             shared = frame.filters if self.weight.origin else None
-            forward.hold(flushed(self.weight.data), shared, self.weight.origin)
+            forward.prepack(flushed(self.weight.data), shared, self.weight.origin)
             self.weight = emptied(self.weight)
             # Kernels take writable arrays as they are; those of a file are not.
             frame.kept["bias"] = (np.array(flushed(self.bias.data)),) if self.bias else ()
@@ -223,11 +223,11 @@ class Conv2d(Layer):
         parameters = (self.weights(frame), *bias) if held is None else held
         frame.kept["forward"](frame.x.array, *parameters, out=frame.y.array)
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels."""
         plan: ConvPlan = frame.kept["forward"]
         bias = frame.kept.get("bias", ())
-        return plan.launches(frame.x.array, *bias, out=frame.y.array)
+        return plan.is_capturable(frame.x.array, *bias, out=frame.y.array)
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Compute the gradients of bias, filters and images."""
@@ -237,7 +237,7 @@ class Conv2d(Layer):
             run(bias_relu_grad, dy.images, y.images, db, frame.relu)
         if frame.dresidual is not None:
             move(dy, frame.dresidual, frame.add_residual)
-        if self.schedule is not Schedule.WEIGHT_GRADIENTS_LATER:
+        if self.turn is not Turn.WEIGHT_GRADIENTS_LATER:
             self.differentiate_weights(frame, step)
         if frame.dx is not None:
             frame.kept["input_grad"](dy.array, self.weights(frame), out=frame.dx.array)

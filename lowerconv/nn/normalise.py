@@ -122,7 +122,7 @@ class Normalise(Layer):
             frame.kept["affine"] = self._affine(frame)
             frame.kept["statistics"] = tuple(np.empty(sizes[0] * sizes[2]) for _ in range(2))
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels, and copies nothing."""
         return frame.constant and frame.x.whole and frame.y.whole
 
@@ -199,7 +199,7 @@ class Softmax(Layer):
         run(softmax, _flat(frame.x), y, frame.kept["sizes"], self.log)
         _put(y, frame.y, False)
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels, and copies nothing."""
         return frame.x.whole and frame.y.whole
 

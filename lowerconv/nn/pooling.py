@@ -146,7 +146,7 @@ class MaxPool2d(_Pool):
             return
         run(max_pool, x.images, y.images, winner, tuple(self._windows(x.shape)))
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels: always."""
         return True
 
@@ -210,7 +210,7 @@ class AvgPool2d(_Pool):
             return
         run(avg_pool, x.images, y.images, tuple(self._windows(x.shape)), self.count_include_pad)
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels: always."""
         return True
 

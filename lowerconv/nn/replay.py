@@ -63,7 +63,7 @@ class Replay:
         given = set(map(id, inputs))
         for layer, frame in steps:
             read = (*frame.xs, frame.residual)
-            if given.intersection(map(id, read)) or not _only_launches(layer, frame):
+            if given.intersection(map(id, read)) or not _is_capturable(layer, frame):
                 layer.compute(frame, step)
                 self._parts.append(_Part(0, 0, [(layer, frame)]))
                 continue
@@ -108,12 +108,11 @@ def _computing(layer: Layer, frame: Frame, step: Step) -> Callable[[], None]:
     return lambda: layer.compute(frame, step)
 
 
-def _only_launches(layer: Layer, frame: Frame) -> bool:
+def _is_capturable(layer: Layer, frame: Frame) -> bool:
     """Return whether a layer says so of its `compute`, and not of that of a class it is made of."""
     kind = type(layer)
-    return issubclass(_definer(kind, "launches"), _definer(kind, "compute")) and layer.launches(
-        frame
-    )
+    says = issubclass(_definer(kind, "is_capturable"), _definer(kind, "compute"))
+    return says and layer.is_capturable(frame)
 
 
 def _definer(kind: type, name: str) -> type:

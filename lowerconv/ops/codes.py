@@ -49,7 +49,7 @@ def add_codes(worker, workers, a, b, y, scales, rounding):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     a, b, y : Images
         Of bytes.
@@ -149,7 +149,7 @@ def max_pool_codes(worker, workers, x, y, windows):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     x, y : Images
         Of bytes.
@@ -211,7 +211,7 @@ def avg_pool_codes(worker, workers, x, y, windows, include_pad, scaled, rounding
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     x, y : Images
         Of bytes.

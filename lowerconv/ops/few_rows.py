@@ -49,7 +49,7 @@ def few_rows(worker, workers, x, w, bias, y, relu, add):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     x, w, y : ndarray, (N, inputs), (outputs, inputs), (N, outputs)
         C-contiguous; N is best at most `FEW`.

@@ -22,7 +22,7 @@ def expand_images(worker, workers, x, y, fp16):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     x, y : Images
         Of uint16, and of float32.
@@ -44,7 +44,7 @@ def round_images_to_half(worker, workers, x, y, fp16):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     x, y : Images
         Of float32, and of uint16.
@@ -68,7 +68,7 @@ def join_halves(worker, workers, x, y):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     x, y : Images
         Of uint16, and of uint32, (N, ceil(C / 2), H, W).

@@ -20,7 +20,7 @@ def place(worker, workers, x, y, rows, length, offset, total, fills):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     x, y : ndarray, (rows * length,), (rows * total,)
     rows, length, total : int

@@ -16,7 +16,7 @@ def pool(worker, workers, x, y, windows, kernel):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     x, y : Images
     windows : Windows, as a tuple

@@ -173,7 +173,7 @@ def packed_product(worker, workers, x, w, bias, y, add, extents, zeros, kernels,
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     x, y : ndarray, (rows * k,), (rows * columns,)
     w : ndarray, (panels, k, NR)

@@ -77,7 +77,7 @@ def quantize_words(worker, workers, x, y, numbers):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     x : Images
         Of float32 or float64.
@@ -129,7 +129,7 @@ def dequantize_words(worker, workers, x, y, signed, scale, zero):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     x : Images
         Of words.

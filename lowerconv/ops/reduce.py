@@ -71,7 +71,7 @@ def reduce(worker, workers, x, y, sizes, kind, factor):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     x, y : ndarray, (outer * middle * inner,), (outer * inner,)
         Middle is at least 1.

@@ -160,7 +160,7 @@ class IntegerConv2d(WordLayer):
         if y.residual is not None and y.y is not None:
             step = float(np.float32(y.residual.scale / y.y.scale))
             more = {"residual_scale": step, "residual_zero": y.residual.zero_point}
-        plan.hold(self.filters.codes, *self.scales(), **more)
+        plan.prepack(self.filters.codes, *self.scales(), **more)
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Convolve."""
@@ -168,7 +168,7 @@ class IntegerConv2d(WordLayer):
         arrays = [x.array for x in frame.xs]
         plan(*arrays, out=frame.y.array.reshape(plan.out_shape))
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels: always."""
         return True
 

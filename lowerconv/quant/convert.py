@@ -66,7 +66,7 @@ class Quantize(WordLayer):
         x = frame.x
         run(quantize_words, x.images, frame.y.images, self.params.numbers(x.dtype))
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels: always."""
         return True
 
@@ -105,7 +105,7 @@ class Dequantize(FromWords):
         scale, zero, *_ = self.params.numbers(y.dtype)
         run(dequantize_words, frame.x.images, y.images, self.params.signed, scale, zero)
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels: always."""
         return True
 
@@ -122,7 +122,7 @@ class Unpack(FromWords):
         """Copy."""
         run(unpack_words, frame.x.images, frame.y.images)
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels: always."""
         return True
 
@@ -138,6 +138,6 @@ class Pack(WordLayer):
         """Copy."""
         run(pack_words, frame.x.images, frame.y.images)
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels: always."""
         return True

@@ -85,7 +85,7 @@ class IntegerAdd(Clipped):
         scales = _scaled(self.a, self.y), _scaled(self.b, self.y)
         run(add_codes, a, b, y, scales, self.rounding)
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels: always."""
         return True
 
@@ -124,7 +124,7 @@ class Lookup(WordLayer):
         x, y = (bytes_of(tensor.images, False) for tensor in (frame.x, frame.y))
         run(look_up_codes, x, y, self.table)
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels: always."""
         return True
 
@@ -152,7 +152,7 @@ class IntegerMaxPool2d(WordLayer):
         x, y = (bytes_of(tensor.images, self.x.signed) for tensor in (frame.x, frame.y))
         run(max_pool_codes, x, y, tuple(self.pool._windows(frame.x.shape)))
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels: always."""
         return True
 
@@ -188,7 +188,7 @@ class IntegerAvgPool2d(Clipped):
         scaled = _scaled(self.x, self.y)
         run(avg_pool_codes, x, y, windows, include, scaled, self.rounding)
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels: always."""
         return True
 
@@ -228,6 +228,6 @@ class IntegerConcat(Concat):
             run(set_channels, *pair, C, begin)
             begin += C
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels: always."""
         return True

@@ -24,7 +24,7 @@ if __name__ == "__main__":
     for name, place, shapes, options, filters, operands, out in pickle.load(sys.stdin.buffer):
         print(name, place, file=sys.stderr, flush=True)
         plan = IntegerConv(*shapes, **options)
-        plan.hold(**filters)
+        plan.prepack(**filters)
         here = [guarded(array, place, True) for array in operands]
         results.append(plan(*here, out=guarded(out, place, False)).copy())
     sys.stdout.buffer.write(pickle.dumps(results))

@@ -99,7 +99,7 @@ def test_passes_on_words(on_words, op):
         terms = w[0].size if op == "forward" else w[:, 0].size
         assert_rounded(plan(*own), expected, sizes, terms)
         constant = make_plan(op, case, dtype=BF16, algorithm="fused", constant_weights=True)
-        constant.hold(w)
+        constant.prepack(w)
         once = constant(own[0])
         plan = make_plan(op, case, dtype=BF16, algorithm="fused", accumulate=True)
         N, C, *pixels = once.shape
@@ -155,7 +155,7 @@ def test_filters_that_are_held(dtype):
         for filters in (w, (w * 2).astype(dtype), w):
             expected = want if filters is w else run("forward", case, (x, filters))
             np.testing.assert_array_equal(plan(x, filters), expected)
-        plan.hold(w)
+        plan.prepack(w)
         np.testing.assert_array_equal(plan(x), want)
 
 

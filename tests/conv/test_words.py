@@ -143,7 +143,7 @@ def test_other_filters_may_be_held_later(rng):
     plan = first.plan()
     w = random_bytes(rng, first.w.shape, "s8")
     scale, shift = np.full(8, 2e-3, np.float32), np.full(8, 9, np.float32)
-    plan.hold(w, scale, shift)
+    plan.prepack(w, scale, shift)
     w_before, scale_before = w.copy(), scale.copy()
     w[...], scale[...] = 0, 0  # a copy is held
     want = Problem(
@@ -241,18 +241,18 @@ def test_calls_that_do_not_fit():
     with pytest.raises(ValueError, match="w: got no filters"):
         plan(x, r)
     with pytest.raises(TypeError, match="w: got dtype float32, expected int8"):
-        plan.hold(w.astype(np.float32), numbers, numbers)
+        plan.prepack(w.astype(np.float32), numbers, numbers)
     with pytest.raises(TypeError, match="shift: got NoneType"):
-        plan.hold(w, numbers)
+        plan.prepack(w, numbers)
     with pytest.raises(ValueError, match=r"scale: got shape \(3,\)"):
-        plan.hold(w, numbers[:3], numbers)
+        plan.prepack(w, numbers[:3], numbers)
     with pytest.raises(ValueError, match="scale: got numbers that are not finite"):
-        plan.hold(w, numbers * np.nan, numbers)
+        plan.prepack(w, numbers * np.nan, numbers)
     with pytest.raises(ValueError, match="scale: got results that reach"):
-        plan.hold(np.full_like(w, 127), numbers * 1e4, numbers)
+        plan.prepack(np.full_like(w, 127), numbers * 1e4, numbers)
     with pytest.raises(ValueError, match="residual_zero: got 256"):
-        plan.hold(w, numbers, numbers, residual_zero=256)
-    plan.hold(w, numbers, numbers)
+        plan.prepack(w, numbers, numbers, residual_zero=256)
+    plan.prepack(w, numbers, numbers)
     with pytest.raises(ValueError, match="residual: got no array, expected as planned: 'u8'"):
         plan(x)
     with pytest.raises(TypeError, match="x: got dtype int32"):

@@ -71,7 +71,7 @@ class Problem:
             residual=residual if residual is None else kind_of(residual),
         )
         numbers = {"residual_scale": self.residual_scale, "residual_zero": self.residual_zero}
-        plan.hold(self.w, self.scale, self.shift, **numbers)
+        plan.prepack(self.w, self.scale, self.shift, **numbers)
         return plan
 
     def operands(self) -> list[np.ndarray]:

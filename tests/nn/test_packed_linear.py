@@ -17,7 +17,7 @@ SEED = 20261127
 FUSED = ["relu", "clip", "hard_swish", "silu", "gelu", "leaky_relu", "sigmoid"]
 
 
-class Followed(nn.Module):
+class WithEpilogue(nn.Module):
     """A product of rows, and what may follow it, in any shape."""
 
     def __init__(self, seed, dtype=np.float32):
@@ -70,7 +70,7 @@ class Followed(nn.Module):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_random_followers(dtype):
     for seed in range(SEED, SEED + (200 if os.environ.get("LOWERCONV_LONG") else 12)):
-        network = Followed(seed, dtype)
+        network = WithEpilogue(seed, dtype)
         for layer in (network.linear, network.other):
             if layer.bias:
                 layer.bias.data[...] = np.random.default_rng(seed).uniform(-1, 1, network.outputs)

@@ -16,10 +16,10 @@ from lowerconv.codegen.packing import (
 )
 from lowerconv.codegen.signatures import TileNumbers
 from lowerconv.conv import records
-from lowerconv.conv.executable import Array, Options, Recorded
+from lowerconv.conv.executable import Array, Options, RecordExecutable
 from lowerconv.conv.fused.kernels import kernel_of, steps_table
-from lowerconv.conv.kept import Kept
 from lowerconv.conv.macrokernel import macrokernel_address, pack_address
+from lowerconv.conv.packed_from import PackedFrom
 from lowerconv.conv.partition import part_table
 from lowerconv.conv.phases import Phase
 from lowerconv.conv.schedule import Schedule
@@ -27,13 +27,13 @@ from lowerconv.conv.tiling import live_taps
 from lowerconv.ops.activate import Activation
 from lowerconv.runtime.launch import bind_operands, launch
 from lowerconv.runtime.records import fill
-from lowerconv.runtime.team import Handle
+from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.workspace import Scratch, scratch_stride
 
-PAGE = 4096  # items: copies of packed filters lie on pages of their own
+COPY_ALIGN_ITEMS = 4096  # items: copies of packed filters lie on pages of their own
 
 
-class Forward(Recorded):
+class Forward(RecordExecutable):
     """A convolution by panels.
 
     Attributes
@@ -54,7 +54,7 @@ class Forward(Recorded):
         super().__init__(schedule, options, np.zeros(phases, records.FORWARD_JOB))
         self.keeps = schedule.constant and not schedule.tiling.in_place
         self.packed: np.ndarray | None = None
-        self._packed_from = Kept()
+        self._packed_from = PackedFrom()
         workers = self._workers()
         fill(self.job, *_parts(schedule, options.add), self._epilogue(options), workers)
         for number in range(phases):
@@ -67,18 +67,18 @@ class Forward(Recorded):
         """Return another pass, with filters of its own."""
         other = super().like(activation)
         assert isinstance(other, Forward)
-        other.packed, other._packed_from = None, Kept()
+        other.packed, other._packed_from = None, PackedFrom()
         return other
 
     def run(
-        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+        self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Convolve the source `a` with the filters `b`."""
         filters = self._pack(team, b) if self.keeps else b
         bind_operands(self.words, a, filters, bias, out, workspace.address)
         launch(team, self.loops, self.address, self.schedule.workers)
 
-    def _pack(self, team: Handle, filters: Array) -> Array:
+    def _pack(self, team: TeamHandle, filters: Array) -> Array:
         """Return the packed filters, packed now where these are not those of the last call."""
         if self.packed is None:
             self.packed = _room_for_panels(self.schedule)
@@ -93,7 +93,7 @@ class Forward(Recorded):
             self._packed_from.take(filters)
         return self.packed
 
-    def hold(self, team: Handle, w: Array, workspace: Scratch) -> Array:
+    def prepack(self, team: TeamHandle, w: Array, workspace: Scratch) -> Array:
         """Return the packed filters, where they are kept so."""
         if not self.keeps:
             return w
@@ -101,7 +101,7 @@ class Forward(Recorded):
         self._packed_from.forget()
         return kept
 
-    def layout(self) -> Hashable:
+    def packed_key(self) -> Hashable:
         """Return all that the packed filters depend on beside the filters."""
         if not self.keeps:
             return None
@@ -109,7 +109,7 @@ class Forward(Recorded):
         nodes = tuple(sorted(set(s.nodes[: s.workers])))
         return "panels", s.NR, conv.K, conv.C, conv.taps, conv.groups, conv.transposed, nodes
 
-    def adopt(self, kept: Array) -> None:
+    def use_packed(self, kept: Array) -> None:
         """Keep what another one has packed."""
         self.packed = kept
         self.job["filters_from"] = records.PACKED
@@ -280,7 +280,7 @@ def _parts(s: Schedule, add: bool) -> tuple[object, ...]:
 def _copy_items(s: Schedule) -> int:
     """Return the items of a copy of all packed filters."""
     items = s.conv.groups * s.panels * s.NR * s.conv.C * s.conv.taps
-    return -(-(items + slack(s.isa, s.conv.dtype)) // PAGE) * PAGE
+    return -(-(items + slack(s.isa, s.conv.dtype)) // COPY_ALIGN_ITEMS) * COPY_ALIGN_ITEMS
 
 
 def _room_for_panels(s: Schedule) -> np.ndarray:

@@ -13,8 +13,8 @@ from lowerconv.codegen.halving import Halving
 from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.microkernel import Microkernel
 from lowerconv.codegen.quantising import Quantising
-from lowerconv.conv.caches import panel_bytes
-from lowerconv.conv.phases import KEPT
+from lowerconv.conv.block_budget import quarter_of_l2
+from lowerconv.conv.phases import CACHE_SIZE
 from lowerconv.conv.schedule import Schedule
 from lowerconv.conv.tiling import live_taps
 
@@ -74,7 +74,7 @@ def kernel_of(
     )
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=CACHE_SIZE)
 def _filter_kernel(
     product: _Product,
     NR: int,
@@ -101,7 +101,7 @@ def _filter_kernel(
     )
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=CACHE_SIZE)
 def _pixel_kernel(
     product: _Product,
     NR: int,
@@ -142,7 +142,7 @@ def _prefetches_pixels(s: Schedule, number: int) -> bool:
     conv, width = s.conv, s.tiling.shapes[number][1]
     item = conv.dtype.itemsize
     stays = 2 * s.KC * width * item <= L1_SHARE
-    far = conv.groups * conv.C * conv.H * conv.W * item > 4 * panel_bytes()
+    far = conv.groups * conv.C * conv.H * conv.W * item > 4 * quarter_of_l2()
     return not s.window.padded and (stays or far)
 
 

@@ -20,21 +20,21 @@ from lowerconv.conv.element import Element
 from lowerconv.conv.executable import Array, Executable, Options
 from lowerconv.conv.fused.forward import Forward
 from lowerconv.conv.halves import FLOAT, Converted
-from lowerconv.conv.phases import KEPT, Convolution, convolution, countable
+from lowerconv.conv.phases import CACHE_SIZE, Convolution, convolution, countable
 from lowerconv.conv.problem import ConvProblem, Op
 from lowerconv.conv.schedule import make_schedule
 from lowerconv.conv.tiling import tilings
 from lowerconv.machine.features import has_fast_bf16
 from lowerconv.ops.half_images import join_halves
 from lowerconv.runtime.affinity import nodes
-from lowerconv.runtime.team import Handle
+from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.workspace import Scratch
 
 TOGETHER = 2
 ELEMENT = Element("bf16", "bf16", result="bf16")
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=CACHE_SIZE)
 def convolution_of_words(problem: ConvProblem, op: Op) -> Convolution | None:
     """Return a pass as a convolution of words; None where it is none, or float32 is as fast."""
     if problem.dtype.name != "bfloat16" or not _is_fast():
@@ -97,7 +97,7 @@ class HalfWords(Converted):
         super().__init__(inner, (words, self._w_shape, bias, (0,)), dtype, options)
 
     def run(
-        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+        self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Compute a pass."""
         scratch = Scratch(workspace.array.view(FLOAT), workspace.address)
@@ -108,7 +108,7 @@ class HalfWords(Converted):
         codes: Any = out.view(np.uint16)
         self.inner.run(team, own_a, own_b, own_bias, codes, Scratch(rest, rest.ctypes.data))
 
-    def _make_filters(self, team: Handle, filters: Array, target: Array) -> None:
+    def _make_filters(self, team: TeamHandle, filters: Array, target: Array) -> None:
         source, words = self._codes(filters), flat_images(target.view(np.uint32))
         if self._transposed:  # pairs of what is summed over, which comes first
             K, C, R, S = filters.shape

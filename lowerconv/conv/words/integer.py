@@ -124,10 +124,10 @@ class IntegerConv:
         self.out_shape = N, words_for(K) if out in RANGES else K, P, Q
         check_bytes(4 * N * self.out_shape[1] * P * Q, f"out {self.out_shape}")
         self.threads = get_num_threads()
-        self._held: _Held | None = None
+        self._prepacked: _Held | None = None
         self._executable = self._ready()
 
-    def hold(
+    def prepack(
         self,
         w: np.ndarray,
         scale: np.ndarray | None = None,
@@ -171,7 +171,7 @@ class IntegerConv:
         if self.out in RANGES:
             self._check_size(w, scale, shift, constants["scale"][0])
         words = filter_words(w, problem.groups, self._merged)
-        self._held = _Held(words, scale, shift, constants)
+        self._prepacked = _Held(words, scale, shift, constants)
         with parallel_region(self.threads) as team:
             self._pack(team)
 
@@ -198,8 +198,8 @@ class IntegerConv:
         TypeError, ValueError
             An array that does not fit the plan.
         """
-        if self._held is None:
-            raise ValueError("w: got no filters, expected `hold` to be called first")
+        if self._prepacked is None:
+            raise ValueError("w: got no filters, expected `prepack` to be called first")
         if (residual is None) != (self.residual is None):
             got = "no array" if residual is None else "an array"
             raise ValueError(f"residual: got {got}, expected as planned: {self.residual!r}")
@@ -277,10 +277,10 @@ class IntegerConv:
         if team.threads < self.threads:
             self.threads = team.threads
             self._executable = self._ready()
-        executable, held = self._executable, self._held
+        executable, held = self._executable, self._prepacked
         assert held is not None
         scratch = workspace(executable.workspace_items, np.dtype(np.float32))
-        self._packed = executable.hold(team, _bits(held.words), scratch)
+        self._packed = executable.prepack(team, _bits(held.words), scratch)
         schedule = executable.schedule
         conv = schedule.conv
         shape = conv.groups, schedule.panels * schedule.NR

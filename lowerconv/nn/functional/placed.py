@@ -63,7 +63,7 @@ class Placed(Computed):
         for x, where in zip(frame.xs, frame.kept["places"], strict=True):
             run(place, x.flat, frame.y.flat, *where)
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels, and leaves nothing to NumPy."""
         return frame.kept["places"] is not None
 

@@ -129,7 +129,7 @@ class Reduction(Computed):
         else:
             run(kernels.reduce, frame.x.flat, frame.y.flat, *frame.kept["plan"])
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels, and leaves nothing to NumPy."""
         return frame.kept["plan"] is not None
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lowerconv.nn import functional as F
-from lowerconv.nn.convolution import WindowArguments, convolve
+from lowerconv.nn.convolve_nd import WindowArguments, convolve
 from lowerconv.nn.graph import Value
 from lowerconv.onnx.operators.reference import by_reference
 from lowerconv.onnx.operators.windows import explicit_pads, per_axis
