@@ -107,6 +107,7 @@ ELSEWHERE = {
     "cli.bench.Job": "a study and results",
     "codegen.quantising.Quantising": "made as a Microkernel is",
     "codegen.halving.Halving": "made as a Microkernel is",
+    "codegen.microkernel.Numbers": "values of a function that is being written",
     "codegen.microkernel.Store": "values of a function that is being written",
     "codegen.depthwise.PlaneKernel": "made as a Microkernel is",
     "codegen.depthwise_small.SmallPlaneKernel": "made as a Microkernel is",

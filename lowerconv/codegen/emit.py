@@ -13,6 +13,7 @@ import numpy as np
 from llvmlite import ir
 
 from lowerconv.codegen.isa import Isa
+from lowerconv.codegen.transposing import transpose
 from lowerconv.copying import not_copied
 
 I1, I8, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
@@ -391,19 +392,5 @@ class Emitter(Builder):
         return self.builder.select(above, ceiling, value)
 
     def transpose(self, rows: Sequence[ir.Value]) -> list[ir.Value]:
-        """Return the columns of a square of VL vectors, by exchanging ever larger blocks.
-
-        Every stage leaves blocks of 2, 4, ... lanes in place: log2(VL) stages of VL shuffles.
-        """
-        block, rows = 1, list(rows)
-        numbers = range(self.lanes)
-        while block < self.lanes:
-            low = [j if not j & block else j - block + self.lanes for j in numbers]
-            high = [j + block if not j & block else j + self.lanes for j in numbers]
-            result = list(rows)
-            for i in numbers:
-                if not i & block:
-                    result[i] = self.shuffle(rows[i], rows[i + block], low)
-                    result[i + block] = self.shuffle(rows[i], rows[i + block], high)
-            block, rows = 2 * block, result
-        return rows
+        """Return the columns of a square of VL vectors."""
+        return transpose(self, rows)

@@ -29,6 +29,7 @@ from llvmlite import ir
 from lowerconv.codegen.emit import I8, I32, Emitter
 from lowerconv.codegen.microkernel import Microkernel, Numbers
 from lowerconv.codegen.signatures import TileOfBytes
+from lowerconv.codegen.transposing import transpose
 
 TOGETHER = 4  # filters of a word
 MAGIC = 1.5 * 2.0**23  # what added to a float leaves it, rounded to an integer, in the lowest bits
@@ -162,7 +163,7 @@ class Quantising(Microkernel):
                         line = e.offset(to.residual, e.builder.mul(to.ld_out, number))
                         there = e.load(line, begin, count)
                         added.append(e.builder.xor(there, numbers.signs))
-                    added = _runs(e, added)
+                    added = transpose(e, added, TOGETHER)
                 runs = []
                 for i in range(0, count, TOGETHER):
                     floats = []
@@ -175,7 +176,7 @@ class Quantising(Microkernel):
                     run = _packed(e, floats, self.result)
                     runs.append(_clamped(e, run, numbers, self.result))
                 runs += [e.undefined] * (per_vector - len(runs))
-                for w, word in enumerate(_runs(e, runs)):
+                for w, word in enumerate(transpose(e, runs, TOGETHER)):
                     number = v * per_vector + w
                     some = e.builder.icmp_signed("<", e.constant(TOGETHER * number), to.valid)
                     with e.builder.if_then(some, likely=True):
@@ -258,22 +259,6 @@ def _pixel(e: Emitter, run: ir.Value, j: int) -> ir.Value:
     """Return the bytes of word j of every four, a lane for each."""
     some = e.shuffle(run, run, range(j, e.lanes, TOGETHER))
     return e.builder.zext(e.builder.bitcast(some, ir.VectorType(I8, e.lanes)), e.vector)
-
-
-def _runs(e: Emitter, vectors: Sequence[ir.Value]) -> list[ir.Value]:
-    """Transpose a square of runs of four lanes, by exchanging ever larger blocks of them."""
-    rows, block, numbers = list(vectors), 1, range(e.lanes)
-    while block < len(rows):
-        step = block * TOGETHER
-        low = [j if not j & step else j - step + e.lanes for j in numbers]
-        high = [j + step if not j & step else j + e.lanes for j in numbers]
-        result = list(rows)
-        for i in range(len(rows)):
-            if not i & block:
-                result[i] = e.shuffle(rows[i], rows[i + block], low)
-                result[i + block] = e.shuffle(rows[i], rows[i + block], high)
-        rows, block = result, 2 * block
-    return rows
 
 
 def _squares(e: Emitter, words: ir.Value) -> ir.Value:

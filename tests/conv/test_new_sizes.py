@@ -11,7 +11,7 @@ from lowerconv.codegen.kernel import Kernel
 from lowerconv.conv import fused
 from lowerconv.conv.depthwise import planes
 from lowerconv.conv.executable import Options
-from lowerconv.conv.fused import forward
+from lowerconv.conv.fused import kernels
 from lowerconv.conv.plan import ConvPlan
 from lowerconv.conv.problem import conv_problem
 from lowerconv.ops.activate import Activation
@@ -34,7 +34,7 @@ KINDS = {
 def uncompiled(monkeypatch):
     """Let plans be made, that nobody calls, without compiling their kernels."""
     caches = (
-        *(forward._filter_kernel, forward._pixel_kernel, fused._pattern),
+        *(kernels._filter_kernel, kernels._pixel_kernel, fused._pattern),
         *(planes._small_kernel, planes._plane_kernel),
     )
     for cache in caches:

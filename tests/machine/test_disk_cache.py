@@ -257,7 +257,7 @@ end = time.monotonic() + 1
 met = set()
 while time.monotonic() < end:
     cache.write_checked(path, bytes([number]) * (20_000 * (number + 1)))
-    data = cache.read_checked(path)
+    data = disk_cache.read_checked(path)
     assert data == bytes([data[0]]) * (20_000 * (data[0] + 1))
     met.add(data[0])
 print(len(met))

@@ -1,17 +1,11 @@
-"""Forward and input gradient on the macro-kernel: microkernels, tables of taps, and the record."""
+"""Forward and input gradient on the macro-kernel: the record that its loops read."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from functools import lru_cache
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from lowerconv.codegen.dots import Words
-from lowerconv.codegen.epilogue import Function
-from lowerconv.codegen.halving import Halving
-from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.microkernel import Microkernel
 from lowerconv.codegen.packing import (
     pad_address,
@@ -20,15 +14,14 @@ from lowerconv.codegen.packing import (
     transpose_address,
     transpose_taps_address,
 )
-from lowerconv.codegen.quantising import Quantising
 from lowerconv.codegen.signatures import TileNumbers
 from lowerconv.conv import records
-from lowerconv.conv.block_budget import quarter_of_l2
 from lowerconv.conv.executable import Array, Options, RecordExecutable
+from lowerconv.conv.fused.kernels import kernel_of, steps_table
 from lowerconv.conv.macrokernel import macrokernel_address, pack_address
 from lowerconv.conv.packed_from import PackedFrom
 from lowerconv.conv.partition import part_table
-from lowerconv.conv.phases import CACHE_SIZE, Phase
+from lowerconv.conv.phases import Phase
 from lowerconv.conv.schedule import Schedule
 from lowerconv.conv.tiling import live_taps
 from lowerconv.ops.activate import Activation
@@ -38,8 +31,6 @@ from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.workspace import Scratch, scratch_stride
 
 COPY_ALIGN_ITEMS = 4096  # items: copies of packed filters lie on pages of their own
-L1_SHARE = 32 * 1024  # bytes that this tile's pixels and the next one's may take
-STREAM = 32  # steps that packed filters are prefetched ahead: a page of 4 KiB
 
 
 class Forward(RecordExecutable):
@@ -156,7 +147,7 @@ class Forward(RecordExecutable):
         tail = (phase.P % TH or TH, TW) if TH > 1 else (TH, phase.Q % TW or TW)
         rest = s.conv.K - (s.panels - 1) * s.NR
         made = [
-            _kernel(s, number, NR, *size, self.function)
+            kernel_of(s, number, NR, *size, self.function)
             for NR in (s.NR, rest)
             for size in ((TH, TW), tail)
         ]
@@ -208,7 +199,7 @@ class Forward(RecordExecutable):
             key = masks[begin].tobytes()
             if key not in made:
                 live = tuple(map(int, np.flatnonzero(masks[begin])))
-                made[key] = self._at(_table(s, number, live)), len(live)
+                made[key] = self._at(steps_table(s, number, live)), len(live)
             table[begin:end] = made[key]
         self.arrays.append(table)
         return table
@@ -301,149 +292,3 @@ def _room_for_panels(s: Schedule) -> np.ndarray:
     copies = max(s.nodes[: s.workers]) + 1
     # Of as many dimensions as filters, which is the kind of array kernels are compiled for.
     return np.empty((copies * _copy_items(s), 1, 1, 1), s.conv.dtype)
-
-
-class _Product(NamedTuple):
-    """What kernels multiply, and make of their sums: a key beside the tile's."""
-
-    isa: Isa
-    dtype: np.dtype
-    words: Words | None
-    result: str  #     as of `Element`; "sums" where they are stored as they are
-    residual: bool
-    function: Function | None
-
-
-Made = tuple[Microkernel, int]  # a kernel and its address
-
-
-def _make(product: _Product, **tile: Any) -> Made:
-    """Return a kernel of some tile."""
-    isa, dtype, words, result, residual, function = product
-    kernel: Microkernel
-    if result == "sums":
-        kernel = Microkernel(isa, dtype, **tile, words=words, function=function)
-    elif result == "bf16":
-        kernel = Halving(isa, dtype, **tile, words=words, function=function)
-    else:
-        kernel = Quantising(isa, dtype, **tile, words=words, result=result, residual=residual)
-    return kernel, kernel.address()
-
-
-def _kernel(
-    s: Schedule, number: int, NR: int, height: int, width: int, function: Function | None
-) -> Made:
-    """Return the kernel of NR filters and height x width pixels of a phase."""
-    conv, out_column, element = s.conv, s.conv.phases[number].out_column, s.conv.element
-    results = ("sums", False) if element is None else (element.result, element.residual)
-    product = _Product(s.isa, conv.dtype, conv.words(s.tiling.vectors), *results, function)
-    if s.tiling.vectors == "filters":
-        row_step = conv.stride_h * s.window.pitch if height > 1 else 0
-        filter_step = None if _paired(s, number) else s.NR
-        steps = row_step, conv.stride_w, filter_step, STREAM * s.NR
-        in_place = not s.window.padded
-        return _filter_kernel(product, NR, height, width, out_column, in_place, *steps)
-    across, rest = -(-width // s.VL), width % s.VL
-    if s.isa.masks:
-        rest = min(1, rest)  # how many lanes is said at run time
-    row_step = conv.C * conv.taps if s.tiling.in_place else 1
-    step = 1 if s.tiling.in_place else s.NR
-    filter_step = None if _paired(s, number) else step
-    prefetches = _prefetches_pixels(s, number)
-    return _pixel_kernel(
-        product, NR, height, across, rest, out_column, prefetches, row_step, filter_step
-    )
-
-
-@lru_cache(maxsize=CACHE_SIZE)
-def _filter_kernel(
-    product: _Product,
-    NR: int,
-    height: int,
-    width: int,
-    out_column: int,
-    in_place: bool,
-    row_step: int,
-    column_step: int,
-    filter_step: int | None,
-    stream: int,
-) -> Made:
-    """Return the kernel with vectors of NR filters and height x width pixels broadcast."""
-    return _make(
-        product,
-        rows=tuple(i * row_step + j * column_step for i in range(height) for j in range(width)),
-        columns=tuple(range(0, NR, product.isa.lanes(product.dtype))),
-        broadcast_step=None,
-        vector_step=filter_step,
-        store="columns",
-        pixel_step=out_column,
-        ahead=width * column_step if in_place else 0,
-        stream=stream,
-    )
-
-
-@lru_cache(maxsize=CACHE_SIZE)
-def _pixel_kernel(
-    product: _Product,
-    NR: int,
-    height: int,
-    across: int,
-    rest: int,
-    out_column: int,
-    prefetches: bool,
-    row_step: int,
-    filter_step: int | None,
-) -> Made:
-    """Return the kernel with vectors of height x width pixels and NR filters broadcast."""
-    masks, VL = product.isa.masks, product.isa.lanes(product.dtype)
-    row = tuple(range(0, across * VL, VL))
-    several = height > 1
-    return _make(
-        product,
-        rows=tuple(i * row_step for i in range(NR)),
-        columns=row * height,
-        broadcast_step=filter_step,
-        vector_step=None,
-        store="rows",
-        lanes=((VL,) * (across - 1) + (rest,)) * height if rest and not masks else (),
-        tail=bool(rest) and masks,
-        pixel_rows=tuple(i for i in range(height) for _ in row) if several else (),
-        pixel_step=out_column,
-        ahead=across * VL if prefetches else 0,
-        vector_places=tuple(j * out_column for j in row) * height if several else (),
-    )
-
-
-def _prefetches_pixels(s: Schedule, number: int) -> bool:
-    """Return whether kernels prefetch the pixels of the next tile.
-
-    Every panel of filters asks for them again.  Beside the pixels of this tile they have to stay in
-    L1; where they do not, asking is worth it only for what comes from beyond L2.
-    """
-    conv, width = s.conv, s.tiling.shapes[number][1]
-    item = conv.dtype.itemsize
-    stays = 2 * s.KC * width * item <= L1_SHARE
-    far = conv.groups * conv.C * conv.H * conv.W * item > 4 * quarter_of_l2()
-    return not s.window.padded and (stays or far)
-
-
-def _paired(s: Schedule, number: int) -> bool:
-    """Return whether steps leave out some of the filter's taps, so that panels need offsets."""
-    phase = s.conv.phases[number]
-    live = live_taps(s.conv, phase, s.tiling.shapes[number][0])
-    return len(phase.taps) < s.conv.taps or not live.all()
-
-
-def _table(s: Schedule, number: int, live: tuple[int, ...]) -> np.ndarray:
-    """Return the offsets of the steps (channel, live tap): in the source, and in the panel."""
-    conv = s.conv
-    taps = [conv.phases[number].taps[i] for i in live]
-    channel = np.arange(s.KC)[:, None]
-    where = np.array([s.window.place(row, column) for _, row, column in taps], np.int64)
-    source = channel * s.plane + where
-    if not _paired(s, number):
-        return np.ascontiguousarray(source, np.int32)
-    step = 1 if s.tiling.in_place else s.NR
-    filters = (channel * conv.taps + np.array([tap for tap, _, _ in taps], np.int64)) * step
-    pair = [source, filters] if s.tiling.vectors == "pixels" else [filters, source]
-    return np.ascontiguousarray(np.stack(pair, axis=-1), np.int32)

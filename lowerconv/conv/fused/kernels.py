@@ -1,0 +1,168 @@
+"""The microkernels of forward and input gradient, and the tables of the steps that they take."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lowerconv.codegen.dots import Words
+from lowerconv.codegen.epilogue import Function
+from lowerconv.codegen.halving import Halving
+from lowerconv.codegen.isa import Isa
+from lowerconv.codegen.microkernel import Microkernel
+from lowerconv.codegen.quantising import Quantising
+from lowerconv.conv.block_budget import quarter_of_l2
+from lowerconv.conv.phases import CACHE_SIZE
+from lowerconv.conv.schedule import Schedule
+from lowerconv.conv.tiling import live_taps
+
+L1_SHARE = 32 * 1024  # bytes that this tile's pixels and the next one's may take
+STREAM = 32  # steps that packed filters are prefetched ahead: a page of 4 KiB
+
+
+class _Product(NamedTuple):
+    """What kernels multiply, and make of their sums: a key beside the tile's."""
+
+    isa: Isa
+    dtype: np.dtype
+    words: Words | None
+    result: str  #     as of `Element`; "sums" where they are stored as they are
+    residual: bool
+    function: Function | None
+
+
+Made = tuple[Microkernel, int]  # a kernel and its address
+
+
+def _make(product: _Product, **tile: Any) -> Made:
+    """Return a kernel of some tile."""
+    isa, dtype, words, result, residual, function = product
+    kernel: Microkernel
+    if result == "sums":
+        kernel = Microkernel(isa, dtype, **tile, words=words, function=function)
+    elif result == "bf16":
+        kernel = Halving(isa, dtype, **tile, words=words, function=function)
+    else:
+        kernel = Quantising(isa, dtype, **tile, words=words, result=result, residual=residual)
+    return kernel, kernel.address()
+
+
+def kernel_of(
+    s: Schedule, number: int, NR: int, height: int, width: int, function: Function | None
+) -> Made:
+    """Return the kernel of NR filters and height x width pixels of a phase."""
+    conv, out_column, element = s.conv, s.conv.phases[number].out_column, s.conv.element
+    results = ("sums", False) if element is None else (element.result, element.residual)
+    product = _Product(s.isa, conv.dtype, conv.words(s.tiling.vectors), *results, function)
+    if s.tiling.vectors == "filters":
+        row_step = conv.stride_h * s.window.pitch if height > 1 else 0
+        filter_step = None if _paired(s, number) else s.NR
+        steps = row_step, conv.stride_w, filter_step, STREAM * s.NR
+        in_place = not s.window.padded
+        return _filter_kernel(product, NR, height, width, out_column, in_place, *steps)
+    across, rest = -(-width // s.VL), width % s.VL
+    if s.isa.masks:
+        rest = min(1, rest)  # how many lanes is said at run time
+    row_step = conv.C * conv.taps if s.tiling.in_place else 1
+    step = 1 if s.tiling.in_place else s.NR
+    filter_step = None if _paired(s, number) else step
+    prefetches = _prefetches_pixels(s, number)
+    return _pixel_kernel(
+        product, NR, height, across, rest, out_column, prefetches, row_step, filter_step
+    )
+
+
+@lru_cache(maxsize=CACHE_SIZE)
+def _filter_kernel(
+    product: _Product,
+    NR: int,
+    height: int,
+    width: int,
+    out_column: int,
+    in_place: bool,
+    row_step: int,
+    column_step: int,
+    filter_step: int | None,
+    stream: int,
+) -> Made:
+    """Return the kernel with vectors of NR filters and height x width pixels broadcast."""
+    return _make(
+        product,
+        rows=tuple(i * row_step + j * column_step for i in range(height) for j in range(width)),
+        columns=tuple(range(0, NR, product.isa.lanes(product.dtype))),
+        broadcast_step=None,
+        vector_step=filter_step,
+        store="columns",
+        pixel_step=out_column,
+        ahead=width * column_step if in_place else 0,
+        stream=stream,
+    )
+
+
+@lru_cache(maxsize=CACHE_SIZE)
+def _pixel_kernel(
+    product: _Product,
+    NR: int,
+    height: int,
+    across: int,
+    rest: int,
+    out_column: int,
+    prefetches: bool,
+    row_step: int,
+    filter_step: int | None,
+) -> Made:
+    """Return the kernel with vectors of height x width pixels and NR filters broadcast."""
+    masks, VL = product.isa.masks, product.isa.lanes(product.dtype)
+    row = tuple(range(0, across * VL, VL))
+    several = height > 1
+    return _make(
+        product,
+        rows=tuple(i * row_step for i in range(NR)),
+        columns=row * height,
+        broadcast_step=filter_step,
+        vector_step=None,
+        store="rows",
+        lanes=((VL,) * (across - 1) + (rest,)) * height if rest and not masks else (),
+        tail=bool(rest) and masks,
+        pixel_rows=tuple(i for i in range(height) for _ in row) if several else (),
+        pixel_step=out_column,
+        ahead=across * VL if prefetches else 0,
+        vector_places=tuple(j * out_column for j in row) * height if several else (),
+    )
+
+
+def _prefetches_pixels(s: Schedule, number: int) -> bool:
+    """Return whether kernels prefetch the pixels of the next tile.
+
+    Every panel of filters asks for them again.  Beside the pixels of this tile they have to stay in
+    L1; where they do not, asking is worth it only for what comes from beyond L2.
+    """
+    conv, width = s.conv, s.tiling.shapes[number][1]
+    item = conv.dtype.itemsize
+    stays = 2 * s.KC * width * item <= L1_SHARE
+    far = conv.groups * conv.C * conv.H * conv.W * item > 4 * quarter_of_l2()
+    return not s.window.padded and (stays or far)
+
+
+def _paired(s: Schedule, number: int) -> bool:
+    """Return whether steps leave out some of the filter's taps, so that panels need offsets."""
+    phase = s.conv.phases[number]
+    live = live_taps(s.conv, phase, s.tiling.shapes[number][0])
+    return len(phase.taps) < s.conv.taps or not live.all()
+
+
+def steps_table(s: Schedule, number: int, live: tuple[int, ...]) -> np.ndarray:
+    """Return the offsets of the steps (channel, live tap): in the source, and in the panel."""
+    conv = s.conv
+    taps = [conv.phases[number].taps[i] for i in live]
+    channel = np.arange(s.KC)[:, None]
+    where = np.array([s.window.place(row, column) for _, row, column in taps], np.int64)
+    source = channel * s.plane + where
+    if not _paired(s, number):
+        return np.ascontiguousarray(source, np.int32)
+    step = 1 if s.tiling.in_place else s.NR
+    filters = (channel * conv.taps + np.array([tap for tap, _, _ in taps], np.int64)) * step
+    pair = [source, filters] if s.tiling.vectors == "pixels" else [filters, source]
+    return np.ascontiguousarray(np.stack(pair, axis=-1), np.int32)
