@@ -256,7 +256,7 @@ path = Path({str(path)!r})
 end = time.monotonic() + 1
 met = set()
 while time.monotonic() < end:
-    cache.write_checked(path, bytes([number]) * (20_000 * (number + 1)))
+    disk_cache.write_checked(path, bytes([number]) * (20_000 * (number + 1)))
     data = disk_cache.read_checked(path)
     assert data == bytes([data[0]]) * (20_000 * (data[0] + 1))
     met.add(data[0])
