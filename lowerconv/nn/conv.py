@@ -13,12 +13,13 @@ from lowerconv.conv.executable import Options
 from lowerconv.conv.plan import ConvPlan
 from lowerconv.conv.plan_cache import Arguments
 from lowerconv.conv.problem import ConvProblem, Op, conv_problem
-from lowerconv.nn.combine import move
-from lowerconv.nn.frame import Frame
+from lowerconv.nn.conv_pieces import Pass
+from lowerconv.nn.frame import Frame, HalfTensor, Tensor
 from lowerconv.nn.freeze import emptied
 from lowerconv.nn.init import he_normal
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.module import Parameter, Shape
+from lowerconv.nn.moving import move
 from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.step import Step
 from lowerconv.ops.elementwise import bias_relu_grad
@@ -182,15 +183,21 @@ class Conv2d(Layer):
 
     def prepare(self, frame: Frame) -> None:
         """Plan the passes."""
-        problem = _problem(frame.x.shape, self.weight.data.shape, self.geometry, frame.dtype)
+        w_shape, half = self.weight.data.shape, frame.has_codes
 
-        def plan(op: Op, **options: Any) -> ConvPlan:
-            made = ConvPlan(problem, op, Options(self.algorithm, **options))
+        def plan(op: Op, tensors: tuple[Tensor, ...], **options: Any) -> Any:
+            def make(count: int) -> ConvPlan:
+                shape = (count, *frame.x.shape[1:])
+                problem = _problem(shape, w_shape, self.geometry, frame.dtype)
+                return ConvPlan(problem, op, Options(self.algorithm, **options))
+
+            made = Pass(frame, tensors, make) if half else make(frame.x.N)
             frame.workspace_bytes = max(frame.workspace_bytes, made.workspace_bytes)
             return made
 
         frame.kept["forward"] = forward = plan(
             "forward",
+            (frame.x, frame.y),
             bias=self.bias is not None,
             relu=frame.relu,
             activation=frame.activation,
@@ -204,24 +211,34 @@ class Conv2d(Layer):
             # Kernels take writable arrays as they are; those of a file are not.
             frame.kept["bias"] = (np.array(self.bias.data),) if self.bias else ()
         if frame.dy is not None:
-            frame.kept["weight_grad"] = plan("weight_grad")
+            frame.kept["weight_grad"] = plan("weight_grad", (frame.dy, frame.x))
         if frame.dx is not None:
-            frame.kept["input_grad"] = plan("input_grad", add=frame.adds[0])
+            adds = frame.adds[0] and not isinstance(frame.dx, HalfTensor)
+            frame.kept["input_grad"] = plan("input_grad", (frame.gradient, frame.dx), add=adds)
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Convolve."""
-        if frame.residual is not None and not frame.over_residual:
-            move(frame.residual, frame.y, False)
         held = frame.kept.get("bias")
         bias = (self.bias.data,) if self.bias else ()
         parameters = (self.weights(frame), *bias) if held is None else held
+        if frame.has_codes:
+            frame.kept["forward"].images(parameters, frame.residual)
+            return
+        if frame.residual is not None and not frame.over_residual:
+            move(frame.residual, frame.y, False)
         frame.kept["forward"](frame.x.array, *parameters, out=frame.y.array)
 
     def launches(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels."""
+        if frame.has_codes:
+            return False
         plan: ConvPlan = frame.kept["forward"]
         bias = frame.kept.get("bias", ())
         return plan.launches(frame.x.array, *bias, out=frame.y.array)
+
+    def takes_half(self, frame: Frame) -> bool:
+        """Return whether codes are converted some images at a time: always."""
+        return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Compute the gradients of bias, filters and images."""
@@ -233,13 +250,20 @@ class Conv2d(Layer):
             move(dy, frame.dresidual, frame.add_residual)
         if self.schedule is not Schedule.WEIGHT_GRADIENTS_LATER:
             self.differentiate_weights(frame, step)
-        if frame.dx is not None:
+        if frame.dx is None:
+            return
+        if frame.has_codes:
+            frame.kept["input_grad"].images((self.weights(frame),), adds=frame.adds[0])
+        else:
             frame.kept["input_grad"](dy.array, self.weights(frame), out=frame.dx.array)
 
     def differentiate_weights(self, frame: Frame, step: Step) -> None:
         """Compute the gradient of the filters."""
-        dy, x = frame.gradient, frame.x
-        frame.kept["weight_grad"](dy.array, x.array, out=self.weight.grad)
+        if frame.has_codes:
+            frame.kept["weight_grad"].filters(self.weight.grad)
+        else:
+            dy, x = frame.gradient, frame.x
+            frame.kept["weight_grad"](dy.array, x.array, out=self.weight.grad)
 
 
 @lru_cache

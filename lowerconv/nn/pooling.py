@@ -127,6 +127,10 @@ class MaxPool2d(_Pool):
         """Return whether `compute` only launches kernels: always."""
         return True
 
+    def takes_half(self, frame: Frame) -> bool:
+        """Return whether kernels take codes: always."""
+        return True
+
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Give the gradient to the places of the maxima."""
         dx, dy, winner = frame.dx, frame.gradient, frame.saved["winner"]
@@ -175,6 +179,10 @@ class AvgPool2d(_Pool):
 
     def launches(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels: always."""
+        return True
+
+    def takes_half(self, frame: Frame) -> bool:
+        """Return whether kernels take codes: always."""
         return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:

@@ -11,6 +11,7 @@ from lowerconv.machine.memory import memory_limit
 from lowerconv.nn.freeze import freeze
 from lowerconv.nn.graph import Graph, fold, fuse
 from lowerconv.nn.planning import MemoryPlan
+from lowerconv.nn.precision import store
 
 if TYPE_CHECKING:
     from lowerconv.nn.module import Module
@@ -40,6 +41,7 @@ def make_graph(
         freeze(graph, tuple(module._gates.values()), known, module.frozen)
         fold(graph)
     fuse(graph, training)
+    store(graph, module.precision)
     return graph
 
 

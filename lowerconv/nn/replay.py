@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, NamedTuple
 
 from lowerconv.copying import not_copied
+from lowerconv.nn.conversion import compute, definer
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.step import Step
 from lowerconv.runtime.capture import Capture
@@ -51,7 +52,7 @@ class Replay:
         for layer, frame in steps:
             read = (*frame.xs, frame.residual)
             if given.intersection(map(id, read)) or not _only_launches(layer, frame):
-                layer.compute(frame, step)
+                compute(layer, frame, step)
                 self._parts.append(_Part(0, 0, [(layer, frame)]))
                 continue
             first = capture.count
@@ -88,20 +89,14 @@ class Replay:
                         self._capture.replay(team, first, last)
                         continue
             for layer, frame in steps:
-                layer.compute(frame, step)
+                compute(layer, frame, step)
 
 
 def _computing(layer: Layer, frame: Frame, step: Step) -> Callable[[], None]:
-    return lambda: layer.compute(frame, step)
+    return lambda: compute(layer, frame, step)
 
 
 def _only_launches(layer: Layer, frame: Frame) -> bool:
     """Return whether a layer says so of its `compute`, and not of that of a class it is made of."""
     kind = type(layer)
-    return issubclass(_definer(kind, "launches"), _definer(kind, "compute")) and layer.launches(
-        frame
-    )
-
-
-def _definer(kind: type, name: str) -> type:
-    return next(base for base in kind.__mro__ if name in vars(base))
+    return issubclass(definer(kind, "launches"), definer(kind, "compute")) and layer.launches(frame)

@@ -116,6 +116,8 @@ def _report(layer: Layer, frame: Frame) -> LayerReport:
             how = known.how
     elif operator in ("Pointwise", "Arithmetic"):
         operator = str(getattr(layer, "function", getattr(layer, "operation", operator)))
+    if frame.conversions is not None:
+        how += ", float32 between conversions"
     plan = frame.kept.get("forward")
     algorithm, reason = getattr(plan, "algorithm", ""), getattr(plan, "reason", "")
     if frame.residual is not None:
@@ -173,7 +175,7 @@ def explain(network: OnnxNetwork, inputs: tuple[Any, ...], repeats: int = 0) -> 
     x = arrays[0] if len(arrays) == 1 else arrays
     program = program_of(network, Execution(), x, False, False)
     found.layers = [_report(layer, frame) for layer, frame in program.steps]
-    found.arena = program.plan.nbytes
+    found.arena = program.nbytes
     number = {node: i for i, node in enumerate(program.graph.nodes)}
     found.edges = [
         (number[value.node], i)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import prod
 from typing import NamedTuple
 
+from lowerconv.codegen.masked import bare
 from lowerconv.codegen.ranges import share
-from lowerconv.ops.images import bare
 from lowerconv.runtime.launch import parallel
 
 AXES = 4  # of what `merged` returns; more are left to NumPy

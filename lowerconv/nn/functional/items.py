@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from lowerconv.nn.arithmetic import _NUMPY, Arithmetic
-from lowerconv.nn.combine import COMPILED, Add
+from lowerconv.nn.combine import Add
 from lowerconv.nn.computed import summed_to
 from lowerconv.nn.functional.operands import Operand, computed, evaluated, layer_of
 from lowerconv.nn.graph import Value
+from lowerconv.nn.moving import COMPILED
 from lowerconv.nn.pointwise import Pointwise
 
 

@@ -153,6 +153,8 @@ class Strategy:
         if not isfinite(result.loss):
             text = describe_divergence(self.network, work.images, work.step, result.loss)
             raise DivergenceError(text)
+        if self.optimizer.scaling is not None:
+            self.optimizer.scaling.scale(gradients)
         self.backward(gradients, work)
         return result
 
