@@ -18,6 +18,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models
+from numba.core.errors import TypingError
 from numba.core.typing.templates import AttributeTemplate, infer_getattr
 from numba.extending import (
     intrinsic,
@@ -79,6 +80,29 @@ def conversion(kind: str) -> Conversion:
     """Return conversions for the CPU that numba compiles for."""
     features = host_features()
     return Conversion(kind, features.get("f16c", False) or features.get("neon", False))
+
+
+def converters(conversion: Conversion) -> tuple[Any, Any]:
+    """Return ``code(value)`` and ``value(code)`` for compiled loops: float32 and uint16."""
+
+    @intrinsic
+    def code(typing_context, value):
+        if value != types.float32:
+            raise TypingError(f"half precision is made of arrays of float32, not of {value}")
+
+        def codegen(context, builder, signature, values):
+            return conversion.narrow(builder, values[0])
+
+        return types.uint16(types.float32), codegen
+
+    @intrinsic
+    def value(typing_context, code):
+        def codegen(context, builder, signature, values):
+            return conversion.widen(builder, values[0])
+
+        return types.float32(types.uint16), codegen
+
+    return code, value
 
 
 def fields_of(context: Any, builder: Any, kind: HalfArray, value: ir.Value) -> Any:
