@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -191,7 +192,8 @@ class Conv2d(Layer):
                 problem = _problem(shape, w_shape, self.geometry, frame.dtype)
                 return ConvPlan(problem, op, Options(self.algorithm, **options))
 
-            made = Pass(frame, tensors, make) if half else make(frame.x.N)
+            filters = prod(w_shape) if op == "weight_grad" else 0
+            made = Pass(frame, tensors, make, filters) if half else make(frame.x.N)
             frame.workspace_bytes = max(frame.workspace_bytes, made.workspace_bytes)
             return made
 
@@ -221,16 +223,17 @@ class Conv2d(Layer):
         held = frame.kept.get("bias")
         bias = (self.bias.data,) if self.bias else ()
         parameters = (self.weights(frame), *bias) if held is None else held
-        if frame.has_codes:
-            frame.kept["forward"].images(parameters, frame.residual)
+        forward = frame.kept["forward"]
+        if isinstance(forward, Pass):
+            forward.images(parameters, frame.residual)
             return
         if frame.residual is not None and not frame.over_residual:
             move(frame.residual, frame.y, False)
-        frame.kept["forward"](frame.x.array, *parameters, out=frame.y.array)
+        forward(frame.x.array, *parameters, out=frame.y.array)
 
     def launches(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels."""
-        if frame.has_codes:
+        if isinstance(frame.kept["forward"], Pass):
             return False
         plan: ConvPlan = frame.kept["forward"]
         bias = frame.kept.get("bias", ())
@@ -252,18 +255,19 @@ class Conv2d(Layer):
             self.differentiate_weights(frame, step)
         if frame.dx is None:
             return
-        if frame.has_codes:
-            frame.kept["input_grad"].images((self.weights(frame),), adds=frame.adds[0])
+        input_grad, weights = frame.kept["input_grad"], self.weights(frame)
+        if isinstance(input_grad, Pass):
+            input_grad.images((weights,), adds=frame.adds[0])
         else:
-            frame.kept["input_grad"](dy.array, self.weights(frame), out=frame.dx.array)
+            input_grad(dy.array, weights, out=frame.dx.array)
 
     def differentiate_weights(self, frame: Frame, step: Step) -> None:
         """Compute the gradient of the filters."""
-        if frame.has_codes:
-            frame.kept["weight_grad"].filters(self.weight.grad)
+        weight_grad = frame.kept["weight_grad"]
+        if isinstance(weight_grad, Pass):
+            weight_grad.filters(self.weight.grad)
         else:
-            dy, x = frame.gradient, frame.x
-            frame.kept["weight_grad"](dy.array, x.array, out=self.weight.grad)
+            weight_grad(frame.gradient.array, frame.x.array, out=self.weight.grad)
 
 
 @lru_cache

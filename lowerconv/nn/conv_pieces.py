@@ -54,9 +54,13 @@ class Pass:
     tensors : tuple of Tensor
         The operands of the pass that are images, and its result if that is.
     make : callable
+    filters : int
+        Items of a result that is no images.
     """
 
-    def __init__(self, frame: Frame, tensors: tuple[Tensor, ...], make: MakePlan) -> None:
+    def __init__(
+        self, frame: Frame, tensors: tuple[Tensor, ...], make: MakePlan, filters: int = 0
+    ) -> None:
         self._frame, self._tensors = frame, tensors
         image = sum(t.size * 4 for t in tensors if isinstance(t, HalfTensor))
         self.pieces = pieces_of(tensors[0].N, image)
@@ -67,7 +71,11 @@ class Pass:
             self._offsets.append(at)
             if isinstance(tensor, HalfTensor):
                 at += -(-most * tensor.size * 4 // LINE) * LINE
+        self._part = at
+        if len(self.pieces) > 1:
+            at += 4 * filters
         frame.scratch_bytes = max(frame.scratch_bytes, at)
+        self._made: dict[tuple[int, Piece], tuple[np.ndarray, np.ndarray, Tensor, Tensor]] = {}
 
     @property
     def algorithm(self) -> str:
@@ -91,12 +99,16 @@ class Pass:
 
     def _both(self, which: int, piece: Piece) -> tuple[Tensor, Tensor]:
         """Return images of a tensor as they are stored, and where they are in float32."""
-        tensor = self._tensors[which]
-        stored = tensor.some(piece.first, piece.images)
-        if not isinstance(tensor, HalfTensor):
-            return stored, stored
-        wide = Tensor(stored.shape, np.dtype(np.float32))
-        wide.place(self._frame.scratch[self._offsets[which] :])
+        tensor, scratch = self._tensors[which], self._frame.scratch
+        memory, wides, *found = self._made.get((which, piece), (None, None))
+        if memory is not tensor.flat or wides is not scratch:  # they have moved
+            stored = wide = tensor.some(piece.first, piece.images)
+            if isinstance(tensor, HalfTensor):
+                wide = Tensor(stored.shape, np.dtype(np.float32))
+                wide.place(scratch[self._offsets[which] :])
+            found = [stored, wide]
+            self._made[which, piece] = tensor.flat, scratch, stored, wide
+        stored, wide = found
         return stored, wide
 
     def _wide(self, which: int, piece: Piece) -> np.ndarray:
@@ -130,8 +142,9 @@ class Pass:
 
     def filters(self, gradient: np.ndarray) -> None:
         """Compute the gradient of filters: the sum of those of all pieces, in their order."""
+        rest = self._frame.scratch[self._part : self._part + gradient.nbytes]
         for number, piece in enumerate(self.pieces):
-            part = gradient if number == 0 else np.empty_like(gradient)
-            self.plans[piece.images](self._wide(0, piece), self._wide(1, piece), out=part)
+            out = rest.view(gradient.dtype).reshape(gradient.shape) if number else gradient
+            self.plans[piece.images](self._wide(0, piece), self._wide(1, piece), out=out)
             if number:
-                gradient += part
+                gradient += out

@@ -8,10 +8,10 @@ import pytest
 
 import lowerconv as lc
 from lowerconv import nn
+from lowerconv.nn.computed import Computed
 from lowerconv.nn.conv_pieces import Pass, pieces_of
 from lowerconv.nn.conv_transpose import ConvTranspose2d
 from lowerconv.nn.frame import HalfTensor, Tensor
-from lowerconv.nn.functional.reductions import reduce
 from lowerconv.nn.models import MODELS
 from lowerconv.nn.normalise import Normalise
 from lowerconv.nn.pointwise import Pointwise
@@ -99,9 +99,9 @@ LAYERS = {
 def test_layers(name, kind):
     network = Meeting(LAYERS[name]())
     network.initialize(np.random.default_rng(2))
-    # Of pixels that are nearly the same another one may win, and gets the gradient.
-    near = 8 * NEAR[kind] if name.startswith("max-pool") else NEAR[kind]
-    check_near(network, normals(4, 3, 12, 13), kind, near)
+    # Of pixels that are nearly the same another one may win, or have another sign.
+    often = 15 if name.startswith("max-pool") else 4 if "relu" in name else 1
+    check_near(network, normals(4, 3, 12, 13), kind, often * NEAR[kind])
 
 
 @kinds
@@ -148,7 +148,7 @@ def test_losses_are_near(model, kind):
         network = MODELS[model].build()
         network.initialize(np.random.default_rng(1))
         network.precision = precision
-        optimizer = nn.SGD(network, 1e-4, 0.9)
+        optimizer = nn.SGD(network, 3e-4, 0.9)
         scaling = nn.LossScale(2.0**10)
         optimizer.scale_loss(scaling)
         losses[precision] = found = []
@@ -160,7 +160,7 @@ def test_losses_are_near(model, kind):
             optimizer.step()
             found.append(loss.loss)
     print(losses)
-    assert losses["float32"][-1] < 0.99 * losses["float32"][0]
+    assert losses["float32"][-1] < 0.98 * losses["float32"][0]
     np.testing.assert_allclose(losses[kind], losses["float32"], rtol=0.02)
 
 
@@ -243,8 +243,8 @@ def test_layers_that_numpy_computes():
             self.before, self.after = nn.Conv2d(3, 5, 3), nn.Conv2d(5, 2, 1)
 
         def forward(self, x):
-            value = self.before(x)
-            return self.after(value + reduce("mean", value, (2, 3), True))
+            square = Computed("square", np.square, lambda dy, y, v: (2 * v * dy,))
+            return self.after(square(self.before(x)))
 
     check_near(Computes(), normals(2, 3, 7, 8), "fp16", NEAR["fp16"])
 

@@ -47,7 +47,7 @@ def test_it_learns_and_the_file_knows(trainer, tmp_path, name):
     others = {key: value for key, value in RECIPES[name].items() if key != "precision"}
     whole = trainer(tmp_path / "whole", epochs=4, **others)
     whole.fit()
-    np.testing.assert_allclose(run.losses, whole.losses, rtol=0.05)
+    np.testing.assert_allclose(run.losses, whole.losses, rtol=0.05, atol=0.01)
     row = run.history[-1]
     found = (row.test_loss, row.test_accuracy)
     if name.endswith("ema"):
@@ -61,7 +61,7 @@ def test_what_overflows_is_left_out(trainer, tmp_path):
     """A scale that is too large halves until gradients are finite; weights wait until then."""
     run = trainer(tmp_path, epochs=2, precision="fp16")
     scaling = run.optimizer.scaling
-    scaling.state[0] = 2.0**40
+    scaling.state[0] = 2.0**27
     before = {name: p.data.copy() for name, p in run.network.parameters().items()}
     seen = []
 
@@ -81,7 +81,7 @@ def test_what_overflows_is_left_out(trainer, tmp_path):
     assert first >= 2
     assert not any(goods[:first])
     assert all(same for _, _, same in seen[: first + 1])
-    assert [value for _, value, _ in seen[:first]] == [2.0 ** (39 - i) for i in range(first)]
+    assert [value for _, value, _ in seen[:first]] == [2.0 ** (26 - i) for i in range(first)]
     assert run.optimizer.updates == sum(goods)
     assert all(np.isfinite(p.data).all() for p in run.network.parameters().values())
 
