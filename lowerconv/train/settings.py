@@ -79,11 +79,11 @@ class Settings(Quantization):
         Of the weights, the order of samples, augmentation and dropout.
     algorithm : str
         Of the convolutions.
+    sync_batch_norm : bool
+        Whether batch norm looks at the batches of all ranks together, and not at each rank's own.
     precision : str
         ``float32``, ``bf16`` or ``fp16``: what layers pass on, and their gradients; see
         docs/precision.md. Weights, sums, statistics and the loss are float32.
-    sync_batch_norm : bool
-        Whether batch norm looks at the batches of all ranks together, and not at each rank's own.
     augment : str, optional
         What happens to training images, as :meth:`lowerconv.data.Augment.parse` takes it.
     weight_bits, weight_steps, activation_bits, ternary_weights : optional
