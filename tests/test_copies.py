@@ -48,7 +48,8 @@ PLAIN = """
     parallel.trace.chrome.RankTrace parallel.trace.chrome.Step parallel.trace.chrome.Trace
     parallel.trace.chrome.Transfer parallel.trace.clocks.Alignment parallel.trace.clocks.Reading
     parallel.trace.summary.Summary runtime.records.Operands train.checkpoint.Checkpoint
-    nn.conv_pieces.Piece nn.convolution.WindowArguments nn.optim.optimizer.Weights ops.activate.Activation
+    nn.conv_pieces.Piece nn.convolution.WindowArguments nn.optim.optimizer.Weights
+    ops.activate.Activation
     codegen.dots.Dot codegen.dots.Words codegen.epilogue.Function ops.transpose.Gather
     ops.fixed_point.Rounding quant.fixed_point.FixedPoint quant.fixed_point.RoundedUpdates
     quant.options.Quantization train.inputs.Inputs train.loop.EpochCounts train.metrics.EpochMetrics
