@@ -27,9 +27,9 @@ from lowerconv.nn.hooks import Gate, Watch
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.module import Module
 from lowerconv.nn.program import Program
-from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.step import Step
-from lowerconv.runtime.team import Handle
+from lowerconv.nn.turn import Turn
+from lowerconv.runtime.team import TeamHandle
 
 COMMUNICATING = "lowerconv.parallel"
 MOVED = 5  # arrays of an update with momentum
@@ -115,7 +115,7 @@ class Sleeping(Layer):
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Sleep as long as a step backward takes; or what of it is not left for later."""
-        later = self.schedule is Schedule.WEIGHT_GRADIENTS_LATER
+        later = self.turn is Turn.WEIGHT_GRADIENTS_LATER
         self.machine.compute(self.times[1] - (self.times[0] if later else 0.0))
 
     def differentiate_weights(self, frame: Frame, step: Step) -> None:
@@ -186,7 +186,7 @@ class SGD(nn.SGD):
     machine: Machine | None = None
 
     def update(
-        self, begin: int, end: int, grad: np.ndarray | None = None, team: Handle | None = None
+        self, begin: int, end: int, grad: np.ndarray | None = None, team: TeamHandle | None = None
     ) -> None:
         """Update the items of a range, or take the time that it would take."""
         if self.machine is None:

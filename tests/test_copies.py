@@ -31,9 +31,10 @@ PLAIN = """
     conv.executable.Options conv.phases.Convolution
     conv.phases.Phase conv.macrokernel.BlockOfK conv.macrokernel.Panels conv.macrokernel.Pixels
     conv.problem.Geometry conv.schedule.Schedule conv.schedule_weights.Pieces
-    conv.schedule_weights.TapTile conv.schedule_weights.WeightSchedule conv.setting.Setting
-    conv.tiling.Tiling
-    conv.tune.Candidate conv.window.Window conv.winograd.nest.Channels conv.winograd.nest.Tiles
+    conv.schedule_weights.TapTile conv.schedule_weights.WeightSchedule
+    conv.base_schedule.BaseSchedule conv.tiling.Tiling
+    conv.tune.Candidate conv.window.Window
+    conv.winograd.macrokernel.Channels conv.winograd.macrokernel.Tiles
     conv.winograd.schedule.Piece conv.winograd.schedule.TileSchedule
     conv.winograd.schedule_weights.SumSchedule data.ahead.Waiting data.folder.Listing
     data.loader.Batch data.loader.LoaderReport data.loader.LoaderState
@@ -48,7 +49,7 @@ PLAIN = """
     parallel.trace.chrome.RankTrace parallel.trace.chrome.Step parallel.trace.chrome.Trace
     parallel.trace.chrome.Transfer parallel.trace.clocks.Alignment parallel.trace.clocks.Reading
     parallel.trace.summary.Summary runtime.records.Operands train.checkpoint.Checkpoint
-    nn.conv_pieces.Piece nn.convolution.WindowArguments nn.optim.optimizer.Weights
+    nn.conv_pieces.Piece nn.convolve_nd.WindowArguments nn.optim.optimizer.Weights
     ops.activate.Activation
     codegen.dots.Dot codegen.dots.Words codegen.epilogue.Function ops.transpose.Gather
     ops.fixed_point.Rounding quant.fixed_point.FixedPoint quant.fixed_point.RoundedUpdates
@@ -60,7 +61,7 @@ PLAIN = """
 GROUPS = (
     "codegen.signatures.",
     "conv.blas.panels.",
-    "conv.depthwise.nest.",
+    "conv.depthwise.macrokernel.",
     "conv.macrokernel_weights.",
     "conv.records.",
     "conv.winograd.records.",

@@ -14,7 +14,7 @@ from lowerconv import nn
 from lowerconv.conv import plan_cache
 from lowerconv.conv.wisdom import forget, recall, remember
 from lowerconv.files import write_atomically
-from lowerconv.machine.cache import read_checked, write_checked
+from lowerconv.machine.disk_cache import read_checked, write_checked
 from lowerconv.nn.exchange import load_weights
 from lowerconv.nn.init import undrawn
 from lowerconv.nn.step import Step

@@ -28,7 +28,7 @@ from numba.core.typing import Signature
 
 from lowerconv.codegen.sources import source_hash
 from lowerconv.copying import not_copied
-from lowerconv.machine.cache import (
+from lowerconv.machine.disk_cache import (
     ANOTHER_DIRECTORY,
     cached_file,
     read_checked,

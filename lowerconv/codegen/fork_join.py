@@ -33,17 +33,17 @@ from lowerconv.codegen.emit import I32, I64, Builder, new_function
 from lowerconv.codegen.isa import host_isa
 from lowerconv.codegen.jit import load, load_once
 
-# The state of a team in 64-bit words.  Lines are two cache lines apart, which CPUs fetch in pairs.
-LINE = 16
+# The state of a team in 64-bit words.  Slots are two cache lines apart, which CPUs fetch in pairs.
+SLOT_WORDS = 16
 # The first three are written by `launch`, the others by `new_state`; all threads read them.
 FUNCTION, JOB, WORKERS, SYSTEM, SPINS = range(5)
 # Set by `runtime.capture`, moved on by `capture`: where the next row and the next frame go, where
 # their room ends, and how many launches found none.
 NEXT_ROW, ROWS_END, NEXT_FRAME, FRAMES_END, MISSED = range(5, 10)
 ROW = 3  # words: function, job, workers
-PENDING, CALLER_ASLEEP = LINE, LINE + 1
+PENDING, CALLER_ASLEEP = SLOT_WORDS, SLOT_WORDS + 1
 JOBS, ASLEEP = 0, 1  # in the line of a worker, or of any counter that threads wait for
-FIRST_LINE = 2  # that of worker 0, which has none: the others follow
+FIRST_SLOT = 2  # that of worker 0, which has none: the others follow
 
 LAUNCH_ARGUMENTS = ("state", "function", "job", "workers", "frame_bytes")
 SPIN = 100e-6  # seconds that a thread looks before it sleeps; calls of a network are 5 to 50 apart
@@ -89,7 +89,8 @@ def new_state(lines: int, seconds: float = SPIN) -> np.ndarray:
 
     Who waits sleeps after `seconds`.
     """
-    state = np.zeros((FIRST_LINE + lines) * LINE, np.int64)  # memory is given where it is written
+    # Memory is given where it is written.
+    state = np.zeros((FIRST_SLOT + lines) * SLOT_WORDS, np.int64)
     state[SYSTEM] = system_address()
     state[SPINS] = spin_turns(seconds)
     return state
@@ -110,8 +111,9 @@ class _Writer(Builder):
 
     def count_of(self, worker: ir.Value, field: int) -> ir.Value:
         """Return a pointer to a field of a worker's line."""
-        line = self.builder.mul(worker, self.constant(LINE))
-        return self.place(self.builder.add(line, self.constant(FIRST_LINE * LINE + field)), I32)
+        line = self.builder.mul(worker, self.constant(SLOT_WORDS))
+        first = self.constant(FIRST_SLOT * SLOT_WORDS + field)
+        return self.place(self.builder.add(line, first), I32)
 
     def word(self, word: int) -> ir.Value:
         return self.builder.load(self.place(word))

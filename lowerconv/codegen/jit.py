@@ -18,7 +18,7 @@ from llvmlite import ir
 
 from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.sources import source_hash
-from lowerconv.machine.cache import cached_file, read_checked, write_checked
+from lowerconv.machine.disk_cache import cached_file, read_checked, write_checked
 
 # What is loaded: addresses by generator, name and key, and the engines that own the machine code.
 _addresses: dict[tuple[str, str, Isa, Hashable], int] = {}

@@ -36,8 +36,8 @@ from lowerconv.codegen.signatures import (
     VectorsToPlanes,
 )
 
-M, R = 4, 3  #         pixels of the result, taps
-ALPHA = M + R - 1  #   pixels that they read
+TILE, R = 4, 3  #         pixels of the result, taps
+ALPHA = TILE + R - 1  #   pixels that they read
 POINTS_2D = ALPHA * ALPHA
 
 # Where polynomials are evaluated, besides infinity.  In pairs, which share half of the work; with
@@ -58,7 +58,7 @@ def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
     return coefficients
 
 
-def matrices(m: int = M) -> tuple[Matrix, Matrix, Matrix]:
+def matrices(m: int = TILE) -> tuple[Matrix, Matrix, Matrix]:
     """Return AT (m x 6), G (6 x (7 - m)) and BT (6 x 6), by Cook and Toom's construction."""
     r = ALPHA + 1 - m
     others = [[q for q in POINTS if q != p] for p in POINTS]
@@ -151,7 +151,7 @@ def _transform_source(e: Emitter, matrix: Matrix) -> None:
     spots = [b.mul(step, e.constant(i)) for i in range(POINTS_2D)]
 
     def tile(index: ir.Value, _: list[ir.Value]) -> None:
-        begin = e.offset(source, b.mul(index, e.constant(M * e.lanes)))
+        begin = e.offset(source, b.mul(index, e.constant(TILE * e.lanes)))
         to = e.offset(target, b.mul(index, e.constant(e.lanes)))
         # A few rows of the result at a time: all that they need stays in registers.
         paired = [i for pair in _pairs(matrix) for i in pair]
@@ -335,7 +335,7 @@ def transform_source_address(isa: Isa, dtype: np.dtype, extent: int = ALPHA) -> 
 
 
 @lru_cache
-def transform_target_address(isa: Isa, dtype: np.dtype, m: int = M) -> int:
+def transform_target_address(isa: Isa, dtype: np.dtype, m: int = TILE) -> int:
     """Return the address of ``transform_target``, for 4x4 pixels or for 3x3 taps."""
     matrix = matrices(m)[0]
     return kernel_address(TransformTarget, _transform_target, isa, dtype, matrix)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lowerconv.conv import direct, fused, winograd
 from lowerconv.conv.algorithm import Algorithm
 from lowerconv.conv.blas import lowered, pipelined
-from lowerconv.conv.executable import Executable, Followed, Nothing, Options
+from lowerconv.conv.executable import Executable, Nothing, Options, WithEpilogue
 from lowerconv.conv.problem import ConvProblem, Op
 
 ALGORITHMS: dict[str, Algorithm] = {
@@ -47,6 +47,7 @@ def make_executable(problem: ConvProblem, op: Op, options: Options) -> Executabl
     if algorithm.fuses_epilogue(op) or not (options.add or options.activation):
         return algorithm.build(problem, op, options)
     if not options.add:
-        return Followed(algorithm.build(problem, op, options._replace(activation=None)), options)
+        plain = options._replace(activation=None)
+        return WithEpilogue(algorithm.build(problem, op, plain), options)
     alone = options._replace(relu=False, activation=None, add=False)
-    return Followed(algorithm.build(problem, op, alone), options)
+    return WithEpilogue(algorithm.build(problem, op, alone), options)

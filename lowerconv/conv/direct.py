@@ -12,7 +12,7 @@ from lowerconv.conv.executable import Array, Executable, Options
 from lowerconv.conv.phases import countable
 from lowerconv.conv.problem import ConvProblem, Op
 from lowerconv.runtime.launch import parallel
-from lowerconv.runtime.team import Handle
+from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.workspace import Scratch
 
 
@@ -74,7 +74,7 @@ class DirectForward(_Direct):
         return f"{self.problem.N * self.problem.K * self.problem.P} rows of y"
 
     def run(
-        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+        self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Compute y."""
         p = self.problem
@@ -90,7 +90,7 @@ class DirectInputGrad(_Direct):
         return f"{self.problem.N * self.problem.C * self.problem.H} rows of dx"
 
     def run(
-        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+        self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Compute dx."""
         _input_grad(team, a, b, self.problem.groups, self.problem.geometry, out)
@@ -105,7 +105,7 @@ class DirectWeightGrad(_Direct):
         return f"{self.problem.K * self.problem.C // self.problem.groups} filter planes of dw"
 
     def run(
-        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+        self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Compute dw."""
         _weight_grad(team, a, b, self.problem.groups, self.problem.geometry, out)

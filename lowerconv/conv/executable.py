@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lowerconv.codegen.kernel import Kernel
+from lowerconv.conv.base_schedule import BaseSchedule
 from lowerconv.conv.records import Epilogue
-from lowerconv.conv.setting import Setting
 from lowerconv.copying import not_copied
 from lowerconv.ops.activate import Activation, activate_address
 from lowerconv.ops.pointwise import AFFINE, FUNCTIONS, pointwise
-from lowerconv.runtime.team import Handle
+from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.workspace import Scratch
 
 Array = npt.NDArray[np.floating]
@@ -68,7 +68,7 @@ class Executable:
         Whether threads 2i and 2i + 1 work together.
     slices : bool
         Whether images may be some channels of larger arrays.
-    launches : bool
+    is_capturable : bool
         Whether a run, once filters are kept, does nothing but launch kernels.
     workspace_items : int
         Of the problem's dtype, for all threads together.
@@ -78,7 +78,7 @@ class Executable:
 
     pairs = False
     slices = False
-    launches = False
+    is_capturable = False
     workspace_items = 0
 
     def __init__(self, threads: int) -> None:
@@ -86,13 +86,13 @@ class Executable:
         self.kernels: list[Kernel] = []
 
     def run(
-        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+        self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Compute a pass.
 
         Parameters
         ----------
-        team : Handle
+        team : TeamHandle
             Of at least `threads` threads.
         a, b : ndarray
             The operands of the pass, in the order of its function (``x, w``, ``dy, w``, ``dy, x``);
@@ -106,28 +106,28 @@ class Executable:
         """
         raise NotImplementedError
 
-    def hold(self, team: Handle, w: Array, workspace: Scratch) -> Array:
+    def prepack(self, team: TeamHandle, w: Array, workspace: Scratch) -> Array:
         """Return what calls are given instead of filters: what is kept of them, or `w` itself."""
         return w
 
-    def layout(self) -> Hashable:
-        """Return all that `hold` depends on beside the filters; None where it keeps nothing."""
+    def packed_key(self) -> Hashable:
+        """Return all that `prepack` depends on beside the filters; None where it keeps nothing."""
         return None
 
-    def adopt(self, kept: Array) -> None:
-        """Keep what `hold` of an executable with the same layout has returned."""
+    def use_packed(self, kept: Array) -> None:
+        """Keep what `prepack` of an executable of the same `packed_key` has returned."""
 
     def explain(self) -> dict[str, str]:
         """Return the decisions, for people."""
         return {}
 
 
-class Recorded(Executable):
+class RecordExecutable(Executable):
     """A pass of loops that read everything but the operands of a call from a record.
 
     Attributes
     ----------
-    schedule : Setting
+    schedule : BaseSchedule
         The decisions that the record is made of.
     job : ndarray
         The record, or several: of the dtype of `runtime.records.record_dtype`.
@@ -138,9 +138,9 @@ class Recorded(Executable):
     """
 
     slices = True
-    launches = True
+    is_capturable = True
 
-    def __init__(self, schedule: Setting, options: Options, job: np.ndarray) -> None:
+    def __init__(self, schedule: BaseSchedule, options: Options, job: np.ndarray) -> None:
         super().__init__(options.threads)
         self.schedule, self.job = schedule, job
         self.words = job.view(np.int64)
@@ -169,37 +169,37 @@ class Nothing(Executable):
         self.add = options.add
 
     def run(
-        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+        self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Write zeros, or add nothing."""
         if not self.add:
             out[...] = 0
 
 
-class Followed(Executable):
+class WithEpilogue(Executable):
     """A pass of an algorithm that only stores its results, and what follows it.
 
     Parameters
     ----------
-    stored : Executable
+    inner : Executable
         The pass.
     options : Options
         Whether results are added to what is there, and what is applied to them then.
     """
 
-    def __init__(self, stored: Executable, options: Options) -> None:
-        super().__init__(stored.threads)
-        self.stored, self.options = stored, options
-        self.pairs, self.slices = stored.pairs, stored.slices
-        self.workspace_items, self.kernels = stored.workspace_items, stored.kernels
+    def __init__(self, inner: Executable, options: Options) -> None:
+        super().__init__(inner.threads)
+        self.inner, self.options = inner, options
+        self.pairs, self.slices = inner.pairs, inner.slices
+        self.workspace_items, self.kernels = inner.workspace_items, inner.kernels
 
     def run(
-        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+        self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Compute the result, in an array of its own where it is added, and what follows."""
         options = self.options
         result = np.empty_like(out) if options.add else out
-        self.stored.run(team, a, b, bias, result, workspace)
+        self.inner.run(team, a, b, bias, result, workspace)
         if options.add:
             out += result
         if options.relu:
@@ -212,21 +212,21 @@ class Followed(Executable):
             if options.activation.is_scaled:
                 pointwise(team, images, images, AFFINE, scale, shift)
 
-    def hold(self, team: Handle, w: Array, workspace: Scratch) -> Array:
+    def prepack(self, team: TeamHandle, w: Array, workspace: Scratch) -> Array:
         """Return what is kept of the filters."""
-        return self.stored.hold(team, w, workspace)
+        return self.inner.prepack(team, w, workspace)
 
-    def layout(self) -> Hashable:
-        """Return all that `hold` depends on."""
-        return self.stored.layout()
+    def packed_key(self) -> Hashable:
+        """Return all that `prepack` depends on."""
+        return self.inner.packed_key()
 
-    def adopt(self, kept: Array) -> None:
+    def use_packed(self, kept: Array) -> None:
         """Keep what another one has kept."""
-        self.stored.adopt(kept)
+        self.inner.use_packed(kept)
 
     def explain(self) -> dict[str, str]:
         """Return the decisions, for people."""
-        return self.stored.explain()
+        return self.inner.explain()
 
 
 def _images(array: Array) -> tuple[Array, int, int, int, int, int]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lowerconv.conv.problem import ConvProblem, Op
 
-KEPT = 1024  # of each decision the latest: layers are alike, and networks get images of all sizes
+CACHE_SIZE = 1024  # decisions of a kind: layers are alike, and networks get images of all sizes
 PHASES_MAX = 64  # of an input gradient, each with microkernels of its own
 COUNT_MAX = 2**31 - 1  # pixels, that BLAS and tables of offsets can count
 
@@ -146,7 +146,7 @@ def input_grad_convolution(problem: ConvProblem) -> Convolution:
     )
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=CACHE_SIZE)
 def convolution(problem: ConvProblem, op: Op) -> Convolution:
     """Return a pass as a convolution; for a weight gradient, the forward pass it belongs to."""
     return (input_grad_convolution if op == "input_grad" else forward_convolution)(problem)

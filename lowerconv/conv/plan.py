@@ -99,7 +99,7 @@ class ConvPlan:
             self.options = self.options._replace(algorithm=algorithm, variant=variant)
         self.choice = str(Candidate(self.algorithm, self.options.variant))
         self.executable = self._ready()
-        self._held: tuple[np.ndarray, ...] = ()  # the filters of all calls
+        self._prepacked: tuple[np.ndarray, ...] = ()  # the filters of all calls
         self._no_bias: tuple[np.ndarray, ...] = ()
         if not options.bias:
             self._no_bias = (np.empty(0, problem.dtype),)
@@ -119,7 +119,7 @@ class ConvPlan:
         """Scratch memory for all threads together, in bytes."""
         return self.executable.workspace_items * self.problem.dtype.itemsize
 
-    def hold(
+    def prepack(
         self,
         w: np.ndarray,
         shared: MutableMapping[Hashable, np.ndarray] | None = None,
@@ -150,18 +150,18 @@ class ConvPlan:
         given = contiguous(w, "w")
         with parallel_region(self.executable.threads, self.executable.pairs) as team:
             executable = self._for_threads(team.threads)
-            layout = executable.layout()
+            layout = executable.packed_key()
             key = origin, layout
             kept = None if shared is None else shared.get(key)
             if kept is None:
                 scratch = workspace(executable.workspace_items, self.problem.dtype)
-                kept = executable.hold(team, given, scratch)
+                kept = executable.prepack(team, given, scratch)
                 kept = np.array(w, order="C", subok=False) if kept is given else kept
                 if shared is not None:
                     shared[key] = kept
             elif layout is not None:
-                executable.adopt(kept)
-        self._held = (kept,)
+                executable.use_packed(kept)
+        self._prepacked = (kept,)
         self.call = self.call.without_filters()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -179,7 +179,7 @@ class ConvPlan:
         """Return the executable for what the system has: made anew where that is fewer threads."""
         if threads >= self.executable.threads:
             return self.executable
-        if self._held:
+        if self._prepacked:
             raise RuntimeError(
                 f"threads: the system has {threads}, expected {self.executable.threads}, for which "
                 "the filters are packed: make the plan, or compile the network, anew"
@@ -236,7 +236,7 @@ class ConvPlan:
         TypeError, ValueError
             An operand or `out` that does not fit the plan; nothing has been written.
         RuntimeError
-            The system has fewer threads than when filters were packed by `hold`.
+            The system has fewer threads than when filters were packed by `prepack`.
         """
         if self.options.add and out is None:
             raise TypeError("out: got None, expected the array that an accumulating plan adds to")
@@ -251,7 +251,7 @@ class ConvPlan:
             target = result.reshape(self.call.result.batch_shape)
         # `Executable.run` takes three arrays: what is held of the filters comes second where calls
         # are made without them, and an empty bias third where none is planned.
-        a, b, bias = (operands[0], *self._held, *operands[1:], *self._no_bias)
+        a, b, bias = (operands[0], *self._prepacked, *operands[1:], *self._no_bias)
         with parallel_region(self.executable.threads, self.executable.pairs) as team:
             executable = self._for_threads(team.threads)
             scratch = workspace(executable.workspace_items, self.problem.dtype)
@@ -262,7 +262,7 @@ class ConvPlan:
             out[...] = result
         return out
 
-    def launches(self, *operands: np.ndarray, out: np.ndarray) -> bool:
+    def is_capturable(self, *operands: np.ndarray, out: np.ndarray) -> bool:
         """Return whether a call on these arrays only launches kernels, as `runtime.capture` needs.
 
         Parameters
@@ -275,8 +275,8 @@ class ConvPlan:
         bool
         """
         runs = self.executable
-        held = bool(self._held) and not self.options.single
-        return held and runs.launches and self.call.fits(operands, out, runs.slices)
+        held = bool(self._prepacked) and not self.options.single
+        return held and runs.is_capturable and self.call.fits(operands, out, runs.slices)
 
     def explain(self) -> str:
         """Return what was chosen and why, as lines of text."""

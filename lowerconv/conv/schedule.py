@@ -13,14 +13,14 @@ from typing import NamedTuple
 
 from lowerconv.codegen.isa import Isa
 from lowerconv.conv import costs
-from lowerconv.conv.caches import panel_bytes
+from lowerconv.conv.base_schedule import BaseSchedule
+from lowerconv.conv.block_budget import quarter_of_l2
 from lowerconv.conv.partition import Part, best
-from lowerconv.conv.phases import KEPT, Convolution
-from lowerconv.conv.setting import Setting
+from lowerconv.conv.phases import CACHE_SIZE, Convolution
 from lowerconv.conv.tiling import Tiling
 from lowerconv.conv.window import Window, balanced, window
 
-# In `panel_bytes`: packed filters, and beside them a band of the source.
+# In `quarter_of_l2`: packed filters, and beside them a band of the source.
 WEIGHTS_SHARE = 2
 BAND_SHARE = 1.25
 OFFSET_MAX = 2**31 - 1  # items, that a table of steps can count
@@ -43,7 +43,7 @@ class _Pieces(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Schedule(Setting):
+class Schedule(BaseSchedule):
     """All decisions for a convolution.
 
     Attributes
@@ -118,7 +118,7 @@ def tiles(conv: Convolution, tiling: Tiling, phase: int) -> int:
     return -(-conv.phases[phase].P // tiling.shapes[phase][0]) * tiles_per_row(conv, tiling, phase)
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=CACHE_SIZE)
 def make_schedule(
     conv: Convolution, isa: Isa, nodes: tuple[int, ...], tiling: Tiling, constant: bool
 ) -> Schedule:
@@ -168,8 +168,8 @@ def _blocks(conv: Convolution, isa: Isa, tiling: Tiling, view: Window) -> _Block
     panels = -(-conv.K // tiling.NR)
     P = max(phase.P for phase in conv.phases)
     TH = tiling.shapes[0][0]
-    weights = int(WEIGHTS_SHARE * panel_bytes()) // item
-    band_items = int(BAND_SHARE * panel_bytes()) // item
+    weights = int(WEIGHTS_SHARE * quarter_of_l2()) // item
+    band_items = int(BAND_SHARE * quarter_of_l2()) // item
     count = sum(tiles(conv, tiling, i) for i in range(len(conv.phases))) * conv.images
     counts = [*range(1, 65), *(2**i for i in range(7, 31))]
     cheapest = None

@@ -13,11 +13,11 @@ from typing import NamedTuple
 from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.microkernel import rows_max
 from lowerconv.conv import costs
-from lowerconv.conv.caches import panel_bytes
+from lowerconv.conv.base_schedule import BaseSchedule
+from lowerconv.conv.block_budget import quarter_of_l2
 from lowerconv.conv.costs import step_time
 from lowerconv.conv.phases import Convolution, forward_convolution, is_product
 from lowerconv.conv.problem import ConvProblem
-from lowerconv.conv.setting import Setting
 from lowerconv.conv.window import Window, balanced, window
 
 # Shares of a quarter of the L2 cache.
@@ -52,7 +52,7 @@ class Pieces(NamedTuple):
 
 
 @dataclass(frozen=True)
-class WeightSchedule(Setting):
+class WeightSchedule(BaseSchedule):
     """All decisions for a weight gradient.
 
     Attributes
@@ -157,7 +157,7 @@ def make_weight_schedule(
     tile = _tile(conv, isa, R, S, straight, NVS if NV is None else (NV,))
     view = window(conv)
     pieces = _pieces(conv, isa, view, tile, straight and not channels_in_vectors)
-    quarter = panel_bytes() // conv.dtype.itemsize
+    quarter = quarter_of_l2() // conv.dtype.itemsize
     NR = tile.NV * isa.lanes(conv.dtype)
     panels = -(-conv.K // NR)
     size = NR * pieces.together * pieces.band * pieces.Q
@@ -232,7 +232,7 @@ def _pieces(conv: Convolution, isa: Isa, view: Window, tile: TapTile, at_once: b
     flat = P == 1 and not view.padded and conv.stride_w == 1 and conv.H == 1
     if flat:
         P, Q = Q, 1
-    quarter = panel_bytes() // conv.dtype.itemsize
+    quarter = quarter_of_l2() // conv.dtype.itemsize
     pixels = int(PANEL_SHARE * quarter) // (tile.NV * isa.lanes(conv.dtype))
     if at_once:
         pixels = conv.images * P * Q

@@ -11,12 +11,12 @@ import numpy as np
 from lowerconv.codegen.isa import LINE, Isa
 from lowerconv.codegen.microkernel import rows_max
 from lowerconv.conv import costs
-from lowerconv.conv.caches import panel_bytes
+from lowerconv.conv.block_budget import quarter_of_l2
 from lowerconv.conv.costs import step_time
-from lowerconv.conv.phases import KEPT, Convolution, Phase
+from lowerconv.conv.phases import CACHE_SIZE, Convolution, Phase
 from lowerconv.conv.window import balanced
 
-PAGE, CROWD = 2048, 8  # rows in place at such a distance, and so many, share sets of L1
+CROWDED_STRIDE, CROWD = 2048, 8  # rows in place at such a distance, and so many, share sets of L1
 SPLIT_MAX = 4  #       columns that padding sets apart: more would leave too little in a vector
 FAR_SHARE = 16  # of a quarter of the L2 cache: results beyond that leave the caches
 VECTORS = (1, 2, 3, 4, 6, 8)  # of pixels in a tile
@@ -67,7 +67,7 @@ def live_taps(conv: Convolution, phase: Phase, TH: int) -> np.ndarray:
     return _live_rows(phase.P, rows, TH, conv.stride_h, conv.H)
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=CACHE_SIZE)
 def _live_rows(P: int, offsets: tuple[int, ...], TH: int, stride: int, H: int) -> np.ndarray:
     """Return `live_taps`, to be read only."""
     rows = np.arange(-(-P // TH) * TH).reshape(-1, TH)
@@ -85,7 +85,7 @@ def _row_steps(conv: Convolution, phase: Phase, TH: int) -> tuple[tuple[int, int
     return (count - 1, conv.C * whole), (1, conv.C * last)
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=CACHE_SIZE)
 def _counted(P: int, offsets: tuple[int, ...], TH: int, stride: int, H: int) -> tuple[int, ...]:
     """Return the live taps of all rows of tiles but the last, those of the last, and the rows."""
     live = _live_rows(P, offsets, TH, stride, H).sum(axis=1)
@@ -95,7 +95,7 @@ def _counted(P: int, offsets: tuple[int, ...], TH: int, stride: int, H: int) -> 
 def _far(conv: Convolution, rows: int, pixels: int) -> float:
     """Return the cost of storing a tile of `rows` rows of `pixels` items beyond the cache."""
     size = conv.groups * conv.K * conv.out_plane * conv.dtype.itemsize
-    if size <= FAR_SHARE * panel_bytes():
+    if size <= FAR_SHARE * quarter_of_l2():
         return 0.0
     return rows * (costs.FAR_ROW + costs.FAR_LINE * pixels * conv.dtype.itemsize / LINE)
 
@@ -149,7 +149,7 @@ def _filters(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
         items = conv.groups * conv.K * conv.C * conv.taps
         if not constant:
             total += costs.PACKED * items
-        elif items * conv.dtype.itemsize > 4 * panel_bytes():
+        elif items * conv.dtype.itemsize > 4 * quarter_of_l2():
             # The first tile waits for panels that come from beyond L2, faster with a larger tile.
             m = shapes[0][0] * shapes[0][1]
             wait = max(0.0, costs.STREAMED * NV * VL * conv.dtype.itemsize - step_time(m, NV, isa))
@@ -166,9 +166,8 @@ def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
         # More rows than that are more streams from memory than a core follows.
         NR = balanced(conv.K, max(1, min(isa.rows, rows_max(isa, NV))))
         stride = conv.C * conv.taps * conv.dtype.itemsize
-        crowded = (
-            costs.CROWDED * NR if not conv.transposed and stride % PAGE == 0 and NR > CROWD else 0.0
-        )
+        same_sets = not conv.transposed and stride % CROWDED_STRIDE == 0
+        crowded = costs.CROWDED * NR if same_sets and NR > CROWD else 0.0
         total, shapes = 0.0, []
         for phase in conv.phases:
             across = -(-phase.Q // VL)
@@ -195,7 +194,7 @@ def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
         yield Tiling("pixels", not conv.transposed, NR, tuple(shapes), total)
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=CACHE_SIZE)
 def tilings(conv: Convolution, isa: Isa, constant: bool) -> tuple[Tiling, ...]:
     """Return the tilings there are, cheapest first."""
     found = [*_filters(conv, isa, constant), *_pixels(conv, isa, constant)]

@@ -20,7 +20,7 @@ from typing import Any
 import llvmlite.binding as llvm
 
 from lowerconv.codegen.isa import host_isa
-from lowerconv.machine.cache import (
+from lowerconv.machine.disk_cache import (
     ANOTHER_DIRECTORY,
     cache_directory,
     describe_unwritable,

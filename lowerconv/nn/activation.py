@@ -34,7 +34,7 @@ class ReLU(Layer):
         """Keep the positive part."""
         run(relu_kernel, frame.x.images, frame.y.images)
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels: always."""
         return True
 
@@ -100,7 +100,7 @@ class Dropout(Layer):
         elif not frame.views[0]:
             move(frame.x, frame.y, False)
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels, at inference."""
         return frame.views[0] or moves_compiled(frame.x)
 

@@ -142,7 +142,7 @@ class Arithmetic(Layer):
         b = other.flat, 0 if repeated else other.step
         run(combine, whole.images, b, y.images, planes, kind, numbers)
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels, and leaves nothing to NumPy."""
         return frame.kept["plan"] is not None
 

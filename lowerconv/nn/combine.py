@@ -52,7 +52,7 @@ class Concat(Layer):
             if not frame.views[i]:
                 move(frame.xs[i], part, False)
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels."""
         return all(frame.views) or moves_compiled(frame.y)
 
@@ -91,7 +91,7 @@ class Add(Layer):
         a, b = frame.xs
         run(add, a.images, b.images, frame.y.images, frame.relu)
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels: always."""
         return True
 
@@ -144,7 +144,7 @@ class View(Layer):
         else:
             frame.y.array[...] = frame.x.array.reshape(frame.y.shape)
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels."""
         return frame.views[0] or (frame.x.N == frame.y.N and moves_compiled(frame.x))
 

@@ -21,8 +21,8 @@ from lowerconv.nn.init import he_normal
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.module import Parameter, Shape
 from lowerconv.nn.moving import move
-from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.step import Step
+from lowerconv.nn.turn import Turn
 from lowerconv.ops.elementwise import bias_relu_grad
 from lowerconv.runtime.threads import run
 
@@ -208,7 +208,7 @@ class Conv2d(Layer):
         )
         if frame.constant:  # then this layer is nobody else's
             shared = frame.filters if self.weight.origin else None
-            forward.hold(self.weight.data, shared, self.weight.origin)
+            forward.prepack(self.weight.data, shared, self.weight.origin)
             self.weight = emptied(self.weight)
             # Kernels take writable arrays as they are; those of a file are not.
             frame.kept["bias"] = (np.array(self.bias.data),) if self.bias else ()
@@ -231,13 +231,13 @@ class Conv2d(Layer):
             move(frame.residual, frame.y, False)
         forward(frame.x.array, *parameters, out=frame.y.array)
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels."""
         if isinstance(frame.kept["forward"], Pass):
             return False
         plan: ConvPlan = frame.kept["forward"]
         bias = frame.kept.get("bias", ())
-        return plan.launches(frame.x.array, *bias, out=frame.y.array)
+        return plan.is_capturable(frame.x.array, *bias, out=frame.y.array)
 
     def takes_half(self, frame: Frame) -> bool:
         """Return whether codes are converted some images at a time: always."""
@@ -251,7 +251,7 @@ class Conv2d(Layer):
             run(bias_relu_grad, dy.images, y.images, db, frame.relu)
         if frame.dresidual is not None:
             move(dy, frame.dresidual, frame.add_residual)
-        if self.schedule is not Schedule.WEIGHT_GRADIENTS_LATER:
+        if self.turn is not Turn.WEIGHT_GRADIENTS_LATER:
             self.differentiate_weights(frame, step)
         if frame.dx is None:
             return

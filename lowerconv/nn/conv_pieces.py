@@ -93,9 +93,9 @@ class Pass:
         return max(plan.workspace_bytes for plan in self.plans.values())
 
     def hold(self, *arguments: Any) -> None:
-        """Keep filters, as `ConvPlan.hold` does."""
+        """Keep filters, as `ConvPlan.prepack` does."""
         for plan in self.plans.values():
-            plan.hold(*arguments)
+            plan.prepack(*arguments)
 
     def _both(self, which: int, piece: Piece) -> tuple[Tensor, Tensor]:
         """Return images of a tensor as they are stored, and where they are in float32."""

@@ -18,8 +18,8 @@ from lowerconv.codegen.isa import LINE
 from lowerconv.copying import not_copied
 from lowerconv.nn.frame import Frame, HalfTensor, Tensor
 from lowerconv.nn.moving import move
-from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.step import Step
+from lowerconv.nn.turn import Turn
 
 if TYPE_CHECKING:
     from lowerconv.nn.layer import Layer
@@ -134,7 +134,7 @@ class Conversions:
     def after_differentiate(self, layer: Layer) -> None:
         """Convert the gradients, or add them."""
         stored, frame = self._stored, self.frame
-        if layer.schedule is Schedule.WEIGHT_GRADIENTS_LATER:
+        if layer.turn is Turn.WEIGHT_GRADIENTS_LATER:
             self._move([(frame.dy, stored.dy)])  # as the layer has left it
         wides, targets = (frame.dresidual, *frame.dxs), (stored.dresidual, *stored.dxs)
         adding = stored.add_residual, *stored.adds

@@ -160,7 +160,7 @@ class Frame:
     kept : dict
         Whatever the layer prepares.
     filters : mapping of ndarray, optional
-        Those that plans of programs of the same network keep, as of `ConvPlan.hold`.
+        Those that plans of programs of the same network keep, as of `ConvPlan.prepack`.
     workspace_bytes : int
         Scratch memory that its kernels need, which everybody shares.
     scratch_bytes : int

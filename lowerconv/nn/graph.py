@@ -10,7 +10,7 @@ import numpy as np
 
 from lowerconv.codegen.half_arrays import CODES
 from lowerconv.copying import not_copied
-from lowerconv.nn.schedule import Schedule
+from lowerconv.nn.turn import Turn
 
 if TYPE_CHECKING:
     from lowerconv.nn.layer import Layer
@@ -152,13 +152,11 @@ class Graph:
             seen.add(id(node))
             stack.append((node, True))
             stack += [(value.node, False) for value in reversed(node.inputs)]
-        for node in [n for n in self.nodes if n.layer.schedule is Schedule.RIGHT_AFTER_OPERANDS]:
+        for node in [n for n in self.nodes if n.layer.turn is Turn.RIGHT_AFTER_OPERANDS]:
             self.nodes.remove(node)
             makers = [self.nodes.index(v.node) for v in node.inputs if v.node is not None]
             self.nodes.insert(max(makers, default=-1) + 1, node)
-        for node in [
-            n for n in reversed(self.nodes) if n.layer.schedule is Schedule.RIGHT_BEFORE_READERS
-        ]:
+        for node in [n for n in reversed(self.nodes) if n.layer.turn is Turn.RIGHT_BEFORE_READERS]:
             self.nodes.remove(node)
             readers = (i for i, n in enumerate(self.nodes) if node.result in n.inputs)
             self.nodes.insert(next(readers, len(self.nodes)), node)

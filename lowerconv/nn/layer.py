@@ -9,8 +9,8 @@ import numpy as np
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.graph import Node, Value
 from lowerconv.nn.module import Module, Shape
-from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.step import Step
+from lowerconv.nn.turn import Turn
 from lowerconv.ops.activate import Activation
 
 
@@ -34,7 +34,7 @@ class Layer(Module):
     is_sum, is_relu, is_concatenation : bool
         Whether the layer adds two values, is a ReLU, or sets values side by side: graphs make it
         part of its neighbours.
-    schedule : Schedule
+    schedule : Turn
         When the layer has its turn.
     """
 
@@ -48,7 +48,7 @@ class Layer(Module):
     is_sum = False
     is_relu = False
     is_concatenation = False
-    schedule = Schedule.IN_ORDER
+    turn = Turn.IN_ORDER
 
     @property
     def activation(self) -> Activation | None:
@@ -183,7 +183,7 @@ class Layer(Module):
         """
         raise NotImplementedError
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute`, at inference, does nothing but launch kernels.
 
         They work on arrays that the frame or the layer keeps. From the third inference on `compute`

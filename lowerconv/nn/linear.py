@@ -12,8 +12,8 @@ from lowerconv.nn.frame import Frame
 from lowerconv.nn.init import lecun_normal
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.module import Parameter, Shape
-from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.step import Step
+from lowerconv.nn.turn import Turn
 from lowerconv.ops.elementwise import relu
 from lowerconv.ops.few_rows import FEW, few_rows
 from lowerconv.ops.matmul import matmul
@@ -121,7 +121,7 @@ class Linear(Layer):
         if frame.relu:
             run(relu, y.images, y.images)
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels, and leaves nothing to BLAS."""
         return len(frame.y.array) <= FEW
 
@@ -130,7 +130,7 @@ class Linear(Layer):
         dy, dx = frame.gradient.array, frame.dx
         if frame.relu:
             mask(frame.gradient, frame.y)
-        if self.schedule is not Schedule.WEIGHT_GRADIENTS_LATER:
+        if self.turn is not Turn.WEIGHT_GRADIENTS_LATER:
             self.differentiate_weights(frame, step)
         if self.bias:
             np.sum(dy, axis=0, out=self.bias.grad)

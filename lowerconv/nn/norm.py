@@ -184,7 +184,7 @@ class BatchNorm2d(Layer):
             finish(statistics, m2, count, parameters, 0, C)
             normalise(team, operands, statistics, parameters, frame.relu)
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels, at inference."""
         return "running" in frame.kept
 

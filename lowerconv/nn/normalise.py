@@ -165,7 +165,7 @@ class Softmax(Layer):
         run(softmax, _flat(frame.x), y, frame.kept["sizes"], self.log)
         _put(y, frame.y, False)
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels, and copies nothing."""
         return frame.x.whole and frame.y.whole
 

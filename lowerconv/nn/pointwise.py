@@ -71,7 +71,7 @@ class Pointwise(Layer):
         """Apply the function."""
         run(pointwise, frame.x.images, frame.y.images, *self._constants(frame))
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels: always."""
         return True
 

@@ -123,7 +123,7 @@ class MaxPool2d(_Pool):
         x, y, winner = frame.x, frame.y, frame.saved["winner"]
         run(max_pool, x.images, y.images, winner, tuple(self._windows(x.shape)))
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels: always."""
         return True
 
@@ -177,7 +177,7 @@ class AvgPool2d(_Pool):
         x, y = frame.x, frame.y
         run(avg_pool, x.images, y.images, tuple(self._windows(x.shape)), self.count_include_pad)
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels: always."""
         return True
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lowerconv.codegen.half_arrays import CODES
-from lowerconv.nn.schedule import Schedule
+from lowerconv.nn.turn import Turn
 
 if TYPE_CHECKING:
     from lowerconv.nn.graph import Graph
@@ -31,7 +31,7 @@ def store(graph: Graph, precision: str) -> None:
         )
     if precision == "float32":
         return
-    meanwhile = (Schedule.RIGHT_AFTER_OPERANDS, Schedule.RIGHT_BEFORE_READERS)
+    meanwhile = (Turn.RIGHT_AFTER_OPERANDS, Turn.RIGHT_BEFORE_READERS)
     kept = {*graph.results}
     for node in graph.nodes:  # what is sent while others compute lies where it is sent from
         if node.layer.schedule in meanwhile:

@@ -25,9 +25,9 @@ from lowerconv.nn.memory import Arena, MemoryReport
 from lowerconv.nn.planning import InputGrad, MemoryPlan
 from lowerconv.nn.recording import check_fits, make_graph, parameter_dtype
 from lowerconv.nn.replay import Replay
-from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.sharing import Execution, TrainingStep, begin, go_on
 from lowerconv.nn.step import INFERENCE, Step
+from lowerconv.nn.turn import Turn
 from lowerconv.runtime.affinity import generation
 from lowerconv.runtime.threads import Turns, get_num_threads
 
@@ -246,7 +246,7 @@ class Program:
             if frame.dy is not None:
                 differentiate(layer, frame, self._step)
             finish()  # what the node before has left
-            later = layer.schedule is Schedule.WEIGHT_GRADIENTS_LATER
+            later = layer.turn is Turn.WEIGHT_GRADIENTS_LATER
             left = (layer, frame) if frame.dy is not None and later else None
             if frame.dy is not None and not later:
                 for watch in watches:

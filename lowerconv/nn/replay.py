@@ -51,7 +51,7 @@ class Replay:
         given = set(map(id, inputs))
         for layer, frame in steps:
             read = (*frame.xs, frame.residual)
-            if given.intersection(map(id, read)) or not _only_launches(layer, frame):
+            if given.intersection(map(id, read)) or not _is_capturable(layer, frame):
                 compute(layer, frame, step)
                 self._parts.append(_Part(0, 0, [(layer, frame)]))
                 continue
@@ -96,7 +96,9 @@ def _computing(layer: Layer, frame: Frame, step: Step) -> Callable[[], None]:
     return lambda: compute(layer, frame, step)
 
 
-def _only_launches(layer: Layer, frame: Frame) -> bool:
+def _is_capturable(layer: Layer, frame: Frame) -> bool:
     """Return whether a layer says so of its `compute`, and not of that of a class it is made of."""
     kind = type(layer)
-    return issubclass(definer(kind, "launches"), definer(kind, "compute")) and layer.launches(frame)
+    return issubclass(definer(kind, "launches"), definer(kind, "compute")) and layer.is_capturable(
+        frame
+    )

@@ -122,7 +122,7 @@ class Resize(Layer):
         """Resize."""
         run(resize, frame.x.images, frame.y.images, *frame.kept["taps"])
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels: always."""
         return True
 

@@ -83,7 +83,7 @@ def combine(worker, workers, a, b, y, planes, kind, numbers):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     a, y : Images
     b : (ndarray, int)

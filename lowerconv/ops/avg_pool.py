@@ -114,7 +114,7 @@ def avg_pool(worker, workers, x, y, windows, count_pad):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     x, y : Images
     windows : Windows

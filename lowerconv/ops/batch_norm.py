@@ -131,7 +131,7 @@ def channel_statistics(team, x, mean, m2):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     x : Images
     mean, m2 : ndarray, (C,), float64
@@ -264,7 +264,7 @@ def batch_norm(team, operands, statistics, parameters, relu):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     operands : Operands
     statistics : Statistics

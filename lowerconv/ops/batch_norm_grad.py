@@ -211,7 +211,7 @@ def batch_norm_grad(team, operands, statistics, gamma, dgamma, dbeta, relu, add)
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     operands : GradOperands
     statistics : Statistics

@@ -68,7 +68,7 @@ def relu(worker, workers, x, y):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     x, y : Images
     """
@@ -126,7 +126,7 @@ def bias_relu_grad(team, dy, y, db, relu):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     dy, y : Images
         `y` is not read unless `relu` is set.
@@ -255,7 +255,7 @@ def dropout(worker, workers, x, y, part, draw, add):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     x, y : Images
     part : BatchPart

@@ -25,7 +25,7 @@ def few_rows(worker, workers, x, w, bias, y, relu):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     x, w, y : ndarray, (N, inputs), (outputs, inputs), (N, outputs)
         C-contiguous; N is best at most `FEW`.

@@ -86,7 +86,7 @@ def round_images(worker, workers, x, y, samples, rounding, add):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     x, y : Images
         They may be the same.
@@ -112,7 +112,7 @@ def round_range(worker, workers, values, begin, end, rounding):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     values : ndarray, (items,)
     begin, end : int

@@ -86,7 +86,7 @@ def quantize(worker, workers, x, y, step, levels):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     x, y : Images
     step : of the images' dtype
@@ -120,7 +120,7 @@ def quantize_grad(team, x, dy, dx, step, levels, add, slope):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     x, dy, dx : Images
         `dx` may be `dy`.
@@ -147,7 +147,7 @@ def quantize_rows(worker, workers, w, q, steps, levels):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     w, q : ndarray, (rows, items)
     steps : ndarray, (1,) or (rows,)
@@ -166,7 +166,7 @@ def quantize_rows_grad(worker, workers, w, dw, steps, levels, sums):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     w, dw : ndarray, (rows, items)
     steps, levels

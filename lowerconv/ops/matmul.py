@@ -12,7 +12,7 @@ from lowerconv.codegen.compiled import internal, njit
 from lowerconv.codegen.ranges import share
 from lowerconv.ops.blas import GEMM_LIMIT, blas, gemm, hold, release
 from lowerconv.runtime.launch import spread
-from lowerconv.runtime.team import Handle
+from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.threads import run
 
 PIECES = 64  #            blocks that a product is cut into at most
@@ -62,7 +62,7 @@ def split(m: int, n: int, k: int) -> tuple[int, int]:
 
 
 def multiply(
-    team: Handle,
+    team: TeamHandle,
     a: np.ndarray,
     b: np.ndarray,
     c: np.ndarray,

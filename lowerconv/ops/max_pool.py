@@ -112,7 +112,7 @@ def max_pool(worker, workers, x, y, winner, windows):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     x, y : Images
     winner : ndarray, 1-D, integer

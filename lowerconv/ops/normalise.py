@@ -111,7 +111,7 @@ def normalise(worker, workers, x, y, sizes, statistics, affine, eps):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     x, y : ndarray, (outer * middle * inner,)
     sizes : (int, int, int)

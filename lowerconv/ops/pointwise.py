@@ -319,7 +319,7 @@ def pointwise(worker, workers, x, y, kind, a, b):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     x, y : Images
     kind : int

@@ -13,7 +13,7 @@ def resize(worker, workers, x, y, rows, columns):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     x, y : Images
     rows, columns : (ndarray, ndarray)

@@ -162,7 +162,7 @@ def response_norm(team, x, y, window):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     x, y : Images
         Not the same memory.

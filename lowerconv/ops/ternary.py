@@ -43,7 +43,7 @@ def ternarize_rows(worker, workers, w, t):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     w, t : ndarray, (rows, items)
     """

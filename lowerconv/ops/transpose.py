@@ -55,7 +55,7 @@ def transpose(worker, workers, x, y, gather):
 
     Parameters
     ----------
-    team : Handle
+    team : TeamHandle
         From `threads.parallel_region`.
     x, y : ndarray
         Flat, of the same number of items.

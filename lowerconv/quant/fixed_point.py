@@ -16,7 +16,7 @@ from lowerconv.nn.module import Shape
 from lowerconv.nn.optim.optimizer import Weights
 from lowerconv.nn.step import Step, random_key
 from lowerconv.ops.fixed_point import Rounding, round_images, round_range
-from lowerconv.runtime.team import Handle
+from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.threads import run
 
 BITS = 24  # at most: float32 has all such numbers
@@ -144,24 +144,24 @@ class RoundedUpdates:
     stochastic: bool
     seed: int = 0
 
-    def round_gradients(self, team: Handle, weights: Weights, update: int) -> None:
+    def round_gradients(self, team: TeamHandle, weights: Weights, update: int) -> None:
         """Round the gradients of a range in place.
 
         Parameters
         ----------
-        team : Handle
+        team : TeamHandle
         weights : Weights
         update : int
             Its number.
         """
         self._round(team, weights.grad, weights, self.gradients, (update, 0, _GRADIENTS))
 
-    def round_weights(self, team: Handle, weights: Weights, update: int) -> None:
+    def round_weights(self, team: TeamHandle, weights: Weights, update: int) -> None:
         """Round the weights of a range in place.
 
         Parameters
         ----------
-        team : Handle
+        team : TeamHandle
         weights : Weights
         update : int
             Its number.
@@ -170,7 +170,7 @@ class RoundedUpdates:
 
     def _round(
         self,
-        team: Handle,
+        team: TeamHandle,
         values: np.ndarray,
         weights: Weights,
         form: FixedPoint,

@@ -14,7 +14,7 @@ import numpy as np
 
 from lowerconv.codegen import fork_join
 from lowerconv.copying import not_copied
-from lowerconv.runtime.team import Handle, Team, team
+from lowerconv.runtime.team import Team, TeamHandle, team
 from lowerconv.runtime.threads import get_num_threads
 from lowerconv.runtime.workspace import workspace_generation
 
@@ -85,11 +85,11 @@ class Capture:
         mine, others = self._rows[: self.count], other._rows[: other.count]
         return np.array_equal(mine[:, ::2], others[:, ::2])  # jobs in frames lie elsewhere
 
-    def fits(self, handle: Handle, first: int, last: int) -> bool:
+    def fits(self, handle: TeamHandle, first: int, last: int) -> bool:
         """Return whether a team has threads for the launches ``first .. last``."""
         return handle.threads >= int(self._rows[first:last, 2].max(initial=1))
 
-    def replay(self, handle: Handle, first: int, last: int) -> None:
+    def replay(self, handle: TeamHandle, first: int, last: int) -> None:
         """Make the launches ``first .. last`` again, on threads that `fits` has found enough."""
         at = self._rows.ctypes.data + 8 * fork_join.ROW * first
         self._replay(handle.state, at, last - first)

@@ -23,7 +23,7 @@ from numba.extending import intrinsic
 from lowerconv.codegen.compiled import Cache, callback, internal, njit
 from lowerconv.codegen.emit import I8, I32, I64, Builder, new_function
 from lowerconv.codegen.fork_join import LAUNCH_ARGUMENTS
-from lowerconv.runtime.team import Handle
+from lowerconv.runtime.team import TeamHandle
 
 
 @intrinsic
@@ -118,7 +118,7 @@ def _borrowed(context: Any, builder: Any, kind: Any, value: Any) -> Any:
 
 @intrinsic
 def _spread(typing_context, team, body, frame):
-    """Run ``body(worker, workers, *frame)`` on every thread of a team (`team.Handle`).
+    """Run ``body(worker, workers, *frame)`` on every thread of a team (`team.TeamHandle`).
 
     What each thread is given is a function that reads the frame where the caller keeps it and calls
     the body.  Bodies must not raise: no one would see the exception.
@@ -211,7 +211,7 @@ def _function(address: int, arguments: int):
     return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * arguments)(address)
 
 
-def launch(team: Handle, function: int, job: int, workers: int) -> None:
+def launch(team: TeamHandle, function: int, job: int, workers: int) -> None:
     """Run ``function(job, worker)`` for every worker, each on a thread of its own."""
     if workers > team.threads:  # they would be waited for
         raise ValueError(f"workers: got {workers}, expected at most {team.threads}, the team's")

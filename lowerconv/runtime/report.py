@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from lowerconv.machine.cache import DIRECTORY_VARIABLE, cache_directory, refusal
 from lowerconv.machine.cgroup import cpu_quota
+from lowerconv.machine.disk_cache import DIRECTORY_VARIABLE, cache_directory, refusal
 from lowerconv.machine.features import cpu_name, instruction_set, notable_features
 from lowerconv.machine.memory import memory_limit, node_memory, physical_memory
 from lowerconv.machine.mpi import describe_mpi, launched_on_host

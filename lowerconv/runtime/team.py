@@ -26,7 +26,7 @@ _I64 = ctypes.c_int64
 
 
 @not_copied("enter `parallel_region` to get one")
-class Handle(NamedTuple):
+class TeamHandle(NamedTuple):
     """A team as compiled code takes it: where to launch, on whom, and on how many threads."""
 
     launch: int
@@ -62,7 +62,7 @@ class Team:
         self.words = fork_join.new_state(MOST)
         self.state = self.words.ctypes.data
         self.launch_address = fork_join.address("launch")
-        self._handles: dict[int, Handle] = {}
+        self._handles: dict[int, TeamHandle] = {}
         self._capture_address = fork_join.address("capture")
         self.capturing = native.RLock()
         self._launch = ctypes.CFUNCTYPE(None, *[_I64] * len(fork_join.LAUNCH_ARGUMENTS))(
@@ -74,7 +74,7 @@ class Team:
         self._joining = native.allocate_lock()
         self.places: tuple[int, ...] | None = None
 
-    def handle(self, threads: int) -> Handle:
+    def handle(self, threads: int) -> TeamHandle:
         """Return the team with so many threads, the caller counted, or as many as there can be.
 
         Its `launch` is ``capture`` for the thread that holds `capturing`.
@@ -84,7 +84,7 @@ class Team:
             return known._replace(launch=self._capture_address)
         return known
 
-    def _start_all(self, threads: int) -> Handle:
+    def _start_all(self, threads: int) -> TeamHandle:
         """Start threads until there are so many, as far as the system starts them."""
         self.refusal = None
         try:
@@ -92,7 +92,8 @@ class Team:
                 self._start(len(self.started) + 1)
         except (RuntimeError, MemoryError) as error:
             self.refusal, threads = error, len(self.started) + 1
-        return self._handles.setdefault(threads, Handle(self.launch_address, self.state, threads))
+        handle = TeamHandle(self.launch_address, self.state, threads)
+        return self._handles.setdefault(threads, handle)
 
     def _start(self, number: int) -> None:
         """Start one more thread; another one follows where that is interrupted."""
@@ -127,7 +128,7 @@ _team: Team | None = None
 _alone: Team | None = None
 
 
-def alone() -> Handle:
+def alone() -> TeamHandle:
     """Return a team without threads and with a state of its own: for the communication thread.
 
     One thread at a time may use it.

@@ -20,7 +20,7 @@ from lowerconv.machine.topology import usable_threads
 from lowerconv.machine.variables import MOST, requested
 from lowerconv.runtime.affinity import bind
 from lowerconv.runtime.native import RLock, warn_refused
-from lowerconv.runtime.team import PATIENCE, Handle, end, limit, most, team
+from lowerconv.runtime.team import PATIENCE, TeamHandle, end, limit, most, team
 
 LONGEST = 60.0  # seconds that a thread that forks waits for a convolution
 
@@ -245,7 +245,7 @@ class parallel_region:
         self.pairs = pairs
         self._lock = _lock
 
-    def __enter__(self) -> Handle:
+    def __enter__(self) -> TeamHandle:
         if self._lock.mine() and not _ended:  # in a signal's handler, or a finalizer
             raise RuntimeError("a thread that is inside a convolution cannot begin another one")
         try:

@@ -14,8 +14,8 @@ import pytest
 
 import lowerconv
 from lowerconv.codegen import compiled
-from lowerconv.machine import cache
-from lowerconv.machine.cache import cache_directory
+from lowerconv.machine import disk_cache
+from lowerconv.machine.disk_cache import cache_directory
 from tests.codegen.loops import LOOPS, XS, Loops, kept, refuse
 
 from ..machine.processes import run_together
@@ -27,8 +27,8 @@ def fresh(monkeypatch, tmp_path):
     """Give each test a directory of its own, and a process that has not warned yet."""
     monkeypatch.setenv("LOWERCONV_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(compiled._CONFIG, "CACHE_DIR", "")
-    monkeypatch.setattr(cache, "_told_unwritable", False)
-    monkeypatch.setattr(cache, "_told_damaged", False)
+    monkeypatch.setattr(disk_cache, "_told_unwritable", False)
+    monkeypatch.setattr(disk_cache, "_told_damaged", False)
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from lowerconv.codegen import jit
 from lowerconv.codegen.emit import Emitter
 from lowerconv.codegen.isa import ISAS, host_isa
 from lowerconv.codegen.microkernel import Microkernel
-from lowerconv.machine import cache
-from lowerconv.machine.cache import cache_directory
+from lowerconv.machine import disk_cache
+from lowerconv.machine.disk_cache import cache_directory
 
 from ..machine.processes import run_together
 
@@ -27,8 +27,8 @@ from ..machine.processes import run_together
 def fresh(monkeypatch, tmp_path):
     """Give each test a directory of its own, and a process that has not warned yet."""
     monkeypatch.setenv("LOWERCONV_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "_told_unwritable", False)
-    monkeypatch.setattr(cache, "_told_damaged", False)
+    monkeypatch.setattr(disk_cache, "_told_unwritable", False)
+    monkeypatch.setattr(disk_cache, "_told_damaged", False)
 
 
 def forget():

@@ -13,7 +13,7 @@ from lowerconv.codegen.depthwise import PlaneKernel
 from lowerconv.codegen.depthwise_small import SmallPlaneKernel
 from lowerconv.codegen.isa import host_isa
 from lowerconv.codegen.microkernel import Microkernel
-from lowerconv.machine.cache import cache_directory
+from lowerconv.machine.disk_cache import cache_directory
 
 PACKAGE = Path(lowerconv.__file__).parent
 ISA, DTYPE = host_isa(), np.dtype("float32")

@@ -10,7 +10,7 @@ from lowerconv.conv.blas.blocking import (
     input_grad_blocking,
     weight_grad_blocking,
 )
-from lowerconv.conv.caches import PANEL_MAX, panel_bytes
+from lowerconv.conv.block_budget import QUARTER_MAX, quarter_of_l2
 from lowerconv.conv.problem import conv_problem
 
 CHOICES = {
@@ -40,7 +40,7 @@ def test_blocks_fit_their_panels(op):
         b = CHOICES[op](p)
         assert min(b) >= 1
         if op != "input_grad" or b.NC > 1:  # one tap of one channel at least
-            assert b.KC * b.NC * p.dtype.itemsize <= PANEL_MAX
+            assert b.KC * b.NC * p.dtype.itemsize <= QUARTER_MAX
         if op == "input_grad":
             assert b.KC % (p.R * p.S) == 0  # whole channels
             assert max(p.N, 1) * 2 >= b.MC
@@ -57,6 +57,6 @@ def test_workspace_does_not_grow_with_the_batch(op, batch):
 
 
 def test_a_panel_is_a_quarter_of_l2_or_less():
-    size = panel_bytes()
+    size = quarter_of_l2()
     assert size >= 1024
-    assert size <= PANEL_MAX
+    assert size <= QUARTER_MAX

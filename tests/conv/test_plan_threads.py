@@ -158,7 +158,7 @@ def test_a_plan_holds_filters(algorithm, constant, op):
         w, bias = rng.standard_normal(W, np.float32), rng.standard_normal(5, np.float32)
         more = (bias,) if op == "forward" else ()
         expected = made[1](x, w, *more)
-        made[0].hold(w)
+        made[0].prepack(w)
         w[...] = np.nan
         del w
         for given in (x, np.repeat(x, 2, -1)[..., ::2]):
@@ -185,13 +185,13 @@ def test_plans_hold_the_same_filters_once(groups, algorithm, op):
             shape = problem.x_shape if op == "forward" else problem.y_shape
             x = rng.standard_normal(shape, np.float32)
             made.append(lc.ConvPlan(problem, op, options))
-            made[-1].hold(w, shared, "w")
+            made[-1].prepack(w, shared, "w")
             assert np.array_equal(
                 made[-1](x, *bias), lc.ConvPlan(problem, op, options)(x, w, *bias)
             )
         assert made[0]._held[0] is made[1]._held[0]
         twin = lc.ConvPlan(problem, op, options)
-        twin.hold(other, shared, "other")
+        twin.prepack(other, shared, "other")
         assert np.array_equal(twin(x, *bias), lc.ConvPlan(problem, op, options)(x, other, *bias))
         del made, twin
         gc.collect()
@@ -201,11 +201,11 @@ def test_plans_hold_the_same_filters_once(groups, algorithm, op):
 def test_what_a_plan_cannot_hold_is_refused():
     plan = lc.plan_conv2d(X, W, padding=1)
     with pytest.raises(ValueError, match=r"^w: got shape"):
-        plan.hold(np.ones((5, 4, 3, 2), np.float32))
+        plan.prepack(np.ones((5, 4, 3, 2), np.float32))
     with pytest.raises(TypeError, match=r"^w: got dtype float64"):
-        plan.hold(np.ones(W))
+        plan.prepack(np.ones(W))
     with pytest.raises(ValueError, match=r"^op: got 'weight_grad'"):
-        lc.plan_conv2d(X, W, padding=1, op="weight_grad").hold(np.ones(W, np.float32))
+        lc.plan_conv2d(X, W, padding=1, op="weight_grad").prepack(np.ones(W, np.float32))
     empty = lc.plan_conv2d((0, *X[1:]), W, padding=1)
-    empty.hold(np.ones(W, np.float32))
+    empty.prepack(np.ones(W, np.float32))
     assert empty(np.ones((0, *X[1:]), np.float32)).shape == (0, *Y[1:])

@@ -75,7 +75,7 @@ def test_a_choice_that_no_longer_exists_is_ignored(choice):
 
 def test_damaged_wisdom_is_ignored_with_a_warning(monkeypatch):
     lc.plan_conv2d(X, W, tune=True)
-    monkeypatch.setattr("lowerconv.machine.cache._told_damaged", False)
+    monkeypatch.setattr("lowerconv.machine.disk_cache._told_damaged", False)
     (path,) = wisdom_path().iterdir()
     path.write_text("nonsense\n")
     with pytest.warns(RuntimeWarning, match="wisdom"):

@@ -11,7 +11,7 @@ import pytest
 from lowerconv.codegen.isa import ISAS
 from lowerconv.conv import wisdom
 from lowerconv.conv.wisdom import check_writable, forget, recall, remember, wisdom_path
-from lowerconv.machine import cache
+from lowerconv.machine import disk_cache
 
 from ..machine.processes import run_together
 
@@ -27,8 +27,8 @@ CHOICES = {
 def fresh(monkeypatch, tmp_path):
     """Give each test a directory of its own, and a process that has told nothing."""
     monkeypatch.setenv("LOWERCONV_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "_told_unwritable", False)
-    monkeypatch.setattr(cache, "_told_damaged", False)
+    monkeypatch.setattr(disk_cache, "_told_unwritable", False)
+    monkeypatch.setattr(disk_cache, "_told_damaged", False)
     monkeypatch.setattr(wisdom, "_unwritten", {})
     wisdom._machine.cache_clear()
     yield
@@ -45,7 +45,7 @@ def files() -> dict[str, Path]:
 
 def recalled() -> dict:
     """Return what is recalled of CHOICES, told of damage as if for the first time."""
-    cache._told_damaged = False
+    disk_cache._told_damaged = False
     return {key: found for key in CHOICES if (found := recall(key)) is not None}
 
 
@@ -57,7 +57,7 @@ class TestRoundTrip:
     def test_a_file_for_each(self, files):
         assert set(wisdom_path().iterdir()) == set(files.values())
         for key, path in files.items():
-            assert json.loads(cache.read_checked(path)) == {"key": key, "choice": CHOICES[key]}
+            assert json.loads(disk_cache.read_checked(path)) == {"key": key, "choice": CHOICES[key]}
 
     def test_nothing_is_made_by_asking(self):
         assert recall("a") is None
@@ -125,7 +125,7 @@ CONTENTS = {
     "empty": b"",
     "no_json": b"nonsense",
     "without_check": json.dumps(RECORD).encode(),
-    "wrong_check": cache.MAGIC + bytes(32) + json.dumps(RECORD).encode(),
+    "wrong_check": disk_cache.MAGIC + bytes(32) + json.dumps(RECORD).encode(),
     "zeros": bytes(4096),
     "no_unicode": b'"\xff\xfe\xfd"',
 }
@@ -174,7 +174,7 @@ class TestDamage:
 
     @pytest.mark.parametrize("content", WHOLE_BUT_FOREIGN.values(), ids=WHOLE_BUT_FOREIGN)
     def test_checked_but_no_choice(self, files, content):
-        cache.store_checked(files["forward a"], content)
+        disk_cache.store_checked(files["forward a"], content)
         with pytest.warns(RuntimeWarning, match="holds something else; it is ignored"):
             assert recalled() == OTHERS_ARE_WHOLE
 
@@ -261,7 +261,8 @@ class TestUnwritable:
             with pytest.warns(RuntimeWarning, match="No space left on device"):
                 remember("forward a", {"new": 1})
         assert recall("forward a") == {"new": 1}
-        assert json.loads(cache.read_checked(files["forward a"]))["choice"] == CHOICES["forward a"]
+        record = json.loads(disk_cache.read_checked(files["forward a"]))
+        assert record["choice"] == CHOICES["forward a"]
         remember("forward a", {"new": 2})  # there is space again
         assert recall("forward a") == {"new": 2}
         assert set(wisdom_path().iterdir()) == set(files.values())

@@ -7,7 +7,7 @@ import sys
 PRELUDE = """
 import sys
 from lowerconv.conv import wisdom
-from lowerconv.machine import cache
+from lowerconv.machine import disk_cache
 print("ready", flush=True)
 number = int(sys.stdin.readline())
 """

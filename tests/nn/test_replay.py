@@ -71,7 +71,7 @@ def test_random_networks(seed, parts, monkeypatch):
     xs = images(5, (2, 3, 5, 6), np.float64)
     found = [infer(x) for x in xs]
     assert parts
-    monkeypatch.setattr(replay, "_only_launches", lambda layer, frame: False)
+    monkeypatch.setattr(replay, "_is_capturable", lambda layer, frame: False)
     count, infer = len(parts), network.compile((2, 3, 5, 6))
     for x, result in zip(xs, found, strict=True):
         np.testing.assert_array_equal(infer(x), result)
@@ -140,7 +140,7 @@ class Foreign(nn.Layer):
     def result_shape(self, *shapes):
         return shapes[0]
 
-    def launches(self, frame):
+    def is_capturable(self, frame):
         return True
 
     def compute(self, frame, step):

@@ -101,7 +101,7 @@ def test_filters_that_are_held(room, algorithm):
     plan = lc.plan_conv2d(x.shape, w.shape, algorithm=algorithm, constant_weights=True)
     room(2)
     with pytest.warns(RuntimeWarning, match=REFUSED):
-        plan.hold(w)
+        plan.prepack(w)
     assert plan.threads == 3
     np.testing.assert_allclose(plan(x), expected, rtol=1e-3, atol=1e-3)
     teams.end()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from lowerconv.conv import costs
-from lowerconv.conv.caches import panel_bytes
+from lowerconv.conv.block_budget import quarter_of_l2
 from lowerconv.conv.problem import ConvProblem
 from lowerconv.ops.blas import has_small_kernels
 
@@ -66,7 +66,7 @@ def _whole_groups(extent: int, group: int) -> int:
 
 def forward_blocking(problem: ConvProblem) -> Blocking:
     """Blocks of ``y = w . col(x)``: tasks are MC filters x NC pixels, summed over panels of KC."""
-    items = panel_bytes() // problem.dtype.itemsize
+    items = quarter_of_l2() // problem.dtype.itemsize
     m, n, k = problem.gemm_shape("forward")
     KC = _cuts(k, min(KC_MAX, items // 16))[0]
     panels = -(-k // KC)
@@ -104,7 +104,7 @@ def weight_grad_blocking(problem: ConvProblem) -> Blocking:
     Where the filters are small there are few such tasks: then the sum over pixels is cut into
     `splits` parts with results of their own, which are added in a fixed order at the end.
     """
-    items = panel_bytes() // problem.dtype.itemsize
+    items = quarter_of_l2() // problem.dtype.itemsize
     m, k, n = problem.gemm_shape("weight_grad")
     dw_bytes = problem.K * k * problem.dtype.itemsize
     lower = _lower_cost(problem)
@@ -138,7 +138,7 @@ def input_grad_blocking(problem: ConvProblem) -> Blocking:
     pixels are multiplied one after the other; a tile of several images takes its rows of dy
     through a gathered copy.
     """
-    items = panel_bytes() // problem.dtype.itemsize
+    items = quarter_of_l2() // problem.dtype.itemsize
     taps = problem.R * problem.S
     channels = problem.C // problem.groups
     filters = problem.K // problem.groups

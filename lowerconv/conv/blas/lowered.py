@@ -20,7 +20,7 @@ from lowerconv.ops.blas import GEMM_LIMIT
 from lowerconv.ops.few_rows import FEW, few_rows
 from lowerconv.ops.matmul import multiply
 from lowerconv.runtime.launch import parallel
-from lowerconv.runtime.team import Handle
+from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.workspace import Scratch, carved_items
 
 PIXELS_PER_PIECE = 4096  # of one row of the lowered matrix: a few pages, copied at a stretch
@@ -39,7 +39,7 @@ def _lower_all(worker, workers, x, geometry, col):
 
 
 @parallel
-def _raise_all(worker, workers, col, geometry, dx):
+def _col2im_all(worker, workers, col, geometry, dx):
     N, C = dx.shape[:2]
     taps = geometry.R * geometry.S
     pixels = geometry.P * geometry.Q
@@ -81,7 +81,7 @@ class _Lowered(Executable):
         self.matrix_shape = (problem.K, pixels if problem.N > 1 else 0)
         self.workspace_items = carved_items(problem.dtype, self.col_shape, self.matrix_shape)
 
-    def _as_matrix(self, team: Handle, y: Array, matrix: Array) -> Array:
+    def _as_matrix(self, team: TeamHandle, y: Array, matrix: Array) -> Array:
         """Return `y` in matrix order, (K, pixels of the batch)."""
         N, K = y.shape[:2]
         if N == 1:
@@ -98,7 +98,7 @@ class LoweredForward(_Lowered):
     """im2col of the whole layer, and one GEMM for each group."""
 
     def run(
-        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+        self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Compute y."""
         N, K = out.shape[:2]
@@ -113,7 +113,7 @@ class LoweredForward(_Lowered):
 class WholeImages(Executable):
     """A forward pass whose filters are as large as the image: images are rows of the product."""
 
-    launches = True
+    is_capturable = True
 
     def __init__(self, problem: ConvProblem, options: Options) -> None:
         super().__init__(options.threads)
@@ -127,7 +127,7 @@ class WholeImages(Executable):
         return whole and not any(map(sum, p.padding)) and p.N <= FEW
 
     def run(
-        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+        self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Compute y."""
         N, K = out.shape[:2]
@@ -142,20 +142,20 @@ class LoweredInputGrad(_Lowered):
     """One GEMM for each group, and col2im of the whole layer."""
 
     def run(
-        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+        self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Compute dx."""
         col, matrix = workspace.carve(self.col_shape, self.matrix_shape)
         dy, groups = self._as_matrix(team, a, matrix), self.problem.groups
         multiply(team, b.reshape(len(b), -1), dy, col, trans_a=True, groups=groups)
-        _raise_all(team, col, self.problem.geometry, out)
+        _col2im_all(team, col, self.problem.geometry, out)
 
 
 class LoweredWeightGrad(_Lowered):
     """im2col of the whole layer, and one GEMM for each group."""
 
     def run(
-        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+        self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Compute dw."""
         col, matrix = workspace.carve(self.col_shape, self.matrix_shape)

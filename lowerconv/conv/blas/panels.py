@@ -205,7 +205,7 @@ def input_grad_multiply(step, a, address, panel, gathered):
 
 
 @njit(cache=True, nogil=True)
-def input_grad_raise(step, a, panel):
+def input_grad_col2im(step, a, panel):
     """Add a panel to the image."""
     s = _input_grad_step(step, a)
     C = a.dx.shape[1] // a.groups

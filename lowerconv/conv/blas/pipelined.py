@@ -42,8 +42,8 @@ from lowerconv.conv.blas.panels import (
     add_splits,
     forward_lower,
     forward_multiply,
+    input_grad_col2im,
     input_grad_multiply,
-    input_grad_raise,
     input_grad_steps,
     weight_grad_lower,
     weight_grad_multiply,
@@ -67,7 +67,7 @@ from lowerconv.copying import not_copied
 from lowerconv.ops.blas import GEMM_LIMIT, blas, hold, release
 from lowerconv.runtime.affinity import cores, siblings
 from lowerconv.runtime.launch import spread
-from lowerconv.runtime.team import Handle, most
+from lowerconv.runtime.team import TeamHandle, most
 from lowerconv.runtime.workspace import Scratch, carved_items
 
 # A worker learns from the lanes on which core's share it works, and which stages are its own.
@@ -108,7 +108,7 @@ def _input_grad_share(worker, workers, lanes, gemm, a, panels, gathered):
         if stage == FIRST:
             input_grad_multiply(step, a, gemm, panel, gathered[core])
         else:
-            input_grad_raise(step, a, panel)
+            input_grad_col2im(step, a, panel)
         leave(lanes, worker, stage)
 
 
@@ -217,7 +217,7 @@ class PipelinedForward(Pipelined):
     """Panels of the lowered image are lowered, then multiplied by the filters."""
 
     def run(
-        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+        self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Compute y."""
         N, K = out.shape[:2]
@@ -240,7 +240,7 @@ class PipelinedInputGrad(Pipelined):
     """Panels of the lowered gradient are multiplied, then added to dx."""
 
     def run(
-        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+        self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Compute dx."""
         N, K = a.shape[:2]
@@ -261,7 +261,7 @@ class PipelinedWeightGrad(Pipelined):
     """Panels of the lowered image are lowered, then multiplied by dy."""
 
     def run(
-        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+        self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Compute dw."""
         N, K = a.shape[:2]

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lowerconv.codegen.compiled import njit
-from lowerconv.codegen.fork_join import FIRST_LINE, LINE, address, new_state
+from lowerconv.codegen.fork_join import FIRST_SLOT, SLOT_WORDS, address, new_state
 from lowerconv.codegen.ranges import share
 from lowerconv.codegen.signatures import Meet, Post
 from lowerconv.copying import not_copied
@@ -90,7 +90,7 @@ def _lanes(cores, stages, slots: int) -> Lanes:
 
 def start_over(lanes: Lanes) -> None:
     """Set what pairs have counted back to 0, before a launch."""
-    lanes.state[FIRST_LINE * LINE :] = 0
+    lanes.state[FIRST_SLOT * SLOT_WORDS :] = 0
 
 
 @njit(cache=True, nogil=True)
@@ -112,8 +112,8 @@ def turns(lanes, worker, steps):
 @njit(cache=True, nogil=True)
 def _counters(lanes, worker):
     """Return where a pair counts the slots it has filled, and those it has emptied."""
-    filled = lanes.state.ctypes.data + 8 * LINE * (FIRST_LINE + 2 * lanes.cores[worker])
-    return np.int64(filled), np.int64(filled + 8 * LINE)
+    filled = lanes.state.ctypes.data + 8 * SLOT_WORDS * (FIRST_SLOT + 2 * lanes.cores[worker])
+    return np.int64(filled), np.int64(filled + 8 * SLOT_WORDS)
 
 
 @njit(cache=True, nogil=True)

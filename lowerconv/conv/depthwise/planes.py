@@ -11,26 +11,26 @@ from lowerconv.codegen.depthwise_small import SmallPlaneKernel
 from lowerconv.codegen.epilogue import Function
 from lowerconv.codegen.isa import LINE
 from lowerconv.codegen.packing import pad_address, sum_lanes_address
-from lowerconv.conv.depthwise import nest
+from lowerconv.conv.depthwise import macrokernel
 from lowerconv.conv.depthwise.schedule import PlaneSchedule
-from lowerconv.conv.executable import Array, Options, Recorded
+from lowerconv.conv.executable import Array, Options, RecordExecutable
 from lowerconv.conv.phases import Phase
 from lowerconv.conv.window import balanced
 from lowerconv.runtime.launch import bind_operands, launch
 from lowerconv.runtime.records import fill
-from lowerconv.runtime.team import Handle
+from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.workspace import Scratch, scratch_stride
 
 Taps = tuple[tuple[int, int, int], ...]
 
 
-class Planes(Recorded):
+class Planes(RecordExecutable):
     """A pass plane by plane.
 
     Attributes
     ----------
     schedule : PlaneSchedule
-    job : ndarray of `nest.PLANE_JOB`
+    job : ndarray of `macrokernel.PLANE_JOB`
         A record for each phase; for a weight gradient, for each group of taps.
     """
 
@@ -44,8 +44,9 @@ class Planes(Recorded):
             for most in (s.taps_at_once if s.gradient else max(1, len(phase.taps)),)
             for first in range(0, max(1, len(phase.taps)), most)
         ]
-        super().__init__(schedule, options, np.zeros(len(phases), nest.PLANE_JOB))
-        self._loops = nest.weight_grad_address() if s.gradient else nest.planes_address()
+        super().__init__(schedule, options, np.zeros(len(phases), macrokernel.PLANE_JOB))
+        weights, planes = macrokernel.weight_grad_address, macrokernel.planes_address
+        self._loops = weights() if s.gradient else planes()
         zeros = np.zeros(s.VL, s.conv.dtype)
         self.arrays.append(zeros)
         workers = _workers(s, zeros, len(phases), options.add)
@@ -53,12 +54,14 @@ class Planes(Recorded):
         for number, (phase, taps, first) in enumerate(phases):
             kernel = _kernel(s, phase, taps, self.function)
             self.kernels.append(kernel)
-            own = nest.PlanePhase(phase.P, phase.out_offset, phase.out_row, kernel.address(), first)
+            own = macrokernel.PlanePhase(
+                phase.P, phase.out_offset, phase.out_row, kernel.address(), first
+            )
             fill(self.job[number : number + 1], own)
         self.workspace_items = s.workers * workers.scratch_bytes // s.conv.dtype.itemsize
 
     def run(
-        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+        self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Compute a pass; of a weight gradient `a` is dy, and `b` is x."""
         source, filters = (b, a) if self.schedule.gradient else (a, b)
@@ -117,7 +120,7 @@ def _parts(s: PlaneSchedule) -> tuple[object, ...]:
     """Return the parts of the record that follow from the schedule alone."""
     conv = s.conv
     return (
-        nest.PlaneProblem(
+        macrokernel.PlaneProblem(
             images=conv.images,
             groups=conv.groups,
             C=conv.C,
@@ -130,7 +133,7 @@ def _parts(s: PlaneSchedule) -> tuple[object, ...]:
             out_plane=conv.out_plane,
             itemsize=conv.dtype.itemsize,
         ),
-        nest.PlaneBlocks(
+        macrokernel.PlaneBlocks(
             band=s.band,
             pieces=s.pieces,
             together=s.together,
@@ -145,13 +148,13 @@ def _parts(s: PlaneSchedule) -> tuple[object, ...]:
     )
 
 
-def _workers(s: PlaneSchedule, zeros: Array, phases: int, add: bool) -> nest.PlaneWorkers:
+def _workers(s: PlaneSchedule, zeros: Array, phases: int, add: bool) -> macrokernel.PlaneWorkers:
     """Return the emitted functions, and what each worker has of the scratch."""
     conv = s.conv
     sums_at = s.together * conv.C * s.slot
     sums = conv.C * conv.K * conv.taps * s.VL if s.gradient else 0
     own = sums_at + ceil(s.together * sums * conv.dtype.itemsize / LINE) * LINE
-    return nest.PlaneWorkers(
+    return macrokernel.PlaneWorkers(
         pad=pad_address(s.isa, conv.dtype, s.window.split),
         sum_lanes=sum_lanes_address(s.isa, conv.dtype),
         zeros=zeros.ctypes.data,

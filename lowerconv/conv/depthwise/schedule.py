@@ -13,9 +13,9 @@ from lowerconv.codegen.depthwise_small import PRODUCTS_MAX
 from lowerconv.codegen.isa import LINE, Isa
 from lowerconv.codegen.packing import slack
 from lowerconv.conv import costs
+from lowerconv.conv.base_schedule import BaseSchedule
 from lowerconv.conv.phases import Convolution
 from lowerconv.conv.problem import ConvProblem, Op
-from lowerconv.conv.setting import Setting
 from lowerconv.conv.tiling import SPLIT_MAX
 from lowerconv.conv.window import Window, balanced, window
 
@@ -26,7 +26,7 @@ BAND_BYTES = 128 * 1024  # of a padded band of one plane
 
 
 @dataclass(frozen=True)
-class PlaneSchedule(Setting):
+class PlaneSchedule(BaseSchedule):
     """All decisions for a convolution plane by plane, or its weight gradient.
 
     Attributes

@@ -16,22 +16,22 @@ from lowerconv.codegen.packing import (
     transpose_taps_address,
 )
 from lowerconv.conv import records
-from lowerconv.conv.executable import Array, Options, Recorded
-from lowerconv.conv.kept import Kept
+from lowerconv.conv.executable import Array, Options, RecordExecutable
 from lowerconv.conv.macrokernel import macrokernel_address, pack_address
+from lowerconv.conv.packed_from import PackedFrom
 from lowerconv.conv.partition import part_table
 from lowerconv.conv.schedule import Schedule
 from lowerconv.conv.tiling import live_taps
 from lowerconv.runtime.launch import bind_operands, launch
 from lowerconv.runtime.records import fill
-from lowerconv.runtime.team import Handle
+from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.workspace import Scratch, scratch_stride
 
-PAGE = 4096  # items: copies of packed filters lie on pages of their own
+COPY_ALIGN_ITEMS = 4096  # items: copies of packed filters lie on pages of their own
 STREAM = 32  # steps that packed filters are prefetched ahead: a page of 4 KiB
 
 
-class Forward(Recorded):
+class Forward(RecordExecutable):
     """A convolution by panels.
 
     Attributes
@@ -50,7 +50,7 @@ class Forward(Recorded):
         super().__init__(schedule, options, np.zeros(phases, records.FORWARD_JOB))
         keeps = schedule.constant and not schedule.tiling.in_place
         self.packed = _room_for_panels(schedule) if keeps else None
-        self._packed_from = Kept()
+        self._packed_from = PackedFrom()
         workers = self._workers()
         fill(self.job, *_parts(schedule, options.add), self._epilogue(options), workers)
         for number in range(phases):
@@ -60,14 +60,14 @@ class Forward(Recorded):
         self.loops = macrokernel_address()
 
     def run(
-        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+        self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Convolve the source `a` with the filters `b`."""
         filters = b if self.packed is None else self._pack(team, b)
         bind_operands(self.words, a, filters, bias, out, workspace.address)
         launch(team, self.loops, self.address, self.schedule.workers)
 
-    def _pack(self, team: Handle, filters: Array) -> Array:
+    def _pack(self, team: TeamHandle, filters: Array) -> Array:
         """Return the packed filters, packed now where these are not those of the last call."""
         assert self.packed is not None
         if filters is not self.packed and not self._packed_from.has(filters):
@@ -81,7 +81,7 @@ class Forward(Recorded):
             self._packed_from.take(filters)
         return self.packed
 
-    def hold(self, team: Handle, w: Array, workspace: Scratch) -> Array:
+    def prepack(self, team: TeamHandle, w: Array, workspace: Scratch) -> Array:
         """Return the packed filters, where they are kept so."""
         if self.packed is None:
             return w
@@ -89,7 +89,7 @@ class Forward(Recorded):
         self._packed_from.forget()
         return kept
 
-    def layout(self) -> Hashable:
+    def packed_key(self) -> Hashable:
         """Return all that the packed filters depend on beside the filters."""
         if self.packed is None:
             return None
@@ -97,7 +97,7 @@ class Forward(Recorded):
         nodes = tuple(sorted(set(s.nodes[: s.workers])))
         return "panels", s.NR, conv.K, conv.C, conv.taps, conv.groups, conv.transposed, nodes
 
-    def adopt(self, kept: Array) -> None:
+    def use_packed(self, kept: Array) -> None:
         """Keep what another one has packed."""
         self.packed = kept
         self.job["filters_from"] = records.PACKED
@@ -242,7 +242,7 @@ def _parts(s: Schedule, add: bool) -> tuple[object, ...]:
 def _copy_items(s: Schedule) -> int:
     """Return the items of a copy of all packed filters."""
     items = s.conv.groups * s.panels * s.NR * s.conv.C * s.conv.taps
-    return -(-(items + slack(s.isa, s.conv.dtype)) // PAGE) * PAGE
+    return -(-(items + slack(s.isa, s.conv.dtype)) // COPY_ALIGN_ITEMS) * COPY_ALIGN_ITEMS
 
 
 def _room_for_panels(s: Schedule) -> np.ndarray:

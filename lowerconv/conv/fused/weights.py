@@ -10,19 +10,19 @@ import numpy as np
 from lowerconv.codegen.microkernel import Microkernel
 from lowerconv.codegen.packing import pad_address, prefetch_address, transpose_address
 from lowerconv.conv import macrokernel_weights as nest
-from lowerconv.conv.executable import Array, Options, Recorded
+from lowerconv.conv.executable import Array, Options, RecordExecutable
 from lowerconv.conv.schedule import OFFSET_MAX
 from lowerconv.conv.schedule_weights import WeightSchedule
 from lowerconv.runtime.launch import bind_operands, launch
 from lowerconv.runtime.records import fill
-from lowerconv.runtime.team import Handle
+from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.workspace import Scratch, scratch_stride
 
 ROWS_MOST = 64  # of a tile of any instruction set
 LAYOUTS = 8  # of images, whose tables are kept
 
 
-class WeightGrad(Recorded):
+class WeightGrad(RecordExecutable):
     """A weight gradient by tiles of taps.
 
     Attributes
@@ -49,7 +49,7 @@ class WeightGrad(Recorded):
         self.workspace_items = (own + _partial_bytes(s)) // s.conv.dtype.itemsize
 
     def run(
-        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+        self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Sum the products of `a`, dy, and `b`, x, over the pixels."""
         # `filters` are what fills the vectors, `source` what is broadcast.

@@ -13,29 +13,29 @@ from lowerconv.codegen.packing import transpose_address, transpose_taps_address
 from lowerconv.codegen.transforms import (
     ALPHA,
     POINTS_2D,
-    M,
+    TILE,
     planes_to_vectors_address,
     transform_filters_address,
     transform_source_address,
     transform_target_address,
     vectors_to_planes_address,
 )
-from lowerconv.conv.executable import Array, Options, Recorded
-from lowerconv.conv.kept import Kept
+from lowerconv.conv.executable import Array, Options, RecordExecutable
+from lowerconv.conv.packed_from import PackedFrom
 from lowerconv.conv.partition import part_table
 from lowerconv.conv.records import PACKED_FROM_FORWARD, PACKED_FROM_TRANSPOSED
 from lowerconv.conv.winograd import records
-from lowerconv.conv.winograd.nest import CHUNK, TAPS, prepare_address, winograd_address
+from lowerconv.conv.winograd.macrokernel import CHUNK, TAPS, prepare_address, winograd_address
 from lowerconv.conv.winograd.schedule import TileSchedule, odd_lines
 from lowerconv.runtime.launch import bind_operands, launch
 from lowerconv.runtime.records import fill
-from lowerconv.runtime.team import Handle
+from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.workspace import Scratch, scratch_stride
 
 STREAM = 32  # steps that transformed filters are prefetched ahead
 
 
-class WinogradForward(Recorded):
+class WinogradForward(RecordExecutable):
     """A convolution by tiles.
 
     Attributes
@@ -91,10 +91,10 @@ class WinogradForward(Recorded):
             ),
         )
         self.workspace_items = (s.workers * scratch_bytes + shared_bytes) // item
-        self._packed_from = Kept()
+        self._packed_from = PackedFrom()
 
     def run(
-        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+        self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Convolve the source `a` with the filters `b`."""
         s = self.schedule
@@ -108,7 +108,7 @@ class WinogradForward(Recorded):
             self._packed_from.take(b)
         launch(team, winograd_address(), self.address, s.workers)
 
-    def hold(self, team: Handle, w: Array, workspace: Scratch) -> Array:
+    def prepack(self, team: TeamHandle, w: Array, workspace: Scratch) -> Array:
         """Return the transformed filters, where they are kept so."""
         kept = self.packed
         if kept is None:
@@ -117,14 +117,14 @@ class WinogradForward(Recorded):
         launch(team, prepare_address(), self.address, self.schedule.workers)
         return kept
 
-    def layout(self) -> Hashable:
+    def packed_key(self) -> Hashable:
         """Return all that the transformed filters depend on beside the filters."""
         if self.packed is None:
             return None
         s, conv = self.schedule, self.schedule.conv
         return "transformed", s.NR, conv.K, conv.C, conv.groups, conv.transposed
 
-    def adopt(self, kept: Array) -> None:
+    def use_packed(self, kept: Array) -> None:
         """Keep what another one has transformed."""
         self.packed = kept
         self.job["kept"] = kept.ctypes.data
@@ -164,7 +164,7 @@ class WinogradForward(Recorded):
         s, piece = self.schedule, self.schedule.piece
         return {
             "instructions": s.isa.name,
-            "transform": f"{M} x {M} pixels of 3 x 3 taps, {POINTS_2D} products",
+            "transform": f"{TILE} x {TILE} pixels of 3 x 3 taps, {POINTS_2D} products",
             "microkernel": f"{s.MR} tiles x {s.NR} filters",
             "tiles": f"{s.down} x {s.across} of an image, pieces of {piece.together} images x"
             f" {piece.band} x {piece.segment}",
@@ -179,8 +179,8 @@ def _band(s: TileSchedule) -> tuple[records.Band, np.ndarray]:
     conv, piece = s.conv, s.piece
     top, _, first_column, _ = conv.reach
     left, skip = max(0, -first_column), max(0, first_column)
-    band_rows = M * piece.band + ALPHA - M
-    pitch = M * piece.segment + ALPHA - M
+    band_rows = TILE * piece.band + ALPHA - TILE
+    pitch = TILE * piece.segment + ALPHA - TILE
     places = np.arange(pitch)
     if piece.segment == s.across:
         pitch = max(left + conv.W, skip + pitch)
@@ -202,7 +202,7 @@ def _places(
     s: TileSchedule, band: records.Band, transformed: records.Transformed
 ) -> tuple[dict[str, int], int]:
     """Return where the parts of a worker's scratch begin, and how many bytes they have."""
-    width = min(s.Q, M * s.piece.segment)
+    width = min(s.Q, TILE * s.piece.segment)
     own, at = 0, {}
     for name, items in (
         ("V_at", POINTS_2D * transformed.step_V),
@@ -210,7 +210,7 @@ def _places(
         ("U_at", 0 if s.shares else POINTS_2D * transformed.step_U),
         ("taps_at", TAPS * CHUNK * s.NR),
         ("band_at", band.band_rows * band.pitch * s.VL),
-        ("strip_at", (M * s.piece.band * width + M) * s.VL),
+        ("strip_at", (TILE * s.piece.band * width + TILE) * s.VL),
         ("sums_at", s.NR),
     ):
         at[name] = own

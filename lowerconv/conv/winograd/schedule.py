@@ -12,13 +12,13 @@ from math import ceil
 
 from lowerconv.codegen.isa import LINE, Isa
 from lowerconv.codegen.microkernel import rows_max
-from lowerconv.codegen.transforms import ALPHA, POINTS_2D, M
+from lowerconv.codegen.transforms import ALPHA, POINTS_2D, TILE
 from lowerconv.conv import costs
-from lowerconv.conv.caches import panel_bytes
+from lowerconv.conv.base_schedule import BaseSchedule
+from lowerconv.conv.block_budget import quarter_of_l2
 from lowerconv.conv.costs import step_time
 from lowerconv.conv.partition import Part, best
-from lowerconv.conv.phases import KEPT, Convolution
-from lowerconv.conv.setting import Setting
+from lowerconv.conv.phases import CACHE_SIZE, Convolution
 from lowerconv.conv.window import balanced
 
 TILES = 48  #      of a piece at most
@@ -53,7 +53,7 @@ def _pieces(images: int, down: int, across: int) -> Iterator[Piece]:
 
 
 @dataclass(frozen=True)
-class TileSchedule(Setting):
+class TileSchedule(BaseSchedule):
     """All decisions for a convolution.
 
     Attributes
@@ -109,12 +109,12 @@ class TileSchedule(Setting):
     @property
     def down(self) -> int:
         """Rows of tiles of an image."""
-        return ceil(self.P / M)
+        return ceil(self.P / TILE)
 
     @property
     def across(self) -> int:
         """Tiles of a row."""
-        return ceil(self.Q / M)
+        return ceil(self.Q / TILE)
 
     @property
     def workers(self) -> int:
@@ -127,7 +127,7 @@ def odd_lines(items: int, itemsize: int) -> int:
     return (ceil(items * itemsize / LINE) | 1) * LINE // itemsize
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=CACHE_SIZE)
 def make_tile_schedule(
     conv: Convolution, isa: Isa, nodes: tuple[int, ...], constant: bool
 ) -> TileSchedule:
@@ -137,7 +137,7 @@ def make_tile_schedule(
     """
     VL, item = isa.lanes(conv.dtype), conv.dtype.itemsize
     (phase,) = conv.phases
-    down, across = ceil(phase.P / M), ceil(phase.Q / M)
+    down, across = ceil(phase.P / TILE), ceil(phase.Q / TILE)
     vectors = ceil(conv.K / VL)
     shared = POINTS_2D * conv.C * conv.K * conv.groups * item
     # So few tiles that filters are used only once: they need not leave the core's cache.
@@ -145,7 +145,7 @@ def make_tile_schedule(
     shares = shared <= SHARED_BYTES and (constant or not once)
     KC = conv.C
     if once or shared > SHARED_BYTES:
-        most = int(BLOCK_SHARE * panel_bytes()) // (POINTS_2D * 2 * VL * item)
+        most = int(BLOCK_SHARE * quarter_of_l2()) // (POINTS_2D * 2 * VL * item)
         KC = ceil(balanced(conv.C, max(VL, most)) / VL) * VL
     shapes = list(dict.fromkeys(_pieces(conv.images, down, across)))
     found = None
@@ -191,7 +191,7 @@ class _Times:
         conv, isa, NV = self.conv, self.isa, self.NV
         VL, item = isa.lanes(conv.dtype), conv.dtype.itemsize
         (phase,) = conv.phases
-        down, across = ceil(phase.P / M), ceil(phase.Q / M)
+        down, across = ceil(phase.P / TILE), ceil(phase.Q / TILE)
         number = ceil(conv.images / piece.together) * ceil(down / piece.band)
         number *= ceil(across / piece.segment)
         tiles = conv.images * down * across / number  # of the average piece
@@ -206,7 +206,7 @@ class _Times:
         U = POINTS_2D * conv.C * NV * VL * item
         products = POINTS_2D * piece.tiles * NV * VL * item
         shared = POINTS_2D * conv.C * conv.K * conv.groups * item
-        L2 = 4 * panel_bytes()
+        L2 = 4 * quarter_of_l2()
         far = 0.0
         if self.constant and self.shares:
             filters = 0.0
@@ -218,8 +218,8 @@ class _Times:
             far += U
         if V + products + (0 if self.shares else BLOCK_SHARE / 4 * L2) > L2:
             far += V
-        rows = M * piece.band + ALPHA - M
-        columns = min(conv.W, M * piece.segment + 2)
+        rows = TILE * piece.band + ALPHA - TILE
+        columns = min(conv.W, TILE * piece.segment + 2)
         source = rows * columns * piece.together / VL * costs.MOVED
         transform = ceil(conv.C / VL) * (tiles * costs.SOURCE + source)
         return number, max(multiply, costs.FAR * far) + back + filters, transform

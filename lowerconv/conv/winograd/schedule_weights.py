@@ -10,12 +10,12 @@ from math import ceil
 
 from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.microkernel import rows_max
-from lowerconv.codegen.transforms import POINTS_2D, M
+from lowerconv.codegen.transforms import POINTS_2D, TILE
 from lowerconv.conv import costs
+from lowerconv.conv.base_schedule import BaseSchedule
 from lowerconv.conv.costs import step_time
 from lowerconv.conv.phases import forward_convolution
 from lowerconv.conv.problem import ConvProblem
-from lowerconv.conv.setting import Setting
 from lowerconv.conv.window import balanced
 
 # Bytes of V and Y of a batch: as many as of the sums, which every batch reads and writes again.
@@ -24,7 +24,7 @@ UNIT = 64  # tiles that a core transforms at a time, at most
 
 
 @dataclass(frozen=True)
-class SumSchedule(Setting):
+class SumSchedule(BaseSchedule):
     """All decisions for a weight gradient.
 
     Attributes
@@ -71,12 +71,12 @@ class SumSchedule(Setting):
     @property
     def down(self) -> int:
         """Rows of tiles of an image."""
-        return ceil(self.conv.phases[0].P / M)
+        return ceil(self.conv.phases[0].P / TILE)
 
     @property
     def across(self) -> int:
         """Tiles of a row."""
-        return ceil(self.conv.phases[0].Q / M)
+        return ceil(self.conv.phases[0].Q / TILE)
 
     @property
     def unit(self) -> int:
@@ -104,7 +104,7 @@ def make_sum_schedule(problem: ConvProblem, isa: Isa, nodes: tuple[int, ...]) ->
     conv = forward_convolution(problem)
     VL, item = isa.lanes(conv.dtype), conv.dtype.itemsize
     (phase,) = conv.phases
-    down, across = ceil(phase.P / M), ceil(phase.Q / M)
+    down, across = ceil(phase.P / TILE), ceil(phase.Q / TILE)
     blocks, vectors = ceil(conv.C / VL), ceil(conv.K / VL)
     segment, band = balanced(across, UNIT), 1
     if segment == across:

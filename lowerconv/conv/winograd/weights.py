@@ -10,17 +10,17 @@ from lowerconv.codegen.microkernel import Microkernel
 from lowerconv.codegen.transforms import (
     ALPHA,
     POINTS_2D,
-    M,
+    TILE,
     R,
     planes_to_vectors_address,
     transform_source_address,
     transform_target_address,
     vectors_to_planes_address,
 )
-from lowerconv.conv.executable import Array, Options, Recorded
+from lowerconv.conv.executable import Array, Options, RecordExecutable
 from lowerconv.conv.winograd import records
-from lowerconv.conv.winograd.nest import TAPS
-from lowerconv.conv.winograd.nest_weights import (
+from lowerconv.conv.winograd.macrokernel import TAPS
+from lowerconv.conv.winograd.macrokernel_weights import (
     finish_address,
     multiply_address,
     transform_address,
@@ -29,13 +29,13 @@ from lowerconv.conv.winograd.schedule import odd_lines
 from lowerconv.conv.winograd.schedule_weights import SumSchedule
 from lowerconv.runtime.launch import bind_operands, launch
 from lowerconv.runtime.records import fill
-from lowerconv.runtime.team import Handle
+from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.workspace import Scratch, scratch_stride
 
 CHUNK = 16  # channels that are transformed back at a time
 
 
-class WinogradWeightGrad(Recorded):
+class WinogradWeightGrad(RecordExecutable):
     """A weight gradient by tiles.
 
     Attributes
@@ -59,7 +59,7 @@ class WinogradWeightGrad(Recorded):
         top, _, first_column, _ = conv.reach
         (phase,) = conv.phases
         x = (conv.C, conv.H, conv.W, ALPHA, top, max(0, -first_column))
-        dy = (conv.K, phase.P, phase.Q, M, 0, 0)
+        dy = (conv.K, phase.P, phase.Q, TILE, 0, 0)
         sides, at = [], 0
         for extents, blocks in zip((x, dy), s.blocks, strict=True):
             sides.append(self._side(extents, blocks, at))
@@ -95,7 +95,7 @@ class WinogradWeightGrad(Recorded):
         self.workspace_items = (s.workers * scratch_bytes + shared) // item
 
     def run(
-        self, team: Handle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+        self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Sum the products of `a`, dy, and `b`, x, over the pixels."""
         s, job, nothing = self.schedule, self.address, self.nothing
@@ -125,7 +125,7 @@ class WinogradWeightGrad(Recorded):
         """Return how x or dy is transformed."""
         s = self.schedule
         C, H, W, extent, first_row, left = extents
-        rows, pitch = M * (s.band - 1) + extent, M * (s.segment - 1) + extent
+        rows, pitch = TILE * (s.band - 1) + extent, TILE * (s.segment - 1) + extent
         places = np.arange(pitch)
         if s.segment == s.across:
             pitch = max(left + W, pitch)
@@ -154,7 +154,7 @@ class WinogradWeightGrad(Recorded):
         s = self.schedule
         return {
             "instructions": s.isa.name,
-            "transform": f"{R} x {R} taps of {M} x {M} pixels, {POINTS_2D} products",
+            "transform": f"{R} x {R} taps of {TILE} x {TILE} pixels, {POINTS_2D} products",
             "microkernel": f"{s.MR} channels x {s.NR} filters",
             "tiles": f"{s.down} x {s.across} of an image, {s.room} in a batch",
             "cores": f"{s.workers}",

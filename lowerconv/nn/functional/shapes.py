@@ -119,7 +119,7 @@ class Transpose(Computed):
         else:
             run(transpose_items, frame.x.flat, frame.y.flat, gather)
 
-    def launches(self, frame: Frame) -> bool:
+    def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels, and leaves nothing to NumPy."""
         return frame.kept["gather"] is not None
 

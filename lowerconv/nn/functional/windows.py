@@ -50,7 +50,7 @@ def convolution(x: Operand, w: Operand, bias: Operand | None, **geometry: Any) -
     Value or ndarray
         (N, K, ...).
     """
-    from lowerconv.nn.convolution import WindowArguments, convolve, convolve_gradients
+    from lowerconv.nn.convolve_nd import WindowArguments, convolve, convolve_gradients
 
     kept = WindowArguments(
         *(tuple(geometry["strides"]), tuple(map(tuple, geometry["pads"]))),
@@ -89,7 +89,7 @@ def transposed_convolution(
     Value or ndarray
         (N, K, ...).
     """
-    from lowerconv.nn.convolution import WindowArguments, transposed, transposed_gradients
+    from lowerconv.nn.convolve_nd import WindowArguments, transposed, transposed_gradients
 
     kept = WindowArguments(
         *(tuple(geometry["strides"]), tuple(map(tuple, geometry["pads"]))),

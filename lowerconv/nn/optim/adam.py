@@ -9,7 +9,7 @@ import numpy as np
 from lowerconv.nn.module import Module
 from lowerconv.nn.optim.optimizer import Optimizer, Weights, check_range, share_of
 from lowerconv.runtime.launch import parallel
-from lowerconv.runtime.team import Handle
+from lowerconv.runtime.team import TeamHandle
 
 
 # numpy's model of errors: Python's check for division by zero keeps loops from being vector code.
@@ -78,7 +78,7 @@ class Adam(Optimizer):
         """Return both moments."""
         return {"mean": self.mean, "square": self.square}
 
-    def _update(self, team: Handle, weights: Weights) -> None:
+    def _update(self, team: TeamHandle, weights: Weights) -> None:
         kind = self.data.dtype.type
         kept = np.ones_like(weights.decays)
         if self.decoupled:

@@ -9,7 +9,7 @@ from lowerconv.codegen.ranges import share
 from lowerconv.nn.module import Module
 from lowerconv.nn.optim.optimizer import Optimizer, Weights, check_range
 from lowerconv.runtime.launch import spread
-from lowerconv.runtime.team import Handle
+from lowerconv.runtime.team import TeamHandle
 
 # Squares are summed in blocks of so many, each by one thread: a norm has the same bits whatever the
 # number of threads, and the ranks of a job agree on it.
@@ -115,7 +115,7 @@ class LARS(Optimizer):
         """Return the velocity."""
         return {"velocity": self.velocity}
 
-    def _update(self, team: Handle, weights: Weights) -> None:
+    def _update(self, team: TeamHandle, weights: Weights) -> None:
         momentum = self.data.dtype.type(self.momentum)
         _lars(
             team, weights, self._blocks, self.velocity, float(self.lr), momentum, float(self.trust)

@@ -15,7 +15,7 @@ import numpy as np
 from lowerconv.codegen.ranges import share
 from lowerconv.nn.divergence import DivergenceError
 from lowerconv.runtime.launch import parallel
-from lowerconv.runtime.team import Handle
+from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.threads import get_num_threads, run
 
 FIRST, LARGEST = 2.0**16, 2.0**24
@@ -71,14 +71,14 @@ class LossScale:
         for gradient in gradients:
             gradient *= gradient.dtype.type(self.value)
 
-    def unscale(self, gradient: np.ndarray, team: Handle | None = None) -> bool:
+    def unscale(self, gradient: np.ndarray, team: TeamHandle | None = None) -> bool:
         """Divide gradients by the scale; tell whether they are good, and think of the next scale.
 
         Parameters
         ----------
         gradient : ndarray, 1-D
             Of all parameters.
-        team : Handle, optional
+        team : TeamHandle, optional
             The threads that compute; by default all.
 
         Returns

@@ -16,7 +16,7 @@ from lowerconv.copying import Reference
 from lowerconv.nn.module import Module, Parameter
 from lowerconv.nn.optim.loss_scale import LossScale
 from lowerconv.nn.sharing import use_gradients
-from lowerconv.runtime.team import Handle
+from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.threads import run
 
 
@@ -34,10 +34,10 @@ class Weights(NamedTuple):
 class UpdateRounding(Protocol):
     """Rounds what a step reads and writes, as fixed point does."""
 
-    def round_gradients(self, team: Handle, weights: Weights, update: int) -> None:
+    def round_gradients(self, team: TeamHandle, weights: Weights, update: int) -> None:
         """Round the gradients of a range in place, before an update of this number."""
 
-    def round_weights(self, team: Handle, weights: Weights, update: int) -> None:
+    def round_weights(self, team: TeamHandle, weights: Weights, update: int) -> None:
         """Round the weights of a range in place, after it."""
 
 
@@ -275,7 +275,7 @@ class Optimizer:
         self.updates += 1
 
     def update(
-        self, begin: int, end: int, grad: np.ndarray | None = None, team: Handle | None = None
+        self, begin: int, end: int, grad: np.ndarray | None = None, team: TeamHandle | None = None
     ) -> None:
         """Update the items of a range of `data` from their gradients.
 
@@ -285,7 +285,7 @@ class Optimizer:
             The range of items, without `end`.
         grad : ndarray, (parameters,), optional
             Of which the range is read; by default the optimizer's `grad`.
-        team : Handle, optional
+        team : TeamHandle, optional
             The threads that compute; by default all, as soon as no other Python thread has them.
 
         Raises
@@ -310,7 +310,7 @@ class Optimizer:
         else:
             run(self._update_rounded, weights)
 
-    def _update_rounded(self, team: Handle, weights: Weights) -> None:
+    def _update_rounded(self, team: TeamHandle, weights: Weights) -> None:
         if self.rounding is not None:
             self.rounding.round_gradients(team, weights, self.updates)
         self._update(team, weights)
@@ -326,7 +326,7 @@ class Optimizer:
             raise ValueError(f"grad: got shape {grad.shape}, expected {self.data.shape}")
         return contiguous(grad, "grad")
 
-    def _update(self, team: Handle, weights: Weights) -> None:
+    def _update(self, team: TeamHandle, weights: Weights) -> None:
         raise NotImplementedError
 
     def _decays(self) -> np.ndarray:

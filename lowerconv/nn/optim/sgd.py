@@ -7,7 +7,7 @@ import numpy as np
 from lowerconv.nn.module import Module
 from lowerconv.nn.optim.optimizer import Optimizer, Weights, check_range, share_of
 from lowerconv.runtime.launch import parallel
-from lowerconv.runtime.team import Handle
+from lowerconv.runtime.team import TeamHandle
 
 
 @parallel
@@ -71,6 +71,6 @@ class SGD(Optimizer):
         """Return the velocity."""
         return {"velocity": self.velocity}
 
-    def _update(self, team: Handle, weights: Weights) -> None:
+    def _update(self, team: TeamHandle, weights: Weights) -> None:
         kind = self.data.dtype.type
         _sgd(team, weights, self.velocity, kind(self.lr), kind(self.momentum), self.nesterov)

@@ -23,8 +23,8 @@ from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.module import Shape
 from lowerconv.nn.moving import move
-from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.step import Step
+from lowerconv.nn.turn import Turn
 from lowerconv.parallel.comm.collectives import Routine, all_gather, direct, reduce_scatter
 from lowerconv.parallel.comm.engine import URGENT, Engine, Task
 from lowerconv.parallel.comm.link import Link, MessageMemory
@@ -41,7 +41,7 @@ class CollectiveLayer(Layer):
         What both share.
     """
 
-    schedule = Schedule.RIGHT_BEFORE_READERS
+    turn = Turn.RIGHT_BEFORE_READERS
 
     def __init__(self, channel: Channel) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Begin(CollectiveLayer):
     """The first of two, which passes its operand on."""
 
     is_view = True
-    schedule = Schedule.RIGHT_AFTER_OPERANDS
+    turn = Turn.RIGHT_AFTER_OPERANDS
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Begin to send, where that is on the way."""

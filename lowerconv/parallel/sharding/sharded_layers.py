@@ -19,8 +19,8 @@ from lowerconv.nn.linear import Linear
 from lowerconv.nn.module import Parameter, Shape
 from lowerconv.nn.moving import move
 from lowerconv.nn.norm import BatchNorm2d
-from lowerconv.nn.schedule import Schedule
 from lowerconv.nn.step import Step
+from lowerconv.nn.turn import Turn
 from lowerconv.ops.elementwise import relu
 from lowerconv.parallel.sharding.layout import Layout
 from lowerconv.runtime.threads import run
@@ -63,7 +63,7 @@ def split_outputs(layer: Conv2d | Linear, rank: int, ranks: int) -> Shard:
     shard = copy.copy(layer)
     shard.weight = Parameter(rows.part(layer.weight.data, rank, ranks))
     shard.bias = Parameter(rows.part(layer.bias.data, rank, ranks)) if layer.bias else None
-    shard.schedule = Schedule.WEIGHT_GRADIENTS_LATER  # others wait for the gradient of the operand
+    shard.turn = Turn.WEIGHT_GRADIENTS_LATER  # others wait for the gradient of the operand
     return Shard((shard,), dict.fromkeys(layer.own_parameters(), rows))
 
 

@@ -10,7 +10,7 @@ from lowerconv.conv.phases import Convolution
 
 
 @dataclass(frozen=True)
-class Setting:
+class BaseSchedule:
     """The first fields of all schedules.
 
     Attributes

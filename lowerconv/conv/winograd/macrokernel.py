@@ -41,7 +41,7 @@ from lowerconv.codegen.signatures import (
     TransformTarget,
     VectorsToPlanes,
 )
-from lowerconv.codegen.transforms import POINTS_2D, M, R
+from lowerconv.codegen.transforms import POINTS_2D, TILE, R
 from lowerconv.conv.macrokernel import pack_panel, parts_of, start_sums
 from lowerconv.conv.winograd.records import TILE_JOB
 from lowerconv.runtime.launch import call, compile_worker, pointer
@@ -98,8 +98,8 @@ def transform_block(job, tiles, group, channel, band, target):
     """
     item, VL = job.itemsize, job.VL
     line, size = job.pitch * VL * item, job.H * job.W
-    first_row, first_column = M * tiles.row + job.first_row, M * tiles.column - job.left
-    row0, row1 = max(0, first_row), min(job.H, first_row + M * (tiles.rows - 1) + job.extent)
+    first_row, first_column = TILE * tiles.row + job.first_row, TILE * tiles.column - job.left
+    row0, row1 = max(0, first_row), min(job.H, first_row + TILE * (tiles.rows - 1) + job.extent)
     plane = (group * job.C + channel) * size
     source = job.source + (tiles.image * job.ld_source + plane) * item
     count = min(VL, job.C - channel)
@@ -115,7 +115,7 @@ def transform_block(job, tiles, group, channel, band, target):
         first_column += skip
         skip = np.int64(0)
         column0 = max(0, first_column)
-        column1 = min(job.W, first_column + M * (tiles.across - 1) + job.extent)
+        column1 = min(job.W, first_column + TILE * (tiles.across - 1) + job.extent)
         for i in range(row0, row1):
             if column1 > column0:
                 corner = band + (i - first_row) * line + (column0 - first_column) * VL * item
@@ -127,7 +127,7 @@ def transform_block(job, tiles, group, channel, band, target):
         call(
             job.transform_source,
             TransformSource(
-                source=band + M * i * line + skip * VL * item,
+                source=band + TILE * i * line + skip * VL * item,
                 pitch=job.pitch * VL,
                 tiles=tiles.across,
                 target=target + i * tiles.across * VL * item,
@@ -211,8 +211,8 @@ def _store(job, piece, group, panel, products, scratch):
     count = valid if job.bias else np.int64(0)
     start_sums(sums, job.NR * item, job.bias + begin * item, count * item)
     across = first.across
-    width = job.Q if job.segments == 1 else min(M * across, job.Q - M * first.column)
-    high = min(M * first.rows, job.P - M * first.row)
+    width = job.Q if job.segments == 1 else min(TILE * across, job.Q - TILE * first.column)
+    high = min(TILE * first.rows, job.P - TILE * first.row)
     mode = ADD if job.add else np.int64(0)
     if job.in_kernels:
         mode |= ACTIVATE
@@ -228,12 +228,12 @@ def _store(job, piece, group, panel, products, scratch):
                         step=job.step_M,
                         width=job.NR,
                         tiles=across,
-                        target=strip + M * i * width * VL * item,
+                        target=strip + TILE * i * width * VL * item,
                         row=width * VL,
-                        advance=M * VL,
+                        advance=TILE * VL,
                     ),
                 )
-            plane = (begin + lane) * size + M * first.row * job.Q + M * first.column
+            plane = (begin + lane) * size + TILE * first.row * job.Q + TILE * first.column
             out = job.target + ((first.image + number) * job.ld_target + plane) * item
             bias = sums + lane * item
             rows = min(VL, valid - lane)

@@ -22,7 +22,7 @@ from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.ranges import share
 from lowerconv.codegen.signatures import ADD, Tile, TransformTarget, VectorsToPlanes
 from lowerconv.codegen.transforms import POINTS_2D, R
-from lowerconv.conv.winograd.nest import Tiles, clear, transform_block
+from lowerconv.conv.winograd.macrokernel import Tiles, clear, transform_block
 from lowerconv.conv.winograd.records import SUM_JOB
 from lowerconv.runtime.launch import call, compile_worker
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lowerconv.machine import cache
-from lowerconv.machine.cache import (
+from lowerconv.machine import disk_cache
+from lowerconv.machine.disk_cache import (
     cache_directory,
     cached_file,
     read_checked,
@@ -23,8 +23,8 @@ from .processes import run_together
 def fresh(monkeypatch, tmp_path):
     """Give each test a directory of its own, and a process that has not warned yet."""
     monkeypatch.setenv("LOWERCONV_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "_told_unwritable", False)
-    monkeypatch.setattr(cache, "_told_damaged", False)
+    monkeypatch.setattr(disk_cache, "_told_unwritable", False)
+    monkeypatch.setattr(disk_cache, "_told_damaged", False)
 
 
 @pytest.fixture
@@ -39,7 +39,8 @@ class TestDirectory:
 
     @pytest.mark.parametrize("value", [None, ""])
     def test_of_the_system(self, monkeypatch, value):
-        monkeypatch.setattr(cache.platformdirs, "user_cache_dir", lambda name: f"/system/{name}")
+        folders = disk_cache.platformdirs
+        monkeypatch.setattr(folders, "user_cache_dir", lambda name: f"/system/{name}")
         if value is None:
             monkeypatch.delenv("LOWERCONV_CACHE_DIR")
         else:
@@ -57,7 +58,7 @@ class TestDirectory:
 
         monkeypatch.delenv("LOWERCONV_CACHE_DIR")
         if chosen is None:
-            monkeypatch.setattr(cache.platformdirs, "user_cache_dir", no_home)
+            monkeypatch.setattr(disk_cache.platformdirs, "user_cache_dir", no_home)
         else:
             monkeypatch.setenv("LOWERCONV_CACHE_DIR", chosen)
         assert cache_directory() is None
@@ -77,7 +78,7 @@ CONTENTS = {
     "nothing": b"",
     "a_byte": b"\0",
     "lines": b"one\r\ntwo\n",
-    "a_header": cache.MAGIC * 2,
+    "a_header": disk_cache.MAGIC * 2,
     "a_kernel": bytes(range(256)) * 400,
 }
 
@@ -118,7 +119,7 @@ class TestDamage:
 
     @staticmethod
     def assert_ignored(path):
-        cache._told_damaged = False  # as in a new process
+        disk_cache._told_damaged = False  # as in a new process
         with pytest.warns(RuntimeWarning) as told:
             assert read_checked(path) is None
         (warning,) = told
@@ -256,7 +257,7 @@ end = time.monotonic() + 1
 met = set()
 while time.monotonic() < end:
     cache.write_checked(path, bytes([number]) * (20_000 * (number + 1)))
-    data = cache.read_checked(path)
+    data = disk_cache.read_checked(path)
     assert data == bytes([data[0]]) * (20_000 * (data[0] + 1))
     met.add(data[0])
 print(len(met))

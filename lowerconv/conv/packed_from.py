@@ -9,7 +9,7 @@ SAMPLES = 64  # numbers that are compared at every call: a microsecond
 
 
 @not_copied("copy the ConvPlan that it is a part of")
-class Kept:
+class PackedFrom:
     """Remembers the array of filters that packed ones were made of."""
 
     def __init__(self) -> None:
