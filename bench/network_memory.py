@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 import lowerconv as lc
-from bench.network_peers import OURS, TRAINING, available, candidate
+from bench.network_peers import BF16, OURS, TRAINING, available, candidate
 from lowerconv.nn.models import MODELS
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -49,7 +49,7 @@ def measure(name: str, model: str, batch: int, threads: int, steps: int) -> str:
         run()
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
     made = ""
-    if name == OURS:
+    if name in (OURS, BF16):
         made = f"{array_bytes(run):,}"
     return f"{name:<22}{peak / 1024:>12,.0f} MiB{faults / steps:>14,.1f}{made:>14}"
 
@@ -86,7 +86,7 @@ def main() -> None:
     for model in options.models:
         print(f"{model}, batch {options.batch}, a training step")
         print(f"{'':<22}{'peak memory':>16}{'page faults':>14}{'new arrays':>14}", flush=True)
-        for name in available(TRAINING, model):
+        for name in (BF16, *available(TRAINING, model)):
             if name == "torch_compile":
                 continue
             values = (model, options.batch, options.threads, options.steps, name)

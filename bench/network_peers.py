@@ -26,8 +26,8 @@ from lowerconv.nn.models import MODELS
 
 TRAINING, INFERENCE = "training", "inference"
 LR, MOMENTUM = 0.0, 0.9  # the weights stay as they are: every step is the same work
-OURS, CONVERT = "lowerconv", "convert"
-#                 pass: its candidates
+OURS, BF16, CONVERT = "lowerconv", "lowerconv_bf16", "convert"
+#                 pass: its candidates, beside BF16, which has to be asked for
 CANDIDATES = {
     TRAINING: (OURS, CONVERT, "torch_nchw", "torch_channels_last", "torch_compile"),
     INFERENCE: (
@@ -107,8 +107,8 @@ def data(model: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
 def candidate(name: str, model: str, batch: int, op: str, threads: int) -> Run:
     """Return a call of a candidate: a training step, or the scores of a batch."""
     images, labels = data(model, batch)
-    if name == OURS:
-        return _ours(model, images, labels, op)
+    if name in (OURS, BF16):
+        return _ours(model, images, labels, op, "float32" if name == OURS else "bf16")
     if name == "onnxruntime":
         return _OnnxRuntime(onnx_file(model, batch), images, threads)
     if name == "openvino":
@@ -116,9 +116,10 @@ def candidate(name: str, model: str, batch: int, op: str, threads: int) -> Run:
     return _torch(name, model, images, labels, op, threads)
 
 
-def _ours(model: str, images: np.ndarray, labels: np.ndarray, op: str) -> Run:
+def _ours(model: str, images: np.ndarray, labels: np.ndarray, op: str, precision: str) -> Run:
     network = MODELS[model].build(**options_of(model))
     network.initialize(np.random.default_rng(1))
+    network.precision = precision
     if op == INFERENCE:
         infer = network.compile(images.shape)
         return lambda: infer(images)

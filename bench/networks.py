@@ -28,6 +28,7 @@ from rich.table import Table
 import lowerconv as lc
 from bench import peers
 from bench.network_peers import (
+    BF16,
     CANDIDATES,
     CONVERT,
     NETWORKS,
@@ -44,6 +45,7 @@ DEFAULT = ("cifar10_quick", "alexnet", "googlenet", "resnet50", "vgg16")
 BATCHES = (1, 8, 32)
 ROUNDS = 5
 TITLES = {
+    BF16: "bf16",
     CONVERT: "convert",
     "torch_nchw": "PT NCHW",
     "torch_channels_last": "PT NHWC",
@@ -56,8 +58,9 @@ TITLES = {
 def measure(model: str, batch: int, op: str, options: argparse.Namespace) -> dict[str, Any]:
     """Return the times of all candidates on one network."""
     runs = {}
-    for name in available(op, model):
-        if options.candidates and name not in options.candidates:
+    asked = options.candidates
+    for name in (*available(op, model), BF16):
+        if name not in (asked or CANDIDATES[op]):
             continue
         run = candidate(name, model, batch, op, options.threads)
         if name == "torch_compile":
@@ -84,7 +87,7 @@ def table_of(rows: list[dict[str, Any]], op: str) -> Table:
     """Return a table of all networks for a pass."""
     found = [
         name
-        for name in CANDIDATES[op]
+        for name in (*CANDIDATES[op], BF16)
         if any(name in row["seconds"] and name != reference(row["seconds"]) for row in rows)
     ]
     table = Table(title=op, box=SIMPLE_HEAD, title_justify="left")
@@ -119,7 +122,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=NETWORKS, default=DEFAULT)
     parser.add_argument("--passes", nargs="+", choices=list(CANDIDATES), default=list(CANDIDATES))
     parser.add_argument("--batches", nargs="+", type=int, default=BATCHES)
-    parser.add_argument("--candidates", nargs="+", choices=CANDIDATES["inference"])
+    parser.add_argument("--candidates", nargs="+", choices=(*CANDIDATES["inference"], BF16))
     parser.add_argument("--threads", type=int, default=lc.get_num_threads())
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="at least (%(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="of a comparison (%(default)s)")

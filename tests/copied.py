@@ -315,6 +315,7 @@ def kernel() -> Microkernel:
 
 OTHERS = {
     nn.SGD: optimizer(nn.SGD, momentum=0.9),
+    nn.LossScale: Made(lambda: nn.LossScale(8.0, good=3), values),
     nn.Adam: optimizer(nn.Adam),
     nn.LARS: optimizer(nn.LARS),
     WeightAverage: Made(average, averaged),

@@ -49,9 +49,9 @@ PLAIN = """
     parallel.trace.chrome.RankTrace parallel.trace.chrome.Step parallel.trace.chrome.Trace
     parallel.trace.chrome.Transfer parallel.trace.clocks.Alignment parallel.trace.clocks.Reading
     parallel.trace.summary.Summary runtime.records.Operands train.checkpoint.Checkpoint
-    nn.convolve_nd.WindowArguments nn.optim.optimizer.Weights ops.activate.Activation
-    codegen.dots.Dot codegen.dots.Words codegen.epilogue.Function conv.element.Element
-    ops.transpose.Gather
+    nn.conv_pieces.Piece nn.convolve_nd.WindowArguments nn.optim.optimizer.Weights
+    ops.activate.Activation codegen.dots.Dot codegen.dots.Words codegen.epilogue.Function
+    conv.element.Element ops.transpose.Gather
     ops.fixed_point.Rounding quant.fixed_point.FixedPoint quant.fixed_point.RoundedUpdates
     quant.options.Quantization train.inputs.Inputs train.loop.EpochCounts train.metrics.EpochMetrics
     train.settings.Settings
@@ -81,6 +81,7 @@ ELSEWHERE = {
     "cli.frame_networks.Answerer": "a protocol",
     "parallel.comm.waiting.Patience": "a protocol",
     "nn.step.Reducer": "a protocol",
+    "codegen.half_arrays.HalfArray": "a type of numba's",
     "codegen.kernel.Kernel": "a base class",
     "conv.algorithm.Algorithm": "functions, that pickle where they have a name",
     "console.PlainConsole": "a console of rich, with another way to print",

@@ -40,7 +40,7 @@ EXPECTED = (*mistakes.EXPECTED, DisagreementError, DivergenceError, MPIError, St
 
 SETTINGS, OPTIONS = tuple(described(Settings)), tuple(described(ParallelOptions))
 GENERAL, MACHINE = ("epochs", "batch", "seed"), ("algorithm", "sync_batch_norm")
-BITS = tuple(described(Quantization))
+BITS = ("precision", *described(Quantization))
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:

@@ -16,7 +16,7 @@ from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.transposing import transpose
 from lowerconv.copying import not_copied
 
-I1, I8, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 VOID = ir.VoidType()
 
 

@@ -17,7 +17,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from lowerconv.codegen.emit import I1, I64, Builder, item_bytes
+from lowerconv.codegen.emit import I1, I16, I64, Builder, item_bytes
+from lowerconv.codegen.half import Conversion
+from lowerconv.codegen.half_arrays import HalfArray, conversion, fields_of
 from lowerconv.codegen.isa import ISAS
 from lowerconv.machine.features import instruction_set
 
@@ -32,20 +34,42 @@ def _masks() -> bool:
 
 
 class _Array(Builder):
-    """Writes what is done with an array argument of an intrinsic: vectors of it by their index."""
+    """Writes what is done with an array argument of an intrinsic: vectors of it by their index.
 
-    def __init__(self, context, builder: ir.IRBuilder, kind: types.Array, value: ir.Value) -> None:
+    Vectors are of `item`, the type that loops compute with, whatever is `stored`.
+    """
+
+    def __init__(self, context, builder: ir.IRBuilder, kind: Any, value: ir.Value) -> None:
         super().__init__(builder)
-        self.data = context.make_array(kind)(context, builder, value).data
-        self.item = context.get_data_type(kind.dtype)
+        self.conversion: Conversion | None = None
+        self.item = self.stored = context.get_data_type(kind.dtype)
+        if isinstance(kind, HalfArray):
+            self.data = fields_of(context, builder, kind, value).data
+            self.conversion, self.stored = conversion(kind.kind), I16
+        else:
+            self.data = context.make_array(kind)(context, builder, value).data
+        self.align = item_bytes(self.stored)
 
     def place(self, index: ir.Value) -> ir.Value:
         """Return a pointer to an item."""
-        return self.builder.gep(self.data, [index], source_etype=self.item)
+        return self.builder.gep(self.data, [index], source_etype=self.stored)
 
-    def at(self, index: ir.Value, kind: ir.VectorType) -> ir.Value:
+    def at(self, index: ir.Value, lanes: int) -> ir.Value:
         """Return a pointer to the vector that begins with an item."""
+        kind = ir.VectorType(self.stored, lanes)
         return self.builder.bitcast(self.place(index), kind.as_pointer())
+
+    def _read(self, pointer: ir.Value, lanes: int, mask: ir.Value | None = None) -> ir.Value:
+        """Return a vector, or the lanes of it that a mask selects, and zeros."""
+        kind = ir.VectorType(self.stored, lanes)
+        if mask is None:
+            found = self.builder.load(pointer, align=self.align, typ=kind)
+        else:
+            found = self.load_lanes(pointer, mask, ir.Constant(kind, None))
+        return self.conversion.widen(self.builder, found) if self.conversion else found
+
+    def _stored(self, value: ir.Value) -> ir.Value:
+        return self.conversion.narrow(self.builder, value) if self.conversion else value
 
     def _all(self, first: ir.Value, last: ir.Value, lanes: int) -> ir.Value:
         """Return whether all lanes are from `first` to before `last`."""
@@ -56,16 +80,19 @@ class _Array(Builder):
     def load(self, index: ir.Value, first: ir.Value, last: ir.Value, other: ir.Value) -> ir.Value:
         """Return the lanes from `first` to before `last`, and those of `other` elsewhere."""
         lanes = other.type.count
-        pointer, builder = self.at(index, other.type), self.builder
+        pointer, builder = self.at(index, lanes), self.builder
 
         def masked() -> ir.Value:
-            return self.load_lanes(pointer, self.lanes_between(first, last, lanes), other)
+            mask = self.lanes_between(first, last, lanes)
+            if self.conversion:
+                return builder.select(mask, self._read(pointer, lanes, mask), other)
+            return self.load_lanes(pointer, mask, other)
 
         if _masks():
             return masked()
         with builder.if_else(self._all(first, last, lanes), likely=True) as (whole, part):
             with whole:
-                every = builder.load(pointer, align=item_bytes(self.item), typ=other.type)
+                every = self._read(pointer, lanes)
                 after_whole = builder.block
             with part:
                 some = masked()
@@ -77,7 +104,8 @@ class _Array(Builder):
 
     def store(self, value: ir.Value, index: ir.Value, count: ir.Value) -> None:
         """Store the first lanes, so many of them."""
-        pointer, zero = self.at(index, value.type), self.constant(0)
+        pointer, zero = self.at(index, value.type.count), self.constant(0)
+        value = self._stored(value)
         if _masks():
             self.store_lanes(value, pointer, self.lanes_between(zero, count, value.type.count))
         else:
@@ -88,24 +116,24 @@ class _Array(Builder):
     ) -> None:
         """Store the lanes from `first` to before `last`, or add them to what is there."""
         builder, lanes = self.builder, value.type.count
-        pointer, add = self.at(index, value.type), builder.trunc(add, I1)
+        pointer, add = self.at(index, lanes), builder.trunc(add, I1)
 
         def masked() -> None:
             # No lane is read that is not added to: what is overwritten may hold anything.
             mask = self.lanes_between(first, last, lanes)
             adding = builder.and_(mask, self.splat(add, lanes))
-            there = self.load_lanes(pointer, adding, ir.Constant(value.type, None))
-            self.store_lanes(builder.fadd(value, there), pointer, mask)
+            there = self._read(pointer, lanes, adding)
+            self.store_lanes(self._stored(builder.fadd(value, there)), pointer, mask)
 
         if _masks():
             masked()
             return
         with builder.if_else(self._all(first, last, lanes), likely=True) as (whole, part):
             with whole:
-                align = item_bytes(self.item)
-                there = builder.load(pointer, align=align, typ=value.type)
+                there = self._read(pointer, lanes)
                 there = builder.select(add, there, ir.Constant(value.type, None))
-                builder.store(builder.fadd(value, there), pointer, align=align)
+                total = self._stored(builder.fadd(value, there))
+                builder.store(total, pointer, align=self.align)
             with part:
                 masked()
 

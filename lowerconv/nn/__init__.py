@@ -16,7 +16,7 @@ from lowerconv.nn.linear import Linear
 from lowerconv.nn.loss import LossResult, softmax_cross_entropy
 from lowerconv.nn.module import Module, Parameter
 from lowerconv.nn.norm import BatchNorm2d, LocalResponseNorm
-from lowerconv.nn.optim import LARS, SGD, Adam, Optimizer
+from lowerconv.nn.optim import LARS, SGD, Adam, LossScale, Optimizer
 from lowerconv.nn.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from lowerconv.nn.step import INFERENCE, Step
 
@@ -37,6 +37,7 @@ __all__ = [
     "Linear",
     "LocalResponseNorm",
     "LossResult",
+    "LossScale",
     "MaxPool2d",
     "Module",
     "ModuleList",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from lowerconv.nn.combine import move, moves_compiled
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.graph import Value
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.module import Shape
+from lowerconv.nn.moving import move, moves_compiled
 from lowerconv.nn.step import Step
 from lowerconv.ops.elementwise import dropout, relu_grad
 from lowerconv.ops.elementwise import relu as relu_kernel
@@ -36,6 +36,10 @@ class ReLU(Layer):
 
     def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels: always."""
+        return True
+
+    def takes_half(self, frame: Frame) -> bool:
+        """Return whether kernels take codes: always."""
         return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:
@@ -99,6 +103,10 @@ class Dropout(Layer):
     def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels, at inference."""
         return frame.views[0] or moves_compiled(frame.x)
+
+    def takes_half(self, frame: Frame) -> bool:
+        """Return whether kernels take codes: always."""
+        return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Zero the gradients of the same elements."""

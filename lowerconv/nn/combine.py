@@ -4,32 +4,14 @@ from __future__ import annotations
 
 from math import prod
 
-import numpy as np
-
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.graph import OPERATORS, Value
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.module import Shape
+from lowerconv.nn.moving import move, moves_compiled
 from lowerconv.nn.step import Step
-from lowerconv.ops.elementwise import add, copy, relu_grad
+from lowerconv.ops.elementwise import add, relu_grad
 from lowerconv.runtime.threads import run
-
-COMPILED = (np.float32, np.float64)  # other types of numbers are moved by NumPy
-_MOVED = (*COMPILED, np.uint32)  # words of codes
-
-
-def moves_compiled(tensor: Tensor) -> bool:
-    """Return whether `move` launches a kernel for such a tensor."""
-    return tensor.dtype in _MOVED
-
-
-def move(source: Tensor, target: Tensor, adding: bool) -> None:
-    """Copy a tensor, or add it to another of the same size."""
-    if not moves_compiled(source):
-        items = source.array.reshape(target.shape)
-        target.array[...] = target.array + items if adding else items
-        return
-    run(copy, source.images, target.images, adding)
 
 
 class Concat(Layer):
@@ -56,7 +38,7 @@ class Concat(Layer):
         """Return the channels of `whole` that belong to each of `parts`."""
         found, begin = [], 0
         for part in parts:
-            tensor = Tensor(part.shape, part.dtype, whole.step)
+            tensor = type(whole)(part.shape, whole.dtype, whole.step)
             tensor.place(whole.flat[begin:])
             begin += part.size
             found.append(tensor)
@@ -73,6 +55,10 @@ class Concat(Layer):
     def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels."""
         return all(frame.views) or moves_compiled(frame.y)
+
+    def takes_half(self, frame: Frame) -> bool:
+        """Return whether codes are moved as they are: always."""
+        return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Hand out the parts of the gradient that are not where they are wanted."""
@@ -107,6 +93,10 @@ class Add(Layer):
 
     def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels: always."""
+        return True
+
+    def takes_half(self, frame: Frame) -> bool:
+        """Return whether kernels take codes: always."""
         return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:
@@ -157,6 +147,10 @@ class View(Layer):
     def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels."""
         return frame.views[0] or (frame.x.N == frame.y.N and moves_compiled(frame.x))
+
+    def takes_half(self, frame: Frame) -> bool:
+        """Return whether codes are moved as they are: unless images are others."""
+        return frame.x.N == frame.y.N
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Do nothing, or copy back."""

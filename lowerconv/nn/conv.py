@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,13 @@ from lowerconv.conv.plan import ConvPlan
 from lowerconv.conv.plan_cache import Arguments
 from lowerconv.conv.problem import ConvProblem, Op, conv_problem
 from lowerconv.nn.codes import WeightCodes
-from lowerconv.nn.combine import move
-from lowerconv.nn.frame import Frame
+from lowerconv.nn.conv_pieces import Pass
+from lowerconv.nn.frame import Frame, HalfTensor, Tensor
 from lowerconv.nn.freeze import emptied, flushed
 from lowerconv.nn.init import he_normal
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.module import Parameter, Shape
+from lowerconv.nn.moving import move
 from lowerconv.nn.step import Step
 from lowerconv.nn.turn import Turn
 from lowerconv.ops.elementwise import bias_relu_grad
@@ -188,15 +190,22 @@ class Conv2d(Layer):
 
     def prepare(self, frame: Frame) -> None:
         """Plan the passes."""
-        problem = _problem(frame.x.shape, self.weight.data.shape, self.geometry, frame.dtype)
+        w_shape, half = self.weight.data.shape, frame.has_codes
 
-        def plan(op: Op, **options: Any) -> ConvPlan:
-            made = ConvPlan(problem, op, Options(self.algorithm, **options))
+        def plan(op: Op, tensors: tuple[Tensor, ...], **options: Any) -> Any:
+            def make(count: int) -> ConvPlan:
+                shape = (count, *frame.x.shape[1:])
+                problem = _problem(shape, w_shape, self.geometry, frame.dtype)
+                return ConvPlan(problem, op, Options(self.algorithm, **options))
+
+            filters = prod(w_shape) if op == "weight_grad" else 0
+            made = Pass(frame, tensors, make, filters) if half else make(frame.x.N)
             frame.workspace_bytes = max(frame.workspace_bytes, made.workspace_bytes)
             return made
 
         frame.kept["forward"] = forward = plan(
             "forward",
+            (frame.x, frame.y),
             bias=self.bias is not None,
             relu=frame.relu,
             activation=frame.activation,
@@ -210,24 +219,35 @@ class Conv2d(Layer):
             # Kernels take writable arrays as they are; those of a file are not.
             frame.kept["bias"] = (np.array(flushed(self.bias.data)),) if self.bias else ()
         if frame.dy is not None:
-            frame.kept["weight_grad"] = plan("weight_grad")
+            frame.kept["weight_grad"] = plan("weight_grad", (frame.dy, frame.x))
         if frame.dx is not None:
-            frame.kept["input_grad"] = plan("input_grad", add=frame.adds[0])
+            adds = frame.adds[0] and not isinstance(frame.dx, HalfTensor)
+            frame.kept["input_grad"] = plan("input_grad", (frame.gradient, frame.dx), add=adds)
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Convolve."""
-        if frame.residual is not None and not frame.over_residual:
-            move(frame.residual, frame.y, False)
         held = frame.kept.get("bias")
         bias = (self.bias.data,) if self.bias else ()
         parameters = (self.weights(frame), *bias) if held is None else held
-        frame.kept["forward"](frame.x.array, *parameters, out=frame.y.array)
+        forward = frame.kept["forward"]
+        if isinstance(forward, Pass):
+            forward.images(parameters, frame.residual)
+            return
+        if frame.residual is not None and not frame.over_residual:
+            move(frame.residual, frame.y, False)
+        forward(frame.x.array, *parameters, out=frame.y.array)
 
     def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels."""
+        if isinstance(frame.kept["forward"], Pass):
+            return False
         plan: ConvPlan = frame.kept["forward"]
         bias = frame.kept.get("bias", ())
         return plan.is_capturable(frame.x.array, *bias, out=frame.y.array)
+
+    def takes_half(self, frame: Frame) -> bool:
+        """Return whether codes are converted some images at a time: always."""
+        return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Compute the gradients of bias, filters and images."""
@@ -239,13 +259,21 @@ class Conv2d(Layer):
             move(dy, frame.dresidual, frame.add_residual)
         if self.turn is not Turn.WEIGHT_GRADIENTS_LATER:
             self.differentiate_weights(frame, step)
-        if frame.dx is not None:
-            frame.kept["input_grad"](dy.array, self.weights(frame), out=frame.dx.array)
+        if frame.dx is None:
+            return
+        input_grad, weights = frame.kept["input_grad"], self.weights(frame)
+        if isinstance(input_grad, Pass):
+            input_grad.images((weights,), adds=frame.adds[0])
+        else:
+            input_grad(dy.array, weights, out=frame.dx.array)
 
     def differentiate_weights(self, frame: Frame, step: Step) -> None:
         """Compute the gradient of the filters."""
-        dy, x = frame.gradient, frame.x
-        frame.kept["weight_grad"](dy.array, x.array, out=self.weight.grad)
+        weight_grad = frame.kept["weight_grad"]
+        if isinstance(weight_grad, Pass):
+            weight_grad.filters(self.weight.grad)
+        else:
+            weight_grad(frame.gradient.array, frame.x.array, out=self.weight.grad)
 
 
 @lru_cache

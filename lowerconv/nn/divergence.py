@@ -33,8 +33,8 @@ def describe_divergence(network: Module, images: np.ndarray, step: Step, loss: f
     found: list[tuple[Layer, Frame, np.ndarray]] = []
 
     def look(layer: Layer, frame: Frame, phase: str) -> None:
-        if not found and not np.isfinite(frame.y.array).all():
-            found.append((layer, frame, frame.y.array.copy()))
+        if not found and not np.isfinite(frame.y.values()).all():
+            found.append((layer, frame, frame.y.values().copy()))
 
     run(network, images, step, (look,))
     what = f"loss is {loss} at update {step.number + 1} of the run: "

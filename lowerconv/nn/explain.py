@@ -119,9 +119,12 @@ def _report(layer: Layer, frame: Frame, computed_by: Callable[[Layer], str]) -> 
         operator += " + ReLU"
     if frame.activation is not None:
         operator += f" + {frame.activation.function}"
+    how = computed_by(layer)
+    if frame.conversions is not None:
+        how += ", float32 between conversions"
     nbytes = prod(frame.y.shape) * frame.y.dtype.itemsize
     return LayerReport(
-        *(frame.name, operator, frame.y.shape, computed_by(layer), algorithm, reason),
+        *(frame.name, operator, frame.y.shape, how, algorithm, reason),
         flop=layer.flops(*(x.shape for x in frame.xs)),
         nbytes=0 if layer.is_view and frame.views[0] else nbytes,
     )

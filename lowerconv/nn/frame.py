@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Hashable, MutableMapping
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lowerconv.copying import not_copied
 from lowerconv.ops.activate import Activation
+from lowerconv.ops.elementwise import copy
+from lowerconv.runtime.threads import run
+
+if TYPE_CHECKING:
+    from lowerconv.nn.conversion import Conversions
 
 Shape = tuple[int, ...]
 
@@ -29,8 +34,6 @@ class Tensor:
         Items from one image to the next, at least as many as an image has.
     flat : ndarray, (items,)
         The memory from the first item of the array to its last.
-    array : ndarray
-        The array itself.
     images : tuple
         The fields of `ops.images.Images`, as kernels take them; features are channels of one pixel,
         and axes beyond the third are pixels, too.
@@ -42,8 +45,17 @@ class Tensor:
         self.N = shape[0] if shape else 1
         self.step = self.size if step is None else step
         self.flat: np.ndarray = np.empty(0)
-        self.array: np.ndarray = self.flat
+        self._array: np.ndarray = self.flat
         self._find_images()
+
+    @property
+    def array(self) -> np.ndarray:
+        """The array itself."""
+        return self._array
+
+    def values(self) -> np.ndarray:
+        """Return the numbers, to be looked at."""
+        return self.array
 
     def _find_images(self) -> None:
         C, H, *rest = *self.shape[1:], 1, 1
@@ -66,13 +78,49 @@ class Tensor:
         self.flat = memory[: self.span * self.dtype.itemsize // memory.itemsize].view(self.dtype)
         self._find_images()
         if self.whole:
-            self.array = self.flat.reshape(self.shape)
+            self._array = self.flat.reshape(self.shape)
             return
         item = self.dtype.itemsize
         strides = [item]
         for extent in self.shape[:1:-1]:
             strides.insert(0, strides[0] * extent)
-        self.array = np.ndarray(self.shape, self.dtype, memory, 0, (self.step * item, *strides))
+        self._array = np.ndarray(self.shape, self.dtype, memory, 0, (self.step * item, *strides))
+
+    def some(self, first: int, count: int) -> Tensor:
+        """Return some of the images as a tensor."""
+        part = type(self)((count, *self.shape[1:]), self.dtype, self.step)
+        part.place(self.flat[first * self.step :])
+        return part
+
+
+@not_copied("copy the network, which plans anew")
+class HalfTensor(Tensor):
+    """One of codes: kernels read and write numbers (`codegen.half_arrays`), NumPy has none."""
+
+    @property
+    def array(self) -> np.ndarray:
+        """Nothing that NumPy could compute with.
+
+        Raises
+        ------
+        TypeError
+            Always.
+        """
+        raise TypeError(
+            f"array: got a tensor of 16-bit codes, {self.dtype}, expected one of numbers"
+        )
+
+    @property
+    def codes(self) -> np.ndarray:
+        """The array as it is stored."""
+        return self._array
+
+    def values(self) -> np.ndarray:
+        """Return the numbers, to be looked at: float32."""
+        found = Tensor(self.shape, np.dtype(np.float32))
+        found.place(np.empty(found.span, np.float32))
+        run(copy, self.images, found.images, False)
+        return found.array
 
 
 @not_copied("copy the network, which plans anew")
@@ -115,6 +163,12 @@ class Frame:
         Those that plans of programs of the same network keep, as of `ConvPlan.prepack`.
     workspace_bytes : int
         Scratch memory that its kernels need, which everybody shares.
+    scratch_bytes : int
+        What the layer asks for besides when it prepares.
+    scratch : ndarray of uint8
+        These, in the arena: the layer's own for as long as it computes.
+    conversions : Conversions or None
+        From and to what is stored, if that is not what the layer computes with.
     """
 
     def __init__(self, name: str, dtype: np.dtype, xs: tuple[Tensor, ...], y: Tensor) -> None:
@@ -124,7 +178,8 @@ class Frame:
         self.activation: Activation | None = None
         self.relu = self.training = self.constant = self.over_residual = False
         self.views = self.views_gradient = (False,) * len(xs)
-        self.workspace_bytes = 0
+        self.workspace_bytes = self.scratch_bytes = 0
+        self.scratch: np.ndarray = np.empty(0, np.uint8)
         self.saved: dict[str, np.ndarray] = {}
         self.dy: Tensor | None = None
         self.dxs: tuple[Tensor | None, ...] = (None,) * len(xs)
@@ -134,6 +189,7 @@ class Frame:
         self.stream = 0
         self.kept: dict[str, Any] = {}
         self.filters: MutableMapping[Hashable, np.ndarray] | None = None
+        self.conversions: Conversions | None = None
 
     @property
     def x(self) -> Tensor:
@@ -144,6 +200,22 @@ class Frame:
     def dx(self) -> Tensor | None:
         """The gradient of the first operand."""
         return self.dxs[0]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that there are."""
+        found = *self.xs, self.y, self.residual, self.dy, *self.dxs, self.dresidual
+        return [tensor for tensor in found if tensor is not None]
+
+    @property
+    def has_codes(self) -> bool:
+        """Whether any is of 16-bit codes."""
+        return any(isinstance(tensor, HalfTensor) for tensor in self.tensors)
+
+    @property
+    def stored_alike(self) -> bool:
+        """Whether all tensors are of one dtype."""
+        return len({tensor.dtype for tensor in self.tensors}) == 1
 
     @property
     def gradient(self) -> Tensor:

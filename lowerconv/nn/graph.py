@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lowerconv.codegen.half_arrays import CODES
 from lowerconv.copying import not_copied
 from lowerconv.nn.turn import Turn
 
@@ -36,13 +37,21 @@ class Value:
 
     Attributes
     ----------
+    half : str or None
+        What it is stored as, bf16 or fp16, where that is not `dtype`; see `nn.precision`.
     contents : ndarray or None
         Of an input whose contents `forward` may look at: see `Module.looked_at`.
     """
 
     def __init__(self, shape: Shape, dtype: np.dtype, node: Node | None = None) -> None:
         self.shape, self.dtype, self.node = shape, dtype, node
+        self.half: str | None = None
         self.contents: np.ndarray | None = None
+
+    @property
+    def stored(self) -> np.dtype:
+        """The dtype of what is in memory: numbers, or codes."""
+        return self.dtype if self.half is None else CODES[self.half]
 
     def __add__(self, other: Value) -> Value:
         if not isinstance(other, Value):

@@ -219,6 +219,21 @@ class Layer(Module):
         """
         return False
 
+    def takes_half(self, frame: Frame) -> bool:
+        """Return whether `compute` and `differentiate` take a frame with tensors of 16-bit codes.
+
+        Parameters
+        ----------
+        frame : Frame
+            With tensors as they are stored: some, or all, are `HalfTensor`.
+
+        Returns
+        -------
+        bool
+            False: they are converted to float32 before, and results after.
+        """
+        return False
+
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Set the gradients of the parameters, and write or add to ``frame.dxs``.
 

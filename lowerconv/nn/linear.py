@@ -11,12 +11,13 @@ import numpy as np
 from lowerconv.checks import integer
 from lowerconv.codegen.isa import host_isa
 from lowerconv.nn.codes import WeightCodes
-from lowerconv.nn.combine import mask, move
+from lowerconv.nn.combine import mask
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.freeze import emptied, flushed
 from lowerconv.nn.init import lecun_normal
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.module import Parameter, Shape
+from lowerconv.nn.moving import move
 from lowerconv.nn.step import Step
 from lowerconv.nn.turn import Turn
 from lowerconv.ops.elementwise import relu

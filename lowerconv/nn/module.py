@@ -58,6 +58,7 @@ class Module(Attributes):
     """
 
     returns_all = False  # at inference, too, all values that `forward` returns
+    precision = "float32"  # of what layers pass on: see `lowerconv.nn.precision`
     frozen = False  # whether parameters never change, so that kernels may keep them packed
     _watches: Hooks
     _gates: Hooks

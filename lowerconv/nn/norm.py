@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from lowerconv.checks import integer
-from lowerconv.nn.combine import move
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.module import Parameter, Shape
+from lowerconv.nn.moving import move
 from lowerconv.nn.step import Reducer, Step
 from lowerconv.ops.batch_norm import batch_norm, channel_statistics, finish, normalise
 from lowerconv.ops.batch_norm_grad import batch_norm_grad, gradient_sums, input_gradient
@@ -188,6 +188,10 @@ class BatchNorm2d(Layer):
         """Return whether `compute` only launches kernels, at inference."""
         return "running" in frame.kept
 
+    def takes_half(self, frame: Frame) -> bool:
+        """Return whether kernels take codes: where all tensors are codes."""
+        return frame.stored_alike
+
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Compute the gradients of scale, shift, operand and residual."""
         x, y, dy = frame.x, frame.y, frame.gradient
@@ -262,6 +266,10 @@ class LocalResponseNorm(Layer):
     def compute(self, frame: Frame, step: Step) -> None:
         """Normalise."""
         run(response_norm, frame.x.images, frame.y.images, self._window())
+
+    def takes_half(self, frame: Frame) -> bool:
+        """Return whether kernels take codes: always."""
+        return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Compute the gradient of the operand."""

@@ -128,17 +128,21 @@ class MemoryPlan:
 
     def _inherited(self, node: Node) -> Place | None:
         """Return the place of an operand that the result may have, or be written over."""
-        place = self.values.get(node.operands[0])
+        place = self._place_of(node.operands[0], node.result)
         if node.layer.is_view:
             return place and _seen_as(place, node.operands[0].shape, node.result.shape)
         if node.layer.in_place and place and place.block.last <= self.forward[node]:
             return place
-        place = self.values.get(node.residual) if node.residual else None
+        place = self._place_of(node.residual, node.result) if node.residual else None
         # An operand in the same memory would be overwritten while it is still read.
         read = [self.values[v].block for v in node.operands if v in self.values]
         if place and place.block.last <= self.forward[node] and place.block not in read:
             return place
         return None
+
+    def _place_of(self, value: Value, other: Value) -> Place | None:
+        """Return the place of a value, if another that is stored alike may lie there."""
+        return self.values.get(value) if value.stored == other.stored else None
 
     def _new_value(self, value: Value) -> Place:
         place = self._new_place(value, "activations")
@@ -166,7 +170,7 @@ class MemoryPlan:
             block.use(self.end)
 
     def _new_place(self, value: Value, kind: str) -> Place:
-        never = Block(prod(value.shape) * value.dtype.itemsize, self.end, 0, kind)
+        never = Block(prod(value.shape) * value.stored.itemsize, self.end, 0, kind)
         self.blocks.append(never)
         return Place(never, 0, prod(value.shape[1:]))
 
@@ -174,8 +178,8 @@ class MemoryPlan:
         """Return the operands of a concatenation that can be written where they belong."""
         found, offset = [], 0
         for value in node.operands:
-            single = node.operands.count(value) == 1
-            if len(value.shape) == 4 and single and not (value.node and value.node.layer.is_view):
+            alone = node.operands.count(value) == 1 and value.stored == node.result.stored
+            if len(value.shape) == 4 and alone and not (value.node and value.node.layer.is_view):
                 found.append((value, offset))
             offset += prod(value.shape[1:])
         return found
@@ -195,6 +199,8 @@ class MemoryPlan:
                 continue
             value = node.operands[0]
             if value not in self.learnt or not self._only(value, node):
+                continue
+            if value.stored != node.result.stored:
                 continue
             if node.layer.is_view:
                 seen = _seen_as(place, node.result.shape, value.shape)

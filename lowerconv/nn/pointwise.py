@@ -83,6 +83,10 @@ class Pointwise(Layer):
         """Return whether `compute` only launches kernels: always."""
         return True
 
+    def takes_half(self, frame: Frame) -> bool:
+        """Return whether kernels take codes: always."""
+        return True
+
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Multiply the gradient with the derivative."""
         dy, dx = frame.gradient, frame.dx

@@ -10,10 +10,10 @@ import numpy as np
 from lowerconv.checks import Pair, pair
 from lowerconv.codegen.isa import host_isa
 from lowerconv.codegen.pooling import PoolKernel, pools
-from lowerconv.nn.combine import COMPILED
-from lowerconv.nn.frame import Frame
+from lowerconv.nn.frame import Frame, HalfTensor
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.module import Shape
+from lowerconv.nn.moving import COMPILED
 from lowerconv.nn.step import Step
 from lowerconv.ops.avg_pool import avg_pool, avg_pool_grad
 from lowerconv.ops.max_pool import max_pool, max_pool_grad
@@ -93,6 +93,9 @@ class _Pool(Layer):
         check_bytes(scratch, f"kernel_size {self.size}: scratch memory of all threads")
         windows, isa = self._windows(frame.x.shape), host_isa()
         known = pools(isa, windows.size, windows.stride) and frame.dtype in COMPILED
+        known = (
+            known and not isinstance(frame.x, HalfTensor) and not isinstance(frame.y, HalfTensor)
+        )
         if known and self._has_one_area(frame):
             kernel = PoolKernel(isa, frame.dtype, windows.size[1], windows.stride[1], self.mean)
             frame.kept["kernel"] = kernel.address()
@@ -148,6 +151,10 @@ class MaxPool2d(_Pool):
 
     def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels: always."""
+        return True
+
+    def takes_half(self, frame: Frame) -> bool:
+        """Return whether kernels take codes: always."""
         return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:
@@ -212,6 +219,10 @@ class AvgPool2d(_Pool):
 
     def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels: always."""
+        return True
+
+    def takes_half(self, frame: Frame) -> bool:
+        """Return whether kernels take codes: always."""
         return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:

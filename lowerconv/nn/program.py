@@ -11,7 +11,14 @@ import numpy as np
 from lowerconv.checks import plain_array
 from lowerconv.conv.arrays import contiguous
 from lowerconv.copying import not_copied
-from lowerconv.nn.frame import Frame, Tensor
+from lowerconv.nn.conversion import (
+    Conversions,
+    compute,
+    differentiate,
+    differentiate_weights,
+    takes_codes,
+)
+from lowerconv.nn.frame import Frame, HalfTensor, Tensor
 from lowerconv.nn.graph import Graph, Value
 from lowerconv.nn.hooks import Gate, Watch
 from lowerconv.nn.memory import Arena, MemoryReport
@@ -81,7 +88,6 @@ class Program:
         self.plan = plan = MemoryPlan(graph, training, input_grad)
         # Their gradients beside them, or copies.
         kept = sum(2 * p.data.nbytes for p in module.parameters().values())
-        check_fits(module, x_shape, training, plan.nbytes + kept)
         self._generation = -1
         self._placed: list[tuple[Tensor, int]] = []
         self._inputs = {value: Tensor(value.shape, value.dtype) for value in graph.inputs}
@@ -97,8 +103,13 @@ class Program:
         for node in graph.nodes:
             frame = frames[node]
             frame.stream = node.number
+            if frame.has_codes and not takes_codes(node.layer, frame):
+                frame = Conversions(frame).frame
             node.layer.prepare(frame)
             self.steps.append((node.layer, frame))
+        scratch = (frame.scratch_bytes for _, frame in self.steps)
+        self.nbytes = plan.nbytes + max(scratch, default=0)
+        check_fits(module, x_shape, training, self.nbytes + kept)
         self.learners = [
             node.layer
             for node in graph.nodes
@@ -118,8 +129,10 @@ class Program:
         tensor = self._tensors.get((value, gradient))
         if tensor is None:
             place = (self.plan.gradients if gradient else self.plan.values)[value]
-            tensor = self._tensors[value, gradient] = Tensor(value.shape, value.dtype, place.step)
-            offset = place.block.offset + place.offset * value.dtype.itemsize
+            kind = Tensor if value.half is None else HalfTensor
+            tensor = kind(value.shape, value.stored, place.step)
+            self._tensors[value, gradient] = tensor
+            offset = place.block.offset + place.offset * value.stored.itemsize
             self._placed.append((tensor, offset))
         return tensor
 
@@ -154,13 +167,17 @@ class Program:
 
     def _place(self) -> None:
         """Put all tensors into the arena, where it has moved."""
-        self.arena.reserve(self.plan.nbytes)
+        self.arena.reserve(self.nbytes)
         if self._generation == self.arena.generation:
             return
         self._captured = self._replay = None
         memory = self.arena.memory
         for tensor, offset in self._placed:
             tensor.place(memory[offset:])
+        for _, frame in self.steps:
+            frame.scratch = memory[self.plan.nbytes : self.plan.nbytes + frame.scratch_bytes]
+            if frame.conversions is not None:
+                frame.conversions.place(frame.scratch)
         for (node, name), block in self.plan.saved.items():
             frame = self.steps[self.plan.forward[node]][1]
             shape, dtype = node.layer.saved(*(value.shape for value in node.operands))[name]
@@ -187,7 +204,7 @@ class Program:
             for layer, frame in self.steps:
                 for gate in gates:
                     gate(layer)
-                layer.compute(frame, step)
+                compute(layer, frame, step)
                 for watch in watches:
                     watch(layer, frame, "forward")
         self._step = step
@@ -226,13 +243,13 @@ class Program:
 
         def finish() -> None:
             if left:
-                left[0].differentiate_weights(left[1], self._step)
+                differentiate_weights(*left, self._step)
                 for watch in watches:
                     watch(*left, "backward")
 
         for layer, frame in reversed(self.steps):
             if frame.dy is not None:
-                layer.differentiate(frame, self._step)
+                differentiate(layer, frame, self._step)
             finish()  # what the node before has left
             later = layer.turn is Turn.WEIGHT_GRADIENTS_LATER
             left = (layer, frame) if frame.dy is not None and later else None
@@ -256,7 +273,7 @@ class Program:
             activations=self.plan.bytes_of("activations"),
             gradients=self.plan.bytes_of("gradients"),
             saved=self.plan.bytes_of("saved"),
-            arena=self.plan.nbytes,
+            arena=self.nbytes,
             workspace=max((frame.workspace_bytes for _, frame in self.steps), default=0),
         )
 
@@ -277,7 +294,7 @@ def program_of(
         dtype: Any = tuple(given.dtype for given in x)
     else:
         shape, dtype = x.shape, x.dtype
-    setting = get_num_threads(), generation(), module._structures
+    setting = get_num_threads(), generation(), module._structures, module.precision
     contents = {i: arrays_of(x)[i].copy() for i in module.looked_at}
     seen = tuple(array.tobytes() for array in contents.values())
     key = (shape, dtype, training, input_grad, seen, *setting)

@@ -11,6 +11,7 @@ from lowerconv.machine.memory import memory_limit
 from lowerconv.nn.freeze import freeze
 from lowerconv.nn.graph import Graph, fold, fuse
 from lowerconv.nn.planning import MemoryPlan
+from lowerconv.nn.precision import store
 
 if TYPE_CHECKING:
     from lowerconv.nn.module import Module
@@ -32,6 +33,7 @@ def make_graph(
         make_constant(module, graph)
         module.rewrite(graph)
     fuse(graph, training)
+    store(graph, module.precision)
     return graph
 
 

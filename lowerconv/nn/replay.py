@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, NamedTuple
 
 from lowerconv.copying import not_copied
+from lowerconv.nn.conversion import compute, definer
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.step import Step
 from lowerconv.runtime.capture import Capture
@@ -64,7 +65,7 @@ class Replay:
         for layer, frame in steps:
             read = (*frame.xs, frame.residual)
             if given.intersection(map(id, read)) or not _is_capturable(layer, frame):
-                layer.compute(frame, step)
+                compute(layer, frame, step)
                 self._parts.append(_Part(0, 0, [(layer, frame)]))
                 continue
             first = capture.count
@@ -101,19 +102,15 @@ class Replay:
                         self._capture.replay(team, first, last)
                         continue
             for layer, frame in steps:
-                layer.compute(frame, step)
+                compute(layer, frame, step)
 
 
 def _computing(layer: Layer, frame: Frame, step: Step) -> Callable[[], None]:
-    return lambda: layer.compute(frame, step)
+    return lambda: compute(layer, frame, step)
 
 
 def _is_capturable(layer: Layer, frame: Frame) -> bool:
     """Return whether a layer says so of its `compute`, and not of that of a class it is made of."""
     kind = type(layer)
-    says = issubclass(_definer(kind, "is_capturable"), _definer(kind, "compute"))
+    says = issubclass(definer(kind, "is_capturable"), definer(kind, "compute"))
     return says and layer.is_capturable(frame)
-
-
-def _definer(kind: type, name: str) -> type:
-    return next(base for base in kind.__mro__ if name in vars(base))

@@ -18,7 +18,7 @@ import numpy as np
 
 from lowerconv.codegen.compiled import internal, njit
 from lowerconv.codegen.ranges import share
-from lowerconv.ops.blocks import BLOCK, block_of, cut, in_place, load, scatter
+from lowerconv.ops.blocks import BLOCK, block_of, cut, gathers, load, scatter, target_of
 from lowerconv.ops.images import Images, bare_images, same_memory
 from lowerconv.runtime.launch import parallel, spread
 
@@ -216,10 +216,10 @@ def _apply_block(number, c, parts, operands, statistics, parameters, relu, buffe
     added = residual.flat.size > 0
     block = block_of(number, x, parts)
     source = load(x, c, block, buffers[0])
-    target = source if block.images > 1 else in_place(y, c, block)
+    target = target_of(source, y, c, block)
     other = load(residual, c, block, buffers[1]) if added else target
     _apply(source, target, other, added, middle, kind(factor), shift, floor)
-    if block.images > 1:
+    if gathers(y, block):
         scatter(target, y, c, block, False)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from lowerconv.codegen.compiled import internal, njit
 from lowerconv.codegen.ranges import share
 from lowerconv.ops.batch_norm import CHANNELS, Statistics
-from lowerconv.ops.blocks import BLOCK, block_of, cut, in_place, load, scatter
+from lowerconv.ops.blocks import BLOCK, block_of, cut, gathers, in_place, load, scatter, target_of
 from lowerconv.ops.elementwise import mask
 from lowerconv.ops.images import Images, bare_images, same_memory
 from lowerconv.runtime.launch import parallel, spread
@@ -75,13 +75,13 @@ def _sums_of(c, parts, blocks, operands, statistics, relu, add, buffers):
         block = block_of(number, x, parts)
         gradient = load(dy, c, block, buffers[0])
         if relu:
-            target = gradient if block.images > 1 else in_place(dx, c, block)
+            target = target_of(gradient, dx, c, block)
             mask(gradient, load(y, c, block, buffers[1]), target)
-            if block.images > 1:
+            if gathers(dx, block):
                 scatter(target, dx, c, block, False)
             gradient = target
         if residual.flat.size:
-            if block.images > 1:
+            if gathers(residual, block):
                 scatter(gradient, residual, c, block, add)
             else:
                 _pass_on(gradient, in_place(residual, c, block), add)
@@ -154,9 +154,9 @@ def _input_block(number, c, parts, operands, relu, coefficients, buffers):
     dy, _, x, dx, _ = operands
     block = block_of(number, x, parts)
     gradient = load(dx if relu else dy, c, block, buffers[0])
-    target = gradient if block.images > 1 else in_place(dx, c, block)
+    target = target_of(gradient, dx, c, block)
     _input(gradient, load(x, c, block, buffers[1]), target, coefficients)
-    if block.images > 1:
+    if gathers(dx, block):
         scatter(target, dx, c, block, False)
 
 

@@ -5,13 +5,15 @@ A large plane is cut, and small planes of consecutive images are gathered side b
     large:   image 0 |  block 0  |  block 1  |  block 2  |      in place
     small:   image 0 |plane| image 1 |plane| image 2 |plane|    block 0: copied together
 
-so that loops over a block are long enough to be vector code.  Sums over a channel are sums over
-groups of its blocks, which do not depend on the number of threads.
+so that loops over a block are long enough to be vector code.  Codes (`codegen.half_arrays`) are
+copied in any case, and become numbers once.  Sums over a channel are sums over groups of its
+blocks, which do not depend on the number of threads.
 """
 
 from typing import NamedTuple
 
 from lowerconv.codegen.compiled import internal
+from lowerconv.codegen.half_arrays import is_half, numbers
 from lowerconv.codegen.masked import LANES, prefetch, put, read
 
 BLOCK = 1024  # items: a loop runs at speed, and some operands of it stay in the L1 cache
@@ -65,25 +67,37 @@ def in_place(x, c, block):
 
 
 @internal
+def gathers(x, block):
+    """Return whether the pixels of a block are copied, and not used where they are."""
+    return is_half(x.flat) or block.images > 1
+
+
+@internal
 def load(x, c, block, buffer):
     """Return the pixels of a block: where they are, or copied to the buffer without gaps."""
-    if block.images == 1:
-        return in_place(x, c, block)
-    pixels = x.H * x.W
+    if not gathers(x, block):
+        return numbers(in_place(x, c, block), buffer)
+    pixels, count = x.H * x.W, block.stop - block.start
     nothing = x.flat.dtype.type(0)
     for n in range(block.images):
-        for i in range(0, pixels, LANES):
-            place = (block.n + n) * x.step + c * pixels + i
-            read(x.flat, place, 0, LANES, nothing, buffer, n * pixels + i, pixels - i)
+        for i in range(0, count, LANES):
+            place = (block.n + n) * x.step + c * pixels + block.start + i
+            read(x.flat, place, 0, LANES, nothing, buffer, n * count + i, count - i)
             prefetch(x.flat, place + pixels)  # of the next channel, which comes next
-    return buffer[: block.images * pixels]
+    return buffer[: block.images * count]
+
+
+@internal
+def target_of(source, x, c, block):
+    """Return where the result of a block is computed: in place, or over its gathered operand."""
+    return source if gathers(x, block) else numbers(in_place(x, c, block), source)
 
 
 @internal
 def scatter(buffer, x, c, block, add):
-    """Copy the planes of a block, which lie without gaps, to their places, or add them there."""
-    pixels = x.H * x.W
+    """Copy the pixels of a block, which lie without gaps, to their places, or add them there."""
+    pixels, count = x.H * x.W, block.stop - block.start
     for n in range(block.images):
-        for i in range(0, pixels, LANES):
-            at = (block.n + n) * x.step + c * pixels + i
-            put(buffer, n * pixels + i, x.flat, at, 0, pixels - i, add)
+        for i in range(0, count, LANES):
+            at = (block.n + n) * x.step + c * pixels + block.start + i
+            put(buffer, n * count + i, x.flat, at, 0, count - i, add)

@@ -12,7 +12,7 @@ import numpy as np
 
 from lowerconv.codegen.compiled import internal, njit
 from lowerconv.codegen.ranges import share
-from lowerconv.ops.blocks import BLOCK, block_of, cut, load, scatter
+from lowerconv.ops.blocks import BLOCK, block_of, cut, gathers, load, scatter
 from lowerconv.ops.images import bare_images, piece, piece_bounds, pieces_of, same_memory
 from lowerconv.runtime.launch import parallel, spread
 
@@ -114,7 +114,7 @@ def _bias_relu_grad(worker, workers, dy, y, sums, relu):
             gradient = load(dy, k, block, buffer)
             if relu:
                 mask(gradient, load(y, k, block, other), gradient)
-                if block.images > 1:
+                if gathers(dy, block):
                     scatter(gradient, dy, k, block, False)
             total += sum_in_any_order(gradient)
         sums[task] = total

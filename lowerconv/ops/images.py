@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lowerconv.codegen.compiled import internal
-from lowerconv.codegen.masked import bare
+from lowerconv.codegen.half_arrays import address, items
 
 PIECE = 16384  # items: enough for a loop to run at speed, and many pieces for each thread
 
@@ -19,7 +19,7 @@ class Images(NamedTuple):
     microsecond for each named one that Python passes.  They name the fields again themselves.
     """
 
-    flat: np.ndarray  # 1-D, from their first item on; empty: no images are given
+    flat: np.ndarray  # 1-D, from their first item on, or codes; empty: no images are given
     step: int  # items from one image to the next
     N: int
     C: int
@@ -29,9 +29,12 @@ class Images(NamedTuple):
 
 @internal
 def bare_images(x):
-    """Return `Images` of a plain tuple, without the owner of their memory (see `masked.bare`)."""
+    """Return `Images` of a plain tuple, without the owner of their memory (see `masked.bare`).
+
+    Of codes (`codegen.half_arrays`), kernels read and write numbers from here on.
+    """
     flat, step, N, C, H, W = x
-    return Images(bare(flat), step, N, C, H, W)
+    return Images(items(flat), step, N, C, H, W)
 
 
 @internal
@@ -41,7 +44,7 @@ def same_memory(x, y):
     Loops whose result may lie on an operand have a version for that case: the compiler makes vector
     code where arrays are the same or do not overlap, and cannot know which.
     """
-    return x.ctypes.data == y.ctypes.data
+    return address(x) == address(y)
 
 
 @internal

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lowerconv.codegen.compiled import internal
+from lowerconv.codegen.half_arrays import is_half, numbers
 from lowerconv.codegen.masked import bare
 from lowerconv.codegen.ranges import share
 from lowerconv.ops.images import bare_images, plane
@@ -178,14 +179,17 @@ def max_pool_grad(worker, workers, dy, winner, dx, windows, add):
     dy, winner, dx = bare_images(dy), bare(winner), bare_images(dx)
     (R, S), stride, pad = windows
     one = np.uint64(1)
+    zero = dy.flat.dtype.type(0)
+    sums = np.empty(dx.H * dx.W if is_half(dx.flat) else 0, dy.flat.dtype)
     places = np.empty(R * S, np.int64)  # of the taps in the plane, so that nothing is divided
     for tap in range(R * S):
         places[tap] = tap // S * dx.W + tap % S
     begin, end = share(dx.N * dx.C, worker, workers)
     for number in range(begin, end):
-        target, source = plane(dx, number), plane(dy, number)
-        if not add:
-            fill(target, 0, target.size, dy.flat.dtype.type(0))
+        pixels, source = plane(dx, number), plane(dy, number)
+        target = numbers(pixels, sums)  # sums are rounded once
+        if is_half(pixels) or not add:
+            fill(target, 0, target.size, zero)
         # Unsigned: for a signed index numba tests whether it counts from the end.
         window, at = np.uint64(0), np.uint64(number * dy.H * dy.W)
         for p in range(dy.H):
@@ -195,3 +199,6 @@ def max_pool_grad(worker, workers, dy, winner, dx, windows, add):
                 target[place] += source[window]
                 window += one
                 at += one
+        if is_half(pixels):
+            for i in range(pixels.size):
+                pixels[i] = pixels[i] + target[i] if add else target[i]

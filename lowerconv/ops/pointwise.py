@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from lowerconv.codegen.compiled import internal
+from lowerconv.codegen.half_arrays import is_half, numbers
 from lowerconv.codegen.ranges import share
 from lowerconv.ops.images import bare_images, same_memory
 from lowerconv.runtime.launch import parallel
@@ -303,6 +304,12 @@ def _differentiate(kind, v, a, b):
 
 
 @internal
+def _copy(source, target):
+    for i in range(target.size):
+        target[i] = source[i]
+
+
+@internal
 def _chunk(x, n, begin, end):
     """Return a range of the items of an image, flat."""
     return x.flat[n * x.step + begin : n * x.step + end]
@@ -324,16 +331,20 @@ def pointwise(worker, workers, x, y, kind, a, b):
     """
     x, y = bare_images(x), bare_images(y)
     in_place = same_memory(x.flat, y.flat)
+    buffer = np.empty(CHUNK if is_half(y.flat) else 0, x.flat.dtype)
     items = y.C * y.H * y.W
     chunks = (items + CHUNK - 1) // CHUNK
     first, last = share(y.N * chunks, worker, workers)
     for task in range(first, last):
         n, begin = task // chunks, task % chunks * CHUNK
         end = min(begin + CHUNK, items)
-        target = _chunk(y, n, begin, end)
-        if not in_place:
-            target[:] = _chunk(x, n, begin, end)
+        pixels = _chunk(y, n, begin, end)
+        target = numbers(pixels, buffer)
+        if is_half(pixels) or not in_place:
+            _copy(_chunk(x, n, begin, end), target)
         apply_function(kind, target, a, b)
+        if is_half(pixels):
+            _copy(target, pixels)
 
 
 @parallel
@@ -354,7 +365,7 @@ def pointwise_grad(worker, workers, x, dy, dx, kind, constants, add):
         n, begin = task // chunks, task % chunks * CHUNK
         end = min(begin + CHUNK, items)
         slope = slopes[: end - begin]
-        slope[:] = _chunk(x, n, begin, end)
+        _copy(_chunk(x, n, begin, end), slope)
         _differentiate(kind, slope, a, b)
         target, source = _chunk(dx, n, begin, end), _chunk(dy, n, begin, end)
         if in_place:

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lowerconv.codegen.compiled import internal, njit
+from lowerconv.codegen.half_arrays import like
 from lowerconv.codegen.masked import bare
 from lowerconv.codegen.ranges import share
 from lowerconv.ops.images import bare_images
@@ -139,7 +140,7 @@ def _multiply(x, power, y):
 @internal
 def _response_norm(worker, workers, zeros, scratch, x, y, window):
     pixels = x.H * x.W
-    zeros, mine = bare(zeros), bare(scratch)[2 * BLOCK * worker :]
+    zeros, mine = like(bare(zeros), x.flat), bare(scratch)[2 * BLOCK * worker :]
     pieces = _pieces(x.N, pixels, workers)
     begin, end = share(x.N * pieces, worker, workers)
     for task in range(begin, end):
@@ -207,9 +208,9 @@ def _response_norm_grad(worker, workers, zeros, scratch, operands, window, add):
         first, last = share(pixels, task % pieces, pieces)
         count = last - first
         zero = zeros[:count]
-        source = Rows(x.flat, n * x.step + first, pixels, C, zero)
-        given = Rows(dy.flat, n * dy.step + first, pixels, C, zero)
-        target = Rows(dx.flat, n * dx.step + first, pixels, C, zero)
+        source = Rows(x.flat, n * x.step + first, pixels, C, like(zero, x.flat))
+        given = Rows(dy.flat, n * dy.step + first, pixels, C, like(zero, dy.flat))
+        target = Rows(dx.flat, n * dx.step + first, pixels, C, like(zero, dx.flat))
         scale, power = mine[:count], mine[BLOCK : BLOCK + count]
         total = mine[2 * BLOCK : 2 * BLOCK + count]
         # Rows of the last `size` channels, each in place of the one that is needed no longer.

@@ -6,8 +6,8 @@ from math import prod
 from typing import NamedTuple
 
 from lowerconv.codegen.compiled import internal
+from lowerconv.codegen.masked import bare
 from lowerconv.codegen.ranges import share
-from lowerconv.ops.images import bare
 from lowerconv.runtime.launch import parallel
 
 SHORT = 16  # items of a row of the result that is not worth a loop

@@ -102,6 +102,7 @@ class Classifier:
         bits = Quantization(**{name: settings[name] for name in names if name in settings})
         if bits.quantizes:
             prepare(network, bits)
+        network.precision = settings.get("precision", "float32")
         self.network = network
         self.averaged = settings["ema"] is not None
         prefix = "ema/" if self.averaged else ""

@@ -67,8 +67,10 @@ class RunState:
     def tensors(self) -> dict[str, np.ndarray]:
         """Return what this rank has of the arrays that updates change, as checkpoints name them."""
         averages = self.average.values if self.average is not None else {}
+        scaling = self.strategy.optimizer.scaling
         return (
             state(self.strategy.network)
             | self.strategy.arrays()
             | {f"ema/{name}": array for name, array in averages.items()}
+            | ({} if scaling is None else {"loss_scale": scaling.state})
         )

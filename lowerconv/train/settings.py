@@ -10,6 +10,7 @@ from lowerconv.arguments import COUNT, Ascending, Choice, Flag, Number, Text, ar
 from lowerconv.conv.plan import algorithms
 from lowerconv.data.augment import EFFECTS, Augment
 from lowerconv.nn.models import MODELS
+from lowerconv.nn.precision import PRECISIONS
 from lowerconv.quant.options import Quantization
 
 # The defaults of models are for SGD; those that are others for another optimizer.
@@ -80,6 +81,9 @@ class Settings(Quantization):
         Of the convolutions.
     sync_batch_norm : bool
         Whether batch norm looks at the batches of all ranks together, and not at each rank's own.
+    precision : str
+        ``float32``, ``bf16`` or ``fp16``: what layers pass on, and their gradients; see
+        docs/precision.md. Weights, sums, statistics and the loss are float32.
     augment : str, optional
         What happens to training images, as :meth:`lowerconv.data.Augment.parse` takes it.
     weight_bits, weight_steps, activation_bits, ternary_weights : optional
@@ -153,6 +157,11 @@ class Settings(Quantization):
     sync_batch_norm: bool = argument(
         False, Flag(), "normalise by the batches of all ranks together, not by each rank's own"
     )
+    precision: str = argument(
+        "float32",
+        Choice(PRECISIONS),
+        "of what layers pass on, and of its gradients; default: float32",
+    )
     augment: str | None = argument(
         None,
         Text("names of effects", empty=True),
@@ -169,6 +178,10 @@ class Settings(Quantization):
         if self.warmup >= self.epochs and self.warmup:
             raise ValueError(
                 f"warmup: got {self.warmup:g}, expected less than {self.epochs} epochs"
+            )
+        if self.precision != "float32" and self.quantizes:
+            raise ValueError(
+                f"precision: got {self.precision!r} with {self.words()}, expected 'float32'"
             )
         if self.ema is not None and self.fixed_point is not None:
             raise ValueError(

@@ -15,7 +15,7 @@ from lowerconv.data.split import hold_out
 from lowerconv.nn.models import MODELS
 from lowerconv.nn.module import Module
 from lowerconv.nn.norm import BatchNorm2d
-from lowerconv.nn.optim import LARS, SGD, Adam, Optimizer
+from lowerconv.nn.optim import LARS, SGD, Adam, LossScale, Optimizer
 from lowerconv.parallel.comm.agreement import describe_data, describe_parameters, versions
 from lowerconv.parallel.comm.communicator import Communicator
 from lowerconv.parallel.comm.mpi_communicator import world
@@ -28,6 +28,7 @@ from lowerconv.train.settings import Settings, resolve
 
 # Strategies by which all ranks have the weights and steps that they compute with.
 _QUANTIZED = ("data", "tree", "async")
+_SCALED = ("data", "tree")  # by which they have the same gradients, all at once
 
 
 def make_optimizer(network: Module, settings: Settings) -> Optimizer:
@@ -41,6 +42,8 @@ def make_optimizer(network: Module, settings: Settings) -> Optimizer:
     else:
         optimizer = Adam(network, lr, weight_decay=decay, decoupled=settings.optimizer == "adamw")
     optimizer.rounding = settings.rounded_updates(settings.seed)
+    if settings.precision == "fp16":
+        optimizer.scale_loss(LossScale())
     return optimizer
 
 
@@ -134,6 +137,7 @@ def read(
             f"parallel: got {options.strategy!r} with {settings.words()}, expected one of "
             f"{', '.join(_QUANTIZED)}: ranks that all have the whole network"
         )
+    _check_precision(settings, options.strategy)
     train_set, test_set = load(data) if isinstance(data, str) else data
     part = "test"
     if settings.validation:
@@ -156,7 +160,18 @@ def read(
             module.synchronized |= settings.sync_batch_norm
     if settings.quantizes:
         prepare(network, settings)
+    network.precision = settings.precision
     return Setup(settings, options, network, inputs, train_set, test_set, part)
+
+
+def _check_precision(settings: Settings, strategy: str) -> None:
+    """Raise ValueError where a precision does not go with how ranks share the work."""
+    known = _SCALED if settings.precision == "fp16" else _QUANTIZED
+    if settings.precision != "float32" and strategy not in known:
+        raise ValueError(
+            f"parallel: got {strategy!r} with precision {settings.precision!r}, expected one of "
+            f"{', '.join(known)}"
+        )
 
 
 def join() -> Communicator:

@@ -10,7 +10,7 @@ from lowerconv import nn
 class RandomNetwork(nn.Module):
     """A network whose layers, branches, sums and concatenations follow from a seed."""
 
-    def __init__(self, seed: int, nodes: int, channels: int = 3) -> None:
+    def __init__(self, seed: int, nodes: int, channels: int = 3, dtype=np.float64) -> None:
         super().__init__()
         self.seed = seed
         self.count = nodes
@@ -27,12 +27,12 @@ class RandomNetwork(nn.Module):
                 K = int(rng.integers(1, 6))
                 size = int(rng.choice([1, 3]))
                 bias = bool(rng.integers(2))
-                layer = nn.Conv2d(width, K, size, padding=size // 2, bias=bias, dtype=np.float64)
+                layer = nn.Conv2d(width, K, size, padding=size // 2, bias=bias, dtype=dtype)
                 setattr(self, f"conv{i}", layer)
                 self.plan.append((kind, a, layer))
                 width = K
             elif kind == "norm":
-                layer = nn.BatchNorm2d(width, dtype=np.float64)
+                layer = nn.BatchNorm2d(width, dtype=dtype)
                 setattr(self, f"norm{i}", layer)
                 self.plan.append((kind, a, layer))
             elif kind == "pool":
@@ -50,7 +50,7 @@ class RandomNetwork(nn.Module):
                 self.plan.append((kind, a, int(rng.choice(same))))
             widths.append(width)
         self.outputs = 1 + int(rng.integers(3) == 0)
-        self.head = nn.Linear(widths[-1], 3, dtype=np.float64)
+        self.head = nn.Linear(widths[-1], 3, dtype=dtype)
 
     def forward(self, x):
         values = [x]

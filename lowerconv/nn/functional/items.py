@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from lowerconv.nn.arithmetic import _NUMPY, Arithmetic
-from lowerconv.nn.combine import COMPILED, Add, View
+from lowerconv.nn.combine import Add, View
 from lowerconv.nn.computed import summed_to
 from lowerconv.nn.functional.operands import Operand, computed, evaluated, layer_of, viewed
 from lowerconv.nn.functional.shapes import reshape
 from lowerconv.nn.functional.standardized import standardized
 from lowerconv.nn.graph import Value
+from lowerconv.nn.moving import COMPILED
 from lowerconv.nn.pointwise import Pointwise, constants
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-from lowerconv.nn.combine import COMPILED
 from lowerconv.nn.computed import Computed
 from lowerconv.nn.frame import Frame
+from lowerconv.nn.moving import COMPILED
 from lowerconv.nn.step import Step
 from lowerconv.ops.place import place
 from lowerconv.runtime.threads import run

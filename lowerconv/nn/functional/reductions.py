@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from lowerconv.nn.combine import COMPILED
 from lowerconv.nn.computed import Computed, summed_to
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.functional.operands import Operand, apply, computed, viewed
 from lowerconv.nn.functional.shapes import reshape, transpose
 from lowerconv.nn.graph import Value
+from lowerconv.nn.moving import COMPILED
 from lowerconv.nn.normalise import Normalise, Softmax
 from lowerconv.nn.step import Step
 from lowerconv.ops import reduce as kernels

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from lowerconv.nn.combine import COMPILED, Concat, View
+from lowerconv.nn.combine import Concat, View
 from lowerconv.nn.computed import Computed, summed_to
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.functional.operands import Operand, computed, layer_of, viewed
 from lowerconv.nn.functional.placed import Joined, Placed
 from lowerconv.nn.graph import Value
+from lowerconv.nn.moving import COMPILED
 from lowerconv.nn.step import Step
 from lowerconv.ops.transpose import merged
 from lowerconv.ops.transpose import transpose as transpose_items

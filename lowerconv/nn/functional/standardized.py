@@ -8,10 +8,10 @@ Exporters write layer norm so, in seven operators or more, for want of one in ol
 from __future__ import annotations
 
 from lowerconv.nn.arithmetic import Arithmetic
-from lowerconv.nn.combine import COMPILED
 from lowerconv.nn.functional.operands import layer_of
 from lowerconv.nn.functional.reductions import Reduction, normalize
 from lowerconv.nn.graph import Value
+from lowerconv.nn.moving import COMPILED
 from lowerconv.nn.pointwise import Pointwise
 
 Axes = tuple[int, ...]

@@ -2,7 +2,8 @@
 
 from lowerconv.nn.optim.adam import Adam
 from lowerconv.nn.optim.lars import LARS
+from lowerconv.nn.optim.loss_scale import LossScale
 from lowerconv.nn.optim.optimizer import Optimizer
 from lowerconv.nn.optim.sgd import SGD
 
-__all__ = ["LARS", "SGD", "Adam", "Optimizer"]
+__all__ = ["LARS", "SGD", "Adam", "LossScale", "Optimizer"]

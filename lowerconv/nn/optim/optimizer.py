@@ -14,6 +14,7 @@ from lowerconv.codegen.ranges import share
 from lowerconv.conv.arrays import contiguous, overlap
 from lowerconv.copying import Reference
 from lowerconv.nn.module import Module, Parameter
+from lowerconv.nn.optim.loss_scale import LossScale
 from lowerconv.nn.sharing import use_gradients
 from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.threads import run
@@ -81,6 +82,8 @@ class Optimizer:
         Whether a step has to see all gradients at once; else it may come in ranges.
     rounding : UpdateRounding or None
         What rounds gradients before, and weights after an update.
+    scaling : LossScale or None
+        The scale of the loss that gradients are of; see `scale_loss`.
 
     Raises
     ------
@@ -90,6 +93,7 @@ class Optimizer:
 
     whole = False
     rounding: UpdateRounding | None = None
+    scaling: LossScale | None = None
 
     def __init__(
         self, network: Module, lr: float, weight_decay: float = 0.0, decay_biases: bool = False
@@ -201,6 +205,18 @@ class Optimizer:
 
     # --- steps ---
 
+    def scale_loss(self, scaling: LossScale) -> None:
+        """Take gradients of a loss that is scaled, and leave out steps where one overflows.
+
+        A step then has to see all of them at once.
+
+        Parameters
+        ----------
+        scaling : LossScale
+            Whose `scale` the gradients of the loss have to be given.
+        """
+        self.scaling, self.whole = scaling, True
+
     def by_name(self, flat: np.ndarray) -> dict[str, np.ndarray]:
         """Return views of an array, one for each parameter, in its shape.
 
@@ -282,6 +298,12 @@ class Optimizer:
                 f"end: got {begin} to {end}, expected a range within 0 to {self.data.size}"
             )
         grad = self.grad if grad is None else self._check_grad(grad)
+        if self.scaling is not None:
+            if (begin, end) != (0, self.data.size):
+                raise ValueError(f"end: got {begin} to {end} of a scaled loss, expected all")
+            if not self.scaling.unscale(grad, team):
+                self.updates -= 1  # it is none
+                return
         weights = Weights(self.data, grad, self.bounds, self._decays(), begin, end)
         if team is not None:
             self._update_rounded(team, weights)

@@ -19,10 +19,10 @@ from math import prod
 import numpy as np
 
 from lowerconv.copying import not_copied
-from lowerconv.nn.combine import move
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.module import Shape
+from lowerconv.nn.moving import move
 from lowerconv.nn.step import Step
 from lowerconv.nn.turn import Turn
 from lowerconv.parallel.comm.collectives import Routine, all_gather, direct, reduce_scatter

@@ -11,12 +11,13 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from lowerconv.nn.activation import Dropout
-from lowerconv.nn.combine import mask, move
+from lowerconv.nn.combine import mask
 from lowerconv.nn.conv import Conv2d
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.linear import Linear
 from lowerconv.nn.module import Parameter, Shape
+from lowerconv.nn.moving import move
 from lowerconv.nn.norm import BatchNorm2d
 from lowerconv.nn.step import Step
 from lowerconv.nn.turn import Turn

@@ -153,7 +153,12 @@ class Strategy:
         if not isfinite(result.loss):
             text = describe_divergence(self.network, work.images, work.step, result.loss)
             raise DivergenceError(text)
-        self.backward(gradients, work)
+        if self.optimizer.scaling is None:
+            self.backward(gradients, work)
+        else:
+            self.optimizer.scaling.scale(gradients)
+            with np.errstate(over="ignore", invalid="ignore"):  # the optimizer looks at them
+                self.backward(gradients, work)
         return result
 
     def backward(self, gradients: tuple[np.ndarray, ...], work: Work) -> None:

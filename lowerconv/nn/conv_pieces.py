@@ -1,0 +1,150 @@
+"""Convolutions of 16-bit tensors, some images at a time: float32 in between, for as long as needed.
+
+::
+
+    codes of some images -> scratch, float32 -> the float32 pass -> scratch -> codes
+
+The scratch memory of a piece is a few MiB, which stay in the caches: memory holds codes alone.
+Which images make a piece does not depend on the number of threads, so that sums of pieces, the
+gradients of filters, do not either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lowerconv.codegen.isa import LINE
+from lowerconv.conv.plan import ConvPlan
+from lowerconv.copying import not_copied
+from lowerconv.nn.frame import Frame, HalfTensor, Tensor
+from lowerconv.nn.moving import move
+
+BYTES = 8 << 20  # of a piece, all of its images in float32: a share of the last cache
+
+MakePlan = Callable[[int], ConvPlan]  # of a pass of so many images
+
+
+class Piece(NamedTuple):
+    """Some images of a frame."""
+
+    first: int
+    images: int
+
+
+def pieces_of(N: int, image_bytes: int) -> list[Piece]:
+    """Return all images as pieces that are about alike."""
+    most = max(1, BYTES // max(1, image_bytes))
+    number = max(1, -(-N // most))
+    bounds = [N * i // number for i in range(number + 1)]
+    return [Piece(first, last - first) for first, last in pairwise(bounds)]
+
+
+@not_copied("copy the network, which plans anew")
+class Pass:
+    """One pass of a convolution over all pieces.
+
+    Parameters
+    ----------
+    frame : Frame
+        Of which scratch memory is asked for.
+    tensors : tuple of Tensor
+        The operands of the pass that are images, and its result if that is.
+    make : callable
+    filters : int
+        Items of a result that is no images.
+    """
+
+    def __init__(
+        self, frame: Frame, tensors: tuple[Tensor, ...], make: MakePlan, filters: int = 0
+    ) -> None:
+        self._frame, self._tensors = frame, tensors
+        image = sum(t.size * 4 for t in tensors if isinstance(t, HalfTensor))
+        self.pieces = pieces_of(tensors[0].N, image)
+        self.plans = {count: make(count) for count in {piece.images for piece in self.pieces}}
+        most = max(piece.images for piece in self.pieces)
+        self._offsets, at = [], 0
+        for tensor in tensors:
+            self._offsets.append(at)
+            if isinstance(tensor, HalfTensor):
+                at += -(-most * tensor.size * 4 // LINE) * LINE
+        self._part = at
+        if len(self.pieces) > 1:
+            at += 4 * filters
+        frame.scratch_bytes = max(frame.scratch_bytes, at)
+        self._made: dict[tuple[int, Piece], tuple[np.ndarray, np.ndarray, Tensor, Tensor]] = {}
+
+    @property
+    def algorithm(self) -> str:
+        """Of the first plan."""
+        return self.plans[self.pieces[0].images].algorithm
+
+    @property
+    def reason(self) -> str:
+        """Why it is that."""
+        return self.plans[self.pieces[0].images].reason
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Of all plans."""
+        return max(plan.workspace_bytes for plan in self.plans.values())
+
+    def hold(self, *arguments: Any) -> None:
+        """Keep filters, as `ConvPlan.prepack` does."""
+        for plan in self.plans.values():
+            plan.prepack(*arguments)
+
+    def _both(self, which: int, piece: Piece) -> tuple[Tensor, Tensor]:
+        """Return images of a tensor as they are stored, and where they are in float32."""
+        tensor, scratch = self._tensors[which], self._frame.scratch
+        memory, wides, *found = self._made.get((which, piece), (None, None))
+        if memory is not tensor.flat or wides is not scratch:  # they have moved
+            stored = wide = tensor.some(piece.first, piece.images)
+            if isinstance(tensor, HalfTensor):
+                wide = Tensor(stored.shape, np.dtype(np.float32))
+                wide.place(scratch[self._offsets[which] :])
+            found = [stored, wide]
+            self._made[which, piece] = tensor.flat, scratch, stored, wide
+        stored, wide = found
+        return stored, wide
+
+    def _wide(self, which: int, piece: Piece) -> np.ndarray:
+        """Return images of a tensor in float32."""
+        stored, wide = self._both(which, piece)
+        if wide is not stored:
+            move(stored, wide, False)
+        return wide.array
+
+    def images(
+        self, filters: tuple[np.ndarray, ...], residual: Tensor | None = None, adds: bool = False
+    ) -> None:
+        """Compute images from images: forward, or the gradient of the input.
+
+        Parameters
+        ----------
+        filters : tuple of ndarray
+            What plans take beside images.
+        residual : Tensor, optional
+            What plans add their result to, before it is rounded.
+        adds : bool
+            Whether what is rounded is added to codes that are there.
+        """
+        for piece in self.pieces:
+            source, (stored, wide) = self._wide(0, piece), self._both(1, piece)
+            if residual is not None:
+                move(residual.some(piece.first, piece.images), wide, False)
+            self.plans[piece.images](source, *filters, out=wide.array)
+            if wide is not stored:
+                move(wide, stored, adds)
+
+    def filters(self, gradient: np.ndarray) -> None:
+        """Compute the gradient of filters: the sum of those of all pieces, in their order."""
+        rest = self._frame.scratch[self._part : self._part + gradient.nbytes]
+        for number, piece in enumerate(self.pieces):
+            out = rest.view(gradient.dtype).reshape(gradient.shape) if number else gradient
+            self.plans[piece.images](self._wide(0, piece), self._wide(1, piece), out=out)
+            if number:
+                gradient += out
