@@ -23,7 +23,7 @@ from lowerconv.copying import not_copied
 from lowerconv.nn.frame import Frame, HalfTensor, Tensor
 from lowerconv.nn.moving import move
 
-BYTES = 8 << 20  # of a piece, all of its images in float32: a share of the last cache
+BYTES = 4 << 20  # of a piece, all of its images in float32: a share of the last cache
 
 MakePlan = Callable[[int], ConvPlan]  # of a pass of so many images
 
