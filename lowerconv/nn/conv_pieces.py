@@ -92,7 +92,7 @@ class Pass:
         """Of all plans."""
         return max(plan.workspace_bytes for plan in self.plans.values())
 
-    def hold(self, *arguments: Any) -> None:
+    def prepack(self, *arguments: Any) -> None:
         """Keep filters, as `ConvPlan.prepack` does."""
         for plan in self.plans.values():
             plan.prepack(*arguments)
