@@ -173,7 +173,7 @@ def explanation(
     x = arrays[0] if len(arrays) == 1 else arrays
     program = program_of(module, Execution(), x, False, False)
     found.layers = [_report(layer, frame, computed_by) for layer, frame in program.steps]
-    found.arena = program.plan.nbytes
+    found.arena = program.nbytes
     number = {node: i for i, node in enumerate(program.graph.nodes)}
     found.edges = [
         (number[value.node], i)

@@ -10,7 +10,7 @@ import numpy as np
 from lowerconv.checks import Pair, pair
 from lowerconv.codegen.isa import host_isa
 from lowerconv.codegen.pooling import PoolKernel, pools
-from lowerconv.nn.frame import Frame, HalfTensor
+from lowerconv.nn.frame import Frame
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.module import Shape
 from lowerconv.nn.moving import COMPILED
@@ -93,10 +93,7 @@ class _Pool(Layer):
         check_bytes(scratch, f"kernel_size {self.size}: scratch memory of all threads")
         windows, isa = self._windows(frame.x.shape), host_isa()
         known = pools(isa, windows.size, windows.stride) and frame.dtype in COMPILED
-        known = (
-            known and not isinstance(frame.x, HalfTensor) and not isinstance(frame.y, HalfTensor)
-        )
-        if known and self._has_one_area(frame):
+        if known and not frame.has_codes and self._has_one_area(frame):
             kernel = PoolKernel(isa, frame.dtype, windows.size[1], windows.stride[1], self.mean)
             frame.kept["kernel"] = kernel.address()
 

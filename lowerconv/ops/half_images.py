@@ -8,12 +8,20 @@ from __future__ import annotations
 import numpy as np
 
 from lowerconv.codegen.compiled import internal
+from lowerconv.codegen.masked import bare
 from lowerconv.codegen.ranges import share
 from lowerconv.ops.half import expand_half, round_half
-from lowerconv.ops.images import PIECE, bare_images, piece_bounds, pieces_of
+from lowerconv.ops.images import PIECE, Images, piece_bounds, pieces_of
 from lowerconv.runtime.launch import parallel
 
 _16 = np.uint32(16)
+
+
+@internal
+def _codes(x):
+    """Return `Images` of a plain tuple: of integers, where `images.bare_images` reads numbers."""
+    flat, step, N, C, H, W = x
+    return Images(bare(flat), step, N, C, H, W)
 
 
 @parallel
@@ -29,7 +37,7 @@ def expand_images(worker, workers, x, y, fp16):
     fp16 : bool
         Whether codes are fp16, and not bf16.
     """
-    x, y = bare_images(x), bare_images(y)
+    x, y = _codes(x), _codes(y)
     pieces = pieces_of(y)
     first, last = share(y.N * pieces, worker, workers)
     for task in range(first, last):
@@ -51,7 +59,7 @@ def round_images_to_half(worker, workers, x, y, fp16):
     fp16 : bool
         Whether codes are fp16, and not bf16.
     """
-    x, y = bare_images(x), bare_images(y)
+    x, y = _codes(x), _codes(y)
     pieces = pieces_of(y)
     first, last = share(y.N * pieces, worker, workers)
     for task in range(first, last):
@@ -73,7 +81,7 @@ def join_halves(worker, workers, x, y):
     x, y : Images
         Of uint16, and of uint32, (N, ceil(C / 2), H, W).
     """
-    x, y = bare_images(x), bare_images(y)
+    x, y = _codes(x), _codes(y)
     size = y.H * y.W
     if size == 1:
         first, last = share(y.N, worker, workers)
