@@ -102,7 +102,7 @@ def test_two_threads_do_not_measure_each_other(tmp_path, monkeypatch):
 @pytest.mark.parametrize("op", ["forward", "input_grad"])
 @pytest.mark.parametrize("algorithm", ["fused", "winograd"])
 def test_filters_that_have_changed_are_refused(algorithm, op):
-    x_shape, w_shape = (2, 16, 12, 12), (16, 16, 3, 3)
+    x_shape, w_shape = (2, 64, 12, 12), (64, 64, 3, 3)
     options = {"op": op, "algorithm": algorithm, "padding": 1}
     plan = lc.plan_conv2d(x_shape, w_shape, **options, constant_weights=True)
     plain = lc.plan_conv2d(x_shape, w_shape, **options)
@@ -129,7 +129,7 @@ def test_filters_that_have_changed_are_refused(algorithm, op):
 @pytest.mark.parametrize("algorithm", ["fused", "winograd"])
 def test_memory_of_somebody_else_that_is_used_again(algorithm):
     """The same address, of other arrays: NumPy cannot keep what is not its own."""
-    x, shape = np.ones((2, 16, 12, 12), np.float32), (16, 16, 3, 3)
+    x, shape = np.ones((2, 32, 12, 12), np.float32), (64, 32, 3, 3)  # filters that are packed
     plan = lc.plan_conv2d(x.shape, shape, algorithm=algorithm, constant_weights=True)
     memory = bytearray(4 * int(np.prod(shape)))
     filters = np.frombuffer(memory, np.float32).reshape(shape)
@@ -189,7 +189,7 @@ def test_plans_hold_the_same_filters_once(groups, algorithm, op):
             assert np.array_equal(
                 made[-1](x, *bias), lc.ConvPlan(problem, op, options)(x, w, *bias)
             )
-        assert made[0]._held[0] is made[1]._held[0]
+        assert made[0]._prepacked[0] is made[1]._prepacked[0]
         twin = lc.ConvPlan(problem, op, options)
         twin.prepack(other, shared, "other")
         assert np.array_equal(twin(x, *bias), lc.ConvPlan(problem, op, options)(x, other, *bias))
