@@ -96,7 +96,7 @@ ELSEWHERE = {
     "quant.layers.WeightQuantizer": "the base of quantizers",
     "quant.learned_step.LearnedStepWeights": "numbers, copied with their layers",
     "quant.ternary.TernaryWeights": "nothing of its own",
-    "nn.schedule.Schedule": "an enumeration",
+    "nn.turn.Turn": "an enumeration",
     # what has nothing of its own beside objects that are tested here
     "nn.step.Step": "numbers and a communicator",
     "nn.models.Model": "a function and numbers",

@@ -19,7 +19,7 @@ def moves_compiled(tensor: Tensor) -> bool:
 
 def move(source: Tensor, target: Tensor, adding: bool) -> None:
     """Copy a tensor, or add it to another of the same size."""
-    if not moves_compiled(source):
+    if not (moves_compiled(source) and moves_compiled(target)):
         items = source.array.reshape(target.shape)
         target.array[...] = target.array + items if adding else items
         return

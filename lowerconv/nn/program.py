@@ -11,13 +11,8 @@ import numpy as np
 from lowerconv.checks import plain_array
 from lowerconv.conv.arrays import contiguous
 from lowerconv.copying import not_copied
-from lowerconv.nn.conversion import (
-    Conversions,
-    compute,
-    differentiate,
-    differentiate_weights,
-    takes_codes,
-)
+from lowerconv.nn import conversion
+from lowerconv.nn.conversion import Conversions, compute, takes_codes
 from lowerconv.nn.frame import Frame, HalfTensor, Tensor
 from lowerconv.nn.graph import Graph, Value
 from lowerconv.nn.hooks import Gate, Watch
@@ -243,13 +238,13 @@ class Program:
 
         def finish() -> None:
             if left:
-                differentiate_weights(*left, self._step)
+                conversion.differentiate_weights(*left, self._step)
                 for watch in watches:
                     watch(*left, "backward")
 
         for layer, frame in reversed(self.steps):
             if frame.dy is not None:
-                differentiate(layer, frame, self._step)
+                conversion.differentiate(layer, frame, self._step)
             finish()  # what the node before has left
             later = layer.turn is Turn.WEIGHT_GRADIENTS_LATER
             left = (layer, frame) if frame.dy is not None and later else None

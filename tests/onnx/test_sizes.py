@@ -42,7 +42,7 @@ def held(net) -> list[np.ndarray]:
     """Return the filters that all plans of a network keep, each array once."""
     frames = [f for p in net._use.answering.programs.values() for _, f in p.steps]
     plans = [f.kept["forward"] for f in frames if "forward" in f.kept]
-    return list({id(array): array for plan in plans for array in plan._held}.values())
+    return list({id(array): array for plan in plans for array in plan._prepacked}.values())
 
 
 def test_all_sizes_have_the_same_filters():
