@@ -102,7 +102,7 @@ class Sleeping(Layer):
         self._original = lambda: original
         self.machine = machine
         self.times = [machine.seconds(original, frame, backward) for backward in (False, True)]
-        self.schedule = original.schedule
+        self.turn = original.turn
 
     @property
     def original(self) -> Layer:

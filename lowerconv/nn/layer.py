@@ -36,7 +36,7 @@ class Layer(Module):
     is_sum, is_relu, is_concatenation : bool
         Whether the layer adds two values, is a ReLU, or sets values side by side: graphs make it
         part of its neighbours.
-    schedule : Turn
+    turn : Turn
         When the layer has its turn.
     """
 
