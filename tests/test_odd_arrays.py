@@ -155,7 +155,9 @@ def test_numbers_of_other_types(name: str, dtype: np.dtype) -> None:
         found = [part.copy() for part in plain(target.call(array))]
     except (TypeError, ValueError) as error:
         assert dtype != target.good.dtype
-        assert_named(error, None if dtype == np.float64 else target.argument)
+        # Of a type that is taken as well, the others are the odd ones.
+        taken = dtype == np.float64 or (dtype == np.float16 and name.startswith("conv2d"))
+        assert_named(error, None if taken else target.argument)
         for part, kept in zip((*target.written, array), before, strict=True):
             assert part.tobytes() == kept.tobytes()
         return
