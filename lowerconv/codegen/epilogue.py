@@ -103,8 +103,8 @@ class Epilogue:
     def _sixth(self, value: ir.Value, number: Callable[[float | str], ir.Value]) -> ir.Value:
         """Return a sixth, rounded once.
 
-        With a factor that is rounded itself all results would be too large by as much, layer after
-        layer: where many follow each other, that is more than all other rounding.
+        With a factor that is rounded itself all results would be too large by its rounding, and
+        those of layers that follow each other more and more so.
         """
         e, builder = self._e, self._e.builder
         if not e.isa.fma:
