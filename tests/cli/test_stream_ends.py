@@ -1,5 +1,6 @@
 """How streams end, whatever their source does, and what they leave: no thread, file or memory."""
 
+import gc
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import tracemalloc
 
 import pytest
 
+import lowerconv as lc
 from lowerconv.cli import stream
 from lowerconv.cli.frame_networks import Whole
 from lowerconv.cli.stream_report import StreamReport
@@ -117,11 +119,13 @@ def test_memory_is_steady(pixels):
 
     writer = threading.Thread(target=write)
     writer.start()
-    memory = []
+    snapshots = []
+    ours = [tracemalloc.Filter(True, os.path.join(os.path.dirname(lc.__file__), "*"))]
 
     def show(text):
         if text.startswith(("100:", "200:", "299:")):
-            memory.append(tracemalloc.get_traced_memory()[0])
+            gc.collect()
+            snapshots.append(tracemalloc.take_snapshot().filter_traces(ours))
 
     report = StreamReport()
     whole = Whole(small(), NORMALIZER)
@@ -134,4 +138,7 @@ def test_memory_is_steady(pixels):
         writer.join()
     assert report.answers.count == 300
     # Frames that are ready or in work, of 6 kB each, may be one more or less.
-    assert max(memory[1:]) - memory[0] < 3 * pixels[0].nbytes
+    first, *later = snapshots
+    for snapshot in later:
+        grown = snapshot.compare_to(first, "lineno")
+        assert sum(line.size_diff for line in grown) < 3 * pixels[0].nbytes, grown[:5]

@@ -177,7 +177,7 @@ def arrays(name: str, shape: tuple[int, ...]) -> list[Wrong]:
         wrong("memoryview", memoryview(ones(shape).tobytes()), "memoryview"),
         wrong("integers", ones(shape, np.int64), "int64", "float32"),
         wrong("bools", ones(shape, bool), "bool", "float32"),
-        wrong("half", ones(shape, np.float16), "float16", "float32"),
+        wrong("byte-swapped-half", ones(shape, np.dtype(np.float16).newbyteorder()), "float32"),
         wrong("long", ones(shape, np.longdouble), np.dtype(np.longdouble).name, "float32"),
         wrong("complex", ones(shape, np.complex64), "complex64", "float32"),
         wrong("objects", ones(shape, object), "object", "float32"),
@@ -192,6 +192,8 @@ FORWARD = [
     *arrays("w", W),
     Wrong("w-of-other-dtype", {"w": ones(W, np.float64)}, TypeError, "w", ("float64", "float32")),
     Wrong("x-of-other-dtype", {"x": ones(X, np.float64)}, TypeError, "x|w", ("float64", "float32")),
+    Wrong("x-half", {"x": ones(X, np.float16)}, TypeError, "x|w", ("float16", "float32")),
+    Wrong("w-half", {"w": ones(W, np.float16)}, TypeError, "w", ("float16", "float32")),
     Wrong("x-2d", {"x": ones((6, 5))}, ValueError, "x", ("(6, 5)",)),
     Wrong("x-5d", {"x": ones((1, *X))}, ValueError, "x", ("(1, 2, 4, 6, 5)",)),
     Wrong("x-0d", {"x": ones(())}, ValueError, "x", ("()",)),
@@ -328,7 +330,7 @@ def test_w_shape(call: Callable[..., Any], wrong: Wrong) -> None:
 
 PLAN = [
     Wrong("op", {"op": "backward"}, ValueError, "op", ("backward", "input_grad", "weight_grad")),
-    Wrong("dtype-half", {"dtype": "float16"}, TypeError, "dtype", ("float16", "float32")),
+    Wrong("dtype-swapped-half", {"dtype": np.dtype("f2").newbyteorder()}, TypeError, "dtype"),
     Wrong("dtype-integer", {"dtype": np.int32}, TypeError, "dtype", ("int32", "float32")),
     Wrong("dtype-swapped", {"dtype": np.dtype("f4").newbyteorder()}, TypeError, "dtype"),
     Wrong("dtype-unknown", {"dtype": "single-ish"}, TypeError, "dtype", ("single-ish",)),

@@ -74,8 +74,7 @@ def test_functions_of_threads_share_the_plans_that_are_kept():
         assert all(np.array_equal(mine[n], right) for mine in found)
 
 
-def test_two_threads_do_not_measure_each_other(tmp_path, monkeypatch):
-    monkeypatch.setattr("lowerconv.conv.wisdom.cache_directory", lambda: tmp_path)
+def test_two_threads_do_not_measure_each_other(own_wisdom, monkeypatch):
     measure, inside, times = plans.measure, threading.Lock(), []
 
     def alone(*arguments):

@@ -14,10 +14,7 @@ from lowerconv.conv.wisdom import remember, wisdom_path
 X, W = (1, 8, 12, 10), (20, 8, 3, 3)
 
 
-@pytest.fixture(autouse=True)
-def own_wisdom(tmp_path, monkeypatch):
-    # Kernels stay where they are cached: only what is remembered is the test's own.
-    monkeypatch.setattr("lowerconv.conv.wisdom.cache_directory", lambda: tmp_path)
+pytestmark = pytest.mark.usefixtures("own_wisdom")
 
 
 @pytest.mark.parametrize("op", ["forward", "input_grad", "weight_grad"])
