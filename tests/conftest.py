@@ -5,6 +5,7 @@ import faulthandler
 import gzip
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -30,6 +31,10 @@ if "LOWERCONV_CACHE_DIR" not in os.environ:
 
 for _name in ("LOWERCONV_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ.pop(_name, None)  # tests say themselves how many threads there are
+
+# A background job of a shell ignores Ctrl-C, and so would every process that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LONG = "LOWERCONV_LONG"
 
