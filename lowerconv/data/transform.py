@@ -114,22 +114,25 @@ def _look_up(image, change, cast, table, columns, tone, out):
 
 
 @njit(cache=True, nogil=True)
-def _places(change, turn, v, shift, height, width, shape, row, offsets, down, right):
+def _places(change, turn, centre, size, shape, row, targets):
     """Find where a row of pixels of the result comes from.
 
     Parameters
     ----------
     turn : (float, float)
         Cosine and sine of the angle.
-    v, shift : float
+    centre : (float, float)
         Row of the result counted from its centre, and how far right of the pixels' centres.
+    size : (int, int)
+        Height and width of the result.
     shape : (height, width)
         Of the image.
     row : int
         Where the row begins in the following.
-    offsets, down, right : ndarray
+    targets : (ndarray, ndarray, ndarray)
         Get the pixel above and left of each place, and how far below and right of it that is.
     """
+    (v, shift), (height, width), (offsets, down, right) = centre, size, targets
     f32 = np.float32
     zero, one, two = f32(0), f32(1), f32(2)
     sign = f32(-1) if change.flip else one
@@ -277,6 +280,7 @@ def _resample(image, change, cast, scale, shift, buffers, packed, out):
     many_y, many_x = _samples(change.step_y), _samples(change.step_x)
     many = many_y * many_x
     turn = _cosine_sine(change.angle)
+    targets = offsets, down, right
     rows = offsets.size // width
     for first in range(0, channels, 4):
         last = min(first + 4, channels)
@@ -287,8 +291,8 @@ def _resample(image, change, cast, scale, shift, buffers, packed, out):
                 up = (sample // many_x + 0.5) / many_y - 0.5
                 aside = (sample % many_x + 0.5) / many_x - 0.5
                 for i in range(top, bottom):
-                    row, v = (i - top) * width, i - (height - 1) / 2 + up
-                    _places(change, turn, v, aside, height, width, shape, row, offsets, down, right)
+                    row, centre = (i - top) * width, (i - (height - 1) / 2 + up, aside)
+                    _places(change, turn, centre, (height, width), shape, row, targets)
                 _gather(packed, offsets, below, beside, corners)
                 for c in range(first, last):
                     target = out[c, top:bottom].reshape(-1)

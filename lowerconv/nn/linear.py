@@ -250,7 +250,7 @@ class PackedLinear(Linear):
             run(few_rows, x.array, kept["weights"], kept["bias"], y.array, relu, adds)
         else:
             product = kept["product"]
-            run(packed_product, x.flat, kept["weights"], kept["bias"], y.flat, adds, *product)
+            run(packed_product, x.flat, kept["weights"], kept["bias"], y.flat, adds, product)
         for function in kept["after"]:
             run(pointwise, y.images, y.images, *function)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import product
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,71 +23,89 @@ def windows_along(
     return count
 
 
-def _reach(
-    shape: Sequence[int],
-    extents: Sequence[int],
-    strides: Sequence[int],
-    pads: Sequence[tuple[int, int]],
-    dilations: Sequence[int],
-    ceil: bool,
-) -> tuple[list[int], list[tuple[int, int]]]:
-    """Return the windows along each axis, and by how much arrays are padded to have them all."""
-    counts = [
-        windows_along(n, r, s, p, d, ceil)
-        for n, r, s, p, d in zip(shape[2:], extents, strides, pads, dilations, strict=True)
-    ]
-    reach = [
-        (c - 1) * s + d * (r - 1) + 1
-        for c, s, d, r in zip(counts, strides, dilations, extents, strict=True)
-    ]
-    widths = [
-        (before, max(0, r - n - before))
-        for (before, _), r, n in zip(pads, reach, shape[2:], strict=True)
-    ]
-    return counts, widths
+class Windows(NamedTuple):
+    """Windows of pixels, for each axis of these.
 
+    Attributes
+    ----------
+    extents, strides, dilations : sequence of int
+    pads : sequence of (int, int)
+        Before and after.
+    ceil : bool
+        Whether a last window that is not full counts.
+    """
 
-def _taps(
-    extents: Sequence[int], counts: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
-) -> Iterator[tuple[slice, ...]]:
-    """Yield where each item of all windows lies in a padded array."""
-    for tap in product(*map(range, extents)):
-        yield (
-            *(slice(None), slice(None)),
-            *(
-                slice(t * d, t * d + (c - 1) * s + 1, s)
-                for t, d, c, s in zip(tap, dilations, counts, strides, strict=True)
-            ),
+    extents: Sequence[int]
+    strides: Sequence[int]
+    pads: Sequence[tuple[int, int]]
+    dilations: Sequence[int]
+    ceil: bool = False
+
+    def counts(self, pixels: Sequence[int]) -> list[int]:
+        """Return the number of windows along each axis of some pixels."""
+        axes = zip(
+            *(pixels, self.extents, self.strides, self.pads, self.dilations),
+            strict=True,
         )
+        return [windows_along(*axis, self.ceil) for axis in axes]
+
+    def padded(self, x: np.ndarray, fill: Any) -> np.ndarray:
+        """Return an array (N, C, ...) with the padding that its windows reach."""
+        counts = self.counts(x.shape[2:])
+        axes = zip(
+            *(x.shape[2:], counts, self.extents, self.strides, self.pads, self.dilations),
+            strict=True,
+        )
+        widths = [
+            (before, max(0, (count - 1) * stride + dilation * (extent - 1) + 1 - n - before))
+            for n, count, extent, stride, (before, _), dilation in axes
+        ]
+        return np.pad(x, [(0, 0), (0, 0), *widths], constant_values=fill)
+
+    def inside(self, padded: np.ndarray, pixels: Sequence[int]) -> np.ndarray:
+        """Return what lies within the padding of an array, pixels of which there are so many."""
+        axes = zip(self.pads, pixels, strict=True)
+        at: tuple[Any, ...] = (..., *(slice(p, p + n) for (p, _), n in axes))
+        view: np.ndarray = padded[at]
+        return view
+
+    def taps(self, counts: Sequence[int]) -> Iterator[tuple[Any, ...]]:
+        """Yield where each item of so many windows lies in a padded array."""
+        for tap in product(*map(range, self.extents)):
+            axes = zip(tap, self.dilations, counts, self.strides, strict=True)
+            yield (..., *(slice(t * d, t * d + (c - 1) * s + 1, s) for t, d, c, s in axes))
+
+    def covered(self, axis: int, count: int, low: int, high: int) -> np.ndarray:
+        """Return how many items of each window along an axis lie from `low` to before `high`."""
+        begins = np.arange(count)[:, None] * self.strides[axis]
+        items = begins + np.arange(self.extents[axis]) * self.dilations[axis]
+        return ((items >= low) & (items < high)).sum(axis=1)
 
 
-def max_indices(
-    x: np.ndarray,
-    extents: Sequence[int],
-    strides: Sequence[int],
-    pads: Sequence[tuple[int, int]],
-    dilations: Sequence[int],
-    ceil: bool,
-    column_major: bool = False,
-) -> np.ndarray:
+def _lowest(dtype: np.dtype) -> Any:
+    return -np.inf if dtype.kind == "f" else np.iinfo(dtype).min
+
+
+def max_indices(x: np.ndarray, windows: Windows, column_major: bool = False) -> np.ndarray:
     """Return the number in `x` of the largest item of each window, the first of several.
 
     Parameters
     ----------
-    x, extents, strides, pads, dilations, ceil
-        As of `pool_array`.
+    x : ndarray, (N, C, ...)
+    windows : Windows
     column_major : bool
         Whether the items of an image are counted with the first axis of pixels the fastest.
+
+    Returns
+    -------
+    ndarray of int64
     """
-    counts, widths = _reach(x.shape, extents, strides, pads, dilations, ceil)
     pixels = np.arange(prod(x.shape[2:])).reshape(x.shape[2:], order="F" if column_major else "C")
-    images = np.arange(prod(x.shape[:2])).reshape(*x.shape[:2], *(1,) * len(extents))
-    margins = [(0, 0), (0, 0), *widths]
-    numbers = np.pad(images * pixels.size + pixels, margins)
-    lowest: Any = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
-    full = np.pad(x, margins, constant_values=lowest)
+    images = np.arange(prod(x.shape[:2])).reshape(*x.shape[:2], *(1,) * len(windows.extents))
+    numbers = windows.padded(images * pixels.size + pixels, 0)
+    full = windows.padded(x, _lowest(x.dtype))
     best, found = None, None
-    for at in _taps(extents, counts, strides, dilations):
+    for at in windows.taps(windows.counts(x.shape[2:])):
         if best is None or found is None:
             best, found = full[at], numbers[at]
             continue
@@ -97,54 +115,34 @@ def max_indices(
     return found.astype(np.int64)
 
 
-def pool_array(
-    x: np.ndarray,
-    operation: str,
-    extents: Sequence[int],
-    strides: Sequence[int],
-    pads: Sequence[tuple[int, int]],
-    dilations: Sequence[int],
-    ceil: bool,
-    include_pad: bool,
-) -> np.ndarray:
+def pool_array(x: np.ndarray, operation: str, windows: Windows, include_pad: bool) -> np.ndarray:
     """Return the largest item, the mean or the sum of each window.
 
     Parameters
     ----------
     x : ndarray, (N, C, ...)
-    operation : str
-        "max", "mean" or "sum".
-    extents, strides, pads, dilations
-        For each axis of pixels; `pads` before and after.
-    ceil : bool
-        Whether a last window that is not full counts.
+    operation : {"max", "mean", "sum"}
+    windows : Windows
     include_pad : bool
         Whether a mean counts the padding; never what lies beyond it.
+
+    Returns
+    -------
+    ndarray, (N, C, ...)
     """
-    axes = len(extents)
-    counts, widths = _reach(x.shape, extents, strides, pads, dilations, ceil)
-    lowest: Any = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
-    fill = lowest if operation == "max" else 0
-    full = np.pad(x, [(0, 0), (0, 0), *widths], constant_values=fill)
+    counts = windows.counts(x.shape[2:])
+    fill = _lowest(x.dtype) if operation == "max" else 0
+    full = windows.padded(x, fill)
     result = np.full((*x.shape[:2], *counts), fill, x.dtype)
-    for at in _taps(extents, counts, strides, dilations):
-        part = full[at]
-        result = np.maximum(result, part) if operation == "max" else result + part
+    for at in windows.taps(counts):
+        result = np.maximum(result, full[at]) if operation == "max" else result + full[at]
     if operation != "mean":
         return result
-    shape = [1] * axes
-    for i in range(axes):
-        before, after = pads[i]
-        first = np.arange(counts[i])[:, None] * strides[i] + np.arange(extents[i]) * dilations[i]
-        low, high = (
-            (0, before + x.shape[2 + i] + after)
-            if include_pad
-            else (before, before + x.shape[2 + i])
-        )
-        inside = ((first >= low) & (first < high)).sum(axis=1)
-        wide = shape.copy()
-        wide[i] = counts[i]
-        result = result / inside.reshape(wide).astype(x.dtype)
+    for axis, (before, after) in enumerate(windows.pads):
+        n = x.shape[2 + axis]
+        borders = (0, before + n + after) if include_pad else (before, before + n)
+        covered = windows.covered(axis, counts[axis], *borders).astype(x.dtype)
+        result = result / covered.reshape(-1, *(1,) * (len(counts) - 1 - axis))
     return result
 
 
@@ -153,48 +151,38 @@ def pool_gradient(
     y: np.ndarray,
     x: np.ndarray,
     operation: str,
-    extents: Sequence[int],
-    strides: Sequence[int],
-    pads: Sequence[tuple[int, int]],
-    dilations: Sequence[int],
-    ceil: bool,
+    windows: Windows,
     include_pad: bool,
 ) -> np.ndarray:
-    """Return the gradient of `x` of `pool_array`: a maximum's goes to the first of equal items."""
-    axes, counts = len(extents), y.shape[2:]
+    """Return the gradient of `x` of `pool_array`: a maximum's goes to the first of equal items.
+
+    Parameters
+    ----------
+    dy, y, x : ndarray, (N, C, ...)
+        The gradient of the result, the result, and what it was computed from.
+    operation, windows, include_pad
+        As there.
+
+    Returns
+    -------
+    ndarray
+        Of the shape of `x`.
+    """
+    counts = y.shape[2:]
     if operation == "mean":
         ones = np.broadcast_to(np.ones((), x.dtype), (1, 1, *x.shape[2:]))
-        geometry = (extents, strides, pads, dilations, ceil)
         # A mean of ones is the share of items that are no padding; the sum is how many these are.
-        mean = pool_array(ones, "mean", *geometry, include_pad)
-        total = pool_array(ones, "sum", *geometry, include_pad)
+        mean = pool_array(ones, "mean", windows, include_pad)
+        total = pool_array(ones, "sum", windows, include_pad)
         dy = dy * np.divide(mean, total, out=np.zeros_like(mean), where=total > 0)
-    reach = [
-        (c - 1) * s + d * (r - 1) + 1
-        for c, s, d, r in zip(counts, strides, dilations, extents, strict=True)
-    ]
-    widths = [
-        (before, max(0, r - n - before))
-        for (before, _), r, n in zip(pads, reach, x.shape[2:], strict=True)
-    ]
-    full = np.pad(x, [(0, 0), (0, 0), *widths], constant_values=-np.inf)
+    full = windows.padded(x, -np.inf)
     dx = np.zeros_like(full)
     left = np.ones(y.shape, bool)
-    for tap in product(*map(range, extents)):
-        at = (slice(None), slice(None)) + tuple(
-            slice(t * d, t * d + (c - 1) * s + 1, s)
-            for t, d, c, s in zip(tap, dilations, counts, strides, strict=True)
-        )
+    for at in windows.taps(counts):
         if operation == "max":
             wins = left & ((full[at] == y) | np.isnan(full[at]))
             left &= ~wins
             dx[at] += np.where(wins, dy, 0)
         else:
             dx[at] += dy
-    inner = tuple(
-        slice(before, before + n) for (before, _), n in zip(widths, x.shape[2:], strict=True)
-    )
-    assert len(inner) == axes
-    whole = slice(None)
-    part: np.ndarray = dx[(whole, whole) + inner]
-    return part
+    return windows.inside(dx, x.shape[2:])

@@ -165,8 +165,11 @@ def put_item(target, i, value, add):
 
 
 @internal
-def _row_gradient(row, dy, dx, mean, inv_std, affine, first, sums, write, add):
+def _row_gradient(arrays, statistics, affine, first, sums, options):
     """Add a row's part to the sums of scale and shift, and write its gradient."""
+    row, dy, dx = arrays
+    mean, inv_std = statistics
+    write, add = options
     kind, run = row.dtype.type, affine.run
     total = products = 0.0
     if run == 1 and affine.weight.size:
@@ -205,10 +208,12 @@ def _row_gradient(row, dy, dx, mean, inv_std, affine, first, sums, write, add):
 
 
 @internal
-def _column_gradient(x, dy, dx, places, middle, statistics, affine, first, sums, write, add):
+def _column_gradient(arrays, places, statistics, affine, first, sums, options):
     """Do the same for a block of columns."""
-    at, inner, count = places
+    x, dy, dx = arrays
+    at, inner, middle, count = places
     mean, inv_std, total, products = statistics
+    write, add = options
     kind = x.dtype.type
     total[:], products[:] = 0, 0
     for m in range(middle):
@@ -255,7 +260,6 @@ def normalise_grad(worker, workers, arrays, sizes, statistics, affine, sums, opt
     means, inverses = bare(statistics[0]), bare(statistics[1])
     weight, bias, period, run = affine
     affine = Affine(bare(weight), bare(bias), period, run)
-    write, add = options
     outer, middle, inner = sizes
     tasks, parts = tasks_of(sizes), sums.shape[0]
     total, products = np.empty(COLUMNS), np.empty(COLUMNS)
@@ -266,11 +270,9 @@ def normalise_grad(worker, workers, arrays, sizes, statistics, affine, sums, opt
             if inner == 1:
                 a, b = task * middle, (task + 1) * middle
                 first = task % period * (middle // run)
-                target = dx[a:b] if write else dx
-                _row_gradient(
-                    *(x[a:b], dy[a:b], target, means[task], inverses[task], affine, first),
-                    *(sums[part], write, add),
-                )
+                rows = (x[a:b], dy[a:b], dx[a:b] if options[0] else dx)
+                row_statistics = (means[task], inverses[task])
+                _row_gradient(rows, row_statistics, affine, first, sums[part], options)
                 continue
             at, count, number = columns_of(task, sizes)
             first = task // (tasks // outer) % period * (middle // run)
@@ -278,7 +280,5 @@ def normalise_grad(worker, workers, arrays, sizes, statistics, affine, sums, opt
                 *(means[number : number + count], inverses[number : number + count]),
                 *(total[:count], products[:count]),
             )
-            places = (at, inner, count)
-            _column_gradient(
-                x, dy, dx, places, middle, columns, affine, first, sums[part], write, add
-            )
+            places = (at, inner, middle, count)
+            _column_gradient((x, dy, dx), places, columns, affine, first, sums[part], options)

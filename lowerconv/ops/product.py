@@ -168,7 +168,7 @@ def _begin(y, bias, add):
 
 
 @parallel
-def packed_product(worker, workers, x, w, bias, y, add, extents, zeros, kernels, mode, constants):
+def packed_product(worker, workers, x, w, bias, y, add, product):
     """Compute ``y = f(x w^T + bias)``, or ``y = f(y + x w^T + bias)``.
 
     Parameters
@@ -182,9 +182,10 @@ def packed_product(worker, workers, x, w, bias, y, add, extents, zeros, kernels,
         Empty: none.
     add : bool
         Whether results are added to what is in `y`.
-    extents, zeros, kernels, mode, constants
-        As `PackedProduct.arguments` has them.
+    product : tuple
+        As `PackedProduct.arguments` returns it.
     """
+    extents, zeros, kernels, mode, constants = product
     x, w, y, bias = bare(x), bare(w), bare(y), bare(bias)
     zeros, kernels, constants = bare(zeros), bare(kernels), bare(constants)
     rows, columns, k, MR, NR = extents

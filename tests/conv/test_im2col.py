@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lowerconv.conv.blas.epilogue import gather, store
-from lowerconv.conv.blas.im2col import col2im, lower
+from lowerconv.conv.blas.im2col import Block, col2im, lower
 from lowerconv.conv.problem import conv_problem
 
 PROBLEMS = {
@@ -54,7 +54,7 @@ def test_any_block_of_the_lowered_matrix(name):
     matrix = lowered(p, x)
     for k0, k1, j0, j1 in pieces(p):
         panel = np.full((k1 - k0 + 1, j1 - j0 + 5), np.nan, np.float32)
-        lower(x, 0, k0, k1, j0, j1, p.geometry, panel, 3)
+        lower(x, 0, Block(k0, k1, j0, j1), p.geometry, panel, 3)
         assert np.array_equal(panel[: k1 - k0, 3 : 3 + j1 - j0], matrix[k0:k1, j0:j1])
         assert np.isnan(panel[:, :3]).all()  # and nothing beside it was written
         assert np.isnan(panel[:, 3 + j1 - j0 :]).all()
@@ -71,7 +71,7 @@ def test_raising_is_the_transpose(name):
     for k0, k1, j0, j1 in pieces(p):
         panel = rng.standard_normal((k1 - k0, j1 - j0 + 2))
         raised = np.zeros_like(x)
-        col2im(panel, 2, 0, k0, k1, j0, j1, p.geometry, raised)
+        col2im(panel, 2, 0, Block(k0, k1, j0, j1), p.geometry, raised)
         np.testing.assert_allclose(
             (raised * x).sum(), (panel[:, 2:] * matrix[k0:k1, j0:j1]).sum(), rtol=1e-9, atol=1e-9
         )
@@ -84,10 +84,10 @@ def test_store_and_gather_are_inverse():
     none = np.empty(0)
     for k0, k1, j0, j1 in ((0, 5, 0, 21), (2, 4, 3, 17), (1, 2, 7, 14), (0, 5, 20, 21)):
         tile = np.zeros((k1 - k0, j1 - j0 + 2))
-        gather(y, k0, k1, j0, j1, tile, 1)
+        gather(y, Block(k0, k1, j0, j1), tile, 1)
         assert np.array_equal(tile[:, 1:-1], matrix[k0:k1, j0:j1])
         stored = np.full_like(y, np.nan)
-        store(tile, 1, k0, k1, j0, j1, none, False, stored)
+        store(tile, 1, Block(k0, k1, j0, j1), none, False, stored)
         back = stored.transpose(1, 0, 2).reshape(5, 21)
         assert np.array_equal(back[k0:k1, j0:j1], matrix[k0:k1, j0:j1])
         assert np.isnan(back).sum() == back.size - (k1 - k0) * (j1 - j0)
@@ -96,7 +96,7 @@ def test_store_and_gather_are_inverse():
 def test_store_adds_the_bias_then_applies_relu():
     tile = np.array([[1.0, -3.0, np.nan]])
     y = np.empty((1, 1, 3))
-    store(tile, 0, 0, 1, 0, 3, np.array([2.0]), True, y)
+    store(tile, 0, Block(0, 1, 0, 3), np.array([2.0]), True, y)
     assert y[0, 0, 0] == 3
     assert y[0, 0, 1] == 0
     assert np.isnan(y[0, 0, 2])

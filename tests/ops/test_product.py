@@ -40,7 +40,7 @@ def test_beside_numpy(extents, dtype):
                     with parallel_region(threads) as team:
                         flat = x.reshape(-1)
                         arguments = product.arguments(constants)
-                        packed_product(team, flat, packed, given, y, add, *arguments)
+                        packed_product(team, flat, packed, given, y, add, arguments)
                     right = exact + (given if given.size else 0) + (before if add else 0)
                     right = applied(right).reshape(-1)
                     np.testing.assert_allclose(y, right, rtol=tolerance, atol=20 * tolerance)

@@ -4,12 +4,13 @@ from lowerconv.codegen.compiled import njit
 
 
 @njit(cache=True, nogil=True)
-def store(tile, column, k0, k1, j0, j1, bias, relu, y):
-    """Write rows ``k0:k1`` and pixels ``j0:j1`` of the product to `y`, bias and ReLU applied.
+def store(tile, column, block, bias, relu, y):
+    """Write a block of the product to `y`, bias and ReLU applied.
 
     The product is in `tile`, in its rows from the first and its columns from `column` on; `y` is
     (N, K, P*Q); an empty `bias` stands for none.
     """
+    k0, k1, j0, j1 = block
     pixels = y.shape[2]
     for k in range(k0, k1):
         j = j0
@@ -31,8 +32,9 @@ def store(tile, column, k0, k1, j0, j1, bias, relu, y):
 
 
 @njit(cache=True, nogil=True)
-def gather(y, k0, k1, j0, j1, tile, column):
-    """Copy rows ``k0:k1`` and pixels ``j0:j1`` of `y` (N, K, P*Q) to `tile`: `store` undone."""
+def gather(y, block, tile, column):
+    """Copy a block of `y` (N, K, P*Q) to `tile`: `store` undone."""
+    k0, k1, j0, j1 = block
     pixels = y.shape[2]
     for k in range(k0, k1):
         j = j0

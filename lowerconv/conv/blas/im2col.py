@@ -15,12 +15,23 @@ The name and the method come from Caffe's im2col; first in Chellapilla, Puri, Si
 performance convolutional neural networks for document processing" (2006), section 3.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.ranges import inside
 
 ZERO = np.uint64(0)
+
+
+class Block(NamedTuple):
+    """Rows ``k0:k1`` of a matrix, taps or filters, and columns ``j0:j1``, pixels of the batch."""
+
+    k0: int
+    k1: int
+    j0: int
+    j1: int
 
 
 # The three loops below are all that lowering does.  Their indices are unsigned: for a signed index
@@ -57,10 +68,11 @@ def _add(row, at, count, image, first, stride):
 
 
 @njit(cache=True, nogil=True)
-def _walk(x, first_channel, k0, k1, j0, j1, geometry, panel, column, back):
+def _walk(x, first_channel, block, geometry, panel, column, back):
     """Go through the row pieces of a block: copy each to the panel, or add it `back` to `x`."""
     R, S, P, Q, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w = geometry
     _, C, H, W = x.shape
+    k0, k1, j0, j1 = block
     pixels = x.reshape(x.size)
     n0, p0, q0 = j0 // (P * Q), j0 % (P * Q) // Q, j0 % Q
     for k in range(k0, k1):
@@ -94,16 +106,16 @@ def _walk(x, first_channel, k0, k1, j0, j1, geometry, panel, column, back):
 
 
 @njit(cache=True, nogil=True)
-def lower(x, first_channel, k0, k1, j0, j1, geometry, panel, column):
-    """Lower taps ``k0:k1`` of the channels from `first_channel` on, pixels ``j0:j1``, into `panel`.
+def lower(x, first_channel, block, geometry, panel, column):
+    """Lower a block of taps, of the channels from `first_channel` on, and pixels into `panel`.
 
-    `x` is (N, C, H, W); ``k`` counts the taps of one group.  The block goes to the rows of `panel`
-    from the first, and to its columns from `column` on.
+    `x` is (N, C, H, W); rows of the block count the taps of one group.  It goes to the rows of
+    `panel` from the first, and to its columns from `column` on.
     """
-    _walk(x, first_channel, k0, k1, j0, j1, geometry, panel, column, False)
+    _walk(x, first_channel, block, geometry, panel, column, False)
 
 
 @njit(cache=True, nogil=True)
-def col2im(panel, column, first_channel, k0, k1, j0, j1, geometry, x):
+def col2im(panel, column, first_channel, block, geometry, x):
     """Add a block of `panel` to the pixels of `x` it is lowered from: the transpose of `lower`."""
-    _walk(x, first_channel, k0, k1, j0, j1, geometry, panel, column, True)
+    _walk(x, first_channel, block, geometry, panel, column, True)

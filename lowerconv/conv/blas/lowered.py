@@ -12,7 +12,7 @@ from math import inf
 from lowerconv.codegen.ranges import share
 from lowerconv.conv.algorithm import Algorithm
 from lowerconv.conv.blas.epilogue import gather, store
-from lowerconv.conv.blas.im2col import col2im, lower
+from lowerconv.conv.blas.im2col import Block, col2im, lower
 from lowerconv.conv.executable import Array, Executable, Options
 from lowerconv.conv.phases import countable, has_many_phases
 from lowerconv.conv.problem import ConvProblem, Op
@@ -35,7 +35,7 @@ def _lower_all(worker, workers, x, geometry, col):
         k, j0 = piece // blocks, piece % blocks * PIXELS_PER_PIECE
         j1 = min(j0 + PIXELS_PER_PIECE, pixels)
         # Rows of all groups follow each other, so k counts the taps of the whole image.
-        lower(x, 0, k, k + 1, j0, j1, geometry, col[k : k + 1], j0)
+        lower(x, 0, Block(k, k + 1, j0, j1), geometry, col[k : k + 1], j0)
 
 
 @parallel
@@ -47,8 +47,8 @@ def _col2im_all(worker, workers, col, geometry, dx):
     for piece in range(first, last):
         n, c = piece // C, piece % C
         dx[n, c] = 0
-        block = col[c * taps : (c + 1) * taps]
-        col2im(block, n * pixels, c, 0, taps, 0, pixels, geometry, dx[n : n + 1])
+        rows = col[c * taps : (c + 1) * taps]
+        col2im(rows, n * pixels, c, Block(0, taps, 0, pixels), geometry, dx[n : n + 1])
 
 
 @parallel
@@ -57,7 +57,8 @@ def _store_all(worker, workers, product, bias, relu, y):
     first, last = share(N * K, worker, workers)
     for piece in range(first, last):
         n, k = piece // K, piece % K
-        store(product[k : k + 1], n * pixels, k, k + 1, 0, pixels, bias, relu, y[n : n + 1])
+        block = Block(k, k + 1, 0, pixels)
+        store(product[k : k + 1], n * pixels, block, bias, relu, y[n : n + 1])
 
 
 @parallel
@@ -66,7 +67,8 @@ def _gather_all(worker, workers, y, matrix):
     first, last = share(N * K, worker, workers)
     for piece in range(first, last):
         n, k = piece // K, piece % K
-        gather(y[n : n + 1], k, k + 1, 0, pixels, matrix[k : k + 1], n * pixels)
+        block = Block(k, k + 1, 0, pixels)
+        gather(y[n : n + 1], block, matrix[k : k + 1], n * pixels)
 
 
 class _Lowered(Executable):

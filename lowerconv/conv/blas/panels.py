@@ -15,7 +15,7 @@ from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.ranges import share
 from lowerconv.conv.blas.blocking import Blocking
 from lowerconv.conv.blas.epilogue import gather, store
-from lowerconv.conv.blas.im2col import col2im, lower
+from lowerconv.conv.blas.im2col import Block, col2im, lower
 from lowerconv.conv.problem import Geometry
 from lowerconv.ops.blas import gemm
 
@@ -94,7 +94,7 @@ class WeightGradStep(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
-def _block(index, size, extent):
+def _range(index, size, extent):
     """Return the range that block `index` covers."""
     return index * size, min(extent, (index + 1) * size)
 
@@ -108,9 +108,9 @@ def _tile(index, pixels, NC, n0, n1):
     if pixels > NC:
         per_image = -(-pixels // NC)
         start = (n0 + index // per_image) * pixels
-        j0, j1 = _block(index % per_image, NC, pixels)
+        j0, j1 = _range(index % per_image, NC, pixels)
         return start + j0, start + j1
-    j0, j1 = _block(index, NC, (n1 - n0) * pixels)
+    j0, j1 = _range(index, NC, (n1 - n0) * pixels)
     return n0 * pixels + j0, n0 * pixels + j1
 
 
@@ -128,9 +128,9 @@ def _forward_step(step, a):
     pixels = a.y.shape[0] * a.y.shape[2]
     m_blocks, n_blocks, k_blocks = -(-filters // MC), -(-pixels // NC), -(-taps // KC)
     task = step // k_blocks
-    i0, i1 = _block(task % m_blocks, MC, filters)
-    j0, j1 = _block(task // m_blocks % n_blocks, NC, pixels)
-    k0, k1 = _block(step % k_blocks, KC, taps)
+    i0, i1 = _range(task % m_blocks, MC, filters)
+    j0, j1 = _range(task // m_blocks % n_blocks, NC, pixels)
+    k0, k1 = _range(step % k_blocks, KC, taps)
     return ForwardStep(task // (n_blocks * m_blocks), i0, i1, j0, j1, k0, k1)
 
 
@@ -141,7 +141,7 @@ def forward_lower(step, a, panel):
     taps, pixels = s.k1 - s.k0, s.j1 - s.j0
     panel = panel[: taps * pixels].reshape(taps, pixels)
     channel = s.group * (a.x.shape[1] // a.groups)
-    lower(a.x, channel, s.k0, s.k1, s.j0, s.j1, a.geometry, panel, 0)
+    lower(a.x, channel, Block(s.k0, s.k1, s.j0, s.j1), a.geometry, panel, 0)
 
 
 @njit(cache=True, nogil=True)
@@ -156,7 +156,7 @@ def forward_multiply(step, a, address, panel, product):
     left = a.w[k:, s.k0 :]
     gemm(address, left, False, panel, False, beta, tile, m, n, s.k1 - s.k0, taps, n, n)
     if s.k1 == taps:
-        store(tile, 0, k, k + m, s.j0, s.j1, a.bias, a.relu, a.y)
+        store(tile, 0, Block(k, k + m, s.j0, s.j1), a.bias, a.relu, a.y)
 
 
 @njit(cache=True, nogil=True)
@@ -173,8 +173,8 @@ def _input_grad_step(step, a):
     c_blocks, n_blocks = -(-taps // KC), -(-N // MC)
     tiles = input_grad_steps(a.dy, a.blocks)
     task, tile = step // tiles, step % tiles
-    k0, k1 = _block(task // n_blocks % c_blocks, KC, taps)
-    n0, n1 = _block(task % n_blocks, MC, N)
+    k0, k1 = _range(task // n_blocks % c_blocks, KC, taps)
+    n0, n1 = _range(task % n_blocks, MC, N)
     j0, j1 = _tile(tile, pixels, NC, n0, n1)
     if tile >= tiles_of(n1 - n0, pixels, NC):  # the last images are fewer
         j1 = j0
@@ -198,7 +198,7 @@ def input_grad_multiply(step, a, address, panel, gathered):
     for i0 in range(begin, begin + filters, most):
         i1 = min(i0 + most, begin + filters)
         matrix = gathered[: (i1 - i0) * n].reshape(i1 - i0, n)
-        gather(a.dy, i0, i1, s.j0, s.j1, matrix, 0)
+        gather(a.dy, Block(i0, i1, s.j0, s.j1), matrix, 0)
         beta = 0 if i0 == begin else 1
         left = a.w[i0:, s.k0 :]
         gemm(address, left, True, matrix, False, beta, panel, m, n, i1 - i0, taps, n, n)
@@ -216,7 +216,7 @@ def input_grad_col2im(step, a, panel):
     if s.j0 < s.j1:
         taps, pixels = s.k1 - s.k0, s.j1 - s.j0
         panel = panel[: taps * pixels].reshape(taps, pixels)
-        col2im(panel, 0, s.group * C, s.k0, s.k1, s.j0, s.j1, a.geometry, a.dx)
+        col2im(panel, 0, s.group * C, Block(s.k0, s.k1, s.j0, s.j1), a.geometry, a.dx)
 
 
 @njit(cache=True, nogil=True)
@@ -236,8 +236,8 @@ def _weight_grad_step(step, a):
     task, tile = step // steps, step % steps
     split = task // (a.groups * k_blocks * m_blocks)
     group = task // (k_blocks * m_blocks) % a.groups
-    k0, k1 = _block(task // m_blocks % k_blocks, KC, taps)
-    i0, i1 = _block(task % m_blocks, MC, filters)
+    k0, k1 = _range(task // m_blocks % k_blocks, KC, taps)
+    i0, i1 = _range(task % m_blocks, MC, filters)
     begin, end = share(tiles_of(N, pixels, NC), split, splits)
     j0, j1 = _tile(begin + tile, pixels, NC, 0, N)
     if begin + tile >= end:  # a split of one tile less
@@ -253,7 +253,7 @@ def weight_grad_lower(step, a, panel):
         taps, pixels = s.k1 - s.k0, s.j1 - s.j0
         panel = panel[: taps * pixels].reshape(taps, pixels)
         channel = s.group * (a.x.shape[1] // a.groups)
-        lower(a.x, channel, s.k0, s.k1, s.j0, s.j1, a.geometry, panel, 0)
+        lower(a.x, channel, Block(s.k0, s.k1, s.j0, s.j1), a.geometry, panel, 0)
 
 
 @njit(cache=True, nogil=True)
@@ -272,7 +272,7 @@ def weight_grad_multiply(step, a, address, panel, gathered):
         gemm(address, rows, False, panel, True, beta, target, m, n, k, pixels, k, taps)
     else:
         matrix = gathered[: m * k].reshape(m, k)
-        gather(a.dy, row, row + m, s.j0, s.j1, matrix, 0)
+        gather(a.dy, Block(row, row + m, s.j0, s.j1), matrix, 0)
         gemm(address, matrix, False, panel, True, beta, target, m, n, k, k, k, taps)
 
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lowerconv.nn.functional.operands import Operand, computed
 
+if TYPE_CHECKING:
+    from lowerconv.nn.windows import Windows
 
-def pool(x: Operand, operation: str, *geometry: Any) -> Operand:
+
+def pool(x: Operand, operation: str, windows: Windows, include_pad: bool = False) -> Operand:
     """Return the largest item, the mean or the sum of each window.
 
     Parameters
     ----------
     x : Value or ndarray, (N, C, ...)
     operation : {"max", "mean", "sum"}
-    *geometry
-        The other arguments of :func:`lowerconv.nn.windows.pool_array`.
+    windows : lowerconv.nn.windows.Windows
+    include_pad : bool
+        Whether a mean counts the padding.
 
     Returns
     -------
@@ -27,9 +31,9 @@ def pool(x: Operand, operation: str, *geometry: Any) -> Operand:
 
     return computed(
         f"{operation} of windows",
-        lambda x: pool_array(x, operation, *geometry),
+        lambda x: pool_array(x, operation, windows, include_pad),
         x,
-        gradient=lambda dy, y, x: (pool_gradient(dy, y, x, operation, *geometry),),
+        gradient=lambda dy, y, x: (pool_gradient(dy, y, x, operation, windows, include_pad),),
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from lowerconv.nn import functional as F
 from lowerconv.nn.pooling import AvgPool2d, MaxPool2d
-from lowerconv.nn.windows import max_indices, windows_along
+from lowerconv.nn.windows import Windows, max_indices
 from lowerconv.onnx.operators.windows import explicit_pads, per_axis, planar
 from lowerconv.onnx.registry import Node, operator
 
@@ -23,37 +23,26 @@ def pool(node: Node, x: Any) -> Any:
     pads = explicit_pads(node, x.shape[2:], extents)
     ceil, include = bool(node.get("ceil_mode", 0)), bool(node.get("count_include_pad", 0))
     even = all(before == after for before, after in pads)
+    windows = Windows(extents, strides, pads, dilations, ceil)
     small = all(2 * before <= extent for (before, _), extent in zip(pads, extents, strict=True))
     if len(node.outputs) > 1 and node.outputs[1]:
-        geometry = (extents, strides, pads, dilations, ceil)
         columns = bool(node.get("storage_order", 0))
-        indices = F.computed(
-            "max indices", lambda x: max_indices(x, *geometry, column_major=columns), x
-        )
-        return F.pool(x, "max", *geometry, include), indices
+        indices = F.computed("max indices", lambda x: max_indices(x, windows, columns), x)
+        return F.pool(x, "max", windows, include), indices
     if not even and (largest or not include):  # as if it were, where that gives no other windows
-        wanted = [
-            windows_along(n, r, s, p, 1, ceil)
-            for n, r, s, p in zip(x.shape[2:], extents, strides, pads, strict=True)
-        ]
         alike = [(before, before) for before, _ in pads]
         reached = all(
             n + 2 * before >= r
             for n, (before, _), r in zip(x.shape[2:], alike, extents, strict=True)
         )
         for rounded in (False, True) if reached and set(dilations) == {1} else ():
-            found = [
-                windows_along(n, r, s, p, 1, rounded)
-                for n, r, s, p in zip(x.shape[2:], extents, strides, alike, strict=True)
-            ]
-            if found == wanted:
+            symmetric = windows._replace(pads=alike, ceil=rounded)
+            if symmetric.counts(x.shape[2:]) == windows.counts(x.shape[2:]):
                 even, ceil, pads = True, rounded, alike
                 break
     plain = axes <= 2 and even and small and set(dilations) == {1} and x.dtype.kind == "f"
     if not plain:
-        return F.pool(
-            x, "max" if largest else "mean", extents, strides, pads, dilations, ceil, include
-        )
+        return F.pool(x, "max" if largest else "mean", windows, include)
     size, stride = planar(extents, 1), planar(strides, 1)
     padding = planar([before for before, _ in pads], 0)
     layer = (
@@ -76,7 +65,7 @@ def lp_pool(node: Node, x: Any) -> Any:
     pads = explicit_pads(node, x.shape[2:], extents)
     powers = F.computed("power", lambda v: np.abs(v) ** order, x)
     ceil = bool(node.get("ceil_mode", 0))
-    sums = F.pool(powers, "sum", extents, strides, pads, dilations, ceil, True)
+    sums = F.pool(powers, "sum", Windows(extents, strides, pads, dilations, ceil))
     return F.computed("root", lambda v: v ** v.dtype.type(1 / order), sums)
 
 

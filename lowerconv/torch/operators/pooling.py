@@ -9,7 +9,7 @@ import numpy as np
 
 from lowerconv.nn import functional as F
 from lowerconv.nn.pooling import AvgPool2d, MaxPool2d
-from lowerconv.nn.windows import max_indices
+from lowerconv.nn.windows import Windows, max_indices
 from lowerconv.torch.operators.convolution import flat, per_axis, planar, unflat
 from lowerconv.torch.registry import operator
 
@@ -22,11 +22,11 @@ def batched(x: Any, axes: int, function: Any) -> Any:
     return function(x)
 
 
-def windows(x: Any, operation: str, *geometry: Any) -> Any:
+def pool_by_numpy(x: Any, operation: str, *geometry: Any) -> Any:
     """Record pooling by NumPy."""
     size, stride, padding, dilation, ceil, include = geometry
     pads = tuple((p, p) for p in padding)
-    return F.pool(x, operation, size, stride, pads, dilation, ceil, include)
+    return F.pool(x, operation, Windows(size, stride, pads, dilation, ceil), include)
 
 
 @operator("max_pool1d", "max_pool2d", "max_pool3d")
@@ -49,7 +49,7 @@ def _max_pool(
 ) -> Any:
     def pool(x: Any) -> Any:
         if axes > 2 or set(dilation) != {1}:
-            return windows(x, "max", size, stride, padding, dilation, ceil, False)
+            return pool_by_numpy(x, "max", size, stride, padding, dilation, ceil, False)
         layer = MaxPool2d(planar(size, 1), planar(stride, 1), planar(padding, 0), ceil)
         return unflat(F.apply(layer, flat(x)), axes)
 
@@ -63,10 +63,10 @@ def max_pool_with_indices(net: Any, x: Any, *geometry: Any):
 
 
 def _indices(x: Any, axes: int, size: Any, stride: Any, padding: Any, dilation: Any, ceil: bool):
-    pads = tuple((p, p) for p in padding)
+    windows = Windows(size, stride, tuple((p, p) for p in padding), dilation, ceil)
 
     def function(x: np.ndarray) -> np.ndarray:
-        found = max_indices(x, size, stride, pads, dilation, ceil)
+        found = max_indices(x, windows)
         return found % prod(x.shape[2:])  # those before are of other images
 
     return batched(x, axes, lambda x: F.computed("places of maxima", function, x))
@@ -91,9 +91,9 @@ def avg_pool(
 
     def pool(x: Any) -> Any:
         if divisor is not None:
-            return F.scaled(windows(x, "sum", *geometry, True), 1 / divisor)
+            return F.scaled(pool_by_numpy(x, "sum", *geometry, True), 1 / divisor)
         if axes > 2:
-            return windows(x, "mean", *geometry, include)
+            return pool_by_numpy(x, "mean", *geometry, include)
         layer = AvgPool2d(planar(size, 1), planar(stride, 1), planar(padding, 0), ceil, include)
         return unflat(F.apply(layer, flat(x)), axes)
 
