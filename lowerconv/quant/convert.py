@@ -9,13 +9,7 @@ from lowerconv.nn.graph import Node, Value
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.module import Shape
 from lowerconv.nn.step import Step
-from lowerconv.ops.quantize import (
-    CHANNELS,
-    dequantize_words,
-    pack_words,
-    quantize_words,
-    unpack_words,
-)
+from lowerconv.ops.quantize import CHANNELS, pack_words, unpack_words
 from lowerconv.quant.params import QuantParams
 from lowerconv.runtime.threads import run
 
@@ -64,7 +58,7 @@ class Quantize(WordLayer):
     def compute(self, frame: Frame, step: Step) -> None:
         """Round."""
         x = frame.x
-        run(quantize_words, x.images, frame.y.images, self.params.numbers(x.dtype))
+        run(pack_words, x.images, frame.y.images, self.params.numbers(x.dtype))
 
     def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels: always."""
@@ -103,7 +97,7 @@ class Dequantize(FromWords):
         """Multiply."""
         y = frame.y
         scale, zero, *_ = self.params.numbers(y.dtype)
-        run(dequantize_words, frame.x.images, y.images, self.params.signed, scale, zero)
+        run(unpack_words, frame.x.images, y.images, (scale, zero, self.params.signed))
 
     def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels: always."""
@@ -120,7 +114,7 @@ class Unpack(FromWords):
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Copy."""
-        run(unpack_words, frame.x.images, frame.y.images)
+        run(unpack_words, frame.x.images, frame.y.images, None)
 
     def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels: always."""
@@ -136,7 +130,7 @@ class Pack(WordLayer):
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Copy."""
-        run(pack_words, frame.x.images, frame.y.images)
+        run(pack_words, frame.x.images, frame.y.images, None)
 
     def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels: always."""
