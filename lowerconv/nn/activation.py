@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lowerconv.codegen.activation import RELU, Activation
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.graph import Value
 from lowerconv.nn.layer import Layer
@@ -24,7 +25,11 @@ class ReLU(Layer):
 
     keeps_y = True
     in_place = True
-    is_relu = True
+
+    @property
+    def activation(self) -> Activation:
+        """The function, as layers before can apply it."""
+        return RELU
 
     def result_shape(self, *shapes: Shape) -> Shape:
         """Return the shape of the operand."""

@@ -6,11 +6,11 @@ from math import inf, prod
 
 import numpy as np
 
+from lowerconv.codegen.activation import Activation
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.module import Shape
 from lowerconv.nn.step import Step
-from lowerconv.ops.activate import Activation
 from lowerconv.ops.pointwise import FUNCTIONS, pointwise, pointwise_grad
 from lowerconv.runtime.threads import run
 

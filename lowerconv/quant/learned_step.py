@@ -9,6 +9,7 @@ from math import sqrt
 
 import numpy as np
 
+from lowerconv.codegen.activation import RELU
 from lowerconv.nn.activation import Dropout
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.graph import Value
@@ -171,7 +172,7 @@ def never_negative(value: Value) -> bool:
     if value.node is None:
         return False
     layer = value.node.layer
-    if layer.is_relu:
+    if layer.activation == RELU:
         return True
     passes = layer.is_view or layer.is_concatenation or layer.is_sum
     if passes or isinstance(layer, (MaxPool2d, AvgPool2d, GlobalAvgPool2d, Dropout)):
