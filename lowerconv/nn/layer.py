@@ -14,6 +14,11 @@ from lowerconv.nn.step import Step
 from lowerconv.nn.turn import Turn
 
 
+def always(self: Layer, frame: Frame) -> bool:
+    """Return True: for `Layer.is_capturable` and `Layer.takes_half`."""
+    return True
+
+
 class Layer(Module):
     """A module that computes: one node of the graph.
 
@@ -82,7 +87,7 @@ class Layer(Module):
         return Node(self, values, self.result_shape(*shapes), values[0].dtype).result
 
     def result_shape(self, *shapes: Shape) -> Shape:
-        """Return the shape of the result.
+        """Return the shape of the result, by default that of the first operand.
 
         Parameters
         ----------
@@ -98,7 +103,7 @@ class Layer(Module):
         ValueError
             The operands do not fit.
         """
-        raise NotImplementedError
+        return shapes[0]
 
     def as_constant(self) -> Layer:
         """Return a layer that does the same while its parameters stay as they are.

@@ -15,7 +15,7 @@ from lowerconv.nn.combine import mask
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.freeze import emptied, flushed
 from lowerconv.nn.init import lecun_normal
-from lowerconv.nn.layer import Layer
+from lowerconv.nn.layer import Layer, always
 from lowerconv.nn.module import Parameter, Shape
 from lowerconv.nn.moving import move
 from lowerconv.nn.step import Step
@@ -169,6 +169,7 @@ class PackedLinear(Linear):
 
     takes_activation = True
     takes_residual = True
+    is_capturable = always
 
     @classmethod
     def of_layer(cls, layer: Linear) -> PackedLinear:
@@ -251,7 +252,3 @@ class PackedLinear(Linear):
             run(packed_product, x.flat, kept["weights"], kept["bias"], y.flat, adds, *product)
         for function in kept["after"]:
             run(pointwise, y.images, y.images, *function)
-
-    def is_capturable(self, frame: Frame) -> bool:
-        """Return whether `compute` only launches kernels: always, arrays being whole."""
-        return True

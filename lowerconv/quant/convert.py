@@ -6,7 +6,7 @@ import numpy as np
 
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.graph import Node, Value
-from lowerconv.nn.layer import Layer
+from lowerconv.nn.layer import Layer, always
 from lowerconv.nn.module import Shape
 from lowerconv.nn.step import Step
 from lowerconv.ops.quantize import CHANNELS, pack_words, unpack_words
@@ -47,6 +47,8 @@ class Quantize(WordLayer):
         Of the result.
     """
 
+    is_capturable = always
+
     def __init__(self, params: QuantParams) -> None:
         super().__init__()
         self.params = params
@@ -59,10 +61,6 @@ class Quantize(WordLayer):
         """Round."""
         x = frame.x
         run(pack_words, x.images, frame.y.images, self.params.numbers(x.dtype))
-
-    def is_capturable(self, frame: Frame) -> bool:
-        """Return whether `compute` only launches kernels: always."""
-        return True
 
 
 class FromWords(WordLayer):
@@ -92,6 +90,7 @@ class Dequantize(FromWords):
     """Codes in words to float32; parameters as of `FromWords`."""
 
     result_dtype = np.dtype(np.float32)
+    is_capturable = always
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Multiply."""
@@ -99,13 +98,11 @@ class Dequantize(FromWords):
         scale, zero, *_ = self.params.numbers(y.dtype)
         run(unpack_words, frame.x.images, y.images, (scale, zero, self.params.signed))
 
-    def is_capturable(self, frame: Frame) -> bool:
-        """Return whether `compute` only launches kernels: always."""
-        return True
-
 
 class Unpack(FromWords):
     """Codes in words to an array of bytes; parameters as of `FromWords`."""
+
+    is_capturable = always
 
     @property
     def result_dtype(self) -> np.dtype:  # type: ignore[override]
@@ -116,13 +113,11 @@ class Unpack(FromWords):
         """Copy."""
         run(unpack_words, frame.x.images, frame.y.images, None)
 
-    def is_capturable(self, frame: Frame) -> bool:
-        """Return whether `compute` only launches kernels: always."""
-        return True
-
 
 class Pack(WordLayer):
     """An array of bytes to words."""
+
+    is_capturable = always
 
     def result_shape(self, *shapes: Shape) -> Shape:
         """Return the shape of the words."""
@@ -131,7 +126,3 @@ class Pack(WordLayer):
     def compute(self, frame: Frame, step: Step) -> None:
         """Copy."""
         run(pack_words, frame.x.images, frame.y.images, None)
-
-    def is_capturable(self, frame: Frame) -> bool:
-        """Return whether `compute` only launches kernels: always."""
-        return True

@@ -14,7 +14,7 @@ from lowerconv.nn.activation import Dropout
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.graph import Value
 from lowerconv.nn.layer import Layer
-from lowerconv.nn.module import Parameter, Shape
+from lowerconv.nn.module import Parameter
 from lowerconv.nn.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from lowerconv.nn.step import Step
 from lowerconv.ops.learned_step import (
@@ -128,10 +128,6 @@ class LearnedStep(Layer):
         result = super().forward(*values)
         self.signed = not never_negative(values[0])
         return result
-
-    def result_shape(self, *shapes: Shape) -> Shape:
-        """Return the shape of the operand."""
-        return shapes[0]
 
     @property
     def range(self) -> tuple[int, int]:
