@@ -50,7 +50,7 @@ PLAIN = """
     parallel.trace.chrome.Transfer parallel.trace.clocks.Alignment parallel.trace.clocks.Reading
     parallel.trace.summary.Summary runtime.records.Operands train.checkpoint.Checkpoint
     nn.conv_pieces.Piece nn.convolve_nd.WindowArguments nn.optim.optimizer.Weights
-    ops.activate.Activation codegen.dots.Dot codegen.dots.Words codegen.epilogue.Function
+    codegen.activation.Activation codegen.dots.Dot codegen.dots.Words
     conv.element.Element ops.transpose.Gather
     ops.fixed_point.Rounding quant.fixed_point.FixedPoint quant.fixed_point.RoundedUpdates
     quant.options.Quantization train.inputs.Inputs train.loop.EpochCounts train.metrics.EpochMetrics

@@ -34,11 +34,11 @@ class Row:
         """Return the seconds of a candidate."""
         return statistics.median(self.seconds[name])
 
-    def gain(self, name: str, reference: str = REFERENCE) -> float | None:
+    def gain(self, name: str) -> float | None:
         """Return the time of the reference over that of a candidate; None where one is missing."""
-        if name not in self.seconds or reference not in self.seconds:
+        if name not in self.seconds or REFERENCE not in self.seconds:
             return None
-        return median_ratio(self.seconds[reference], self.seconds[name])
+        return median_ratio(self.seconds[REFERENCE], self.seconds[name])
 
     def speed(self, name: str) -> float:
         """Return the FLOP/s of a candidate."""
@@ -90,17 +90,15 @@ class Result:
         return [row for row in self.rows if labels.items() <= row.labels.items()]
 
 
-def mean_gain(rows: Sequence[Row], name: str, reference: str = REFERENCE) -> float | None:
+def mean_gain(rows: Sequence[Row], name: str) -> float | None:
     """Return the geometric mean of the gains of a candidate; None where there is none."""
-    gains = [gain for row in rows if (gain := row.gain(name, reference)) is not None]
+    gains = [gain for row in rows if (gain := row.gain(name)) is not None]
     return geometric_mean(gains) if gains else None
 
 
-def least_gain(
-    rows: Sequence[Row], name: str, reference: str = REFERENCE
-) -> tuple[float, Row] | None:
+def least_gain(rows: Sequence[Row], name: str) -> tuple[float, Row] | None:
     """Return the least gain of a candidate and its row; None where there is none."""
-    gains = [(gain, row) for row in rows if (gain := row.gain(name, reference)) is not None]
+    gains = [(gain, row) for row in rows if (gain := row.gain(name)) is not None]
     return min(gains, key=lambda pair: pair[0], default=None)
 
 

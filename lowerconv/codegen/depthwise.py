@@ -12,8 +12,9 @@ from typing import TypeAlias
 import numpy as np
 from llvmlite import ir
 
+from lowerconv.codegen.activation import RELU, Activation
 from lowerconv.codegen.emit import I64, Emitter
-from lowerconv.codegen.epilogue import Epilogue, Function
+from lowerconv.codegen.epilogue import Epilogue
 from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.kernel import Kernel
 from lowerconv.codegen.pixels import store_pixels
@@ -56,7 +57,7 @@ class PlaneKernel(Kernel):
     rest: int | None
     together: int
     gradient: bool = False
-    function: Function | None = None
+    activation: Activation = RELU
 
     def emit(self, e: Emitter) -> None:
         """Write ``plane(source, filter, bias, out, rows, mode, numbers, constants)``."""
@@ -91,7 +92,7 @@ class PlaneKernel(Kernel):
         start = e.broadcast(bias, 0)
         few = len(self.taps) <= self.isa.registers - 8
         weights = {tap: e.broadcast(filter_, tap) for tap, _ in self.taps} if few else {}
-        epilogue = Epilogue(e, mode, self.function, constants)
+        epilogue = Epilogue(e, mode, self.activation, constants)
         # Odd multiples alone take registers: instructions multiply with 2, 4 and 8.
         row_bytes = b.mul(out_row, e.constant(self.dtype.itemsize))
         odd = {n: b.mul(row_bytes, e.constant(n)) for n in range(1, self.together, 2)}

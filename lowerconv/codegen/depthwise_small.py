@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from llvmlite import ir
 
+from lowerconv.codegen.activation import RELU, Activation
 from lowerconv.codegen.emit import Emitter
-from lowerconv.codegen.epilogue import Epilogue, Function
+from lowerconv.codegen.epilogue import Epilogue
 from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.kernel import Kernel
 from lowerconv.codegen.pixels import store_pixels
@@ -59,7 +60,7 @@ class SmallPlaneKernel(Kernel):
     out_column: int
     together: int
     gradient: bool = False
-    function: Function | None = None
+    activation: Activation = RELU
 
     def emit(self, e: Emitter) -> None:
         """Write ``plane(source, filter, bias, out, rows, mode, numbers, constants)``."""
@@ -105,7 +106,7 @@ class SmallPlaneKernel(Kernel):
         pixels, out_row = self.Q or e.number(numbers, 0), e.number(numbers, 1)
         start = e.broadcast(bias, 0)
         weights = [e.broadcast(filter_, tap) for tap, _, _ in self.taps]
-        epilogue = Epilogue(e, mode, self.function, constants)
+        epilogue = Epilogue(e, mode, self.activation, constants)
         for first in range(0, self.P, self.together):
             last = min(first + self.together, self.P)
             sums = dict.fromkeys(range(first, last), start)

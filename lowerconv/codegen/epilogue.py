@@ -1,40 +1,22 @@
 """What kernels do to results before they store them: add what is there, then apply a function.
 
-Where results are integers the function is ReLU.
+Where results are integers the function is ReLU.  Constants of other functions are read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
 
+from lowerconv.codegen.activation import IN_REGISTERS, RELU, Activation
 from lowerconv.codegen.emit import I32, Emitter
 from lowerconv.codegen.signatures import ACTIVATE, ADD
 from lowerconv.copying import not_copied
 
 SIXTH = 1 / 6
-IN_REGISTERS = ("affine", "clip", "hard_sigmoid", "hard_swish", "leaky_relu")  # that it can write
-
-
-class Function(NamedTuple):
-    """A function of one number that kernels apply in registers; they read its constants.
-
-    Attributes
-    ----------
-    name : str
-        One of `IN_REGISTERS`; the formulas are those of `lowerconv.ops.pointwise`.
-    scaled : bool
-        Whether results are multiplied with a number, and another one is added then.
-    """
-
-    name: str
-    scaled: bool
-
-
-CONSTANTS = ("a", "b", "scale", "shift")  # of a function, as items of the dtype in memory
+CONSTANTS = Activation._fields[1:]  # as items of the dtype in memory
 
 
 @not_copied("emit the kernel there")
@@ -46,10 +28,10 @@ class Epilogue:
     e : Emitter
     mode : ir.Value
         Bits of `codegen.signatures`, known at run time.
-    function : Function, optional
-        What is applied where the mode has ``ACTIVATE``; default: ReLU.
+    activation : Activation, optional
+        The kind of what is applied where the mode has ``ACTIVATE``.
     constants : ir.Value, optional
-        Where those of the function lie: an address.
+        Where those of the function lie: an address.  ReLU has none.
 
     Attributes
     ----------
@@ -61,10 +43,10 @@ class Epilogue:
         self,
         e: Emitter,
         mode: ir.Value,
-        function: Function | None = None,
+        activation: Activation = RELU,
         constants: ir.Value | None = None,
     ) -> None:
-        self._e, self._function = e, function
+        self._e, self._activation = e, activation
         b = e.builder
         self.adds = b.icmp_signed("!=", b.and_(mode, e.constant(ADD)), e.constant(0))
         self._last = b.icmp_signed("!=", b.and_(mode, e.constant(ACTIVATE)), e.constant(0))
@@ -72,14 +54,15 @@ class Epilogue:
         if e.dtype.kind == "i":
             least = int(np.iinfo(e.dtype).min)
             zero, lowest = ir.Constant(e.scalar, 0), ir.Constant(e.scalar, least)
-        self._floor = e.splat(b.select(self._last, zero, lowest)) if function is None else None
+        relu = activation == RELU
+        self._floor = e.splat(b.select(self._last, zero, lowest)) if relu else None
         # Vectors are made here, once: written out at each use they are most of a kernel's text.
         self._vectors: dict[float | str, ir.Value] = {}
-        if function is not None:
+        if not relu:
             assert constants is not None
             own = (0.0, 1.0, 3.0, 6.0, SIXTH, self._rest)
             self._vectors |= {x: e.splat(self._number(x)) for x in own}
-            read = CONSTANTS if function.scaled else CONSTANTS[:2]
+            read = CONSTANTS if activation.is_scaled else CONSTANTS[:2]
             self._vectors |= {name: e.broadcast(constants, i) for i, name in enumerate(read)}
 
     def apply(self, value: ir.Value) -> ir.Value:
@@ -115,8 +98,7 @@ class Epilogue:
         return e.call_named(f"llvm.fma.{kind}", [number(SIXTH), value, rest], value.type)
 
     def _applied(self, value: ir.Value) -> ir.Value:
-        assert self._function is not None
-        name, scaled = self._function
+        name = self._activation.function
         e, builder = self._e, self._e.builder
 
         def number(x: float | str) -> ir.Value:
@@ -145,4 +127,4 @@ class Epilogue:
             result = builder.select(positive, value, builder.fmul(number("a"), value))
         else:
             raise ValueError(f"function: got {name!r}, expected one of {', '.join(IN_REGISTERS)}")
-        return line(result, "scale", "shift") if scaled else result
+        return line(result, "scale", "shift") if self._activation.is_scaled else result

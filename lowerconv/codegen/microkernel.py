@@ -31,9 +31,10 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from llvmlite import ir
 
+from lowerconv.codegen.activation import RELU, Activation
 from lowerconv.codegen.dots import WORDS, Words, dot_of
 from lowerconv.codegen.emit import Emitter
-from lowerconv.codegen.epilogue import Epilogue, Function
+from lowerconv.codegen.epilogue import Epilogue
 from lowerconv.codegen.isa import LINE, Isa
 from lowerconv.codegen.kernel import Kernel
 from lowerconv.codegen.pixels import store_pixels
@@ -98,16 +99,16 @@ class Microkernel(Kernel):
     stream : int
         Where not 0: vectors are prefetched that many items ahead, because they come from a cache
         that is farther than L2, and hardware stops at the end of a page.
-    function : Function or None
-        What is applied to results last, where the mode has ``ACTIVATE``; None: ReLU.
+    activation : Activation
+        The kind of what is applied to results last, where the mode has ``ACTIVATE``.
     words : Words or None
         What the operands' items hold; None: numbers of `dtype`.
 
     Raises
     ------
     ValueError
-        `words` are none that there are dot products of, their sums are not of `dtype`, a function
-        is asked for of integers, or a tail of vectors that have none.
+        `words` are none that there are dot products of, their sums are not of `dtype`, another
+        activation than ReLU is asked for of integers, or a tail of vectors that have none.
     """
 
     name = "microkernel"
@@ -128,7 +129,7 @@ class Microkernel(Kernel):
     result_rows: tuple[int, ...] = ()
     vector_places: tuple[int, ...] = ()
     stream: int = 0
-    function: Function | None = None
+    activation: Activation = RELU
     words: Words | None = None
 
     def __post_init__(self) -> None:
@@ -140,8 +141,8 @@ class Microkernel(Kernel):
             raise ValueError(
                 f"dtype: got {self.dtype}, expected {self.words.sums} for words {self.words}"
             )
-        if self.function is not None and self.dtype.kind == "i":
-            raise ValueError(f"function: got {self.function}, expected None for {self.dtype}")
+        if self.activation != RELU and self.dtype.kind == "i":
+            raise ValueError(f"activation: got {self.activation}, expected RELU for {self.dtype}")
         if self.tail and (self.lanes or self.store != "rows" or not self.isa.masks):
             raise ValueError('tail: got True, expected store "rows", no lanes, and masks')
 
@@ -174,7 +175,7 @@ class Microkernel(Kernel):
         self._prefetch_result(e, out, ld_out, own)
         sums = self._loop_over_k(e, k, vectors, broadcasts, table, bias, own)
         builder = e.builder
-        epilogue = Epilogue(e, mode, self.function, constants)
+        epilogue = Epilogue(e, mode, self.activation, constants)
         store = self._store_rows if self.store == "rows" else self._store_columns
         with builder.if_else(epilogue.adds, likely=False) as (adding, plain):
             with adding:

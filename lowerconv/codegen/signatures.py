@@ -196,7 +196,7 @@ class Activate(NamedTuple):
     rows: int
     items: int
     step: int  #       from one row to the next
-    constants: int  #  address of numbers; see `ops.activate.Activation`
+    constants: int  #  address of numbers; see `ops.activate`
 
 
 class PoolPlane(NamedTuple):

@@ -24,8 +24,9 @@ from math import prod
 import numpy as np
 from llvmlite import ir
 
+from lowerconv.codegen.activation import RELU, Activation
 from lowerconv.codegen.emit import Emitter
-from lowerconv.codegen.epilogue import Epilogue, Function
+from lowerconv.codegen.epilogue import Epilogue
 from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.kernel import kernel_address
 from lowerconv.codegen.signatures import (
@@ -275,16 +276,16 @@ def _planes_to_vectors(e: Emitter) -> None:
                 e.store(value, place(b.add(at, e.constant(j))), 0)
 
 
-def _vectors_to_planes(e: Emitter, function: Function | None) -> None:
+def _vectors_to_planes(e: Emitter, activation: Activation) -> None:
     """Emit ``vectors_to_planes``: `pixels` vectors of VL filters become pixels of `rows` planes.
 
     Plane i begins at ``target + i * step``.  A vector of biases is added, then what is there
-    (`mode`), then comes the function, by default ReLU.
+    (`mode`), then comes the activation.
     """
     source, pixels, rows, target, step, bias, mode, constants = e.arguments
     b = e.builder
     VL = e.constant(e.lanes)
-    epilogue = Epilogue(e, mode, function, constants)
+    epilogue = Epilogue(e, mode, activation, constants)
     first = e.load(bias, 0)
     whole, rest = b.sdiv(pixels, VL), b.srem(pixels, VL)
 
@@ -354,6 +355,6 @@ def planes_to_vectors_address(isa: Isa, dtype: np.dtype) -> int:
 
 
 @lru_cache
-def vectors_to_planes_address(isa: Isa, dtype: np.dtype, function: Function | None = None) -> int:
+def vectors_to_planes_address(isa: Isa, dtype: np.dtype, activation: Activation = RELU) -> int:
     """Return the address of ``vectors_to_planes``."""
-    return kernel_address(VectorsToPlanes, _vectors_to_planes, isa, dtype, function)
+    return kernel_address(VectorsToPlanes, _vectors_to_planes, isa, dtype, activation)

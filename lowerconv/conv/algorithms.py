@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from lowerconv.codegen.activation import RELU
 from lowerconv.conv import direct, fused, winograd
 from lowerconv.conv.algorithm import Algorithm
 from lowerconv.conv.blas import lowered, pipelined
@@ -60,12 +61,9 @@ def make_executable(problem: ConvProblem, op: Op, options: Options) -> Executabl
         return Nothing(options)
     if problem.is_half:
         return _converted(problem, op, options)
-    if algorithm.fuses_epilogue(op) or not (options.add or options.activation):
+    if algorithm.fuses_epilogue(op) or not (options.add or options.activation not in (None, RELU)):
         return algorithm.build(problem, op, options)
-    if not options.add:
-        plain = options._replace(activation=None)
-        return WithEpilogue(algorithm.build(problem, op, plain), options)
-    alone = options._replace(relu=False, activation=None, add=False)
+    alone = options._replace(activation=None, add=False)
     return WithEpilogue(algorithm.build(problem, op, alone), options)
 
 

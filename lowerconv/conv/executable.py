@@ -8,12 +8,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lowerconv.codegen.activation import RELU, Activation
 from lowerconv.codegen.kernel import Kernel
 from lowerconv.conv.arrays import flat_images
 from lowerconv.conv.base_schedule import BaseSchedule
 from lowerconv.conv.records import Epilogue
 from lowerconv.copying import not_copied
-from lowerconv.ops.activate import Activation, activate_address
+from lowerconv.ops.activate import activate_address, activate_constants
 from lowerconv.ops.pointwise import AFFINE, FUNCTIONS, pointwise
 from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.workspace import Scratch
@@ -34,10 +35,8 @@ class Options(NamedTuple):
         0 stands for those that kernels run on.
     bias : bool
         Whether a bias is added.
-    relu : bool
-        Whether results below zero become zero, after all additions.
     activation : Activation, optional
-        Another function that is applied to results after all additions, instead of ReLU.
+        What is applied to results, after all additions.
     add : bool
         Whether results are added to what is there.
     constant : bool
@@ -50,11 +49,15 @@ class Options(NamedTuple):
     variant: str | None = None
     threads: int = 0
     bias: bool = False
-    relu: bool = False
     activation: Activation | None = None
     add: bool = False
     constant: bool = False
     single: bool = False
+
+    @property
+    def relu(self) -> bool:
+        """Whether the activation is ReLU, which all algorithms apply."""
+        return self.activation == RELU
 
 
 @not_copied("copy the ConvPlan that it is a part of")
@@ -132,8 +135,8 @@ class RecordExecutable(Executable):
         The decisions that the record is made of.
     job : ndarray
         The record, or several: of the dtype of `runtime.records.record_dtype`.
-    function : Function or None
-        The activation, where kernels can apply it in registers.
+    activation : Activation
+        The kind that kernels are made for: that of the options, where they can apply it.
     arrays : list
         What has its address in the record.
     """
@@ -148,7 +151,8 @@ class RecordExecutable(Executable):
         self.address = job.ctypes.data  # asked for at each call it costs a microsecond
         self.nothing = np.empty(0, schedule.conv.dtype)
         self.arrays: list[np.ndarray] = []
-        self.function = options.activation.in_registers() if options.activation else None
+        given = options.activation
+        self.activation = given.kind if given and given.in_registers else RELU
 
     def like(self, activation: Activation | None) -> RecordExecutable:
         """Return another pass that differs in the constants of its activation alone.
@@ -160,22 +164,25 @@ class RecordExecutable(Executable):
         other.job, other.arrays = self.job.copy(), list(self.arrays)
         other.words, other.address = other.job.view(np.int64), other.job.ctypes.data
         if activation is not None:
-            dtype = self.schedule.conv.dtype
-            own = activation.numbers(dtype) if self.function else activation.constants()
-            other.job["constants"] = other._at(own)
+            other.job["constants"] = other._constants(activation)
         return other
 
     def _epilogue(self, options: Options) -> Epilogue:
         """Return the part of a record that says what is applied last."""
-        if options.activation is None:
-            return Epilogue(in_kernels=options.relu)
-        dtype = self.schedule.conv.dtype
-        if self.function is not None:
-            numbers = options.activation.numbers(dtype)
-            return Epilogue(in_kernels=True, constants=self._at(numbers))
-        return Epilogue(
-            activate=activate_address(dtype), constants=self._at(options.activation.constants())
-        )
+        activation = options.activation
+        if activation is None:
+            return Epilogue()
+        constants = self._constants(activation)
+        if activation.in_registers:
+            return Epilogue(in_kernels=True, constants=constants)
+        activate = activate_address(self.schedule.conv.dtype)
+        return Epilogue(activate=activate, constants=constants)
+
+    def _constants(self, activation: Activation) -> int:
+        """Return the address of constants, as kernels or `Activate` want them."""
+        if activation.in_registers:
+            return self._at(activation.constants(self.schedule.conv.dtype))
+        return self._at(activate_constants(activation))
 
     def _at(self, array: np.ndarray) -> int:
         """Return the address of an array that is kept as long as the record."""
@@ -226,7 +233,7 @@ class WithEpilogue(Executable):
             out += result
         if options.relu:
             np.maximum(out, 0, out=out)
-        if options.activation is not None:
+        elif options.activation is not None:
             function, *constants = options.activation
             images = flat_images(out)
             a, b, scale, shift = map(out.dtype.type, constants)

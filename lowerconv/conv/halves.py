@@ -10,10 +10,11 @@ from collections.abc import Hashable
 
 import numpy as np
 
+from lowerconv.codegen.half_arrays import CODES
 from lowerconv.conv.arrays import flat_images
 from lowerconv.conv.executable import Array, Executable, Options
 from lowerconv.conv.packed_from import PackedFrom
-from lowerconv.ops.half_images import expand_images, round_images_to_half
+from lowerconv.ops.elementwise import copy
 from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.workspace import Scratch, carved_items
 
@@ -50,7 +51,8 @@ class Converted(Executable):
             inner.is_capturable,
             inner.kernels,
         )
-        self._fp16, self._name = dtype.kind == "f", dtype.name
+        self._name = dtype.name
+        self._codes_dtype = CODES["fp16" if dtype.kind == "f" else "bf16"]
         self._shapes = (*shapes, (inner.workspace_items,))
         self.workspace_items = 2 * carved_items(FLOAT, *self._shapes)
         self._kept = PackedFrom()
@@ -68,13 +70,13 @@ class Converted(Executable):
         if self.options.add:
             self._expand(team, out, own_out)
         self.inner.run(team, own_a, own_b, own_bias, own_out, Scratch(rest, rest.ctypes.data))
-        round_images_to_half(team, flat_images(own_out), self._codes(out), self._fp16)
+        copy(team, flat_images(own_out), self._codes(out), False)
 
     def _codes(self, array: np.ndarray) -> tuple:
-        return flat_images(array.view(np.uint16))
+        return flat_images(array.view(self._codes_dtype))
 
     def _expand(self, team: TeamHandle, array: np.ndarray, target: np.ndarray) -> None:
-        expand_images(team, self._codes(array), flat_images(target), self._fp16)
+        copy(team, self._codes(array), flat_images(target), False)
 
     def _make_filters(self, team: TeamHandle, filters: np.ndarray, target: np.ndarray) -> None:
         """Write what the inner pass takes as filters."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lowerconv.codegen.activation import RELU, Activation
 from lowerconv.conv.algorithms import ALGORITHMS, choose, make_executable
 from lowerconv.conv.arrays import contiguous
 from lowerconv.conv.call import make_call
@@ -299,7 +300,7 @@ class ConvPlan:
             "workspace": f"{self.workspace_bytes:,} bytes for all threads",
         }
         lines |= self.executable.explain()
-        epilogue = ["bias"] * self.options.bias + ["relu"] * self.options.relu
+        epilogue = ["bias"] * self.options.bias
         if self.options.activation is not None:
             epilogue.append(self.options.activation.function)
         if epilogue:
@@ -353,14 +354,12 @@ def check_options(op: str, options: Options) -> None:
     if options.algorithm not in ("auto", *ALGORITHMS):
         known = ", ".join(map(repr, ("auto", *ALGORITHMS)))
         raise ValueError(f"algorithm: got {options.algorithm!r}, expected one of {known}")
-    if options.relu and options.activation:
-        raise ValueError("relu: got True with an activation, expected one of them")
-    if op != "forward" and (options.bias or options.relu or options.activation):
+    if op != "forward" and (options.bias or options.activation):
         raise ValueError(f"op: got {op!r} with a bias or an activation, expected 'forward'")
 
 
-def parse_relu(activation: object) -> bool:
-    """Return whether an activation is "relu", and not None; raise ValueError for any other."""
+def parse_activation(activation: object) -> Activation | None:
+    """Return what "relu" stands for, and None for None; raise ValueError for any other."""
     if activation not in (None, "relu"):
         raise ValueError(f"activation: got {activation!r}, expected None or 'relu'")
-    return activation == "relu"
+    return RELU if activation == "relu" else None

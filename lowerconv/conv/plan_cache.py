@@ -9,7 +9,7 @@ import numpy as np
 
 from lowerconv.checks import integer, pair
 from lowerconv.conv.executable import Options
-from lowerconv.conv.plan import ConvPlan, parse_relu
+from lowerconv.conv.plan import ConvPlan, parse_activation
 from lowerconv.conv.problem import Op, batched, conv_problem
 from lowerconv.runtime.affinity import generation
 from lowerconv.runtime.threads import get_num_threads
@@ -86,7 +86,7 @@ def cached_plan(
         algorithm=algorithm,
         threads=get_num_threads(),
         bias=bias,
-        relu=parse_relu(activation),
+        activation=parse_activation(activation),
         single=single,
     )
     return _cached_plan(op, dtype, shape, w_shape, arguments, options, generation())

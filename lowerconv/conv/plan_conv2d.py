@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from lowerconv.checks import Pair
 from lowerconv.conv.executable import Options
-from lowerconv.conv.plan import ConvPlan, check_options, parse_relu
+from lowerconv.conv.plan import ConvPlan, check_options, parse_activation
 from lowerconv.conv.problem import Op, batched, conv_problem
 
 
@@ -73,7 +73,7 @@ def plan_conv2d(
     options = Options(
         algorithm=algorithm,
         bias=bool(bias),
-        relu=parse_relu(activation),
+        activation=parse_activation(activation),
         add=bool(accumulate),
         constant=constant_weights,
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from lowerconv.codegen.activation import RELU, Activation
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.graph import Value
-from lowerconv.nn.layer import Layer
-from lowerconv.nn.module import Shape
+from lowerconv.nn.layer import Layer, always
 from lowerconv.nn.moving import move, moves_compiled
 from lowerconv.nn.step import Step
 from lowerconv.ops.elementwise import dropout, relu_grad
@@ -24,23 +24,16 @@ class ReLU(Layer):
 
     keeps_y = True
     in_place = True
-    is_relu = True
+    is_capturable = takes_half = always
 
-    def result_shape(self, *shapes: Shape) -> Shape:
-        """Return the shape of the operand."""
-        return shapes[0]
+    @property
+    def activation(self) -> Activation:
+        """The function, as layers before can apply it."""
+        return RELU
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Keep the positive part."""
         run(relu_kernel, frame.x.images, frame.y.images)
-
-    def is_capturable(self, frame: Frame) -> bool:
-        """Return whether `compute` only launches kernels: always."""
-        return True
-
-    def takes_half(self, frame: Frame) -> bool:
-        """Return whether kernels take codes: always."""
-        return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Keep the gradient where the result was positive."""
@@ -82,16 +75,13 @@ class Dropout(Layer):
     """
 
     in_place = True
+    takes_half = always
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()
         if not 0 <= p < 1:
             raise ValueError(f"p: got {p}, expected 0 <= p < 1")
         self.p = float(p)
-
-    def result_shape(self, *shapes: Shape) -> Shape:
-        """Return the shape of the operand."""
-        return shapes[0]
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Zero the dropped elements; at inference do nothing."""
@@ -103,10 +93,6 @@ class Dropout(Layer):
     def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels, at inference."""
         return frame.views[0] or moves_compiled(frame.x)
-
-    def takes_half(self, frame: Frame) -> bool:
-        """Return whether kernels take codes: always."""
-        return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Zero the gradients of the same elements."""

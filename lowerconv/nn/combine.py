@@ -6,7 +6,7 @@ from math import prod
 
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.graph import OPERATORS, Value
-from lowerconv.nn.layer import Layer
+from lowerconv.nn.layer import Layer, always
 from lowerconv.nn.module import Shape
 from lowerconv.nn.moving import move, moves_compiled
 from lowerconv.nn.step import Step
@@ -22,6 +22,7 @@ class Concat(Layer):
     """
 
     is_concatenation = True
+    takes_half = always
 
     def result_shape(self, *shapes: Shape) -> Shape:
         """Return the common shape with the channels of all."""
@@ -56,10 +57,6 @@ class Concat(Layer):
         """Return whether `compute` only launches kernels."""
         return all(frame.views) or moves_compiled(frame.y)
 
-    def takes_half(self, frame: Frame) -> bool:
-        """Return whether codes are moved as they are: always."""
-        return True
-
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Hand out the parts of the gradient that are not where they are wanted."""
         if all(frame.views_gradient):
@@ -78,6 +75,7 @@ class Add(Layer):
 
     takes_relu = True
     is_sum = True
+    is_capturable = takes_half = always
 
     def result_shape(self, *shapes: Shape) -> Shape:
         """Return the common shape."""
@@ -90,14 +88,6 @@ class Add(Layer):
         """Add."""
         a, b = frame.xs
         run(add, a.images, b.images, frame.y.images, frame.relu)
-
-    def is_capturable(self, frame: Frame) -> bool:
-        """Return whether `compute` only launches kernels: always."""
-        return True
-
-    def takes_half(self, frame: Frame) -> bool:
-        """Return whether kernels take codes: always."""
-        return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Give the gradient to both."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -93,8 +92,3 @@ def summed_to(gradient: np.ndarray, shape: Shape) -> np.ndarray:
         extra + i for i, n in enumerate(shape) if n == 1 and gradient.shape[extra + i] != 1
     )
     return gradient.sum(axis=axes).reshape(shape) if axes else gradient
-
-
-def differentiable(value: Any) -> bool:
-    """Return whether a value has a gradient: whether it is of floating-point numbers."""
-    return bool(value.dtype.kind == "f")

@@ -207,7 +207,6 @@ class Conv2d(Layer):
             "forward",
             (frame.x, frame.y),
             bias=self.bias is not None,
-            relu=frame.relu,
             activation=frame.activation,
             add=frame.residual is not None,
             constant=frame.constant,

@@ -67,7 +67,7 @@ class Conversions:
         xs, y = tuple(map(operand, stored.xs)), self._wide(stored.y)
         self.frame = frame = Frame(stored.name, stored.dtype, xs, y)
         frame.conversions = self
-        frame.relu, frame.activation = stored.relu, stored.activation
+        frame.activation = stored.activation
         frame.training, frame.constant = stored.training, stored.constant
         frame.stream, frame.filters = stored.stream, stored.filters
         frame.residual = operand(stored.residual) if stored.residual else None

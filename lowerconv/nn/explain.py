@@ -115,10 +115,8 @@ def _report(layer: Layer, frame: Frame, computed_by: Callable[[Layer], str]) -> 
     algorithm, reason = getattr(plan, "algorithm", ""), getattr(plan, "reason", "")
     if frame.residual is not None:
         operator += " + sum"
-    if frame.relu:
-        operator += " + ReLU"
     if frame.activation is not None:
-        operator += f" + {frame.activation.function}"
+        operator += " + ReLU" if frame.relu else f" + {frame.activation.function}"
     how = computed_by(layer)
     if frame.conversions is not None:
         how += ", float32 between conversions"

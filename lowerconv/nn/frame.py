@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lowerconv.codegen.activation import RELU, Activation
 from lowerconv.copying import not_copied
-from lowerconv.ops.activate import Activation
 from lowerconv.ops.elementwise import copy
 from lowerconv.runtime.threads import run
 
@@ -137,10 +137,8 @@ class Frame:
         What is added to the result, before the ReLU.
     over_residual : bool
         Whether the result is written over the residual.
-    relu : bool
-        Whether the layer applies a ReLU to its result.
     activation : Activation or None
-        What it applies instead.
+        What the layer applies to its result.
     training, constant : bool
         Whether a backward step follows; whether the parameters will never change.
     views, views_gradient : tuple of bool
@@ -176,7 +174,7 @@ class Frame:
         self.xs, self.y = xs, y
         self.residual: Tensor | None = None
         self.activation: Activation | None = None
-        self.relu = self.training = self.constant = self.over_residual = False
+        self.training = self.constant = self.over_residual = False
         self.views = self.views_gradient = (False,) * len(xs)
         self.workspace_bytes = self.scratch_bytes = 0
         self.scratch: np.ndarray = np.empty(0, np.uint8)
@@ -190,6 +188,11 @@ class Frame:
         self.kept: dict[str, Any] = {}
         self.filters: MutableMapping[Hashable, np.ndarray] | None = None
         self.conversions: Conversions | None = None
+
+    @property
+    def relu(self) -> bool:
+        """Whether the layer applies a ReLU to its result, which is what some apply alone."""
+        return self.activation == RELU
 
     @property
     def x(self) -> Tensor:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lowerconv.codegen.activation import RELU, Activation
 from lowerconv.codegen.half_arrays import CODES
 from lowerconv.copying import not_copied
 from lowerconv.nn.turn import Turn
@@ -15,7 +16,6 @@ from lowerconv.nn.turn import Turn
 if TYPE_CHECKING:
     from lowerconv.nn.layer import Layer
     from lowerconv.nn.module import Module
-    from lowerconv.ops.activate import Activation
 
 Shape = tuple[int, ...]
 
@@ -66,10 +66,8 @@ class Node:
     Attributes
     ----------
     result : Value
-    relu : bool
-        Whether the layer applies a ReLU last.
     activation : Activation or None
-        What the layer applies last instead.
+        What the layer applies last, so that nothing else can follow in it.
     residual : Value or None
         What the layer adds to its result before that.
     number : int
@@ -84,14 +82,8 @@ class Node:
         self.result = Value(shape, dtype, self)
         self.name = ""
         self.number = -1
-        self.relu = False
         self.activation: Activation | None = None
         self.residual: Value | None = None
-
-    @property
-    def activated(self) -> bool:
-        """Whether the layer applies a function last, so that nothing else can follow in it."""
-        return self.relu or self.activation is not None
 
     @property
     def inputs(self) -> tuple[Value, ...]:
@@ -250,7 +242,7 @@ def fuse(graph: Graph, training: bool) -> None:
                     maker is not None
                     and maker.layer.takes_residual
                     and maker.residual is None
-                    and not maker.activated
+                    and maker.activation is None
                     and readers[value] == [node]
                     and value not in graph.results
                 ):
@@ -258,27 +250,27 @@ def fuse(graph: Graph, training: bool) -> None:
                     readers[other][readers[other].index(node)] = maker
                     graph.merge(maker, node)
                     break
-        elif node.layer.is_relu or (node.layer.activation is not None and not training):
+        elif node.layer.activation == RELU or (node.layer.activation and not training):
             maker = node.operands[0].node
             if (
                 maker is not None
                 and maker.result.dtype == node.result.dtype
                 and readers[node.operands[0]] == [node]
                 and node.operands[0] not in graph.results
-                and _activates(maker, node.layer)
+                and _activates(maker, node.layer.activation)
             ):
                 graph.merge(maker, node)
 
 
-def _activates(maker: Node, following: Layer) -> bool:
+def _activates(maker: Node, following: Activation) -> bool:
     """Let the layer of a node apply an activation, too, and return whether it does."""
-    if not (maker.layer.takes_relu if following.is_relu else maker.layer.takes_activation):
+    if not (maker.layer.takes_relu if following == RELU else maker.layer.takes_activation):
         return False
-    if not maker.activated:
-        maker.relu, maker.activation = following.is_relu, following.activation
+    before = maker.activation
+    if before is None:
+        maker.activation = following
         return True
-    before, after = maker.activation, following.activation
-    if before is None or before.is_scaled or after is None or after.function != "affine":
+    if before == RELU or before.is_scaled or following.function != "affine":
         return False
-    maker.activation = before._replace(scale=after.a, shift=after.b)
+    maker.activation = before._replace(scale=following.a, shift=following.b)
     return True

@@ -6,12 +6,17 @@ from typing import Any
 
 import numpy as np
 
+from lowerconv.codegen.activation import Activation
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.graph import Node, Value
 from lowerconv.nn.module import Module, Shape
 from lowerconv.nn.step import Step
 from lowerconv.nn.turn import Turn
-from lowerconv.ops.activate import Activation
+
+
+def always(self: Layer, frame: Frame) -> bool:
+    """Return True: for `Layer.is_capturable` and `Layer.takes_half`."""
+    return True
 
 
 class Layer(Module):
@@ -33,9 +38,9 @@ class Layer(Module):
     takes_relu, takes_activation, takes_residual : bool
         Whether the layer can apply a ReLU that follows it, or an activation of any kind, and before
         that add another value.
-    is_sum, is_relu, is_concatenation : bool
-        Whether the layer adds two values, is a ReLU, or sets values side by side: graphs make it
-        part of its neighbours.
+    is_sum, is_concatenation : bool
+        Whether the layer adds two values, or sets values side by side: graphs make it part of its
+        neighbours.
     turn : Turn
         When the layer has its turn.
     """
@@ -49,13 +54,12 @@ class Layer(Module):
     takes_activation = False
     takes_residual = False
     is_sum = False
-    is_relu = False
     is_concatenation = False
     turn = Turn.IN_ORDER
 
     @property
     def activation(self) -> Activation | None:
-        """What the layer does, where that is a function of each item other than ReLU."""
+        """What the layer does, where that is a function of each item."""
         return None
 
     def forward(self, *values: Value) -> Value:
@@ -83,7 +87,7 @@ class Layer(Module):
         return Node(self, values, self.result_shape(*shapes), values[0].dtype).result
 
     def result_shape(self, *shapes: Shape) -> Shape:
-        """Return the shape of the result.
+        """Return the shape of the result, by default that of the first operand.
 
         Parameters
         ----------
@@ -99,7 +103,7 @@ class Layer(Module):
         ValueError
             The operands do not fit.
         """
-        raise NotImplementedError
+        return shapes[0]
 
     def as_constant(self) -> Layer:
         """Return a layer that does the same while its parameters stay as they are.

@@ -15,7 +15,7 @@ from lowerconv.nn.combine import mask
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.freeze import emptied, flushed
 from lowerconv.nn.init import lecun_normal
-from lowerconv.nn.layer import Layer
+from lowerconv.nn.layer import Layer, always
 from lowerconv.nn.module import Parameter, Shape
 from lowerconv.nn.moving import move
 from lowerconv.nn.step import Step
@@ -169,6 +169,7 @@ class PackedLinear(Linear):
 
     takes_activation = True
     takes_residual = True
+    is_capturable = always
 
     @classmethod
     def of_layer(cls, layer: Linear) -> PackedLinear:
@@ -208,14 +209,15 @@ class PackedLinear(Linear):
     def prepare(self, frame: Frame) -> None:
         """Pack the weights."""
         weight, rows = self.weight.data, prod(frame.y.shape[:-1])
-        function = frame.activation.in_registers() if frame.activation else None
+        activation = frame.activation
         after: list[tuple[int, Any, Any]] = []
-        if frame.activation is not None and (function is None or rows <= FEW):
-            name, *numbers = frame.activation
+        if activation and not frame.relu and (rows <= FEW or not activation.in_registers):
+            name, *numbers = activation
             a, b, scale, shift = map(frame.dtype.type, numbers)
             after.append((FUNCTIONS[name], a, b))
-            if frame.activation.is_scaled:
+            if activation.is_scaled:
                 after.append((AFFINE, scale, shift))
+            activation = None
         frame.kept["after"] = after
         bias = np.zeros(0, frame.dtype) if self.bias is None else flushed(self.bias.data)
         frame.kept["bias"] = np.array(bias)
@@ -223,9 +225,7 @@ class PackedLinear(Linear):
             frame.kept["weights"] = flushed(weight)
             return
         product = PackedProduct(
-            *(rows, len(weight), weight.shape[1], frame.dtype, host_isa()),
-            activates=frame.relu or (frame.activation is not None and not after),
-            function=function,
+            *(rows, len(weight), weight.shape[1], frame.dtype, host_isa()), activation
         )
         key = self.weight.origin, ("linear", product.NR)
         shared = frame.filters if self.weight.origin else None
@@ -234,8 +234,7 @@ class PackedLinear(Linear):
             packed = pack(flushed(weight), product.NR)
             if shared is not None:
                 shared[key] = packed
-        own = function and frame.activation and frame.activation.numbers(frame.dtype)
-        frame.kept["weights"], frame.kept["product"] = packed, product.arguments(own)
+        frame.kept["weights"], frame.kept["product"] = packed, product.arguments()
         if frame.constant:  # then this layer is nobody else's
             self.weight = emptied(self.weight)
 
@@ -253,7 +252,3 @@ class PackedLinear(Linear):
             run(packed_product, x.flat, kept["weights"], kept["bias"], y.flat, adds, product)
         for function in kept["after"]:
             run(pointwise, y.images, y.images, *function)
-
-    def is_capturable(self, frame: Frame) -> bool:
-        """Return whether `compute` only launches kernels: always, arrays being whole."""
-        return True

@@ -9,7 +9,7 @@ import numpy as np
 
 from lowerconv.checks import integer
 from lowerconv.nn.frame import Frame, Tensor
-from lowerconv.nn.layer import Layer
+from lowerconv.nn.layer import Layer, always
 from lowerconv.nn.module import Parameter, Shape
 from lowerconv.nn.moving import move
 from lowerconv.nn.step import Reducer, Step
@@ -251,6 +251,7 @@ class LocalResponseNorm(Layer):
     """
 
     keeps_x = True
+    takes_half = always
 
     def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
         super().__init__()
@@ -266,10 +267,6 @@ class LocalResponseNorm(Layer):
     def compute(self, frame: Frame, step: Step) -> None:
         """Normalise."""
         run(response_norm, frame.x.images, frame.y.images, self._window())
-
-    def takes_half(self, frame: Frame) -> bool:
-        """Return whether kernels take codes: always."""
-        return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Compute the gradient of the operand."""

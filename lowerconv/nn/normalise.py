@@ -185,10 +185,6 @@ class Softmax(Layer):
         super().__init__()
         self.axis, self.log = axis, log
 
-    def result_shape(self, *shapes: Shape) -> Shape:
-        """Return the shape of the operand."""
-        return shapes[0]
-
     def prepare(self, frame: Frame) -> None:
         """Decide how arrays are cut."""
         frame.kept["sizes"] = _sizes(frame.x.shape, (self.axis,))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TypeAlias
 
+from lowerconv.codegen.activation import RELU
 from lowerconv.copying import not_copied
 from lowerconv.nn.graph import Graph, Node, Value
 from lowerconv.nn.memory import Block, lay_out
@@ -160,7 +161,7 @@ class MemoryPlan:
         block, node = place.block, value.node
         assert node is not None
         block.use(self.forward[node])
-        if value in self.learnt and (node.layer.keeps_y or node.relu):
+        if value in self.learnt and (node.layer.keeps_y or node.activation == RELU):
             block.use(self.backward[node])
         for reader in self.readers[value]:
             block.use(self.forward[reader])

@@ -6,11 +6,11 @@ from math import inf, prod
 
 import numpy as np
 
+from lowerconv.codegen.activation import Activation
 from lowerconv.nn.frame import Frame
-from lowerconv.nn.layer import Layer
+from lowerconv.nn.layer import Layer, always
 from lowerconv.nn.module import Shape
 from lowerconv.nn.step import Step
-from lowerconv.ops.activate import Activation
 from lowerconv.ops.pointwise import FUNCTIONS, pointwise, pointwise_grad
 from lowerconv.runtime.threads import run
 
@@ -44,6 +44,7 @@ class Pointwise(Layer):
 
     keeps_x = True
     in_place = True
+    is_capturable = takes_half = always
 
     @property
     def activation(self) -> Activation:
@@ -56,10 +57,6 @@ class Pointwise(Layer):
             raise ValueError(f"function: got {function!r}, expected one of {sorted(FUNCTIONS)}")
         self.function = function
         self.a, self.b = constants(function, a, b)
-
-    def result_shape(self, *shapes: Shape) -> Shape:
-        """Return the shape of the operand."""
-        return shapes[0]
 
     def scale_and_shift(self, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Return the factor and the summand of a linear function."""
@@ -78,14 +75,6 @@ class Pointwise(Layer):
     def compute(self, frame: Frame, step: Step) -> None:
         """Apply the function."""
         run(pointwise, frame.x.images, frame.y.images, *self._constants(frame))
-
-    def is_capturable(self, frame: Frame) -> bool:
-        """Return whether `compute` only launches kernels: always."""
-        return True
-
-    def takes_half(self, frame: Frame) -> bool:
-        """Return whether kernels take codes: always."""
-        return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Multiply the gradient with the derivative."""

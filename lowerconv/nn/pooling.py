@@ -11,7 +11,7 @@ from lowerconv.checks import Pair, pair
 from lowerconv.codegen.isa import host_isa
 from lowerconv.codegen.pooling import PoolKernel, pools
 from lowerconv.nn.frame import Frame
-from lowerconv.nn.layer import Layer
+from lowerconv.nn.layer import Layer, always
 from lowerconv.nn.module import Shape
 from lowerconv.nn.moving import COMPILED
 from lowerconv.nn.step import Step
@@ -127,6 +127,8 @@ class MaxPool2d(_Pool):
         An argument is of the wrong kind or out of range.
     """
 
+    is_capturable = takes_half = always
+
     def saved(self, *shapes: Shape) -> dict[str, tuple[Shape, Any]]:
         """Return what tells which pixel of each window was the largest."""
         few = prod(self._windows(shapes[0]).size) <= 256
@@ -145,14 +147,6 @@ class MaxPool2d(_Pool):
             self._pool(frame)
             return
         run(max_pool, x.images, y.images, winner, tuple(self._windows(x.shape)))
-
-    def is_capturable(self, frame: Frame) -> bool:
-        """Return whether `compute` only launches kernels: always."""
-        return True
-
-    def takes_half(self, frame: Frame) -> bool:
-        """Return whether kernels take codes: always."""
-        return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Give the gradient to the places of the maxima."""
@@ -184,6 +178,8 @@ class AvgPool2d(_Pool):
         An argument is of the wrong kind or out of range.
     """
 
+    is_capturable = takes_half = always
+
     def __init__(
         self,
         kernel_size: int | Pair,
@@ -213,14 +209,6 @@ class AvgPool2d(_Pool):
             self._pool(frame)
             return
         run(avg_pool, x.images, y.images, tuple(self._windows(x.shape)), self.count_include_pad)
-
-    def is_capturable(self, frame: Frame) -> bool:
-        """Return whether `compute` only launches kernels: always."""
-        return True
-
-    def takes_half(self, frame: Frame) -> bool:
-        """Return whether kernels take codes: always."""
-        return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Spread the gradient evenly over the windows."""

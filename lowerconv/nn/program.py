@@ -134,7 +134,7 @@ class Program:
     def _frame(self, node: Any, constant: bool, written: set[Value]) -> Frame:
         xs = tuple(self._tensor(value) for value in node.operands)
         frame = Frame(node.name, node.result.dtype, xs, self._tensor(node.result))
-        frame.relu, frame.training, frame.constant = node.relu, self.training, constant
+        frame.training, frame.constant = self.training, constant
         frame.activation = node.activation
         frame.filters = self.arena.filters
         frame.views = self.plan.lies_in(node)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from lowerconv.nn.frame import Frame
-from lowerconv.nn.layer import Layer
+from lowerconv.nn.layer import Layer, always
 from lowerconv.nn.module import Shape
 from lowerconv.nn.step import Step
 from lowerconv.ops.resize import resize, resize_grad
@@ -99,6 +99,8 @@ class Resize(Layer):
         What `taps` returns for each axis.
     """
 
+    is_capturable = always
+
     def __init__(
         self, rows: tuple[np.ndarray, np.ndarray], columns: tuple[np.ndarray, np.ndarray]
     ) -> None:
@@ -121,10 +123,6 @@ class Resize(Layer):
     def compute(self, frame: Frame, step: Step) -> None:
         """Resize."""
         run(resize, frame.x.images, frame.y.images, *frame.kept["taps"])
-
-    def is_capturable(self, frame: Frame) -> bool:
-        """Return whether `compute` only launches kernels: always."""
-        return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Give each pixel its part of the gradients of all pixels made of it."""

@@ -7,54 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 from numba import carray, types
 
+from lowerconv.codegen.activation import Activation
 from lowerconv.codegen.compiled import callback, internal
-from lowerconv.codegen.epilogue import IN_REGISTERS, Function
 from lowerconv.codegen.signatures import Activate
 from lowerconv.ops.pointwise import AFFINE, FUNCTIONS, apply_function
 from lowerconv.runtime.launch import pointer
 
 
-class Activation(NamedTuple):
-    """A function of one number.
-
-    Attributes
-    ----------
-    function : str
-        One of `lowerconv.ops.pointwise.FUNCTIONS`, where the formulas are.
-    a, b : float
-        Its constants.
-    scale, shift : float
-        The results are multiplied with `scale`, and then `shift` is added.
-    """
-
-    function: str
-    a: float
-    b: float
-    scale: float = 1.0
-    shift: float = 0.0
-
-    @property
-    def is_scaled(self) -> bool:
-        """Whether the results are scaled or shifted."""
-        return (self.scale, self.shift) != (1.0, 0.0)
-
-    def in_registers(self) -> Function | None:
-        """Return the function as kernels apply it before they store; None if they cannot."""
-        known = self.function in IN_REGISTERS
-        return Function(self.function, self.is_scaled) if known else None
-
-    def numbers(self, dtype: np.dtype) -> np.ndarray:
-        """Return what kernels want the address of that apply the function `in_registers`."""
-        return np.array(self[1:], dtype)
-
-    def constants(self) -> np.ndarray:
-        """Return what `Activate` wants the address of."""
-        return np.array([FUNCTIONS[self.function], *self[1:], self.is_scaled], np.float64)
+def activate_constants(activation: Activation) -> np.ndarray:
+    """Return what `Activate` wants the address of."""
+    function, *constants = activation
+    return np.array([FUNCTIONS[function], *constants, activation.is_scaled], np.float64)
 
 
 @internal

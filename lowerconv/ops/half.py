@@ -20,26 +20,6 @@ _fp16, _from_fp16 = converters(conversion("fp16"))
 
 
 @njit(cache=True, nogil=True)
-def round_half(values, codes, fp16):
-    """Write the code of each value.
-
-    Parameters
-    ----------
-    values : ndarray of float32, 1-D
-    codes : ndarray of uint16, 1-D
-        The result.
-    fp16 : bool
-        Whether codes are fp16, and not bf16.
-    """
-    if fp16:
-        for i in range(values.size):
-            codes[i] = np.uint16(_fp16(values[i]))
-    else:
-        for i in range(values.size):
-            codes[i] = np.uint16(_bf16(values[i]))
-
-
-@njit(cache=True, nogil=True)
 def round_compensated(values, residual, codes, fp16):
     """Write the code of each value plus the residual of earlier calls; keep the new residual.
 

@@ -16,8 +16,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from lowerconv.codegen.activation import RELU, Activation
 from lowerconv.codegen.compiled import internal
-from lowerconv.codegen.epilogue import CONSTANTS, Function
 from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.masked import bare
 from lowerconv.codegen.microkernel import Microkernel, rows_max
@@ -90,10 +90,8 @@ class PackedProduct:
     dtype : dtype
         float32 or float64.
     isa : Isa
-    activates : bool
-        Whether `function` is applied to results.
-    function : Function or None
-        None: ReLU.
+    activation : Activation or None
+        What is applied to results.
     MR, NR : int
         Rows and columns of a tile.
     kernels : ndarray, (2, 2)
@@ -105,8 +103,7 @@ class PackedProduct:
     k: int
     dtype: np.dtype
     isa: Isa
-    activates: bool = False
-    function: Function | None = None
+    activation: Activation | None = None
     MR: int = field(init=False)
     NR: int = field(init=False)
     kernels: np.ndarray = field(init=False, compare=False)
@@ -134,26 +131,15 @@ class PackedProduct:
             store="rows",
             lanes=tuple(min(VL, columns - begin) for begin in begins),
             stream=STREAM * NR,
-            function=self.function,
+            activation=self.activation.kind if self.activation else RELU,
         )
 
-    def arguments(self, constants: np.ndarray | None = None) -> tuple[object, ...]:
-        """Return what :func:`packed_product` takes of it.
-
-        Parameters
-        ----------
-        constants : ndarray, optional
-            Those of the function, of the product's dtype; see `codegen.epilogue`.
-
-        Returns
-        -------
-        tuple
-        """
+    def arguments(self) -> tuple[object, ...]:
+        """Return what :func:`packed_product` takes of it."""
         extents = self.rows, self.columns, self.k, self.MR, self.NR
-        none = np.zeros(len(CONSTANTS), self.dtype)
-        numbers = none if constants is None else constants
-        mode = ACTIVATE * self.activates
-        return extents, np.zeros(self.MR, self.dtype), self.kernels, mode, numbers
+        mode = ACTIVATE if self.activation else 0
+        constants = (self.activation or RELU).constants(self.dtype)
+        return extents, np.zeros(self.MR, self.dtype), self.kernels, mode, constants
 
 
 @internal

@@ -49,30 +49,26 @@ def code(x, scale, zero, low, high):
 
 
 @internal
-def _pack_codes(source, target, bits, numbers):
+def _byte(x, numbers):
+    """Return the code of a number, or a code that is one already, as eight bits."""
+    if numbers is None:
+        return np.uint32(x) & np.uint32(255)
     scale, zero, low, high = numbers
-    if bits == 0:
-        for i in range(target.size):
-            q = np.int32(code(source[i], scale, zero, low, high))
-            target[i] = np.uint32(np.uint32(q) & np.uint32(255))
-    else:
-        for i in range(target.size):
-            q = np.int32(code(source[i], scale, zero, low, high))
-            target[i] = np.uint32(target[i] | np.uint32((np.uint32(q) & np.uint32(255)) << bits))
+    return np.uint32(np.int32(code(x, scale, zero, low, high))) & np.uint32(255)
 
 
 @internal
-def _pack_bytes(source, target, bits):
+def _pack(source, target, bits, numbers):
     if bits == 0:
         for i in range(target.size):
-            target[i] = np.uint32(source[i]) & np.uint32(255)
+            target[i] = _byte(source[i], numbers)
     else:
         for i in range(target.size):
-            target[i] = target[i] | np.uint32((np.uint32(source[i]) & np.uint32(255)) << bits)
+            target[i] = np.uint32(target[i] | np.uint32(_byte(source[i], numbers) << bits))
 
 
 @parallel
-def quantize_words(worker, workers, x, y, numbers):
+def pack_words(worker, workers, x, y, numbers):
     """Write the codes of images to words.
 
     Parameters
@@ -80,11 +76,11 @@ def quantize_words(worker, workers, x, y, numbers):
     team : TeamHandle
         From `threads.parallel_region`.
     x : Images
-        Of float32 or float64.
+        Of float32 or float64; of bytes where these are codes already.
     y : Images
         Of words, with ceil(C/4) channels.
-    numbers : (scale, zero_point, low, high)
-        Of the dtype of `x`.
+    numbers : (scale, zero_point, low, high) or None
+        Of the dtype of `x`; None where it has codes.
     """
     x, y = bare_images(x), bare_images(y)
     pieces, size = _pieces(y)
@@ -95,37 +91,28 @@ def quantize_words(worker, workers, x, y, numbers):
         target = y.flat[at + begin : at + end]
         for j in range(min(CHANNELS, x.C - CHANNELS * c)):
             at = n * x.step + (CHANNELS * c + j) * x.H * x.W
-            _pack_codes(x.flat[at + begin : at + end], target, np.uint32(8 * j), numbers)
-
-
-@parallel
-def pack_words(worker, workers, x, y):
-    """Write images of bytes to words; arguments as of :func:`quantize_words`."""
-    x, y = bare_images(x), bare_images(y)
-    pieces, size = _pieces(y)
-    first, last = share(y.N * y.C * pieces, worker, workers)
-    for task in range(first, last):
-        n, c, begin, end = _place(y, task, pieces, size)
-        at = n * y.step + c * y.H * y.W
-        target = y.flat[at + begin : at + end]
-        for j in range(min(CHANNELS, x.C - CHANNELS * c)):
-            at = n * x.step + (CHANNELS * c + j) * x.H * x.W
-            _pack_bytes(x.flat[at + begin : at + end], target, np.uint32(8 * j))
+            _pack(x.flat[at + begin : at + end], target, np.uint32(8 * j), numbers)
 
 
 @internal
-def _numbers(source, target, bits, signed, scale, zero):
-    if signed:
+def _unpack(source, target, bits, numbers):
+    kind = target.dtype.type
+    if numbers is None:
         for i in range(target.size):
-            target[i] = (target.dtype.type(np.int8(source[i] >> bits)) - zero) * scale
+            target[i] = kind(np.uint8(source[i] >> bits))
     else:
-        for i in range(target.size):
-            target[i] = (target.dtype.type(np.uint8(source[i] >> bits)) - zero) * scale
+        scale, zero, signed = numbers
+        if signed:
+            for i in range(target.size):
+                target[i] = (kind(np.int8(source[i] >> bits)) - zero) * scale
+        else:
+            for i in range(target.size):
+                target[i] = (kind(np.uint8(source[i] >> bits)) - zero) * scale
 
 
 @parallel
-def dequantize_words(worker, workers, x, y, signed, scale, zero):
-    """Write the numbers that codes in words stand for to images.
+def unpack_words(worker, workers, x, y, numbers):
+    """Write the numbers that codes in words stand for to images, or the codes.
 
     Parameters
     ----------
@@ -134,10 +121,10 @@ def dequantize_words(worker, workers, x, y, signed, scale, zero):
     x : Images
         Of words.
     y : Images
-    signed : bool
-        Whether codes have a sign.
-    scale, zero : float
-        Of the dtype of `y`.
+        Of float32 or float64, or of bytes.
+    numbers : (scale, zero_point, signed) or None
+        The former two of the dtype of `y`, and whether codes have a sign; None where `y` gets the
+        codes.
     """
     x, y = bare_images(x), bare_images(y)
     pieces, size = _pieces(x)
@@ -148,25 +135,7 @@ def dequantize_words(worker, workers, x, y, signed, scale, zero):
         source = x.flat[at + begin : at + end]
         for j in range(min(CHANNELS, y.C - CHANNELS * c)):
             at = n * y.step + (CHANNELS * c + j) * y.H * y.W
-            target = y.flat[at + begin : at + end]
-            _numbers(source, target, np.uint32(8 * j), signed, scale, zero)
-
-
-@parallel
-def unpack_words(worker, workers, x, y):
-    """Write codes in words to images of bytes; arguments as of :func:`dequantize_words`."""
-    x, y = bare_images(x), bare_images(y)
-    pieces, size = _pieces(x)
-    first, last = share(x.N * x.C * pieces, worker, workers)
-    for task in range(first, last):
-        n, c, begin, end = _place(x, task, pieces, size)
-        at = n * x.step + c * x.H * x.W
-        source = x.flat[at + begin : at + end]
-        for j in range(min(CHANNELS, y.C - CHANNELS * c)):
-            at = n * y.step + (CHANNELS * c + j) * y.H * y.W
-            target = y.flat[at + begin : at + end]
-            for i in range(target.size):
-                target[i] = target.dtype.type(np.uint8(source[i] >> np.uint32(8 * j)))
+            _unpack(source, y.flat[at + begin : at + end], np.uint32(8 * j), numbers)
 
 
 def bytes_of(words: tuple, signed: bool) -> tuple:

@@ -11,6 +11,7 @@ from lowerconv.conv.problem import ConvProblem, conv_problem
 from lowerconv.conv.words.integer import IntegerConv
 from lowerconv.nn.codes import WeightCodes
 from lowerconv.nn.frame import Frame
+from lowerconv.nn.layer import always
 from lowerconv.nn.module import Shape
 from lowerconv.nn.step import Step
 from lowerconv.ops.quantize import CHANNELS
@@ -83,6 +84,8 @@ class IntegerConv2d(WordLayer):
     features : bool
         Whether the result is (N, K), without pixels, where it is float32: a fully connected layer.
     """
+
+    is_capturable = always
 
     def __init__(
         self,
@@ -167,10 +170,6 @@ class IntegerConv2d(WordLayer):
         plan: IntegerConv = frame.kept["forward"]
         arrays = [x.array for x in frame.xs]
         plan(*arrays, out=frame.y.array.reshape(plan.out_shape))
-
-    def is_capturable(self, frame: Frame) -> bool:
-        """Return whether `compute` only launches kernels: always."""
-        return True
 
 
 def _kind(params: QuantParams) -> str:

@@ -6,16 +6,10 @@ import numpy as np
 
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.graph import Node, Value
-from lowerconv.nn.layer import Layer
+from lowerconv.nn.layer import Layer, always
 from lowerconv.nn.module import Shape
 from lowerconv.nn.step import Step
-from lowerconv.ops.quantize import (
-    CHANNELS,
-    dequantize_words,
-    pack_words,
-    quantize_words,
-    unpack_words,
-)
+from lowerconv.ops.quantize import CHANNELS, pack_words, unpack_words
 from lowerconv.quant.params import QuantParams
 from lowerconv.runtime.threads import run
 
@@ -53,6 +47,8 @@ class Quantize(WordLayer):
         Of the result.
     """
 
+    is_capturable = always
+
     def __init__(self, params: QuantParams) -> None:
         super().__init__()
         self.params = params
@@ -64,11 +60,7 @@ class Quantize(WordLayer):
     def compute(self, frame: Frame, step: Step) -> None:
         """Round."""
         x = frame.x
-        run(quantize_words, x.images, frame.y.images, self.params.numbers(x.dtype))
-
-    def is_capturable(self, frame: Frame) -> bool:
-        """Return whether `compute` only launches kernels: always."""
-        return True
+        run(pack_words, x.images, frame.y.images, self.params.numbers(x.dtype))
 
 
 class FromWords(WordLayer):
@@ -98,20 +90,19 @@ class Dequantize(FromWords):
     """Codes in words to float32; parameters as of `FromWords`."""
 
     result_dtype = np.dtype(np.float32)
+    is_capturable = always
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Multiply."""
         y = frame.y
         scale, zero, *_ = self.params.numbers(y.dtype)
-        run(dequantize_words, frame.x.images, y.images, self.params.signed, scale, zero)
-
-    def is_capturable(self, frame: Frame) -> bool:
-        """Return whether `compute` only launches kernels: always."""
-        return True
+        run(unpack_words, frame.x.images, y.images, (scale, zero, self.params.signed))
 
 
 class Unpack(FromWords):
     """Codes in words to an array of bytes; parameters as of `FromWords`."""
+
+    is_capturable = always
 
     @property
     def result_dtype(self) -> np.dtype:  # type: ignore[override]
@@ -120,15 +111,13 @@ class Unpack(FromWords):
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Copy."""
-        run(unpack_words, frame.x.images, frame.y.images)
-
-    def is_capturable(self, frame: Frame) -> bool:
-        """Return whether `compute` only launches kernels: always."""
-        return True
+        run(unpack_words, frame.x.images, frame.y.images, None)
 
 
 class Pack(WordLayer):
     """An array of bytes to words."""
+
+    is_capturable = always
 
     def result_shape(self, *shapes: Shape) -> Shape:
         """Return the shape of the words."""
@@ -136,8 +125,4 @@ class Pack(WordLayer):
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Copy."""
-        run(pack_words, frame.x.images, frame.y.images)
-
-    def is_capturable(self, frame: Frame) -> bool:
-        """Return whether `compute` only launches kernels: always."""
-        return True
+        run(pack_words, frame.x.images, frame.y.images, None)

@@ -12,7 +12,6 @@ import numpy as np
 
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.layer import Layer
-from lowerconv.nn.module import Shape
 from lowerconv.nn.optim.optimizer import Weights
 from lowerconv.nn.step import Step, random_key
 from lowerconv.ops.fixed_point import Rounding, round_images, round_range
@@ -102,10 +101,6 @@ class RoundedOperand(Layer):
     def __init__(self, values: FixedPoint, gradients: FixedPoint, stochastic: bool) -> None:
         super().__init__()
         self.values, self.gradients, self.stochastic = values, gradients, stochastic
-
-    def result_shape(self, *shapes: Shape) -> Shape:
-        """Return the shape of the operand."""
-        return shapes[0]
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Round the values."""

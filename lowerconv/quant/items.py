@@ -7,7 +7,7 @@ import numpy as np
 from lowerconv.nn.combine import Concat
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.functional.operands import apply
-from lowerconv.nn.layer import Layer
+from lowerconv.nn.layer import Layer, always
 from lowerconv.nn.module import Shape
 from lowerconv.nn.pooling import AvgPool2d, MaxPool2d
 from lowerconv.nn.step import Step
@@ -65,6 +65,8 @@ class IntegerAdd(Clipped):
         As of `Clipped`.
     """
 
+    is_capturable = always
+
     def __init__(self, a: QuantParams, b: QuantParams, y: QuantParams, low: int, high: int) -> None:
         super().__init__(y, low, high)
         self.a, self.b = a, b
@@ -85,10 +87,6 @@ class IntegerAdd(Clipped):
         scales = _scaled(self.a, self.y), _scaled(self.b, self.y)
         run(add_codes, a, b, y, scales, self.rounding)
 
-    def is_capturable(self, frame: Frame) -> bool:
-        """Return whether `compute` only launches kernels: always."""
-        return True
-
 
 class Lookup(WordLayer):
     """Any function of one number: a table with the code of the result for each code.
@@ -107,6 +105,7 @@ class Lookup(WordLayer):
     """
 
     in_place = True
+    is_capturable = always
 
     def __init__(self, function: Layer | None, x: QuantParams, y: QuantParams) -> None:
         super().__init__()
@@ -115,18 +114,10 @@ class Lookup(WordLayer):
         made = values if function is None else np.asarray(apply(function, values))
         self.table = quantized(made.astype(np.float32), y).view(np.uint8)
 
-    def result_shape(self, *shapes: Shape) -> Shape:
-        """Return the shape of the operand."""
-        return shapes[0]
-
     def compute(self, frame: Frame, step: Step) -> None:
         """Look all codes up."""
         x, y = (bytes_of(tensor.images, False) for tensor in (frame.x, frame.y))
         run(look_up_codes, x, y, self.table)
-
-    def is_capturable(self, frame: Frame) -> bool:
-        """Return whether `compute` only launches kernels: always."""
-        return True
 
 
 class IntegerMaxPool2d(WordLayer):
@@ -138,6 +129,8 @@ class IntegerMaxPool2d(WordLayer):
     x : QuantParams
         Of operand and result.
     """
+
+    is_capturable = always
 
     def __init__(self, pool: MaxPool2d, x: QuantParams) -> None:
         super().__init__()
@@ -152,10 +145,6 @@ class IntegerMaxPool2d(WordLayer):
         x, y = (bytes_of(tensor.images, self.x.signed) for tensor in (frame.x, frame.y))
         run(max_pool_codes, x, y, tuple(self.pool._windows(frame.x.shape)))
 
-    def is_capturable(self, frame: Frame) -> bool:
-        """Return whether `compute` only launches kernels: always."""
-        return True
-
 
 class IntegerAvgPool2d(Clipped):
     """The mean of each window: integer sums, then one rounding.
@@ -169,6 +158,8 @@ class IntegerAvgPool2d(Clipped):
     y, low, high
         As of `Clipped`.
     """
+
+    is_capturable = always
 
     def __init__(
         self, pool: AvgPool2d, x: QuantParams, y: QuantParams, low: int, high: int
@@ -188,10 +179,6 @@ class IntegerAvgPool2d(Clipped):
         scaled = _scaled(self.x, self.y)
         run(avg_pool_codes, x, y, windows, include, scaled, self.rounding)
 
-    def is_capturable(self, frame: Frame) -> bool:
-        """Return whether `compute` only launches kernels: always."""
-        return True
-
 
 class IntegerConcat(Concat):
     """Channels of one tensor of codes after those of another, all of one scale.
@@ -206,6 +193,8 @@ class IntegerConcat(Concat):
     y : QuantParams
         Of the operands and the result.
     """
+
+    is_capturable = always
 
     def __init__(self, channels: tuple[int, ...], y: QuantParams) -> None:
         super().__init__()
@@ -227,7 +216,3 @@ class IntegerConcat(Concat):
             pair = bytes_of(x.images, False), bytes_of(frame.y.images, False)
             run(set_channels, *pair, C, begin)
             begin += C
-
-    def is_capturable(self, frame: Frame) -> bool:
-        """Return whether `compute` only launches kernels: always."""
-        return True

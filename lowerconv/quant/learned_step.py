@@ -9,11 +9,12 @@ from math import sqrt
 
 import numpy as np
 
+from lowerconv.codegen.activation import RELU
 from lowerconv.nn.activation import Dropout
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.graph import Value
 from lowerconv.nn.layer import Layer
-from lowerconv.nn.module import Parameter, Shape
+from lowerconv.nn.module import Parameter
 from lowerconv.nn.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from lowerconv.nn.step import Step
 from lowerconv.ops.learned_step import (
@@ -128,10 +129,6 @@ class LearnedStep(Layer):
         self.signed = not never_negative(values[0])
         return result
 
-    def result_shape(self, *shapes: Shape) -> Shape:
-        """Return the shape of the operand."""
-        return shapes[0]
-
     @property
     def range(self) -> tuple[int, int]:
         """The lowest and the highest multiple of the step."""
@@ -171,7 +168,7 @@ def never_negative(value: Value) -> bool:
     if value.node is None:
         return False
     layer = value.node.layer
-    if layer.is_relu:
+    if layer.activation == RELU:
         return True
     passes = layer.is_view or layer.is_concatenation or layer.is_sum
     if passes or isinstance(layer, (MaxPool2d, AvgPool2d, GlobalAvgPool2d, Dropout)):

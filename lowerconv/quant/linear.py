@@ -12,7 +12,6 @@ import numpy as np
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.graph import Node, Value
 from lowerconv.nn.layer import Layer
-from lowerconv.nn.module import Shape
 from lowerconv.nn.step import Step
 from lowerconv.quant.params import QuantParams
 
@@ -67,10 +66,6 @@ class QuantizeLinear(Layer):
         """Record the layer."""
         return Node(self, values, values[0].shape, self.params.dtype).result
 
-    def result_shape(self, *shapes: Shape) -> Shape:
-        """Return the shape of the operand."""
-        return shapes[0]
-
     def compute(self, frame: Frame, step: Step) -> None:
         """Round."""
         frame.y.array[...] = quantized(frame.x.array, self.params)
@@ -91,10 +86,6 @@ class DequantizeLinear(Layer):
     def forward(self, *values: Value) -> Value:
         """Record the layer."""
         return Node(self, values, values[0].shape, np.dtype(np.float32)).result
-
-    def result_shape(self, *shapes: Shape) -> Shape:
-        """Return the shape of the operand."""
-        return shapes[0]
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Multiply."""

@@ -47,10 +47,6 @@ class Detached(Layer):
     is_view = True
     passes_gradients = False
 
-    def result_shape(self, *shapes: Shape) -> Shape:
-        """Return the shape of the operand."""
-        return shapes[0]
-
     def compute(self, frame: Frame, step: Step) -> None:
         """Do nothing, or copy."""
         if not frame.views[0]:

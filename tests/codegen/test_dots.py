@@ -10,8 +10,8 @@ from itertools import product
 import numpy as np
 import pytest
 
+from lowerconv.codegen.activation import RELU, Activation
 from lowerconv.codegen.dots import BF16, F16, S8_S8, S8_U8, U8_S8, WORDS, Words, dot_of
-from lowerconv.codegen.epilogue import Function
 from lowerconv.codegen.isa import ISAS
 from lowerconv.codegen.microkernel import Microkernel, rows_max
 from lowerconv.codegen.signatures import ADD
@@ -284,21 +284,23 @@ def test_kernels_of_other_words_do_not_share_code(isa):
 
 
 FLOAT, INT = np.dtype("float32"), np.dtype("int32")
-LINE = Function("affine", scaled=False)
+LINE = Activation("affine")
 
 
 @pytest.mark.parametrize(
-    ("dtype", "words", "function", "message"),
+    ("dtype", "words", "activation", "message"),
     [
-        (FLOAT, Words("u8", "u8"), None, r"words: got Words\(vector='u8', broadcast='u8'\)"),
-        (FLOAT, Words("bf16", "f16"), None, r"words: got .*expected one of"),
-        (FLOAT, S8_U8, None, r"dtype: got float32, expected int32 for words"),
-        (INT, BF16, None, r"dtype: got int32, expected float32 for words"),
-        (np.dtype("float64"), F16, None, r"dtype: got float64, expected float32 for words"),
-        (INT, None, None, r"dtype: got int32, expected float32 or float64"),
-        (INT, S8_S8, LINE, r"function: got Function.*expected None for int32"),
+        (FLOAT, Words("u8", "u8"), RELU, r"words: got Words\(vector='u8', broadcast='u8'\)"),
+        (FLOAT, Words("bf16", "f16"), RELU, r"words: got .*expected one of"),
+        (FLOAT, S8_U8, RELU, r"dtype: got float32, expected int32 for words"),
+        (INT, BF16, RELU, r"dtype: got int32, expected float32 for words"),
+        (np.dtype("float64"), F16, RELU, r"dtype: got float64, expected float32 for words"),
+        (INT, None, RELU, r"dtype: got int32, expected float32 or float64"),
+        (INT, S8_S8, LINE, r"activation: got Activation.*expected RELU for int32"),
     ],
 )
-def test_kernels_that_there_are_none_of(dtype, words, function, message):
+def test_kernels_that_there_are_none_of(dtype, words, activation, message):
     with pytest.raises(ValueError, match=message):
-        Microkernel(ISAS["avx2"], dtype, (0,), (0,), 1, 1, "rows", words=words, function=function)
+        Microkernel(
+            ISAS["avx2"], dtype, (0,), (0,), 1, 1, "rows", words=words, activation=activation
+        )

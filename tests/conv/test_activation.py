@@ -5,12 +5,12 @@ import pytest
 
 import lowerconv as lc
 from lowerconv import nn
+from lowerconv.codegen.activation import Activation
 from lowerconv.conv.executable import Options
 from lowerconv.conv.plan import ConvPlan
 from lowerconv.conv.problem import conv_problem
 from lowerconv.nn import recording
 from lowerconv.nn.pointwise import Pointwise
-from lowerconv.ops.activate import Activation
 from lowerconv.ops.pointwise import FUNCTIONS, pointwise
 from lowerconv.runtime.threads import run
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import lowerconv
+from lowerconv.codegen.activation import Activation
 from lowerconv.codegen.isa import host_isa
 from lowerconv.codegen.kernel import Kernel
 from lowerconv.conv import fused
@@ -14,7 +15,6 @@ from lowerconv.conv.executable import Options
 from lowerconv.conv.fused import kernels
 from lowerconv.conv.plan import ConvPlan
 from lowerconv.conv.problem import conv_problem
-from lowerconv.ops.activate import Activation
 
 SEED = 0  # of sizes: kernels are counted
 SIZES = 100

@@ -14,9 +14,9 @@ from lowerconv.conv.partition import best, by_node
 from lowerconv.conv.problem import conv_problem
 from lowerconv.conv.schedule import make_schedule
 from lowerconv.conv.tiling import tilings
-from lowerconv.machine.pages import page_nodes
 from lowerconv.runtime import affinity
 from lowerconv.runtime.workspace import STRIDE, scratch_stride
+from tests.machine.pages import page_nodes
 
 from .cases import Case, assert_close, by_pass, call_of, data_of, make_plan, operands_of
 

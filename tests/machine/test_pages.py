@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from lowerconv.machine import pages
-from lowerconv.machine.pages import page_nodes
 from lowerconv.machine.topology import parse_cpu_list
+from tests.machine.pages import page_nodes
 
 
 def machine_nodes():

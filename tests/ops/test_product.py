@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lowerconv.codegen.epilogue import Function
+from lowerconv.codegen.activation import RELU, Activation
 from lowerconv.codegen.isa import host_isa
 from lowerconv.ops.product import PackedProduct, pack, packed_product
 from lowerconv.runtime.threads import parallel_region
@@ -21,14 +21,12 @@ def test_beside_numpy(extents, dtype):
     tolerance = 1e-5 if dtype == np.float32 else 1e-13
     exact = x.astype(np.float64) @ w.T.astype(np.float64)
     cases = [
-        (None, False, lambda y: y),
-        (None, True, lambda y: np.maximum(y, 0)),
-        (Function("clip", False), True, lambda y: np.clip(y, -0.5, 0.5)),
+        (None, lambda y: y),
+        (RELU, lambda y: np.maximum(y, 0)),
+        (Activation("clip", -0.5, 0.5), lambda y: np.clip(y, -0.5, 0.5)),
     ]
-    for function, activates, applied in cases:
-        options = {"activates": activates, "function": function}
-        constants = np.array([-0.5, 0.5, 1.0, 0.0], dtype) if function else None
-        product = PackedProduct(rows, columns, k, np.dtype(dtype), host_isa(), **options)
+    for activation, applied in cases:
+        product = PackedProduct(rows, columns, k, np.dtype(dtype), host_isa(), activation)
         packed = pack(w, product.NR)
         for given in (bias, bias[:0]):
             for add in (False, True):
@@ -39,7 +37,7 @@ def test_beside_numpy(extents, dtype):
                     y[:] = before.reshape(-1)
                     with parallel_region(threads) as team:
                         flat = x.reshape(-1)
-                        arguments = product.arguments(constants)
+                        arguments = product.arguments()
                         packed_product(team, flat, packed, given, y, add, arguments)
                     right = exact + (given if given.size else 0) + (before if add else 0)
                     right = applied(right).reshape(-1)

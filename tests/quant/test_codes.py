@@ -12,13 +12,7 @@ from lowerconv.ops.codes import (
     set_channels,
 )
 from lowerconv.ops.images import Images
-from lowerconv.ops.quantize import (
-    bytes_of,
-    dequantize_words,
-    pack_words,
-    quantize_words,
-    unpack_words,
-)
+from lowerconv.ops.quantize import bytes_of, pack_words, unpack_words
 from lowerconv.quant.linear import dequantized, quantized
 from lowerconv.quant.params import QuantParams
 from lowerconv.runtime.threads import parallel_region
@@ -79,14 +73,14 @@ def test_numbers_become_codes_and_codes_numbers(shape, dtype, workers):
     N, C, H, W = shape
     given, _ = images(x)
     target, _ = images(np.zeros((N, -(-C // 4), H, W), np.uint32))
-    run(quantize_words, workers, tuple(given), tuple(target), p.numbers(x.dtype))
+    run(pack_words, workers, tuple(given), tuple(target), p.numbers(x.dtype))
     words = result(target, (N, -(-C // 4), H, W))
     expected = quantized(x, p)
     assert np.array_equal(codes_of(words, C, dtype), expected)
 
     back, _ = images(np.zeros(shape, np.float32))
     scale, zero, *_ = p.numbers(x.dtype)
-    run(dequantize_words, workers, tuple(target), tuple(back), p.signed, scale, zero)
+    run(unpack_words, workers, tuple(target), tuple(back), (scale, zero, p.signed))
     assert np.array_equal(result(back, shape), dequantized(expected, p))
 
 
@@ -98,10 +92,10 @@ def test_bytes_are_packed_and_unpacked(shape, dtype, workers):
     N, C, H, W = shape
     given, _ = images(q)
     target, _ = images(np.zeros((N, -(-C // 4), H, W), np.uint32))
-    run(pack_words, workers, tuple(given), tuple(target))
+    run(pack_words, workers, tuple(given), tuple(target), None)
     assert np.array_equal(codes_of(result(target, (N, -(-C // 4), H, W)), C, dtype), q)
     back, _ = images(np.zeros(shape, dtype))
-    run(unpack_words, workers, tuple(target), tuple(back))
+    run(unpack_words, workers, tuple(target), tuple(back), None)
     assert np.array_equal(result(back, shape), q)
 
 

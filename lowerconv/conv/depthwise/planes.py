@@ -7,9 +7,9 @@ from math import ceil
 
 import numpy as np
 
+from lowerconv.codegen.activation import Activation
 from lowerconv.codegen.depthwise import PlaneKernel
 from lowerconv.codegen.depthwise_small import SmallPlaneKernel
-from lowerconv.codegen.epilogue import Function
 from lowerconv.codegen.isa import LINE, Isa
 from lowerconv.codegen.packing import pad_address, sum_lanes_address
 from lowerconv.codegen.signatures import PlaneNumbers
@@ -54,7 +54,7 @@ class Planes(RecordExecutable):
         workers = _workers(s, zeros, len(phases), options.add)
         fill(self.job, *_parts(s), self._epilogue(options), workers)
         for number, (phase, taps, first) in enumerate(phases):
-            kernel, address = _kernel(s, phase, taps, self.function)
+            kernel, address = _kernel(s, phase, taps, self.activation)
             self.kernels.append(kernel)
             own = macrokernel.PlanePhase(
                 phase.P, phase.out_offset, phase.out_row, address, self._numbers(phase), first
@@ -92,10 +92,10 @@ class Planes(RecordExecutable):
 Made = tuple["PlaneKernel | SmallPlaneKernel", int]  # a kernel and its address
 
 
-def _kernel(s: PlaneSchedule, phase: Phase, taps: Taps, function: Function | None) -> Made:
+def _kernel(s: PlaneSchedule, phase: Phase, taps: Taps, activation: Activation) -> Made:
     """Return the kernel of some taps of a phase."""
     conv, masks = s.conv, s.isa.masks
-    common = phase.out_column, s.gradient, function
+    common = phase.out_column, s.gradient, activation
     if s.small:
         together = balanced(phase.P, s.rows_at_once)
         widths = (None, None) if masks else (conv.W, phase.Q)
@@ -121,7 +121,7 @@ def _small_kernel(
     together: int,
     out_column: int,
     gradient: bool,
-    function: Function | None,
+    activation: Activation,
 ) -> Made:
     kernel = SmallPlaneKernel(
         isa,
@@ -136,7 +136,7 @@ def _small_kernel(
         out_column=out_column,
         together=together,
         gradient=gradient,
-        function=function,
+        activation=activation,
     )
     return kernel, kernel.address()
 
@@ -151,7 +151,7 @@ def _plane_kernel(
     together: int,
     out_column: int,
     gradient: bool,
-    function: Function | None,
+    activation: Activation,
 ) -> Made:
     kernel = PlaneKernel(
         isa,
@@ -162,7 +162,7 @@ def _plane_kernel(
         rest=rest,
         together=together,
         gradient=gradient,
-        function=function,
+        activation=activation,
     )
     return kernel, kernel.address()
 

@@ -29,7 +29,6 @@ from lowerconv.conv.problem import ConvProblem, Op
 from lowerconv.conv.schedule import make_schedule
 from lowerconv.conv.schedule_weights import NVS, make_weight_schedule
 from lowerconv.conv.tiling import tilings
-from lowerconv.ops.activate import Activation
 from lowerconv.runtime.affinity import nodes
 
 Variant = TypeVar("Variant")
@@ -57,8 +56,7 @@ def build(problem: ConvProblem, op: Op, options: Options) -> Executable:
         return WeightGrad(make_weight_schedule(problem, isa, where, NV), options)
     activation = options.activation
     if activation is not None:  # layers are alike but for its constants
-        scaled = float(activation.is_scaled)
-        options = options._replace(activation=Activation(activation.function, 0, 0, 1, scaled))
+        options = options._replace(activation=activation.kind)
     return _pattern(problem, op, options, where).like(activation)
 
 

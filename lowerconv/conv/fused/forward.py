@@ -6,6 +6,7 @@ from collections.abc import Hashable
 
 import numpy as np
 
+from lowerconv.codegen.activation import Activation
 from lowerconv.codegen.microkernel import Microkernel
 from lowerconv.codegen.packing import (
     pad_address,
@@ -24,7 +25,6 @@ from lowerconv.conv.partition import part_table
 from lowerconv.conv.phases import Phase
 from lowerconv.conv.schedule import Schedule
 from lowerconv.conv.tiling import live_taps
-from lowerconv.ops.activate import Activation
 from lowerconv.runtime.launch import bind_operands, launch
 from lowerconv.runtime.records import fill
 from lowerconv.runtime.team import TeamHandle
@@ -147,7 +147,7 @@ class Forward(RecordExecutable):
         tail = (phase.P % TH or TH, TW) if TH > 1 else (TH, phase.Q % TW or TW)
         rest = s.conv.K - (s.panels - 1) * s.NR
         made = [
-            kernel_of(s, number, NR, *size, self.function)
+            kernel_of(s, number, NR, *size, self.activation)
             for NR in (s.NR, rest)
             for size in ((TH, TW), tail)
         ]

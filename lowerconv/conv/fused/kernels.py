@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lowerconv.codegen.activation import Activation
 from lowerconv.codegen.dots import Words
-from lowerconv.codegen.epilogue import Function
 from lowerconv.codegen.halving import Halving
 from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.microkernel import Microkernel
@@ -30,7 +30,7 @@ class _Product(NamedTuple):
     words: Words | None
     result: str  #     as of `Element`; "sums" where they are stored as they are
     residual: bool
-    function: Function | None
+    activation: Activation
 
 
 Made = tuple[Microkernel, int]  # a kernel and its address
@@ -38,24 +38,24 @@ Made = tuple[Microkernel, int]  # a kernel and its address
 
 def _make(product: _Product, **tile: Any) -> Made:
     """Return a kernel of some tile."""
-    isa, dtype, words, result, residual, function = product
+    isa, dtype, words, result, residual, activation = product
     kernel: Microkernel
     if result == "sums":
-        kernel = Microkernel(isa, dtype, **tile, words=words, function=function)
+        kernel = Microkernel(isa, dtype, **tile, words=words, activation=activation)
     elif result == "bf16":
-        kernel = Halving(isa, dtype, **tile, words=words, function=function)
+        kernel = Halving(isa, dtype, **tile, words=words, activation=activation)
     else:
         kernel = Quantising(isa, dtype, **tile, words=words, result=result, residual=residual)
     return kernel, kernel.address()
 
 
 def kernel_of(
-    s: Schedule, number: int, NR: int, height: int, width: int, function: Function | None
+    s: Schedule, number: int, NR: int, height: int, width: int, activation: Activation
 ) -> Made:
     """Return the kernel of NR filters and height x width pixels of a phase."""
     conv, out_column, element = s.conv, s.conv.phases[number].out_column, s.conv.element
     results = ("sums", False) if element is None else (element.result, element.residual)
-    product = _Product(s.isa, conv.dtype, conv.words(s.tiling.vectors), *results, function)
+    product = _Product(s.isa, conv.dtype, conv.words(s.tiling.vectors), *results, activation)
     if s.tiling.vectors == "filters":
         row_step = conv.stride_h * s.window.pitch if height > 1 else 0
         filter_step = None if _paired(s, number) else s.NR

@@ -7,7 +7,7 @@ from math import ceil
 
 import numpy as np
 
-from lowerconv.codegen.epilogue import Function
+from lowerconv.codegen.activation import Activation
 from lowerconv.codegen.microkernel import Microkernel
 from lowerconv.codegen.packing import transpose_address, transpose_taps_address
 from lowerconv.codegen.transforms import (
@@ -80,7 +80,7 @@ class WinogradForward(RecordExecutable):
             self._epilogue(options),
             band,
             transformed,
-            _emitted(s, kernels, table, zeros, self.function),
+            _emitted(s, kernels, table, zeros, self.activation),
             records.TileWorkers(
                 kept=0 if self.packed is None else self.packed.ctypes.data,
                 shared_at=s.workers * scratch_bytes if shared_bytes else 0,
@@ -260,7 +260,7 @@ def _emitted(
     kernels: np.ndarray,
     table: np.ndarray,
     zeros: np.ndarray,
-    function: Function | None,
+    activation: Activation,
 ) -> records.TileKernels:
     """Return the addresses of emitted functions, and of what microkernels read."""
     isa, dtype, transposed = s.isa, s.conv.dtype, s.conv.transposed
@@ -269,7 +269,7 @@ def _emitted(
         transpose=transpose_address(isa, dtype),
         transpose_taps=transpose_taps_address(isa, dtype, TAPS) if transposed else 0,
         planes_to_vectors=planes_to_vectors_address(isa, dtype),
-        vectors_to_planes=vectors_to_planes_address(isa, dtype, function),
+        vectors_to_planes=vectors_to_planes_address(isa, dtype, activation),
         transform_source=transform_source_address(isa, dtype),
         transform_filters=transform_filters_address(isa, dtype, transposed),
         transform_target=transform_target_address(isa, dtype),

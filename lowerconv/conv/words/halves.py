@@ -66,7 +66,7 @@ def build(
     """Return a pass on words; None where it cannot be computed so."""
     conv = convolution_of_words(problem, op)
     activation = options.activation
-    if conv is None or (activation and activation.in_registers() is None):
+    if conv is None or (activation and not activation.in_registers):
         return None
     isa, where = host_isa_extended(), nodes(options.threads)
     found = tilings(conv, isa, options.constant)

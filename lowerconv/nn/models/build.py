@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,6 +14,41 @@ from lowerconv.checks import integer
 
 ImageShape = tuple[int, int, int]
 Window = tuple[int, int, int, bool]
+Build = TypeVar("Build", bound=Callable[..., nn.Module])
+
+# What all functions that return a network take.
+ARGUMENTS = """
+
+Parameters
+----------
+image_shape : (C, H, W)
+    In pixels; at least so many that a window of each layer fits.
+classes : int
+algorithm : str
+    Of the convolutions, as for :func:`lowerconv.conv2d`.
+dtype : dtype-like, float32 or float64
+    Of the parameters.{more}
+
+Returns
+-------
+Module
+
+Raises
+------
+TypeError, ValueError
+    An argument is of the wrong kind, or the image is too small for a window.
+"""
+
+
+def described(*more: str) -> Callable[[Build], Build]:
+    """Return a decorator that tells a network's `ARGUMENTS`, and more of them, in its docstring."""
+
+    def describe(build: Build) -> Build:
+        text = inspect.cleandoc(build.__doc__ or "")
+        build.__doc__ = text + ARGUMENTS.format(more="".join(f"\n{line}" for line in more))
+        return build
+
+    return describe
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from lowerconv import nn
-from lowerconv.nn.models.build import ImageShape, Layers, map_size, window
+from lowerconv.nn.models.build import ImageShape, Layers, described, map_size, window
 
 
+@described()
 def cifar10_quick(
     image_shape: ImageShape = (3, 32, 32),
     classes: int = 10,
@@ -20,25 +21,6 @@ def cifar10_quick(
 
     Three 5x5 convolutions that keep the image, each followed by pooling that halves it; 145,578
     parameters on 32x32 pixels.
-
-    Parameters
-    ----------
-    image_shape : (C, H, W)
-        In pixels; the size of the first fully connected layer follows from it.
-    classes : int
-    algorithm : str
-        Of the convolutions, as for :func:`lowerconv.conv2d`.
-    dtype : dtype-like, float32 or float64
-        Of the parameters.
-
-    Returns
-    -------
-    Module
-
-    Raises
-    ------
-    TypeError, ValueError
-        An argument is of the wrong kind, or the image is too small for a window.
     """
     layers = Layers(algorithm, dtype)
     halving = window(3, 2, ceil_mode=True)

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from lowerconv import nn
-from lowerconv.nn.models.build import ImageShape, Layers, map_size, window
+from lowerconv.nn.models.build import ImageShape, Layers, described, map_size, window
 
 
+@described()
 def lenet(
     image_shape: ImageShape = (1, 28, 28),
     classes: int = 10,
@@ -20,25 +21,6 @@ def lenet(
 
     LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition"
     (1998); 431,080 parameters on 28x28 pixels.
-
-    Parameters
-    ----------
-    image_shape : (C, H, W)
-        In pixels; the size of the first fully connected layer follows from it.
-    classes : int
-    algorithm : str
-        Of the convolutions, as for :func:`lowerconv.conv2d`.
-    dtype : dtype-like, float32 or float64
-        Of the parameters.
-
-    Returns
-    -------
-    Module
-
-    Raises
-    ------
-    TypeError, ValueError
-        An argument is of the wrong kind, or the image is too small for a window.
     """
     layers = Layers(algorithm, dtype)
     convolution, pooling = window(5, 1), window(2, 2)

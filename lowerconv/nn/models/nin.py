@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from lowerconv import nn
-from lowerconv.nn.models.build import ImageShape, Layers, map_size, window
+from lowerconv.nn.models.build import ImageShape, Layers, described, map_size, window
 
 
+@described()
 def nin(
     image_shape: ImageShape = (3, 32, 32),
     classes: int = 10,
@@ -22,25 +23,6 @@ def nin(
     Caffe: a convolution and two of 1x1 pixels in each block, and the mean of each last map is the
     score of a class; 966,986 parameters. The ReLU after the last convolution is left out: with it
     all scores were zero after an epoch, and stayed so.
-
-    Parameters
-    ----------
-    image_shape : (C, H, W)
-        In pixels.
-    classes : int
-    algorithm : str
-        Of the convolutions, as for :func:`lowerconv.conv2d`.
-    dtype : dtype-like, float32 or float64
-        Of the parameters.
-
-    Returns
-    -------
-    Module
-
-    Raises
-    ------
-    TypeError, ValueError
-        An argument is of the wrong kind, or the image is too small for a window.
     """
     layers = Layers(algorithm, dtype)
     halving = window(3, 2, ceil_mode=True)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lowerconv import nn
-from lowerconv.nn.models.build import ImageShape, Layers, map_size
+from lowerconv.nn.models.build import ImageShape, Layers, described, map_size
 
 # All of He, Zhang, Ren, Sun, "Deep residual learning for image recognition" (2016); names as in
 # torchvision. A shortcut that changes its shape is a projection (option B of section 3.3), in
@@ -166,121 +166,45 @@ class CifarResNet(nn.Module):
         return self.fc(nn.flatten(self.avgpool(x)))
 
 
+@described()
 def resnet20(
     image_shape: ImageShape = (3, 32, 32),
     classes: int = 10,
     algorithm: str = "auto",
     dtype: Any = np.float32,
 ) -> CifarResNet:
-    """Return the network of 20 layers for CIFAR-10, with projections: 272,474 parameters.
-
-    Parameters
-    ----------
-    image_shape : (C, H, W)
-        Any number of pixels.
-    classes : int
-    algorithm : str
-        Of the convolutions, as for :func:`lowerconv.conv2d`.
-    dtype : dtype-like, float32 or float64
-        Of the parameters.
-
-    Returns
-    -------
-    CifarResNet
-
-    Raises
-    ------
-    TypeError, ValueError
-        An argument is of the wrong kind or out of range.
-    """
+    """Return the network of 20 layers for CIFAR-10, with projections: 272,474 parameters."""
     return CifarResNet(3, image_shape, classes, algorithm, dtype)
 
 
+@described()
 def resnet56(
     image_shape: ImageShape = (3, 32, 32),
     classes: int = 10,
     algorithm: str = "auto",
     dtype: Any = np.float32,
 ) -> CifarResNet:
-    """Return the network of 56 layers for CIFAR-10, with projections: 855,770 parameters.
-
-    Parameters
-    ----------
-    image_shape : (C, H, W)
-        Any number of pixels.
-    classes : int
-    algorithm : str
-        Of the convolutions, as for :func:`lowerconv.conv2d`.
-    dtype : dtype-like, float32 or float64
-        Of the parameters.
-
-    Returns
-    -------
-    CifarResNet
-
-    Raises
-    ------
-    TypeError, ValueError
-        An argument is of the wrong kind or out of range.
-    """
+    """Return the network of 56 layers for CIFAR-10, with projections: 855,770 parameters."""
     return CifarResNet(9, image_shape, classes, algorithm, dtype)
 
 
+@described()
 def resnet18(
     image_shape: ImageShape = (3, 224, 224),
     classes: int = 1000,
     algorithm: str = "auto",
     dtype: Any = np.float32,
 ) -> ResNet:
-    """Return the network of 18 layers: 11,689,512 parameters.
-
-    Parameters
-    ----------
-    image_shape : (C, H, W)
-        Any number of pixels.
-    classes : int
-    algorithm : str
-        Of the convolutions, as for :func:`lowerconv.conv2d`.
-    dtype : dtype-like, float32 or float64
-        Of the parameters.
-
-    Returns
-    -------
-    ResNet
-
-    Raises
-    ------
-    TypeError, ValueError
-        An argument is of the wrong kind or out of range.
-    """
+    """Return the network of 18 layers: 11,689,512 parameters."""
     return ResNet(BasicBlock, (2, 2, 2, 2), image_shape, classes, algorithm, dtype)
 
 
+@described()
 def resnet50(
     image_shape: ImageShape = (3, 224, 224),
     classes: int = 1000,
     algorithm: str = "auto",
     dtype: Any = np.float32,
 ) -> ResNet:
-    """Return the network of 50 layers: 25,557,032 parameters.
-
-    Parameters
-    ----------
-    image_shape : (C, H, W)
-        Any number of pixels.
-    classes : int
-    algorithm : str
-        Of the convolutions, as for :func:`lowerconv.conv2d`.
-    dtype : dtype-like, float32 or float64
-        Of the parameters.
-
-    Returns
-    -------
-    ResNet
-
-    Raises
-    ------
-    TypeError, ValueError
-        An argument is of the wrong kind or out of range.
-    """
+    """Return the network of 50 layers: 25,557,032 parameters."""
     return ResNet(Bottleneck, (3, 4, 6, 3), image_shape, classes, algorithm, dtype)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lowerconv import nn
-from lowerconv.nn.models.build import ImageShape, Layers, map_size, window
+from lowerconv.nn.models.build import ImageShape, Layers, described, map_size, window
 
 # Table 1 of the paper, columns A and D: the filters of each convolution between two poolings.
 VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
@@ -75,6 +75,7 @@ class VGG(nn.Module):
         return self.classifier(nn.flatten(self.features(x)))
 
 
+@described("batch_norm : bool", "    Whether to normalise after each convolution.")
 def vgg11(
     image_shape: ImageShape = (3, 224, 224),
     classes: int = 1000,
@@ -82,32 +83,11 @@ def vgg11(
     dtype: Any = np.float32,
     batch_norm: bool = False,
 ) -> VGG:
-    """Return configuration A: 132,863,336 parameters (132,868,840 with `batch_norm`).
-
-    Parameters
-    ----------
-    image_shape : (C, H, W)
-        At least 32x32 pixels; the size of the first fully connected layer follows from it.
-    classes : int
-    algorithm : str
-        Of the convolutions, as for :func:`lowerconv.conv2d`.
-    dtype : dtype-like, float32 or float64
-        Of the parameters.
-    batch_norm : bool
-        Whether to normalise after each convolution.
-
-    Returns
-    -------
-    VGG
-
-    Raises
-    ------
-    TypeError, ValueError
-        An argument is of the wrong kind, or the image is too small for a window.
-    """
+    """Return configuration A: 132,863,336 parameters (132,868,840 with `batch_norm`)."""
     return VGG("vgg11", VGG11, image_shape, classes, algorithm, dtype, batch_norm)
 
 
+@described("batch_norm : bool", "    Whether to normalise after each convolution.")
 def vgg16(
     image_shape: ImageShape = (3, 224, 224),
     classes: int = 1000,
@@ -115,27 +95,5 @@ def vgg16(
     dtype: Any = np.float32,
     batch_norm: bool = False,
 ) -> VGG:
-    """Return configuration D: 138,357,544 parameters (138,365,992 with `batch_norm`).
-
-    Parameters
-    ----------
-    image_shape : (C, H, W)
-        At least 32x32 pixels; the size of the first fully connected layer follows from it.
-    classes : int
-    algorithm : str
-        Of the convolutions, as for :func:`lowerconv.conv2d`.
-    dtype : dtype-like, float32 or float64
-        Of the parameters.
-    batch_norm : bool
-        Whether to normalise after each convolution.
-
-    Returns
-    -------
-    VGG
-
-    Raises
-    ------
-    TypeError, ValueError
-        An argument is of the wrong kind, or the image is too small for a window.
-    """
+    """Return configuration D: 138,357,544 parameters (138,365,992 with `batch_norm`)."""
     return VGG("vgg16", VGG16, image_shape, classes, algorithm, dtype, batch_norm)

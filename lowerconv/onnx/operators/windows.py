@@ -14,9 +14,9 @@ from lowerconv.runtime.workspace import check_bytes
 Pads = list[tuple[int, int]]
 
 
-def per_axis(node: Node, name: str, axes: int, default: int = 1) -> tuple[int, ...]:
+def per_axis(node: Node, name: str, axes: int) -> tuple[int, ...]:
     """Return an attribute that has a number for each axis."""
-    value = tuple(node.get(name) or (default,) * axes)
+    value = tuple(node.get(name) or (1,) * axes)
     if len(value) != axes or any(n < 1 for n in value):
         raise ValueError(f"{name}: got {list(value)}, expected {axes} positive numbers")
     return value

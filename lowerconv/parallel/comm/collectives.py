@@ -210,15 +210,6 @@ def all_gather(link: Link, blocks: Sequence[np.ndarray]) -> Routine:
         yield link.receive(mine, left) + link.send(out, right)
 
 
-def all_to_all(link: Link, given: Sequence[np.ndarray], received: Sequence[np.ndarray]) -> Routine:
-    """Fill ``received[r]`` with what rank r has in ``given`` for this rank."""
-    p, rank = link.ranks, link.rank
-    received[rank][...] = given[rank]
-    for i in range(1, p):
-        to, source = (rank + i) % p, (rank - i) % p
-        yield link.receive(received[source], source) + link.send(given[to], to)
-
-
 def broadcast(link: Link, array: np.ndarray, root: int) -> Routine:
     """Replace an array by that of the root: a part to each rank, and from each to all.
 

@@ -47,10 +47,6 @@ class CollectiveLayer(Layer):
         super().__init__()
         self.channel = channel
 
-    def result_shape(self, *shapes: Shape) -> Shape:
-        """Return the shape of the operand."""
-        return shapes[0]
-
     def compute(self, frame: Frame, step: Step) -> None:
         """Pass the operand on."""
         if not frame.views[0]:

@@ -131,10 +131,6 @@ class Bias(Layer):
         super().__init__()
         self.bias = Parameter(bias)
 
-    def result_shape(self, *shapes: Shape) -> Shape:
-        """Return the shape of the operand."""
-        return shapes[0]
-
     def compute(self, frame: Frame, step: Step) -> None:
         """Add."""
         y = frame.y

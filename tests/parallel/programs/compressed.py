@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from lowerconv.ops.half import expand_half, round_half
+from lowerconv.ops.half import expand_half, round_compensated
 from lowerconv.parallel.comm.engine import Engine
 from lowerconv.parallel.comm.wire import Compressed
 
@@ -45,7 +45,7 @@ def summed(compressed, mine, engine):
 def half(values, kind):
     """Round and expand: what is sent without feedback."""
     codes, result = np.empty(values.size, np.uint16), np.empty_like(values)
-    round_half(values, codes, kind == "fp16")
+    round_compensated(values, np.zeros_like(values), codes, kind == "fp16")
     expand_half(codes, result, False, kind == "fp16")
     return result
 
