@@ -160,6 +160,8 @@ class IntegerConv2d(WordLayer):
         if y.residual is not None and y.y is not None:
             step = float(np.float32(y.residual.scale / y.y.scale))
             more = {"residual_scale": step, "residual_zero": y.residual.zero_point}
+        if frame.filters is not None:
+            more |= {"shared": frame.filters, "origin": self.filters}
         plan.prepack(self.filters.codes, *self.scales(), **more)
 
     def compute(self, frame: Frame, step: Step) -> None:
