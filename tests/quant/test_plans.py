@@ -55,6 +55,11 @@ def test_a_plan_is_explained():
     assert "epilogue" not in IntegerConv((2, 8, 9, 9), (6, 8, 3, 3), out="int32").explain()
 
 
+def test_scratch_is_reported(integer):
+    found = max(plan.workspace_bytes for plan in plans(integer, 2).values())
+    assert integer.memory_report((2, *SHAPE)).workspace == found > 0
+
+
 def test_batches_share_packed_filters(integer):
     one, four = plans(integer, 1), plans(integer, 4)
     assert one.keys() == four.keys()

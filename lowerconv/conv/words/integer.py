@@ -238,9 +238,14 @@ class IntegerConv:
         return result
 
     @property
+    def workspace_bytes(self) -> int:
+        """Scratch memory for all threads together, in bytes."""
+        return 4 * self._executable.workspace_items
+
+    @property
     def reason(self) -> str:
-        """Why the algorithm, and what it multiplies with."""
-        return f"the one for words, {self._executable.explain()['microkernel']}"
+        """Why the algorithm, and the microkernel that most work is done in."""
+        return f"words of four bytes, {self._executable.explain()['microkernel']}"
 
     def explain(self) -> str:
         """Return what was chosen and why, as lines of text.
@@ -255,7 +260,7 @@ class IntegerConv:
             "algorithm": f"{self.algorithm}: {self.reason}",
             "products": f"{element.pixels} by {element.filters}, sums of 32 bits, exact",
             "threads": str(self.threads),
-            "workspace": f"{4 * self._executable.workspace_items:,} bytes for all threads",
+            "workspace": f"{self.workspace_bytes:,} bytes for all threads",
         }
         lines |= self._executable.explain()
         if self.out != "int32":
