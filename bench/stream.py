@@ -4,11 +4,11 @@
                            [--threads 2] [--plot FILE.png]
 
 A network is a checkpoint that takes whole frames of any size (of float or integer weights), or an
-ONNX file; ``trunk``, which stands for it where none is given, is ResNet-18 without its classifier,
-in float32, of random weights.  Frames are random ones in memory, handed through a pipe as
-``lowerconv predict --stream -`` reads them; networks take turns, a round of all frames each, and
-what is printed is of all rounds together.  The last column is how many times as many frames a
-second as the first network has.
+ONNX file; ``trunk`` is ResNet-18 without its classifier, in float32, of random weights, and
+``trunk-int8`` the same in 8-bit integers: both where none is given.  Frames are random ones in
+memory, handed through a pipe as ``lowerconv predict --stream -`` reads them; networks take turns, a
+round of all frames each, and what is printed is of all rounds together.  The last column is how
+many times as many frames a second as the first network has.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ from lowerconv.data.frames import RawFrames
 from lowerconv.data.normalizer import Normalizer
 from lowerconv.nn.models import resnet18
 
-TRUNK = "trunk"
+TRUNK, INTEGERS = "trunk", "trunk-int8"
 PICTURES = 4  # different ones
+CALIBRATION = (4, 3, 224, 224)  # of trunk-int8
 Size = tuple[int, int]
 
 
@@ -59,11 +60,16 @@ class Trunk(nn.Module):
 
 def network_of(name: str) -> Answerer:
     """Return what answers frames."""
-    if name == TRUNK:
-        trunk = Trunk()
-        trunk.initialize(np.random.default_rng(0))
+    if name in (TRUNK, INTEGERS):
+        rng = np.random.default_rng(0)
+        network: nn.Module = Trunk()
+        network.initialize(rng)
         # As of ImageNet.
-        return Whole(trunk, Normalizer.of((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        normalizer = Normalizer.of((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        pixels = rng.integers(0, 256, CALIBRATION, np.uint8)
+        images = normalizer(pixels, np.arange(len(pixels)))
+        network.run(images, nn.Step(training=True))  # for the statistics of batch norm
+        return Whole(lc.quantize(network, images) if name == INTEGERS else network, normalizer)
     return open_network(Path(name), whole=not name.endswith(".onnx"))
 
 
@@ -93,7 +99,7 @@ def main() -> int:
     """Measure, and print a table for each size; returns the exit status."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
-    parser.add_argument("networks", nargs="*", default=[TRUNK], metavar="NETWORK")
+    parser.add_argument("networks", nargs="*", default=[TRUNK, INTEGERS], metavar="NETWORK")
     sizes = [(1280, 720), (1920, 1080)]
     parser.add_argument("--sizes", nargs="+", type=size_argument, default=sizes, metavar="WxH")
     parser.add_argument("--frames", type=int, default=50, help="of a round (%(default)s)")

@@ -178,6 +178,14 @@ def test_types():
         assert text in printed
 
 
+def test_frames():
+    printed = run("bench.stream", "--sizes 72x64 --frames 4 --rounds 1")
+    assert "72x64" in printed and "p99/p50" in printed
+    rows = [line.split() for line in printed.splitlines() if line.strip().startswith("trunk")]
+    assert [row[0] for row in rows] == ["trunk", "trunk-int8"]
+    assert rows[0][-1] == "1.00"
+
+
 def test_a_network_that_threads_share():
     printed = run(
         "bench.shared_network", "--models lenet --batches 2 --rounds 1 --seconds 0.05", absent=PEERS

@@ -57,7 +57,7 @@ PLAIN = """
     train.settings.Settings
     nn.codes.WeightCodes ops.codes.Scaled ops.codes.Rounding onnx.qdq.Codes onnx.qdq.Form
     quant.conv.Epilogue quant.conv.Filters quant.params.QuantParams quant.places.Place
-    quant.store.Stored
+    quant.store.Stored train.initial.InitialWeights
 """.split()  # noqa: SIM905
 
 # Of signatures and records: all of their modules.

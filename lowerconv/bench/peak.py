@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import ctypes
 import sys
-import threading
-import time
 from functools import lru_cache
 
 import llvmlite.binding as llvm
 from llvmlite import ir
 
-from lowerconv.bench.together import begin_together
+from lowerconv.bench.together import seconds_together
 from lowerconv.machine.features import host_features, instruction_set
 from lowerconv.runtime.threads import get_num_threads
 
@@ -99,24 +97,7 @@ def _burner() -> tuple[object, int]:
 def _run(threads: int, turns: int) -> float:
     """Return the seconds from the first thread's start to the last one's end."""
     burn, _ = _burner()
-    start = threading.Barrier(threads)
-    spans: list[tuple[float, float]] = []
-
-    def work() -> None:
-        try:
-            start.wait()
-        except threading.BrokenBarrierError:  # one of them cannot be started
-            return
-        begin = time.perf_counter()
-        burn(turns, 0.5, 1.0)  # type: ignore[operator]
-        spans.append((begin, time.perf_counter()))
-
-    others = [threading.Thread(target=work) for _ in range(threads - 1)]
-    begin_together(others, start)
-    work()
-    for thread in others:
-        thread.join()
-    return max(end for _, end in spans) - min(begin for begin, _ in spans)
+    return seconds_together([lambda: burn(turns, 0.5, 1.0)] * threads)  # type: ignore[operator]
 
 
 def fma_peak(threads: int) -> float:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from lowerconv.bench import alexnet, cifar10, googlenet, pipeline, roofline, threads, training
+from lowerconv.bench import (
+    alexnet,
+    cifar10,
+    googlenet,
+    pipeline,
+    precision,
+    roofline,
+    threads,
+    training,
+)
 from lowerconv.bench.study import Study
 
 TABLES: dict[str, Study] = {
     module.STUDY.name: module.STUDY
-    for module in (cifar10, googlenet, alexnet, threads, training, roofline, pipeline)
+    for module in (cifar10, googlenet, alexnet, threads, training, roofline, pipeline, precision)
 }

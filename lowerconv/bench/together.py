@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from lowerconv.runtime.native import CURE
 
@@ -28,3 +29,31 @@ def begin_together(threads: Sequence[threading.Thread], barrier: threading.Barri
             f"threads: got {len(threads) + 1}, expected fewer: this process gets no more "
             f"({error}). {CURE}"
         ) from None
+
+
+def seconds_together(calls: Sequence[Callable[[], object]]) -> float:
+    """Return the seconds from the first call's start to the last one's end, a thread for each.
+
+    Raises
+    ------
+    RuntimeError
+        The system starts no more threads.
+    """
+    start = threading.Barrier(len(calls))
+    spans: list[tuple[float, float]] = []
+
+    def work(call: Callable[[], object]) -> None:
+        try:
+            start.wait()
+        except threading.BrokenBarrierError:  # one of them cannot be started
+            return
+        begin = time.perf_counter()
+        call()
+        spans.append((begin, time.perf_counter()))
+
+    others = [threading.Thread(target=work, args=(call,)) for call in calls[1:]]
+    begin_together(others, start)
+    work(calls[0])
+    for thread in others:
+        thread.join()
+    return max(end for _, end in spans) - min(begin for begin, _ in spans)

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 from lowerconv.arguments import Number, add_arguments, described, reader
@@ -28,6 +29,7 @@ from lowerconv.runtime.affinity import cores, parse_affinity, set_affinity, set_
 from lowerconv.runtime.team import MOST
 from lowerconv.runtime.threads import set_num_threads
 from lowerconv.train.checkpoint import BEST, LAST
+from lowerconv.train.initial import CHECKPOINT
 from lowerconv.train.metrics import best_epoch
 from lowerconv.train.progress import ConsoleReporter, Reporter
 from lowerconv.train.settings import OPTIMIZERS, Settings
@@ -125,6 +127,13 @@ def _add_results(group: argparse._ArgumentGroup) -> None:
         help=f"go on from {LAST} in --out, by default in the last run of this model and data",
     )
     group.add_argument(
+        "--init-from",
+        type=reader(CHECKPOINT),
+        metavar="CHECKPOINT",
+        help="begin with the weights of another run of the same network, such as "
+        f"{Path('DIR') / BEST}",
+    )
+    group.add_argument(
         "--tensorboard", action="store_true", help="write events for TensorBoard too"
     )
 
@@ -147,6 +156,7 @@ def run(options: argparse.Namespace) -> int:
             options.data,
             options.out,
             resume=options.resume,
+            init_from=options.init_from,
             tensorboard=options.tensorboard,
             parallel=parallel,
             communicator=communicator,

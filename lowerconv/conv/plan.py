@@ -13,6 +13,7 @@ from lowerconv.conv.algorithms import ALGORITHMS, choose, make_executable
 from lowerconv.conv.arrays import contiguous
 from lowerconv.conv.call import make_call
 from lowerconv.conv.executable import Executable, Options
+from lowerconv.conv.explain import as_text, problem_lines
 from lowerconv.conv.problem import OPS, ConvProblem, Op
 from lowerconv.conv.tune import Candidate, measure, recalled
 from lowerconv.runtime.team import most
@@ -284,17 +285,7 @@ class ConvPlan:
 
     def explain(self) -> str:
         """Return what was chosen and why, as lines of text."""
-        p = self.problem
-        (top, bottom), (left, right) = p.padding
-        m, n, k = p.gemm_shape(self.op)
-        times = f", {p.groups} times" if p.groups > 1 else ""
-        lines = {
-            "pass": self.op,
-            "image": f"N={p.N} C={p.C} H={p.H} W={p.W}, {p.dtype}",
-            "filters": f"K={p.K} R={p.R} S={p.S}, stride {p.stride}, dilation {p.dilation}, "
-            f"padding {top, bottom}, {left, right}, groups {p.groups}",
-            "output": f"P={p.P} Q={p.Q}, {p.flops / 1e6:,.1f} MFLOP",
-            "im2col product": f"m={m} n={n} k={k}{times}",
+        lines = problem_lines(self.problem, self.op, str(self.problem.dtype)) | {
             "algorithm": f"{self.algorithm}: {self.reason}",
             "threads": str(self.threads),
             "workspace": f"{self.workspace_bytes:,} bytes for all threads",
@@ -305,8 +296,7 @@ class ConvPlan:
             epilogue.append(self.options.activation.function)
         if epilogue:
             lines["epilogue"] = ", ".join(epilogue)
-        width = max(map(len, lines))
-        return "\n".join(f"{name:<{width}}  {text}" for name, text in lines.items())
+        return as_text(lines)
 
     def assembly(self) -> str:
         """Return the assembly of the first of the plan's microkernels.

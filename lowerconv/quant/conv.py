@@ -159,10 +159,13 @@ class IntegerConv2d(WordLayer):
             high=None if y.y is None else y.high,
             residual=None if y.residual is None else _kind(y.residual),
         )
+        frame.workspace_bytes = plan.workspace_bytes
         more: dict[str, Any] = {}
         if y.residual is not None and y.y is not None:
             step = float(np.float32(y.residual.scale / y.y.scale))
             more = {"residual_scale": step, "residual_zero": y.residual.zero_point}
+        if frame.filters is not None:
+            more |= {"shared": frame.filters, "origin": self.filters}
         plan.prepack(self.filters.codes, *self.scales(), **more)
 
     def compute(self, frame: Frame, step: Step) -> None:

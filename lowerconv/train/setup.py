@@ -23,6 +23,7 @@ from lowerconv.parallel.options import ParallelOptions
 from lowerconv.quant.prepare import prepare
 from lowerconv.runtime.affinity import set_share
 from lowerconv.runtime.threads import set_num_threads
+from lowerconv.train.initial import InitialWeights
 from lowerconv.train.inputs import Inputs
 from lowerconv.train.settings import Settings, resolve
 
@@ -118,10 +119,11 @@ def read(
     parallel: str | ParallelOptions,
     given: Mapping[str, Any],
     saved: Mapping[str, Any] | None = None,
+    initial: InitialWeights | None = None,
 ) -> Setup:
     """Read the data and make the network; arguments and errors as of `Trainer`.
 
-    `saved` are the settings of the run that is resumed.
+    `saved` are the settings of the run that is resumed, `initial` the weights to begin with.
     """
     if not isinstance(model, (str, Module)):
         raise TypeError(
@@ -155,6 +157,8 @@ def read(
         network.initialize(np.random.default_rng(settings.seed))
     else:
         network = model
+    if initial is not None:
+        initial.copy_to(network)
     for _, module in network.modules():
         if isinstance(module, BatchNorm2d):
             module.synchronized |= settings.sync_batch_norm

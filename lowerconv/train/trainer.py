@@ -37,6 +37,7 @@ from lowerconv.train.directory import last_path, new_path
 from lowerconv.train.elastic_recovery import ElasticRecovery
 from lowerconv.train.ema import WeightAverage
 from lowerconv.train.epoch import train_and_test
+from lowerconv.train.initial import InitialWeights
 from lowerconv.train.metrics import EpochMetrics, best_epoch
 from lowerconv.train.progress import ConsoleReporter, Reporter, announce_compilation
 from lowerconv.train.recording import Recording
@@ -71,6 +72,9 @@ class Trainer:
         Settings that are not given are those of the checkpoint; `epochs`, `patience` and
         `algorithm` may be others, and so may the place of the data and the number of ranks: what
         changes is said. Whatever else would change the result is refused.
+    init_from : path, optional
+        A checkpoint of the same network, such as ``best.safetensors`` of another run: the weights
+        to begin with, as when a trained network gets fewer bits.
     tensorboard : bool
         Write events for TensorBoard too.
     parallel : str or ParallelOptions
@@ -119,6 +123,7 @@ class Trainer:
         out: str | Path | None = None,
         *,
         resume: bool = False,
+        init_from: str | Path | None = None,
         tensorboard: bool = False,
         parallel: str | ParallelOptions = "data",
         communicator: Communicator | None = None,
@@ -132,8 +137,10 @@ class Trainer:
 
         # In each step all ranks fail or none: the next one is for all of them.
         try:
-            together(self.communicator, lambda: self._load(model, data, out, resume))
-            setup = self._read(model, data, parallel, settings)
+            initial = together(
+                self.communicator, lambda: self._load(model, data, out, resume, init_from)
+            )
+            setup = self._read(model, data, parallel, settings, initial)
             together(self.communicator, lambda: self._build(setup, reporter, workers, cpus))
             try:
                 together(self.communicator, lambda: self._open(out, tensorboard))
@@ -151,12 +158,16 @@ class Trainer:
         data: str | tuple[Source, Source | None],
         out: str | Path | None,
         resume: bool,
-    ) -> None:
-        """Read the checkpoint to go on from, on rank 0: others might not see its file system."""
+        init_from: str | Path | None,
+    ) -> InitialWeights | None:
+        """Read checkpoints to go on from, on rank 0: others might not see its file system."""
         if out is not None:
             checked("out", OUT, out)
-        if resume and self.communicator.rank == 0:
+        if self.communicator.rank:
+            return None
+        if resume:
             self._checkpointer.load(last_path(*names(model, data)) if out is None else Path(out))
+        return None if init_from is None else InitialWeights.read(init_from, resume)
 
     def _read(
         self,
@@ -164,14 +175,16 @@ class Trainer:
         data: str | tuple[Source, Source | None],
         parallel: str | ParallelOptions,
         given: dict[str, Any],
+        initial: InitialWeights | None,
     ) -> Setup:
         """Read all that a run is made of, and compare it with that of the other ranks."""
         saved = self._checkpointer.saved
         before = self.communicator.broadcast(saved.state["settings"] if saved else None)
+        what = model, data, parallel, given, before, self.communicator.broadcast(initial)
         with warnings.catch_warnings():
             if self.communicator.rank:  # all read the same data: what is odd about it is told once
                 warnings.simplefilter("ignore", DataWarning)
-            setup = together(self.communicator, lambda: read(model, data, parallel, given, before))
+            setup = together(self.communicator, lambda: read(*what))
         check_facts_agree(self.communicator, together(self.communicator, setup.facts))
         self._rank_map = RankMap.gather(self.communicator, get_num_threads())
         return setup

@@ -16,6 +16,7 @@ MS = {
     **{"direct": 16.0, "lowering": 4.0, "pipelined": 2.0, "fused": 1.0},
     **{"nn": 3.0, "auto": 5.0},
     **{"1": 6.0, "2": 3.0, "3": 2.0},
+    **{"float32": 8.0, "bf16": 4.0, "fp16": 10.0, "int8": 2.0, "4 bits": 2.5, "ternary": 2.0},
 }
 MACHINE: dict[str, Any] = {
     "cpu": {"name": "Maker 9999", "architecture": "x86_64", "instruction_set": "avx512"},
@@ -35,9 +36,12 @@ MACHINE: dict[str, Any] = {
     "environment": {"NUMBA_CACHE_DIR": "/one"},
 }
 PEAK = 1e12
+ROOFS = {"float32": PEAK, "bf16": 0.5 * PEAK, "int8": 4 * PEAK}
 LITERATURE = {
     name: TABLES[name]
-    for name in ("cifar10", "googlenet", "alexnet", "threads", "training", "roofline")
+    for name in (
+        *("cifar10", "googlenet", "alexnet", "threads", "training", "roofline", "precision"),
+    )
 }
 
 
@@ -48,7 +52,7 @@ def made_up(table: str, batch: int | None = None, layers: str = "", ratio: float
     return Result(
         table,
         {"threads": 3, "batch": options.batch, "seconds": 0.1},
-        {"peak": PEAK, "read": 4e10, "triad": 5e10},
+        {"peak": PEAK, "read": 4e10, "triad": 5e10, **ROOFS},
         copy.deepcopy(MACHINE),
         tuple(
             _row(case, ratio)
@@ -71,5 +75,8 @@ def _row(case: Case, ratio: float) -> Row:
             }
             for name in names
         }
+    if "float32" in names:  # a network of 8 GFLOP, and fewer bytes with fewer bits
+        numbers = {"flops": 8 * 10**9, "memory": 1 << 24}
+        facts["details"] = {name: numbers | {"bytes": int(1e7 * MS[name])} for name in names}
     seconds = {name: [ratio * MS[name] / 1e3] * 3 for name in names}
     return Row(case.labels, seconds, facts)

@@ -6,7 +6,7 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
-from lowerconv.bench import alexnet, case, store, training
+from lowerconv.bench import alexnet, case, microkernels, precision, store, training
 from lowerconv.bench.bandwidth import memory_bandwidth
 from lowerconv.bench.case import Case, Options
 from lowerconv.bench.interleaved import LEAST, times
@@ -52,6 +52,32 @@ def test_peak_is_compiled_for_every_instruction_set():
         assert called == (0 if name == "sse" else chains)
 
 
+def test_register_tiles_of_some_threads(monkeypatch):
+    monkeypatch.setattr(microkernels, "SECONDS", 1e-4)
+    monkeypatch.setattr(microkernels, "ROUNDS", 1)
+    for count in (1, 3):
+        found = microkernels.microkernel_peaks(count)
+        assert set(found) == {"float32", "bf16", "int8"}
+        assert all(1e7 < speed < 1e15 for speed in found.values())
+
+
+def test_networks_of_fewer_bits():
+    images = precision.images_of("cifar10_quick", 2)
+    network = precision.network_of("cifar10_quick")
+    scores, details = {}, {}
+    for name in precision.NUMBERS:
+        run = precision.Inference(precision.with_numbers(network, name, images), images)
+        network.precision = "float32"
+        scores[name], details[name] = run(), run.details()
+    largest = np.abs(scores["float32"]).max()
+    for name, most in (("bf16", 0.03), ("fp16", 0.01), ("int8", 0.1)):
+        difference = np.abs(scores[name] - scores["float32"]).max() / largest
+        assert 0 < difference < most, name
+    assert len({found["flops"] for found in details.values()}) == 1
+    assert details["bf16"]["bytes"] == details["fp16"]["bytes"] < details["float32"]["bytes"]
+    assert details["int8"]["memory"] < details["float32"]["memory"] / 2
+
+
 def test_bandwidth_of_some_threads():
     for count in (1, 3):
         found = memory_bandwidth(count, 12 << 20)
@@ -93,6 +119,7 @@ LAYERS = {
     "threads": "^conv3$",
     "training": "",
     "roofline": "^(5a-5x5|dw13)$",
+    "precision": "",
 }
 
 
@@ -100,6 +127,7 @@ LAYERS = {
 def test_a_small_run(tmp_path, monkeypatch, table, threads):
     monkeypatch.setattr(case, "SLOW", 2e7)
     monkeypatch.setattr(alexnet, "HIDDEN", 64)
+    monkeypatch.setattr(precision, "NETWORKS", ("cifar10_quick",))
     study = TABLES[table]
     told = []
     most = min(2, threads)

@@ -6,7 +6,7 @@ import io
 import pytest
 from rich.console import Console
 
-from lowerconv.bench import alexnet, roofline, training
+from lowerconv.bench import alexnet, precision, roofline, training
 from lowerconv.bench.result import Row, least_gain, mean_gain, mean_share, total
 from lowerconv.bench.show import disturbance, ms, percent, times
 from lowerconv.bench.tables import TABLES
@@ -181,4 +181,19 @@ def test_roofline():
     assert f" {speed / 1e9:.1f} ({share:.0%})" in dw2
     assert any(
         "50 GB/s triad; the larger one is the roof up to 20.0 FLOP/byte" in x for x in printed
+    )
+
+
+def test_fewer_bits():
+    result = made_up("precision")
+    assert (precision.peak(result, "int8"), precision.peak(result, "ternary")) == (4e12, 4e12)
+    # Where products of bf16 are slower than converting it.
+    assert precision.peak(result, "bf16") == precision.peak(result, "fp16") == 1e12
+    assert precision.roof(result, "int8", 10.0) == 5e11
+    printed = lines("precision")
+    # 8 GFLOP and 80 MB in 8 ms; 20 MB in 2 ms.
+    assert "resnet20 float32 8.00 1000.0 1.00 16.0 100 1000 100%" in printed
+    assert "resnet20 int8 2.00 4000.0 4.00 16.0 400 4000 100%" in printed
+    assert any(
+        line.startswith("roofs: register tiles in L1, Gop/s: float32 1000") for line in printed
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, MutableMapping
 from dataclasses import replace
 from math import inf
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from lowerconv.codegen.quantising import CONSTANTS
 from lowerconv.conv.arrays import are_slices, contiguous, overlap
 from lowerconv.conv.element import Element
 from lowerconv.conv.executable import Options
+from lowerconv.conv.explain import as_text, problem_lines
 from lowerconv.conv.fused.forward import Forward
 from lowerconv.conv.phases import convolution
 from lowerconv.conv.problem import conv_problem
@@ -36,7 +38,9 @@ Y_MAX = 2.0**30  # steps of the result, before they are clamped
 class _Held(NamedTuple):
     """What calls need of the filters."""
 
-    words: np.ndarray  # (K, words, R, S)
+    w: np.ndarray  # (K, C/groups, R, S)
+    shared: MutableMapping[Hashable, np.ndarray]
+    origin: Hashable
     scale: np.ndarray  # (K,)
     shift: np.ndarray
     constants: np.ndarray
@@ -87,6 +91,8 @@ class IntegerConv:
         The result or the workspace could not exist on this machine.
     """
 
+    algorithm = "fused"
+
     def __init__(
         self,
         x_shape: tuple[int, ...],
@@ -135,6 +141,8 @@ class IntegerConv:
         *,
         residual_scale: float = 1.0,
         residual_zero: int = 0,
+        shared: MutableMapping[Hashable, np.ndarray] | None = None,
+        origin: Hashable = None,
     ) -> None:
         """Keep, packed, what all calls to come multiply with; later changes are not seen.
 
@@ -147,6 +155,10 @@ class IntegerConv:
             Rounded to float32.
         residual_zero : int
             The zero point of the residual.
+        shared : mutable mapping of ndarray, optional
+            What plans keep, so that others need not keep the same again: `w` never changes.
+        origin : hashable
+            Tells `w` apart from all other filters that plans keep in `shared`.
 
         Raises
         ------
@@ -170,8 +182,9 @@ class IntegerConv:
             constants["zero"], constants["signs"] = zero + 128 * signed, SIGNS * signed
         if self.out in RANGES:
             self._check_size(w, scale, shift, constants["scale"][0])
-        words = filter_words(w, problem.groups, self._merged)
-        self._prepacked = _Held(words, scale, shift, constants)
+        if shared is None:
+            w, shared = w.copy(), {}
+        self._prepacked = _Held(w, shared, origin, scale, shift, constants)
         with parallel_region(self.threads) as team:
             self._pack(team)
 
@@ -224,14 +237,37 @@ class IntegerConv:
                 self._run(team, x, residual, result)
         return result
 
-    def explain(self) -> dict[str, str]:
-        """Return the decisions, for people.
+    @property
+    def workspace_bytes(self) -> int:
+        """Scratch memory for all threads together, in bytes."""
+        return 4 * self._executable.workspace_items
+
+    @property
+    def reason(self) -> str:
+        """Why the algorithm, and the microkernel that most work is done in."""
+        return f"words of four bytes, {self._executable.explain()['microkernel']}"
+
+    def explain(self) -> str:
+        """Return what was chosen and why, as lines of text.
 
         Returns
         -------
-        dict of str
+        str
         """
-        return self._executable.explain()
+        element = self._element
+        numbers = f"words of four {element.pixels}"
+        lines = problem_lines(self.problem, "forward", numbers) | {
+            "algorithm": f"{self.algorithm}: {self.reason}",
+            "products": f"{element.pixels} by {element.filters}, sums of 32 bits, exact",
+            "threads": str(self.threads),
+            "workspace": f"{self.workspace_bytes:,} bytes for all threads",
+        }
+        lines |= self._executable.explain()
+        if self.out != "int32":
+            residual = ["residual"] if self.residual else []
+            last = "{} in {:g} ... {:g}".format(self.out, *self.range)
+            lines["epilogue"] = ", ".join(["scale", "shift", *residual, last])
+        return as_text(lines)
 
     def _numbers(self, array: np.ndarray | None, name: str) -> np.ndarray:
         """Return a copy of numbers of all filters, checked."""
@@ -279,8 +315,16 @@ class IntegerConv:
             self._executable = self._ready()
         executable, held = self._executable, self._prepacked
         assert held is not None
-        scratch = workspace(executable.workspace_items, np.dtype(np.float32))
-        self._packed = executable.prepack(team, _bits(held.words), scratch)
+        layout = self._merged, executable.packed_key()
+        packed = held.shared.get((held.origin, layout))
+        if packed is None:
+            words = filter_words(held.w, self.problem.groups, self._merged)
+            scratch = workspace(executable.workspace_items, np.dtype(np.float32))
+            packed = executable.prepack(team, _bits(words), scratch)
+            held.shared[held.origin, layout] = packed
+        elif executable.packed_key() is not None:
+            executable.use_packed(packed)
+        self._packed = packed
         schedule = executable.schedule
         conv = schedule.conv
         shape = conv.groups, schedule.panels * schedule.NR
