@@ -34,11 +34,11 @@ class Row:
         """Return the seconds of a candidate."""
         return statistics.median(self.seconds[name])
 
-    def gain(self, name: str) -> float | None:
+    def gain(self, name: str, reference: str = REFERENCE) -> float | None:
         """Return the time of the reference over that of a candidate; None where one is missing."""
-        if name not in self.seconds or REFERENCE not in self.seconds:
+        if name not in self.seconds or reference not in self.seconds:
             return None
-        return median_ratio(self.seconds[REFERENCE], self.seconds[name])
+        return median_ratio(self.seconds[reference], self.seconds[name])
 
     def speed(self, name: str) -> float:
         """Return the FLOP/s of a candidate."""
