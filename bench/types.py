@@ -150,7 +150,7 @@ def tile(isa: Isa, words: Words | None, MR: int, NV: int, k: int) -> Loop:
     panel, image = items(words, k * NR), items(words, SPREAD + MR)
     out, bias = np.zeros(MR * NR, dtype), np.zeros(NR, dtype)
     places = [array.ctypes.data for array in (panel, image, table, out)]
-    own = Tile(k, *places, MR, bias.ctypes.data, NR, mode=0, numbers=0, constants=0)
+    own = Tile(k, *places, MR, bias.ctypes.data, NR, mode=0, geometry=0, constants=0)
     kept = panel, image, table, out, bias
 
     def run(turns: int) -> None:

@@ -279,7 +279,7 @@ def test_costs_of_doors(tmp_path):
     model = model_of(nodes, {"x": [1, 3, "h", "w"]}, ["y"], weights)
     (tmp_path / "any.onnx").write_bytes(model.SerializeToString())
     sizes = f"sizes {tmp_path}/any.onnx --count 3 --most 384"
-    printed = run("bench.doors", f"calls starts --model lenet --threads 1 {sizes}")
+    printed = run("bench.interop", f"calls starts --model lenet --threads 1 {sizes}")
     times = r"[\d.]+ us, -?[\d.]+ beyond the [\d.]+ of"
     assert len(re.findall(rf"{times} the program", printed)) == 3
     assert len(re.findall(rf"{times} torch.nn.Conv2d", printed)) == 2

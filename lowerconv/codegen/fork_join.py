@@ -339,9 +339,9 @@ def _post() -> ir.Module:
     return w.finish()
 
 
-def _meet() -> ir.Module:
-    """Write ``meet(state, counter, until)``: wait until the counter has come so far."""
-    w = _Writer("meet", "state", "counter", "until")
+def _await_count() -> ir.Module:
+    """Write ``await_count(state, counter, until)``: wait until the counter has come so far."""
+    w = _Writer("await_count", "state", "counter", "until")
     counter, asleep = _counter(w, JOBS), _counter(w, ASLEEP)
     until = w.builder.trunc(w.arguments[2], I32)
     w.wait(counter, asleep, lambda count: w.builder.icmp_signed(">=", count, until))
@@ -371,7 +371,7 @@ _WRITERS = {
     "replay": _replay,
     "idle": _idle,
     "post": _post,
-    "meet": _meet,
+    "await_count": _await_count,
 }
 
 

@@ -33,7 +33,8 @@ from numba.extending import (
 from lowerconv.codegen.half import Conversion
 from lowerconv.machine.features import host_features
 
-CODES = {"bf16": np.dtype(np.uint16), "fp16": np.dtype(np.int16)}  # how kernels are given them
+# How kernels are given arrays of them: as integers of the same bits.
+HALF_DTYPES = {"bf16": np.dtype(np.uint16), "fp16": np.dtype(np.int16)}
 _KINDS = {types.uint16: "bf16", types.int16: "fp16"}
 
 

@@ -34,7 +34,7 @@ class Converted(Executable):
     options : Options
     """
 
-    slices = True
+    takes_slices = True
 
     def __init__(
         self,
@@ -68,13 +68,13 @@ class Converted(Executable):
         if self.options.add:
             self._expand(team, out, own_out)
         self.inner.run(team, own_a, own_b, own_bias, own_out, Scratch(rest, rest.ctypes.data))
-        round_images_to_half(team, flat_images(own_out), self._codes(out), self._fp16)
+        round_images_to_half(team, flat_images(own_out), self._bits(out), self._fp16)
 
-    def _codes(self, array: np.ndarray) -> tuple:
+    def _bits(self, array: np.ndarray) -> tuple:
         return flat_images(array.view(np.uint16))
 
     def _expand(self, team: TeamHandle, array: np.ndarray, target: np.ndarray) -> None:
-        expand_images(team, self._codes(array), flat_images(target), self._fp16)
+        expand_images(team, self._bits(array), flat_images(target), self._fp16)
 
     def _make_filters(self, team: TeamHandle, filters: np.ndarray, target: np.ndarray) -> None:
         """Write what the inner pass takes as filters."""

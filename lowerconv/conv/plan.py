@@ -14,11 +14,11 @@ from lowerconv.conv.call import make_call
 from lowerconv.conv.executable import Executable, Options
 from lowerconv.conv.problem import OPS, ConvProblem, Op
 from lowerconv.conv.tune import Candidate, measure, recalled
-from lowerconv.runtime.team import most
-from lowerconv.runtime.threads import Turns, get_num_threads, parallel_region
+from lowerconv.runtime.team import max_threads
+from lowerconv.runtime.threads import FairMutex, get_num_threads, parallel_region
 from lowerconv.runtime.workspace import check_bytes, workspace
 
-_tuning = Turns("tuning")  # two threads at once would measure each other
+_tuning = FairMutex("tuning")  # two threads at once would measure each other
 
 
 def algorithms(problem: ConvProblem | None = None) -> tuple[str, ...]:
@@ -150,7 +150,7 @@ class ConvPlan:
         self.call.check("w", w, self.problem.w_shape)
         kept = None
         if shared is not None:
-            executable = self._for_threads(min(self.executable.threads, most()))
+            executable = self._for_threads(min(self.executable.threads, max_threads()))
             layout = executable.packed_key()
             kept = shared.get((origin, layout))
             if kept is not None and layout is not None:
@@ -207,7 +207,7 @@ class ConvPlan:
             self.reason = algorithm.reason
             return Candidate(algorithm.name)
         if candidate is None:
-            with _tuning.take():
+            with _tuning.hold():
                 candidate = recalled(problem, op, constant)  # measured meanwhile
                 if candidate is None:
                     ranking = measure(problem, op, constant, build)
@@ -243,7 +243,7 @@ class ConvPlan:
         """
         if self.options.add and out is None:
             raise TypeError("out: got None, expected the array that an accumulating plan adds to")
-        if self.call.fits(operands, out, self.executable.slices):
+        if self.call.fits(operands, out, self.executable.takes_slices):
             result = np.empty(self.result_shape, self.problem.dtype) if out is None else out
         else:
             operands, result = self.call.copied(operands, out, self.options.add)
@@ -279,7 +279,7 @@ class ConvPlan:
         """
         runs = self.executable
         held = bool(self._prepacked) and not self.options.single
-        return held and runs.is_capturable and self.call.fits(operands, out, runs.slices)
+        return held and runs.is_capturable and self.call.fits(operands, out, runs.takes_slices)
 
     def explain(self) -> str:
         """Return what was chosen and why, as lines of text."""

@@ -174,7 +174,7 @@ def _blocks(conv: Convolution, isa: Isa, tiling: Tiling, view: Window) -> _Block
     counts = [*range(1, 65), *(2**i for i in range(7, 31))]
     least = 1
     if (
-        conv.element and conv.element.result != "sums"
+        conv.word_format and conv.word_format.result != "sums"
     ):  # results have fewer bits than sums, which thus are never stored
         counts, least = [1], conv.C
     cheapest = None

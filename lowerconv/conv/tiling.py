@@ -173,7 +173,7 @@ def _filters(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
 
 def _panel(conv: Convolution, most: int) -> int:
     """Return the filters of panels: at most so many, and whole words of the result."""
-    together = conv.filters_together
+    together = conv.filters_per_item
     most = max(together, most // together * together)
     return -(-balanced(conv.K, most) // together) * together
 
@@ -186,7 +186,7 @@ def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
     for NV in VECTORS:
         # More rows than that are more streams from memory than a core follows.
         most = min(isa.rows, rows_max(isa, NV, conv.words("pixels")))
-        if conv.element and NV > 1 and most < conv.filters_together:
+        if conv.word_format and NV > 1 and most < conv.filters_per_item:
             continue
         NR = _panel(conv, most)
         stride = conv.C * conv.taps * conv.dtype.itemsize

@@ -155,7 +155,7 @@ class Frame:
         Whether to add to a gradient in `dxs`, because the value has had other readers.
     dresidual, add_residual
         The same for the residual.
-    stream : int
+    node_number : int
         Tells the nodes of a network apart.
     kept : dict
         Whatever the layer prepares.
@@ -186,7 +186,7 @@ class Frame:
         self.adds = (False,) * len(xs)
         self.dresidual: Tensor | None = None
         self.add_residual = False
-        self.stream = 0
+        self.node_number = 0
         self.kept: dict[str, Any] = {}
         self.filters: MutableMapping[Hashable, np.ndarray] | None = None
         self.conversions: Conversions | None = None
@@ -208,7 +208,7 @@ class Frame:
         return [tensor for tensor in found if tensor is not None]
 
     @property
-    def has_codes(self) -> bool:
+    def has_half(self) -> bool:
         """Whether any is of 16-bit codes."""
         return any(isinstance(tensor, HalfTensor) for tensor in self.tensors)
 

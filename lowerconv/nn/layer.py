@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from lowerconv.nn.execution_order import ExecutionOrder
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.graph import Node, Value
 from lowerconv.nn.module import Module, Shape
 from lowerconv.nn.step import Step
-from lowerconv.nn.turn import Turn
 from lowerconv.ops.activate import Activation
 
 
@@ -36,7 +36,7 @@ class Layer(Module):
     is_sum, is_relu, is_concatenation : bool
         Whether the layer adds two values, is a ReLU, or sets values side by side: graphs make it
         part of its neighbours.
-    turn : Turn
+    execution_order : ExecutionOrder
         When the layer has its turn.
     """
 
@@ -51,7 +51,7 @@ class Layer(Module):
     is_sum = False
     is_relu = False
     is_concatenation = False
-    turn = Turn.IN_ORDER
+    execution_order = ExecutionOrder.IN_ORDER
 
     @property
     def activation(self) -> Activation | None:

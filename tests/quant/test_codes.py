@@ -19,8 +19,8 @@ from lowerconv.ops.quantize import (
     quantize_words,
     unpack_words,
 )
-from lowerconv.quant.linear import dequantized, quantized
 from lowerconv.quant.params import QuantParams
+from lowerconv.quant.qdq import dequantized, quantized
 from lowerconv.runtime.threads import parallel_region
 from tests.quant.integers import codes_of, rounded, words_of
 

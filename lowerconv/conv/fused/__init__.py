@@ -59,7 +59,7 @@ def build(problem: ConvProblem, op: Op, options: Options) -> Executable:
     if activation is not None:  # layers are alike but for its constants
         scaled = float(activation.is_scaled)
         options = options._replace(activation=Activation(activation.function, 0, 0, 1, scaled))
-    return _pattern(problem, op, options, where).like(activation)
+    return _pattern(problem, op, options, where).with_activation(activation)
 
 
 @lru_cache(maxsize=PATTERNS)

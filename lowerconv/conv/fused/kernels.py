@@ -9,17 +9,17 @@ import numpy as np
 
 from lowerconv.codegen.dots import Words
 from lowerconv.codegen.epilogue import Function
-from lowerconv.codegen.halving import Halving
 from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.microkernel import Microkernel
-from lowerconv.codegen.quantising import Quantising
+from lowerconv.codegen.microkernel_bf16 import Bf16Microkernel
+from lowerconv.codegen.microkernel_requantize import RequantizingMicrokernel
 from lowerconv.conv.block_budget import quarter_of_l2
 from lowerconv.conv.phases import CACHE_SIZE
 from lowerconv.conv.schedule import Schedule
 from lowerconv.conv.tiling import live_taps
 
 L1_SHARE = 32 * 1024  # bytes that this tile's pixels and the next one's may take
-STREAM = 32  # steps that packed filters are prefetched ahead: a page of 4 KiB
+PREFETCH_STEPS = 32  # steps that packed filters are prefetched ahead: a page of 4 KiB
 
 
 class _Product(NamedTuple):
@@ -28,7 +28,7 @@ class _Product(NamedTuple):
     isa: Isa
     dtype: np.dtype
     words: Words | None
-    result: str  #     as of `Element`; "sums" where they are stored as they are
+    result: str  #     as of `WordFormat`; "sums" where they are stored as they are
     residual: bool
     function: Function | None
 
@@ -43,9 +43,10 @@ def _make(product: _Product, **tile: Any) -> Made:
     if result == "sums":
         kernel = Microkernel(isa, dtype, **tile, words=words, function=function)
     elif result == "bf16":
-        kernel = Halving(isa, dtype, **tile, words=words, function=function)
+        kernel = Bf16Microkernel(isa, dtype, **tile, words=words, function=function)
     else:
-        kernel = Quantising(isa, dtype, **tile, words=words, result=result, residual=residual)
+        tile |= {"words": words, "result": result, "residual": residual}
+        kernel = RequantizingMicrokernel(isa, dtype, **tile)
     return kernel, kernel.address()
 
 
@@ -53,13 +54,13 @@ def kernel_of(
     s: Schedule, number: int, NR: int, height: int, width: int, function: Function | None
 ) -> Made:
     """Return the kernel of NR filters and height x width pixels of a phase."""
-    conv, out_column, element = s.conv, s.conv.phases[number].out_column, s.conv.element
-    results = ("sums", False) if element is None else (element.result, element.residual)
+    conv, out_column, word_format = s.conv, s.conv.phases[number].out_column, s.conv.word_format
+    results = ("sums", False) if word_format is None else (word_format.result, word_format.residual)
     product = _Product(s.isa, conv.dtype, conv.words(s.tiling.vectors), *results, function)
     if s.tiling.vectors == "filters":
         row_step = conv.stride_h * s.window.pitch if height > 1 else 0
-        filter_step = None if _paired(s, number) else s.NR
-        steps = row_step, conv.stride_w, filter_step, STREAM * s.NR
+        filter_step = None if _skips_taps(s, number) else s.NR
+        steps = row_step, conv.stride_w, filter_step, PREFETCH_STEPS * s.NR
         in_place = not s.window.padded
         return _filter_kernel(product, NR, height, width, out_column, in_place, *steps)
     across, rest = -(-width // s.VL), width % s.VL
@@ -67,7 +68,7 @@ def kernel_of(
         rest = min(1, rest)  # how many lanes is said at run time
     row_step = conv.C * conv.taps if s.tiling.in_place else 1
     step = 1 if s.tiling.in_place else s.NR
-    filter_step = None if _paired(s, number) else step
+    filter_step = None if _skips_taps(s, number) else step
     prefetches = _prefetches_pixels(s, number)
     return _pixel_kernel(
         product, NR, height, across, rest, out_column, prefetches, row_step, filter_step
@@ -85,7 +86,7 @@ def _filter_kernel(
     row_step: int,
     column_step: int,
     filter_step: int | None,
-    stream: int,
+    prefetch_vectors: int,
 ) -> Made:
     """Return the kernel with vectors of NR filters and height x width pixels broadcast."""
     return _make(
@@ -96,8 +97,8 @@ def _filter_kernel(
         vector_step=filter_step,
         store="columns",
         pixel_step=out_column,
-        ahead=width * column_step if in_place else 0,
-        stream=stream,
+        prefetch_pixels=width * column_step if in_place else 0,
+        prefetch_vectors=prefetch_vectors,
     )
 
 
@@ -128,7 +129,7 @@ def _pixel_kernel(
         tail=bool(rest) and masks,
         pixel_rows=tuple(i for i in range(height) for _ in row) if several else (),
         pixel_step=out_column,
-        ahead=across * VL if prefetches else 0,
+        prefetch_pixels=across * VL if prefetches else 0,
         vector_places=tuple(j * out_column for j in row) * height if several else (),
     )
 
@@ -146,7 +147,7 @@ def _prefetches_pixels(s: Schedule, number: int) -> bool:
     return not s.window.padded and (stays or far)
 
 
-def _paired(s: Schedule, number: int) -> bool:
+def _skips_taps(s: Schedule, number: int) -> bool:
     """Return whether steps leave out some of the filter's taps, so that panels need offsets."""
     phase = s.conv.phases[number]
     live = live_taps(s.conv, phase, s.tiling.shapes[number][0])
@@ -160,7 +161,7 @@ def steps_table(s: Schedule, number: int, live: tuple[int, ...]) -> np.ndarray:
     channel = np.arange(s.KC)[:, None]
     where = np.array([s.window.place(row, column) for _, row, column in taps], np.int64)
     source = channel * s.plane + where
-    if not _paired(s, number):
+    if not _skips_taps(s, number):
         return np.ascontiguousarray(source, np.int32)
     step = 1 if s.tiling.in_place else s.NR
     filters = (channel * conv.taps + np.array([tap for tap, _, _ in taps], np.int64)) * step

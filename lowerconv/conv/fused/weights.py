@@ -59,7 +59,7 @@ class WeightGrad(RecordExecutable):
         if self._by_layout:
             step = source.strides[0] // source.itemsize
             words, address, _ = self._layouts.get(step) or self._new_layout(step)
-        bind_operands(words, source, filters, self.nothing, out, workspace.address)
+        bind_operands(words, source, filters, self.no_bias, out, workspace.address)
         launch(team, nest.weights_address(), address, s.workers)
         if s.splits > 1:
             launch(team, nest.add_splits_address(), address, s.workers)

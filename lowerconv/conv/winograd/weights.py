@@ -98,7 +98,7 @@ class WinogradWeightGrad(RecordExecutable):
         self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Sum the products of `a`, dy, and `b`, x, over the pixels."""
-        s, job, nothing = self.schedule, self.address, self.nothing
+        s, job, nothing = self.schedule, self.address, self.no_bias
         half = len(self.words) // 2
         bind_operands(self.words, b, a, nothing, out, workspace.address)
         bind_operands(self.words[half:], a, b, nothing, out, workspace.address)

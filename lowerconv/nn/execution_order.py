@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 
-class Turn(Enum):
+class ExecutionOrder(Enum):
     """When a layer has its turn among the others of a network.
 
     The second and third are for two layers that begin and end something, while others between them

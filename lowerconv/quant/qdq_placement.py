@@ -17,14 +17,14 @@ from lowerconv.nn.combine import Concat
 from lowerconv.nn.graph import Graph, Node, Value
 from lowerconv.nn.pooling import MaxPool2d
 from lowerconv.quant.chains import Chain, follow, is_flatten, is_other, is_product
-from lowerconv.quant.linear import DequantizeLinear, QuantizeLinear
 from lowerconv.quant.params import QuantParams
+from lowerconv.quant.qdq import DequantizeLinear, QuantizeLinear
 
 Params = Callable[[list[Value]], QuantParams]
 BIAS = 2.0**30  # most of a bias, in steps of the sums
 
 
-class Points:
+class QdqPlacement:
     """The values of a graph that become codes.
 
     Parameters
