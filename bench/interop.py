@@ -54,7 +54,7 @@ print(imported - begin, loaded - imported, time.perf_counter() - loaded)
 
 
 def calls() -> Rows:
-    """Yield the cost of calls through the doors of PyTorch."""
+    """Yield the cost of calls through `convert` and `Conv2d`."""
     import torch
 
     torch.set_num_threads(lc.get_num_threads())

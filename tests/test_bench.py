@@ -266,9 +266,9 @@ def test_networks_beside_all_that_are_installed(bench):
     assert flops("mobilenet_v2", 1, "inference") == 2 * 300_774_272
 
 
-def test_costs_of_doors(tmp_path):
+def test_costs_of_other_libraries(tmp_path):
     for module in ("torch", "onnx"):
-        pytest.importorskip(module, reason="the packages of the doors are not installed")
+        pytest.importorskip(module, reason="packages of other libraries are not installed")
     import numpy as np
     from onnx import helper
 

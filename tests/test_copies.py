@@ -171,9 +171,9 @@ ELSEWHERE = {
 def all_classes() -> dict[str, type]:
     """Return the public classes of the package by the names of their modules and their own."""
     found = {}
-    doors = ("lowerconv.torch", "lowerconv.sklearn")  # copied in tests/torch and test_sklearn
+    others = ("lowerconv.torch", "lowerconv.sklearn")  # copied in tests/torch and test_sklearn
     for module in importable():
-        if module.__name__.startswith(doors):
+        if module.__name__.startswith(others):
             continue
         for name, cls in vars(module).items():
             if inspect.isclass(cls) and cls.__module__ == module.__name__ and name[0] != "_":

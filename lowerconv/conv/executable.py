@@ -178,7 +178,7 @@ class RecordExecutable(Executable):
         )
 
     def _keep(self, array: np.ndarray) -> int:
-        """Return the address of an array that is kept as long as the record."""
+        """Keep an array for as long as the record; return its address."""
         self.arrays.append(array)
         return array.ctypes.data
 

@@ -146,7 +146,7 @@ class ConvPlan:
             `w` does not fit, or the plan is a weight gradient.
         """
         if self.op == "weight_grad":
-            raise ValueError("op: got 'weight_grad', which has no filters to hold")
+            raise ValueError("op: got 'weight_grad', which has no filters to prepack")
         self.call.check("w", w, self.problem.w_shape)
         kept = None
         if shared is not None:
@@ -252,7 +252,7 @@ class ConvPlan:
             both = zip(operands, self.call.operands, strict=True)
             operands = tuple(array.reshape(operand.batch_shape) for array, operand in both)
             target = result.reshape(self.call.result.batch_shape)
-        # `Executable.run` takes three arrays: what is held of the filters comes second where calls
+        # `Executable.run` takes three arrays: the packed filters come second where calls
         # are made without them, and an empty bias third where none is planned.
         a, b, bias = (operands[0], *self._prepacked, *operands[1:], *self._no_bias)
         with parallel_region(self.executable.threads, self.executable.pairs) as team:
@@ -271,15 +271,15 @@ class ConvPlan:
         Parameters
         ----------
         *operands, out : ndarray
-            As of a call, with filters held.
+            As of a call, with prepacked filters.
 
         Returns
         -------
         bool
         """
         runs = self.executable
-        held = bool(self._prepacked) and not self.options.single
-        return held and runs.is_capturable and self.call.fits(operands, out, runs.takes_slices)
+        packed = bool(self._prepacked) and not self.options.single
+        return packed and runs.is_capturable and self.call.fits(operands, out, runs.takes_slices)
 
     def explain(self) -> str:
         """Return what was chosen and why, as lines of text."""

@@ -39,7 +39,7 @@ class ReLU(Layer):
         return True
 
     def takes_half(self, frame: Frame) -> bool:
-        """Return whether kernels take codes: always."""
+        """Return whether kernels take 16 bits: always."""
         return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:
@@ -105,7 +105,7 @@ class Dropout(Layer):
         return frame.views[0] or moves_compiled(frame.x)
 
     def takes_half(self, frame: Frame) -> bool:
-        """Return whether kernels take codes: always."""
+        """Return whether kernels take 16 bits: always."""
         return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:

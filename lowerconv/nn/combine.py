@@ -57,7 +57,7 @@ class Concat(Layer):
         return all(frame.views) or moves_compiled(frame.y)
 
     def takes_half(self, frame: Frame) -> bool:
-        """Return whether codes are moved as they are: always."""
+        """Return whether 16 bits are moved as they are: always."""
         return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:
@@ -96,7 +96,7 @@ class Add(Layer):
         return True
 
     def takes_half(self, frame: Frame) -> bool:
-        """Return whether kernels take codes: always."""
+        """Return whether kernels take 16 bits: always."""
         return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:
@@ -149,7 +149,7 @@ class View(Layer):
         return frame.views[0] or (frame.x.N == frame.y.N and moves_compiled(frame.x))
 
     def takes_half(self, frame: Frame) -> bool:
-        """Return whether codes are moved as they are: unless images are others."""
+        """Return whether 16 bits are moved as they are: unless images are others."""
         return frame.x.N == frame.y.N
 
     def differentiate(self, frame: Frame, step: Step) -> None:

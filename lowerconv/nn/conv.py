@@ -246,7 +246,7 @@ class Conv2d(Layer):
         return plan.is_capturable(frame.x.array, *bias, out=frame.y.array)
 
     def takes_half(self, frame: Frame) -> bool:
-        """Return whether codes are converted some images at a time: always."""
+        """Return whether 16 bits are taken, converted some images at a time: always."""
         return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:

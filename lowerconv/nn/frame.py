@@ -95,7 +95,10 @@ class Tensor:
 
 @not_copied("copy the network, which plans anew")
 class HalfTensor(Tensor):
-    """One of codes: kernels read and write numbers (`codegen.half_arrays`), NumPy has none."""
+    """A tensor that is stored as bf16 or fp16: 16-bit integers to NumPy, numbers to kernels.
+
+    See `codegen.half_arrays`.
+    """
 
     @property
     def array(self) -> np.ndarray:
@@ -107,11 +110,11 @@ class HalfTensor(Tensor):
             Always.
         """
         raise TypeError(
-            f"array: got a tensor of 16-bit codes, {self.dtype}, expected one of numbers"
+            f"array: got a tensor of 16-bit floats, as {self.dtype}, expected one of float32"
         )
 
     @property
-    def codes(self) -> np.ndarray:
+    def bits(self) -> np.ndarray:
         """The array as it is stored."""
         return self._array
 
@@ -156,7 +159,7 @@ class Frame:
     dresidual, add_residual
         The same for the residual.
     node_number : int
-        Tells the nodes of a network apart.
+        `Node.number`: tells the nodes apart, so that each draws random numbers of its own.
     kept : dict
         Whatever the layer prepares.
     filters : mapping of ndarray, optional
@@ -209,7 +212,7 @@ class Frame:
 
     @property
     def has_half(self) -> bool:
-        """Whether any is of 16-bit codes."""
+        """Whether any is a `HalfTensor`."""
         return any(isinstance(tensor, HalfTensor) for tensor in self.tensors)
 
     @property

@@ -50,7 +50,7 @@ class Value:
 
     @property
     def stored(self) -> np.dtype:
-        """The dtype of what is in memory: numbers, or codes."""
+        """The dtype of what is in memory: integers of 16 bits for bf16 and fp16."""
         return self.dtype if self.half is None else HALF_DTYPES[self.half]
 
     def __add__(self, other: Value) -> Value:

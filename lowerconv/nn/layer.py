@@ -37,7 +37,7 @@ class Layer(Module):
         Whether the layer adds two values, is a ReLU, or sets values side by side: graphs make it
         part of its neighbours.
     execution_order : ExecutionOrder
-        When the layer has its turn.
+        When the layer computes among the others.
     """
 
     keeps_x = False
@@ -220,7 +220,7 @@ class Layer(Module):
         return False
 
     def takes_half(self, frame: Frame) -> bool:
-        """Return whether `compute` and `differentiate` take a frame with tensors of 16-bit codes.
+        """Return whether `compute` and `differentiate` take a frame with tensors of 16 bits.
 
         Parameters
         ----------

@@ -84,7 +84,7 @@ class Pointwise(Layer):
         return True
 
     def takes_half(self, frame: Frame) -> bool:
-        """Return whether kernels take codes: always."""
+        """Return whether kernels take 16 bits: always."""
         return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:

@@ -151,7 +151,7 @@ class MaxPool2d(_Pool):
         return True
 
     def takes_half(self, frame: Frame) -> bool:
-        """Return whether kernels take codes: always."""
+        """Return whether kernels take 16 bits: always."""
         return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:
@@ -219,7 +219,7 @@ class AvgPool2d(_Pool):
         return True
 
     def takes_half(self, frame: Frame) -> bool:
-        """Return whether kernels take codes: always."""
+        """Return whether kernels take 16 bits: always."""
         return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:

@@ -20,7 +20,7 @@ _FORMS: dict[type[Module], type[FakeQuantLayer]] = {Conv2d: QuantConv2d, Linear:
 
 
 def prepare(network: Module, quantization: Quantization | None = None, **options: Any) -> Module:
-    """Have a network compute with numbers of few bits, in training and at inference.
+    """Have a network compute with low-precision numbers, in training and at inference.
 
     Its convolutions and fully connected layers become `QuantConv2d` and `QuantLinear`, with the
     same parameters, and steps beside them where these are learnt. All else stays as it is, in the

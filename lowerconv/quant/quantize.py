@@ -115,7 +115,7 @@ def quantize(
         if not placement.values:
             raise ValueError("net: got no Conv2d or Linear that integers compute, expected some")
         ranges = _calibrate(net, graph, placement, first, batches, method, percentile)
-        placement.mark(lambda values: _params([ranges[value] for value in values]), weight_bits)
+        placement.insert(lambda values: _params([ranges[value] for value in values]), weight_bits)
     lower(graph)
     made = IntegerNetwork(graph, first.shape[1:])
     if strict:

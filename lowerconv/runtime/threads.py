@@ -203,7 +203,7 @@ class _Holding:
 
 @not_copied("make another from its arguments")
 class FairMutex:
-    """Lets Python threads use something one at a time, in the order in which they come.
+    """A mutex that Python threads get in the order in which they come.
 
     ``with mutex.hold():`` outside of any convolution; a thread that is inside already gets a
     RuntimeError.  A forked child finds nobody inside.
@@ -219,7 +219,7 @@ class FairMutex:
         self._locks: dict[int, _FairLock] = {}  # by the forks: an older one is the parent's
 
     def hold(self) -> _Holding:
-        """Return a context in which this thread has its turn."""
+        """Return a context in which this thread holds the mutex."""
         lock = self._locks.get(_forks) or self._locks.setdefault(_forks, _FairLock())
         return _Holding(lock, self._what)
 

@@ -52,7 +52,7 @@ class Planes(RecordExecutable):
         zeros = np.zeros(s.VL, s.conv.dtype)
         self.arrays.append(zeros)
         workers = _workers(s, zeros, len(phases), options.add)
-        fill(self.job, *_parts(s), self._epilogue(options), workers)
+        fill(self.job, *_schedule_fields(s), self._epilogue(options), workers)
         for number, (phase, taps, first) in enumerate(phases):
             kernel, address = _kernel(s, phase, taps, self.function)
             self.kernels.append(kernel)
@@ -167,7 +167,7 @@ def _plane_kernel(
     return kernel, kernel.address()
 
 
-def _parts(s: PlaneSchedule) -> tuple[object, ...]:
+def _schedule_fields(s: PlaneSchedule) -> tuple[object, ...]:
     """Return the parts of the record that follow from the schedule alone."""
     conv = s.conv
     return (

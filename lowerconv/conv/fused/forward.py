@@ -56,7 +56,7 @@ class Forward(RecordExecutable):
         self.packed: np.ndarray | None = None
         self._packed_from = PackedFrom()
         workers = self._workers()
-        fill(self.job, *_parts(schedule, options.add), self._epilogue(options), workers)
+        fill(self.job, *_schedule_fields(schedule, options.add), self._epilogue(options), workers)
         for number in range(phases):
             fill(self.job[number : number + 1], self._phase(number))
         scratch_bytes = schedule.workers * workers.scratch_bytes
@@ -223,7 +223,7 @@ class Forward(RecordExecutable):
         }
 
 
-def _parts(s: Schedule, add: bool) -> tuple[object, ...]:
+def _schedule_fields(s: Schedule, add: bool) -> tuple[object, ...]:
     """Return the parts of the record that follow from the schedule alone."""
     conv, isa, dtype = s.conv, s.isa, s.conv.dtype
     out_item_bytes = conv.word_format.result_bytes if conv.word_format else dtype.itemsize

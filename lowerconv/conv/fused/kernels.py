@@ -33,6 +33,15 @@ class _Product(NamedTuple):
     function: Function | None
 
 
+class _Steps(NamedTuple):
+    """Items of the source from one row, and column, of pixels to the next; how filters are read."""
+
+    row: int
+    column: int
+    filters: int | None  # items from one step to the next; None where a table has offsets
+    prefetch: int  #       items that filters are prefetched ahead
+
+
 Made = tuple[Microkernel, int]  # a kernel and its address
 
 
@@ -60,9 +69,9 @@ def kernel_of(
     if s.tiling.vectors == "filters":
         row_step = conv.stride_h * s.window.pitch if height > 1 else 0
         filter_step = None if _skips_taps(s, number) else s.NR
-        steps = row_step, conv.stride_w, filter_step, PREFETCH_STEPS * s.NR
+        steps = _Steps(row_step, conv.stride_w, filter_step, PREFETCH_STEPS * s.NR)
         in_place = not s.window.padded
-        return _filter_kernel(product, NR, height, width, out_column, in_place, *steps)
+        return _filter_kernel(product, NR, (height, width), out_column, in_place, steps)
     across, rest = -(-width // s.VL), width % s.VL
     if s.isa.masks:
         rest = min(1, rest)  # how many lanes is said at run time
@@ -70,35 +79,31 @@ def kernel_of(
     step = 1 if s.tiling.in_place else s.NR
     filter_step = None if _skips_taps(s, number) else step
     prefetches = _prefetches_pixels(s, number)
-    return _pixel_kernel(
-        product, NR, height, across, rest, out_column, prefetches, row_step, filter_step
-    )
+    steps = _Steps(row_step, 1, filter_step, 0)
+    return _pixel_kernel(product, NR, (height, across, rest), out_column, prefetches, steps)
 
 
 @lru_cache(maxsize=CACHE_SIZE)
 def _filter_kernel(
     product: _Product,
     NR: int,
-    height: int,
-    width: int,
+    shape: tuple[int, int],
     out_column: int,
     in_place: bool,
-    row_step: int,
-    column_step: int,
-    filter_step: int | None,
-    prefetch_vectors: int,
+    steps: _Steps,
 ) -> Made:
-    """Return the kernel with vectors of NR filters and height x width pixels broadcast."""
+    """Return the kernel with vectors of NR filters and (height, width) pixels broadcast."""
+    height, width = shape
     return _make(
         product,
-        rows=tuple(i * row_step + j * column_step for i in range(height) for j in range(width)),
+        rows=tuple(i * steps.row + j * steps.column for i in range(height) for j in range(width)),
         columns=tuple(range(0, NR, product.isa.lanes(product.dtype))),
         broadcast_step=None,
-        vector_step=filter_step,
+        vector_step=steps.filters,
         store="columns",
         pixel_step=out_column,
-        prefetch_pixels=width * column_step if in_place else 0,
-        prefetch_vectors=prefetch_vectors,
+        prefetch_pixels=width * steps.column if in_place else 0,
+        prefetch_vectors=steps.prefetch,
     )
 
 
@@ -106,23 +111,25 @@ def _filter_kernel(
 def _pixel_kernel(
     product: _Product,
     NR: int,
-    height: int,
-    across: int,
-    rest: int,
+    shape: tuple[int, int, int],
     out_column: int,
     prefetches: bool,
-    row_step: int,
-    filter_step: int | None,
+    steps: _Steps,
 ) -> Made:
-    """Return the kernel with vectors of height x width pixels and NR filters broadcast."""
+    """Return the kernel with vectors of pixels and NR filters broadcast.
+
+    `shape` is rows of pixels, vectors of a row, and lanes of the last vector of a row: 0 for all of
+    them, 1 where masks say at run time how many.  ``steps.row`` is from one filter to the next.
+    """
+    height, across, rest = shape
     masks, VL = product.isa.masks, product.isa.lanes(product.dtype)
     row = tuple(range(0, across * VL, VL))
     several = height > 1
     return _make(
         product,
-        rows=tuple(i * row_step for i in range(NR)),
+        rows=tuple(i * steps.row for i in range(NR)),
         columns=row * height,
-        broadcast_step=filter_step,
+        broadcast_step=steps.filters,
         vector_step=None,
         store="rows",
         lanes=((VL,) * (across - 1) + (rest,)) * height if rest and not masks else (),

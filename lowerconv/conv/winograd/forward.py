@@ -76,7 +76,7 @@ class WinogradForward(RecordExecutable):
         scratch_bytes = scratch_stride(own, s.nodes)
         fill(
             self.job,
-            *_parts(s, options.add),
+            *_schedule_fields(s, options.add),
             self._epilogue(options),
             band,
             transformed,
@@ -218,7 +218,7 @@ def _places(
     return at, own
 
 
-def _parts(s: TileSchedule, add: bool) -> tuple[object, ...]:
+def _schedule_fields(s: TileSchedule, add: bool) -> tuple[object, ...]:
     """Return the parts of the record that follow from the schedule alone."""
     conv, piece = s.conv, s.piece
     return (

@@ -33,7 +33,7 @@ SIGNS = 0x80808080
 Y_MAX = 2.0**30  # steps of the result, before they are clamped
 
 
-class _Held(NamedTuple):
+class _Prepacked(NamedTuple):
     """What calls need of the filters."""
 
     words: np.ndarray  # (K, words, R, S)
@@ -42,7 +42,7 @@ class _Held(NamedTuple):
     constants: np.ndarray
 
 
-@not_copied("make another from its arguments, and let it hold the filters")
+@not_copied("make another from its arguments, and call its `prepack`")
 class IntegerConv:
     """A convolution of bytes, exact to the last bit on every CPU and any number of threads.
 
@@ -124,7 +124,7 @@ class IntegerConv:
         self.out_shape = N, words_for(K) if out in RANGES else K, P, Q
         check_bytes(4 * N * self.out_shape[1] * P * Q, f"out {self.out_shape}")
         self.threads = get_num_threads()
-        self._prepacked: _Held | None = None
+        self._prepacked: _Prepacked | None = None
         self._executable = self._ready()
 
     def prepack(
@@ -171,7 +171,7 @@ class IntegerConv:
         if self.out in RANGES:
             self._check_size(w, scale, shift, constants["scale"][0])
         words = filter_words(w, problem.groups, self._merged)
-        self._prepacked = _Held(words, scale, shift, constants)
+        self._prepacked = _Prepacked(words, scale, shift, constants)
         with parallel_region(self.threads) as team:
             self._pack(team)
 
@@ -277,20 +277,20 @@ class IntegerConv:
         if team.threads < self.threads:
             self.threads = team.threads
             self._executable = self._ready()
-        executable, held = self._executable, self._prepacked
-        assert held is not None
+        executable, prepacked = self._executable, self._prepacked
+        assert prepacked is not None
         scratch = workspace(executable.workspace_items, np.dtype(np.float32))
-        self._packed = executable.prepack(team, _bits(held.words), scratch)
+        self._packed = executable.prepack(team, _bits(prepacked.words), scratch)
         schedule = executable.schedule
         conv = schedule.conv
         shape = conv.groups, schedule.panels * schedule.NR
         places = np.zeros((2, *shape), np.float32)
-        places[:, :, : conv.K] = np.stack([held.scale, held.shift]).reshape(2, -1, conv.K)
+        places[:, :, : conv.K] = np.stack([prepacked.scale, prepacked.shift]).reshape(2, -1, conv.K)
         self._places = places
         self._requantization = Requantization()
         if self.out != "int32":
             scales, shifts = (array.ctypes.data for array in places)
-            self._requantization = Requantization(scales, shifts, held.constants.ctypes.data)
+            self._requantization = Requantization(scales, shifts, prepacked.constants.ctypes.data)
         executable.set_requantization(self._requantization)
 
     def _run(self, team: Any, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray) -> None:

@@ -104,7 +104,7 @@ class BatchExchange:
     def all_gather(
         self, v: np.ndarray, chunk: Chunk, kind: str, slot: int
     ) -> tuple[Task, np.ndarray]:
-        """Begin to send this rank's samples of a chunk to all, and to receive theirs.
+        """Begin to gather a chunk: this rank's samples go to all, and theirs come.
 
         Parameters
         ----------
@@ -136,7 +136,7 @@ class BatchExchange:
         return task, whole
 
     def reduce_gradient(self, dv: np.ndarray, chunk: Chunk, target: np.ndarray) -> None:
-        """Begin to sum what all ranks have of the gradient of a chunk, each sample at its owner.
+        """Begin to sum the ranks' gradients of a chunk, those of each sample at its owner.
 
         Parameters
         ----------
