@@ -35,7 +35,7 @@ class Converted(Executable):
     options : Options
     """
 
-    slices = True
+    takes_slices = True
 
     def __init__(
         self,

@@ -55,7 +55,7 @@ class Layer(Module):
     takes_residual = False
     is_sum = False
     is_concatenation = False
-    turn = Turn.IN_ORDER
+    execution_order = ExecutionOrder.IN_ORDER
 
     @property
     def activation(self) -> Activation | None:
@@ -224,7 +224,7 @@ class Layer(Module):
         return False
 
     def takes_half(self, frame: Frame) -> bool:
-        """Return whether `compute` and `differentiate` take a frame with tensors of 16-bit codes.
+        """Return whether `compute` and `differentiate` take a frame with tensors of 16 bits.
 
         Parameters
         ----------

@@ -28,7 +28,7 @@ from lowerconv.runtime.launch import call, parallel
 
 VECTORS = (1, 2, 3)  # of columns of a tile
 LATENCY = 10  #        multiply-adds that a step takes at least: they wait for their sums
-STREAM = 32  #         steps that the matrix is prefetched ahead
+PREFETCH_STEPS = 32  #         steps that the matrix is prefetched ahead
 
 
 def _balanced(extent: int, most: int) -> int:
@@ -198,7 +198,7 @@ def packed_product(worker, workers, x, w, bias, y, add, product):
                 bias=np.int64(zeros.ctypes.data),
                 valid=count,
                 mode=mode,
-                numbers=np.int64(0),
+                geometry=np.int64(0),
                 constants=np.int64(constants.ctypes.data),
             ),
         )
