@@ -128,7 +128,7 @@ class Microkernel(Kernel):
     prefetch_pixels: int = 0
     result_rows: tuple[int, ...] = ()
     vector_places: tuple[int, ...] = ()
-    stream: int = 0
+    prefetch_vectors: int = 0
     activation: Activation = RELU
     words: Words | None = None
 

@@ -181,8 +181,8 @@ class RecordExecutable(Executable):
     def _constants(self, activation: Activation) -> int:
         """Return the address of constants, as kernels or `Activate` want them."""
         if activation.in_registers:
-            return self._at(activation.constants(self.schedule.conv.dtype))
-        return self._at(activate_constants(activation))
+            return self._keep(activation.constants(self.schedule.conv.dtype))
+        return self._keep(activate_constants(activation))
 
     def _keep(self, array: np.ndarray) -> int:
         """Keep an array for as long as the record; return its address."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lowerconv.codegen.activation import RELU, Activation
-from lowerconv.codegen.half_arrays import CODES
+from lowerconv.codegen.half_arrays import HALF_DTYPES
 from lowerconv.copying import not_copied
 from lowerconv.nn.execution_order import ExecutionOrder
 

@@ -20,8 +20,8 @@ _fp16, _from_fp16 = converters(conversion("fp16"))
 
 
 @njit(cache=True, nogil=True)
-def round_compensated(values, residual, codes, fp16):
-    """Write the code of each value plus the residual of earlier calls; keep the new residual.
+def round_compensated(values, residual, bits, fp16):
+    """Write the 16 bits of each value plus the residual of earlier calls; keep the new residual.
 
     ``sum = value + residual; code = round(sum); residual = sum - code`` in one pass, so that over
     many calls nothing is lost, however small [1]_.  Where the code is infinite or NaN the residual

@@ -130,7 +130,7 @@ class PackedProduct:
             vector_step=NR,
             store="rows",
             lanes=tuple(min(VL, columns - begin) for begin in begins),
-            stream=STREAM * NR,
+            prefetch_vectors=PREFETCH_STEPS * NR,
             activation=self.activation.kind if self.activation else RELU,
         )
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from lowerconv.codegen.activation import Activation
 from lowerconv.codegen.dots import Words
-from lowerconv.codegen.halving import Halving
 from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.microkernel import Microkernel
 from lowerconv.codegen.microkernel_bf16 import Bf16Microkernel
@@ -53,7 +52,7 @@ def _make(product: _Product, **tile: Any) -> Made:
     if result == "sums":
         kernel = Microkernel(isa, dtype, **tile, words=words, activation=activation)
     elif result == "bf16":
-        kernel = Halving(isa, dtype, **tile, words=words, activation=activation)
+        kernel = Bf16Microkernel(isa, dtype, **tile, words=words, activation=activation)
     else:
         tile |= {"words": words, "result": result, "residual": residual}
         kernel = RequantizingMicrokernel(isa, dtype, **tile)
@@ -64,8 +63,8 @@ def kernel_of(
     s: Schedule, number: int, NR: int, height: int, width: int, activation: Activation
 ) -> Made:
     """Return the kernel of NR filters and height x width pixels of a phase."""
-    conv, out_column, element = s.conv, s.conv.phases[number].out_column, s.conv.element
-    results = ("sums", False) if element is None else (element.result, element.residual)
+    conv, out_column, word_format = s.conv, s.conv.phases[number].out_column, s.conv.word_format
+    results = ("sums", False) if word_format is None else (word_format.result, word_format.residual)
     product = _Product(s.isa, conv.dtype, conv.words(s.tiling.vectors), *results, activation)
     if s.tiling.vectors == "filters":
         row_step = conv.stride_h * s.window.pitch if height > 1 else 0

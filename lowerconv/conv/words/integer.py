@@ -184,7 +184,7 @@ class IntegerConv:
             self._check_size(w, scale, shift, constants["scale"][0])
         if shared is None:
             w, shared = w.copy(), {}
-        self._prepacked = _Held(w, shared, origin, scale, shift, constants)
+        self._prepacked = _Prepacked(w, shared, origin, scale, shift, constants)
         with parallel_region(self.threads) as team:
             self._pack(team)
 
@@ -254,11 +254,11 @@ class IntegerConv:
         -------
         str
         """
-        element = self._element
-        numbers = f"words of four {element.pixels}"
+        word_format = self._word_format
+        numbers = f"words of four {word_format.pixels}"
         lines = problem_lines(self.problem, "forward", numbers) | {
             "algorithm": f"{self.algorithm}: {self.reason}",
-            "products": f"{element.pixels} by {element.filters}, sums of 32 bits, exact",
+            "products": f"{word_format.pixels} by {word_format.filters}, sums of 32 bits, exact",
             "threads": str(self.threads),
             "workspace": f"{self.workspace_bytes:,} bytes for all threads",
         }
@@ -313,15 +313,15 @@ class IntegerConv:
         if team.threads < self.threads:
             self.threads = team.threads
             self._executable = self._ready()
-        executable, held = self._executable, self._prepacked
-        assert held is not None
+        executable, prepacked = self._executable, self._prepacked
+        assert prepacked is not None
         layout = self._merged, executable.packed_key()
-        packed = held.shared.get((held.origin, layout))
+        packed = prepacked.shared.get((prepacked.origin, layout))
         if packed is None:
-            words = filter_words(held.w, self.problem.groups, self._merged)
+            words = filter_words(prepacked.w, self.problem.groups, self._merged)
             scratch = workspace(executable.workspace_items, np.dtype(np.float32))
             packed = executable.prepack(team, _bits(words), scratch)
-            held.shared[held.origin, layout] = packed
+            prepacked.shared[prepacked.origin, layout] = packed
         elif executable.packed_key() is not None:
             executable.use_packed(packed)
         self._packed = packed
