@@ -51,7 +51,8 @@ PLAIN = """
     parallel.trace.summary.Summary runtime.records.Operands train.checkpoint.Checkpoint
     nn.conv_pieces.Piece nn.convolve_nd.WindowArguments nn.optim.optimizer.Weights
     codegen.activation.Activation codegen.dots.Dot codegen.dots.Words
-    conv.element.Element ops.transpose.Gather
+    conv.word_format.WordFormat ops.transpose.Gather conv.blas.im2col.Block nn.windows.Windows
+    bench.microkernels.Chains bench.microkernels.Repeat
     ops.fixed_point.Rounding quant.fixed_point.FixedPoint quant.fixed_point.RoundedUpdates
     quant.options.Quantization train.inputs.Inputs train.loop.EpochCounts train.metrics.EpochMetrics
     train.settings.Settings

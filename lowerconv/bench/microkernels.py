@@ -24,6 +24,7 @@ from lowerconv.codegen.isa import Isa, host_isa_extended
 from lowerconv.codegen.jit import load_once
 from lowerconv.codegen.microkernel import Microkernel, rows_max
 from lowerconv.codegen.signatures import Tile
+from lowerconv.copying import not_copied
 
 TYPES = {"float32": None, "bf16": BF16, "f16": F16, "s8 x u8": S8_U8, "s8 x s8": S8_S8}
 CHAINS = 24  # more than hide the latency of any of them
@@ -58,6 +59,7 @@ class Repeat(NamedTuple):
     constants: int
 
 
+@not_copied("make another of the same kind")
 class Loop(NamedTuple):
     """Something to time.
 

@@ -48,9 +48,7 @@ from lowerconv.train.tensorboard import require_tensorboard
 OUT = Place("a directory")
 
 
-@not_copied(
-    "make another from its arguments; `copy.deepcopy(trainer.network)` copies what has been learnt"
-)
+@not_copied("make another from its arguments; `copy.deepcopy(trainer.network)` copies its weights")
 class Trainer:
     """A run: network, data, optimizer, what it has measured, and where it is kept.
 
@@ -73,8 +71,7 @@ class Trainer:
         `algorithm` may be others, and so may the place of the data and the number of ranks: what
         changes is said. Whatever else would change the result is refused.
     init_from : path, optional
-        A checkpoint of the same network, such as ``best.safetensors`` of another run: the weights
-        to begin with, as when a trained network gets fewer bits.
+        A checkpoint of the same network, such as ``best.safetensors``: the weights to begin with.
     tensorboard : bool
         Write events for TensorBoard too.
     parallel : str or ParallelOptions
@@ -137,9 +134,8 @@ class Trainer:
 
         # In each step all ranks fail or none: the next one is for all of them.
         try:
-            initial = together(
-                self.communicator, lambda: self._load(model, data, out, resume, init_from)
-            )
+            places = out, resume, init_from
+            initial = together(self.communicator, lambda: self._load(model, data, *places))
             setup = self._read(model, data, parallel, settings, initial)
             together(self.communicator, lambda: self._build(setup, reporter, workers, cpus))
             try:

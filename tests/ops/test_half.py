@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numba.core.errors import TypingError
 
-from lowerconv.codegen.half_arrays import CODES as TYPES
+from lowerconv.codegen.half_arrays import HALF_DTYPES as TYPES
 from lowerconv.conv.arrays import flat_images
 from lowerconv.ops.elementwise import copy
 from lowerconv.ops.half import expand_half, round_compensated
@@ -15,7 +15,7 @@ from lowerconv.runtime.threads import run
 SIZES = [0, 1, 2, 15, 16, 17, 63, 1001]
 sizes = pytest.mark.parametrize("size", SIZES)
 fp16s = pytest.mark.parametrize("fp16", [False, True], ids=["bf16", "fp16"])
-CODES = np.arange(1 << 16).astype(np.uint16)
+BITS = np.arange(1 << 16).astype(np.uint16)
 
 
 def rounded(values, fp16):
@@ -78,7 +78,7 @@ def edges():
     """Return every code's value of both formats, half-way to the next, and those beside."""
     bits = []
     for fp16 in (False, True):
-        values = expanded(CODES, fp16)
+        values = expanded(BITS, fp16)
         values = values[np.isfinite(values)]
         positive = np.unique(np.abs(values)).astype(np.float64)
         middle = ((positive[1:] + positive[:-1]) / 2).astype(np.float32)  # exact, but of denormals
@@ -101,22 +101,22 @@ def numbers():
 
 
 def test_every_fp16_code_back():
-    result, expected = expanded(CODES, True), CODES.view(np.float16).astype(np.float32)
+    result, expected = expanded(BITS, True), BITS.view(np.float16).astype(np.float32)
     nan = np.isnan(expected)
     assert np.array_equal(np.isnan(result), nan)
     assert np.array_equal(result[~nan].view(np.uint32), expected[~nan].view(np.uint32))
 
 
 def test_every_bf16_code_back():
-    bits = expanded(CODES, False).view(np.uint32)
-    assert np.array_equal(bits, CODES.astype(np.uint32) << 16)
+    bits = expanded(BITS, False).view(np.uint32)
+    assert np.array_equal(bits, BITS.astype(np.uint32) << 16)
 
 
 @fp16s
 def test_every_code_there_again(fp16):
-    values = expanded(CODES, fp16)
+    values = expanded(BITS, fp16)
     codes, nan = rounded(values, fp16), np.isnan(values)
-    assert np.array_equal(codes[~nan], CODES[~nan])
+    assert np.array_equal(codes[~nan], BITS[~nan])
     assert nan.sum() == (2 * 1023 if fp16 else 2 * 127)
     assert np.isnan(expanded(codes[nan], fp16)).all()
 
