@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 
 from lowerconv import nn
+from lowerconv.nn.execution_order import ExecutionOrder
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.hooks import Gate, Watch
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.module import Module
 from lowerconv.nn.program import Program
 from lowerconv.nn.step import Step
-from lowerconv.nn.turn import Turn
 from lowerconv.runtime.team import TeamHandle
 
 COMMUNICATING = "lowerconv.parallel"
@@ -102,7 +102,7 @@ class Sleeping(Layer):
         self._original = lambda: original
         self.machine = machine
         self.times = [machine.seconds(original, frame, backward) for backward in (False, True)]
-        self.turn = original.turn
+        self.execution_order = original.execution_order
 
     @property
     def original(self) -> Layer:
@@ -115,7 +115,7 @@ class Sleeping(Layer):
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Sleep as long as a step backward takes; or what of it is not left for later."""
-        later = self.turn is Turn.WEIGHT_GRADIENTS_LATER
+        later = self.execution_order is ExecutionOrder.WEIGHT_GRADIENTS_LATER
         self.machine.compute(self.times[1] - (self.times[0] if later else 0.0))
 
     def differentiate_weights(self, frame: Frame, step: Step) -> None:
@@ -156,7 +156,7 @@ def emulate(modules: Iterable[Module], machine: Machine) -> None:
     Whoever watches a module is told of the layers as they were.
     """
     for module in modules:
-        for execution in (module._use.own.here, module._use.answering):
+        for execution in (module._use.own.execution, module._use.inference):
             execution.programs = _Programs(machine, execution.programs)
         for number, watch in module._watches.items():
             module._watches[number] = _told_of_originals(watch)

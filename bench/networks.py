@@ -8,7 +8,7 @@ Prints images per second, our share of what multiply-adds give on as many cores
 (`lowerconv.bench.peak`), and the times of the others over ours: above 1 we are faster.  Ours is the
 network of this library (``lowerconv``); of networks that only PyTorch has, and where that is not
 among the candidates, it is PyTorch's through `lowerconv.torch.convert`.  Where both are there, the
-time of ``convert`` over ours is what the door costs.  The operations counted are those of the
+time of ``convert`` over ours is what the conversion costs.  The operations counted are those of the
 products as they are defined, whatever the algorithm.
 """
 

@@ -41,7 +41,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import networks of integers, and the doors to other libraries, when they are first used."""
+    """Import networks of integers, and those of other libraries, when they are first used."""
     if name == "quantize":
         return importlib.import_module("lowerconv.quant").quantize
     if name in ("onnx", "torch"):

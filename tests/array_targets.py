@@ -102,7 +102,7 @@ def networks() -> dict[str, Target]:
 
     def loss(scores: Any, labels: Any) -> list[Any]:
         result = nn.softmax_cross_entropy(scores, labels)
-        return [result.loss, result.right, result.gradient]
+        return [result.loss, result.correct, result.gradient]
 
     def load(bias: Any) -> np.ndarray:
         linear = nn.Linear(2, 3)

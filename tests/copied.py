@@ -37,8 +37,8 @@ from lowerconv.parallel.sharding.cut import Back, Front, NetworkPart, cut_networ
 from lowerconv.parallel.sharding.layout import Layout
 from lowerconv.parallel.sharding.sharded_layers import Bias, DropoutShard
 from lowerconv.parallel.strategies.staleness import Staleness
+from lowerconv.quant.fake_quant import QuantConv2d, QuantLinear
 from lowerconv.quant.fixed_point import FixedPoint, RoundedOperand
-from lowerconv.quant.layers import QuantConv2d, QuantLinear
 from lowerconv.quant.learned_step import LearnedStep, LearnedStepWeights
 from lowerconv.quant.ternary import TernaryWeights
 from lowerconv.train import Classifier

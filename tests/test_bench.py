@@ -274,9 +274,9 @@ def test_networks_beside_all_that_are_installed(bench):
     assert flops("mobilenet_v2", 1, "inference") == 2 * 300_774_272
 
 
-def test_costs_of_doors(tmp_path):
+def test_costs_of_other_libraries(tmp_path):
     for module in ("torch", "onnx"):
-        pytest.importorskip(module, reason="the packages of the doors are not installed")
+        pytest.importorskip(module, reason="packages of other libraries are not installed")
     import numpy as np
     from onnx import helper
 
@@ -287,7 +287,7 @@ def test_costs_of_doors(tmp_path):
     model = model_of(nodes, {"x": [1, 3, "h", "w"]}, ["y"], weights)
     (tmp_path / "any.onnx").write_bytes(model.SerializeToString())
     sizes = f"sizes {tmp_path}/any.onnx --count 3 --most 384"
-    printed = run("bench.doors", f"calls starts --model lenet --threads 1 {sizes}")
+    printed = run("bench.interop", f"calls starts --model lenet --threads 1 {sizes}")
     times = r"[\d.]+ us, -?[\d.]+ beyond the [\d.]+ of"
     assert len(re.findall(rf"{times} the program", printed)) == 3
     assert len(re.findall(rf"{times} torch.nn.Conv2d", printed)) == 2

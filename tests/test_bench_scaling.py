@@ -104,7 +104,7 @@ def test_a_program_that_was_there_before_sleeps_too():
     emulate([net], machine)
     for _ in range(2):
         net.run(x, nn.Step(training=True))
-    (program,) = net._use.own.here.programs.values()
+    (program,) = net._use.own.execution.programs.values()
     assert all(isinstance(layer, Sleeping) for layer, _ in program.steps)
     assert not any(isinstance(layer.original, Sleeping) for layer, _ in program.steps)
 

@@ -51,7 +51,7 @@ PLAIN = """
     parallel.trace.summary.Summary runtime.records.Operands train.checkpoint.Checkpoint
     nn.conv_pieces.Piece nn.convolve_nd.WindowArguments nn.optim.optimizer.Weights
     codegen.activation.Activation codegen.dots.Dot codegen.dots.Words
-    conv.element.Element ops.transpose.Gather
+    conv.word_format.WordFormat ops.transpose.Gather
     ops.fixed_point.Rounding quant.fixed_point.FixedPoint quant.fixed_point.RoundedUpdates
     quant.options.Quantization train.inputs.Inputs train.loop.EpochCounts train.metrics.EpochMetrics
     train.settings.Settings
@@ -92,11 +92,11 @@ ELSEWHERE = {
     "nn.layer.Layer": "the base of layers",
     "nn.optim.optimizer.Optimizer": "the base of optimizers",
     "nn.optim.optimizer.UpdateRounding": "a protocol",
-    "quant.layers.Quantized": "the base of quantized layers",
-    "quant.layers.WeightQuantizer": "the base of quantizers",
+    "quant.fake_quant.FakeQuantLayer": "the base of quantized layers",
+    "quant.fake_quant.WeightQuantizer": "the base of quantizers",
     "quant.learned_step.LearnedStepWeights": "numbers, copied with their layers",
     "quant.ternary.TernaryWeights": "nothing of its own",
-    "nn.turn.Turn": "an enumeration",
+    "nn.execution_order.ExecutionOrder": "an enumeration",
     # what has nothing of its own beside objects that are tested here
     "nn.step.Step": "numbers and a communicator",
     "nn.models.Model": "a function and numbers",
@@ -106,9 +106,9 @@ ELSEWHERE = {
     "bench.case.Case": "functions, that pickle where they have a name",
     "bench.study.Study": "functions, that pickle where they have a name",
     "cli.bench.Job": "a study and results",
-    "codegen.quantising.Quantising": "made as a Microkernel is",
-    "codegen.halving.Halving": "made as a Microkernel is",
-    "codegen.microkernel.Numbers": "values of a function that is being written",
+    "codegen.microkernel_requantize.RequantizingMicrokernel": "made as a Microkernel is",
+    "codegen.microkernel_bf16.Bf16Microkernel": "made as a Microkernel is",
+    "codegen.microkernel.Geometry": "values of a function that is being written",
     "codegen.microkernel.Store": "values of a function that is being written",
     "codegen.depthwise.PlaneKernel": "made as a Microkernel is",
     "codegen.depthwise_small.SmallPlaneKernel": "made as a Microkernel is",
@@ -140,15 +140,16 @@ ELSEWHERE = {
     # of integer networks
     "quant.chains.Chain": "nodes of a graph",
     "quant.lower.Source": "a value of a graph",
-    "quant.points.Points": "nodes of a graph",
+    "quant.qdq_placement.QdqPlacement": "nodes of a graph",
     "quant.observe.Observer": "counts of a calibration",
     **dict.fromkeys(
         """quant.convert.Dequantize quant.convert.FromWords quant.convert.Pack
         quant.convert.Quantize quant.convert.Unpack quant.convert.WordLayer
-        quant.conv.IntegerConv2d quant.items.Clipped
-        quant.items.IntegerAdd quant.items.IntegerAvgPool2d quant.items.IntegerConcat
-        quant.items.IntegerMaxPool2d quant.items.Lookup quant.linear.DequantizeLinear
-        quant.linear.QuantizeLinear quant.network.IntegerNetwork
+        quant.conv.IntegerConv2d quant.integer_layers.Clipped
+        quant.integer_layers.IntegerAdd quant.integer_layers.IntegerAvgPool2d
+        quant.integer_layers.IntegerConcat quant.integer_layers.IntegerMaxPool2d
+        quant.integer_layers.Lookup quant.qdq.DequantizeLinear
+        quant.qdq.QuantizeLinear quant.network.IntegerNetwork
         quant.places.Reshaped""".split(),  # noqa: SIM905
         "copied in tests/quant",
     ),
@@ -170,9 +171,9 @@ ELSEWHERE = {
 def all_classes() -> dict[str, type]:
     """Return the public classes of the package by the names of their modules and their own."""
     found = {}
-    doors = ("lowerconv.torch", "lowerconv.sklearn")  # copied in tests/torch and test_sklearn
+    others = ("lowerconv.torch", "lowerconv.sklearn")  # copied in tests/torch and test_sklearn
     for module in importable():
-        if module.__name__.startswith(doors):
+        if module.__name__.startswith(others):
             continue
         for name, cls in vars(module).items():
             if inspect.isclass(cls) and cls.__module__ == module.__name__ and name[0] != "_":

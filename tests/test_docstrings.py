@@ -83,7 +83,7 @@ def test_docstrings_are_complete(package):
     assert not found, "\n".join(found)
 
 
-def test_docstrings_of_doors_are_complete(capsys):
+def test_docstrings_of_optional_modules_are_complete(capsys):
     """Of libraries that need not be installed: read, and not imported."""
     names = ("jax", "sklearn", "torch/backend", "torch/convert")
     files = [str(ROOT / "lowerconv" / f"{name}.py") for name in names]

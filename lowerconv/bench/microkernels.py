@@ -158,7 +158,7 @@ def tile(isa: Isa, words: Words | None, MR: int, NV: int, k: int) -> Loop:
         bias=bias.ctypes.data,
         valid=NR,
         mode=0,
-        numbers=0,
+        geometry=0,
         constants=0,
     )
     kept = panel, image, table, out, bias

@@ -25,7 +25,7 @@ Lanes: TypeAlias = "int | ir.Value"  # of a vector that exist
 
 @dataclass(frozen=True)
 class PlaneKernel(Kernel):
-    """A kernel over a band of one plane: it reads `signatures.PlaneNumbers`.
+    """A kernel over a band of one plane: it reads `signatures.PlaneGeometry`.
 
     The rows of the source lie at a distance that is known when the kernel is made, because more
     pointers than registers would take as long as the sums; `Window.pitch` has few values.

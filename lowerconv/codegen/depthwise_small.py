@@ -35,7 +35,7 @@ class SmallPlaneKernel(Kernel):
         Rows of the source, and of pixels.
     W, Q : int or None
         Columns of the source and of pixels, which fit a vector; None: as many as are said at run
-        time (`signatures.PlaneNumbers`, W as the pitch), for which there must be masks.
+        time (`signatures.PlaneGeometry`, W as the pitch), for which there must be masks.
     stride_h, stride_w : int
         Rows and columns of the source from one pixel to the next.
     out_column : int

@@ -1,6 +1,6 @@
 r"""How a job reaches the threads of a team and comes back: generated code, without locks.
 
-Each thread has a count of its own jobs, in a cache line that nobody but the caller writes::
+Each thread has a count of its own jobs, in a slot that nobody but the caller writes::
 
     launch:   job -> shared line      jobs[w] += 1      work as thread 0    wait for pending == 0
                                          |                                        ^
@@ -33,7 +33,7 @@ from lowerconv.codegen.emit import I32, I64, Builder, new_function
 from lowerconv.codegen.isa import host_isa
 from lowerconv.codegen.jit import load, load_once
 
-# The state of a team in 64-bit words.  Slots are two cache lines apart, which CPUs fetch in pairs.
+# The state of a team in 64-bit words.  A slot is two cache lines, which CPUs fetch in pairs.
 SLOT_WORDS = 16
 # The first three are written by `launch`, the others by `new_state`; all threads read them.
 FUNCTION, JOB, WORKERS, SYSTEM, SPINS = range(5)
@@ -42,7 +42,7 @@ FUNCTION, JOB, WORKERS, SYSTEM, SPINS = range(5)
 NEXT_ROW, ROWS_END, NEXT_FRAME, FRAMES_END, MISSED = range(5, 10)
 ROW = 3  # words: function, job, workers
 PENDING, CALLER_ASLEEP = SLOT_WORDS, SLOT_WORDS + 1
-JOBS, ASLEEP = 0, 1  # in the line of a worker, or of any counter that threads wait for
+JOBS, ASLEEP = 0, 1  # in the slot of a worker, or of any counter that threads wait for
 FIRST_SLOT = 2  # that of worker 0, which has none: the others follow
 
 LAUNCH_ARGUMENTS = ("state", "function", "job", "workers", "frame_bytes")
@@ -84,13 +84,13 @@ def spin_turns(seconds: float) -> int:
     return max(1, int(seconds / shortest * 1000))
 
 
-def new_state(lines: int, seconds: float = SPIN) -> np.ndarray:
+def new_state(slots: int, seconds: float = SPIN) -> np.ndarray:
     """Return the state of a team, or of anything else that waits, with so many counters.
 
     Who waits sleeps after `seconds`.
     """
     # Memory is given where it is written.
-    state = np.zeros((FIRST_SLOT + lines) * SLOT_WORDS, np.int64)
+    state = np.zeros((FIRST_SLOT + slots) * SLOT_WORDS, np.int64)
     state[SYSTEM] = system_address()
     state[SPINS] = spin_turns(seconds)
     return state
@@ -110,10 +110,10 @@ class _Writer(Builder):
         return self.pointer(address, kind)
 
     def count_of(self, worker: ir.Value, field: int) -> ir.Value:
-        """Return a pointer to a field of a worker's line."""
-        line = self.builder.mul(worker, self.constant(SLOT_WORDS))
+        """Return a pointer to a field of a worker's slot."""
+        slot = self.builder.mul(worker, self.constant(SLOT_WORDS))
         first = self.constant(FIRST_SLOT * SLOT_WORDS + field)
-        return self.place(self.builder.add(line, first), I32)
+        return self.place(self.builder.add(slot, first), I32)
 
     def word(self, word: int) -> ir.Value:
         return self.builder.load(self.place(word))
@@ -339,9 +339,9 @@ def _post() -> ir.Module:
     return w.finish()
 
 
-def _meet() -> ir.Module:
-    """Write ``meet(state, counter, until)``: wait until the counter has come so far."""
-    w = _Writer("meet", "state", "counter", "until")
+def _await_count() -> ir.Module:
+    """Write ``await_count(state, counter, until)``: wait until the counter has come so far."""
+    w = _Writer("await_count", "state", "counter", "until")
     counter, asleep = _counter(w, JOBS), _counter(w, ASLEEP)
     until = w.builder.trunc(w.arguments[2], I32)
     w.wait(counter, asleep, lambda count: w.builder.icmp_signed(">=", count, until))
@@ -371,7 +371,7 @@ _WRITERS = {
     "replay": _replay,
     "idle": _idle,
     "post": _post,
-    "meet": _meet,
+    "await_count": _await_count,
 }
 
 

@@ -38,18 +38,18 @@ class Conversion:
     def __init__(self, kind: str, native: bool) -> None:
         self.kind, self.native = kind, native
 
-    def widen(self, builder: ir.IRBuilder, codes: ir.Value) -> ir.Value:
-        """Return 16-bit integers, codes, as float32: exact."""
-        number, integer = _like(codes, _F32), _like(codes, _I32)
+    def widen(self, builder: ir.IRBuilder, bits: ir.Value) -> ir.Value:
+        """Return the float32 that 16 bits stand for: exact."""
+        number, integer = _like(bits, _F32), _like(bits, _I32)
         if self.kind == "fp16" and self.native:
-            return builder.fpext(builder.bitcast(codes, _like(codes, _F16)), number)
-        wide = builder.zext(codes, integer)
+            return builder.fpext(builder.bitcast(bits, _like(bits, _F16)), number)
+        wide = builder.zext(bits, integer)
         if self.kind == "bf16":
             return builder.bitcast(builder.shl(wide, _all(integer, 16)), number)
         return _Integers(builder, integer, number).from_fp16(wide)
 
     def narrow(self, builder: ir.IRBuilder, values: ir.Value) -> ir.Value:
-        """Return float32 as codes, rounded."""
+        """Return the 16 bits of float32, rounded."""
         number, integer = values.type, _like(values, _I32)
         if self.kind == "fp16" and self.native:
             half = builder.fptrunc(values, _like(values, _F16))

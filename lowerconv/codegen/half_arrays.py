@@ -1,7 +1,7 @@
 """Arrays of 16-bit numbers that compiled loops read and write as float32.
 
-A kernel is one source for all types: where it is given codes, items are converted as it reads and
-writes them, and its arithmetic and scratch memory are float32.
+A kernel is one source for all types: where it is given such an array, items are converted as it
+reads and writes them, and its arithmetic and scratch memory are float32.
 
 NumPy has no bf16, and numba neither: a kernel is given integers of 16 bits, unsigned ones for bf16
 and signed ones for fp16, and `items` says in its first line what they are.  Indices do not count
@@ -33,7 +33,8 @@ from numba.extending import (
 from lowerconv.codegen.half import Conversion
 from lowerconv.machine.features import host_features
 
-CODES = {"bf16": np.dtype(np.uint16), "fp16": np.dtype(np.int16)}  # how kernels are given them
+# How kernels are given arrays of them: as integers of the same bits.
+HALF_DTYPES = {"bf16": np.dtype(np.uint16), "fp16": np.dtype(np.int16)}
 _KINDS = {types.uint16: "bf16", types.int16: "fp16"}
 
 
@@ -228,7 +229,7 @@ def _like(typing_context, buffer, array):
 
 
 def numbers(array: Any, buffer: Any) -> Any:
-    """Return an array, or of one of codes as much of a buffer of numbers, for compiled loops."""
+    """Return an array, or for one of 16 bits as much of a buffer of float32, for compiled loops."""
 
 
 @overload(numbers)
@@ -239,12 +240,12 @@ def _numbers(array, buffer):
 
 
 # Numba supplies the typing context, which a type checker cannot know.
-# items(array): the array without its owner (see `masked.bare`); of codes, what loops read as
-#   numbers
+# items(array): the array without its owner (see `masked.bare`); of 16 bits, what loops
+#   read as float32
 items: Any = _items
 # address(array): of its first item
 address: Any = _address
 # like(buffer, array): a buffer of zeros as an array that is stored like another
 like: Any = _like
-# is_half(array): whether it is one of codes; known when a loop is compiled
+# is_half(array): whether it is of 16 bits; known when a loop is compiled
 is_half: Any = _is_half

@@ -13,7 +13,7 @@ load of an offset per step.
 
 What depends on the width of an image is no part of the specification, because every new width would
 make new kernels: how many lanes the last vector of a row of pixels has, and how far rows of pixels
-lie apart, are numbers in memory (`signatures.TileNumbers`).
+lie apart, are numbers in memory (`signatures.TileGeometry`).
 
 Rows are what is broadcast: pixels where filters fill the vectors, filters where pixels do.  So MR
 here is MR of the macro-kernel with filters in vectors, and its NR with pixels in them.
@@ -43,8 +43,8 @@ from lowerconv.codegen.signatures import Tile
 FAR = 4  # pixels so far apart that a line is left alone
 
 
-class Numbers(NamedTuple):
-    """What a kernel has read of `TileNumbers`; None what it does not need."""
+class Geometry(NamedTuple):
+    """What a kernel has read of `TileGeometry`; None what it does not need."""
 
     lanes: ir.Value | None
     row: ir.Value | None
@@ -59,7 +59,7 @@ class Store(NamedTuple):
     valid: ir.Value  #   rows, or lanes, that are stored
     epilogue: Epilogue
     add: bool  #         whether they are added to what is there
-    numbers: Numbers
+    geometry: Geometry
 
 
 @dataclass(frozen=True)
@@ -83,20 +83,20 @@ class Microkernel(Kernel):
         store "rows", where the instruction set has masks.
     pixel_rows : tuple of int
         For store "rows": the row of pixels that each vector belongs to, where they are several;
-        that many times `TileNumbers.row` and `out_row` are added to where it is read and stored.
+        that many times `TileGeometry.row` and `out_row` are added to where it is read and stored.
     store : {"rows", "columns"}
         "rows": the lanes of a row are neighbours in the result.  "columns": the rows of a lane are,
         so the tile is transposed first.
     pixel_step : int
         Items from one pixel to the next in the result.
-    ahead : int
+    prefetch_pixels : int
         Where not 0: the pixels are prefetched that many items ahead.
     result_rows : tuple of int
         For store "rows": which row of the result each row goes to; empty stands for 0, 1, 2, ...
     vector_places : tuple of int
         For store "rows": where in a row of the result each vector begins, in items; empty stands
         for one after the other.
-    stream : int
+    prefetch_vectors : int
         Where not 0: vectors are prefetched that many items ahead, because they come from a cache
         that is farther than L2, and hardware stops at the end of a page.
     activation : Activation
@@ -125,10 +125,10 @@ class Microkernel(Kernel):
     tail: bool = False
     pixel_rows: tuple[int, ...] = ()
     pixel_step: int = 1
-    ahead: int = 0
+    prefetch_pixels: int = 0
     result_rows: tuple[int, ...] = ()
     vector_places: tuple[int, ...] = ()
-    stream: int = 0
+    prefetch_vectors: int = 0
     activation: Activation = RELU
     words: Words | None = None
 
@@ -171,7 +171,7 @@ class Microkernel(Kernel):
     def emit(self, e: Emitter) -> None:
         """Write the instructions of the function."""
         k, vectors, broadcasts, table, out, ld_out, bias, valid, mode, at, constants = e.arguments
-        own = self._read_numbers(e, at)
+        own = self._read_geometry(e, at)
         self._prefetch_result(e, out, ld_out, own)
         sums = self._loop_over_k(e, k, vectors, broadcasts, table, bias, own)
         builder = e.builder
@@ -183,10 +183,10 @@ class Microkernel(Kernel):
             with plain:
                 store(e, sums, Store(out, ld_out, valid, epilogue, False, own))
 
-    def _read_numbers(self, e: Emitter, at: ir.Value) -> Numbers:
+    def _read_geometry(self, e: Emitter, at: ir.Value) -> Geometry:
         several = bool(self.pixel_rows)
-        wanted = Numbers(self.tail, several, several)
-        return Numbers(*(e.number(at, i) if want else None for i, want in enumerate(wanted)))
+        wanted = Geometry(self.tail, several, several)
+        return Geometry(*(e.number(at, i) if want else None for i, want in enumerate(wanted)))
 
     def _pixel_row(self, e: Emitter, start: ir.Value, v: int, step: ir.Value | None) -> ir.Value:
         """Return where the row of pixels of a vector begins, rows that are `step` items apart."""
@@ -194,7 +194,7 @@ class Microkernel(Kernel):
             return start
         return e.offset(start, e.builder.mul(step, e.constant(self.pixel_rows[v])))
 
-    def _prefetch_result(self, e: Emitter, out: ir.Value, ld_out: ir.Value, own: Numbers) -> None:
+    def _prefetch_result(self, e: Emitter, out: ir.Value, ld_out: ir.Value, own: Geometry) -> None:
         """Prefetch the lines that the result goes to, so that they arrive while the sums run."""
         if self.pixel_step > FAR:
             return
@@ -226,7 +226,7 @@ class Microkernel(Kernel):
         broadcasts: ir.Value,
         table: ir.Value,
         bias: ir.Value,
-        own: Numbers,
+        own: Geometry,
     ) -> list[list[ir.Value]]:
         """Emit the loop over k; return the sums, by row and vector."""
         if self.store == "rows":
@@ -247,16 +247,16 @@ class Microkernel(Kernel):
             if self.broadcast_step is None:
                 last = self._entry(e, table, index, self.table_columns - 1)
                 broadcast_at = e.offset(broadcasts, last)
-            if self.ahead:
+            if self.prefetch_pixels:
                 if self.store == "rows":
                     for column in self.columns:
-                        e.prefetch(e.offset(vector_at, column + self.ahead), False, 3)
+                        e.prefetch(e.offset(vector_at, column + self.prefetch_pixels), False, 3)
                 else:
-                    e.prefetch(e.offset(broadcast_at, self.ahead), False, 3)
-            if self.stream:
+                    e.prefetch(e.offset(broadcast_at, self.prefetch_pixels), False, 3)
+            if self.prefetch_vectors:
                 per_line = LINE // self.dtype.itemsize
                 for line in sorted({column // per_line for column in self.columns}):
-                    place = e.offset(vector_at, line * per_line + self.stream)
+                    place = e.offset(vector_at, line * per_line + self.prefetch_vectors)
                     e.prefetch(place, False, 3)
             loaded = [self._load(e, vector_at, v, own) for v in range(self.NV)]
             ready = [dot.ready_vector(e, vector_loaded) for vector_loaded in loaded]
@@ -277,12 +277,12 @@ class Microkernel(Kernel):
             sums = [e.builder.sub(sums[j], sums[count + j % self.NV]) for j in range(count)]
         return [sums[i * self.NV : (i + 1) * self.NV] for i in range(self.MR)]
 
-    def _load(self, e: Emitter, base: ir.Value, v: int, own: Numbers) -> ir.Value:
+    def _load(self, e: Emitter, base: ir.Value, v: int, own: Geometry) -> ir.Value:
         """Load a vector of a step."""
         base, column = self._pixel_row(e, base, v, own.row), self.columns[v]
         return e.load_first(base, column, self._lanes(e, v, own))
 
-    def _lanes(self, e: Emitter, v: int, own: Numbers) -> int | ir.Value:
+    def _lanes(self, e: Emitter, v: int, own: Geometry) -> int | ir.Value:
         """Return how many lanes of a vector exist."""
         if self.tails[v] and own.lanes is not None:
             return own.lanes
@@ -301,8 +301,8 @@ class Microkernel(Kernel):
                 number = self.result_rows[i] if self.result_rows else i
                 target = self._row(e, to, number)
                 for v, value in enumerate(row):
-                    lanes = self._lanes(e, v, to.numbers)
-                    at = self._target(e, target, v, to.numbers)
+                    lanes = self._lanes(e, v, to.geometry)
+                    at = self._target(e, target, v, to.geometry)
                     self._put(e, value, at, self._vector_place(e, v), lanes, to)
 
     def _store_columns(self, e: Emitter, sums: list[list[ir.Value]], to: Store) -> None:
@@ -323,7 +323,7 @@ class Microkernel(Kernel):
         """Return the address of a row of the result."""
         return e.offset(to.out, e.builder.mul(to.ld_out, e.constant(number)))
 
-    def _target(self, e: Emitter, row: ir.Value, v: int, own: Numbers) -> ir.Value:
+    def _target(self, e: Emitter, row: ir.Value, v: int, own: Geometry) -> ir.Value:
         """Return the address of a vector's row of pixels in a row of the result."""
         return self._pixel_row(e, row, v, own.out_row)
 

@@ -25,11 +25,11 @@ class Tile(NamedTuple):
     bias: int  #        address of NR lanes ("columns") or MR items ("rows") that sums start from
     valid: int  #       lanes ("columns") or rows ("rows") of the tile that are stored
     mode: int  #        bits `ADD` and `ACTIVATE`
-    numbers: int  #     address of `TileNumbers`, of kernels that read some
+    geometry: int  #    address of `TileGeometry`, of kernels that read some
     constants: int  #   address of those of the function; see `Epilogue`
 
 
-class TileNumbers(NamedTuple):
+class TileGeometry(NamedTuple):
     """What tiles of one plan have in common: 64-bit integers, in memory."""
 
     lanes: int  #      of the last vector of a row of pixels
@@ -37,8 +37,8 @@ class TileNumbers(NamedTuple):
     out_row: int  #    of the result
 
 
-class TileOfBytes(NamedTuple):
-    """A microkernel whose sums become bytes, or floats, as they are stored; see `quantising`."""
+class RequantizedTile(NamedTuple):
+    """The microkernel of words: its sums become bytes, or floats; see `microkernel_requantize`."""
 
     k: int
     vectors: int
@@ -51,8 +51,8 @@ class TileOfBytes(NamedTuple):
     scales: int  #     address of a float32 for each filter
     shifts: int  #     likewise
     residual: int  #   address of the tile in the words that are added
-    numbers: int  #    as of `Tile`
-    constants: int  #  address of `quantising.Constants`
+    geometry: int  #   as of `Tile`
+    constants: int  #  address of `microkernel_requantize.CONSTANTS`
 
 
 class Plane(NamedTuple):
@@ -64,11 +64,11 @@ class Plane(NamedTuple):
     out: int  #    address of the result; of dy, for a gradient
     rows: int  #   of the result
     mode: int  #   as of `Tile`
-    numbers: int  # address of `PlaneNumbers`
+    geometry: int  # address of `PlaneGeometry`
     constants: int  # as of `Tile`
 
 
-class PlaneNumbers(NamedTuple):
+class PlaneGeometry(NamedTuple):
     """What the planes of one plan have in common: 64-bit integers, in memory."""
 
     Q: int  #          pixels of a row
@@ -221,7 +221,7 @@ class Post(NamedTuple):
     counter: int  # address
 
 
-class Meet(NamedTuple):
+class AwaitCount(NamedTuple):
     """Wait until a counter has come so far."""
 
     state: int

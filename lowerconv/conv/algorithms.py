@@ -9,7 +9,7 @@ from lowerconv.conv import direct, fused, winograd
 from lowerconv.conv.algorithm import Algorithm
 from lowerconv.conv.blas import lowered, pipelined
 from lowerconv.conv.call import NAMES
-from lowerconv.conv.executable import Executable, Nothing, Options, WithEpilogue
+from lowerconv.conv.executable import EmptyPass, Executable, Options, WithEpilogue
 from lowerconv.conv.halves import Converted
 from lowerconv.conv.phases import CACHE_SIZE
 from lowerconv.conv.problem import ConvProblem, Op
@@ -58,7 +58,7 @@ def make_executable(problem: ConvProblem, op: Op, options: Options) -> Executabl
     algorithm = ALGORITHMS[options.algorithm]
     algorithm.check(problem.computed)
     if not problem.N:
-        return Nothing(options)
+        return EmptyPass(options)
     if problem.is_half:
         return _converted(problem, op, options)
     if algorithm.fuses_epilogue(op) or not (options.add or options.activation not in (None, RELU)):

@@ -39,7 +39,7 @@ class Call:
     dtype: np.dtype
 
     def without_filters(self) -> Call:
-        """Return the call of a plan that holds its filters."""
+        """Return the call of a plan whose filters are packed."""
         return replace(self, operands=tuple(o for o in self.operands if o.name != "w"))
 
     def fits(self, arrays: Arrays, out: np.ndarray | None, slices: bool) -> bool:

@@ -70,7 +70,7 @@ class Executable:
         How many the team needs.
     pairs : bool
         Whether threads 2i and 2i + 1 work together.
-    slices : bool
+    takes_slices : bool
         Whether images may be some channels of larger arrays.
     is_capturable : bool
         Whether a run, once filters are kept, does nothing but launch kernels.
@@ -81,7 +81,7 @@ class Executable:
     """
 
     pairs = False
-    slices = False
+    takes_slices = False
     is_capturable = False
     workspace_items = 0
 
@@ -100,7 +100,7 @@ class Executable:
             Of at least `threads` threads.
         a, b : ndarray
             The operands of the pass, in the order of its function (``x, w``, ``dy, w``, ``dy, x``);
-            C-contiguous, or channels of larger arrays where the executable `slices`.
+            C-contiguous, or channels of larger arrays where the executable `takes_slices`.
         bias : ndarray, (K,)
             Empty where there is none, and in gradients.
         out : ndarray
@@ -141,7 +141,7 @@ class RecordExecutable(Executable):
         What has its address in the record.
     """
 
-    slices = True
+    takes_slices = True
     is_capturable = True
 
     def __init__(self, schedule: BaseSchedule, options: Options, job: np.ndarray) -> None:
@@ -149,12 +149,12 @@ class RecordExecutable(Executable):
         self.schedule, self.job = schedule, job
         self.words = job.view(np.int64)
         self.address = job.ctypes.data  # asked for at each call it costs a microsecond
-        self.nothing = np.empty(0, schedule.conv.dtype)
+        self.no_bias = np.empty(0, schedule.conv.dtype)
         self.arrays: list[np.ndarray] = []
         given = options.activation
         self.activation = given.kind if given and given.in_registers else RELU
 
-    def like(self, activation: Activation | None) -> RecordExecutable:
+    def with_activation(self, activation: Activation | None) -> RecordExecutable:
         """Return another pass that differs in the constants of its activation alone.
 
         It has a record of its own, and shares what both only read.
@@ -181,16 +181,16 @@ class RecordExecutable(Executable):
     def _constants(self, activation: Activation) -> int:
         """Return the address of constants, as kernels or `Activate` want them."""
         if activation.in_registers:
-            return self._at(activation.constants(self.schedule.conv.dtype))
-        return self._at(activate_constants(activation))
+            return self._keep(activation.constants(self.schedule.conv.dtype))
+        return self._keep(activate_constants(activation))
 
-    def _at(self, array: np.ndarray) -> int:
-        """Return the address of an array that is kept as long as the record."""
+    def _keep(self, array: np.ndarray) -> int:
+        """Keep an array for as long as the record; return its address."""
         self.arrays.append(array)
         return array.ctypes.data
 
 
-class Nothing(Executable):
+class EmptyPass(Executable):
     """The pass of an empty batch: no images, or a sum of nothing."""
 
     def __init__(self, options: Options) -> None:
@@ -219,7 +219,7 @@ class WithEpilogue(Executable):
     def __init__(self, inner: Executable, options: Options) -> None:
         super().__init__(inner.threads)
         self.inner, self.options = inner, options
-        self.pairs, self.slices = inner.pairs, inner.slices
+        self.pairs, self.takes_slices = inner.pairs, inner.takes_slices
         self.workspace_items, self.kernels = inner.workspace_items, inner.kernels
 
     def run(

@@ -10,7 +10,7 @@ from collections.abc import Hashable
 
 import numpy as np
 
-from lowerconv.codegen.half_arrays import CODES
+from lowerconv.codegen.half_arrays import HALF_DTYPES
 from lowerconv.conv.arrays import flat_images
 from lowerconv.conv.executable import Array, Executable, Options
 from lowerconv.conv.packed_from import PackedFrom
@@ -35,7 +35,7 @@ class Converted(Executable):
     options : Options
     """
 
-    slices = True
+    takes_slices = True
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Converted(Executable):
             inner.kernels,
         )
         self._name = dtype.name
-        self._codes_dtype = CODES["fp16" if dtype.kind == "f" else "bf16"]
+        self._codes_dtype = HALF_DTYPES["fp16" if dtype.kind == "f" else "bf16"]
         self._shapes = (*shapes, (inner.workspace_items,))
         self.workspace_items = 2 * carved_items(FLOAT, *self._shapes)
         self._kept = PackedFrom()
@@ -70,13 +70,13 @@ class Converted(Executable):
         if self.options.add:
             self._expand(team, out, own_out)
         self.inner.run(team, own_a, own_b, own_bias, own_out, Scratch(rest, rest.ctypes.data))
-        copy(team, flat_images(own_out), self._codes(out), False)
+        copy(team, flat_images(own_out), self._bits(out), False)
 
-    def _codes(self, array: np.ndarray) -> tuple:
+    def _bits(self, array: np.ndarray) -> tuple:
         return flat_images(array.view(self._codes_dtype))
 
     def _expand(self, team: TeamHandle, array: np.ndarray, target: np.ndarray) -> None:
-        copy(team, self._codes(array), flat_images(target), False)
+        copy(team, self._bits(array), flat_images(target), False)
 
     def _make_filters(self, team: TeamHandle, filters: np.ndarray, target: np.ndarray) -> None:
         """Write what the inner pass takes as filters."""

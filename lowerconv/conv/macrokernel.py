@@ -38,8 +38,8 @@ from lowerconv.codegen.signatures import (
     ADD,
     Activate,
     Prefetch,
+    RequantizedTile,
     Tile,
-    TileOfBytes,
 )
 from lowerconv.conv.copies import pack_panel, pad_planes, start_sums
 from lowerconv.conv.records import FILTERS_IN_PLACE, FORWARD_JOB, PACKED
@@ -70,7 +70,7 @@ class Pixels(NamedTuple):
 
     source: int  # address of what pixel (0, 0) of the image reads, were it there
     target: int  # address of pixel (0, 0) of the first filter of the block
-    added: int  #   likewise, of the residual
+    residual: int  # likewise, of what is added
     number: int  # of the piece, in its image
 
 
@@ -138,16 +138,16 @@ def _pixels(job, block, jc, piece, padded):
     else:
         plane = (block.group * job.C + block.channel) * job.plane
         source = job.source + (image * job.ld_source + plane) * item
-    plane = group_row(job, block, jc) * job.out_plane * job.out_item
-    target = job.target + image * job.ld_target * job.out_pixel + plane
-    added = job.residual + image * job.ld_residual * job.out_pixel + plane
-    return Pixels(source, target, added, number)
+    plane = group_row(job, block, jc) * job.out_plane * job.out_filter_bytes
+    target = job.target + image * job.ld_target * job.out_item_bytes + plane
+    residual = job.residual + image * job.ld_residual * job.out_item_bytes + plane
+    return Pixels(source, target, residual, number)
 
 
 @internal
-def _quantised(job, tile, place, added):
-    """Return a tile that is quantised: its filters' numbers have a place among those of all."""
-    return TileOfBytes(
+def _requantized(job, tile, place, residual):
+    """Return a tile whose sums are requantized; its filters' scales begin `place` bytes on."""
+    return RequantizedTile(
         k=tile.k,
         vectors=tile.vectors,
         broadcasts=tile.broadcasts,
@@ -158,9 +158,9 @@ def _quantised(job, tile, place, added):
         valid=tile.valid,
         scales=job.scales + place,
         shifts=job.shifts + place,
-        residual=added,
-        numbers=tile.numbers,
-        constants=job.limits,
+        residual=residual,
+        geometry=tile.geometry,
+        constants=job.requantize_constants,
     )
 
 
@@ -176,15 +176,16 @@ def _tiles(job, phase, block, panels, pixels, jc, n1):
         row = ir // phase.tiles_per_row * phase.TH
         column = ir % phase.tiles_per_row * phase.TW
         tail = row + phase.TH > phase.P or column + phase.TW > phase.Q
-        kernel, kernel_last, numbers = phase.kernel, phase.kernel_last, phase.numbers
+        kernel, kernel_last, geometry = phase.kernel, phase.kernel_last, phase.geometry
         if tail:
             kernel, kernel_last = phase.kernel_tail, phase.kernel_last_tail
-            numbers = phase.numbers_tail
+            geometry = phase.geometry_tail
         a = pixels.source + (row * job.stride_h * job.pitch + column * job.stride_w) * item
-        c = (phase.out_offset + row * phase.out_row + column * phase.out_column) * job.out_pixel
+        c = phase.out_offset + row * phase.out_row + column * phase.out_column
+        c *= job.out_item_bytes
         for jr in range(jc, n1, job.NR):
             b = panels.at + (jr - jc) * panels.step
-            plane = c + (jr - jc) * job.out_plane * job.out_item
+            plane = c + (jr - jc) * job.out_plane * job.out_filter_bytes
             tile = Tile(
                 k=block.channels * taps,
                 vectors=a if job.pixels_in_vectors else b,
@@ -195,13 +196,13 @@ def _tiles(job, phase, block, panels, pixels, jc, n1):
                 bias=panels.sums + (jr - jc) * item,
                 valid=min(job.NR, job.K - jr),
                 mode=block.mode,
-                numbers=numbers,
+                geometry=geometry,
                 constants=job.constants,
             )
             address = kernel if jr + job.NR < job.K else kernel_last
             if job.scales:
                 place = (block.group * job.panels * job.NR + jr) * item
-                call(address, _quantised(job, tile, place, pixels.added + plane))
+                call(address, _requantized(job, tile, place, pixels.residual + plane))
             else:
                 call(address, tile)
 
@@ -253,7 +254,7 @@ def _multiply(jobs, worker, panel0, panel1, piece0, piece1):
                         if wanted != in_scratch:
                             source, first = _band(job, block, ic)
                             step = job.plane * job.itemsize
-                            pad_planes(job, source, channels, first, padded, step, job.padding)
+                            pad_planes(job, source, channels, first, padded, step, job.pad_bits)
                             in_scratch = wanted
                         if ic + 1 < piece1:
                             _prefetch(job, block, ic + 1)

@@ -273,7 +273,7 @@ def _tiles(job, task, piece, panels, source, to, first):
                     bias=job.zeros,
                     valid=rows,
                     mode=mode,
-                    numbers=np.int64(0),
+                    geometry=np.int64(0),
                     constants=np.int64(0),
                 ),
             )

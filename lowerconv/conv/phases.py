@@ -8,8 +8,8 @@ from functools import lru_cache
 import numpy as np
 
 from lowerconv.codegen.dots import Words
-from lowerconv.conv.element import Element
 from lowerconv.conv.problem import ConvProblem, Op
+from lowerconv.conv.word_format import WordFormat
 
 CACHE_SIZE = 256  # of each decision the latest: layers are alike; images of new sizes need new ones
 PHASES_MAX = 64  # of an input gradient, each with microkernels of its own
@@ -54,22 +54,22 @@ class Convolution:
     transposed: bool  # filters come as [channel][result][tap]
     out_plane: int
     phases: tuple[Phase, ...]
-    dtype: np.dtype  # of the sums, and of items, which are words where there is an element
-    element: Element | None = None
+    dtype: np.dtype  # of the sums, and of items, which are words where there is a `word_format`
+    word_format: WordFormat | None = None
 
     @property
     def reads_padding(self) -> bool:
         """Whether what lies around images counts, as zeros do not."""
-        return self.element is not None and self.element.padding != 0
+        return self.word_format is not None and self.word_format.padding != 0
 
     def words(self, vectors: str) -> Words | None:
         """Return the words of the microkernel, where ``"pixels"`` or ``"filters"`` fill vectors."""
-        return self.element.words(vectors) if self.element else None
+        return self.word_format.words(vectors) if self.word_format else None
 
     @property
-    def filters_together(self) -> int:
+    def filters_per_item(self) -> int:
         """How many filters an item of the result holds."""
-        return self.element.filters_together if self.element else 1
+        return self.word_format.filters_per_item if self.word_format else 1
 
     @property
     def reach(self) -> tuple[int, int, int, int]:

@@ -16,11 +16,11 @@ from lowerconv.conv.executable import Executable, Options
 from lowerconv.conv.explain import as_text, problem_lines
 from lowerconv.conv.problem import OPS, ConvProblem, Op
 from lowerconv.conv.tune import Candidate, measure, recalled
-from lowerconv.runtime.team import most
-from lowerconv.runtime.threads import Turns, get_num_threads, parallel_region
+from lowerconv.runtime.team import max_threads
+from lowerconv.runtime.threads import FairMutex, get_num_threads, parallel_region
 from lowerconv.runtime.workspace import check_bytes, workspace
 
-_tuning = Turns("tuning")  # two threads at once would measure each other
+_tuning = FairMutex("tuning")  # two threads at once would measure each other
 
 
 def algorithms(problem: ConvProblem | None = None) -> tuple[str, ...]:
@@ -148,11 +148,11 @@ class ConvPlan:
             `w` does not fit, or the plan is a weight gradient.
         """
         if self.op == "weight_grad":
-            raise ValueError("op: got 'weight_grad', which has no filters to hold")
+            raise ValueError("op: got 'weight_grad', which has no filters to prepack")
         self.call.check("w", w, self.problem.w_shape)
         kept = None
         if shared is not None:
-            executable = self._for_threads(min(self.executable.threads, most()))
+            executable = self._for_threads(min(self.executable.threads, max_threads()))
             layout = executable.packed_key()
             kept = shared.get((origin, layout))
             if kept is not None and layout is not None:
@@ -209,7 +209,7 @@ class ConvPlan:
             self.reason = algorithm.reason
             return Candidate(algorithm.name)
         if candidate is None:
-            with _tuning.take():
+            with _tuning.hold():
                 candidate = recalled(problem, op, constant)  # measured meanwhile
                 if candidate is None:
                     ranking = measure(problem, op, constant, build)
@@ -245,7 +245,7 @@ class ConvPlan:
         """
         if self.options.add and out is None:
             raise TypeError("out: got None, expected the array that an accumulating plan adds to")
-        if self.call.fits(operands, out, self.executable.slices):
+        if self.call.fits(operands, out, self.executable.takes_slices):
             result = np.empty(self.result_shape, self.problem.dtype) if out is None else out
         else:
             operands, result = self.call.copied(operands, out, self.options.add)
@@ -254,7 +254,7 @@ class ConvPlan:
             both = zip(operands, self.call.operands, strict=True)
             operands = tuple(array.reshape(operand.batch_shape) for array, operand in both)
             target = result.reshape(self.call.result.batch_shape)
-        # `Executable.run` takes three arrays: what is held of the filters comes second where calls
+        # `Executable.run` takes three arrays: the packed filters come second where calls
         # are made without them, and an empty bias third where none is planned.
         a, b, bias = (operands[0], *self._prepacked, *operands[1:], *self._no_bias)
         with parallel_region(self.executable.threads, self.executable.pairs) as team:
@@ -273,15 +273,15 @@ class ConvPlan:
         Parameters
         ----------
         *operands, out : ndarray
-            As of a call, with filters held.
+            As of a call, with prepacked filters.
 
         Returns
         -------
         bool
         """
         runs = self.executable
-        held = bool(self._prepacked) and not self.options.single
-        return held and runs.is_capturable and self.call.fits(operands, out, runs.slices)
+        packed = bool(self._prepacked) and not self.options.single
+        return packed and runs.is_capturable and self.call.fits(operands, out, runs.takes_slices)
 
     def explain(self) -> str:
         """Return what was chosen and why, as lines of text."""

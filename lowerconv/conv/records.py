@@ -40,7 +40,7 @@ class Blocks:
 
 
 @dataclass(frozen=True)
-class Padding:
+class SourceLayout:
     """How a piece of the source lies in memory: in place, or as a band of rows, padded."""
 
     padded: int  #        whether it is such a band, else in place
@@ -52,7 +52,7 @@ class Padding:
     left: int  #          zeros before a row
     pitch: int  #         items from one row to the next
     plane: int  #         items from one channel to the next
-    padding: int = 0  #   the bits of an item of it
+    pad_bits: int = 0  #  the bits of an item of it
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Result:
     """Where sums go."""
 
     out_plane: int  # items of a plane of the result
-    out_pixel: int  # bytes of an item of it
-    out_item: int  #  bytes of a filter's pixel in it, of which planes of several filters are made
+    out_item_bytes: int  #   of an item, which may be a word of several filters' pixels
+    out_filter_bytes: int  # of a single filter's pixel in an item
     phases: int  #    convolutions with a step of their own into the result; see `PhaseRecord`
     add: int = 0  #   whether sums are added to what is there
 
@@ -76,18 +76,18 @@ class Epilogue:
 
 
 @dataclass(frozen=True)
-class Quantised:
-    """How sums become bytes, or floats; see `codegen.quantising`.  Else there are no scales."""
+class Requantization:
+    """How sums become bytes, or floats (`codegen.microkernel_requantize`); 0: they are stored."""
 
     scales: int = 0  #     address: for each filter of all panels
     shifts: int = 0  #     address, likewise
-    limits: int = 0  #     address: of `quantising.CONSTANTS`
+    requantize_constants: int = 0  # address: of `microkernel_requantize.CONSTANTS`
     residual: int = 0  #   address: images that are added, laid out as the result
     ld_residual: int = 0  # items from one of them to the next
 
 
 @dataclass(frozen=True)
-class Copies:
+class CopyFunctions:
     """Addresses of the emitted functions that rearrange; see `codegen.signatures`."""
 
     pad: int
@@ -127,11 +127,20 @@ class PhaseRecord:
     kernel_tail: int  #      of the last tiles of a row or column
     kernel_last: int  #      of the last panel
     kernel_last_tail: int
-    numbers: int  #          address of `signatures.TileNumbers`, of whole tiles
-    numbers_tail: int  #     and of the last ones
+    geometry: int  #         address of `signatures.TileGeometry`, of whole tiles
+    geometry_tail: int  #    and of the last ones
 
 
 # One record for each phase; what is not a phase's own stands in the first.
 FORWARD_JOB = record_dtype(
-    Operands, Problem, Blocks, Padding, Result, Epilogue, Quantised, Copies, Workers, PhaseRecord
+    Operands,
+    Problem,
+    Blocks,
+    SourceLayout,
+    Result,
+    Epilogue,
+    Requantization,
+    CopyFunctions,
+    Workers,
+    PhaseRecord,
 )

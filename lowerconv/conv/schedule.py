@@ -35,9 +35,9 @@ class _Blocks(NamedTuple):
 
 
 class _Pieces(NamedTuple):
-    """Pieces of an image, units of a piece (rows of tiles, or tiles), and each worker's parts."""
+    """Pieces per image, units of a piece (rows of tiles, or tiles), and each worker's parts."""
 
-    number: int
+    per_image: int
     units: int
     parts: tuple[tuple[Part, ...], ...]
 
@@ -151,7 +151,7 @@ def make_schedule(
         NC=blocks.panels * tiling.NR,
         band=band,
         plane=plane,
-        pieces=pieces.number,
+        pieces=pieces.per_image,
         piece_units=pieces.units,
         parts=pieces.parts,
     )
@@ -174,7 +174,7 @@ def _blocks(conv: Convolution, isa: Isa, tiling: Tiling, view: Window) -> _Block
     counts = [*range(1, 65), *(2**i for i in range(7, 31))]
     least = 1
     if (
-        conv.element and conv.element.result != "sums"
+        conv.word_format and conv.word_format.result != "sums"
     ):  # results have fewer bits than sums, which thus are never stored
         counts, least = [1], conv.C
     cheapest = None

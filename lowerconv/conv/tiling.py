@@ -110,7 +110,7 @@ def _more_loads(MR: int, NV: int) -> float:
     return max(0.0, MR + NV - MR * NV / 2)
 
 
-def _parts(extent: int, size: int) -> dict[int, int]:
+def _piece_counts(extent: int, size: int) -> dict[int, int]:
     """Return how many parts of which size `extent` is cut into."""
     parts = {size: extent // size} if extent >= size else {}
     if extent % size:
@@ -143,8 +143,8 @@ def _filters(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
                 whole, end = _row_steps(conv, phase, TH)
                 cost = 0.0
                 last = phase.P % TH or TH
-                for width, columns in _parts(phase.Q, TW).items():
-                    for NV_, panels in _parts(vectors, NV).items():
+                for width, columns in _piece_counts(phase.Q, TW).items():
+                    for NV_, panels in _piece_counts(vectors, NV).items():
                         for height, (rows, steps) in ((TH, whole), (last, end)):
                             if not rows:
                                 continue
@@ -173,7 +173,7 @@ def _filters(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
 
 def _panel(conv: Convolution, most: int) -> int:
     """Return the filters of panels: at most so many, and whole words of the result."""
-    together = conv.filters_together
+    together = conv.filters_per_item
     most = max(together, most // together * together)
     return -(-balanced(conv.K, most) // together) * together
 
@@ -186,7 +186,7 @@ def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
     for NV in VECTORS:
         # More rows than that are more streams from memory than a core follows.
         most = min(isa.rows, rows_max(isa, NV, conv.words("pixels")))
-        if conv.element and NV > 1 and most < conv.filters_together:
+        if conv.word_format and NV > 1 and most < conv.filters_per_item:
             continue
         NR = _panel(conv, most)
         stride = conv.C * conv.taps * conv.dtype.itemsize
@@ -203,8 +203,8 @@ def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
                 TH, TW = 1, min(phase.Q, balanced(across, NV) * VL)
             shapes.append((TH, TW))
             whole, end = _row_steps(conv, phase, TH)
-            for width, columns in _parts(phase.Q, TW).items():
-                for NR_, panels in _parts(conv.K, NR).items():
+            for width, columns in _piece_counts(phase.Q, TW).items():
+                for NR_, panels in _piece_counts(conv.K, NR).items():
                     for height, (rows, steps) in ((TH, whole), (phase.P % TH or TH, end)):
                         if not rows:
                             continue

@@ -11,7 +11,7 @@ from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.ranges import share as part
 from lowerconv.conv.arrays import contiguous
 from lowerconv.data.source import Source, check_images, check_source, count_bytes
-from lowerconv.runtime.launch import spread
+from lowerconv.runtime.launch import run_on_team
 from lowerconv.runtime.threads import get_num_threads, parallel_region
 
 
@@ -29,7 +29,7 @@ def _look_up_share(worker, workers, images, indices, table, out):
 
 @njit(cache=True, nogil=True)
 def _look_up(team, images, indices, table, out):
-    spread(team, _look_up_share, (images, indices, table, out))
+    run_on_team(team, _look_up_share, (images, indices, table, out))
 
 
 class Normalizer:

@@ -109,7 +109,7 @@ class Dropout(Layer):
         segments, full = self.part(x.size)
         part, draw = (
             (step.places(x.shape[0]), segments, full),
-            (step.key(frame.stream), threshold, scale),
+            (step.key(frame.node_number), threshold, scale),
         )
         run(dropout, x.images, y.images, part, draw, adding)
 

@@ -139,7 +139,7 @@ class View(Layer):
         return frame.views[0] or (frame.x.N == frame.y.N and moves_compiled(frame.x))
 
     def takes_half(self, frame: Frame) -> bool:
-        """Return whether codes are moved as they are: unless images are others."""
+        """Return whether 16 bits are moved as they are: unless images are others."""
         return frame.x.N == frame.y.N
 
     def differentiate(self, frame: Frame, step: Step) -> None:

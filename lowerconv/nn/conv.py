@@ -16,6 +16,7 @@ from lowerconv.conv.plan_cache import Arguments
 from lowerconv.conv.problem import ConvProblem, Op, conv_problem
 from lowerconv.nn.codes import WeightCodes
 from lowerconv.nn.conv_pieces import Pass
+from lowerconv.nn.execution_order import ExecutionOrder
 from lowerconv.nn.frame import Frame, HalfTensor, Tensor
 from lowerconv.nn.freeze import emptied, flushed
 from lowerconv.nn.init import he_normal
@@ -23,7 +24,6 @@ from lowerconv.nn.layer import Layer
 from lowerconv.nn.module import Parameter, Shape
 from lowerconv.nn.moving import move
 from lowerconv.nn.step import Step
-from lowerconv.nn.turn import Turn
 from lowerconv.ops.elementwise import bias_relu_grad
 from lowerconv.runtime.threads import run
 
@@ -190,7 +190,7 @@ class Conv2d(Layer):
 
     def prepare(self, frame: Frame) -> None:
         """Plan the passes."""
-        w_shape, half = self.weight.data.shape, frame.has_codes
+        w_shape, half = self.weight.data.shape, frame.has_half
 
         def plan(op: Op, tensors: tuple[Tensor, ...], **options: Any) -> Any:
             def make(count: int) -> ConvPlan:
@@ -245,7 +245,7 @@ class Conv2d(Layer):
         return plan.is_capturable(frame.x.array, *bias, out=frame.y.array)
 
     def takes_half(self, frame: Frame) -> bool:
-        """Return whether codes are converted some images at a time: always."""
+        """Return whether 16 bits are taken, converted some images at a time: always."""
         return True
 
     def differentiate(self, frame: Frame, step: Step) -> None:
@@ -256,7 +256,7 @@ class Conv2d(Layer):
             run(bias_relu_grad, dy.images, y.images, db, frame.relu)
         if frame.dresidual is not None:
             move(dy, frame.dresidual, frame.add_residual)
-        if self.turn is not Turn.WEIGHT_GRADIENTS_LATER:
+        if self.execution_order is not ExecutionOrder.WEIGHT_GRADIENTS_LATER:
             self.differentiate_weights(frame, step)
         if frame.dx is None:
             return

@@ -2,9 +2,9 @@
 
 ::
 
-    codes of some images -> scratch, float32 -> the float32 pass -> scratch -> codes
+    16 bits of some images -> scratch, float32 -> the float32 pass -> scratch -> 16 bits
 
-The scratch memory of a piece is a few MiB, which stay in the caches: memory holds codes alone.
+The scratch memory of a piece is a few MiB, which stay in the caches: all else has 16 bits.
 Which images make a piece does not depend on the number of threads, so that sums of pieces, the
 gradients of filters, do not either.
 """
@@ -130,7 +130,7 @@ class Pass:
         residual : Tensor, optional
             What plans add their result to, before it is rounded.
         adds : bool
-            Whether what is rounded is added to codes that are there.
+            Whether what is rounded is added to what is there.
         """
         for piece in self.pieces:
             source, (stored, wide) = self._wide(0, piece), self._both(1, piece)

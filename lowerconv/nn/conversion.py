@@ -16,10 +16,10 @@ import numpy as np
 
 from lowerconv.codegen.isa import LINE
 from lowerconv.copying import not_copied
+from lowerconv.nn.execution_order import ExecutionOrder
 from lowerconv.nn.frame import Frame, HalfTensor, Tensor
 from lowerconv.nn.moving import move
 from lowerconv.nn.step import Step
-from lowerconv.nn.turn import Turn
 
 if TYPE_CHECKING:
     from lowerconv.nn.layer import Layer
@@ -30,7 +30,7 @@ def definer(kind: type, name: str) -> type:
     return next(base for base in kind.__mro__ if name in vars(base))
 
 
-def takes_codes(layer: Layer, frame: Frame) -> bool:
+def takes_half_tensors(layer: Layer, frame: Frame) -> bool:
     """Return whether a layer says so of its methods, and not of those of a class it is made of."""
     kind = type(layer)
     said = definer(kind, "takes_half")
@@ -69,7 +69,7 @@ class Conversions:
         frame.conversions = self
         frame.activation = stored.activation
         frame.training, frame.constant = stored.training, stored.constant
-        frame.stream, frame.filters = stored.stream, stored.filters
+        frame.node_number, frame.filters = stored.node_number, stored.filters
         frame.residual = operand(stored.residual) if stored.residual else None
         if stored.dy is not None:
             self._differentiable()
@@ -134,7 +134,7 @@ class Conversions:
     def after_differentiate(self, layer: Layer) -> None:
         """Convert the gradients, or add them."""
         stored, frame = self._stored, self.frame
-        if layer.turn is Turn.WEIGHT_GRADIENTS_LATER:
+        if layer.execution_order is ExecutionOrder.WEIGHT_GRADIENTS_LATER:
             self._move([(frame.dy, stored.dy)])  # as the layer has left it
         wides, targets = (frame.dresidual, *frame.dxs), (stored.dresidual, *stored.dxs)
         adding = stored.add_residual, *stored.adds

@@ -96,7 +96,7 @@ def load_weights(module: Module, source: str | PathLike[str] | Mapping[str, Any]
                     "one in the network"
                 )
     # Each answer of another thread is by the old weights, or by the new ones.
-    with module._use.turns.take(), between_kernels():
+    with module._use.mutex.hold(), between_kernels():
         for name, array in converted.items():
             expected[name][...] = array
 

@@ -95,7 +95,10 @@ class Tensor:
 
 @not_copied("copy the network, which plans anew")
 class HalfTensor(Tensor):
-    """One of codes: kernels read and write numbers (`codegen.half_arrays`), NumPy has none."""
+    """A tensor that is stored as bf16 or fp16: 16-bit integers to NumPy, numbers to kernels.
+
+    See `codegen.half_arrays`.
+    """
 
     @property
     def array(self) -> np.ndarray:
@@ -107,11 +110,11 @@ class HalfTensor(Tensor):
             Always.
         """
         raise TypeError(
-            f"array: got a tensor of 16-bit codes, {self.dtype}, expected one of numbers"
+            f"array: got a tensor of 16-bit floats, as {self.dtype}, expected one of float32"
         )
 
     @property
-    def codes(self) -> np.ndarray:
+    def bits(self) -> np.ndarray:
         """The array as it is stored."""
         return self._array
 
@@ -153,8 +156,8 @@ class Frame:
         Whether to add to a gradient in `dxs`, because the value has had other readers.
     dresidual, add_residual
         The same for the residual.
-    stream : int
-        Tells the nodes of a network apart.
+    node_number : int
+        `Node.number`: tells the nodes apart, so that each draws random numbers of its own.
     kept : dict
         Whatever the layer prepares.
     filters : mapping of ndarray, optional
@@ -184,7 +187,7 @@ class Frame:
         self.adds = (False,) * len(xs)
         self.dresidual: Tensor | None = None
         self.add_residual = False
-        self.stream = 0
+        self.node_number = 0
         self.kept: dict[str, Any] = {}
         self.filters: MutableMapping[Hashable, np.ndarray] | None = None
         self.conversions: Conversions | None = None
@@ -211,8 +214,8 @@ class Frame:
         return [tensor for tensor in found if tensor is not None]
 
     @property
-    def has_codes(self) -> bool:
-        """Whether any is of 16-bit codes."""
+    def has_half(self) -> bool:
+        """Whether any is a `HalfTensor`."""
         return any(isinstance(tensor, HalfTensor) for tensor in self.tensors)
 
     @property

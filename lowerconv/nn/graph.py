@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lowerconv.codegen.activation import RELU, Activation
-from lowerconv.codegen.half_arrays import CODES
+from lowerconv.codegen.half_arrays import HALF_DTYPES
 from lowerconv.copying import not_copied
-from lowerconv.nn.turn import Turn
+from lowerconv.nn.execution_order import ExecutionOrder
 
 if TYPE_CHECKING:
     from lowerconv.nn.layer import Layer
@@ -50,8 +50,8 @@ class Value:
 
     @property
     def stored(self) -> np.dtype:
-        """The dtype of what is in memory: numbers, or codes."""
-        return self.dtype if self.half is None else CODES[self.half]
+        """The dtype of what is in memory: integers of 16 bits for bf16 and fp16."""
+        return self.dtype if self.half is None else HALF_DTYPES[self.half]
 
     def __add__(self, other: Value) -> Value:
         if not isinstance(other, Value):
@@ -144,14 +144,18 @@ class Graph:
             seen.add(id(node))
             stack.append((node, True))
             stack += [(value.node, False) for value in reversed(node.inputs)]
-        for node in [n for n in self.nodes if n.layer.turn is Turn.RIGHT_AFTER_OPERANDS]:
+        for node in self._ordered(ExecutionOrder.RIGHT_AFTER_OPERANDS):
             self.nodes.remove(node)
             makers = [self.nodes.index(v.node) for v in node.inputs if v.node is not None]
             self.nodes.insert(max(makers, default=-1) + 1, node)
-        for node in [n for n in reversed(self.nodes) if n.layer.turn is Turn.RIGHT_BEFORE_READERS]:
+        for node in reversed(self._ordered(ExecutionOrder.RIGHT_BEFORE_READERS)):
             self.nodes.remove(node)
             readers = (i for i, n in enumerate(self.nodes) if node.result in n.inputs)
             self.nodes.insert(next(readers, len(self.nodes)), node)
+
+    def _ordered(self, order: ExecutionOrder) -> list[Node]:
+        """Return the nodes whose layers have an order of execution."""
+        return [node for node in self.nodes if node.layer.execution_order is order]
 
     def _name(self, module: Module) -> None:
         names = {id(part): name for name, part in module.modules()}

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from lowerconv.codegen.activation import Activation
+from lowerconv.nn.execution_order import ExecutionOrder
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.graph import Node, Value
 from lowerconv.nn.module import Module, Shape
 from lowerconv.nn.step import Step
-from lowerconv.nn.turn import Turn
 
 
 def always(self: Layer, frame: Frame) -> bool:
@@ -41,8 +41,8 @@ class Layer(Module):
     is_sum, is_concatenation : bool
         Whether the layer adds two values, or sets values side by side: graphs make it part of its
         neighbours.
-    turn : Turn
-        When the layer has its turn.
+    execution_order : ExecutionOrder
+        When the layer computes among the others.
     """
 
     keeps_x = False
@@ -55,7 +55,7 @@ class Layer(Module):
     takes_residual = False
     is_sum = False
     is_concatenation = False
-    turn = Turn.IN_ORDER
+    execution_order = ExecutionOrder.IN_ORDER
 
     @property
     def activation(self) -> Activation | None:
@@ -224,7 +224,7 @@ class Layer(Module):
         return False
 
     def takes_half(self, frame: Frame) -> bool:
-        """Return whether `compute` and `differentiate` take a frame with tensors of 16-bit codes.
+        """Return whether `compute` and `differentiate` take a frame with tensors of 16 bits.
 
         Parameters
         ----------

@@ -12,6 +12,7 @@ from lowerconv.checks import integer
 from lowerconv.codegen.isa import host_isa
 from lowerconv.nn.codes import WeightCodes
 from lowerconv.nn.combine import mask
+from lowerconv.nn.execution_order import ExecutionOrder
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.freeze import emptied, flushed
 from lowerconv.nn.init import lecun_normal
@@ -19,7 +20,6 @@ from lowerconv.nn.layer import Layer, always
 from lowerconv.nn.module import Parameter, Shape
 from lowerconv.nn.moving import move
 from lowerconv.nn.step import Step
-from lowerconv.nn.turn import Turn
 from lowerconv.ops.elementwise import relu
 from lowerconv.ops.few_rows import FEW, few_rows
 from lowerconv.ops.matmul import matmul
@@ -145,7 +145,7 @@ class Linear(Layer):
         dy, dx = frame.gradient.array, frame.dx
         if frame.relu:
             mask(frame.gradient, frame.y)
-        if self.turn is not Turn.WEIGHT_GRADIENTS_LATER:
+        if self.execution_order is not ExecutionOrder.WEIGHT_GRADIENTS_LATER:
             self.differentiate_weights(frame, step)
         if self.bias:
             np.sum(dy, axis=0, out=self.bias.grad)

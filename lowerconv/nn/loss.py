@@ -20,13 +20,13 @@ AUXILIARY = 0.3
 
 class _Results(NamedTuple):
     losses: np.ndarray
-    right: np.ndarray
+    correct: np.ndarray
     gradient: np.ndarray
 
 
 @parallel
 def _softmax_cross_entropy(worker, workers, scores, labels, smoothing, scale, results):
-    losses, right, gradient = results
+    losses, correct, gradient = results
     N, classes = scores.shape
     first, last = share(N, worker, workers)
     others = smoothing / classes  # the target of a class that is not the sample's own
@@ -41,7 +41,7 @@ def _softmax_cross_entropy(worker, workers, scores, labels, smoothing, scale, re
             total += np.exp(np.float64(scores[n, i] - largest))
         label = labels[n]
         losses[n] = np.log(total) - (1.0 - smoothing) * (scores[n, label] - largest)
-        right[n] = at == label
+        correct[n] = at == label
         if smoothing > 0.0:  # else a score of minus infinity would make it 0 * inf
             for i in range(classes):
                 losses[n] -= others * (scores[n, i] - largest)
@@ -59,14 +59,14 @@ class LossResult:
     ----------
     loss : float
         Summed over the samples, in nats.
-    right : int
+    correct : int
         How many samples scored highest in their own class.
     gradient : ndarray, (N, classes)
         Of ``loss / batch`` with respect to the scores.
     """
 
     loss: float
-    right: int
+    correct: int
     gradient: np.ndarray
 
 
@@ -111,7 +111,7 @@ def softmax_cross_entropy(
     results = _Results(np.empty(N), np.empty(N, np.bool_), np.empty_like(scores))
     scale = 1.0 / (batch or max(1, N))
     run(_softmax_cross_entropy, scores, labels, float(label_smoothing), scale, results)
-    return LossResult(float(results.losses.sum()), int(results.right.sum()), results.gradient)
+    return LossResult(float(results.losses.sum()), int(results.correct.sum()), results.gradient)
 
 
 def _check_scores(scores: np.ndarray) -> np.ndarray:

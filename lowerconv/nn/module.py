@@ -118,7 +118,7 @@ class Module(Attributes):
         overwrites.
         """
         if values and isinstance(values[0], np.ndarray):
-            return program.answer(self, values[0] if len(values) == 1 else values)
+            return program.infer(self, values[0] if len(values) == 1 else values)
         return self.forward(*values)
 
     # --- parameters ---

@@ -189,7 +189,7 @@ class BatchNorm2d(Layer):
         return "running" in frame.kept
 
     def takes_half(self, frame: Frame) -> bool:
-        """Return whether kernels take codes: where all tensors are codes."""
+        """Return whether kernels take 16 bits: where all tensors have as many."""
         return frame.stored_alike
 
     def differentiate(self, frame: Frame, step: Step) -> None:

@@ -8,9 +8,9 @@ from typing import TypeAlias
 
 from lowerconv.codegen.activation import RELU
 from lowerconv.copying import not_copied
+from lowerconv.nn.execution_order import ExecutionOrder
 from lowerconv.nn.graph import Graph, Node, Value
 from lowerconv.nn.memory import Block, lay_out
-from lowerconv.nn.turn import Turn
 
 Shape = tuple[int, ...]
 InputGrad: TypeAlias = "bool | tuple[bool, ...]"  # of all inputs, or of each
@@ -152,7 +152,7 @@ class MemoryPlan:
 
     def _differentiated(self, node: Node) -> int:
         """Return the moment after which a node's gradients are complete."""
-        later = node.layer.turn is Turn.WEIGHT_GRADIENTS_LATER
+        later = node.layer.execution_order is ExecutionOrder.WEIGHT_GRADIENTS_LATER
         return self.backward[node] + later
 
     def _share(self, value: Value, place: Place) -> None:

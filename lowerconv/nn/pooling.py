@@ -93,7 +93,7 @@ class _Pool(Layer):
         check_bytes(scratch, f"kernel_size {self.size}: scratch memory of all threads")
         windows, isa = self._windows(frame.x.shape), host_isa()
         known = pools(isa, windows.size, windows.stride) and frame.dtype in COMPILED
-        if known and not frame.has_codes and self._has_one_area(frame):
+        if known and not frame.has_half and self._has_one_area(frame):
             kernel = PoolKernel(isa, frame.dtype, windows.size[1], windows.stride[1], self.mean)
             frame.kept["kernel"] = kernel.address()
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lowerconv.codegen.half_arrays import CODES
-from lowerconv.nn.turn import Turn
+from lowerconv.codegen.half_arrays import HALF_DTYPES
+from lowerconv.nn.execution_order import ExecutionOrder
 
 if TYPE_CHECKING:
     from lowerconv.nn.graph import Graph
 
-PRECISIONS = ("float32", *CODES)
+PRECISIONS = ("float32", *HALF_DTYPES)
 
 
 def store(graph: Graph, precision: str) -> None:
@@ -31,10 +31,10 @@ def store(graph: Graph, precision: str) -> None:
         )
     if precision == "float32":
         return
-    meanwhile = (Turn.RIGHT_AFTER_OPERANDS, Turn.RIGHT_BEFORE_READERS)
+    meanwhile = (ExecutionOrder.RIGHT_AFTER_OPERANDS, ExecutionOrder.RIGHT_BEFORE_READERS)
     kept = {*graph.results}
     for node in graph.nodes:  # what is sent while others compute lies where it is sent from
-        if node.layer.turn in meanwhile:
+        if node.layer.execution_order in meanwhile:
             kept |= {*node.inputs, node.result}
     for node in graph.nodes:
         value = node.result

@@ -12,7 +12,8 @@ from lowerconv.checks import plain_array
 from lowerconv.conv.arrays import contiguous
 from lowerconv.copying import not_copied
 from lowerconv.nn import conversion
-from lowerconv.nn.conversion import Conversions, compute, takes_codes
+from lowerconv.nn.conversion import Conversions, compute, takes_half_tensors
+from lowerconv.nn.execution_order import ExecutionOrder
 from lowerconv.nn.frame import Frame, HalfTensor, Tensor
 from lowerconv.nn.graph import Graph, Value
 from lowerconv.nn.hooks import Gate, Watch
@@ -22,9 +23,8 @@ from lowerconv.nn.recording import check_fits, make_graph, parameter_dtype
 from lowerconv.nn.replay import Replay
 from lowerconv.nn.sharing import Execution, TrainingStep, begin, go_on
 from lowerconv.nn.step import INFERENCE, Step
-from lowerconv.nn.turn import Turn
 from lowerconv.runtime.affinity import generation
-from lowerconv.runtime.threads import Turns, get_num_threads
+from lowerconv.runtime.threads import FairMutex, get_num_threads
 
 if TYPE_CHECKING:
     from lowerconv.nn.layer import Layer
@@ -97,8 +97,8 @@ class Program:
             frames[node] = self._frame(node, constant, written)
         for node in graph.nodes:
             frame = frames[node]
-            frame.stream = node.number
-            if frame.has_codes and not takes_codes(node.layer, frame):
+            frame.node_number = node.number
+            if frame.has_half and not takes_half_tensors(node.layer, frame):
                 frame = Conversions(frame).frame
             node.layer.prepare(frame)
             self.steps.append((node.layer, frame))
@@ -246,7 +246,7 @@ class Program:
             if frame.dy is not None:
                 conversion.differentiate(layer, frame, self._step)
             finish()  # what the node before has left
-            later = layer.turn is Turn.WEIGHT_GRADIENTS_LATER
+            later = layer.execution_order is ExecutionOrder.WEIGHT_GRADIENTS_LATER
             left = (layer, frame) if frame.dy is not None and later else None
             if frame.dy is not None and not later:
                 for watch in watches:
@@ -344,16 +344,16 @@ def backward(module: Module, dy: tuple[np.ndarray, ...]) -> Any:
 
 def _own(module: Module, what: str) -> Execution:
     """Return the execution of a module that is the calling thread's own, and not at work."""
-    execution = module._use.own.here
+    execution = module._use.own.execution
     if execution.running.locked():  # by this very thread: in a signal's handler, or in a watch
         raise RuntimeError(f"{what}: the thread is inside a run of this network, expected outside")
     return execution
 
 
-def answer(module: Module, x: Arrays) -> Any:
+def infer(module: Module, x: Arrays) -> Any:
     """Return the results of inference, arrays of the caller's own; threads take turns."""
-    with module._use.turns.take():
-        program = program_of(module, module._use.answering, x, False, False)
+    with module._use.mutex.hold():
+        program = program_of(module, module._use.inference, x, False, False)
         watches, gates = tuple(module._watches.values()), tuple(module._gates.values())
         return _copied(program.forward(x, INFERENCE, watches, gates))
 
@@ -379,14 +379,14 @@ def compiled(module: Module, x_shape: Shape) -> Callable[[np.ndarray], np.ndarra
     """Return a function for inference with the parameters as they are; see `Module.compile`."""
     dtype = parameter_dtype(module)
     program = Program(module, x_shape, dtype, False, False, Arena(), constant=True)
-    turns = Turns("a compiled network")
+    mutex = FairMutex("a compiled network")
 
     def infer(x: np.ndarray) -> Any:
         """Return the result for `x`, an array of the caller's own."""
         plain_array(x, "x")
         if x.shape != x_shape or x.dtype != dtype:
             raise ValueError(f"x: got {x.dtype} {x.shape}, expected {dtype} {x_shape}")
-        with turns.take():
+        with mutex.hold():
             return _copied(program.forward(x, INFERENCE))
 
     return Compiled(infer)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lowerconv.copying import not_copied
 from lowerconv.nn.memory import Arena
 from lowerconv.runtime.native import allocate_lock
-from lowerconv.runtime.threads import Turns
+from lowerconv.runtime.threads import FairMutex
 
 if TYPE_CHECKING:
     from lowerconv.nn.module import Module
@@ -45,7 +45,7 @@ class OwnExecution(threading.local):
     """The execution that each thread has of its own; it goes when the thread ends."""
 
     def __init__(self) -> None:
-        self.here = Execution()
+        self.execution = Execution()
 
 
 @not_copied("copy the network, which begins with none")
@@ -78,9 +78,9 @@ class Use:
 
     Attributes
     ----------
-    turns : Turns
+    mutex : FairMutex
         At being called with an array.
-    answering : Execution
+    inference : Execution
         Of such calls, by whichever thread.
     own : OwnExecution
         Of `run` and `backward`.
@@ -89,8 +89,8 @@ class Use:
     """
 
     def __init__(self) -> None:
-        self.turns = Turns("a network")
-        self.answering = Execution()
+        self.mutex = FairMutex("a network")
+        self.inference = Execution()
         self.own = OwnExecution()
         self.trained: tuple[TrainingStep, ...] = ()
 

@@ -1,4 +1,4 @@
-"""The door: a network from an ONNX file."""
+"""`load`: a network from an ONNX file."""
 
 from __future__ import annotations
 

@@ -289,7 +289,7 @@ class OnnxNetwork(Module):
         """Return the outputs for arrays, one for each input: an array, or a tuple of them."""
         if values and isinstance(values[0], Value):
             return super().__call__(*values)
-        return self._finished(values, lambda x: program.answer(self, x))
+        return self._finished(values, lambda x: program.infer(self, x))
 
     def run(self, x: Any, step: Step = INFERENCE) -> Any:
         """Compute the outputs; see `Module.run`.
@@ -314,7 +314,7 @@ class OnnxNetwork(Module):
         values = x if isinstance(x, tuple) else (x,)
         # Padding that follows from the shape is set in layers while a program is made.
         adapts = any(node.get("auto_pad", "")[:4] == "SAME" for node in self._nodes)
-        with self._use.turns.take() if adapts else nullcontext():
+        with self._use.mutex.hold() if adapts else nullcontext():
             return self._finished(values, lambda x: program.run(self, x, step))
 
     def _finished(self, values: tuple[Any, ...], compute: Callable[[Any], Any]) -> Any:

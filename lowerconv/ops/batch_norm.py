@@ -20,7 +20,7 @@ from lowerconv.codegen.compiled import internal, njit
 from lowerconv.codegen.ranges import share
 from lowerconv.ops.blocks import BLOCK, block_of, cut, gathers, load, scatter, target_of
 from lowerconv.ops.images import Images, bare_images, same_memory
-from lowerconv.runtime.launch import parallel, spread
+from lowerconv.runtime.launch import parallel, run_on_team
 
 CHANNELS = 4  # for each thread; where there are fewer, a channel is the work of several
 
@@ -140,7 +140,7 @@ def channel_statistics(team, x, mean, m2):
     x = bare_images(x)
     groups = cut(x).groups
     sums = np.empty(3 * x.C * groups)
-    spread(team, _statistics, (x, sums))
+    run_on_team(team, _statistics, (x, sums))
     for c in range(x.C):
         count, mean[c], m2[c] = 0.0, 0.0, 0.0
         for i in range(3 * c * groups, 3 * (c + 1) * groups, 3):
@@ -279,7 +279,7 @@ def batch_norm(team, operands, statistics, parameters, relu):
     x = operands.x
     m2 = np.empty(x.C)
     if CHANNELS * team.threads <= x.C:
-        spread(team, _batch_norm, (operands, statistics, m2, parameters, relu))
+        run_on_team(team, _batch_norm, (operands, statistics, m2, parameters, relu))
         return
     channel_statistics(team, x, statistics.mean, m2)
     finish(statistics, m2, x.N * x.H * x.W, parameters, 0, x.C)

@@ -19,7 +19,7 @@ from lowerconv.ops.batch_norm import CHANNELS, Statistics
 from lowerconv.ops.blocks import BLOCK, block_of, cut, gathers, in_place, load, scatter, target_of
 from lowerconv.ops.elementwise import mask
 from lowerconv.ops.images import Images, bare_images, same_memory
-from lowerconv.runtime.launch import parallel, spread
+from lowerconv.runtime.launch import parallel, run_on_team
 
 
 class GradOperands(NamedTuple):
@@ -120,7 +120,7 @@ def gradient_sums(team, operands, statistics, sums, relu, add):
     operands, statistics = _bare(operands), Statistics(*statistics)
     C, groups = operands.x.C, cut(operands.x).groups
     parts = np.empty(2 * C * groups)
-    spread(team, _gradient_sums, (parts, operands, statistics, relu, add))
+    run_on_team(team, _gradient_sums, (parts, operands, statistics, relu, add))
     for c in range(C):
         sums[0, c], sums[1, c] = 0.0, 0.0
         for i in range(2 * c * groups, 2 * (c + 1) * groups, 2):
@@ -226,7 +226,7 @@ def batch_norm_grad(team, operands, statistics, gamma, dgamma, dbeta, relu, add)
     x = operands.x
     sums = np.empty((2, x.C))
     if CHANNELS * team.threads <= x.C:
-        spread(team, _batch_norm_grad, (operands, statistics, gamma, sums, relu, add))
+        run_on_team(team, _batch_norm_grad, (operands, statistics, gamma, sums, relu, add))
     else:
         gradient_sums(team, operands, statistics, sums, relu, add)
         input_gradient(team, operands, statistics, gamma, sums, x.N * x.H * x.W, relu)

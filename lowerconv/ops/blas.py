@@ -22,7 +22,7 @@ from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.emit import Builder
 from lowerconv.codegen.signatures import SetThreads
 from lowerconv.copying import not_copied
-from lowerconv.runtime.launch import ask, call
+from lowerconv.runtime.launch import call, call_for_int
 
 GEMM_LIMIT = 2**31 - 1  # extents travel to BLAS as 32-bit integers
 
@@ -142,7 +142,7 @@ def hold(threads):
     there a signal of the user, or an error, never comes in between.
     """
     for i in range(len(threads)):
-        threads[i, HAD] = np.int32(ask(threads[i, TELL]))
+        threads[i, HAD] = np.int32(call_for_int(threads[i, TELL]))
         if threads[i, HAD] > 1:
             call(threads[i, SET], SetThreads(np.int64(1)))
 

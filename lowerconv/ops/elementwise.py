@@ -14,7 +14,7 @@ from lowerconv.codegen.compiled import internal, njit
 from lowerconv.codegen.ranges import share
 from lowerconv.ops.blocks import BLOCK, block_of, cut, gathers, load, scatter
 from lowerconv.ops.images import bare_images, piece, piece_bounds, pieces_of, same_memory
-from lowerconv.runtime.launch import parallel, spread
+from lowerconv.runtime.launch import parallel, run_on_team
 
 SUMMED = 1024  # items added up in the dtype before the sum goes on in float64
 
@@ -142,7 +142,7 @@ def bias_relu_grad(team, dy, y, db, relu):
         return
     groups = cut(dy).groups
     sums = np.zeros(dy.C * groups)
-    spread(team, _bias_relu_grad, (dy, y, sums, relu))
+    run_on_team(team, _bias_relu_grad, (dy, y, sums, relu))
     for k in range(dy.C):
         total = 0.0
         for group in range(groups):

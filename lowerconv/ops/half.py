@@ -3,7 +3,7 @@
 `lowerconv.codegen.half` says how numbers are rounded.
 
 Arrays are one-dimensional and contiguous, values float32 (of other dtypes numba refuses to compile
-them) and codes uint16; all arrays of a call have one length and do not overlap.
+them) and bits uint16; all arrays of a call have one length and do not overlap.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _fp16, _from_fp16 = converters(conversion("fp16"))
 
 
 @njit(cache=True, nogil=True)
-def round_compensated(values, residual, codes, fp16):
-    """Write the code of each value plus the residual of earlier calls; keep the new residual.
+def round_compensated(values, residual, bits, fp16):
+    """Write the 16 bits of each value plus the residual of earlier calls; keep the new residual.
 
     ``sum = value + residual; code = round(sum); residual = sum - code`` in one pass, so that over
     many calls nothing is lost, however small [1]_.  Where the code is infinite or NaN the residual
@@ -32,10 +32,10 @@ def round_compensated(values, residual, codes, fp16):
     values : ndarray of float32, 1-D
     residual : ndarray of float32, 1-D
         What is left over: read and written.
-    codes : ndarray of uint16, 1-D
+    bits : ndarray of uint16, 1-D
         The result.
     fp16 : bool
-        Whether codes are fp16, and not bf16.
+        Whether they are fp16, and not bf16.
 
     References
     ----------
@@ -50,7 +50,7 @@ def round_compensated(values, residual, codes, fp16):
             finite = np.uint32(code & _FP16_INFINITE) != _FP16_INFINITE
             rest = total - _from_fp16(code)
             residual[i] = rest if finite else zero
-            codes[i] = np.uint16(code)
+            bits[i] = np.uint16(code)
     else:
         for i in range(values.size):
             total = values[i] + residual[i]
@@ -58,33 +58,33 @@ def round_compensated(values, residual, codes, fp16):
             finite = np.uint32(code & _BF16_INFINITE) != _BF16_INFINITE
             rest = total - _from_bf16(code)
             residual[i] = rest if finite else zero
-            codes[i] = np.uint16(code)
+            bits[i] = np.uint16(code)
 
 
 @njit(cache=True, nogil=True)
-def expand_half(codes, values, add, fp16):
-    """Write the value of each code, or add it to what is there.
+def expand_half(bits, values, add, fp16):
+    """Write the value of each item of `bits`, or add it to what is there.
 
     Parameters
     ----------
-    codes : ndarray of uint16, 1-D
+    bits : ndarray of uint16, 1-D
     values : ndarray of float32, 1-D
         The result, exact; a sum is rounded to float32.
     add : bool
         Whether `values` is added to.
     fp16 : bool
-        Whether codes are fp16, and not bf16.
+        Whether they are fp16, and not bf16.
     """
     if fp16:
         if add:
-            for i in range(codes.size):
-                values[i] += _from_fp16(codes[i])
+            for i in range(bits.size):
+                values[i] += _from_fp16(bits[i])
         else:
-            for i in range(codes.size):
-                values[i] = _from_fp16(codes[i])
+            for i in range(bits.size):
+                values[i] = _from_fp16(bits[i])
     elif add:
-        for i in range(codes.size):
-            values[i] += _from_bf16(codes[i])
+        for i in range(bits.size):
+            values[i] += _from_bf16(bits[i])
     else:
-        for i in range(codes.size):
-            values[i] = _from_bf16(codes[i])
+        for i in range(bits.size):
+            values[i] = _from_bf16(bits[i])

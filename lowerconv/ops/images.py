@@ -19,7 +19,7 @@ class Images(NamedTuple):
     microsecond for each named one that Python passes.  They name the fields again themselves.
     """
 
-    flat: np.ndarray  # 1-D, from their first item on, or codes; empty: no images are given
+    flat: np.ndarray  # 1-D, from their first item on; empty: no images are given
     step: int  # items from one image to the next
     N: int
     C: int
@@ -31,7 +31,7 @@ class Images(NamedTuple):
 def bare_images(x):
     """Return `Images` of a plain tuple, without the owner of their memory (see `masked.bare`).
 
-    Of codes (`codegen.half_arrays`), kernels read and write numbers from here on.
+    Those of 16 bits (`codegen.half_arrays`) kernels read and write as float32 from here on.
     """
     flat, step, N, C, H, W = x
     return Images(items(flat), step, N, C, H, W)

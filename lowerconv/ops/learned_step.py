@@ -21,7 +21,7 @@ from lowerconv.codegen.compiled import internal, njit
 from lowerconv.codegen.ranges import share
 from lowerconv.ops.elementwise import SUMMED, sum_in_any_order
 from lowerconv.ops.images import bare_images, piece, pieces_of
-from lowerconv.runtime.launch import parallel, spread
+from lowerconv.runtime.launch import parallel, run_on_team
 
 # Added to a number and taken away again, it leaves an integer: all bits after the point are lost.
 _INTEGER = {np.dtype(np.float32): 1.5 * 2.0**23, np.dtype(np.float64): 1.5 * 2.0**52}
@@ -134,7 +134,7 @@ def quantize_grad(team, x, dy, dx, step, levels, add, slope):
     """
     x, dy, dx = bare_images(x), bare_images(dy), bare_images(dx)
     sums = np.zeros(x.N * pieces_of(x))
-    spread(team, _gradients, (x, dy, dx, step, levels, add, sums))
+    run_on_team(team, _gradients, (x, dy, dx, step, levels, add, sums))
     total = 0.0
     for i in range(sums.size):
         total += sums[i]

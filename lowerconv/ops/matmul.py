@@ -11,7 +11,7 @@ import numpy as np
 from lowerconv.codegen.compiled import internal, njit
 from lowerconv.codegen.ranges import share
 from lowerconv.ops.blas import GEMM_LIMIT, blas, gemm, hold, release
-from lowerconv.runtime.launch import spread
+from lowerconv.runtime.launch import run_on_team
 from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.threads import run
 
@@ -44,7 +44,7 @@ def _blocks(worker, workers, address, product, parts):
 @njit(cache=True, nogil=True)
 def _multiply(team, blas, product, parts):
     hold(blas.threads)
-    spread(team, _blocks, (blas.gemm, product, parts))
+    run_on_team(team, _blocks, (blas.gemm, product, parts))
     release(blas.threads)
 
 

@@ -28,7 +28,7 @@ from lowerconv.runtime.launch import call, parallel
 
 VECTORS = (1, 2, 3)  # of columns of a tile
 LATENCY = 10  #        multiply-adds that a step takes at least: they wait for their sums
-STREAM = 32  #         steps that the matrix is prefetched ahead
+PREFETCH_STEPS = 32  #         steps that the matrix is prefetched ahead
 
 
 def _balanced(extent: int, most: int) -> int:
@@ -130,7 +130,7 @@ class PackedProduct:
             vector_step=NR,
             store="rows",
             lanes=tuple(min(VL, columns - begin) for begin in begins),
-            stream=STREAM * NR,
+            prefetch_vectors=PREFETCH_STEPS * NR,
             activation=self.activation.kind if self.activation else RELU,
         )
 
@@ -198,7 +198,7 @@ def packed_product(worker, workers, x, w, bias, y, add, product):
                 bias=np.int64(zeros.ctypes.data),
                 valid=count,
                 mode=mode,
-                numbers=np.int64(0),
+                geometry=np.int64(0),
                 constants=np.int64(constants.ctypes.data),
             ),
         )

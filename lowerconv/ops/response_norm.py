@@ -26,7 +26,7 @@ from lowerconv.codegen.half_arrays import like
 from lowerconv.codegen.masked import bare
 from lowerconv.codegen.ranges import share
 from lowerconv.ops.images import bare_images
-from lowerconv.runtime.launch import spread
+from lowerconv.runtime.launch import run_on_team
 
 BLOCK = 512  # pixels
 LEAST = 64  # pixels that are worth a block of their own, where there are threads for more
@@ -171,7 +171,7 @@ def response_norm(team, x, y, window):
     x, y, window = bare_images(x), bare_images(y), Window(*window)
     zeros = np.zeros(BLOCK, x.flat.dtype)
     scratch = np.empty(2 * BLOCK * team.threads, x.flat.dtype)
-    spread(team, _response_norm, (zeros, scratch, x, y, window))
+    run_on_team(team, _response_norm, (zeros, scratch, x, y, window))
 
 
 @internal(error_model="numpy")
@@ -242,4 +242,4 @@ def response_norm_grad(team, dy, x, dx, window, add):
     window = Window(*window)
     zeros = np.zeros(BLOCK, x.flat.dtype)
     scratch = np.empty((3 + 2 * window.size) * BLOCK * team.threads, x.flat.dtype)
-    spread(team, _response_norm_grad, (zeros, scratch, (dy, x, dx), window, add))
+    run_on_team(team, _response_norm_grad, (zeros, scratch, (dy, x, dx), window, add))

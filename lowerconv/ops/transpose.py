@@ -75,7 +75,7 @@ def transpose(worker, workers, x, y, gather):
             begin = plane // middle * outer_step + plane % middle * middle_step + row
             target = y[(plane * rows + row) * items : (plane * rows + row + count) * items]
             for i in range(items):
-                _spread(x[begin + i * step : begin + i * step + count], target, i, items)
+                _run_on_team(x[begin + i * step : begin + i * step + count], target, i, items)
         return
     first, last = share(outer * middle * rows, worker, workers)
     if items < SHORT and step == 1:
@@ -111,7 +111,7 @@ def _short_rows(x, y, gather, first, last):
 
 
 @internal
-def _spread(source, target, first, step):
+def _run_on_team(source, target, first, step):
     """Write items `step` apart; a step that is known as the loop is compiled makes vector code."""
     if step == 2:
         for i in range(source.size):

@@ -1,6 +1,7 @@
-"""Networks that train with numbers of few bits, each computed in the dtype of the network.
+"""Quantization: networks of 8-bit integers, and quantization-aware training.
 
-`prepare` makes a network its quantization-aware form: `learned_step` (2 to 8 bits), `ternary`, or
+`quantize` makes an integer network.  `prepare` makes a network its quantization-aware form, which
+computes in float32: `learned_step` (2 to 8 bits), `ternary`, or
 `fixed_point` with stochastic or nearest rounding.  docs/precision.md tells what they are for.
 
 >>> from lowerconv import nn, quant

@@ -104,13 +104,13 @@ class RoundedOperand(Layer):
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Round the values."""
-        key = step.key(frame.stream, _FORWARD) if self.stochastic and step.training else None
+        key = step.key(frame.node_number, _FORWARD) if self.stochastic and step.training else None
         _round(frame.x, frame.y, step, self.values.rounding(key), False)
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Round the gradient."""
         if frame.dx is not None:
-            key = step.key(frame.stream, _BACKWARD) if self.stochastic else None
+            key = step.key(frame.node_number, _BACKWARD) if self.stochastic else None
             _round(frame.gradient, frame.dx, step, self.gradients.rounding(key), frame.adds[0])
 
 

@@ -24,7 +24,7 @@ from lowerconv.ops.learned_step import (
     quantize_rows,
     quantize_rows_grad,
 )
-from lowerconv.quant.layers import WeightQuantizer
+from lowerconv.quant.fake_quant import WeightQuantizer
 from lowerconv.runtime.threads import run
 
 

@@ -20,15 +20,15 @@ from lowerconv.nn.pooling import AvgPool2d, MaxPool2d
 from lowerconv.quant.chains import Chain, follow, is_flatten, is_other, is_product
 from lowerconv.quant.conv import Epilogue, Filters, IntegerConv2d
 from lowerconv.quant.convert import Dequantize, Pack, Quantize, Unpack
-from lowerconv.quant.items import (
+from lowerconv.quant.integer_layers import (
     IntegerAdd,
     IntegerAvgPool2d,
     IntegerConcat,
     IntegerMaxPool2d,
     Lookup,
 )
-from lowerconv.quant.linear import DequantizeLinear, QuantizeLinear
 from lowerconv.quant.params import QuantParams
+from lowerconv.quant.qdq import DequantizeLinear, QuantizeLinear
 
 
 class Source(NamedTuple):

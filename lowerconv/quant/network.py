@@ -19,7 +19,7 @@ from lowerconv.nn.module import Module, Shape
 from lowerconv.quant import export  # noqa: F401  (fills the table of forms)
 from lowerconv.quant.conv import IntegerConv2d
 from lowerconv.quant.convert import WordLayer
-from lowerconv.quant.items import IntegerConcat
+from lowerconv.quant.integer_layers import IntegerConcat
 from lowerconv.quant.places import Place, Reshaped
 from lowerconv.quant.store import Stored, read, write
 

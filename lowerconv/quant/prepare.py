@@ -8,19 +8,19 @@ from lowerconv.nn.conv import Conv2d
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.linear import Linear
 from lowerconv.nn.module import Module
+from lowerconv.quant.fake_quant import FakeQuantLayer, QuantConv2d, QuantLinear, WeightQuantizer
 from lowerconv.quant.fixed_point import RoundedOperand
-from lowerconv.quant.layers import QuantConv2d, Quantized, QuantLinear, WeightQuantizer
 from lowerconv.quant.learned_step import LearnedStep, LearnedStepWeights
 from lowerconv.quant.options import Quantization
 from lowerconv.quant.ternary import TernaryWeights
 
 ENDS = 8  # bits of the first and the last layer, whatever the others have (Esser et al., section 3)
 
-_FORMS: dict[type[Module], type[Quantized]] = {Conv2d: QuantConv2d, Linear: QuantLinear}
+_FORMS: dict[type[Module], type[FakeQuantLayer]] = {Conv2d: QuantConv2d, Linear: QuantLinear}
 
 
 def prepare(network: Module, quantization: Quantization | None = None, **options: Any) -> Module:
-    """Have a network compute with numbers of few bits, in training and at inference.
+    """Have a network compute with low-precision numbers, in training and at inference.
 
     Its convolutions and fully connected layers become `QuantConv2d` and `QuantLinear`, with the
     same parameters, and steps beside them where these are learnt. All else stays as it is, in the
@@ -86,7 +86,7 @@ def _layers(network: Module) -> dict[str, Module]:
     """Return the layers that change, by name."""
     found = {}
     for name, module in network.modules():
-        if isinstance(module, Quantized):
+        if isinstance(module, FakeQuantLayer):
             raise ValueError(
                 f"network: {name or 'it'} is quantized already, expected one that is not"
             )

@@ -21,12 +21,12 @@ from lowerconv.nn.recording import checked_graph, make_constant
 from lowerconv.nn.step import INFERENCE
 from lowerconv.quant.chains import OTHERS, is_product
 from lowerconv.quant.learned_step import LearnedStep
-from lowerconv.quant.linear import DequantizeLinear, QuantizeLinear
 from lowerconv.quant.lower import has_codes, lower
 from lowerconv.quant.network import IntegerNetwork
 from lowerconv.quant.observe import METHODS, PERCENTILE, Observer
 from lowerconv.quant.params import QuantParams
-from lowerconv.quant.points import Points
+from lowerconv.quant.qdq import DequantizeLinear, QuantizeLinear
+from lowerconv.quant.qdq_placement import QdqPlacement
 
 BATCH = 16  # images that are computed at a time, of one array
 
@@ -111,11 +111,11 @@ def quantize(
         if calibration is None:
             raise ValueError("calibration: got None, expected inputs that the network takes")
         excluded = _excluded(graph, exclude, skip_first, skip_last)
-        points = Points(graph, excluded)
-        if not points.values:
+        placement = QdqPlacement(graph, excluded)
+        if not placement.values:
             raise ValueError("net: got no Conv2d or Linear that integers compute, expected some")
-        ranges = _calibrate(net, graph, points, first, batches, method, percentile)
-        points.mark(lambda values: _params([ranges[value] for value in values]), weight_bits)
+        ranges = _calibrate(net, graph, placement, first, batches, method, percentile)
+        placement.insert(lambda values: _params([ranges[value] for value in values]), weight_bits)
     lower(graph)
     made = IntegerNetwork(graph, first.shape[1:])
     if strict:
@@ -249,7 +249,7 @@ def _base(node: Node) -> str:
 def _calibrate(
     net: Module,
     graph: Graph,
-    points: Points,
+    placement: QdqPlacement,
     first: np.ndarray,
     batches: Iterator[np.ndarray],
     method: str,
@@ -257,7 +257,7 @@ def _calibrate(
 ) -> dict[Value, tuple[float, float]]:
     """Return the range of each value that becomes codes."""
     order = {node.result: i for i, node in enumerate(graph.nodes)}
-    wanted = {order.get(value, -1): Observer(method != "minmax") for value in points.values}
+    wanted = {order.get(value, -1): Observer(method != "minmax") for value in placement.values}
     program = Program(net, first.shape, first.dtype, False, False, Arena(), graph=graph)
     x: np.ndarray | None = first
     shape = first.shape
@@ -268,10 +268,10 @@ def _calibrate(
             program = Program(net, shape, x.dtype, False, False, Arena(), graph=again)
         _observe(program, x, wanted)
         x = next(batches, None)
-    at = (wanted[order.get(value, -1)] for value in points.values)
+    at = (wanted[order.get(value, -1)] for value in placement.values)
     return {
         value: observer.range(method, percentile)
-        for value, observer in zip(points.values, at, strict=True)
+        for value, observer in zip(placement.values, at, strict=True)
     }
 
 

@@ -36,7 +36,7 @@ from lowerconv.nn.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from lowerconv.nn.resize import Resize
 from lowerconv.quant.conv import Epilogue, Filters, IntegerConv2d
 from lowerconv.quant.convert import Dequantize, Pack, Quantize, Unpack
-from lowerconv.quant.items import (
+from lowerconv.quant.integer_layers import (
     IntegerAdd,
     IntegerAvgPool2d,
     IntegerConcat,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from lowerconv.ops.ternary import ternarize_rows
-from lowerconv.quant.layers import WeightQuantizer
+from lowerconv.quant.fake_quant import WeightQuantizer
 from lowerconv.runtime.threads import run
 
 

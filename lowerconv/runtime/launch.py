@@ -43,7 +43,7 @@ def _call(typing_context, address, arguments):
 
 
 @intrinsic
-def _ask(typing_context, address):
+def _call_for_int(typing_context, address):
     """Call ``int64 function()`` at an address."""
     signature = types.int64(types.int64)
 
@@ -64,7 +64,7 @@ def _pointer(typing_context, address):
     return signature, codegen
 
 
-def say(text: str) -> None:
+def tell_user(text: str) -> None:
     """Tell the user: through logging where that is set up, else on stderr."""
     logger = logging.getLogger("lowerconv")
     if logger.hasHandlers():
@@ -94,11 +94,11 @@ def compile_worker(function: Callable[..., None], job: np.dtype, what: str) -> i
     if not compiled.loaded:
         seconds = time.perf_counter() - begin
         kept = ", kept for later processes" if compiled.kept else ""
-        say(f"compiled the loops of {what} in {seconds:.1f} s{kept}")
+        tell_user(f"compiled the loops of {what} in {seconds:.1f} s{kept}")
     return compiled.address
 
 
-def _borrowed(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+def _uncounted(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     """Return a value, or a tuple, whose arrays nobody counts: the caller keeps them.
 
     Threads would count up and down in one cache line, and at a replay there is nothing to count.
@@ -111,13 +111,13 @@ def _borrowed(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     if isinstance(kind, types.BaseTuple):
         kinds: Any = kind
         for i, part in enumerate(kinds):
-            item = _borrowed(context, builder, part, builder.extract_value(value, i))
+            item = _uncounted(context, builder, part, builder.extract_value(value, i))
             value = builder.insert_value(value, item, i)
     return value
 
 
 @intrinsic
-def _spread(typing_context, team, body, frame):
+def _run_on_team(typing_context, team, body, frame):
     """Run ``body(worker, workers, *frame)`` on every thread of a team (`team.TeamHandle`).
 
     What each thread is given is a function that reads the frame where the caller keeps it and calls
@@ -133,7 +133,7 @@ def _spread(typing_context, team, body, frame):
         context.add_linking_libs([compiled.library])
         outer = Builder(builder)
         handle, _, packed = values
-        packed = _borrowed(context, builder, frame, packed)
+        packed = _uncounted(context, builder, frame, packed)
         address, state, workers = (builder.extract_value(handle, i) for i in range(3))
         kind = ir.LiteralStructType([I64, packed.type])
         words = -(-context.get_abi_sizeof(kind) // 8)
@@ -164,9 +164,9 @@ def _spread(typing_context, team, body, frame):
 
 # Numba supplies the typing context, which a type checker cannot know.
 call: Any = _call
-ask: Any = _ask
+call_for_int: Any = _call_for_int
 pointer: Any = _pointer
-spread: Any = _spread
+run_on_team: Any = _run_on_team
 
 
 def parallel(function: Callable[..., None] | None = None, **options: Any) -> Any:
@@ -180,7 +180,7 @@ def parallel(function: Callable[..., None] | None = None, **options: Any) -> Any
     body = internal(function, **options)
 
     def kernel(team, *arguments):
-        spread(team, body, arguments)
+        run_on_team(team, body, arguments)
 
     kernel.__module__, kernel.__doc__ = function.__module__, function.__doc__
     kernel.__name__, kernel.__qualname__ = function.__name__, function.__qualname__

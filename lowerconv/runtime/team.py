@@ -123,7 +123,7 @@ class Team:
             thread.join(max(0.0, end - time.monotonic()))
 
 
-_most = MOST
+_max_threads = MOST
 _team: Team | None = None
 _alone: Team | None = None
 
@@ -147,22 +147,22 @@ def team() -> Team:
     return _team
 
 
-def most() -> int:
+def max_threads() -> int:
     """Return how many threads there can be, as far as is known."""
-    return _most
+    return _max_threads
 
 
-def limit(threads: int) -> None:
+def set_max_threads(threads: int) -> None:
     """Set how many threads there can be; with ``MOST`` the system is asked again."""
-    global _most
-    _most = threads
+    global _max_threads
+    _max_threads = threads
 
 
 def _forget() -> None:
     """Make a forked child start threads of its own: it does not have its parent's."""
     global _team
     _team = None
-    limit(MOST)
+    set_max_threads(MOST)
 
 
 def end() -> None:

@@ -20,7 +20,7 @@ from lowerconv.machine.topology import usable_threads
 from lowerconv.machine.variables import MOST, requested
 from lowerconv.runtime.affinity import bind
 from lowerconv.runtime.native import RLock, warn_refused
-from lowerconv.runtime.team import PATIENCE, TeamHandle, end, limit, most, team
+from lowerconv.runtime.team import PATIENCE, TeamHandle, end, max_threads, set_max_threads, team
 
 LONGEST = 60.0  # seconds that a thread that forks waits for a convolution
 
@@ -123,7 +123,7 @@ def get_num_threads() -> int:
         ``LOWERCONV_NUM_THREADS`` is no number from 1 to 1024.
     """
     chosen = _num_threads
-    return min(_default_threads()[0] if chosen is None else chosen, most())
+    return min(_default_threads()[0] if chosen is None else chosen, max_threads())
 
 
 def threads_source() -> str:
@@ -160,12 +160,12 @@ def set_num_threads(n: int) -> None:
     if n > MOST:
         raise ValueError(f"n: got {n} threads, expected at most {MOST}")
     _num_threads = n
-    limit(MOST)
+    set_max_threads(MOST)
 
 
 def _accept(threads: int, wanted: int, refusal: Exception) -> None:
     """Go on with fewer threads than wanted, as the system starts no more."""
-    limit(threads)
+    set_max_threads(threads)
     if not _ended:  # then nobody can do anything about it
         warn_refused(
             refusal,
@@ -174,7 +174,7 @@ def _accept(threads: int, wanted: int, refusal: Exception) -> None:
         )
 
 
-class _Turn:
+class _Holding:
     """Be the one thread that holds a lock; released as `parallel_region` is."""
 
     def __init__(self, lock: _FairLock, what: str) -> None:
@@ -202,10 +202,10 @@ class _Turn:
 
 
 @not_copied("make another from its arguments")
-class Turns:
-    """Lets Python threads use something one at a time, in the order in which they come.
+class FairMutex:
+    """A mutex that Python threads get in the order in which they come.
 
-    ``with turns.take():`` outside of any convolution; a thread that is inside already gets a
+    ``with mutex.hold():`` outside of any convolution; a thread that is inside already gets a
     RuntimeError.  A forked child finds nobody inside.
 
     Parameters
@@ -218,18 +218,18 @@ class Turns:
         self._what = what
         self._locks: dict[int, _FairLock] = {}  # by the forks: an older one is the parent's
 
-    def take(self) -> _Turn:
-        """Return a context in which this thread has its turn."""
+    def hold(self) -> _Holding:
+        """Return a context in which this thread holds the mutex."""
         lock = self._locks.get(_forks) or self._locks.setdefault(_forks, _FairLock())
-        return _Turn(lock, self._what)
+        return _Holding(lock, self._what)
 
 
-def between_kernels() -> _Turn:
+def between_kernels() -> _Holding:
     """Return a context in which no kernel runs.
 
     To kernels, all that is read or written in it happens at once.
     """
-    return _Turn(_lock, "a convolution")
+    return _Holding(_lock, "a convolution")
 
 
 @not_copied("make another from its arguments")
@@ -251,7 +251,7 @@ class parallel_region:
         try:
             self._lock.enter()
             everybody = team()
-            handle = everybody.handle(min(self.threads, most()))
+            handle = everybody.handle(min(self.threads, max_threads()))
             bind(everybody, handle.threads, self.pairs)
             refusal, everybody.refusal = everybody.refusal, None
             if refusal is not None:

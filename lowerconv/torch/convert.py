@@ -96,7 +96,7 @@ class Converted(torch.nn.Module):
             _known={},
             _calm=0,
             _restless=0,
-            _turn=threading.RLock(),
+            _lock=threading.RLock(),
         )
 
     @property
@@ -149,7 +149,7 @@ class Converted(torch.nn.Module):
             With `strict`: what keeps the call from being computed here.
         """
         try:
-            with self._turn:
+            with self._lock:
                 return self._run(args, kwargs)
         except UnsupportedError as error:
             if self._strict:
@@ -228,10 +228,10 @@ class Converted(torch.nn.Module):
         results: Sequence[Any]
         if torch.is_grad_enabled() or exported.trains:
             seed = int(torch.empty((), dtype=torch.int64).random_()) if exported.draws else 0
-            job = Job(runner, self._turn, tensors, seed, len(inputs))
+            job = Job(runner, self._lock, tensors, seed, len(inputs))
             results = Run.apply(job, *inputs, *runner.read(tensors))
         else:  # without autograd, which looks at every parameter
-            results = runner.answer(tuple(map(array_of, inputs)), runner.versions(tensors))
+            results = runner.infer(tuple(map(array_of, inputs)), runner.versions(tensors))
         literal = runner.literal
         if len(literal) == 1 and exported.out_spec.num_nodes == 1:
             return results[0]

@@ -19,7 +19,7 @@ class Job:
     Parameters
     ----------
     runner : Runner
-    turn : RLock
+    lock : RLock
         Held by whoever computes with the runner.
     tensors : list of Tensor
         The module's, as `Runner.tensors` returned them.
@@ -29,10 +29,10 @@ class Job:
         Tensors that the module is called with.
     """
 
-    __slots__ = ("inputs", "latest", "runner", "seed", "step", "tensors", "turn", "versions")
+    __slots__ = ("inputs", "latest", "lock", "runner", "seed", "step", "tensors", "versions")
 
-    def __init__(self, runner: Runner, turn: Any, tensors: Tensors, seed: int, inputs: int) -> None:
-        self.runner, self.turn, self.tensors, self.seed = runner, turn, tensors, seed
+    def __init__(self, runner: Runner, lock: Any, tensors: Tensors, seed: int, inputs: int) -> None:
+        self.runner, self.lock, self.tensors, self.seed = runner, lock, tensors, seed
         self.inputs = inputs
         self.step: Step | None = None
         self.latest: Latest | None = None
@@ -53,7 +53,7 @@ class Run(torch.autograd.Function):
         if not runner.exported.trains:
             # The gradient's network runs when somebody asks for gradients: answers are quicker.
             job.versions = runner.versions(job.tensors)
-            results = runner.answer(arrays, job.versions)
+            results = runner.infer(arrays, job.versions)
         else:
             results, job.latest = runner.train(job.tensors, arrays, job.step)
             job.versions = runner.versions_read(job.tensors)
@@ -75,7 +75,7 @@ def _gradients(ctx: Any, *dys: torch.Tensor | None) -> tuple[torch.Tensor | None
     runner = job.runner
     inputs = ctx.saved_tensors  # raises where one has changed since
     assert job.step is not None
-    with job.turn:
+    with job.lock:
         now = runner.tensors()
         if now is None or not all(map(is_, now, job.tensors)):
             raise RuntimeError(

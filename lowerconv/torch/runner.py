@@ -64,7 +64,7 @@ class Runner:
         self._sampled_of: Any = None  # the layout
         self._frozen: TorchNetwork | None = None
         self._frozen_of: Any = None  # the layout and the versions
-        self._answering = Execution()
+        self._inference = Execution()
         self._network: TorchNetwork | None = None
         self._bound_to: Any = None  # the layout
         self._strided: list[tuple[np.ndarray, int]] = []
@@ -169,12 +169,12 @@ class Runner:
 
     # --- answers ---
 
-    def answer(self, arrays: Arrays, versions: Any) -> list[torch.Tensor]:
+    def infer(self, arrays: Arrays, versions: Any) -> list[torch.Tensor]:
         """Return the results by parameters as they are now, which kernels keep packed."""
         if self._frozen is None or versions != self._frozen_of:
             self._frozen = TorchNetwork(self.exported, self.structure.tensor, True)
-            self._answering, self._frozen_of = Execution(), versions
-        program = program_of(self._frozen, self._answering, arrays, False, False)
+            self._inference, self._frozen_of = Execution(), versions
+        program = program_of(self._frozen, self._inference, arrays, False, False)
         return _copied(program.forward(arrays, INFERENCE))
 
     # --- training ---

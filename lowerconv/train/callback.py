@@ -35,7 +35,7 @@ class Callback:
         """Hear that a batch is about to be computed."""
 
     def on_update_end(self, updates: int) -> None:
-        """Hear how many updates the optimizer has made; some may wait for `Strategy.settle`."""
+        """Hear how many updates the optimizer has made; `Strategy.flush_updates` makes all."""
 
     def on_batch_end(self, samples: int, result: LossResult, left: int) -> None:
         """Hear of this rank's share of a batch that is done, and how many batches are left."""
@@ -59,14 +59,14 @@ class Averaging(Callback):
     def on_update_end(self, updates: int) -> None:
         """Take in the weights."""
         if self._average is not None:
-            self._strategy.settle()
+            self._strategy.flush_updates()
             self._average.update(updates)
 
     def on_train_epoch_end(self, epoch: int) -> None:
         """Replace statistics by the means of those that each rank has seen."""
         strategy = self._strategy
         arrays: list[np.ndarray] = [*strategy.differing_buffers().values()]
-        if self._average is not None and not strategy.alike:
+        if self._average is not None and not strategy.synchronous:
             arrays += self._average.values.values()
         for array in arrays:
             strategy.communicator.sum_array(array)
@@ -82,7 +82,7 @@ class AgreementCheck(Callback):
     def on_update_end(self, updates: int) -> None:
         """Raise DisagreementError where ranks have different weights."""
         if self._every and updates % self._every == 0:
-            self._strategy.settle()
+            self._strategy.flush_updates()
             self.on_train_epoch_end(0)
 
     def on_train_epoch_end(self, epoch: int) -> None:

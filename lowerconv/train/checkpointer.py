@@ -86,7 +86,7 @@ class Checkpointer:
         communicator, strategy = run.communicator, run.strategy
         arrays = run.tensors()
         if communicator.broadcast(self.saved is not None):
-            strategy.take(arrays, self.saved.tensors if self.saved is not None else None)
+            strategy.scatter_whole(arrays, self.saved.tensors if self.saved is not None else None)
             self.saved = None
         else:
             for name in strategy.replicated():
@@ -98,7 +98,7 @@ class Checkpointer:
     def save(self, setup: Setup, run: RunState) -> None:
         """Write the metrics and the checkpoints, on rank 0; all ranks call it."""
         run.communicator.status.note("writing the checkpoint")
-        tensors = run.strategy.whole(run.tensors())
+        tensors = run.strategy.gather_whole(run.tensors())
         if self.directory is not None:
             facts = resume.describe_run(setup) | {
                 "work": resume.describe_work(setup.parallel, run.communicator.ranks),

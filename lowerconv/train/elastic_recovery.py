@@ -29,7 +29,7 @@ class ElasticRecovery(Callback):
         path = "" if directory is None else str(directory.path)
         self._path = Path(run.communicator.broadcast(path))
         self._snapshot = Snapshot(run.tensors())
-        self._right = 0
+        self._correct = 0
         self._keep()
 
     @property
@@ -49,7 +49,7 @@ class ElasticRecovery(Callback):
     def _keep(self) -> None:
         run = self._run
         update = 0 if run.counts is None else run.counts.update
-        self._right = 0 if run.counts is None else run.counts.right
+        self._correct = 0 if run.counts is None else run.counts.correct
         facts = list(run.history), list(run.losses), run.strategy.optimizer.updates
         self._snapshot.take((len(run.history), update), facts)
 
@@ -63,8 +63,8 @@ class ElasticRecovery(Callback):
         epoch, update = self._snapshot.progress
         run.history[:], run.losses[:], strategy.optimizer.updates = self._snapshot.facts
         if run.counts is None or run.counts.epoch != epoch:
-            self._right = 0
-        run.begin_epoch(epoch).go_back(update, self._right)
+            self._correct = 0
+        run.begin_epoch(epoch).go_back(update, self._correct)
         for loader in (run.train_loader, run.test_loader):
             loader.take_share(*strategy.loader_share)
         if communicator.rank == 0 and self._checkpointer.directory is None:

@@ -11,7 +11,7 @@ from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.ranges import share
 from lowerconv.copying import Reference
 from lowerconv.nn.module import Module
-from lowerconv.runtime.launch import spread
+from lowerconv.runtime.launch import run_on_team
 from lowerconv.runtime.threads import get_num_threads, parallel_region
 from lowerconv.train.checkpoint import state
 
@@ -28,7 +28,7 @@ def _approach_share(worker, workers, average, data, part):
 
 @njit(cache=True, nogil=True)
 def _approach(team, average, data, part):
-    spread(team, _approach_share, (average, data, part))
+    run_on_team(team, _approach_share, (average, data, part))
 
 
 class WeightAverage:

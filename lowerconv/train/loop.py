@@ -30,8 +30,8 @@ class EpochCounts:
         From 0.
     losses, samples : ndarray, (updates,)
         Sum of the losses of this rank's samples, and how many these were, by update.
-    right : int
-        How many of them were right.
+    correct : int
+        How many of them were correct.
     update : int
         The first one that is not counted yet.
     complete : bool
@@ -41,7 +41,7 @@ class EpochCounts:
     epoch: int
     losses: np.ndarray
     samples: np.ndarray
-    right: int = 0
+    correct: int = 0
     update: int = 0
     complete: bool = True
 
@@ -54,27 +54,27 @@ class EpochCounts:
         """Count a batch, which may be the last of an update."""
         self.losses[self.update] += result.loss
         self.samples[self.update] += samples
-        self.right += result.right
+        self.correct += result.correct
         self.update += last
 
-    def go_back(self, update: int, right: int) -> None:
+    def go_back(self, update: int, correct: int) -> None:
         """Forget an update that is computed once more, as a rank has died."""
         self.losses[update:] = self.samples[update:] = 0
-        self.update, self.right, self.complete = update, right, False
+        self.update, self.correct, self.complete = update, correct, False
 
     def sum(self, strategy: Strategy, sizes: np.ndarray) -> tuple[np.ndarray, int]:
-        """Return the mean loss of each update and how many samples were right, of all ranks."""
+        """Return the mean loss of each update and how many samples were correct, of all ranks."""
         communicator = strategy.communicator
         losses, samples = self.losses.copy(), self.samples.copy()
         communicator.sum_array(losses)
-        right = communicator.sum_numbers(self.right)[0] / strategy.loss_copies
+        correct = communicator.sum_numbers(self.correct)[0] / strategy.loss_copies
         if self.complete:
-            return losses / strategy.loss_copies / sizes, round(right)
+            return losses / strategy.loss_copies / sizes, round(correct)
         communicator.sum_array(samples)
         # An update that was made by the dead alone has left no trace.
         means = np.divide(losses, samples, out=np.full(len(sizes), np.nan), where=samples > 0)
         means[np.isnan(means)] = losses.sum() / max(1.0, samples.sum())
-        return means, round(right * sizes.sum() / max(1.0, samples.sum()))
+        return means, round(correct * sizes.sum() / max(1.0, samples.sum()))
 
 
 def train_epoch(
@@ -111,7 +111,7 @@ def train_epoch(
     -------
     losses : ndarray, (updates,)
         Mean loss of the samples of each update, before it.
-    right : int
+    correct : int
         Samples of all ranks whose class was found.
 
     Raises
@@ -171,11 +171,11 @@ def evaluate(
     copies : int
         How many ranks look at the same images.
     """
-    loss, right = 0.0, 0
+    loss, correct = 0.0, 0
     for batch in loader.batches():
         result = softmax_cross_entropy(infer(batch.images), batch.labels)
         loss += result.loss
-        right += result.right
-    all_loss, all_right = communicator.sum_numbers(loss, right)
+        correct += result.correct
+    all_loss, all_correct = communicator.sum_numbers(loss, correct)
     samples = copies * len(loader.dataset)
-    return all_loss / samples, all_right / samples
+    return all_loss / samples, all_correct / samples

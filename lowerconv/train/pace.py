@@ -31,7 +31,7 @@ class Pace(Callback):
         self._reporter, self._batch, self._warming_up = reporter, loader.batch, warming_up
         self._images, self._ranks, self._before = len(loader.dataset), loader.ranks, before
         self._several = len(loader) > 1
-        self._done, self._loss, self._right, self._batches = 0, 0.0, 0, 0
+        self._done, self._loss, self._correct, self._batches = 0, 0.0, 0, 0
         self._begin = self._first_batch = time.perf_counter()
 
     def on_batch_end(self, samples: int, result: LossResult, left: int) -> None:
@@ -39,7 +39,7 @@ class Pace(Callback):
         self._batches += 1
         self._done += samples
         self._loss += result.loss
-        self._right += result.right
+        self._correct += result.correct
         if self._batches == 1 and self._several:
             self._first_batch = time.perf_counter()
             if self._warming_up:
@@ -48,7 +48,7 @@ class Pace(Callback):
         self._reporter.step(
             min(self._before + self._done * self._ranks, self._images),
             self._loss / max(1, self._done),
-            self._right / max(1, self._done),
+            self._correct / max(1, self._done),
         )
 
     def images_per_second(self) -> float:

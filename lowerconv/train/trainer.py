@@ -319,7 +319,7 @@ class Trainer:
             ]
             with announce_compilation(self.reporter):
                 self._train_epochs(callbacks)
-            self.strategy.hand_back()
+            self.strategy.write_back()
             for callback in callbacks:
                 callback.on_fit_end()
             for line in self.strategy.report():

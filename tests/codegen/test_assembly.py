@@ -67,7 +67,8 @@ def filters_feed(isa, dtype, MR, NV, paired, words=None):
     rows, columns = tuple(2 * i for i in range(MR)), tuple(v * VL for v in range(NV))
     step = None if paired else NV * VL
     ahead = 0 if paired else MR
-    return Microkernel(isa, dtype, rows, columns, None, step, "columns", ahead=ahead, words=words)
+    more = {"prefetch_pixels": ahead, "words": words}
+    return Microkernel(isa, dtype, rows, columns, None, step, "columns", **more)
 
 
 def pixels_feed(isa, dtype, MR, NV, paired, words=None):

@@ -8,7 +8,7 @@ import pytest
 
 from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.half import KINDS, Conversion
-from lowerconv.codegen.half_arrays import CODES, conversion, converters, is_half, items
+from lowerconv.codegen.half_arrays import HALF_DTYPES, conversion, converters, is_half, items
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 
@@ -96,7 +96,7 @@ def test_arrays_of_codes(kind):
     expected = expanded(codes, kind)
     added = np.arange(5, dtype=np.float32)
     facts = np.zeros(6, np.int64)
-    work(codes.view(CODES[kind]), added, facts)
+    work(codes.view(HALF_DTYPES[kind]), added, facts)
     assert facts.tolist() == [1, 0, 5, 10, 0, 4]
     expected[2:7] += added
     expected[90:] = np.maximum(expected[90:], 0)

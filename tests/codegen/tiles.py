@@ -111,7 +111,7 @@ def random_kernel(rng, isa, dtype, MR, NV, store, words=None, **chosen):
         broadcast_step=chosen.get("broadcast_step", rng.choice([None, 0, 1, 7, MR])),
         vector_step=chosen.get("vector_step", rng.choice([None, 0, 1, NV * VL])),
         store=store, lanes=chosen.get("lanes", lanes), pixel_step=pixel_step,
-        ahead=rng.choice([0, 64]), result_rows=result_rows, vector_places=vector_places,
+        prefetch_pixels=rng.choice([0, 64]), result_rows=result_rows, vector_places=vector_places,
         words=words, tail=tail, pixel_rows=pixel_rows,
     )  # fmt: skip
 

@@ -21,7 +21,7 @@ from lowerconv.conv.blas.stages import (
     start_over,
     turns,
 )
-from lowerconv.runtime.launch import spread
+from lowerconv.runtime.launch import run_on_team
 from lowerconv.runtime.threads import parallel_region
 
 from .cases import PASSES, Case, by_pass, data_of, make_plan, operands_of, run
@@ -175,7 +175,7 @@ def _fill_and_empty(worker, workers, lanes, steps, delays, ring, wrong, done):
 
 @njit(nogil=True)
 def _all_of_it(team, lanes, steps, delays, ring, wrong, done):
-    spread(team, _fill_and_empty, (lanes, steps, delays, ring, wrong, done))
+    run_on_team(team, _fill_and_empty, (lanes, steps, delays, ring, wrong, done))
 
 
 LONG = 300_000  # turns that take longer than threads stay awake: they sleep and have to be woken

@@ -140,7 +140,7 @@ def test_loss_is_the_cross_entropy_and_does_not_overflow():
     result = nn.softmax_cross_entropy(scores, np.array([0, 0]))
     expected = np.log(np.exp([1.0, 2.0, 3.0]).sum()) - 1.0
     assert result.loss == pytest.approx(expected, rel=1e-6)
-    assert result.right == 1
+    assert result.correct == 1
     share = nn.softmax_cross_entropy(scores[:1], np.array([0]), batch=2)
     assert np.array_equal(share.gradient, result.gradient[:1])
 

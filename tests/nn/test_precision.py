@@ -226,7 +226,7 @@ def test_what_is_converted_and_what_is_not():
     network = Meeting(nn.Sequential(LAYERS["transposed"](), LAYERS["norm-relu"]()))
     network.precision = "bf16"
     network.run(normals(2, 3, 6, 6), nn.Step(training=True))
-    frames = {frame.name: frame for _, frame in network._use.own.here.current.steps}
+    frames = {frame.name: frame for _, frame in network._use.own.execution.current.steps}
     converted = {name for name, frame in frames.items() if frame.conversions is not None}
     assert converted == {"layer.0 ConvTranspose2d"}
     assert isinstance(frames["before Conv2d"].kept["forward"], Pass)

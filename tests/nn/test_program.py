@@ -114,7 +114,7 @@ def test_branches_write_into_their_part_of_a_concatenation():
     block = Inception()
     x = np.random.default_rng(0).standard_normal((2, 8, 6, 6)).astype(np.float32)
     block.run(x, nn.Step(training=True))
-    frames = {frame.name: frame for _, frame in block._use.own.here.current.steps}
+    frames = {frame.name: frame for _, frame in block._use.own.execution.current.steps}
     assert set(frames) == {"left Conv2d", "reduce Conv2d", "right Conv2d", "Concat"}
     whole = frames["Concat"].y.array
     np.testing.assert_array_equal(whole[:, :3], frames["left Conv2d"].y.array)

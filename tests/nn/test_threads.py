@@ -143,7 +143,7 @@ def test_what_a_thread_has_of_its_own_goes_with_it():
 
     def run():
         network.run(x)
-        return weakref.ref(network._use.own.here)
+        return weakref.ref(network._use.own.execution)
 
     found = in_a_thread(run)
     gc.collect()
@@ -233,7 +233,7 @@ def test_a_call_inside_a_convolution_does_not_wait_for_who_waits_for_that():
 
 def free(network) -> bool:
     """Return whether no thread has its turn at a network."""
-    lock = network._use.turns.take()._lock
+    lock = network._use.mutex.hold()._lock
     entered = lock.enter(0.001)
     if entered:
         lock.inside.release()

@@ -29,18 +29,18 @@ def test_many_sizes_keep_memory_bounded():
     constants = {"w": numbers(rng, 4, 3, 3, 3), "s": np.ones(4, np.float32)}
     net = lowerconv.onnx.load(model_of(nodes, {"x": [1, 3, "h", "w"]}, ["y"], constants))
     net(numbers(rng, 1, 3, 60, 60))
-    arena = net._use.answering.arena
+    arena = net._use.inference.arena
     largest = arena.memory.nbytes
     for _ in range(200):
         h, w = rng.integers(4, 61, 2)
         assert net(numbers(rng, 1, 3, h, w)).shape == (1, 4, h // 2, w // 2)
-        assert len(net._use.answering.programs) <= PROGRAMS
+        assert len(net._use.inference.programs) <= PROGRAMS
     assert arena.memory.nbytes == largest
 
 
 def held(net) -> list[np.ndarray]:
     """Return the filters that all plans of a network keep, each array once."""
-    frames = [f for p in net._use.answering.programs.values() for _, f in p.steps]
+    frames = [f for p in net._use.inference.programs.values() for _, f in p.steps]
     plans = [f.kept["forward"] for f in frames if "forward" in f.kept]
     return list({id(array): array for plan in plans for array in plan._prepacked}.values())
 
@@ -65,7 +65,7 @@ def test_all_sizes_have_the_same_filters():
     for h in heights:
         x = numbers(rng, 1, 24, h, 20)
         assert np.array_equal(net(x), lowerconv.onnx.load(model)(x))
-    assert len(net._use.answering.programs) == len(heights)
+    assert len(net._use.inference.programs) == len(heights)
     # Of each layer what at most a few algorithms keep.
     assert len(held(net)) <= 12 < 4 * len(heights)
-    assert len(net._use.answering.arena.filters) == len(held(net))
+    assert len(net._use.inference.arena.filters) == len(held(net))

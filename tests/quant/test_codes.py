@@ -13,8 +13,8 @@ from lowerconv.ops.codes import (
 )
 from lowerconv.ops.images import Images
 from lowerconv.ops.quantize import bytes_of, pack_words, unpack_words
-from lowerconv.quant.linear import dequantized, quantized
 from lowerconv.quant.params import QuantParams
+from lowerconv.quant.qdq import dequantized, quantized
 from lowerconv.runtime.threads import parallel_region
 from tests.quant.integers import codes_of, rounded, words_of
 

@@ -8,8 +8,8 @@ import pytest
 
 from lowerconv import nn, quant
 from lowerconv.nn.models import MODELS, resnet20
+from lowerconv.quant.fake_quant import FakeQuantLayer, QuantLinear
 from lowerconv.quant.fixed_point import RoundedOperand
-from lowerconv.quant.layers import Quantized, QuantLinear
 from lowerconv.quant.learned_step import LearnedStep, LearnedStepWeights
 from lowerconv.quant.ternary import TernaryWeights
 
@@ -51,8 +51,8 @@ def trained(net: nn.Module, steps: int = 2) -> nn.Module:
     return net
 
 
-def layers(net: nn.Module) -> dict[str, Quantized]:
-    return {name: layer for name, layer in net.modules() if isinstance(layer, Quantized)}
+def layers(net: nn.Module) -> dict[str, FakeQuantLayer]:
+    return {name: layer for name, layer in net.modules() if isinstance(layer, FakeQuantLayer)}
 
 
 def test_first_and_last_layers_have_eight_bits():

@@ -13,7 +13,7 @@ from lowerconv import nn, quant
 from lowerconv.conv.problem import conv_problem
 from lowerconv.quant.conv import IntegerConv2d
 from lowerconv.quant.convert import WORD, Dequantize, Quantize
-from lowerconv.quant.items import IntegerAdd, IntegerConcat, Lookup
+from lowerconv.quant.integer_layers import IntegerAdd, IntegerConcat, Lookup
 from lowerconv.quant.observe import METHODS, Observer
 from lowerconv.runtime.threads import get_num_threads
 from tests.quant.integers import codes_of, epilogue, rounded, sums, words_of

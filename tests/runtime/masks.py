@@ -7,7 +7,7 @@ import pytest
 from numba import njit
 
 from lowerconv.runtime import team as teams
-from lowerconv.runtime.launch import ask, spread
+from lowerconv.runtime.launch import call_for_int, run_on_team
 from lowerconv.runtime.threads import parallel_region
 
 pytestmark = pytest.mark.usefixtures("watchdog")
@@ -25,12 +25,12 @@ def enter(threads, pairs=False):
 
 @njit
 def _where(worker, workers, getcpu, cpus):
-    cpus[worker] = ask(getcpu) & 0xFFFF
+    cpus[worker] = call_for_int(getcpu) & 0xFFFF
 
 
 @njit(nogil=True)
 def _everywhere(team, getcpu, cpus):
-    spread(team, _where, (getcpu, cpus))
+    run_on_team(team, _where, (getcpu, cpus))
 
 
 def refuse(*arguments):

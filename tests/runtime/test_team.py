@@ -13,7 +13,7 @@ from numba import carray, cfunc, njit
 
 import lowerconv as lc
 from lowerconv.runtime import team as teams
-from lowerconv.runtime.launch import launch, pointer, spread
+from lowerconv.runtime.launch import launch, pointer, run_on_team
 from lowerconv.runtime.threads import parallel_region
 
 from .children import PATIENCE, PROGRAMS, complaints, environment, program, python
@@ -104,8 +104,8 @@ def _body(worker, workers, single, double, numbers, pair, yes, no, factor, empty
 
 @njit(nogil=True)
 def _everything(team, single, double, numbers, pair, yes, no, factor, empty):
-    spread(team, _body, (single, double, numbers, pair, yes, no, factor, empty))
-    spread(team, _body, (single, double, numbers, pair, yes, no, factor, empty))
+    run_on_team(team, _body, (single, double, numbers, pair, yes, no, factor, empty))
+    run_on_team(team, _body, (single, double, numbers, pair, yes, no, factor, empty))
 
 
 @pytest.mark.parametrize("threads", WORKERS)

@@ -8,7 +8,7 @@ import pytest
 
 import lowerconv as lc
 from lowerconv.runtime import threads
-from lowerconv.runtime.threads import Turns, _FairLock, between_kernels, parallel_region
+from lowerconv.runtime.threads import FairMutex, _FairLock, between_kernels, parallel_region
 
 from .children import python
 
@@ -111,24 +111,24 @@ def test_a_convolution_inside_another_is_refused():
 
 
 def test_turns_come_in_order_and_not_to_who_has_one():
-    turns, order, crew = Turns("a thing"), [], []
+    mutex, order, crew = FairMutex("a thing"), [], []
 
     def take(number):
-        with turns.take():
+        with mutex.hold():
             order.append(number)
 
-    with turns.take():
+    with mutex.hold():
         for number in range(8):
             crew.append(threading.Thread(target=take, args=[number]))
             crew[-1].start()
             time.sleep(0.02)  # until it waits
         with pytest.raises(RuntimeError, match="inside a thing"):
-            turns.take().__enter__()
+            mutex.hold().__enter__()
         assert not order
     for thread in crew:
         thread.join(100)
     assert order == sorted(order)
-    with turns.take():
+    with mutex.hold():
         pass
 
 

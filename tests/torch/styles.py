@@ -1,4 +1,4 @@
-"""Modules in styles that are seen elsewhere: each does one thing that a door could get wrong."""
+"""Modules in styles of others: each does one thing that a conversion could get wrong."""
 
 import math
 from typing import NamedTuple

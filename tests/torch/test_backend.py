@@ -88,5 +88,5 @@ def test_what_is_not_ours_runs_where_it_was():
         check(compiled, twin, torch.randn(2, 3, 8, 8).double())
 
 
-def test_the_door_has_it():
+def test_the_entry_point_has_it():
     assert lc.torch.backend is backend

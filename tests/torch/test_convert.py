@@ -369,7 +369,7 @@ def test_refusals():
         lc.torch.convert(3, x)
 
 
-def test_importing_the_library_imports_no_door():
+def test_importing_the_library_does_not_import_torch():
     import subprocess
 
     code = (

@@ -73,13 +73,13 @@ def check(ours, theirs, x, limit):
 
 
 @pytest.mark.parametrize("dtype, limit", [(torch.float32, 1e-4), (torch.float64, 1e-9)])
-@pytest.mark.parametrize("door", ["convert", "compile"])
+@pytest.mark.parametrize("way", ["convert", "compile"])
 @pytest.mark.parametrize("name", SIZES)
-def test_networks(networks, name, door, dtype, limit):
+def test_networks(networks, name, way, dtype, limit):
     model, twin = (getattr(networks, name)().to(dtype) for _ in range(2))
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*not in lowerconv.*")
-        if door == "convert":
+        if way == "convert":
             ours = lc.torch.convert(model, pictures(SIZES[name][0], dtype), strict=True)
         else:
             torch._dynamo.reset()

@@ -1,4 +1,4 @@
-"""PyTorch's own samples of functions (OpInfo), through both doors, with gradients.
+"""PyTorch's own samples of functions (OpInfo), by `convert` and `torch.compile`, with gradients.
 
 Two of each function by default, one of them through ``torch.compile``; LOWERCONV_SAMPLES=3000 takes
 the first so many, which are all.

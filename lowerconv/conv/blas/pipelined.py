@@ -66,8 +66,8 @@ from lowerconv.conv.problem import ConvProblem, Op
 from lowerconv.copying import not_copied
 from lowerconv.ops.blas import GEMM_LIMIT, blas, hold, release
 from lowerconv.runtime.affinity import cores, siblings
-from lowerconv.runtime.launch import spread
-from lowerconv.runtime.team import TeamHandle, most
+from lowerconv.runtime.launch import run_on_team
+from lowerconv.runtime.team import TeamHandle, max_threads
 from lowerconv.runtime.workspace import Scratch, carved_items
 
 # A worker learns from the lanes on which core's share it works, and which stages are its own.
@@ -92,7 +92,7 @@ def _forward_share(worker, workers, lanes, gemm, a, panels, products):
 @njit(cache=True, nogil=True)
 def _forward(team, lanes, blas, a, panels, products):
     hold(blas.threads)
-    spread(team, _forward_share, (lanes, blas.gemm, a, panels, products))
+    run_on_team(team, _forward_share, (lanes, blas.gemm, a, panels, products))
     release(blas.threads)
 
 
@@ -115,7 +115,7 @@ def _input_grad_share(worker, workers, lanes, gemm, a, panels, gathered):
 @njit(cache=True, nogil=True)
 def _input_grad(team, lanes, blas, a, panels, gathered):
     hold(blas.threads)
-    spread(team, _input_grad_share, (lanes, blas.gemm, a, panels, gathered))
+    run_on_team(team, _input_grad_share, (lanes, blas.gemm, a, panels, gathered))
     release(blas.threads)
 
 
@@ -138,10 +138,10 @@ def _weight_grad_share(worker, workers, lanes, gemm, a, panels, gathered):
 @njit(cache=True, nogil=True)
 def _weight_grad(team, lanes, blas, a, dw, panels, gathered):
     hold(blas.threads)
-    spread(team, _weight_grad_share, (lanes, blas.gemm, a, panels, gathered))
+    run_on_team(team, _weight_grad_share, (lanes, blas.gemm, a, panels, gathered))
     release(blas.threads)
     if len(a.partial) > 1:
-        spread(team, add_splits, (a.partial, dw))
+        run_on_team(team, add_splits, (a.partial, dw))
 
 
 @not_copied("copy the ConvPlan that it is a part of")
@@ -168,7 +168,7 @@ def two_threads_each(threads: int) -> Ring:
     """
     # Siblings beside the threads that one core each has.
     if siblings() and threads <= cores():
-        threads = min(2 * threads, most())
+        threads = min(2 * threads, max_threads())
     return Ring(threads, in_pairs(threads, 4), 4, "pairs", True)
 
 

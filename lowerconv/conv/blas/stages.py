@@ -24,9 +24,9 @@ import numpy as np
 from lowerconv.codegen.compiled import njit
 from lowerconv.codegen.fork_join import FIRST_SLOT, SLOT_WORDS, address, new_state
 from lowerconv.codegen.ranges import share
-from lowerconv.codegen.signatures import Meet, Post
+from lowerconv.codegen.signatures import AwaitCount, Post
 from lowerconv.copying import not_copied
-from lowerconv.runtime.launch import ask, call
+from lowerconv.runtime.launch import call, call_for_int
 
 FIRST, SECOND, BOTH = 0, 1, 2  # stages that a worker does
 NO_LOG = (0, 3)
@@ -46,7 +46,7 @@ class Lanes(NamedTuple):
     slots : int
     state : ndarray of int64
         Of handing over (`codegen.fork_join`): what a pair has filled and emptied.
-    meet, post, clock : int
+    await_count, post, clock : int
         Addresses.
     logs : ndarray of int64, (workers, lines, 3)
         Stage, begin and end in nanoseconds; the first line of each worker is their count.  No
@@ -57,7 +57,7 @@ class Lanes(NamedTuple):
     stages: np.ndarray
     slots: int
     state: np.ndarray
-    meet: int
+    await_count: int
     post: int
     clock: int
     logs: np.ndarray
@@ -81,7 +81,7 @@ def _lanes(cores, stages, slots: int) -> Lanes:
         np.array(stages, np.int64),
         slots,
         new_state(2 * workers, PATIENCE),
-        address("meet"),
+        address("await_count"),
         address("post"),
         address("clock"),
         np.zeros((workers, *NO_LOG), np.int64),
@@ -130,14 +130,14 @@ def enter(lanes, worker, steps, turn):
         filled, emptied = _counters(lanes, worker)
         state = np.int64(lanes.state.ctypes.data)
         if stage == FIRST:
-            call(lanes.meet, Meet(state, emptied, step - lanes.slots + 1))
+            call(lanes.await_count, AwaitCount(state, emptied, step - lanes.slots + 1))
         else:
-            call(lanes.meet, Meet(state, filled, step + 1))
+            call(lanes.await_count, AwaitCount(state, filled, step + 1))
     log = lanes.logs[worker]
     if len(log):
         log[0, 0] = min(log[0, 0] + 1, len(log) - 1)
         log[log[0, 0], 0] = stage
-        log[log[0, 0], 1] = ask(lanes.clock)
+        log[log[0, 0], 1] = call_for_int(lanes.clock)
     return stage, step, step % lanes.slots
 
 
@@ -146,7 +146,7 @@ def leave(lanes, worker, stage):
     """Tell the other one of the pair that a stage is done."""
     log = lanes.logs[worker]
     if len(log):
-        log[log[0, 0], 2] = ask(lanes.clock)
+        log[log[0, 0], 2] = call_for_int(lanes.clock)
     if lanes.stages[worker] != BOTH:
         filled, emptied = _counters(lanes, worker)
         done = filled if stage == FIRST else emptied

@@ -72,7 +72,7 @@ class PlanePhase:
     out_offset: int
     out_row: int
     kernel: int
-    numbers: int  # address of `signatures.PlaneNumbers`
+    geometry: int  # address of `signatures.PlaneGeometry`
     first_tap: int
 
 
@@ -132,7 +132,7 @@ def _results(jobs, image, group, band, slot):
                         out=job.target + to * item,
                         rows=rows,
                         mode=mode,
-                        numbers=phase.numbers,
+                        geometry=phase.geometry,
                         constants=job.constants,
                     ),
                 )
@@ -182,7 +182,7 @@ def _gradients(jobs, image, group, band, slot, sums):
                 part = parts[i]
                 at = sums + (pair + part.first_tap) * job.VL * item
                 dy_at = job.filters + dy * item
-                own = Plane(source, at, job.zeros, dy_at, rows, mode, part.numbers, np.int64(0))
+                own = Plane(source, at, job.zeros, dy_at, rows, mode, part.geometry, np.int64(0))
                 call(part.kernel, own)
 
 

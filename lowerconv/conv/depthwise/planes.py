@@ -12,7 +12,7 @@ from lowerconv.codegen.depthwise import PlaneKernel
 from lowerconv.codegen.depthwise_small import SmallPlaneKernel
 from lowerconv.codegen.isa import LINE, Isa
 from lowerconv.codegen.packing import pad_address, sum_lanes_address
-from lowerconv.codegen.signatures import PlaneNumbers
+from lowerconv.codegen.signatures import PlaneGeometry
 from lowerconv.conv.depthwise import macrokernel
 from lowerconv.conv.depthwise.schedule import PlaneSchedule
 from lowerconv.conv.executable import Array, Options, RecordExecutable
@@ -52,21 +52,21 @@ class Planes(RecordExecutable):
         zeros = np.zeros(s.VL, s.conv.dtype)
         self.arrays.append(zeros)
         workers = _workers(s, zeros, len(phases), options.add)
-        fill(self.job, *_parts(s), self._epilogue(options), workers)
+        fill(self.job, *_schedule_fields(s), self._epilogue(options), workers)
         for number, (phase, taps, first) in enumerate(phases):
             kernel, address = _kernel(s, phase, taps, self.activation)
             self.kernels.append(kernel)
             own = macrokernel.PlanePhase(
-                phase.P, phase.out_offset, phase.out_row, address, self._numbers(phase), first
+                phase.P, phase.out_offset, phase.out_row, address, self._geometry(phase), first
             )
             fill(self.job[number : number + 1], own)
         self.workspace_items = s.workers * workers.scratch_bytes // s.conv.dtype.itemsize
 
-    def _numbers(self, phase: Phase) -> int:
+    def _geometry(self, phase: Phase) -> int:
         """Return the address of what the kernel of a phase reads."""
         s = self.schedule
-        numbers = PlaneNumbers(Q=phase.Q, out_row=phase.out_row, W=s.conv.W)
-        return self._at(np.array(numbers, np.int64))
+        geometry = PlaneGeometry(Q=phase.Q, out_row=phase.out_row, W=s.conv.W)
+        return self._keep(np.array(geometry, np.int64))
 
     def run(
         self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
@@ -167,7 +167,7 @@ def _plane_kernel(
     return kernel, kernel.address()
 
 
-def _parts(s: PlaneSchedule) -> tuple[object, ...]:
+def _schedule_fields(s: PlaneSchedule) -> tuple[object, ...]:
     """Return the parts of the record that follow from the schedule alone."""
     conv = s.conv
     return (

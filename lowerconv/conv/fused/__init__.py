@@ -57,7 +57,7 @@ def build(problem: ConvProblem, op: Op, options: Options) -> Executable:
     activation = options.activation
     if activation is not None:  # layers are alike but for its constants
         options = options._replace(activation=activation.kind)
-    return _pattern(problem, op, options, where).like(activation)
+    return _pattern(problem, op, options, where).with_activation(activation)
 
 
 @lru_cache(maxsize=PATTERNS)

@@ -15,7 +15,7 @@ from lowerconv.codegen.packing import (
     transpose_address,
     transpose_taps_address,
 )
-from lowerconv.codegen.signatures import TileNumbers
+from lowerconv.codegen.signatures import TileGeometry
 from lowerconv.conv import records
 from lowerconv.conv.executable import Array, Options, RecordExecutable
 from lowerconv.conv.fused.kernels import kernel_of, steps_table
@@ -56,16 +56,16 @@ class Forward(RecordExecutable):
         self.packed: np.ndarray | None = None
         self._packed_from = PackedFrom()
         workers = self._workers()
-        fill(self.job, *_parts(schedule, options.add), self._epilogue(options), workers)
+        fill(self.job, *_schedule_fields(schedule, options.add), self._epilogue(options), workers)
         for number in range(phases):
             fill(self.job[number : number + 1], self._phase(number))
         scratch_bytes = schedule.workers * workers.scratch_bytes
         self.workspace_items = scratch_bytes // schedule.conv.dtype.itemsize
         self.loops = macrokernel_address()
 
-    def like(self, activation: Activation | None) -> Forward:
+    def with_activation(self, activation: Activation | None) -> Forward:
         """Return another pass, with filters of its own."""
-        other = super().like(activation)
+        other = super().with_activation(activation)
         assert isinstance(other, Forward)
         other.packed = _room_for_panels(self.schedule) if self.keeps else None
         other._packed_from = PackedFrom()
@@ -115,9 +115,9 @@ class Forward(RecordExecutable):
         self.packed = kept
         self.job["filters_from"] = records.PACKED
 
-    def quantise(self, quantised: records.Quantised) -> None:
-        """Write where the numbers are that sums are quantised with."""
-        fill(self.job, quantised)
+    def set_requantization(self, requantization: records.Requantization) -> None:
+        """Write where the scales are that sums are requantized with."""
+        fill(self.job, requantization)
 
     def _workers(self) -> records.Workers:
         """Return where each worker's scratch, parts and packed filters are."""
@@ -155,8 +155,8 @@ class Forward(RecordExecutable):
         tables = self._table_of_rows(number)
         per_row = s.tiles_per_row(number)
         (_, whole), (_, whole_tail), (_, last), (_, last_tail) = made
-        numbers = np.array([self._numbers(phase, width) for width in (TW, tail[1])], np.int64)
-        numbers_at = self._at(numbers)
+        geometry = np.array([self._geometry(phase, width) for width in (TW, tail[1])], np.int64)
+        geometry_at = self._keep(geometry)
         return records.PhaseRecord(
             P=phase.P,
             Q=phase.Q,
@@ -173,14 +173,14 @@ class Forward(RecordExecutable):
             kernel_tail=whole_tail,
             kernel_last=last,
             kernel_last_tail=last_tail,
-            numbers=numbers_at,
-            numbers_tail=numbers_at + numbers.strides[0],
+            geometry=geometry_at,
+            geometry_tail=geometry_at + geometry.strides[0],
         )
 
-    def _numbers(self, phase: Phase, width: int) -> TileNumbers:
+    def _geometry(self, phase: Phase, width: int) -> TileGeometry:
         """Return what kernels read of tiles that are so many pixels wide."""
         s = self.schedule
-        return TileNumbers(
+        return TileGeometry(
             lanes=(width - 1) % s.VL + 1,
             row=s.conv.stride_h * s.window.pitch,
             out_row=phase.out_row,
@@ -199,7 +199,7 @@ class Forward(RecordExecutable):
             key = masks[begin].tobytes()
             if key not in made:
                 live = tuple(map(int, np.flatnonzero(masks[begin])))
-                made[key] = self._at(steps_table(s, number, live)), len(live)
+                made[key] = self._keep(steps_table(s, number, live)), len(live)
             table[begin:end] = made[key]
         self.arrays.append(table)
         return table
@@ -223,10 +223,10 @@ class Forward(RecordExecutable):
         }
 
 
-def _parts(s: Schedule, add: bool) -> tuple[object, ...]:
+def _schedule_fields(s: Schedule, add: bool) -> tuple[object, ...]:
     """Return the parts of the record that follow from the schedule alone."""
     conv, isa, dtype = s.conv, s.isa, s.conv.dtype
-    out_pixel = conv.element.result_bytes if conv.element else dtype.itemsize
+    out_item_bytes = conv.word_format.result_bytes if conv.word_format else dtype.itemsize
     packs = records.PACKED_FROM_TRANSPOSED if conv.transposed else records.PACKED_FROM_FORWARD
     filters_from = records.FILTERS_IN_PLACE if s.tiling.in_place else packs
     return (
@@ -250,7 +250,7 @@ def _parts(s: Schedule, add: bool) -> tuple[object, ...]:
             filters_from=filters_from,
             pixels_in_vectors=s.tiling.vectors == "pixels",
         ),
-        records.Padding(
+        records.SourceLayout(
             padded=s.window.padded,
             band=s.band,
             stride_h=conv.stride_h,
@@ -260,16 +260,16 @@ def _parts(s: Schedule, add: bool) -> tuple[object, ...]:
             left=s.window.left,
             pitch=s.window.pitch,
             plane=s.plane,
-            padding=conv.element.padding if conv.element else 0,
+            pad_bits=conv.word_format.padding if conv.word_format else 0,
         ),
         records.Result(
             out_plane=conv.out_plane,
-            out_pixel=out_pixel,
-            out_item=out_pixel // conv.filters_together,
+            out_item_bytes=out_item_bytes,
+            out_filter_bytes=out_item_bytes // conv.filters_per_item,
             phases=len(conv.phases),
             add=add,
         ),
-        records.Copies(
+        records.CopyFunctions(
             pad=pad_address(isa, dtype, s.window.split),
             transpose=transpose_address(isa, dtype),
             transpose_taps=transpose_taps_address(isa, dtype, conv.taps) if conv.transposed else 0,

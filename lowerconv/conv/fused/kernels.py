@@ -9,17 +9,17 @@ import numpy as np
 
 from lowerconv.codegen.activation import Activation
 from lowerconv.codegen.dots import Words
-from lowerconv.codegen.halving import Halving
 from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.microkernel import Microkernel
-from lowerconv.codegen.quantising import Quantising
+from lowerconv.codegen.microkernel_bf16 import Bf16Microkernel
+from lowerconv.codegen.microkernel_requantize import RequantizingMicrokernel
 from lowerconv.conv.block_budget import quarter_of_l2
 from lowerconv.conv.phases import CACHE_SIZE
 from lowerconv.conv.schedule import Schedule
 from lowerconv.conv.tiling import live_taps
 
 L1_SHARE = 32 * 1024  # bytes that this tile's pixels and the next one's may take
-STREAM = 32  # steps that packed filters are prefetched ahead: a page of 4 KiB
+PREFETCH_STEPS = 32  # steps that packed filters are prefetched ahead: a page of 4 KiB
 
 
 class _Product(NamedTuple):
@@ -28,9 +28,18 @@ class _Product(NamedTuple):
     isa: Isa
     dtype: np.dtype
     words: Words | None
-    result: str  #     as of `Element`; "sums" where they are stored as they are
+    result: str  #     as of `WordFormat`; "sums" where they are stored as they are
     residual: bool
     activation: Activation
+
+
+class _Steps(NamedTuple):
+    """Items of the source from one row, and column, of pixels to the next; how filters are read."""
+
+    row: int
+    column: int
+    filters: int | None  # items from one step to the next; None where a table has offsets
+    prefetch: int  #       items that filters are prefetched ahead
 
 
 Made = tuple[Microkernel, int]  # a kernel and its address
@@ -43,9 +52,10 @@ def _make(product: _Product, **tile: Any) -> Made:
     if result == "sums":
         kernel = Microkernel(isa, dtype, **tile, words=words, activation=activation)
     elif result == "bf16":
-        kernel = Halving(isa, dtype, **tile, words=words, activation=activation)
+        kernel = Bf16Microkernel(isa, dtype, **tile, words=words, activation=activation)
     else:
-        kernel = Quantising(isa, dtype, **tile, words=words, result=result, residual=residual)
+        tile |= {"words": words, "result": result, "residual": residual}
+        kernel = RequantizingMicrokernel(isa, dtype, **tile)
     return kernel, kernel.address()
 
 
@@ -53,51 +63,47 @@ def kernel_of(
     s: Schedule, number: int, NR: int, height: int, width: int, activation: Activation
 ) -> Made:
     """Return the kernel of NR filters and height x width pixels of a phase."""
-    conv, out_column, element = s.conv, s.conv.phases[number].out_column, s.conv.element
-    results = ("sums", False) if element is None else (element.result, element.residual)
+    conv, out_column, word_format = s.conv, s.conv.phases[number].out_column, s.conv.word_format
+    results = ("sums", False) if word_format is None else (word_format.result, word_format.residual)
     product = _Product(s.isa, conv.dtype, conv.words(s.tiling.vectors), *results, activation)
     if s.tiling.vectors == "filters":
         row_step = conv.stride_h * s.window.pitch if height > 1 else 0
-        filter_step = None if _paired(s, number) else s.NR
-        steps = row_step, conv.stride_w, filter_step, STREAM * s.NR
+        filter_step = None if _skips_taps(s, number) else s.NR
+        steps = _Steps(row_step, conv.stride_w, filter_step, PREFETCH_STEPS * s.NR)
         in_place = not s.window.padded
-        return _filter_kernel(product, NR, height, width, out_column, in_place, *steps)
+        return _filter_kernel(product, NR, (height, width), out_column, in_place, steps)
     across, rest = -(-width // s.VL), width % s.VL
     if s.isa.masks:
         rest = min(1, rest)  # how many lanes is said at run time
     row_step = conv.C * conv.taps if s.tiling.in_place else 1
     step = 1 if s.tiling.in_place else s.NR
-    filter_step = None if _paired(s, number) else step
+    filter_step = None if _skips_taps(s, number) else step
     prefetches = _prefetches_pixels(s, number)
-    return _pixel_kernel(
-        product, NR, height, across, rest, out_column, prefetches, row_step, filter_step
-    )
+    steps = _Steps(row_step, 1, filter_step, 0)
+    return _pixel_kernel(product, NR, (height, across, rest), out_column, prefetches, steps)
 
 
 @lru_cache(maxsize=CACHE_SIZE)
 def _filter_kernel(
     product: _Product,
     NR: int,
-    height: int,
-    width: int,
+    shape: tuple[int, int],
     out_column: int,
     in_place: bool,
-    row_step: int,
-    column_step: int,
-    filter_step: int | None,
-    stream: int,
+    steps: _Steps,
 ) -> Made:
-    """Return the kernel with vectors of NR filters and height x width pixels broadcast."""
+    """Return the kernel with vectors of NR filters and (height, width) pixels broadcast."""
+    height, width = shape
     return _make(
         product,
-        rows=tuple(i * row_step + j * column_step for i in range(height) for j in range(width)),
+        rows=tuple(i * steps.row + j * steps.column for i in range(height) for j in range(width)),
         columns=tuple(range(0, NR, product.isa.lanes(product.dtype))),
         broadcast_step=None,
-        vector_step=filter_step,
+        vector_step=steps.filters,
         store="columns",
         pixel_step=out_column,
-        ahead=width * column_step if in_place else 0,
-        stream=stream,
+        prefetch_pixels=width * steps.column if in_place else 0,
+        prefetch_vectors=steps.prefetch,
     )
 
 
@@ -105,30 +111,32 @@ def _filter_kernel(
 def _pixel_kernel(
     product: _Product,
     NR: int,
-    height: int,
-    across: int,
-    rest: int,
+    shape: tuple[int, int, int],
     out_column: int,
     prefetches: bool,
-    row_step: int,
-    filter_step: int | None,
+    steps: _Steps,
 ) -> Made:
-    """Return the kernel with vectors of height x width pixels and NR filters broadcast."""
+    """Return the kernel with vectors of pixels and NR filters broadcast.
+
+    `shape` is rows of pixels, vectors of a row, and lanes of the last vector of a row: 0 for all of
+    them, 1 where masks say at run time how many.  ``steps.row`` is from one filter to the next.
+    """
+    height, across, rest = shape
     masks, VL = product.isa.masks, product.isa.lanes(product.dtype)
     row = tuple(range(0, across * VL, VL))
     several = height > 1
     return _make(
         product,
-        rows=tuple(i * row_step for i in range(NR)),
+        rows=tuple(i * steps.row for i in range(NR)),
         columns=row * height,
-        broadcast_step=filter_step,
+        broadcast_step=steps.filters,
         vector_step=None,
         store="rows",
         lanes=((VL,) * (across - 1) + (rest,)) * height if rest and not masks else (),
         tail=bool(rest) and masks,
         pixel_rows=tuple(i for i in range(height) for _ in row) if several else (),
         pixel_step=out_column,
-        ahead=across * VL if prefetches else 0,
+        prefetch_pixels=across * VL if prefetches else 0,
         vector_places=tuple(j * out_column for j in row) * height if several else (),
     )
 
@@ -146,7 +154,7 @@ def _prefetches_pixels(s: Schedule, number: int) -> bool:
     return not s.window.padded and (stays or far)
 
 
-def _paired(s: Schedule, number: int) -> bool:
+def _skips_taps(s: Schedule, number: int) -> bool:
     """Return whether steps leave out some of the filter's taps, so that panels need offsets."""
     phase = s.conv.phases[number]
     live = live_taps(s.conv, phase, s.tiling.shapes[number][0])
@@ -160,7 +168,7 @@ def steps_table(s: Schedule, number: int, live: tuple[int, ...]) -> np.ndarray:
     channel = np.arange(s.KC)[:, None]
     where = np.array([s.window.place(row, column) for _, row, column in taps], np.int64)
     source = channel * s.plane + where
-    if not _paired(s, number):
+    if not _skips_taps(s, number):
         return np.ascontiguousarray(source, np.int32)
     step = 1 if s.tiling.in_place else s.NR
     filters = (channel * conv.taps + np.array([tap for tap, _, _ in taps], np.int64)) * step

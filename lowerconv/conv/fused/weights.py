@@ -40,7 +40,7 @@ class WeightGrad(RecordExecutable):
         zeros = np.zeros(max(s.NR, ROWS_MOST), s.conv.dtype)
         self.arrays.append(zeros)
         workers = _workers(s, zeros)
-        fill(self.job, *_parts(s), workers)
+        fill(self.job, *_schedule_fields(s), workers)
         self.arrays += self._fill_tiles(self.job, s.image_step)
         self._layouts = {s.image_step: (self.words, self.address, self.arrays)}
         # Pieces of several images in place: their tables know how far apart images lie.
@@ -59,7 +59,7 @@ class WeightGrad(RecordExecutable):
         if self._by_layout:
             step = source.strides[0] // source.itemsize
             words, address, _ = self._layouts.get(step) or self._new_layout(step)
-        bind_operands(words, source, filters, self.nothing, out, workspace.address)
+        bind_operands(words, source, filters, self.no_bias, out, workspace.address)
         launch(team, nest.weights_address(), address, s.workers)
         if s.splits > 1:
             launch(team, nest.add_splits_address(), address, s.workers)
@@ -200,7 +200,7 @@ def _partial_bytes(s: WeightSchedule) -> int:
     return s.line_bytes(s.splits * s.dw_items) if s.splits > 1 else 0
 
 
-def _parts(s: WeightSchedule) -> tuple[object, ...]:
+def _schedule_fields(s: WeightSchedule) -> tuple[object, ...]:
     """Return the parts of the record that follow from the schedule alone."""
     conv, pieces = s.conv, s.pieces
     row = conv.C * s.taps

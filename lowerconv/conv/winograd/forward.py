@@ -32,7 +32,7 @@ from lowerconv.runtime.records import fill
 from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.workspace import Scratch, scratch_stride
 
-STREAM = 32  # steps that transformed filters are prefetched ahead
+PREFETCH_STEPS = 32  # steps that transformed filters are prefetched ahead
 
 
 class WinogradForward(RecordExecutable):
@@ -76,7 +76,7 @@ class WinogradForward(RecordExecutable):
         scratch_bytes = scratch_stride(own, s.nodes)
         fill(
             self.job,
-            *_parts(s, options.add),
+            *_schedule_fields(s, options.add),
             self._epilogue(options),
             band,
             transformed,
@@ -113,7 +113,7 @@ class WinogradForward(RecordExecutable):
         kept = self.packed
         if kept is None:
             return w
-        bind_operands(self.words, kept, w, self.nothing, kept, workspace.address)
+        bind_operands(self.words, kept, w, self.no_bias, kept, workspace.address)
         launch(team, prepare_address(), self.address, self.schedule.workers)
         return kept
 
@@ -153,7 +153,7 @@ class WinogradForward(RecordExecutable):
                     broadcast_step=None,
                     vector_step=s.NR,
                     store="rows",
-                    stream=STREAM * s.NR if s.shares else 0,
+                    prefetch_vectors=PREFETCH_STEPS * s.NR if s.shares else 0,
                 )
                 self.kernels.append(kernel)
                 addresses[last, count] = kernel.address()
@@ -218,7 +218,7 @@ def _places(
     return at, own
 
 
-def _parts(s: TileSchedule, add: bool) -> tuple[object, ...]:
+def _schedule_fields(s: TileSchedule, add: bool) -> tuple[object, ...]:
     """Return the parts of the record that follow from the schedule alone."""
     conv, piece = s.conv, s.piece
     return (

@@ -197,7 +197,7 @@ def _multiply(job, block, U, V, products, tiles):
                     bias=job.zeros,
                     valid=count,
                     mode=mode,
-                    numbers=np.int64(0),
+                    geometry=np.int64(0),
                     constants=np.int64(0),
                 ),
             )

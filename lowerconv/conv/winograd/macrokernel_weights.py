@@ -103,7 +103,7 @@ def _multiply(jobs, worker):
                     bias=x.zeros,
                     valid=x.MR,
                     mode=mode,
-                    numbers=np.int64(0),
+                    geometry=np.int64(0),
                     constants=np.int64(0),
                 ),
             )

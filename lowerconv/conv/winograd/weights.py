@@ -87,7 +87,7 @@ class WinogradWeightGrad(RecordExecutable):
             scratch_bytes=scratch_bytes,
             sums_at=sums_at,
         )
-        fill(self.job, *_parts(s, options.add), sums)
+        fill(self.job, *_schedule_fields(s, options.add), sums)
         for number, side in enumerate(sides):
             fill(self.job[number : number + 1], side)
         # What all cores use comes after what each has of its own.
@@ -98,7 +98,7 @@ class WinogradWeightGrad(RecordExecutable):
         self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Sum the products of `a`, dy, and `b`, x, over the pixels."""
-        s, job, nothing = self.schedule, self.address, self.nothing
+        s, job, nothing = self.schedule, self.address, self.no_bias
         half = len(self.words) // 2
         bind_operands(self.words, b, a, nothing, out, workspace.address)
         bind_operands(self.words[half:], a, b, nothing, out, workspace.address)
@@ -161,7 +161,7 @@ class WinogradWeightGrad(RecordExecutable):
         }
 
 
-def _parts(s: SumSchedule, add: bool) -> tuple[object, ...]:
+def _schedule_fields(s: SumSchedule, add: bool) -> tuple[object, ...]:
     """Return the parts of the records that x and dy have in common."""
     return (
         records.SumProblem(

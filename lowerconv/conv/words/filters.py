@@ -6,12 +6,12 @@ from math import gcd
 
 import numpy as np
 
-TOGETHER = 4
+PER_WORD = 4
 
 
 def words_for(channels: int) -> int:
     """Return how many words so many channels take."""
-    return -(-channels // TOGETHER)
+    return -(-channels // PER_WORD)
 
 
 def merged_groups(groups: int, channels: int, filters: int) -> int:
@@ -25,7 +25,7 @@ def merged_groups(groups: int, channels: int, filters: int) -> int:
     """
     if groups == 1:
         return 1
-    wanted = TOGETHER // gcd(TOGETHER, gcd(channels, filters))
+    wanted = PER_WORD // gcd(PER_WORD, gcd(channels, filters))
     return wanted if groups % wanted == 0 else groups
 
 
@@ -44,9 +44,9 @@ def filter_words(w: np.ndarray, groups: int, merged: int) -> np.ndarray:
     """
     K, C, R, S = w.shape
     own = K // groups
-    wide = np.zeros((K, words_for(merged * C) * TOGETHER, R, S), np.int8)
+    wide = np.zeros((K, words_for(merged * C) * PER_WORD, R, S), np.int8)
     for number in range(merged):
         rows = np.arange(K).reshape(-1, merged, own)[:, number].ravel()
         wide[rows, number * C : (number + 1) * C] = w[rows]
-    split = wide.reshape(K, -1, TOGETHER, R, S).transpose(0, 1, 3, 4, 2)
+    split = wide.reshape(K, -1, PER_WORD, R, S).transpose(0, 1, 3, 4, 2)
     return np.ascontiguousarray(split).view("<u4")[..., 0].astype(np.uint32, copy=False)

@@ -16,7 +16,6 @@ import numpy as np
 from lowerconv.codegen.isa import host_isa_extended
 from lowerconv.conv.arrays import flat_images
 from lowerconv.conv.depthwise.schedule import by_planes
-from lowerconv.conv.element import Element
 from lowerconv.conv.executable import Array, Executable, Options
 from lowerconv.conv.fused.forward import Forward
 from lowerconv.conv.halves import FLOAT, Converted
@@ -24,14 +23,15 @@ from lowerconv.conv.phases import CACHE_SIZE, Convolution, convolution, countabl
 from lowerconv.conv.problem import ConvProblem, Op
 from lowerconv.conv.schedule import make_schedule
 from lowerconv.conv.tiling import tilings
+from lowerconv.conv.word_format import WordFormat
 from lowerconv.machine.features import has_fast_bf16
 from lowerconv.ops.half_images import join_halves
 from lowerconv.runtime.affinity import nodes
 from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.workspace import Scratch
 
-TOGETHER = 2
-ELEMENT = Element("bf16", "bf16", result="bf16")
+PER_WORD = 2
+BF16_WORDS = WordFormat("bf16", "bf16", result="bf16")
 
 
 @lru_cache(maxsize=CACHE_SIZE)
@@ -42,11 +42,11 @@ def convolution_of_words(problem: ConvProblem, op: Op) -> Convolution | None:
     if op == "weight_grad" or by_planes(problem.computed, op) or not countable(problem):
         return None
     conv = convolution(problem.computed, op)
-    if len(conv.phases) > 1 or (conv.C % TOGETHER and conv.groups > 1):
+    if len(conv.phases) > 1 or (conv.C % PER_WORD and conv.groups > 1):
         return None
     if conv.phases[0].out_column > 1:
         return None
-    return replace(conv, C=-(-conv.C // TOGETHER), element=ELEMENT)
+    return replace(conv, C=-(-conv.C // PER_WORD), word_format=BF16_WORDS)
 
 
 def _is_fast() -> bool:
@@ -90,10 +90,10 @@ class HalfWords(Converted):
         self._transposed = inner.schedule.conv.transposed
         (N, C, H, W), filters, bias, _ = shapes
         K, Cg, R, S = filters
-        self._w_shape = (-(-K // TOGETHER), Cg, R, S)
+        self._w_shape = (-(-K // PER_WORD), Cg, R, S)
         if not self._transposed:
-            self._w_shape = (K, -(-Cg // TOGETHER), R, S)
-        words = (N, -(-C // TOGETHER), H, W)
+            self._w_shape = (K, -(-Cg // PER_WORD), R, S)
+        words = (N, -(-C // PER_WORD), H, W)
         super().__init__(inner, (words, self._w_shape, bias, (0,)), dtype, options)
 
     def run(
@@ -102,14 +102,14 @@ class HalfWords(Converted):
         """Compute a pass."""
         scratch = Scratch(workspace.array.view(FLOAT), workspace.address)
         own_a, own_b, own_bias, _, rest = scratch.carve(*self._shapes)
-        join_halves(team, self._codes(a), flat_images(own_a.view(np.uint32)))
+        join_halves(team, self._bits(a), flat_images(own_a.view(np.uint32)))
         own_b = self._filters(team, b, own_b)
         self._expand(team, bias, own_bias)
         codes: Any = out.view(np.uint16)
         self.inner.run(team, own_a, own_b, own_bias, codes, Scratch(rest, rest.ctypes.data))
 
     def _make_filters(self, team: TeamHandle, filters: Array, target: Array) -> None:
-        source, words = self._codes(filters), flat_images(target.view(np.uint32))
+        source, words = self._bits(filters), flat_images(target.view(np.uint32))
         if self._transposed:  # pairs of what is summed over, which comes first
             K, C, R, S = filters.shape
             source = source[0], source[1], 1, K, 1, C * R * S

@@ -11,17 +11,17 @@ import numpy as np
 
 from lowerconv.checks import integer, plain_array
 from lowerconv.codegen.isa import host_isa_extended
-from lowerconv.codegen.quantising import CONSTANTS
+from lowerconv.codegen.microkernel_requantize import CONSTANTS
 from lowerconv.conv.arrays import are_slices, contiguous, overlap
-from lowerconv.conv.element import Element
 from lowerconv.conv.executable import Options
 from lowerconv.conv.explain import as_text, problem_lines
 from lowerconv.conv.fused.forward import Forward
 from lowerconv.conv.phases import convolution
 from lowerconv.conv.problem import conv_problem
-from lowerconv.conv.records import Quantised
+from lowerconv.conv.records import Requantization
 from lowerconv.conv.schedule import make_schedule
 from lowerconv.conv.tiling import tilings
+from lowerconv.conv.word_format import WordFormat
 from lowerconv.conv.words.filters import filter_words, merged_groups, words_for
 from lowerconv.copying import not_copied
 from lowerconv.runtime.affinity import nodes
@@ -35,7 +35,7 @@ SIGNS = 0x80808080
 Y_MAX = 2.0**30  # steps of the result, before they are clamped
 
 
-class _Held(NamedTuple):
+class _Prepacked(NamedTuple):
     """What calls need of the filters."""
 
     w: np.ndarray  # (K, C/groups, R, S)
@@ -46,7 +46,7 @@ class _Held(NamedTuple):
     constants: np.ndarray
 
 
-@not_copied("make another from its arguments, and let it hold the filters")
+@not_copied("make another from its arguments, and call its `prepack`")
 class IntegerConv:
     """A convolution of bytes, exact to the last bit on every CPU and any number of threads.
 
@@ -122,7 +122,7 @@ class IntegerConv:
         self._merged = merged_groups(groups, w_shape[1], problem.K // groups)
         result = "sums" if out == "int32" else out
         padding_word = (zero & 0xFF) * 0x01010101
-        self._element = Element(x_kind, "s8", padding_word, result, residual is not None)
+        self._word_format = WordFormat(x_kind, "s8", padding_word, result, residual is not None)
         N, C, H, W = problem.x_shape
         N, K, P, Q = problem.y_shape
         self.x_shape = N, words_for(C), H, W
@@ -130,7 +130,7 @@ class IntegerConv:
         self.out_shape = N, words_for(K) if out in RANGES else K, P, Q
         check_bytes(4 * N * self.out_shape[1] * P * Q, f"out {self.out_shape}")
         self.threads = get_num_threads()
-        self._prepacked: _Held | None = None
+        self._prepacked: _Prepacked | None = None
         self._executable = self._ready()
 
     def prepack(
@@ -184,7 +184,7 @@ class IntegerConv:
             self._check_size(w, scale, shift, constants["scale"][0])
         if shared is None:
             w, shared = w.copy(), {}
-        self._prepacked = _Held(w, shared, origin, scale, shift, constants)
+        self._prepacked = _Prepacked(w, shared, origin, scale, shift, constants)
         with parallel_region(self.threads) as team:
             self._pack(team)
 
@@ -254,7 +254,7 @@ class IntegerConv:
         -------
         str
         """
-        element = self._element
+        element = self._word_format
         numbers = f"words of four {element.pixels}"
         lines = problem_lines(self.problem, "forward", numbers) | {
             "algorithm": f"{self.algorithm}: {self.reason}",
@@ -282,7 +282,7 @@ class IntegerConv:
         self, w: np.ndarray, scale: np.ndarray, shift: np.ndarray, residual_scale: float
     ) -> None:
         """Raise ValueError where y could leave the range of int32, which kernels round to."""
-        most = 255 if self._element.pixels == "u8" else 128
+        most = 255 if self._word_format.pixels == "u8" else 128
         sums = np.abs(w.astype(np.int32)).sum((1, 2, 3)) * float(most)
         reach = sums * np.abs(scale) + np.abs(shift) + 255 * abs(float(residual_scale))
         if reach.max() >= Y_MAX:
@@ -298,7 +298,7 @@ class IntegerConv:
             convolution(merged, "forward"),
             C=words_for(merged.C // merged.groups),
             dtype=np.dtype(np.int32),
-            element=self._element,
+            word_format=self._word_format,
         )
         isa, options = host_isa_extended(), Options(threads=self.threads, constant=True)
         schedule = make_schedule(
@@ -313,15 +313,15 @@ class IntegerConv:
         if team.threads < self.threads:
             self.threads = team.threads
             self._executable = self._ready()
-        executable, held = self._executable, self._prepacked
-        assert held is not None
+        executable, prepacked = self._executable, self._prepacked
+        assert prepacked is not None
         layout = self._merged, executable.packed_key()
-        packed = held.shared.get((held.origin, layout))
+        packed = prepacked.shared.get((prepacked.origin, layout))
         if packed is None:
-            words = filter_words(held.w, self.problem.groups, self._merged)
+            words = filter_words(prepacked.w, self.problem.groups, self._merged)
             scratch = workspace(executable.workspace_items, np.dtype(np.float32))
             packed = executable.prepack(team, _bits(words), scratch)
-            held.shared[held.origin, layout] = packed
+            prepacked.shared[prepacked.origin, layout] = packed
         elif executable.packed_key() is not None:
             executable.use_packed(packed)
         self._packed = packed
@@ -329,13 +329,13 @@ class IntegerConv:
         conv = schedule.conv
         shape = conv.groups, schedule.panels * schedule.NR
         places = np.zeros((2, *shape), np.float32)
-        places[:, :, : conv.K] = np.stack([held.scale, held.shift]).reshape(2, -1, conv.K)
+        places[:, :, : conv.K] = np.stack([prepacked.scale, prepacked.shift]).reshape(2, -1, conv.K)
         self._places = places
-        self._quantised = Quantised()
+        self._requantization = Requantization()
         if self.out != "int32":
             scales, shifts = (array.ctypes.data for array in places)
-            self._quantised = Quantised(scales, shifts, held.constants.ctypes.data)
-        executable.quantise(self._quantised)
+            self._requantization = Requantization(scales, shifts, prepacked.constants.ctypes.data)
+        executable.set_requantization(self._requantization)
 
     def _run(self, team: Any, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray) -> None:
         if team.threads < self.threads:
@@ -345,7 +345,7 @@ class IntegerConv:
             executable.job["residual"] = residual.ctypes.data
             executable.job["ld_residual"] = residual.strides[0] // 4
         scratch = workspace(executable.workspace_items, np.dtype(np.float32))
-        executable.run(team, _bits(x), self._packed, executable.nothing, _bits(out), scratch)
+        executable.run(team, _bits(x), self._packed, executable.no_bias, _bits(out), scratch)
 
 
 def _bits(array: np.ndarray) -> np.ndarray:

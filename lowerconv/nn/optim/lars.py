@@ -8,7 +8,7 @@ from lowerconv.codegen.compiled import internal, njit
 from lowerconv.codegen.ranges import share
 from lowerconv.nn.module import Module
 from lowerconv.nn.optim.optimizer import Optimizer, Weights, check_range
-from lowerconv.runtime.launch import spread
+from lowerconv.runtime.launch import run_on_team
 from lowerconv.runtime.team import TeamHandle
 
 # Squares are summed in blocks of so many, each by one thread: a norm has the same bits whatever the
@@ -47,7 +47,7 @@ def _steps(worker, workers, weights, rates, velocity, momentum):
 def _lars(team, weights, blocks, velocity, lr, momentum, trust):
     data, grad, _, decays, _, _ = weights
     squares = np.empty((len(blocks), 2))
-    spread(team, _squares, (blocks, data, grad, squares))
+    run_on_team(team, _squares, (blocks, data, grad, squares))
     norms = np.zeros((decays.size, 2))
     for block in range(len(blocks)):
         norms[blocks[block, 0]] += squares[block]
@@ -57,7 +57,7 @@ def _lars(team, weights, blocks, velocity, lr, momentum, trust):
         rates[p] = lr
         if weight > 0 and gradient > 0:
             rates[p] = lr * trust * weight / (gradient + decays[p] * weight)
-    spread(team, _steps, (weights, rates, velocity, momentum))
+    run_on_team(team, _steps, (weights, rates, velocity, momentum))
 
 
 class LARS(Optimizer):

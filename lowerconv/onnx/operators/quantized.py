@@ -17,8 +17,8 @@ from lowerconv.nn.graph import Value
 from lowerconv.onnx.operators.reference import by_reference
 from lowerconv.onnx.operators.windows import explicit_pads, per_axis
 from lowerconv.onnx.registry import Node, operator
-from lowerconv.quant.linear import DequantizeLinear, QuantizeLinear
 from lowerconv.quant.params import QuantParams
+from lowerconv.quant.qdq import DequantizeLinear, QuantizeLinear
 
 CODES = (np.dtype(np.uint8), np.dtype(np.int8))
 _WHOLE = (*CODES, np.dtype(np.int16), np.dtype(np.uint16), np.dtype(np.int32))

@@ -150,7 +150,7 @@ class Buckets:
             Where sums are made; by default where the gradients are, which the next backward
             overwrites.
         """
-        self.settle()
+        self.flush_updates()
         self._earlier = earlier
         self._sums = self.optimizer.grad if into is None else into
         self._collecting = True
@@ -223,7 +223,7 @@ class Buckets:
                 optimizer.update(0, optimizer.data.size, sums)
 
     def defer_update(self, lr: float) -> None:
-        """Update each bucket when a layer needs it, as `before` is told, or `settle`."""
+        """Update each bucket when a layer needs it, as `before` is told, or `flush_updates`."""
         optimizer = self.optimizer
         optimizer.lr = lr
         optimizer.begin_step()
@@ -235,7 +235,7 @@ class Buckets:
             for bucket in self._of_layer.get(id(layer), ()):
                 self._update(bucket)
 
-    def settle(self) -> None:
+    def flush_updates(self) -> None:
         """Update what has been left for later."""
         for bucket in list(self._deferred.values()):
             self._update(bucket)

@@ -3,8 +3,8 @@
 Each bucket is cut into pieces, one for each rank, and reduced in two stages.  Whoever rounds keeps
 what rounding has left, and adds it to what it rounds in the next step::
 
-    rank r   gradient + residual -> codes, piece s of them to rank s, one rank after the other
-    rank s   piece s of all ranks -> sum + residual of sum -> codes, around a ring -> gradient
+    rank r   gradient + residual -> 16 bits, piece s of them to rank s, one rank after the other
+    rank s   piece s of all ranks -> sum + residual of sum -> 16 bits, around a ring -> gradient
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KINDS = ("bf16", "fp16")
 class Compressed:
     """An allreduce of one bucket that sends bf16 or fp16, and loses nothing over many steps.
 
-    All ranks end with the same bits.  Each sends ``2 (ranks - 1) / ranks * size`` codes of two
+    All ranks end with the same bits.  Each sends ``2 (ranks - 1) / ranks * size`` items of two
     bytes, half of what a ring of float32 does, and sums are taken in float32 in the order of the
     ranks.  The result of one call is off by two roundings; the next one makes up for it, so that
     the sum over many calls is right [1]_.  There is a residual for each of the two [2]_.
@@ -100,8 +100,8 @@ class Compressed:
     def _reduce(self, link: Link, array: np.ndarray) -> Routine:
         pieces, residuals = parts(array, self._ranks), parts(self._residual, self._ranks)
         mine = pieces[self._rank]
-        codes = link.scratch(self._size, np.uint16)
-        sent = parts(codes, self._ranks)
+        bits = link.scratch(self._size, np.uint16)
+        sent = parts(bits, self._ranks)
         received = link.scratch(self._ranks * mine.size, np.uint16)
         received = received.reshape(self._ranks, mine.size)  # my piece, of each rank
 
@@ -124,10 +124,10 @@ class Compressed:
         for i in range(p - 1):
             out, incoming = sent[(rank - i) % p], sent[(rank - 1 - i) % p]
             yield link.receive(incoming, left) + link.send(out, right)
-        expand_half(codes, array, False, self._fp16)
+        expand_half(bits, array, False, self._fp16)
 
-    def _round(self, values: np.ndarray, residual: np.ndarray, codes: np.ndarray) -> None:
-        round_compensated(values, residual, codes, self._fp16)
+    def _round(self, values: np.ndarray, residual: np.ndarray, bits: np.ndarray) -> None:
+        round_compensated(values, residual, bits, self._fp16)
 
     def state(self) -> dict[str, np.ndarray]:
         """Return what is left over: the arrays themselves, to be read and written, by name.

@@ -101,8 +101,10 @@ class BatchExchange:
             memory = self._memory[kind, slot] = np.empty(nbytes, np.uint8)
         return memory[:nbytes].view(dtype).reshape(shape)
 
-    def send(self, v: np.ndarray, chunk: Chunk, kind: str, slot: int) -> tuple[Task, np.ndarray]:
-        """Begin to send this rank's samples of a chunk to all, and to receive theirs.
+    def all_gather(
+        self, v: np.ndarray, chunk: Chunk, kind: str, slot: int
+    ) -> tuple[Task, np.ndarray]:
+        """Begin to gather a chunk: this rank's samples go to all, and theirs come.
 
         Parameters
         ----------
@@ -133,8 +135,8 @@ class BatchExchange:
             task = engine.submit(lambda link: all_gather(link, blocks), kind, whole.nbytes)
         return task, whole
 
-    def send_back(self, dv: np.ndarray, chunk: Chunk, target: np.ndarray) -> None:
-        """Begin to sum what all ranks have of the gradient of a chunk, each sample at its owner.
+    def reduce_gradient(self, dv: np.ndarray, chunk: Chunk, target: np.ndarray) -> None:
+        """Begin to sum the ranks' gradients of a chunk, those of each sample at its owner.
 
         Parameters
         ----------

@@ -19,12 +19,12 @@ from math import prod
 import numpy as np
 
 from lowerconv.copying import not_copied
+from lowerconv.nn.execution_order import ExecutionOrder
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.module import Shape
 from lowerconv.nn.moving import move
 from lowerconv.nn.step import Step
-from lowerconv.nn.turn import Turn
 from lowerconv.parallel.comm.collectives import Routine, all_gather, direct, reduce_scatter
 from lowerconv.parallel.comm.engine import URGENT, Engine, Task
 from lowerconv.parallel.comm.link import Link, MessageMemory
@@ -41,7 +41,7 @@ class CollectiveLayer(Layer):
         What both share.
     """
 
-    turn = Turn.RIGHT_BEFORE_READERS
+    execution_order = ExecutionOrder.RIGHT_BEFORE_READERS
 
     def __init__(self, channel: Channel) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Begin(CollectiveLayer):
     """The first of two, which passes its operand on."""
 
     is_view = True
-    turn = Turn.RIGHT_AFTER_OPERANDS
+    execution_order = ExecutionOrder.RIGHT_AFTER_OPERANDS
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Begin to send, where that is on the way."""

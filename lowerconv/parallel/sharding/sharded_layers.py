@@ -13,6 +13,7 @@ import numpy as np
 from lowerconv.nn.activation import Dropout
 from lowerconv.nn.combine import mask
 from lowerconv.nn.conv import Conv2d
+from lowerconv.nn.execution_order import ExecutionOrder
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.linear import Linear
@@ -20,7 +21,6 @@ from lowerconv.nn.module import Parameter, Shape
 from lowerconv.nn.moving import move
 from lowerconv.nn.norm import BatchNorm2d
 from lowerconv.nn.step import Step
-from lowerconv.nn.turn import Turn
 from lowerconv.ops.elementwise import relu
 from lowerconv.parallel.sharding.layout import Layout
 from lowerconv.runtime.threads import run
@@ -63,7 +63,8 @@ def split_outputs(layer: Conv2d | Linear, rank: int, ranks: int) -> Shard:
     shard = copy.copy(layer)
     shard.weight = Parameter(rows.part(layer.weight.data, rank, ranks))
     shard.bias = Parameter(rows.part(layer.bias.data, rank, ranks)) if layer.bias else None
-    shard.turn = Turn.WEIGHT_GRADIENTS_LATER  # others wait for the gradient of the operand
+    # Others wait for the gradient of the operand.
+    shard.execution_order = ExecutionOrder.WEIGHT_GRADIENTS_LATER
     return Shard((shard,), dict.fromkeys(layer.own_parameters(), rows))
 
 

@@ -103,7 +103,7 @@ class SplitNetwork(NetworkPart):
     engine : Engine
     input_partial : bool
         Whether the gradient of the input may be a partial sum, which the caller then sums over the
-        ranks, as `BatchExchange.send_back` does.
+        ranks, as `BatchExchange.reduce_gradient` does.
 
     Attributes
     ----------

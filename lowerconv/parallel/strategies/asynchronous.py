@@ -69,7 +69,7 @@ class Asynchronous(DataParallel):
     def _build(self) -> None:
         super()._build()
         options = self.options
-        self.alike = options.staleness == 0
+        self.synchronous = options.staleness == 0
         self.staleness = Staleness(options.staleness)
         self._pending: deque[PendingUpdate] = deque()
         self._free = [np.empty_like(self.optimizer.grad) for _ in range(options.staleness + 1)]
@@ -92,7 +92,7 @@ class Asynchronous(DataParallel):
         buckets.begin(earlier, sums)
         self.network.backward(*gradients)
         self._pending.append(PendingUpdate(lr, sums, buckets.end()))
-        if self.alike:  # nothing to gain from being late
+        if self.synchronous:  # nothing to gain from being late
             self._apply(0)
 
     @property

@@ -28,7 +28,7 @@ class DataParallel(Strategy):
 
     def start(self) -> None:
         """Decide how gradients are summed; all ranks come here together."""
-        if self.communicator.ranks == 1 and self.alike:
+        if self.communicator.ranks == 1 and self.synchronous:
             return
         if self.options.wire != "float32" and self.optimizer.grad.dtype != np.float32:
             raise ValueError(
@@ -99,10 +99,10 @@ class DataParallel(Strategy):
         whole = self.optimizer.whole or self.options.elastic  # whose copies are of whole updates
         return not whole and self.options.overlap != "none"
 
-    def settle(self) -> None:
+    def flush_updates(self) -> None:
         """Make the updates that were left for later: weights are about to be read."""
         if self.buckets is not None:
-            self.buckets.settle()
+            self.buckets.flush_updates()
 
     def describe(self) -> str:
         """Return how gradients are summed."""

@@ -47,11 +47,13 @@ class SplitStrategy(Strategy):
             )
         return optimizer
 
-    def whole(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def gather_whole(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return arrays named after parameters, such as ``velocity/NAME``, put together."""
         return {name: self.split.whole(_owner(name), arrays[name]) for name in arrays}
 
-    def take(self, arrays: dict[str, np.ndarray], whole: dict[str, np.ndarray] | None) -> None:
+    def scatter_whole(
+        self, arrays: dict[str, np.ndarray], whole: dict[str, np.ndarray] | None
+    ) -> None:
         """Fill arrays of this rank with its parts of whole ones, which rank 0 has."""
         for name, (shape, dtype) in self.shapes(arrays).items():
             everything = np.empty(shape, dtype)
@@ -61,14 +63,14 @@ class SplitStrategy(Strategy):
             arrays[name][...] = self.split.part(_owner(name), everything)
 
     def shapes(self, arrays: dict[str, np.ndarray]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Return shapes and dtypes of what `whole` makes of arrays."""
+        """Return shapes and dtypes of what `gather_whole` makes of arrays."""
         found = {}
         for name, array in arrays.items():
             sharding = self.split.shardings.get(_owner(name))
             found[name] = (sharding.shape(array.shape) if sharding else array.shape), array.dtype
         return found
 
-    def hand_back(self) -> None:
+    def write_back(self) -> None:
         """Put the parts of all ranks together in the network; all ranks call it, after training."""
         self.split.join()
 

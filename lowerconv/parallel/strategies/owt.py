@@ -146,7 +146,7 @@ class OWT(SplitStrategy):
             )
         ranks = self.communicator.ranks
         counts = [len(share(work.batch, r, ranks)) for r in range(ranks)]
-        labels_task, labels = self.exchange.send(
+        labels_task, labels = self.exchange.all_gather(
             work.labels, Chunk([range(n) for n in counts]), "labels", 0
         )
         border, *others = as_tuple(self.front.network.run(work.images, work.step))
@@ -173,7 +173,7 @@ class OWT(SplitStrategy):
         first = np.cumsum([0, *counts[:-1]]).tolist()  # the first sample of each rank, in the batch
         # Of the batch in its update: what dropout draws depends on places in the update.
         batch_offset = work.step.first_sample - first[rank]
-        loss, right, samples, is_first = 0.0, 0, 0, work.first
+        loss, correct, samples, is_first = 0.0, 0, 0, work.first
         for chunk, ends_update, chunk_border in self._received(border, counts):
             parts = [range(f + r.start, f + r.stop) for f, r in zip(first, chunk.rows, strict=True)]
             runs = tuple((batch_offset + part.start, len(part)) for part in parts)
@@ -192,30 +192,31 @@ class OWT(SplitStrategy):
             if not isfinite(chunk_loss.loss):
                 error = self._describe_divergence(work, chunk_border, step, chunk_loss.loss)
                 raise DivergenceError(error)
-            loss, right = loss + own_loss.loss, right + own_loss.right
+            loss, correct = loss + own_loss.loss, correct + own_loss.correct
             samples += chunk.size
             for layer in self._linear:
                 layer.accumulates = not is_first
             dchunk_border = self.split.backward(*gradients)
             assert dchunk_border is not None
-            exchange.send_back(dchunk_border, chunk, dborder)
+            exchange.reduce_gradient(dchunk_border, chunk, dborder)
             is_first = self._update_back(is_first, ends_update, samples, work)
             if is_first:
                 samples = 0
         exchange.finish()
-        return LossResult(loss, right, np.empty((0, 0)))
+        return LossResult(loss, correct, np.empty((0, 0)))
 
     def _received(
         self, border: np.ndarray, counts: list[int]
     ) -> Iterator[tuple[Chunk, bool, np.ndarray]]:
         """Yield each chunk with the border values of all ranks; those of the next are under way."""
         chunks = self._chunks_of(counts)
-        following = self.exchange.send(border, chunks[0][0], "border", 0)
+        following = self.exchange.all_gather(border, chunks[0][0], "border", 0)
         for number, (chunk, ends_update) in enumerate(chunks, 1):
             task, chunk_border = following
             self.engine.wait(task)
             if number < len(chunks):
-                following = self.exchange.send(border, chunks[number][0], "border", number % 2)
+                later, slot = chunks[number][0], number % 2
+                following = self.exchange.all_gather(border, later, "border", slot)
             yield chunk, ends_update, chunk_border
 
     def _chunks_of(self, counts: list[int]) -> list[tuple[Chunk, bool]]:
@@ -284,9 +285,9 @@ class OWT(SplitStrategy):
         """Return the buffers before the border: behind it all ranks have seen the same."""
         return self.front.network.buffers()
 
-    def settle(self) -> None:
+    def flush_updates(self) -> None:
         """Make the updates before the border that were left for later."""
-        self.front.settle()
+        self.front.flush_updates()
 
     def close(self) -> None:
         """End the communication thread."""

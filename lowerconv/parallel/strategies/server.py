@@ -66,7 +66,7 @@ class ParameterServer(Strategy):
                 "that needs no norms of whole parameters: a server has a part of them"
             )
         self.optimizers = [optimizer]
-        self.alike = options.staleness == 0
+        self.synchronous = options.staleness == 0
         # The optimizer's weights are the server's. The worker computes with its own ones, which
         # stay as they are while it does.
         self.weights, self.gradient = optimizer.data.copy(), np.zeros_like(optimizer.grad)
@@ -129,7 +129,7 @@ class ParameterServer(Strategy):
             self.engine.wait(task)
         self._lr = lr
         if rank >= self.servers:  # the optimizer has nothing to do, but counts
-            self.optimizer.updates += 1 if self.alike else self.communicator.ranks
+            self.optimizer.updates += 1 if self.synchronous else self.communicator.ranks
 
     def _own(self, gradient: np.ndarray, lr: float, weights: np.ndarray) -> Routine:
         """Push to the server of this very rank, and get its answer."""
@@ -179,7 +179,7 @@ class ParameterServer(Strategy):
 
     # --- what is kept ---
 
-    def whole(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def gather_whole(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return arrays of this rank; those that servers have parts of are put together."""
         for flat in self.optimizer.state().values():
             self._gather(flat)

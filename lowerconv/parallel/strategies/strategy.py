@@ -81,7 +81,7 @@ class Strategy:
         Which share of every batch this rank loads: its number, of how many.
     loss_copies : int
         How many ranks return the same loss of the same samples.
-    alike : bool
+    synchronous : bool
         Whether all ranks have the same weights after every update; else only after `finish`.
     engine : Engine or None
         Moves the messages of the strategy, from `start` on at the latest; None where it sends none.
@@ -94,7 +94,7 @@ class Strategy:
     """
 
     loss_copies = 1
-    alike = True
+    synchronous = True
     engine: Engine | None = None
     listener: Listener = SILENT
     accumulation: GradientAccumulation
@@ -145,7 +145,7 @@ class Strategy:
         Returns
         -------
         LossResult
-            The loss of this rank's samples, and how many of them were right.
+            The loss of this rank's samples, and how many of them were correct.
         """
         results = self.network.run(work.images, work.step)
         with self.listener.doing(LOSS):
@@ -174,14 +174,14 @@ class Strategy:
         with self.listener.doing(UPDATE):
             self.optimizer.step()
 
-    def settle(self) -> None:
+    def flush_updates(self) -> None:
         """Make the updates that were left for later: weights are about to be read."""
 
     def finish(self) -> None:
         """Wait until nothing is under way any more, and all ranks have the same weights."""
-        self.settle()
+        self.flush_updates()
 
-    def hand_back(self) -> None:
+    def write_back(self) -> None:
         """Write what was learnt to the network that was given to be trained; all ranks call it."""
 
     def infer(self, images: np.ndarray) -> np.ndarray:
@@ -228,14 +228,16 @@ class Strategy:
             for name, array in optimizer.by_name(flat).items()
         }
 
-    def whole(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def gather_whole(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return arrays of this rank, named after parameters, as one process would have them.
 
         All ranks call it. A strategy whose ranks have parts puts them together.
         """
         return arrays
 
-    def take(self, arrays: dict[str, np.ndarray], whole: dict[str, np.ndarray] | None) -> None:
+    def scatter_whole(
+        self, arrays: dict[str, np.ndarray], whole: dict[str, np.ndarray] | None
+    ) -> None:
         """Fill arrays of this rank with its parts of whole ones, which rank 0 has."""
         for name, array in arrays.items():
             if whole is not None:
@@ -243,7 +245,7 @@ class Strategy:
             self.communicator.broadcast_array(array)
 
     def shapes(self, arrays: dict[str, np.ndarray]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Return shapes and dtypes of what `whole` makes of arrays."""
+        """Return shapes and dtypes of what `gather_whole` makes of arrays."""
         return {name: (array.shape, array.dtype) for name, array in arrays.items()}
 
     def differing_buffers(self) -> dict[str, np.ndarray]:

@@ -86,7 +86,7 @@ def test_buckets_leave_while_others_are_computed_and_are_updated(late):
             buckets.defer_update(0.1)
             assert (optimizer.data == before).all()
             if step == 2:
-                buckets.settle()
+                buckets.flush_updates()
         else:
             buckets.update(buckets.end(), 0.1)
         other.step()

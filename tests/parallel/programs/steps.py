@@ -82,7 +82,7 @@ def train(
         losses.extend(epoch_losses)
         right.append(epoch_right)
     test = evaluate(strategy.infer, loader, communicator, strategy.loss_copies)
-    weights = strategy.whole({n: p.data for n, p in strategy.network.parameters().items()})
+    weights = strategy.gather_whole({n: p.data for n, p in strategy.network.parameters().items()})
     alike = b"".join(array.tobytes() for array in strategy.replicated().values())
     everyone = communicator.gather((alike, shares))
     assert len({weights for weights, _ in everyone}) == 1, "weights differ between ranks"

@@ -82,7 +82,7 @@ def alone(case):
     for images, labels, update, place, size, first, last, lr in batches_of(case | {"steps": 0}):
         results = network.run(images, nn.Step(True, 3, update, place))
         loss, gradients = network_loss(results, labels, size, 0.1)
-        losses.append((loss.loss, loss.right))
+        losses.append((loss.loss, loss.correct))
         network.backward(*gradients)
         held = optimizer.grad + (0 if first else held)
         if last:
@@ -117,7 +117,7 @@ def alone_with_updates(case, network, updates):
                 continue
             step = nn.Step(True, 3, update, input_grad=True, runs=tuple((i, 1) for i in chosen))
             loss, gradients = network_loss(back.run(v[chosen], step), labels[chosen], None, 0.1)
-            total, right = total + loss.loss, right + loss.right
+            total, right = total + loss.loss, right + loss.correct
             part = len(chosen) / size
             dv[chosen] = back.backward(*gradients) * part
             optimizers[1].lr = lr * part
@@ -151,7 +151,7 @@ def check(case):
     if "take" in case:
         stored = dict(np.load(case["take"])) if c.rank == 0 else None
         strategy.optimizer.updates = case["steps"]
-        strategy.take(arrays(), stored)
+        strategy.scatter_whole(arrays(), stored)
     strategy.start()
     got = []
     for images, labels, update, place, size, first, last, lr in batches_of(case):
@@ -170,11 +170,11 @@ def check(case):
         )
         result = strategy.train(work)
         got.append(
-            c.sum_numbers(result.loss / strategy.loss_copies, result.right / strategy.loss_copies)
+            c.sum_numbers(result.loss / strategy.loss_copies, result.correct / strategy.loss_copies)
         )
     strategy.finish()
     np.testing.assert_allclose(got, losses[case.get("steps", 0) :], **CLOSE)
-    whole = strategy.whole(arrays())
+    whole = strategy.gather_whole(arrays())
     assert whole.keys() == expected.keys()
     shapes = strategy.shapes(arrays())
     differing = strategy.differing_buffers()
@@ -191,7 +191,7 @@ def check(case):
         scores = strategy.infer(images[mine.start : mine.stop])
         right = network.run(images, INFERENCE)[mine.start : mine.stop]
         np.testing.assert_allclose(scores, right, **CLOSE)
-    strategy.hand_back()
+    strategy.write_back()
     for name, parameter in given.parameters().items():
         np.testing.assert_allclose(parameter.data, expected[name], **CLOSE, err_msg=name)
     if "save" in case and c.rank == 0:

@@ -39,10 +39,10 @@ def test_memory_is_used_again():
     exchange = BatchExchange(Engine())
     chunks = make_chunks([5], "c", 5)
     v, target = np.arange(10.0).reshape(5, 2), np.zeros((5, 2))
-    first = exchange.send(v, chunks[0], "border", 0)[1]
-    assert exchange.send(v, chunks[2], "border", 0)[1] is not first
+    first = exchange.all_gather(v, chunks[0], "border", 0)[1]
+    assert exchange.all_gather(v, chunks[2], "border", 0)[1] is not first
     assert np.array_equal(first, v[2:3])
     for chunk in chunks:
-        exchange.send_back(2 * v[chunk.rows[0].start : chunk.rows[0].stop], chunk, target)
+        exchange.reduce_gradient(2 * v[chunk.rows[0].start : chunk.rows[0].stop], chunk, target)
     exchange.finish()
     assert np.array_equal(target, 2 * v)

@@ -1,4 +1,4 @@
-"""Where codes stand in a network: which operators compute with integers, and what is rounded.
+"""Where QuantizeLinear and DequantizeLinear go: what computes with integers, what is rounded.
 
 Convolutions and fully connected layers do, but for those that the user leaves out.  Operators
 between them follow where all that they read is made of integers, or codes for them anyway, and
@@ -17,14 +17,14 @@ from lowerconv.nn.combine import Concat
 from lowerconv.nn.graph import Graph, Node, Value
 from lowerconv.nn.pooling import MaxPool2d
 from lowerconv.quant.chains import Chain, follow, is_flatten, is_other, is_product
-from lowerconv.quant.linear import DequantizeLinear, QuantizeLinear
 from lowerconv.quant.params import QuantParams
+from lowerconv.quant.qdq import DequantizeLinear, QuantizeLinear
 
 Params = Callable[[list[Value]], QuantParams]
 BIAS = 2.0**30  # most of a bias, in steps of the sums
 
 
-class Points:
+class QdqPlacement:
     """The values of a graph that become codes.
 
     Parameters
@@ -113,7 +113,7 @@ class Points:
                     group.update(dict.fromkeys(others, mine))
         return list({id(values): values for values in group.values()}.values())
 
-    def mark(self, params: Params, weight_bits: int) -> None:
+    def insert(self, params: Params, weight_bits: int) -> None:
         """Put QuantizeLinear and DequantizeLinear into the graph, and codes into its layers.
 
         Parameters
@@ -127,7 +127,7 @@ class Points:
             found = self._learnt(group) or params(group)
             known.update(dict.fromkeys(group, found))
         for value in self.values:
-            self._mark(value, known[value])
+            self._insert(value, known[value])
         for node in self.graph.nodes:
             if node in self.integer and is_product(node.layer):
                 _set_codes(node, weight_bits)
@@ -147,7 +147,7 @@ class Points:
                 after.update(getattr(layer, "params", None) for layer in readers)
         return after.pop() if len(after) == 1 else None
 
-    def _mark(self, value: Value, params: QuantParams) -> None:
+    def _insert(self, value: Value, params: QuantParams) -> None:
         codes = QuantizeLinear(params)(value)
         numbers = DequantizeLinear(params)(codes)
         if value.node is None:

@@ -1,6 +1,6 @@
 """What networks from elsewhere cost beside their arithmetic: calls, starts, new sizes.
 
-    python -m bench.doors [calls] [starts] [sizes FILE [--network NAME]] [--threads 2]
+    python -m bench.interop [calls] [starts] [sizes FILE [--network NAME]] [--threads 2]
 
 ``calls``: microseconds of calls through `lowerconv.torch`, of networks and tensors so small that
 nothing else counts, beside the same program without PyTorch, and beside PyTorch's own layer.
@@ -54,7 +54,7 @@ print(imported - begin, loaded - imported, time.perf_counter() - loaded)
 
 
 def calls() -> Rows:
-    """Yield the cost of calls through the doors of PyTorch."""
+    """Yield the cost of calls through `convert` and `Conv2d`."""
     import torch
 
     torch.set_num_threads(lc.get_num_threads())
@@ -169,7 +169,7 @@ def sizes(network: OnnxNetwork, count: int, most: int) -> Rows:
 
     for _ in range(2):
         run(most, most)
-    arena = network._use.answering.arena
+    arena = network._use.inference.arena
     largest, before = arena.memory.nbytes, resident()
     title = f"{count} sizes, {LEAST} to {most} pixels"
     rows = []

@@ -15,7 +15,7 @@ from lowerconv.nn.linear import Linear
 from lowerconv.nn.module import Parameter
 from lowerconv.nn.step import Step
 
-Q = TypeVar("Q", bound="Quantized")
+Q = TypeVar("Q", bound="FakeQuantLayer")
 
 
 class WeightQuantizer:
@@ -68,7 +68,7 @@ class WeightQuantizer:
         """
 
 
-class Quantized(Layer):
+class FakeQuantLayer(Layer):
     """What both layers have in common.
 
     Attributes
@@ -101,7 +101,7 @@ class Quantized(Layer):
 
         Returns
         -------
-        Quantized
+        FakeQuantLayer
         """
         twin = cls.__new__(cls)
         twin.__setstate__(layer.__getstate__())
@@ -173,7 +173,7 @@ class Quantized(Layer):
             self.weight_quantizer.differentiate(self.weight, self.weight_step)
 
 
-class QuantConv2d(Quantized, Conv2d):
+class QuantConv2d(FakeQuantLayer, Conv2d):
     """A convolution that rounds its filters, its images or both; `prepare` makes it of another.
 
     See `Conv2d` for the parameters.
@@ -183,7 +183,7 @@ class QuantConv2d(Quantized, Conv2d):
         return Conv2d.of(weight, bias, *self.geometry, algorithm=self.algorithm)
 
 
-class QuantLinear(Quantized, Linear):
+class QuantLinear(FakeQuantLayer, Linear):
     """A fully connected layer that rounds its weights, its operand or both.
 
     `prepare` makes it of another. See `Linear` for the parameters.

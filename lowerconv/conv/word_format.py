@@ -8,7 +8,7 @@ from lowerconv.codegen.dots import Words
 
 
 @dataclass(frozen=True)
-class Element:
+class WordFormat:
     """Words of numbers that are neighbours among the channels.
 
     Attributes
@@ -18,7 +18,7 @@ class Element:
     padding : int
         The word that lies around images.
     result : {"sums", "float32", "u8", "s8", "bf16"}
-        Whether sums are stored, or quantised, as float32 or as words of bytes; or rounded.
+        Whether sums are stored, or requantized, as float32 or as words of bytes; or rounded.
     residual : bool
         Whether words of bytes are added to the result.
     """
@@ -41,6 +41,6 @@ class Element:
         return 2 if self.result == "bf16" else 4
 
     @property
-    def filters_together(self) -> int:
+    def filters_per_item(self) -> int:
         """How many filters an item of the result holds."""
         return 4 if self.result in ("u8", "s8") else 1

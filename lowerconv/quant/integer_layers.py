@@ -22,8 +22,8 @@ from lowerconv.ops.codes import (
 )
 from lowerconv.ops.quantize import CHANNELS, bytes_of
 from lowerconv.quant.convert import WordLayer
-from lowerconv.quant.linear import quantized
 from lowerconv.quant.params import QuantParams
+from lowerconv.quant.qdq import quantized
 from lowerconv.runtime.threads import run
 
 

@@ -1,4 +1,4 @@
-"""Microkernels of bytes whose sums are quantised as they are stored: exactly the same everywhere.
+"""Microkernels of bytes whose sums are requantized as they are stored: exactly the same everywhere.
 
 The sums s of a filter become, every operation rounded to float32 by itself::
 
@@ -27,11 +27,11 @@ import numpy as np
 from llvmlite import ir
 
 from lowerconv.codegen.emit import I8, I32, Emitter
-from lowerconv.codegen.microkernel import Microkernel, Numbers
-from lowerconv.codegen.signatures import TileOfBytes
+from lowerconv.codegen.microkernel import Geometry, Microkernel
+from lowerconv.codegen.signatures import RequantizedTile
 from lowerconv.codegen.transposing import transpose
 
-TOGETHER = 4  # filters of a word
+PER_WORD = 4  # filters of a word
 MAGIC = 1.5 * 2.0**23  # what added to a float leaves it, rounded to an integer, in the lowest bits
 FLOAT = ir.FloatType()
 I16 = ir.IntType(16)
@@ -64,11 +64,11 @@ class _Places(NamedTuple):
     scales: ir.Value
     shifts: ir.Value
     residual: ir.Value
-    numbers: Numbers
+    geometry: Geometry
 
 
 @dataclass(frozen=True)
-class Quantising(Microkernel):
+class RequantizingMicrokernel(Microkernel):
     """A register tile whose sums become bytes, or float32.
 
     Attributes
@@ -84,8 +84,8 @@ class Quantising(Microkernel):
         The sums are not int32, or the result is spread.
     """
 
-    name = "quantising"
-    signature: ClassVar[type[Any]] = TileOfBytes
+    name = "microkernel_requantize"
+    signature: ClassVar[type[Any]] = RequantizedTile
 
     result: str = "u8"
     residual: bool = False
@@ -101,7 +101,7 @@ class Quantising(Microkernel):
         """Write the instructions of the function."""
         k, vectors, broadcasts, table, out, ld_out, bias, valid, *more = e.arguments
         scales, shifts, residual, at, constants = more
-        own = self._read_numbers(e, at)
+        own = self._read_geometry(e, at)
         sums = self._loop_over_k(e, k, vectors, broadcasts, table, bias, own)
         loaded = [e.broadcast(constants, number) for number in range(CONSTANTS.itemsize // 4)]
         loaded[2] = _as_floats(e, loaded[2])
@@ -120,16 +120,16 @@ class Quantising(Microkernel):
         self, e: Emitter, sums: list[list[ir.Value]], numbers: _Vectors, to: _Places
     ) -> None:
         """Store words of filters that are rows of the tile."""
-        for first in range(0, self.MR, TOGETHER):
-            rows = range(first, min(first + TOGETHER, self.MR))
+        for first in range(0, self.MR, PER_WORD):
+            rows = range(first, min(first + PER_WORD, self.MR))
             scales = [_as_floats(e, e.broadcast(to.scales, i)) for i in rows]
             shifts = [_as_floats(e, e.broadcast(to.shifts, i)) for i in rows]
-            line = e.builder.mul(to.ld_out, e.constant(first // TOGETHER))
+            line = e.builder.mul(to.ld_out, e.constant(first // PER_WORD))
             for v in range(self.NV):
                 place, added = self._vector_place(e, v), None
-                lanes = self._lanes(e, v, to.numbers)
+                lanes = self._lanes(e, v, to.geometry)
                 if self.residual:
-                    there = self._pixel_row(e, e.offset(to.residual, line), v, to.numbers.out_row)
+                    there = self._pixel_row(e, e.offset(to.residual, line), v, to.geometry.out_row)
                     added = e.load_first(there, place, lanes)
                     added = e.builder.xor(added, numbers.signs)
                 floats = []
@@ -138,20 +138,20 @@ class Quantising(Microkernel):
                     if added is not None:
                         y = _added(e, y, _byte(e, added, i), numbers)
                     floats.append(y)
-                zeros = [ir.Constant(_floats(e), None)] * (TOGETHER - len(floats))
+                zeros = [ir.Constant(_floats(e), None)] * (PER_WORD - len(floats))
                 word = _squares(e, _packed(e, floats + zeros, self.result))
                 word = _clamped(e, word, numbers, self.result)
                 if zeros:  # of filters that do not exist
                     word = e.builder.and_(word, _same(e, (1 << 8 * len(floats)) - 1))
-                target = self._pixel_row(e, e.offset(to.out, line), v, to.numbers.out_row)
+                target = self._pixel_row(e, e.offset(to.out, line), v, to.geometry.out_row)
                 e.store(word, target, place, lanes)
 
     def _store_filters(
         self, e: Emitter, sums: list[list[ir.Value]], numbers: _Vectors, to: _Places
     ) -> None:
         """Store words of filters that are lanes of the tile."""
-        per_vector = e.lanes // TOGETHER
-        last = e.builder.sdiv(e.builder.sub(to.valid, e.constant(1)), e.constant(TOGETHER))
+        per_vector = e.lanes // PER_WORD
+        last = e.builder.sdiv(e.builder.sub(to.valid, e.constant(1)), e.constant(PER_WORD))
         for v in range(self.NV):
             scale, shift = (_as_floats(e, e.load(at, v * e.lanes)) for at in (to.scales, to.shifts))
             for begin in range(0, self.MR, e.lanes):
@@ -163,24 +163,24 @@ class Quantising(Microkernel):
                         line = e.offset(to.residual, e.builder.mul(to.ld_out, number))
                         there = e.load(line, begin, count)
                         added.append(e.builder.xor(there, numbers.signs))
-                    added = transpose(e, added, TOGETHER)
+                    added = transpose(e, added, PER_WORD)
                 runs = []
-                for i in range(0, count, TOGETHER):
+                for i in range(0, count, PER_WORD):
                     floats = []
-                    for j in range(min(TOGETHER, count - i)):
+                    for j in range(min(PER_WORD, count - i)):
                         y = _scaled(e, sums[begin + i + j][v], scale, shift)
                         if added:
-                            y = _added(e, y, _pixel(e, added[i // TOGETHER], j), numbers)
+                            y = _added(e, y, _pixel(e, added[i // PER_WORD], j), numbers)
                         floats.append(y)
-                    floats += [floats[-1]] * (TOGETHER - len(floats))
+                    floats += [floats[-1]] * (PER_WORD - len(floats))
                     run = _packed(e, floats, self.result)
                     runs.append(_clamped(e, run, numbers, self.result))
                 runs += [e.undefined] * (per_vector - len(runs))
-                for w, word in enumerate(transpose(e, runs, TOGETHER)):
+                for w, word in enumerate(transpose(e, runs, PER_WORD)):
                     number = v * per_vector + w
-                    some = e.builder.icmp_signed("<", e.constant(TOGETHER * number), to.valid)
+                    some = e.builder.icmp_signed("<", e.constant(PER_WORD * number), to.valid)
                     with e.builder.if_then(some, likely=True):
-                        word = e.builder.and_(word, _existing(e, to.valid, TOGETHER * number))
+                        word = e.builder.and_(word, _existing(e, to.valid, PER_WORD * number))
                         line = e.offset(to.out, e.builder.mul(to.ld_out, e.constant(number)))
                         e.store(word, line, begin, count)
 
@@ -190,7 +190,7 @@ class Quantising(Microkernel):
         """Store floats of each filter."""
         builder = e.builder
         low, high = (_as_floats(e, value) for value in (numbers.low, numbers.high))
-        for filter_, pieces in enumerate(self._by_filter(e, sums, to.numbers)):
+        for filter_, pieces in enumerate(self._by_filter(e, sums, to.geometry)):
             number = e.constant(filter_)
             with builder.if_then(builder.icmp_signed("<", number, to.valid), likely=True):
                 at = [_as_floats(e, e.broadcast(a, filter_)) for a in (to.scales, to.shifts)]
@@ -199,11 +199,11 @@ class Quantising(Microkernel):
                     y = _scaled(e, value, *at)
                     y = builder.select(builder.fcmp_ordered(">", y, low), y, low)
                     y = builder.select(builder.fcmp_ordered("<", y, high), y, high)
-                    target = self._pixel_row(e, line, v, to.numbers.out_row)
+                    target = self._pixel_row(e, line, v, to.geometry.out_row)
                     e.store(builder.bitcast(y, e.vector), target, place, lanes)
 
     def _by_filter(
-        self, e: Emitter, sums: list[list[ir.Value]], own: Numbers
+        self, e: Emitter, sums: list[list[ir.Value]], own: Geometry
     ) -> list[list[tuple[ir.Value, int, int, int | ir.Value]]]:
         """Return, for each filter, vectors of its sums, their numbers and places, and how many."""
         if self.store == "rows":
@@ -252,29 +252,29 @@ def _byte(e: Emitter, words: ir.Value, i: int) -> ir.Value:
     """Return byte i of each word."""
     if i:
         words = e.builder.lshr(words, _same(e, 8 * i))
-    return words if i == TOGETHER - 1 else e.builder.and_(words, _same(e, 0xFF))
+    return words if i == PER_WORD - 1 else e.builder.and_(words, _same(e, 0xFF))
 
 
 def _pixel(e: Emitter, run: ir.Value, j: int) -> ir.Value:
     """Return the bytes of word j of every four, a lane for each."""
-    some = e.shuffle(run, run, range(j, e.lanes, TOGETHER))
+    some = e.shuffle(run, run, range(j, e.lanes, PER_WORD))
     return e.builder.zext(e.builder.bitcast(some, ir.VectorType(I8, e.lanes)), e.vector)
 
 
 def _squares(e: Emitter, words: ir.Value) -> ir.Value:
     """Transpose the bytes of every four words."""
-    size = TOGETHER * TOGETHER
+    size = PER_WORD * PER_WORD
     places = [
-        i // size * size + i % size // TOGETHER + i % TOGETHER * TOGETHER
-        for i in range(TOGETHER * e.lanes)
+        i // size * size + i % size // PER_WORD + i % PER_WORD * PER_WORD
+        for i in range(PER_WORD * e.lanes)
     ]
-    values = e.builder.bitcast(words, ir.VectorType(I8, TOGETHER * e.lanes))
+    values = e.builder.bitcast(words, ir.VectorType(I8, PER_WORD * e.lanes))
     return e.builder.bitcast(e.shuffle(values, values, places), e.vector)
 
 
 def _clamped(e: Emitter, words: ir.Value, numbers: _Vectors, kind: str) -> ir.Value:
     """Clamp bytes."""
-    builder, bytes_ = e.builder, ir.VectorType(I8, TOGETHER * e.lanes)
+    builder, bytes_ = e.builder, ir.VectorType(I8, PER_WORD * e.lanes)
     compare = builder.icmp_unsigned if kind == "u8" else builder.icmp_signed
     words, low, high = (builder.bitcast(w, bytes_) for w in (words, numbers.low, numbers.high))
     words = builder.select(compare(">", words, low), words, low)
@@ -329,7 +329,7 @@ def _existing(e: Emitter, valid: ir.Value, first: int) -> ir.Value:
     """Return the mask of the bytes of a word, whose first filter is `first`, that exist."""
     builder = e.builder
     count = builder.sub(valid, e.constant(first))
-    few = builder.icmp_signed("<", count, e.constant(TOGETHER))
+    few = builder.icmp_signed("<", count, e.constant(PER_WORD))
     bits = builder.trunc(builder.mul(count, e.constant(8)), I32)
     some = builder.sub(builder.shl(ir.Constant(I32, 1), bits), ir.Constant(I32, 1))
     return e.splat(builder.select(few, some, ir.Constant(I32, -1)))

@@ -12,13 +12,13 @@ import numpy as np
 from llvmlite import ir
 
 from lowerconv.codegen.emit import Emitter
-from lowerconv.codegen.microkernel import Microkernel, Numbers, Store
+from lowerconv.codegen.microkernel import Geometry, Microkernel, Store
 
 I16 = ir.IntType(16)
 
 
 @dataclass(frozen=True)
-class Halving(Microkernel):
+class Bf16Microkernel(Microkernel):
     """A register tile whose sums become bfloat16.
 
     Raises
@@ -27,7 +27,7 @@ class Halving(Microkernel):
         The sums are not float32, or the result is spread.
     """
 
-    name = "halving"
+    name = "microkernel_bf16"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -36,14 +36,14 @@ class Halving(Microkernel):
         if self.pixel_step != 1 or self.result_rows:
             raise ValueError("pixel_step: got a result that is spread, expected rows of pixels")
 
-    def _prefetch_result(self, e: Emitter, out: ir.Value, ld_out: ir.Value, own: Numbers) -> None:
+    def _prefetch_result(self, e: Emitter, out: ir.Value, ld_out: ir.Value, own: Geometry) -> None:
         """Leave that to hardware: rows have half as many lines."""
 
     def _row(self, e: Emitter, to: Store, number: int) -> ir.Value:
         """Return the address of a row of the result."""
         return e.builder.add(to.out, e.builder.mul(to.ld_out, e.constant(2 * number)))
 
-    def _target(self, e: Emitter, row: ir.Value, v: int, own: Numbers) -> ir.Value:
+    def _target(self, e: Emitter, row: ir.Value, v: int, own: Geometry) -> ir.Value:
         """Return the address of a vector's row of pixels in a row of the result."""
         if own.out_row is None:
             return row

@@ -1,12 +1,12 @@
-"""When layers have their turns."""
+"""In which order layers compute."""
 
 from __future__ import annotations
 
 from enum import Enum
 
 
-class Turn(Enum):
-    """When a layer has its turn among the others of a network.
+class ExecutionOrder(Enum):
+    """When a layer computes among the others of a network.
 
     The second and third are for two layers that begin and end something, while others between them
     compute; in a backward step they are the other way round.
@@ -17,5 +17,5 @@ class Turn(Enum):
     RIGHT_BEFORE_READERS = "right before what reads it"
     WEIGHT_GRADIENTS_LATER = (
         "in order; `Layer.differentiate` leaves out what only its own parameters need, which "
-        "`Layer.differentiate_weights` computes when the next layer has had its turn"
+        "`Layer.differentiate_weights` computes after the next layer's `differentiate`"
     )
