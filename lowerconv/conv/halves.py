@@ -52,7 +52,7 @@ class Converted(Executable):
             inner.kernels,
         )
         self._name = dtype.name
-        self._codes_dtype = HALF_DTYPES["fp16" if dtype.kind == "f" else "bf16"]
+        self._bits_dtype = HALF_DTYPES["fp16" if dtype.kind == "f" else "bf16"]
         self._shapes = (*shapes, (inner.workspace_items,))
         self.workspace_items = 2 * carved_items(FLOAT, *self._shapes)
         self._kept = PackedFrom()
@@ -73,7 +73,7 @@ class Converted(Executable):
         copy(team, flat_images(own_out), self._bits(out), False)
 
     def _bits(self, array: np.ndarray) -> tuple:
-        return flat_images(array.view(self._codes_dtype))
+        return flat_images(array.view(self._bits_dtype))
 
     def _expand(self, team: TeamHandle, array: np.ndarray, target: np.ndarray) -> None:
         copy(team, self._bits(array), flat_images(target), False)

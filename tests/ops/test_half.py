@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numba.core.errors import TypingError
 
-from lowerconv.codegen.half_arrays import CODES as TYPES
+from lowerconv.codegen.half_arrays import HALF_DTYPES as TYPES
 from lowerconv.conv.arrays import flat_images
 from lowerconv.ops.elementwise import copy
 from lowerconv.ops.half import expand_half, round_compensated

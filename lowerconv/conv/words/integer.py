@@ -254,11 +254,11 @@ class IntegerConv:
         -------
         str
         """
-        element = self._word_format
-        numbers = f"words of four {element.pixels}"
+        word_format = self._word_format
+        numbers = f"words of four {word_format.pixels}"
         lines = problem_lines(self.problem, "forward", numbers) | {
             "algorithm": f"{self.algorithm}: {self.reason}",
-            "products": f"{element.pixels} by {element.filters}, sums of 32 bits, exact",
+            "products": f"{word_format.pixels} by {word_format.filters}, sums of 32 bits, exact",
             "threads": str(self.threads),
             "workspace": f"{self.workspace_bytes:,} bytes for all threads",
         }
