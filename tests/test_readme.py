@@ -60,6 +60,14 @@ def test_links_lead_somewhere():
             assert (folder / target).exists(), target
 
 
+def test_paths_of_the_source_tree_are_there():
+    """As pages name them: from the root, or from the package, which the drawings leave out."""
+    files = [path.relative_to(ROOT).as_posix() for path in ROOT.glob("*/**/*.py")]
+    for name, text in {"README.md": README, **PAGES}.items():
+        for path in re.findall(r"\b(?:\w+/)+\w+\.py\b", text):
+            assert any(f"/{file}".endswith(f"/{path}") for file in files), f"{name}: {path}"
+
+
 def test_commands_have_these_options():
     """Every option of a ``lowerconv`` command that an example names."""
     parser = build_parser()

@@ -1,4 +1,4 @@
-"""Microkernels of bytes whose sums are quantised as they are stored: exactly the same everywhere.
+"""Microkernels of bytes whose sums are requantized as they are stored: exactly the same everywhere.
 
 The sums s of a filter become, every operation rounded to float32 by itself::
 

@@ -18,7 +18,7 @@ class WordFormat:
     padding : int
         The word that lies around images.
     result : {"sums", "float32", "u8", "s8", "bf16"}
-        Whether sums are stored, or quantised, as float32 or as words of bytes; or rounded.
+        Whether sums are stored, or requantized, as float32 or as words of bytes; or rounded.
     residual : bool
         Whether words of bytes are added to the result.
     """

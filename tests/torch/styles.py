@@ -1,4 +1,4 @@
-"""Modules in styles seen elsewhere: each does one thing that a conversion could get wrong."""
+"""Modules in styles of others: each does one thing that a conversion could get wrong."""
 
 import math
 from typing import NamedTuple

@@ -116,7 +116,7 @@ class Forward(RecordExecutable):
         self.job["filters_from"] = records.PACKED
 
     def set_requantization(self, requantization: records.Requantization) -> None:
-        """Write where the numbers are that sums are quantised with."""
+        """Write where the scales are that sums are requantized with."""
         fill(self.job, requantization)
 
     def _workers(self) -> records.Workers:
