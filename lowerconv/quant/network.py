@@ -157,18 +157,7 @@ class IntegerNetwork(Module):
         super().save_onnx(path, (1, *self.input_shape) if x_shape is None else x_shape)
 
     def modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """Yield the network and its layers, under the names of the layers that they are made of.
-
-        Parameters
-        ----------
-        prefix : str
-            In front of all names.
-
-        Yields
-        ------
-        name : str
-        module : Module
-        """
+        """Yield the network and its layers, under the names of the layers that they are made of."""
         yield prefix.rstrip("."), self
         taken: set[str] = set()
         for i, (place, layer) in enumerate(zip(self.places, self.layers, strict=True)):
@@ -179,19 +168,7 @@ class IntegerNetwork(Module):
             yield f"{prefix}{name}", layer
 
     def forward(self, *values: Any, **_: Any) -> Any:
-        """Record the layers.
-
-        Parameters
-        ----------
-        *values : Value
-            The input.
-        **_
-            None.
-
-        Returns
-        -------
-        Value or tuple of Value
-        """
+        """Record the layers for the input, a `Value`; see `Module.forward`."""
         found: list[Value] = list(values)
         for place, layer in zip(self.places, self.layers, strict=True):
             found.append(layer(*(found[i] for i in place.operands)))
@@ -221,19 +198,7 @@ class IntegerNetwork(Module):
             raise ValueError(f"x: got shape {x.shape}, expected (N, {extents})")
 
     def memory_report(self, x_shape: Shape, training: bool = False) -> MemoryReport:
-        """Return how many bytes inference with an input of this shape needs, by kind.
-
-        Parameters
-        ----------
-        x_shape : tuple of int
-            Of the input.
-        training : bool
-            False.
-
-        Returns
-        -------
-        MemoryReport
-        """
+        """Return how many bytes inference with an input of this shape needs, by kind."""
         if training:
             raise ValueError("training: got True, expected False: integer networks do not learn")
         return super().memory_report(x_shape, False)

@@ -6,8 +6,8 @@ import os
 import numpy as np
 import pytest
 
-from lowerconv.machine import pages
 from lowerconv.machine.topology import parse_cpu_list
+from tests.machine import pages
 from tests.machine.pages import page_nodes
 
 
