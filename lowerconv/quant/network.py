@@ -65,7 +65,9 @@ class IntegerNetwork(Module):
         number = {value: i for i, value in enumerate(graph.inputs)}
         places = []
         for node in graph.nodes:
-            places.append(Place(_name_of(node), tuple(number[v] for v in node.operands)))
+            places.append(
+                Place(node.name.rpartition(" ")[0], tuple(number[v] for v in node.operands))
+            )
             number[node.result] = len(number)
         self._set(
             [_polymorphic(node) for node in graph.nodes],
@@ -246,10 +248,6 @@ def load(path: str | PathLike[str]) -> IntegerNetwork:
         It cannot be read.
     """
     return IntegerNetwork.of(read(path))
-
-
-def _name_of(node: Node) -> str:
-    return node.name.rpartition(" ")[0]
 
 
 def _polymorphic(node: Node) -> Layer:
