@@ -240,11 +240,11 @@ class Trainer:
             return
         if tensorboard:
             require_tensorboard()
-        checkpointer, settings = self._checkpointer, self.settings
+        checkpointer, run = self._checkpointer, (self.settings.model, self.settings.data)
         if checkpointer.saved is not None:
             checkpointer.check(self._setup, self.state)
         else:
-            checkpointer.begin(new_path(settings.model, settings.data) if out is None else Path(out))
+            checkpointer.begin(new_path(*run) if out is None else Path(out))
         checkpointer.record(self.state)
 
     @property
