@@ -21,16 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def no_conditions(threads: int) -> dict[str, float]:
-    """Return nothing beside the FMA peak, which every table has."""
-    return {}
-
-
-def no_files(result: Result) -> dict[str, bytes]:
-    """Return no files beside the picture."""
-    return {}
-
-
 @dataclass(frozen=True)
 class Study:
     """A table of the literature.
@@ -54,7 +44,8 @@ class Study:
     has_layers : bool
         Whether single layers can be chosen.
     conditions : callable
-        Measures what the machine can give to so many threads; the best of two times counts.
+        Measures what the machine can give to so many threads, beside the FMA peak, which every
+        table has; the best of two times counts.
     files : callable
         Returns by their names what ``--plot`` writes beside the picture, such as a trace.
     """
@@ -68,8 +59,8 @@ class Study:
     batch: int | None = None
     passes: tuple[str, ...] = ()
     has_layers: bool = True
-    conditions: Callable[[int], dict[str, float]] = no_conditions
-    files: Callable[[Result], dict[str, bytes]] = no_files
+    conditions: Callable[[int], dict[str, float]] = lambda threads: {}
+    files: Callable[[Result], dict[str, bytes]] = lambda result: {}
 
 
 def measure(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -11,7 +10,7 @@ from rich.table import Table
 
 from lowerconv.bench.interleaved import SETTLE, times
 from lowerconv.cli.mistakes import EXPECTED, tell
-from lowerconv.cli.network_inputs import random_inputs, shape_argument, shapes_of
+from lowerconv.cli.network_inputs import add_model, random_inputs, shapes_of
 from lowerconv.console import PlainConsole
 from lowerconv.onnx import load
 from lowerconv.onnx.fallback import open_session
@@ -29,14 +28,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         description="Compute an ONNX file here and in ONNX Runtime, on random inputs and with as "
         "many threads, and compare outputs and times. The exit status is 1 where outputs differ.",
     )
-    parser.add_argument("model", type=Path, metavar="MODEL.onnx")
-    parser.add_argument(
-        "--shape",
-        type=shape_argument,
-        action="append",
-        metavar="1x3x224x224",
-        help="of the input, for each of several; by default as declared, for a batch of one",
-    )
+    add_model(parser)
     parser.add_argument(
         "--repeats", type=int, default=10, metavar="N", help="turns of each, at least"
     )

@@ -28,6 +28,18 @@ def shape_argument(text: str) -> Shape:
     return shape
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the file of a network and the shapes of its inputs."""
+    parser.add_argument("model", type=Path, metavar="MODEL.onnx")
+    parser.add_argument(
+        "--shape",
+        type=shape_argument,
+        action="append",
+        metavar="1x3x224x224",
+        help="of the input, for each of several; by default as declared, for a batch of one",
+    )
+
+
 def shapes_of(network: OnnxNetwork, given: Sequence[Shape] | None) -> tuple[Shape, ...]:
     """Return the shapes of the inputs: those given, else those declared, for a batch of one.
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from lowerconv.bench.peak import fma_peak
 from lowerconv.cli.mistakes import EXPECTED, tell
-from lowerconv.cli.network_inputs import random_inputs, shape_argument, shapes_of
+from lowerconv.cli.network_inputs import add_model, random_inputs, shapes_of
 from lowerconv.cli.network_picture import draw
 from lowerconv.console import PlainConsole
 from lowerconv.onnx import load
@@ -26,14 +26,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         description="List the layers of an ONNX file as they are computed for inputs of some "
         "shape: neighbours that are done in one pass are one row.",
     )
-    parser.add_argument("model", type=Path, metavar="MODEL.onnx")
-    parser.add_argument(
-        "--shape",
-        type=shape_argument,
-        action="append",
-        metavar="1x3x224x224",
-        help="of the input, for each of several; by default as declared, for a batch of one",
-    )
+    add_model(parser)
     parser.add_argument(
         "--repeats", type=int, default=10, metavar="N", help="runs to measure with; 0 for none"
     )

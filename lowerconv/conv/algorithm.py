@@ -13,19 +13,7 @@ from math import inf
 from lowerconv.conv.executable import Executable, Options
 from lowerconv.conv.problem import ConvProblem, Op
 
-
-def _takes_all(problem: ConvProblem) -> None:
-    """Take every problem."""
-
-
-def _never(problem: ConvProblem, op: Op, constant: bool) -> float:
-    """Return the cost of what "auto" takes only where tuning measured it to be the fastest."""
-    return inf
-
-
-def _no_variants(problem: ConvProblem, op: Op, constant: bool) -> tuple[str | None, ...]:
-    """Return the only variant there is."""
-    return (None,)
+Variants = Callable[[ConvProblem, Op, bool], tuple[str | None, ...]]
 
 
 @dataclass(frozen=True)
@@ -43,15 +31,15 @@ class Algorithm:
         the algorithm `fuses_epilogue`, else they are done after it.
     estimate : callable
         ``estimate(problem, op, constant)``: the cost in one thread (`conv.costs`), by which "auto"
-        chooses; infinite, as by default, where it should not be chosen.
+        chooses; infinite, as by default, where only tuning may choose it.
     fuses_epilogue : callable
         ``fuses_epilogue(op)``: whether the pass itself adds to what is there, where that is asked
         for, and applies activations of all kinds; by default it does neither.
     check : callable
         ``check(problem)``: raises ValueError for a problem that the algorithm does not take.
     variants : callable
-        ``variants(problem, op, constant)``: names of the variants that tuning measures; None is the
-        one of least cost.
+        ``variants(problem, op, constant)``: names of the variants that tuning measures; None, by
+        default the only one, is the one of least cost.
     emits : bool
         Whether its inner loops are emitted microkernels, whose assembly plans can show.
     tuned_below : float
@@ -61,10 +49,10 @@ class Algorithm:
     name: str
     build: Callable[[ConvProblem, Op, Options], Executable]
     reason: str = ""
-    estimate: Callable[[ConvProblem, Op, bool], float] = _never
+    estimate: Callable[[ConvProblem, Op, bool], float] = lambda problem, op, constant: inf
     fuses_epilogue: Callable[[Op], bool] = lambda op: False
-    check: Callable[[ConvProblem], None] = _takes_all
-    variants: Callable[[ConvProblem, Op, bool], tuple[str | None, ...]] = _no_variants
+    check: Callable[[ConvProblem], object] = lambda problem: None
+    variants: Variants = lambda problem, op, constant: (None,)
     emits: bool = False
     tuned_below: float = inf
 

@@ -25,7 +25,6 @@ After Van Zee, van de Geijn, "BLIS: a framework for rapidly instantiating BLAS f
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -43,7 +42,7 @@ from lowerconv.codegen.signatures import (
 )
 from lowerconv.conv.copies import pack_panel, pad_planes, start_sums
 from lowerconv.conv.records import FILTERS_IN_PLACE, FORWARD_JOB, PACKED
-from lowerconv.runtime.launch import call, compile_worker, pointer
+from lowerconv.runtime.launch import call, pointer, worker_address
 
 NONE = np.int64(-1)
 
@@ -295,13 +294,5 @@ def _pack_all(jobs, worker):
         pack_panel(job, panel // job.panels, 0, job.C, panel % job.panels, target, True)
 
 
-@lru_cache
-def macrokernel_address() -> int:
-    """Return the address of ``macrokernel(job, worker)``."""
-    return compile_worker(_macrokernel, FORWARD_JOB, "forward and input gradient")
-
-
-@lru_cache
-def pack_address() -> int:
-    """Return the address of the packing of constant filters, ``(job, worker)``."""
-    return compile_worker(_pack_all, FORWARD_JOB, "packing filters")
+macrokernel_address = worker_address(_macrokernel, FORWARD_JOB, "forward and input gradient")
+pack_address = worker_address(_pack_all, FORWARD_JOB, "packing filters")

@@ -15,7 +15,6 @@ or tiles go straight there, where each sum is complete at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +25,7 @@ from lowerconv.codegen.isa import LINE
 from lowerconv.codegen.ranges import share
 from lowerconv.codegen.signatures import ADD, Prefetch, Tile, Transpose
 from lowerconv.conv.copies import pad_planes
-from lowerconv.runtime.launch import call, compile_worker, pointer
+from lowerconv.runtime.launch import call, pointer, worker_address
 from lowerconv.runtime.records import Operands, record_dtype
 
 
@@ -369,13 +368,5 @@ def _add_up(total, partial, i0, i1):
             total[i] += partial[split, i]
 
 
-@lru_cache
-def weights_address() -> int:
-    """Return the address of ``macrokernel(job, worker)`` for weight gradients."""
-    return compile_worker(_macrokernel, WEIGHT_JOB, "the weight gradient")
-
-
-@lru_cache
-def add_splits_address() -> int:
-    """Return the address of the addition of partial sums into dw."""
-    return compile_worker(_add_splits, WEIGHT_JOB, "adding up partial sums")
+weights_address = worker_address(_macrokernel, WEIGHT_JOB, "the weight gradient")
+add_splits_address = worker_address(_add_splits, WEIGHT_JOB, "adding up partial sums")

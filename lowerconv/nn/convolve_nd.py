@@ -20,6 +20,14 @@ class WindowArguments(NamedTuple):
     dilations: tuple[int, ...]
     groups: int
 
+    @classmethod
+    def of(
+        cls, strides: Sequence[int], pads: Pads, dilations: Sequence[int], groups: int
+    ) -> WindowArguments:
+        """Return those of sequences of any kind."""
+        kept = tuple((before, after) for before, after in pads)
+        return cls(tuple(strides), kept, tuple(dilations), groups)
+
     @property
     def inner(self) -> tuple[Any, ...]:
         """The arguments of :func:`lowerconv.conv2d` for the last two axes."""

@@ -68,6 +68,34 @@ def form(*names: str) -> Callable[[Form], Form]:
     return register
 
 
+def _one_node(operator: str, attributes: Callable[[Any], dict[str, Any]] = lambda _: {}) -> Form:
+    """Return a writer of layers that are one node, with what its attributes are of a layer."""
+
+    def write(out: Writer, node: Node, layer: Any, xs: list[str], y: str) -> None:
+        out.add(operator, xs, y, **attributes(layer))
+
+    return write
+
+
+FORMS |= {
+    "Add": _one_node("Add"),
+    "Concat": _one_node("Concat", lambda _: {"axis": 1}),
+    "Dropout": _one_node("Identity"),  # as at inference
+    "GlobalAvgPool2d": _one_node("GlobalAveragePool"),
+    "LocalResponseNorm": _one_node(
+        "LRN", lambda o: {"alpha": o.alpha, "beta": o.beta, "bias": o.k, "size": o.size}
+    ),
+    "ReLU": _one_node("Relu"),
+    "Transpose": _one_node("Transpose", lambda layer: {"perm": list(map(int, layer.axes))}),
+}
+
+
+def _parameters(out: Writer, layer: Any) -> list[str]:
+    """Add weight and bias as constants, and return their names."""
+    weights = [layer.weight] + ([layer.bias] if layer.bias else [])
+    return [out.constant(parameter.data) for parameter in weights]
+
+
 def _flat(sides: Any) -> list[int]:
     """Return padding ((top, bottom), (left, right)) as ONNX has it."""
     (top, bottom), (left, right) = sides
@@ -77,16 +105,14 @@ def _flat(sides: Any) -> list[int]:
 @form("Conv2d")
 def _conv(out: Writer, node: Node, layer: Any, xs: list[str], y: str) -> None:
     p = layer.problem(node.operands[0].shape)
-    weights = [layer.weight] + ([layer.bias] if layer.bias else [])
-    names = [out.constant(parameter.data) for parameter in weights]
+    names = _parameters(out, layer)
     geometry = {"strides": list(p.stride), "dilations": list(p.dilation), "group": p.groups}
     out.add("Conv", [*xs, *names], y, pads=_flat(p.padding), **geometry)
 
 
 @form("ConvTranspose2d")
 def _conv_transpose(out: Writer, node: Node, layer: Any, xs: list[str], y: str) -> None:
-    weights = [layer.weight] + ([layer.bias] if layer.bias else [])
-    names = [out.constant(parameter.data) for parameter in weights]
+    names = _parameters(out, layer)
     geometry = {"strides": list(layer.stride), "dilations": list(layer.dilation)}
     more = {"output_padding": list(layer.output_padding), "group": layer.groups}
     out.add("ConvTranspose", [*xs, *names], y, pads=_flat(layer._sides()), **geometry, **more)
@@ -99,16 +125,9 @@ def _batch_norm(out: Writer, node: Node, layer: Any, xs: list[str], y: str) -> N
     out.add("BatchNormalization", [*xs, *names], y, epsilon=layer.eps, momentum=1 - layer.momentum)
 
 
-@form("LocalResponseNorm")
-def _response_norm(out: Writer, node: Node, layer: Any, xs: list[str], y: str) -> None:
-    constants = {"alpha": layer.alpha, "beta": layer.beta, "bias": layer.k}
-    out.add("LRN", xs, y, size=layer.size, **constants)
-
-
 @form("Linear")
 def _linear(out: Writer, node: Node, layer: Any, xs: list[str], y: str) -> None:
-    weights = [layer.weight] + ([layer.bias] if layer.bias else [])
-    names = [out.constant(parameter.data) for parameter in weights]
+    names = _parameters(out, layer)
     out.add("Gemm", [*xs, *names], y, transB=1)
 
 
@@ -124,42 +143,12 @@ def _pool(out: Writer, node: Node, layer: Any, xs: list[str], y: str) -> None:
     out.add(name, xs, y, pads=pads, **geometry, **more)
 
 
-@form("GlobalAvgPool2d")
-def _global_pool(out: Writer, node: Node, layer: Any, xs: list[str], y: str) -> None:
-    out.add("GlobalAveragePool", xs, y)
-
-
-@form("ReLU")
-def _relu(out: Writer, node: Node, layer: Any, xs: list[str], y: str) -> None:
-    out.add("Relu", xs, y)
-
-
-@form("Dropout")
-def _dropout(out: Writer, node: Node, layer: Any, xs: list[str], y: str) -> None:
-    out.add("Identity", xs, y)  # as at inference
-
-
-@form("Concat")
-def _concat(out: Writer, node: Node, layer: Any, xs: list[str], y: str) -> None:
-    out.add("Concat", xs, y, axis=1)
-
-
-@form("Add")
-def _add(out: Writer, node: Node, layer: Any, xs: list[str], y: str) -> None:
-    out.add("Add", xs, y)
-
-
 @form("View", "Flatten")
 def _view(out: Writer, node: Node, layer: Any, xs: list[str], y: str) -> None:
     shape = list(node.result.shape)
     if shape[:1] == list(node.operands[0].shape[:1]):
         shape[0] = 0  # whatever the batch is
     out.add("Reshape", [*xs, out.constant(shape, np.int64)], y)
-
-
-@form("Transpose")
-def _transpose(out: Writer, node: Node, layer: Any, xs: list[str], y: str) -> None:
-    out.add("Transpose", xs, y, perm=[int(axis) for axis in layer.axes])
 
 
 @form("Softmax")

@@ -43,6 +43,8 @@ class Layer(Module):
         neighbours.
     execution_order : ExecutionOrder
         When the layer computes among the others.
+    result_dtype : dtype or None
+        Of the result, where that is not the first operand's.
     """
 
     keeps_x = False
@@ -56,6 +58,7 @@ class Layer(Module):
     is_sum = False
     is_concatenation = False
     execution_order = ExecutionOrder.IN_ORDER
+    result_dtype: np.dtype | None = None
 
     @property
     def activation(self) -> Activation | None:
@@ -84,7 +87,8 @@ class Layer(Module):
                 name = f"values[{i}]" if len(values) > 1 else "x"
                 raise TypeError(f"{name}: got {type(value).__name__}, expected a numpy array")
         shapes = tuple(value.shape for value in values)
-        return Node(self, values, self.result_shape(*shapes), values[0].dtype).result
+        dtype = values[0].dtype if self.result_dtype is None else self.result_dtype
+        return Node(self, values, self.result_shape(*shapes), dtype).result
 
     def result_shape(self, *shapes: Shape) -> Shape:
         """Return the shape of the result, by default that of the first operand.

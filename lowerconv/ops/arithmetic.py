@@ -83,8 +83,6 @@ def combine(worker, workers, a, b, y, planes, kind, numbers):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     a, y : Images
     b : (ndarray, int)
         Flat, of the extents of `a`, or with one number for each plane where `numbers` is set; and

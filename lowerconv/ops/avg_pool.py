@@ -114,8 +114,6 @@ def avg_pool(worker, workers, x, y, windows, count_pad):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     x, y : Images
     windows : Windows
     count_pad : bool

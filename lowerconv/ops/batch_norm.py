@@ -131,8 +131,6 @@ def channel_statistics(team, x, mean, m2):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     x : Images
     mean, m2 : ndarray, (C,), float64
         The results; those of several ranks merge by :func:`merge`.
@@ -264,8 +262,6 @@ def batch_norm(team, operands, statistics, parameters, relu):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     operands : Operands
     statistics : Statistics
         Get what the gradient needs.

@@ -211,8 +211,6 @@ def batch_norm_grad(team, operands, statistics, gamma, dgamma, dbeta, relu, add)
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     operands : GradOperands
     statistics : Statistics
         As `batch_norm` has left them.

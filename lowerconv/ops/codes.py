@@ -49,8 +49,6 @@ def add_codes(worker, workers, a, b, y, scales, rounding):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     a, b, y : Images
         Of bytes.
     scales : (Scaled, Scaled)
@@ -149,8 +147,6 @@ def max_pool_codes(worker, workers, x, y, windows):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     x, y : Images
         Of bytes.
     windows : Windows
@@ -211,8 +207,6 @@ def avg_pool_codes(worker, workers, x, y, windows, include_pad, scaled, rounding
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     x, y : Images
         Of bytes.
     windows : Windows

@@ -68,8 +68,6 @@ def relu(worker, workers, x, y):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     x, y : Images
     """
     x, y = bare_images(x), bare_images(y)
@@ -126,8 +124,6 @@ def bias_relu_grad(team, dy, y, db, relu):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     dy, y : Images
         `y` is not read unless `relu` is set.
     db : ndarray, (K,)
@@ -255,8 +251,6 @@ def dropout(worker, workers, x, y, part, draw, add):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     x, y : Images
     part : BatchPart
     draw : Draw

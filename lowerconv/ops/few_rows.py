@@ -49,8 +49,6 @@ def few_rows(worker, workers, x, w, bias, y, relu, add):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     x, w, y : ndarray, (N, inputs), (outputs, inputs), (N, outputs)
         C-contiguous; N is best at most `FEW`.
     bias : ndarray, (outputs,)

@@ -86,8 +86,6 @@ def round_images(worker, workers, x, y, samples, rounding, add):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     x, y : Images
         They may be the same.
     samples : ndarray, (N,), int64
@@ -112,8 +110,6 @@ def round_range(worker, workers, values, begin, end, rounding):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     values : ndarray, (items,)
     begin, end : int
     rounding : Rounding

@@ -28,8 +28,6 @@ def join_halves(worker, workers, x, y):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     x, y : Images
         Of uint16, and of uint32, (N, ceil(C / 2), H, W).
     """

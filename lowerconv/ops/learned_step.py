@@ -86,8 +86,6 @@ def quantize(worker, workers, x, y, step, levels):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     x, y : Images
     step : of the images' dtype
         Not negative.
@@ -120,8 +118,6 @@ def quantize_grad(team, x, dy, dx, step, levels, add, slope):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     x, dy, dx : Images
         `dx` may be `dy`.
     step : of the images' dtype
@@ -147,8 +143,6 @@ def quantize_rows(worker, workers, w, q, steps, levels):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     w, q : ndarray, (rows, items)
     steps : ndarray, (1,) or (rows,)
         Of all rows, or of each; not negative.
@@ -166,8 +160,6 @@ def quantize_rows_grad(worker, workers, w, dw, steps, levels, sums):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     w, dw : ndarray, (rows, items)
     steps, levels
         As of :func:`quantize_rows`.

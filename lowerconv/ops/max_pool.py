@@ -112,8 +112,6 @@ def max_pool(worker, workers, x, y, winner, windows):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     x, y : Images
     winner : ndarray, 1-D, integer
         Gets the number of the tap that has won, ``r * S + s``, for all windows: an unsigned byte

@@ -111,8 +111,6 @@ def normalise(worker, workers, x, y, sizes, statistics, affine, eps):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     x, y : ndarray, (outer * middle * inner,)
     sizes : (int, int, int)
     statistics : (ndarray, ndarray), (outer * inner,), float64

@@ -20,8 +20,6 @@ def place(worker, workers, x, y, rows, length, offset, total, fills):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     x, y : ndarray, (rows * length,), (rows * total,)
     rows, length, total : int
         Length is at least 1.

@@ -321,8 +321,6 @@ def pointwise(worker, workers, x, y, kind, a, b):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     x, y : Images
     kind : int
         One of `FUNCTIONS`.

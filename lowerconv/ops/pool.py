@@ -16,8 +16,6 @@ def pool(worker, workers, x, y, windows, kernel):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     x, y : Images
     windows : Windows, as a tuple
     kernel : int

@@ -159,8 +159,6 @@ def packed_product(worker, workers, x, w, bias, y, add, product):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     x, y : ndarray, (rows * k,), (rows * columns,)
     w : ndarray, (panels, k, NR)
         As `pack` returns it.

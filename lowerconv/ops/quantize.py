@@ -73,8 +73,6 @@ def pack_words(worker, workers, x, y, numbers):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     x : Images
         Of float32 or float64; of bytes where these are codes already.
     y : Images
@@ -116,8 +114,6 @@ def unpack_words(worker, workers, x, y, numbers):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     x : Images
         Of words.
     y : Images

@@ -71,8 +71,6 @@ def reduce(worker, workers, x, y, sizes, kind, factor):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     x, y : ndarray, (outer * middle * inner,), (outer * inner,)
         Middle is at least 1.
     sizes : (int, int, int)

@@ -13,8 +13,6 @@ def resize(worker, workers, x, y, rows, columns):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     x, y : Images
     rows, columns : (ndarray, ndarray)
         Which rows or columns of `x` each of `y` is made of, (pixels, taps), int64; and the weight

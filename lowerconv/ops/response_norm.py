@@ -162,8 +162,6 @@ def response_norm(team, x, y, window):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     x, y : Images
         Not the same memory.
     window : Window

@@ -43,8 +43,6 @@ def ternarize_rows(worker, workers, w, t):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     w, t : ndarray, (rows, items)
     """
     nothing = w.dtype.type(0)

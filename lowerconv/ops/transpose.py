@@ -58,8 +58,6 @@ def transpose(worker, workers, x, y, gather):
 
     Parameters
     ----------
-    team : TeamHandle
-        From `threads.parallel_region`.
     x, y : ndarray
         Flat, of the same number of items.
     gather : Gather

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from lowerconv.nn.frame import Frame
-from lowerconv.nn.graph import Node, Value
 from lowerconv.nn.layer import Layer, always
 from lowerconv.nn.module import Shape
 from lowerconv.nn.step import Step
@@ -23,19 +22,9 @@ def words_shape(shape: Shape) -> Shape:
 
 
 class WordLayer(Layer):
-    """A layer whose result may be of another type of number than its operand.
+    """A layer of integers, by default one that returns words."""
 
-    Attributes
-    ----------
-    result_dtype : dtype
-    """
-
-    result_dtype: np.dtype = WORD
-
-    def forward(self, *values: Value) -> Value:
-        """Record the layer."""
-        shapes = tuple(value.shape for value in values)
-        return Node(self, values, self.result_shape(*shapes), self.result_dtype).result
+    result_dtype: np.dtype | None = WORD
 
 
 class Quantize(WordLayer):

@@ -12,7 +12,7 @@ import numpy as np
 
 from lowerconv.nn.frame import Frame, Tensor
 from lowerconv.nn.layer import Layer
-from lowerconv.nn.optim.optimizer import Weights
+from lowerconv.nn.optim.optimizer import UpdateRounding, Weights
 from lowerconv.nn.step import Step, random_key
 from lowerconv.ops.fixed_point import Rounding, round_images, round_range
 from lowerconv.runtime.team import TeamHandle
@@ -119,7 +119,7 @@ def _round(x: Tensor, y: Tensor, step: Step, rounding: Rounding, adding: bool) -
 
 
 @dataclass(frozen=True)
-class RoundedUpdates:
+class RoundedUpdates(UpdateRounding):
     """What makes an optimizer's weights fixed-point numbers: its `rounding`.
 
     There are no other weights than these: an update that is less than half a step is lost where
@@ -140,27 +140,11 @@ class RoundedUpdates:
     seed: int = 0
 
     def round_gradients(self, team: TeamHandle, weights: Weights, update: int) -> None:
-        """Round the gradients of a range in place.
-
-        Parameters
-        ----------
-        team : TeamHandle
-        weights : Weights
-        update : int
-            Its number.
-        """
+        """Round the gradients of a range in place."""
         self._round(team, weights.grad, weights, self.gradients, (update, 0, _GRADIENTS))
 
     def round_weights(self, team: TeamHandle, weights: Weights, update: int) -> None:
-        """Round the weights of a range in place.
-
-        Parameters
-        ----------
-        team : TeamHandle
-        weights : Weights
-        update : int
-            Its number.
-        """
+        """Round the weights of a range in place."""
         self._round(team, weights.data, weights, self.weights, (update, 0, _WEIGHTS))
 
     def _round(

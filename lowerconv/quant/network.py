@@ -65,7 +65,9 @@ class IntegerNetwork(Module):
         number = {value: i for i, value in enumerate(graph.inputs)}
         places = []
         for node in graph.nodes:
-            places.append(Place(_name_of(node), tuple(number[v] for v in node.operands)))
+            places.append(
+                Place(node.name.rpartition(" ")[0], tuple(number[v] for v in node.operands))
+            )
             number[node.result] = len(number)
         self._set(
             [_polymorphic(node) for node in graph.nodes],
@@ -157,18 +159,7 @@ class IntegerNetwork(Module):
         super().save_onnx(path, (1, *self.input_shape) if x_shape is None else x_shape)
 
     def modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """Yield the network and its layers, under the names of the layers that they are made of.
-
-        Parameters
-        ----------
-        prefix : str
-            In front of all names.
-
-        Yields
-        ------
-        name : str
-        module : Module
-        """
+        """Yield the network and its layers, under the names of the layers that they are made of."""
         yield prefix.rstrip("."), self
         taken: set[str] = set()
         for i, (place, layer) in enumerate(zip(self.places, self.layers, strict=True)):
@@ -179,19 +170,7 @@ class IntegerNetwork(Module):
             yield f"{prefix}{name}", layer
 
     def forward(self, *values: Any, **_: Any) -> Any:
-        """Record the layers.
-
-        Parameters
-        ----------
-        *values : Value
-            The input.
-        **_
-            None.
-
-        Returns
-        -------
-        Value or tuple of Value
-        """
+        """Record the layers for the input, a `Value`; see `Module.forward`."""
         found: list[Value] = list(values)
         for place, layer in zip(self.places, self.layers, strict=True):
             found.append(layer(*(found[i] for i in place.operands)))
@@ -221,19 +200,7 @@ class IntegerNetwork(Module):
             raise ValueError(f"x: got shape {x.shape}, expected (N, {extents})")
 
     def memory_report(self, x_shape: Shape, training: bool = False) -> MemoryReport:
-        """Return how many bytes inference with an input of this shape needs, by kind.
-
-        Parameters
-        ----------
-        x_shape : tuple of int
-            Of the input.
-        training : bool
-            False.
-
-        Returns
-        -------
-        MemoryReport
-        """
+        """Return how many bytes inference with an input of this shape needs, by kind."""
         if training:
             raise ValueError("training: got True, expected False: integer networks do not learn")
         return super().memory_report(x_shape, False)
@@ -281,10 +248,6 @@ def load(path: str | PathLike[str]) -> IntegerNetwork:
         It cannot be read.
     """
     return IntegerNetwork.of(read(path))
-
-
-def _name_of(node: Node) -> str:
-    return node.name.rpartition(" ")[0]
 
 
 def _polymorphic(node: Node) -> Layer:

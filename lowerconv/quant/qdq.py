@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 
 from lowerconv.nn.frame import Frame
-from lowerconv.nn.graph import Node, Value
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.step import Step
 from lowerconv.quant.params import QuantParams
@@ -60,11 +59,7 @@ class QuantizeLinear(Layer):
 
     def __init__(self, params: QuantParams) -> None:
         super().__init__()
-        self.params = params
-
-    def forward(self, *values: Value) -> Value:
-        """Record the layer."""
-        return Node(self, values, values[0].shape, self.params.dtype).result
+        self.params, self.result_dtype = params, params.dtype
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Round."""
@@ -79,13 +74,11 @@ class DequantizeLinear(Layer):
     params : QuantParams
     """
 
+    result_dtype = np.dtype(np.float32)
+
     def __init__(self, params: QuantParams) -> None:
         super().__init__()
         self.params = params
-
-    def forward(self, *values: Value) -> Value:
-        """Record the layer."""
-        return Node(self, values, values[0].shape, np.dtype(np.float32)).result
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Multiply."""

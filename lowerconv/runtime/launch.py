@@ -73,8 +73,8 @@ def tell_user(text: str) -> None:
         print(f"lowerconv: {text}", file=sys.stderr)
 
 
-def compile_worker(function: Callable[..., None], job: np.dtype, what: str) -> int:
-    """Return the address of ``function(jobs, worker)``, compiled once per machine.
+def worker_address(function: Callable[..., None], job: np.dtype, what: str) -> Callable[[], int]:
+    """Return what returns the address of ``function(jobs, worker)``, compiled once per machine.
 
     Called through its address: numba's dispatcher would look at the type of every argument at each
     call.
@@ -88,14 +88,19 @@ def compile_worker(function: Callable[..., None], job: np.dtype, what: str) -> i
     what : str
         What the function computes, for people.
     """
-    signature = types.void(types.CPointer(from_dtype(job)), types.int64)
-    begin = time.perf_counter()
-    compiled = callback(signature, function)
-    if not compiled.loaded:
-        seconds = time.perf_counter() - begin
-        kept = ", kept for later processes" if compiled.kept else ""
-        tell_user(f"compiled the loops of {what} in {seconds:.1f} s{kept}")
-    return compiled.address
+
+    @lru_cache
+    def address() -> int:
+        signature = types.void(types.CPointer(from_dtype(job)), types.int64)
+        begin = time.perf_counter()
+        compiled = callback(signature, function)
+        if not compiled.loaded:
+            seconds = time.perf_counter() - begin
+            kept = ", kept for later processes" if compiled.kept else ""
+            tell_user(f"compiled the loops of {what} in {seconds:.1f} s{kept}")
+        return compiled.address
+
+    return address
 
 
 def _uncounted(context: Any, builder: Any, kind: Any, value: Any) -> Any:

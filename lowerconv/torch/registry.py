@@ -56,6 +56,12 @@ def operator(
     return register
 
 
+def operators(table: dict[str, Importer], how: str = "compiled") -> None:
+    """Make functions the importers of operators, whose names are apart by spaces."""
+    for names, function in table.items():
+        operator(*names.split(), how=how)(function)
+
+
 def operator_of(target: Any) -> Operator | None:
     """Return how an operator is recorded, None where it is not known."""
     schema = getattr(target, "_schema", None)

@@ -206,9 +206,8 @@ class Trainer:
             self.parallel,
             setup.train_set.image_shape,
         )
-        self.average: WeightAverage | None = None
-        if self.settings.ema is not None:
-            self.average = WeightAverage(self.strategy.network, self.settings.ema)
+        ema = self.settings.ema
+        self.average = None if ema is None else WeightAverage(self.strategy.network, ema)
         augment = Augment.parse(self.settings.augment) if self.settings.augment else None
         train_loader, test_loader = (
             Loader(
@@ -223,8 +222,7 @@ class Trainer:
             for source, changes in ((setup.train_set, augment), (setup.test_set, None))
         )
         if reporter is None:
-            chief = self.communicator.rank == 0
-            reporter = ConsoleReporter(PlainConsole()) if chief else Reporter()
+            reporter = Reporter() if self.communicator.rank else ConsoleReporter(PlainConsole())
         reporter.part = setup.part
         self.state = RunState(
             self.settings, self.strategy, train_loader, test_loader, reporter, self.average
@@ -238,12 +236,11 @@ class Trainer:
             return
         if tensorboard:
             require_tensorboard()
-        checkpointer, settings = self._checkpointer, self.settings
+        checkpointer, run = self._checkpointer, (self.settings.model, self.settings.data)
         if checkpointer.saved is not None:
             checkpointer.check(self._setup, self.state)
         else:
-            path = new_path(settings.model, settings.data) if out is None else Path(out)
-            checkpointer.begin(path)
+            checkpointer.begin(new_path(*run) if out is None else Path(out))
         checkpointer.record(self.state)
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numba import carray
@@ -13,7 +12,7 @@ from lowerconv.codegen.ranges import share
 from lowerconv.codegen.signatures import ACTIVATE, ADD, Activate, Plane, SumLanes
 from lowerconv.conv.copies import pad_planes
 from lowerconv.conv.records import Epilogue
-from lowerconv.runtime.launch import call, compile_worker
+from lowerconv.runtime.launch import call, worker_address
 from lowerconv.runtime.records import Operands, record_dtype
 
 
@@ -210,13 +209,5 @@ def _weight_grad(jobs, worker):
         call(job.sum_lanes, SumLanes(sums, (end - begin) * count, target))
 
 
-@lru_cache
-def planes_address() -> int:
-    """Return the address of the loops of one core, ``(job, worker)``."""
-    return compile_worker(_planes, PLANE_JOB, "depthwise convolutions")
-
-
-@lru_cache
-def weight_grad_address() -> int:
-    """Return the address of the loops of one core for a weight gradient, ``(job, worker)``."""
-    return compile_worker(_weight_grad, PLANE_JOB, "depthwise weight gradients")
+planes_address = worker_address(_planes, PLANE_JOB, "depthwise convolutions")
+weight_grad_address = worker_address(_weight_grad, PLANE_JOB, "depthwise weight gradients")

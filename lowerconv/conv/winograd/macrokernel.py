@@ -22,7 +22,6 @@ modern CPUs, here's why" (2018): what is transformed never leaves the caches.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +44,7 @@ from lowerconv.codegen.transforms import POINTS_2D, TILE, R
 from lowerconv.conv.copies import pack_panel, start_sums
 from lowerconv.conv.macrokernel import parts_of
 from lowerconv.conv.winograd.records import TILE_JOB
-from lowerconv.runtime.launch import call, compile_worker, pointer
+from lowerconv.runtime.launch import call, pointer, worker_address
 
 TAPS = R * R
 CHUNK = 32  # channels of a panel that are transformed at a time
@@ -309,13 +308,5 @@ def _prepare(jobs, worker):
         _make_U(job, block, taps, target + at * job.itemsize)
 
 
-@lru_cache
-def winograd_address() -> int:
-    """Return the address of the loops of one core, ``(job, worker)``."""
-    return compile_worker(_winograd, TILE_JOB, "Winograd's convolution")
-
-
-@lru_cache
-def prepare_address() -> int:
-    """Return the address of the transform of the filters, ``(job, worker)``."""
-    return compile_worker(_prepare, TILE_JOB, "Winograd's filters")
+winograd_address = worker_address(_winograd, TILE_JOB, "Winograd's convolution")
+prepare_address = worker_address(_prepare, TILE_JOB, "Winograd's filters")

@@ -13,8 +13,6 @@ points and panels, so that nothing has to be added up afterwards, whatever the n
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 from numba import carray
 
@@ -24,7 +22,7 @@ from lowerconv.codegen.signatures import ADD, Tile, TransformTarget, VectorsToPl
 from lowerconv.codegen.transforms import POINTS_2D, R
 from lowerconv.conv.winograd.macrokernel import Tiles, clear, transform_block
 from lowerconv.conv.winograd.records import SUM_JOB
-from lowerconv.runtime.launch import call, compile_worker
+from lowerconv.runtime.launch import call, worker_address
 
 TAPS = R * R
 
@@ -151,19 +149,6 @@ def _finish(jobs, worker):
             )
 
 
-@lru_cache
-def transform_address() -> int:
-    """Return the address of the transform of x and dy, ``(job, worker)``."""
-    return compile_worker(_transform, SUM_JOB, "Winograd's weight gradient: transforms")
-
-
-@lru_cache
-def multiply_address() -> int:
-    """Return the address of the products, ``(job, worker)``."""
-    return compile_worker(_multiply, SUM_JOB, "Winograd's weight gradient: products")
-
-
-@lru_cache
-def finish_address() -> int:
-    """Return the address of the transform to dw, ``(job, worker)``."""
-    return compile_worker(_finish, SUM_JOB, "Winograd's weight gradient: sums")
+transform_address = worker_address(_transform, SUM_JOB, "Winograd's weight gradient: transforms")
+multiply_address = worker_address(_multiply, SUM_JOB, "Winograd's weight gradient: products")
+finish_address = worker_address(_finish, SUM_JOB, "Winograd's weight gradient: sums")

@@ -56,10 +56,7 @@ def convolution(x: Operand, w: Operand, bias: Operand | None, **geometry: Any) -
     """
     from lowerconv.nn.convolve_nd import WindowArguments, convolve, convolve_gradients
 
-    kept = WindowArguments(
-        *(tuple(geometry["strides"]), tuple(map(tuple, geometry["pads"]))),
-        *(tuple(geometry["dilations"]), geometry["groups"]),
-    )
+    kept = WindowArguments.of(**geometry)
 
     def function(x: np.ndarray, w: np.ndarray, *bias: np.ndarray) -> np.ndarray:
         return convolve(
@@ -95,10 +92,7 @@ def transposed_convolution(
     """
     from lowerconv.nn.convolve_nd import WindowArguments, transposed, transposed_gradients
 
-    kept = WindowArguments(
-        *(tuple(geometry["strides"]), tuple(map(tuple, geometry["pads"]))),
-        *(tuple(geometry["dilations"]), geometry["groups"]),
-    )
+    kept = WindowArguments.of(**geometry)
 
     def function(x: np.ndarray, w: np.ndarray, *bias: np.ndarray) -> np.ndarray:
         y = transposed(np.ascontiguousarray(x), np.ascontiguousarray(w), kept)

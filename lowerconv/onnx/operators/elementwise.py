@@ -14,29 +14,41 @@ from lowerconv.nn.graph import Value
 from lowerconv.onnx.operators.reference import by_reference
 from lowerconv.onnx.registry import Node, operator
 
-_SELU = 1.67326319217681884765625, 1.05070102214813232421875
+_SELU = {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875}
 
 
-def _function(name: str) -> Any:
+def _function(name: str, constants: dict[str, float]) -> Any:
     def importer(node: Node, x: Any) -> Any:
-        return F.pointwise(x, name)
+        return F.pointwise(x, name, *(node.get(*constant) for constant in constants.items()))
 
     return importer
 
 
-for _name, _own in {
-    "Sigmoid": "sigmoid",
-    "Tanh": "tanh",
-    "Mish": "mish",
-    "HardSwish": "hard_swish",
-    "Softplus": "softplus",
-    "Exp": "exp",
-    "Log": "log",
-    "Sqrt": "sqrt",
-    "Reciprocal": "reciprocal",
-    "Erf": "erf",
-}.items():
-    operator(_name)(_function(_own))
+# Our functions, and the attributes that are their constants, with defaults.
+for _name, _own, _constants in (
+    ("Sigmoid", "sigmoid", {}),
+    ("Tanh", "tanh", {}),
+    ("Mish", "mish", {}),
+    ("HardSwish", "hard_swish", {}),
+    ("Softplus", "softplus", {}),
+    ("Exp", "exp", {}),
+    ("Log", "log", {}),
+    ("Sqrt", "sqrt", {}),
+    ("Reciprocal", "reciprocal", {}),
+    ("Erf", "erf", {}),
+    ("LeakyRelu", "leaky_relu", {"alpha": 0.01}),
+    ("Elu", "elu", {"alpha": 1.0}),
+    ("Selu", "elu", _SELU),
+    ("HardSigmoid", "hard_sigmoid", {"alpha": 0.2, "beta": 0.5}),
+    ("Swish", "silu", {"alpha": 1.0}),
+):
+    operator(_name)(_function(_own, _constants))
+
+
+@operator("Gelu")
+def gelu(node: Node, x: Any) -> Any:
+    """Import Gelu, exact or by tanh."""
+    return F.pointwise(x, "gelu_tanh" if node.get("approximate", "none") == "tanh" else "gelu")
 
 
 @operator("Abs")
@@ -61,42 +73,6 @@ def relu(node: Node, x: Any) -> Any:
     if x.dtype.kind != "f":
         return F.computed("relu", lambda x: np.maximum(x, 0), x)
     return F.pointwise(x, "clip", 0.0, inf)
-
-
-@operator("LeakyRelu")
-def leaky_relu(node: Node, x: Any) -> Any:
-    """Import LeakyRelu."""
-    return F.pointwise(x, "leaky_relu", node.get("alpha", 0.01))
-
-
-@operator("Elu")
-def elu(node: Node, x: Any) -> Any:
-    """Import Elu."""
-    return F.pointwise(x, "elu", node.get("alpha", 1.0), 1.0)
-
-
-@operator("Selu")
-def selu(node: Node, x: Any) -> Any:
-    """Import Selu."""
-    return F.pointwise(x, "elu", node.get("alpha", _SELU[0]), node.get("gamma", _SELU[1]))
-
-
-@operator("HardSigmoid")
-def hard_sigmoid(node: Node, x: Any) -> Any:
-    """Import HardSigmoid."""
-    return F.pointwise(x, "hard_sigmoid", node.get("alpha", 0.2), node.get("beta", 0.5))
-
-
-@operator("Gelu")
-def gelu(node: Node, x: Any) -> Any:
-    """Import Gelu, exact or by tanh."""
-    return F.pointwise(x, "gelu_tanh" if node.get("approximate", "none") == "tanh" else "gelu")
-
-
-@operator("Swish")
-def swish(node: Node, x: Any) -> Any:
-    """Import Swish, ``x * sigmoid(alpha * x)``."""
-    return F.pointwise(x, "silu", node.get("alpha", 1.0))
 
 
 @operator("Celu", how="NumPy")

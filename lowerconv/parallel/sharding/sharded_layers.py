@@ -34,13 +34,13 @@ class Sharding(NamedTuple):
     axis: int
     layout: Layout
 
-    def part(self, whole: np.ndarray, rank: int, ranks: int) -> np.ndarray:
-        """Return a rank's part of an array, contiguous memory of its own."""
+    def shard(self, whole: np.ndarray, rank: int, ranks: int) -> np.ndarray:
+        """Return a rank's shard of an array, contiguous memory of its own."""
         return np.ascontiguousarray(whole.take(self.layout.index(rank, ranks), self.axis))
 
-    def shape(self, part: Shape) -> Shape:
-        """Return the shape of the whole that a part is of."""
-        return (*part[: self.axis], self.layout.items, *part[self.axis + 1 :])
+    def shape(self, shard: Shape) -> Shape:
+        """Return the shape of the whole that a shard is of."""
+        return (*shard[: self.axis], self.layout.items, *shard[self.axis + 1 :])
 
 
 class Shard(NamedTuple):
@@ -61,8 +61,8 @@ def split_outputs(layer: Conv2d | Linear, rank: int, ranks: int) -> Shard:
     """Return some of the filters of a convolution, or of the rows of a fully connected layer."""
     rows = Sharding(0, Layout.of(layer.weight.data.shape[0]))
     shard = copy.copy(layer)
-    shard.weight = Parameter(rows.part(layer.weight.data, rank, ranks))
-    shard.bias = Parameter(rows.part(layer.bias.data, rank, ranks)) if layer.bias else None
+    shard.weight = Parameter(rows.shard(layer.weight.data, rank, ranks))
+    shard.bias = Parameter(rows.shard(layer.bias.data, rank, ranks)) if layer.bias else None
     # Others wait for the gradient of the operand.
     shard.execution_order = ExecutionOrder.WEIGHT_GRADIENTS_LATER
     return Shard((shard,), dict.fromkeys(layer.own_parameters(), rows))
@@ -82,13 +82,13 @@ def split_inputs(layer: Linear, layout: Layout, whole: bool, rank: int, ranks: i
     """
     columns, rows = Sharding(1, layout), Sharding(0, Layout.of(layer.weight.data.shape[0]))
     shard = copy.copy(layer)
-    shard.weight = Parameter(columns.part(layer.weight.data, rank, ranks))
+    shard.weight = Parameter(columns.shard(layer.weight.data, rank, ranks))
     shard.bias = None
     if layer.bias is None:
         return Shard((shard,), {"weight": columns})
     if whole:
         return Shard((shard, Bias(layer.bias.data.copy())), {"weight": columns})
-    bias = Bias(rows.part(layer.bias.data, rank, ranks))
+    bias = Bias(rows.shard(layer.bias.data, rank, ranks))
     return Shard((shard, bias), {"weight": columns, "bias": rows})
 
 
@@ -97,9 +97,9 @@ def split_norm(layer: BatchNorm2d, layout: Layout, rank: int, ranks: int) -> Sha
     sharding = Sharding(0, layout)
     shard = copy.copy(layer)
     for name, parameter in layer.own_parameters().items():
-        setattr(shard, name, Parameter(sharding.part(parameter.data, rank, ranks)))
+        setattr(shard, name, Parameter(sharding.shard(parameter.data, rank, ranks)))
     for name, array in layer.own_buffers().items():
-        setattr(shard, name, sharding.part(array, rank, ranks))
+        setattr(shard, name, sharding.shard(array, rank, ranks))
     return Shard((shard,), dict.fromkeys([*layer.own_parameters(), *layer.own_buffers()], sharding))
 
 

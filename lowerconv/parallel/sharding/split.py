@@ -185,12 +185,12 @@ class SplitNetwork(NetworkPart):
             whole[(slice(None),) * axis + (layout.index(r, ranks),)] = block
         return whole
 
-    def part(self, name: str, whole: np.ndarray) -> np.ndarray:
-        """Return this rank's part of an array, which may be that of a parameter's optimizer."""
+    def shard(self, name: str, whole: np.ndarray) -> np.ndarray:
+        """Return this rank's shard of an array, which may be that of a parameter's optimizer."""
         sharding = self.shardings.get(name)
         if sharding is None:
             return whole
-        return sharding.part(whole, self.engine.rank, self.engine.ranks)
+        return sharding.shard(whole, self.engine.rank, self.engine.ranks)
 
     def join(self) -> None:
         """Give the network all that has been learnt; all ranks call it. It is as before then."""

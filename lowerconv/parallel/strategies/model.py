@@ -60,7 +60,7 @@ class SplitStrategy(Strategy):
             if whole is not None:
                 everything[...] = whole[name]
             self.communicator.broadcast_array(everything)
-            arrays[name][...] = self.split.part(_owner(name), everything)
+            arrays[name][...] = self.split.shard(_owner(name), everything)
 
     def shapes(self, arrays: dict[str, np.ndarray]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Return shapes and dtypes of what `gather_whole` makes of arrays."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lowerconv.nn import functional as F
-from lowerconv.torch.registry import operator
+from lowerconv.torch.registry import operator, operators
 
 
 def _register(name: str, function: Any) -> None:
@@ -30,26 +30,12 @@ for _name, _function in {
 }.items():
     _register(_name, _function)
 
-
-@operator("logical_not", how="NumPy")
-def logical_not(net: Any, x: Any):
-    """Record what is zero."""
-    return F.computed("logical_not", np.logical_not, x)
-
-
-@operator("masked_fill.Scalar", how="NumPy")
-def masked_fill(net: Any, x: Any, mask: Any, value: Any):
-    """Record a number where a mask holds."""
-    return F.where(mask, np.asarray(value, x.dtype), x)
-
-
-@operator("where.ScalarOther", how="NumPy")
-def where_other(net: Any, condition: Any, a: Any, b: Any):
-    """Record a choice between items and a number."""
-    return F.where(condition, a, np.asarray(b, a.dtype))
-
-
-@operator("where.ScalarSelf", how="NumPy")
-def where_self(net: Any, condition: Any, a: Any, b: Any):
-    """Record a choice between a number and items."""
-    return F.where(condition, np.asarray(a, b.dtype), b)
+operators(
+    {
+        "logical_not": lambda net, x: F.computed("logical_not", np.logical_not, x),
+        "masked_fill.Scalar": lambda net, x, mask, v: F.where(mask, np.asarray(v, x.dtype), x),
+        "where.ScalarOther": lambda net, where, a, b: F.where(where, a, np.asarray(b, a.dtype)),
+        "where.ScalarSelf": lambda net, where, a, b: F.where(where, np.asarray(a, b.dtype), b),
+    },
+    how="NumPy",
+)

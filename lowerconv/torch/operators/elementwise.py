@@ -9,7 +9,7 @@ import numpy as np
 from lowerconv.nn import functional as F
 from lowerconv.nn.activation import Dropout, ReLU
 from lowerconv.nn.graph import Value
-from lowerconv.torch.registry import operator
+from lowerconv.torch.registry import operator, operators
 
 
 def number(value: Any, like: Any) -> Any:
@@ -40,30 +40,6 @@ def multiple(x: Any, factor: Any) -> Any:
     return x * factor if isinstance(x, (int, float)) else F.scaled(x, factor)
 
 
-@operator("add")
-def add(net: Any, a: Any, b: Any, alpha: Any):
-    """Record a sum."""
-    return combine("add", a, multiple(b, alpha))
-
-
-@operator("sub")
-def sub(net: Any, a: Any, b: Any, alpha: Any):
-    """Record a difference."""
-    return combine("sub", a, multiple(b, alpha))
-
-
-@operator("rsub")
-def rsub(net: Any, a: Any, b: Any, alpha: Any):
-    """Record a difference the other way round."""
-    return combine("sub", b, multiple(a, alpha))
-
-
-@operator("mul")
-def mul(net: Any, a: Any, b: Any):
-    """Record a product."""
-    return combine("mul", a, b)
-
-
 @operator("div")
 def div(net: Any, a: Any, b: Any, rounding: Any = None):
     """Record a quotient."""
@@ -72,40 +48,46 @@ def div(net: Any, a: Any, b: Any, rounding: Any = None):
     return combine("div", a, b)
 
 
-@operator("pow")
-def power(net: Any, a: Any, b: Any):
-    """Record a power."""
-    return combine("pow", a, b)
+def _log_sigmoid(x: Any) -> Any:
+    return combine("mul", F.pointwise(combine("mul", x, -1), "softplus", 1.0), -1)
 
 
-@operator("maximum")
-def maximum(net: Any, a: Any, b: Any):
-    """Record the greater of two."""
-    return combine("max", a, b)
-
-
-@operator("minimum")
-def minimum(net: Any, a: Any, b: Any):
-    """Record the lesser of two."""
-    return combine("min", a, b)
-
-
-@operator("neg")
-def neg(net: Any, x: Any):
-    """Record the negative."""
-    return combine("mul", x, -1)
-
-
-@operator("square")
-def square(net: Any, x: Any):
-    """Record the square."""
-    return F.arithmetic("mul", x, x)
-
-
-@operator("rsqrt")
-def rsqrt(net: Any, x: Any):
-    """Record one over the square root."""
-    return F.pointwise(F.pointwise(x, "sqrt"), "reciprocal")
+operators(
+    {
+        "add": lambda net, a, b, alpha: combine("add", a, multiple(b, alpha)),
+        "sub": lambda net, a, b, alpha: combine("sub", a, multiple(b, alpha)),
+        "rsub": lambda net, a, b, alpha: combine("sub", b, multiple(a, alpha)),
+        "mul": lambda net, a, b: combine("mul", a, b),
+        "pow": lambda net, a, b: combine("pow", a, b),
+        "maximum": lambda net, a, b: combine("max", a, b),
+        "minimum": lambda net, a, b: combine("min", a, b),
+        "neg": lambda net, x: combine("mul", x, -1),
+        "square": lambda net, x: F.arithmetic("mul", x, x),
+        "rsqrt": lambda net, x: F.pointwise(F.pointwise(x, "sqrt"), "reciprocal"),
+        "relu": lambda net, x: F.apply(ReLU(), x),
+        "relu6": lambda net, x: F.pointwise(x, "clip", 0.0, 6.0),
+        "clamp_min": lambda net, x, low: clamp(net, x, low, None),
+        "clamp_max": lambda net, x, high: clamp(net, x, None, high),
+        "leaky_relu": lambda net, x, slope: F.pointwise(x, "leaky_relu", slope),
+        "selu": lambda net, x: F.pointwise(x, "elu", 1.6732632423543772, 1.0507009873554805),
+        "gelu": lambda net, x, how: F.pointwise(x, "gelu_tanh" if how == "tanh" else "gelu"),
+        "log_sigmoid": lambda net, x: _log_sigmoid(x),
+        "softmax": lambda net, x, axis, dtype: F.softmax(_as_float(x, dtype), axis),
+        "log_softmax": lambda net, x, axis, dtype: F.softmax(_as_float(x, dtype), axis, True),
+    }
+)
+operators(
+    {
+        "sin": lambda net, x: F.computed(
+            "sin", np.sin, x, gradient=lambda dy, y, x: (dy * np.cos(x),)
+        ),
+        "cos": lambda net, x: F.computed(
+            "cos", np.cos, x, gradient=lambda dy, y, x: (-dy * np.sin(x),)
+        ),
+        "where.self": lambda net, condition, a, b: F.where(condition, a, b),
+    },
+    how="NumPy",
+)
 
 
 def _register(name: str, function: str) -> None:
@@ -131,42 +113,12 @@ for _name, _function in {
     _register(_name, _function)
 
 
-@operator("relu")
-def relu(net: Any, x: Any):
-    """Record the positive part."""
-    return F.apply(ReLU(), x)
-
-
-@operator("relu6")
-def relu6(net: Any, x: Any):
-    """Record the part between 0 and 6."""
-    return F.pointwise(x, "clip", 0.0, 6.0)
-
-
 @operator("clamp", "hardtanh", "clip")
 def clamp(net: Any, x: Any, low: Any = None, high: Any = None):
     """Record the part between two bounds."""
     if any(isinstance(v, (Value, np.ndarray)) for v in (low, high)):
         raise NotImplementedError("bounds that are tensors")
     return F.pointwise(x, "clip", low, high)
-
-
-@operator("clamp_min")
-def clamp_min(net: Any, x: Any, low: Any):
-    """Record the part above a bound."""
-    return clamp(net, x, low, None)
-
-
-@operator("clamp_max")
-def clamp_max(net: Any, x: Any, high: Any):
-    """Record the part below a bound."""
-    return clamp(net, x, None, high)
-
-
-@operator("leaky_relu")
-def leaky_relu(net: Any, x: Any, slope: float):
-    """Record LeakyReLU."""
-    return F.pointwise(x, "leaky_relu", slope)
 
 
 @operator("elu")
@@ -177,30 +129,12 @@ def elu(net: Any, x: Any, alpha: float, scale: float, input_scale: float):
     return F.pointwise(x, "elu", alpha, scale)
 
 
-@operator("selu")
-def selu(net: Any, x: Any):
-    """Record SELU."""
-    return F.pointwise(x, "elu", 1.6732632423543772, 1.0507009873554805)
-
-
-@operator("gelu")
-def gelu(net: Any, x: Any, approximate: str):
-    """Record GELU."""
-    return F.pointwise(x, "gelu_tanh" if approximate == "tanh" else "gelu")
-
-
 @operator("softplus")
 def softplus(net: Any, x: Any, beta: float, threshold: float):
     """Record softplus."""
     if threshold < 20:
         raise NotImplementedError(f"threshold {threshold}")
     return F.pointwise(x, "softplus", beta)
-
-
-@operator("log_sigmoid")
-def log_sigmoid(net: Any, x: Any):
-    """Record the logarithm of the sigmoid."""
-    return neg(net, F.pointwise(neg(net, x), "softplus", 1.0))
 
 
 @operator("celu")
@@ -219,18 +153,6 @@ def glu(net: Any, x: Any, axis: int):
     first = F.getitem(x, (*before, slice(0, n)))
     second = F.getitem(x, (*before, slice(n, 2 * n)))
     return F.arithmetic("mul", first, F.pointwise(second, "sigmoid"))
-
-
-@operator("sin", how="NumPy")
-def sin(net: Any, x: Any):
-    """Record the sine."""
-    return F.computed("sin", np.sin, x, gradient=lambda dy, y, x: (dy * np.cos(x),))
-
-
-@operator("cos", how="NumPy")
-def cos(net: Any, x: Any):
-    """Record the cosine."""
-    return F.computed("cos", np.cos, x, gradient=lambda dy, y, x: (-dy * np.sin(x),))
 
 
 @operator("prelu", how="NumPy")
@@ -294,18 +216,6 @@ def feature_dropout(net: Any, x: Any, p: float, train: bool):
     return combine("mul", x, F.scaled(drawn(net, x, shape, 1 - p), 1 / (1 - p)))
 
 
-@operator("softmax")
-def softmax(net: Any, x: Any, axis: int, dtype: Any):
-    """Record softmax."""
-    return F.softmax(_as_float(x, dtype), axis)
-
-
-@operator("log_softmax")
-def log_softmax(net: Any, x: Any, axis: int, dtype: Any):
-    """Record the logarithm of softmax."""
-    return F.softmax(_as_float(x, dtype), axis, True)
-
-
 def _as_float(x: Any, dtype: Any) -> Any:
     """Return an operand in a dtype of torch."""
     if dtype is None:
@@ -318,9 +228,3 @@ def numpy_dtype(dtype: Any) -> np.dtype:
     import torch
 
     return torch.empty((), dtype=dtype).numpy().dtype
-
-
-@operator("where.self", how="NumPy")
-def where(net: Any, condition: Any, a: Any, b: Any):
-    """Record a choice between two."""
-    return F.where(condition, a, b)

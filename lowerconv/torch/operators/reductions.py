@@ -9,7 +9,7 @@ import numpy as np
 
 from lowerconv.nn import functional as F
 from lowerconv.torch.operators.elementwise import numpy_dtype
-from lowerconv.torch.registry import operator
+from lowerconv.torch.registry import operator, operators
 
 
 def _axes(x: Any, axes: Any) -> list[int]:
@@ -24,40 +24,17 @@ def _reduced(operation: str, x: Any, axes: Any, keep: bool, dtype: Any) -> Any:
     return F.reduce(operation, x, [axes] if isinstance(axes, int) else axes or None, keep)
 
 
-@operator("mean.dim")
-def mean_dim(net: Any, x: Any, axes: Any, keep: bool, dtype: Any):
-    """Record means over axes."""
-    return _reduced("mean", x, axes, keep, dtype)
-
-
-@operator("sum.dim_IntList", how="NumPy")
-def sum_dim(net: Any, x: Any, axes: Any, keep: bool, dtype: Any):
-    """Record sums over axes."""
-    return _reduced("sum", x, axes, keep, dtype)
-
-
-@operator("mean.default", how="NumPy")
-def mean(net: Any, x: Any, dtype: Any):
-    """Record the mean of all items."""
-    return _reduced("mean", x, None, False, dtype)
-
-
-@operator("sum.default", how="NumPy")
-def sum_(net: Any, x: Any, dtype: Any):
-    """Record the sum of all items."""
-    return _reduced("sum", x, None, False, dtype)
-
-
-@operator("amax", how="NumPy")
-def amax(net: Any, x: Any, axes: Any, keep: bool):
-    """Record the greatest items over axes."""
-    return _reduced("max", x, axes, keep, None)
-
-
-@operator("amin", how="NumPy")
-def amin(net: Any, x: Any, axes: Any, keep: bool):
-    """Record the least items over axes."""
-    return _reduced("min", x, axes, keep, None)
+operators({"mean.dim": lambda net, x, *how: _reduced("mean", x, *how)})
+operators(
+    {
+        "sum.dim_IntList": lambda net, x, *how: _reduced("sum", x, *how),
+        "mean.default": lambda net, x, dtype: _reduced("mean", x, None, False, dtype),
+        "sum.default": lambda net, x, dtype: _reduced("sum", x, None, False, dtype),
+        "amax": lambda net, x, axes, keep: _reduced("max", x, axes, keep, None),
+        "amin": lambda net, x, axes, keep: _reduced("min", x, axes, keep, None),
+    },
+    how="NumPy",
+)
 
 
 @operator("var.correction", "var.dim", how="NumPy")

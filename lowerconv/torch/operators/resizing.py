@@ -9,7 +9,7 @@ import numpy as np
 
 from lowerconv.nn import functional as F
 from lowerconv.nn.resize import Resize, taps
-from lowerconv.torch.registry import operator
+from lowerconv.torch.registry import operator, operators
 
 Taps = tuple[np.ndarray, np.ndarray]
 
@@ -97,16 +97,16 @@ def _smooth(x: Any, sizes: Any, align: bool, scales: Any, mode: str) -> Any:
     )
 
 
-@operator("upsample_linear1d.vec", "upsample_bilinear2d.vec", "upsample_trilinear3d.vec")
-def upsample_linear(net: Any, x: Any, sizes: Any, align: bool, scales: Any):
-    """Record linear resizing."""
-    return _smooth(x, sizes, align, scales, "linear")
-
-
-@operator("upsample_bicubic2d.vec")
-def upsample_cubic(net: Any, x: Any, sizes: Any, align: bool, scales: Any):
-    """Record cubic resizing."""
-    return _smooth(x, sizes, align, scales, "cubic")
+operators(
+    {
+        "upsample_linear1d.vec upsample_bilinear2d.vec upsample_trilinear3d.vec": (
+            lambda net, x, sizes, align, scales: _smooth(x, sizes, align, scales, "linear")
+        ),
+        "upsample_bicubic2d.vec": lambda net, x, sizes, align, scales: _smooth(
+            x, sizes, align, scales, "cubic"
+        ),
+    }
+)
 
 
 @operator("pixel_shuffle")

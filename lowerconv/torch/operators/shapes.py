@@ -11,19 +11,7 @@ from lowerconv.nn import functional as F
 from lowerconv.nn.graph import Value
 from lowerconv.torch.layers import Detached
 from lowerconv.torch.operators.elementwise import numpy_dtype
-from lowerconv.torch.registry import operator
-
-
-@operator("view.default", "reshape", "_unsafe_view", "view_copy.default")
-def reshape(net: Any, x: Any, shape: Any):
-    """Record the same items in another shape."""
-    return F.reshape(x, shape)
-
-
-@operator("view_as", "reshape_as")
-def view_as(net: Any, x: Any, other: Any):
-    """Record the same items in the shape of another."""
-    return F.reshape(x, other.shape)
+from lowerconv.torch.registry import operator, operators
 
 
 @operator("flatten.using_ints")
@@ -44,12 +32,6 @@ def unflatten(net: Any, x: Any, axis: int, sizes: Any):
     if -1 in sizes:
         sizes[sizes.index(-1)] = x.shape[axis] // -prod(sizes)
     return F.reshape(x, (*x.shape[:axis], *sizes, *x.shape[axis + 1 :]))
-
-
-@operator("permute")
-def permute(net: Any, x: Any, axes: Any):
-    """Record axes in another order."""
-    return F.transpose(x, axes)
 
 
 @operator("transpose.int", "swapaxes", "swapdims")
@@ -102,18 +84,6 @@ def expand(net: Any, x: Any, shape: Any, _: Any = False):
     return F.expand(x, full)
 
 
-@operator("expand_as", how="NumPy")
-def expand_as(net: Any, x: Any, other: Any):
-    """Record items repeated to the shape of another."""
-    return F.expand(x, other.shape)
-
-
-@operator("contiguous", "clone", "alias", "lift_fresh_copy", "lift_fresh")
-def same(net: Any, x: Any, *_: Any):
-    """Record nothing: values are never changed."""
-    return x
-
-
 @operator("to.dtype", "to.dtype_layout", "_to_copy", "to.device", "type_as", how="NumPy")
 def to(net: Any, x: Any, *rest: Any):
     """Record another dtype."""
@@ -123,30 +93,12 @@ def to(net: Any, x: Any, *rest: Any):
     return F.cast(x, numpy_dtype(found[0])) if found else x
 
 
-@operator("detach")
-def detach(net: Any, x: Any):
-    """Record the same items without their gradient."""
-    return F.apply(Detached(), x) if isinstance(x, Value) else x
-
-
-@operator("copy", how="NumPy")
-def copy(net: Any, x: Any, source: Any, _: Any):
-    """Record the items of another, in the shape and dtype of the first."""
-    return F.cast(F.expand(source, x.shape), x.dtype)
-
-
 def part(x: Any, axis: int, piece: Any) -> Any:
     """Record a part along an axis."""
     axis %= len(x.shape)
     if isinstance(piece, slice) and piece.indices(x.shape[axis]) == (0, x.shape[axis], 1):
         return x
     return F.getitem(x, (*(slice(None),) * axis, piece))
-
-
-@operator("slice.Tensor", how="NumPy")
-def slice_(net: Any, x: Any, axis: int, begin: Any, end: Any, step: int):
-    """Record a slice."""
-    return part(x, axis, slice(begin, end, step))
 
 
 @operator("select.int", how="NumPy")
@@ -178,18 +130,6 @@ def split(net: Any, x: Any, size: int, axis: int):
     return [part(x, axis, slice(i, min(n, i + size))) for i in range(0, n, size)]
 
 
-@operator("chunk", how="NumPy")
-def chunk(net: Any, x: Any, count: int, axis: int):
-    """Record at most so many parts."""
-    return split(net, x, -(-x.shape[axis] // count), axis)
-
-
-@operator("unbind.int", how="NumPy")
-def unbind(net: Any, x: Any, axis: int):
-    """Record the items at every place of an axis."""
-    return [part(x, axis, i) for i in range(x.shape[axis])]
-
-
 @operator("cat", "concat", "concatenate")
 def cat(net: Any, operands: Any, axis: int):
     """Record operands one after the other."""
@@ -214,12 +154,6 @@ def pad(net: Any, x: Any, widths: Any, mode: str, value: Any):
     return F.pad(x, pairs, names[mode], value or 0)
 
 
-@operator("constant_pad_nd", how="NumPy")
-def constant_pad(net: Any, x: Any, widths: Any, value: Any):
-    """Record margins of one number."""
-    return pad(net, x, widths, "constant", value)
-
-
 @operator("roll", how="NumPy")
 def roll(net: Any, x: Any, shifts: Any, axes: Any):
     """Record items that are moved round."""
@@ -230,12 +164,6 @@ def roll(net: Any, x: Any, shifts: Any, axes: Any):
         *("roll", lambda x: np.roll(x, shifts, tuple(axes)), x),
         gradient=lambda dy, y, x: (np.roll(dy, back, tuple(axes)),),
     )
-
-
-@operator("index_select", how="NumPy")
-def index_select(net: Any, x: Any, axis: int, index: Any):
-    """Record the items at places along an axis."""
-    return F.take(x, index, axis % len(x.shape))
 
 
 @operator("flip", how="NumPy")
@@ -254,3 +182,29 @@ def tensor_split(net: Any, x: Any, count: int, axis: int):
     ends = np.cumsum([n // count + (i < n % count) for i in range(count)])
     begins = [0, *ends[:-1]]
     return [part(x, axis, slice(int(b), int(e))) for b, e in zip(begins, ends, strict=True)]
+
+
+operators(
+    {
+        "view.default reshape _unsafe_view view_copy.default": lambda net, x, shape: F.reshape(
+            x, shape
+        ),
+        "view_as reshape_as": lambda net, x, other: F.reshape(x, other.shape),
+        "permute": lambda net, x, axes: F.transpose(x, axes),
+        # Values are never changed: the same one will do.
+        "contiguous clone alias lift_fresh_copy lift_fresh": lambda net, x, *_: x,
+        "detach": lambda net, x: F.apply(Detached(), x) if isinstance(x, Value) else x,
+    }
+)
+operators(
+    {
+        "expand_as": lambda net, x, other: F.expand(x, other.shape),
+        "copy": lambda net, x, source, _: F.cast(F.expand(source, x.shape), x.dtype),
+        "slice.Tensor": lambda net, x, axis, *ends: part(x, axis, slice(*ends)),
+        "chunk": lambda net, x, count, axis: split(net, x, -(-x.shape[axis] // count), axis),
+        "unbind.int": lambda net, x, axis: [part(x, axis, i) for i in range(x.shape[axis])],
+        "constant_pad_nd": lambda net, x, widths, value: pad(net, x, widths, "constant", value),
+        "index_select": lambda net, x, axis, index: F.take(x, index, axis % len(x.shape)),
+    },
+    how="NumPy",
+)

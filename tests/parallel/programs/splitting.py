@@ -60,7 +60,7 @@ def check(name):
         for own, array in (parameters | buffers).items():
             full = split.whole(own, shards[own])
             np.testing.assert_allclose(full, array, **close, err_msg=f"{name} {own}")
-            np.testing.assert_array_equal(split.part(own, full), shards[own])
+            np.testing.assert_array_equal(split.shard(own, full), shards[own])
         for a, b in zip(whole.parameters().values(), split.parameters().values(), strict=True):
             a.data -= 0.05 * a.grad
             b.data -= 0.05 * b.grad
