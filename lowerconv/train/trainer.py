@@ -73,8 +73,7 @@ class Trainer:
         `algorithm` may be others, and so may the place of the data and the number of ranks: what
         changes is said. Whatever else would change the result is refused.
     init_from : path, optional
-        A checkpoint of the same network, such as ``best.safetensors`` of another run: the weights
-        to begin with, as when a trained network gets fewer bits.
+        A checkpoint of the same network: the weights to begin with, as where bits become fewer.
     tensorboard : bool
         Write events for TensorBoard too.
     parallel : str or ParallelOptions
@@ -134,12 +133,10 @@ class Trainer:
     ) -> None:
         self.communicator = join() if communicator is None else communicator
         self._checkpointer = Checkpointer(tensorboard)
-
         # In each step all ranks fail or none: the next one is for all of them.
         try:
-            initial = together(
-                self.communicator, lambda: self._load(model, data, out, resume, init_from)
-            )
+            loading = partial(self._load, model, data, out, resume, init_from)
+            initial = together(self.communicator, loading)
             setup = self._read(model, data, parallel, settings, initial)
             together(self.communicator, lambda: self._build(setup, reporter, workers, cpus))
             try:
