@@ -131,7 +131,6 @@ class Trainer:
     ) -> None:
         self.communicator = join() if communicator is None else communicator
         self._checkpointer = Checkpointer(tensorboard)
-
         # In each step all ranks fail or none: the next one is for all of them.
         try:
             places = out, resume, init_from
