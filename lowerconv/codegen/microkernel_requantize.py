@@ -35,7 +35,7 @@ PER_WORD = 4  # filters of a word
 MAGIC = 1.5 * 2.0**23  # what added to a float leaves it, rounded to an integer, in the lowest bits
 FLOAT = ir.FloatType()
 I16 = ir.IntType(16)
-ENDS = {"u8": (0, 255), "s8": (-128, 127)}
+RANGES = {"u8": (0, 255), "s8": (-128, 127)}
 
 # What a record of constants holds, 4 bytes each: what results are clamped to (words of four equal
 # bytes, or the bits of floats); what bytes of the residual are multiplied with; a word that changes
@@ -301,7 +301,7 @@ def _packed(e: Emitter, floats: Sequence[ir.Value], kind: str) -> ir.Value:
         last = "uswb" if kind == "u8" else "sswb"
         return e.builder.bitcast(e.call_named(name.format(last), pairs, bytes_), e.vector)
     builder, magic = e.builder, ir.Constant(_floats(e), [MAGIC] * e.lanes)
-    least, most = (ir.Constant(_floats(e), [float(x)] * e.lanes) for x in ENDS[kind])
+    least, most = (ir.Constant(_floats(e), [float(x)] * e.lanes) for x in RANGES[kind])
     bytes_ = []
     for y in floats:
         y = builder.select(builder.fcmp_ordered(">", y, least), y, least)

@@ -52,18 +52,20 @@ class SourceLayout:
     left: int  #          zeros before a row
     pitch: int  #         items from one row to the next
     plane: int  #         items from one channel to the next
-    pad_bits: int = 0  #  the bits of an item of it
+    pad_bits: int = 0  #  the bits of an item of the padding
 
 
 @dataclass(frozen=True)
 class Result:
     """Where sums go."""
 
-    out_plane: int  # items of a plane of the result
+    out_plane: int  #        items of a plane of the result
     out_item_bytes: int  #   of an item, which may be a word of several filters' pixels
     out_filter_bytes: int  # of a single filter's pixel in an item
-    phases: int  #    convolutions with a step of their own into the result; see `PhaseRecord`
-    add: int = 0  #   whether sums are added to what is there
+    phases: (
+        int  #           convolutions with a step of their own into the result; see `PhaseRecord`
+    )
+    add: int = 0  #          whether sums are added to what is there
 
 
 @dataclass(frozen=True)

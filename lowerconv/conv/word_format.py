@@ -9,14 +9,14 @@ from lowerconv.codegen.dots import Words
 
 @dataclass(frozen=True)
 class WordFormat:
-    """Words of numbers that are neighbours among the channels.
+    """What the words of a low-precision convolution hold: numbers of neighbouring channels.
 
     Attributes
     ----------
     pixels, filters : str
         What words of the source and of the filters hold, as `codegen.dots.Words` names it.
     padding : int
-        The word that lies around images.
+        The word that pads images.
     result : {"sums", "float32", "u8", "s8", "bf16"}
         Whether sums are stored, or requantized, as float32 or as words of bytes; or rounded.
     residual : bool

@@ -6,7 +6,7 @@ from math import gcd
 
 import numpy as np
 
-PER_WORD = 4
+PER_WORD = 4  # bytes
 
 
 def words_for(channels: int) -> int:

@@ -30,7 +30,7 @@ from lowerconv.runtime.affinity import nodes
 from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.workspace import Scratch
 
-PER_WORD = 2
+PER_WORD = 2  # numbers
 BF16_WORDS = WordFormat("bf16", "bf16", result="bf16")
 
 

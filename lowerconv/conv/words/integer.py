@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lowerconv.checks import integer, plain_array
+from lowerconv.codegen.dots import SIGNS
 from lowerconv.codegen.isa import host_isa_extended
-from lowerconv.codegen.microkernel_requantize import CONSTANTS
+from lowerconv.codegen.microkernel_requantize import CONSTANTS, RANGES
 from lowerconv.conv.arrays import are_slices, contiguous, overlap
 from lowerconv.conv.executable import Options
 from lowerconv.conv.explain import as_text, problem_lines
@@ -28,10 +29,8 @@ from lowerconv.runtime.affinity import nodes
 from lowerconv.runtime.threads import get_num_threads, parallel_region
 from lowerconv.runtime.workspace import check_bytes, workspace
 
-RANGES = {"u8": (0, 255), "s8": (-128, 127)}
 RESULTS = ("u8", "s8", "float32", "int32")
 WORD = np.dtype(np.uint32)
-SIGNS = 0x80808080
 Y_MAX = 2.0**30  # steps of the result, before they are clamped
 
 
