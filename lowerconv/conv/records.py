@@ -62,9 +62,7 @@ class Result:
     out_plane: int  #        items of a plane of the result
     out_item_bytes: int  #   of an item, which may be a word of several filters' pixels
     out_filter_bytes: int  # of a single filter's pixel in an item
-    phases: (
-        int  #           convolutions with a step of their own into the result; see `PhaseRecord`
-    )
+    phases: int  #           convolutions with a step of their own; see `PhaseRecord`
     add: int = 0  #          whether sums are added to what is there
 
 

@@ -35,10 +35,24 @@ class UpdateRounding(Protocol):
     """Rounds what a step reads and writes, as fixed point does."""
 
     def round_gradients(self, team: TeamHandle, weights: Weights, update: int) -> None:
-        """Round the gradients of a range in place, before an update of this number."""
+        """Round the gradients of a range in place, before an update of this number.
+
+        Parameters
+        ----------
+        team : TeamHandle
+        weights : Weights
+        update : int
+        """
 
     def round_weights(self, team: TeamHandle, weights: Weights, update: int) -> None:
-        """Round the weights of a range in place, after it."""
+        """Round the weights of a range in place, after it.
+
+        Parameters
+        ----------
+        team : TeamHandle
+        weights : Weights
+        update : int
+        """
 
 
 @internal
