@@ -79,7 +79,7 @@ class Layer(Module):
             if not isinstance(value, Value):
                 name = f"values[{i}]" if len(values) > 1 else "x"
                 raise TypeError(f"{name}: got {type(value).__name__}, expected a numpy array")
-        shapes = tuple(value.shape for value in values)
+        shapes = tuple(value.extents for value in values)
         return Node(self, values, self.result_shape(*shapes), values[0].dtype).result
 
     def result_shape(self, *shapes: Shape) -> Shape:
@@ -100,6 +100,20 @@ class Layer(Module):
             The operands do not fit.
         """
         raise NotImplementedError
+
+    def fitted(self, *shapes: Shape) -> Layer:
+        """Return the layer for operands of other shapes than it was recorded with.
+
+        Parameters
+        ----------
+        *shapes : tuple of int
+
+        Returns
+        -------
+        Layer
+            The layer itself, unless it was made for extents.
+        """
+        return self
 
     def as_constant(self) -> Layer:
         """Return a layer that does the same while its parameters stay as they are.

@@ -18,7 +18,7 @@ from lowerconv.nn.graph import Graph, Value
 from lowerconv.nn.hooks import Gate, Watch
 from lowerconv.nn.memory import Arena, MemoryReport
 from lowerconv.nn.planning import InputGrad, MemoryPlan
-from lowerconv.nn.recording import check_fits, make_graph, parameter_dtype
+from lowerconv.nn.recording import check_fits, graph_for, make_graph, parameter_dtype
 from lowerconv.nn.replay import Replay
 from lowerconv.nn.sharing import Execution, TrainingStep, begin, go_on
 from lowerconv.nn.step import INFERENCE, Step
@@ -299,9 +299,10 @@ def program_of(
         module.check_input(*arrays_of(x))
         if training and module.frozen:
             raise RuntimeError("run: the parameters of this network are frozen, expected others")
+        graph = graph_for(module, execution.templates, shape, dtype, contents, (seen, setting))
         program = Program(
             *(module, shape, dtype, training, input_grad, execution.arena, module.frozen),
-            contents,
+            *(contents, graph),
         )
         while len(programs) >= PROGRAMS:
             programs.pop(next(iter(programs))).graph.let_go()
