@@ -165,7 +165,8 @@ class ConvPlan:
 
         Parameters
         ----------
-        shared, origin
+        shared : mutable mapping of ndarray
+        origin : hashable
             As of `prepack`, which is needed where there are none.
 
         Returns

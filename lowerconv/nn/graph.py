@@ -86,7 +86,16 @@ class Value:
         return len(self.extents)
 
     def has_shape_of(self, other: Value) -> bool:
-        """Return whether the value has the shape of another."""
+        """Return whether the value has the shape of another.
+
+        Parameters
+        ----------
+        other : Value
+
+        Returns
+        -------
+        bool
+        """
         alike = self.extents == other.extents
         if self.looks is not None:
             self.looks.at_pairs.append((self, other, alike))
