@@ -205,6 +205,9 @@ class Program:
         self._step = step
         self.arena.user = self if self.training else None
         arrays = tuple(result.array for result in self.results)
+        if not self.training:
+            for tensor in self._inputs.values():  # of many programs, all images together are large
+                tensor.leave()
         return arrays if len(arrays) > 1 else arrays[0]
 
     def _infer(self, step: Step) -> None:
@@ -300,10 +303,8 @@ def program_of(
         if training and module.frozen:
             raise RuntimeError("run: the parameters of this network are frozen, expected others")
         graph = graph_for(module, execution.templates, shape, dtype, contents, (seen, setting))
-        program = Program(
-            *(module, shape, dtype, training, input_grad, execution.arena, module.frozen),
-            *(contents, graph),
-        )
+        given = module, shape, dtype, training, input_grad, execution.arena, module.frozen
+        program = Program(*given, contents, graph)
         while len(programs) >= PROGRAMS:
             programs.pop(next(iter(programs))).graph.let_go()
     programs[key] = program  # the latest is last

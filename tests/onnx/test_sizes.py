@@ -1,5 +1,6 @@
 """Inputs of many sizes: what a network keeps for them is bounded, and shared."""
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,20 @@ def test_many_sizes_keep_memory_bounded():
         assert net(numbers(rng, 1, 3, h, w)).shape == (1, 4, h // 2, w // 2)
         assert len(net._use.answering.programs) <= PROGRAMS
     assert arena.memory.nbytes == largest
+
+
+def test_no_program_keeps_images():
+    rng = np.random.default_rng(0)
+    nodes = [helper.make_node("Relu", ["x"], ["y"])]
+    net = lowerconv.onnx.load(model_of(nodes, {"x": [1, 3, "h", 8]}, ["y"], {}))
+    for h in range(8, 12):
+        for _ in range(4):
+            x = numbers(rng, 1, 3, h, 8)
+            image = weakref.ref(x)
+            net(x)
+            net.run(x)
+            del x
+            assert image() is None
 
 
 def held(net) -> list[np.ndarray]:
