@@ -1,7 +1,7 @@
 """Where a training step of a network goes, layer by layer.
 
     python -m bench.breakdown [--model googlenet] [--batch 32] [--threads 2] [--steps 5]
-                              [--algorithm auto] [--kinds]
+                              [--algorithm auto] [--precision float32] [--kinds]
 
 The median over the steps of each layer's milliseconds, forward and backward, and for products their
 share of what multiply-adds give.  With ``--kinds`` only a row for each kind of layer.
@@ -24,6 +24,7 @@ from lowerconv import nn
 from lowerconv.bench.peak import fma_peak
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.models import MODELS
+from lowerconv.nn.precision import PRECISIONS
 
 Times = dict[str, dict[str, list[float]]]  # of a layer, of a phase
 
@@ -58,9 +59,12 @@ class Clock:
         self.start()
 
 
-def measure(model: str, batch: int, algorithm: str, steps: int) -> tuple[Clock, float]:
+def measure(
+    model: str, batch: int, algorithm: str, precision: str, steps: int
+) -> tuple[Clock, float]:
     """Return the times of all layers, and of whole steps."""
     network = MODELS[model].build(algorithm=algorithm, **options_of(model))
+    network.precision = precision
     optimizer = nn.SGD(network, lr=0.0, momentum=0.9)
     images, labels = data(model, batch)
     step, clock, whole = nn.Step(training=True), Clock(), []
@@ -117,18 +121,21 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=lc.get_num_threads())
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--algorithm", default="auto", choices=("auto", *lc.algorithms()))
+    parser.add_argument("--precision", default="float32", choices=PRECISIONS)
     parser.add_argument("--kinds", action="store_true")
     options = parser.parse_args()
     lc.set_num_threads(options.threads)
-    clock, whole = measure(options.model, options.batch, options.algorithm, options.steps)
+    clock, whole = measure(
+        options.model, options.batch, options.algorithm, options.precision, options.steps
+    )
     peak = fma_peak(options.threads)
     console = Console(width=110, markup=False, highlight=False)
     console.print(table_of(clock, whole, peak, options.kinds))
     work = sum(sum(phases.values()) for phases in clock.flops.values())
     console.print(
-        f"{options.model}, batch {options.batch}, {options.threads} threads: {1e3 * whole:,.1f} ms "
-        f"a step, {options.batch / whole:,.1f} images/s, {work / whole / peak:.0%} of the peak of "
-        f"{peak / 1e9:,.0f} GFLOP/s"
+        f"{options.model}, batch {options.batch}, {options.precision}, {options.threads} threads: "
+        f"{1e3 * whole:,.1f} ms a step, {options.batch / whole:,.1f} images/s, "
+        f"{work / whole / peak:.0%} of the peak of {peak / 1e9:,.0f} GFLOP/s"
     )
 
 

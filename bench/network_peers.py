@@ -27,6 +27,7 @@ from lowerconv.nn.models import MODELS
 TRAINING, INFERENCE = "training", "inference"
 LR, MOMENTUM = 0.0, 0.9  # the weights stay as they are: every step is the same work
 OURS, BF16, CONVERT = "lowerconv", "lowerconv_bf16", "convert"
+AUTOCAST, OPENVINO_BF16 = "torch_bf16", "openvino_bf16"  # of `bench.bf16`
 #                 pass: its candidates, beside BF16, which has to be asked for
 CANDIDATES = {
     TRAINING: (OURS, CONVERT, "torch_nchw", "torch_channels_last", "torch_compile"),
@@ -111,8 +112,9 @@ def candidate(name: str, model: str, batch: int, op: str, threads: int) -> Run:
         return _ours(model, images, labels, op, "float32" if name == OURS else "bf16")
     if name == "onnxruntime":
         return _OnnxRuntime(onnx_file(model, batch), images, threads)
-    if name == "openvino":
-        return openvino(onnx_file(model, batch), {"x": images}, threads)
+    if name in ("openvino", OPENVINO_BF16):
+        precision = "f32" if name == "openvino" else "bf16"
+        return openvino(onnx_file(model, batch), {"x": images}, threads, precision)
     return _torch(name, model, images, labels, op, threads)
 
 
@@ -149,12 +151,14 @@ def _torch(
 
     torch.set_num_threads(threads)
     torch.manual_seed(1)
-    last = name in ("torch_channels_last", "torch_compile")
+    last = name in ("torch_channels_last", "torch_compile", AUTOCAST)
     layout = torch.channels_last if last else torch.contiguous_format
     network = torch_network(model).to(memory_format=layout).train(op == TRAINING)
     x = torch.from_numpy(images).contiguous(memory_format=layout)
     target = torch.from_numpy(labels)
-    called = network
+    called: Any = network
+    if name == AUTOCAST:
+        called = torch.autocast("cpu", torch.bfloat16)(network)
     if name == CONVERT:
         called = lc.torch.convert(network, x, strict=True)
     elif name == "torch_compile":

@@ -128,8 +128,10 @@ def _torch(
     return gradient
 
 
-def openvino(content: bytes, feeds: dict[str, np.ndarray], threads: int) -> Run:
-    """Return a call of an ONNX model by OpenVINO in float32, which knows all shapes.
+def openvino(
+    content: bytes, feeds: dict[str, np.ndarray], threads: int, precision: str = "f32"
+) -> Run:
+    """Return a call of an ONNX model by OpenVINO, which knows all shapes.
 
     Parameters
     ----------
@@ -138,6 +140,7 @@ def openvino(content: bytes, feeds: dict[str, np.ndarray], threads: int) -> Run:
     feeds : dict of str to ndarray
     threads : int
         One request at a time has all of them.
+    precision : {"f32", "bf16"}
     """
     from openvino import Core
 
@@ -146,7 +149,7 @@ def openvino(content: bytes, feeds: dict[str, np.ndarray], threads: int) -> Run:
     model.reshape({name: list(array.shape) for name, array in feeds.items()})
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads,
     }
     request = core.compile_model(model, "CPU", settings).create_infer_request()

@@ -9,7 +9,7 @@ import numpy as np
 
 from lowerconv.checks import plain_array
 from lowerconv.conv.arrays import are_slices, contiguous, overlap
-from lowerconv.conv.problem import ConvProblem, Op
+from lowerconv.conv.problem import FLOAT32, ConvProblem, Op
 
 #        pass:          its operands and its result, as the public functions name them
 NAMES: dict[Op, tuple[str, str, str]] = {
@@ -28,6 +28,7 @@ class Operand(NamedTuple):
     shape: tuple[int, ...]
     batch_shape: tuple[int, ...]  # the same with the batch extent, where the caller passes none
     is_images: bool
+    dtype: np.dtype
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,6 @@ class Call:
 
     operands: tuple[Operand, ...]
     result: Operand
-    dtype: np.dtype
 
     def without_filters(self) -> Call:
         """Return the call of a plan whose filters are packed."""
@@ -52,8 +52,7 @@ class Call:
         given, expected = arrays, self.operands
         if out is not None:
             given, expected = (*arrays, out), (*self.operands, self.result)
-        dtype = self.dtype
-        for array, (_, shape, _, is_images) in zip(given, expected, strict=True):
+        for array, (_, shape, _, is_images, dtype) in zip(given, expected, strict=True):
             if type(array) is not np.ndarray or array.shape != shape or array.dtype != dtype:
                 return False
             flags = array.flags
@@ -73,7 +72,7 @@ class Call:
                 + ", ".join(operand.name for operand in self.operands)
             )
         for array, operand in zip(arrays, self.operands, strict=True):
-            self.check(operand.name, array, operand.shape)
+            self.check(operand, array)
         if out is not None:
             self._check_out(out, arrays)
         plain = tuple(
@@ -82,21 +81,23 @@ class Call:
         )
         if out is not None and out.flags.c_contiguous and out.flags.aligned:
             return plain, np.asarray(out)
-        result = np.empty(self.result.shape, self.dtype)
+        result = np.empty(self.result.shape, self.result.dtype)
         if add:
             result[...] = out
         return plain, result
 
-    def check(self, name: str, array: Any, shape: tuple[int, ...]) -> None:
+    @staticmethod
+    def check(operand: Operand, array: Any, name: str | None = None) -> None:
         """Raise TypeError or ValueError for an array that is not of the shape and the dtype."""
+        name = name or operand.name
         plain_array(array, name)
-        if array.dtype != self.dtype:
-            raise TypeError(f"{name}: got dtype {array.dtype}, expected {self.dtype}")
-        if array.shape != shape:
-            raise ValueError(f"{name}: got shape {array.shape}, expected {shape}")
+        if array.dtype != operand.dtype:
+            raise TypeError(f"{name}: got dtype {array.dtype}, expected {operand.dtype}")
+        if array.shape != operand.shape:
+            raise ValueError(f"{name}: got shape {array.shape}, expected {operand.shape}")
 
     def _check_out(self, out: Any, arrays: tuple[Any, ...]) -> None:
-        self.check("out", out, self.result.shape)
+        self.check(self.result, out, "out")
         if not out.flags.writeable:
             raise ValueError("out: got a read-only array, expected a writable one")
         steps = zip(out.shape, out.strides, strict=True)
@@ -109,14 +110,19 @@ class Call:
 
 
 def make_call(problem: ConvProblem, op: Op, bias: bool, single: bool) -> Call:
-    """Return the call of a pass; with `single`, images have no batch extent."""
+    """Return the call of a pass; with `single`, images have no batch extent.
+
+    What is not images is float32 where images are codes.
+    """
+    rest = FLOAT32 if problem.is_coded else problem.dtype
     shapes = {"x": problem.x_shape, "w": problem.w_shape, "y": problem.y_shape}
 
     def operand(name: str) -> Operand:
         shape, is_images = shapes[name[-1]], name[-1] != "w"
-        return Operand(name, shape[1:] if single and is_images else shape, shape, is_images)
+        own = shape[1:] if single and is_images else shape
+        return Operand(name, own, shape, is_images, problem.dtype if is_images else rest)
 
     *operands, result = map(operand, NAMES[op])
     if bias:
-        operands.append(Operand("bias", (problem.K,), (problem.K,), False))
-    return Call(tuple(operands), result, problem.dtype)
+        operands.append(Operand("bias", (problem.K,), (problem.K,), False, rest))
+    return Call(tuple(operands), result)

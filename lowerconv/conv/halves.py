@@ -14,6 +14,7 @@ from lowerconv.codegen.half_arrays import HALF_DTYPES
 from lowerconv.conv.arrays import flat_images
 from lowerconv.conv.executable import Array, Executable, Options
 from lowerconv.conv.packed_from import PackedFrom
+from lowerconv.conv.problem import BF16, BF16_BITS
 from lowerconv.ops.elementwise import copy
 from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.workspace import Scratch, carved_items
@@ -31,7 +32,7 @@ class Converted(Executable):
     shapes : tuple
         Of its operands a and b, the bias, and the result.
     dtype : dtype
-        bfloat16 or float16.
+        bfloat16, float16, or uint16 for the bits of the first: then what is not images is float32.
     options : Options
     """
 
@@ -51,7 +52,7 @@ class Converted(Executable):
             inner.is_capturable,
             inner.kernels,
         )
-        self._name = dtype.name
+        self._name = BF16 if dtype == BF16_BITS else dtype.name
         self._bits_dtype = HALF_DTYPES["fp16" if dtype.kind == "f" else "bf16"]
         self._shapes = (*shapes, (inner.workspace_items,))
         self.workspace_items = 2 * carved_items(FLOAT, *self._shapes)
@@ -66,11 +67,26 @@ class Converted(Executable):
         own_a, own_b, own_bias, own_out, rest = scratch.carve(*self._shapes)
         self._expand(team, a, own_a)
         own_b = self._filters(team, b, own_b)
-        self._expand(team, bias, own_bias)
+        bias = self._wide(team, bias, own_bias)
+        self._run_inner(team, (own_a, own_b, bias), out, own_out, rest)
+
+    def _run_inner(
+        self,
+        team: TeamHandle,
+        operands: tuple[Array, Array, Array],
+        out: Array,
+        own: Array,
+        rest: Array,
+    ) -> None:
+        """Run the inner pass, and round its result where it is not float32."""
+        scratch = Scratch(rest, rest.ctypes.data)
+        if out.dtype == FLOAT:
+            self.inner.run(team, *operands, out, scratch)
+            return
         if self.options.add:
-            self._expand(team, out, own_out)
-        self.inner.run(team, own_a, own_b, own_bias, own_out, Scratch(rest, rest.ctypes.data))
-        copy(team, flat_images(own_out), self._bits(out), False)
+            self._expand(team, out, own)
+        self.inner.run(team, *operands, own, scratch)
+        copy(team, flat_images(own), self._bits(out), False)
 
     def _bits(self, array: np.ndarray) -> tuple:
         return flat_images(array.view(self._bits_dtype))
@@ -78,16 +94,27 @@ class Converted(Executable):
     def _expand(self, team: TeamHandle, array: np.ndarray, target: np.ndarray) -> None:
         copy(team, self._bits(array), flat_images(target), False)
 
+    def _wide(self, team: TeamHandle, array: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Return an array in float32."""
+        if array.dtype == FLOAT:
+            return array
+        self._expand(team, array, target)
+        return target
+
     def _make_filters(self, team: TeamHandle, filters: np.ndarray, target: np.ndarray) -> None:
         """Write what the inner pass takes as filters."""
         self._expand(team, filters, target)
+
+    def _are_made(self, filters: np.ndarray) -> bool:
+        """Return whether the inner pass takes filters as they are."""
+        return filters.dtype == FLOAT
 
     def _filters(self, team: TeamHandle, given: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Return what the inner pass takes as filters.
 
         Where they do not change it is an array of their own, as `PackedFrom` needs.
         """
-        if given.dtype == FLOAT:  # what `prepack` has returned
+        if self._are_made(given):
             return given
         if not self.options.constant:
             self._make_filters(team, given, target)
@@ -101,8 +128,10 @@ class Converted(Executable):
 
     def prepack(self, team: TeamHandle, w: Array, workspace: Scratch) -> Array:
         """Return what is kept of the filters, in float32."""
-        filters = np.empty(self._shapes[1], FLOAT)
-        self._make_filters(team, w, filters)
+        filters = w
+        if not self._are_made(w):
+            filters = np.empty(self._shapes[1], FLOAT)
+            self._make_filters(team, w, filters)
         scratch = Scratch(workspace.array.view(FLOAT), workspace.address)
         return self.inner.prepack(team, filters, scratch)
 

@@ -14,7 +14,7 @@ from lowerconv.conv.arrays import contiguous
 from lowerconv.conv.call import make_call
 from lowerconv.conv.executable import Executable, Options
 from lowerconv.conv.explain import as_text, problem_lines
-from lowerconv.conv.problem import OPS, ConvProblem, Op
+from lowerconv.conv.problem import FLOAT32, OPS, ConvProblem, Op
 from lowerconv.conv.tune import Candidate, measure, recalled
 from lowerconv.runtime.team import max_threads
 from lowerconv.runtime.threads import FairMutex, get_num_threads, parallel_region
@@ -93,7 +93,7 @@ class ConvPlan:
         self.result_shape = result.shape
         # An empty batch counts as one image: NumPy makes no empty array of such extents either.
         items = prod(max(1, extent) for extent in result.batch_shape)
-        check_bytes(items * problem.dtype.itemsize, f"{result.name} {result.shape}")
+        check_bytes(items * result.dtype.itemsize, f"{result.name} {result.shape}")
         self.tuning: list[tuple[str, float]] = []
         self.reason = "asked for"
         self.options = options._replace(threads=options.threads or get_num_threads())
@@ -105,7 +105,7 @@ class ConvPlan:
         self._prepacked: tuple[np.ndarray, ...] = ()  # the filters of all calls
         self._no_bias: tuple[np.ndarray, ...] = ()
         if not options.bias:
-            self._no_bias = (np.empty(0, problem.dtype),)
+            self._no_bias = (np.empty(0, FLOAT32 if problem.is_coded else problem.dtype),)
 
     @property
     def algorithm(self) -> str:
@@ -149,7 +149,8 @@ class ConvPlan:
         """
         if self.op == "weight_grad":
             raise ValueError("op: got 'weight_grad', which has no filters to prepack")
-        self.call.check("w", w, self.problem.w_shape)
+        whole = make_call(self.problem, self.op, False, False)
+        whole.check(whole.operands[1], w)
         if shared is not None and self.takes_kept(shared, origin):
             return
         given = contiguous(w, "w")
@@ -267,7 +268,7 @@ class ConvPlan:
         if self.options.add and out is None:
             raise TypeError("out: got None, expected the array that an accumulating plan adds to")
         if self.call.fits(operands, out, self.executable.takes_slices):
-            result = np.empty(self.result_shape, self.problem.dtype) if out is None else out
+            result = np.empty(self.result_shape, self.call.result.dtype) if out is None else out
         else:
             operands, result = self.call.copied(operands, out, self.options.add)
         target = result

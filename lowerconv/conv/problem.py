@@ -14,7 +14,9 @@ Op = Literal["forward", "input_grad", "weight_grad"]
 OPS: tuple[str, ...] = ("forward", "input_grad", "weight_grad")
 FLOAT32 = np.dtype(np.float32)
 DTYPES = (FLOAT32, np.dtype(np.float64))
-HALVES = ("bfloat16", "float16")  # the first is ml_dtypes', and none of NumPy's
+BF16_BITS = np.dtype(np.uint16)  # of bf16, as networks store them; users have none
+BF16 = "bfloat16"
+HALVES = (BF16, "float16")  # the first is ml_dtypes', and none of NumPy's
 EXPECTED = "float32, float64, bfloat16 (of ml_dtypes) or float16"
 
 EXTENT_MAX = 2**62  # of a padded image: sums of two such numbers still fit 64 bits
@@ -65,6 +67,11 @@ class ConvProblem:
     def is_half(self) -> bool:
         """Whether arrays have 16 bits; sums are float32."""
         return self.dtype.itemsize == 2
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether images are codes of bf16, and all else is float32: as networks have them."""
+        return self.dtype == BF16_BITS
 
     @property
     def computed(self) -> ConvProblem:

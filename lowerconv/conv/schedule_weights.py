@@ -19,6 +19,7 @@ from lowerconv.conv.costs import step_time
 from lowerconv.conv.phases import Convolution, forward_convolution, is_product
 from lowerconv.conv.problem import ConvProblem
 from lowerconv.conv.window import Window, balanced, window
+from lowerconv.conv.word_format import WordFormat
 
 # Shares of a quarter of the L2 cache.
 PANEL_SHARE = 0.4  #  a panel of transposed dy, long enough that calls of the microkernel are few
@@ -144,10 +145,14 @@ def _parts(extent: int, size: int) -> list[int]:
 
 
 def make_weight_schedule(
-    problem: ConvProblem, isa: Isa, nodes: tuple[int, ...], NV: int | None = None
+    problem: ConvProblem,
+    isa: Isa,
+    nodes: tuple[int, ...],
+    NV: int | None = None,
+    word_format: WordFormat | None = None,
 ) -> WeightSchedule:
     """Decide how to run a weight gradient, with tiles of so many vectors where `NV` is given."""
-    conv = forward_convolution(problem)
+    conv = replace(forward_convolution(problem), word_format=word_format)
     R, S = (1, 1) if problem.R * problem.S == 1 else (problem.R, problem.S)
     channels_in_vectors = is_product(problem)
     if channels_in_vectors:
@@ -191,7 +196,7 @@ def _tile(
     for NV in options:
         if vectors < NV and len(options) > 1:
             continue
-        shape = _shape(conv.C, R, S, straight, rows_max(isa, NV))
+        shape = _shape(conv.C, R, S, straight, rows_max(isa, NV, conv.words("filters")))
         panels = [NV] * (vectors // NV) + [vectors % NV] * (vectors % NV > 0)
         deep, high, wide = shape
         # Beside its steps a tile is called, begun, and written.

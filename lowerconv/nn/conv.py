@@ -13,9 +13,10 @@ from lowerconv.checks import Pair, integer, pair
 from lowerconv.conv.executable import Options
 from lowerconv.conv.plan import ConvPlan
 from lowerconv.conv.plan_cache import Arguments
+from lowerconv.conv.plan_codes import plan_codes, words_cost_less
 from lowerconv.conv.problem import ConvProblem, Op, conv_problem
 from lowerconv.nn.codes import WeightCodes
-from lowerconv.nn.conv_pieces import Pass
+from lowerconv.nn.conv_pieces import Pass, takes_words
 from lowerconv.nn.execution_order import ExecutionOrder
 from lowerconv.nn.frame import Frame, HalfTensor, Tensor
 from lowerconv.nn.freeze import emptied, flushed
@@ -193,13 +194,24 @@ class Conv2d(Layer):
         w_shape, half = self.weight.data.shape, frame.has_half
 
         def plan(op: Op, tensors: tuple[Tensor, ...], **options: Any) -> Any:
-            def make(count: int) -> ConvPlan:
-                shape = (count, *frame.x.shape[1:])
-                problem = _problem(shape, w_shape, self.geometry, frame.dtype)
-                return ConvPlan(problem, op, Options(self.algorithm, **options))
-
+            chosen = Options(self.algorithm, **options)
             filters = prod(w_shape) if op == "weight_grad" else 0
-            made = Pass(frame, tensors, make, filters) if half else make(frame.x.N)
+
+            def problem(count: int) -> ConvProblem:
+                return _problem((count, *frame.x.shape[1:]), w_shape, self.geometry, frame.dtype)
+
+            def make(count: int) -> ConvPlan:
+                # 16 bits are added to when the result is rounded.
+                later = op == "input_grad" and isinstance(tensors[1], HalfTensor)
+                return ConvPlan(problem(count), op, chosen._replace(add=chosen.add and not later))
+
+            def make_coded(count: int) -> ConvPlan:
+                return plan_codes(problem(count), op, chosen)
+
+            if takes_words(tensors) and words_cost_less(problem(frame.x.N), op, chosen):
+                made: Any = Pass(frame, tensors, make_coded, filters, coded=True)
+            else:
+                made = Pass(frame, tensors, make, filters) if half else make(frame.x.N)
             frame.workspace_bytes = max(frame.workspace_bytes, made.workspace_bytes)
             return made
 
@@ -222,8 +234,8 @@ class Conv2d(Layer):
         if frame.dy is not None:
             frame.kept["weight_grad"] = plan("weight_grad", (frame.dy, frame.x))
         if frame.dx is not None:
-            adds = frame.adds[0] and not isinstance(frame.dx, HalfTensor)
-            frame.kept["input_grad"] = plan("input_grad", (frame.gradient, frame.dx), add=adds)
+            tensors = frame.gradient, frame.dx
+            frame.kept["input_grad"] = plan("input_grad", tensors, add=frame.adds[0])
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Convolve."""
@@ -240,10 +252,10 @@ class Conv2d(Layer):
 
     def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels."""
-        if isinstance(frame.kept["forward"], Pass):
-            return False
-        plan: ConvPlan = frame.kept["forward"]
+        plan: ConvPlan | Pass = frame.kept["forward"]
         bias = frame.kept.get("bias", ())
+        if isinstance(plan, Pass):
+            return plan.is_capturable(*bias)
         return plan.is_capturable(frame.x.array, *bias, out=frame.y.array)
 
     def takes_half(self, frame: Frame) -> bool:

@@ -1,12 +1,14 @@
-"""Convolutions of 16-bit tensors, some images at a time: float32 in between, for as long as needed.
+"""Convolutions of 16-bit tensors, some images at a time.
 
 ::
 
     16 bits of some images -> scratch, float32 -> the float32 pass -> scratch -> 16 bits
+    16 bits of some images -> a pass of words of two numbers -> 16 bits
 
-The scratch memory of a piece is a few MiB, which stay in the caches: all else has 16 bits.
-Which images make a piece does not depend on the number of threads, so that sums of pieces, the
-gradients of filters, do not either.
+The second one, of bf16, is taken where it costs less (`conv.words.halves`).  The scratch memory of
+a piece is a few MiB, which stay in the caches: all else has 16 bits.  Which images make a piece
+does not depend on the number of threads, so that sums of pieces, the gradients of filters, do not
+either.
 """
 
 from __future__ import annotations
@@ -17,13 +19,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lowerconv.codegen.half_arrays import HALF_DTYPES
 from lowerconv.codegen.isa import LINE
 from lowerconv.conv.plan import ConvPlan
+from lowerconv.conv.words.halves import PER_WORD
 from lowerconv.copying import not_copied
 from lowerconv.nn.frame import Frame, HalfTensor, Tensor
 from lowerconv.nn.moving import move
 
-BYTES = 4 << 20  # of a piece, all of its images in float32: a share of the last cache
+BYTES = 4 << 20  # of a piece, all of its images in float32, or words: a share of the last cache
+LAUNCHES = 8  # of a piece: up to three of a pass, filters, and what is converted
 
 MakePlan = Callable[[int], ConvPlan]  # of a pass of so many images
 
@@ -35,12 +40,21 @@ class Piece(NamedTuple):
     images: int
 
 
-def pieces_of(N: int, image_bytes: int) -> list[Piece]:
-    """Return all images as pieces that are about alike."""
-    most = max(1, BYTES // max(1, image_bytes))
-    number = max(1, -(-N // most))
-    bounds = [N * i // number for i in range(number + 1)]
+def pieces_of(N: int, image_bytes: int, together: int = 1) -> list[Piece]:
+    """Return all images as pieces that are about alike, and have so many images or their multiples.
+
+    The last one may have fewer.
+    """
+    units = -(-N // together)
+    most = max(1, BYTES // max(1, image_bytes * together))
+    number = max(1, -(-units // most))
+    bounds = [min(N, units * i // number * together) for i in range(number + 1)]
     return [Piece(first, last - first) for first, last in pairwise(bounds)]
+
+
+def takes_words(tensors: tuple[Tensor, ...]) -> bool:
+    """Return whether passes between tensors may multiply words: all are bf16."""
+    return all(isinstance(t, HalfTensor) and t.dtype == HALF_DTYPES["bf16"] for t in tensors)
 
 
 @not_copied("copy the network, which plans anew")
@@ -56,25 +70,38 @@ class Pass:
     make : callable
     filters : int
         Items of a result that is no images.
+    coded : bool
+        Whether plans take bits of bf16, and make words of them.
     """
 
     def __init__(
-        self, frame: Frame, tensors: tuple[Tensor, ...], make: MakePlan, filters: int = 0
+        self,
+        frame: Frame,
+        tensors: tuple[Tensor, ...],
+        make: MakePlan,
+        filters: int = 0,
+        coded: bool = False,
     ) -> None:
-        self._frame, self._tensors = frame, tensors
-        image = sum(t.size * 4 for t in tensors if isinstance(t, HalfTensor))
-        self.pieces = pieces_of(tensors[0].N, image)
+        self._frame, self._tensors, self.coded = frame, tensors, coded
+        if coded:
+            joined = tensors if filters else tensors[:1]
+            image = sum(2 * t.size for t in joined)
+            self.pieces = pieces_of(tensors[0].N, image, PER_WORD if filters else 1)
+        else:
+            image = sum(4 * t.size for t in tensors if isinstance(t, HalfTensor))
+            self.pieces = pieces_of(tensors[0].N, image)
         self.plans = {count: make(count) for count in {piece.images for piece in self.pieces}}
         most = max(piece.images for piece in self.pieces)
         self._offsets, at = [], 0
         for tensor in tensors:
             self._offsets.append(at)
-            if isinstance(tensor, HalfTensor):
+            if self._converts(tensor):
                 at += -(-most * tensor.size * 4 // LINE) * LINE
         self._part = at
         if len(self.pieces) > 1:
             at += 4 * filters
         frame.scratch_bytes = max(frame.scratch_bytes, at)
+        frame.launches = max(frame.launches, LAUNCHES * len(self.pieces))
         self._made: dict[tuple[int, Piece], tuple[np.ndarray, np.ndarray, Tensor, Tensor]] = {}
 
     @property
@@ -97,13 +124,17 @@ class Pass:
         for plan in self.plans.values():
             plan.prepack(*arguments)
 
+    def _converts(self, tensor: Tensor) -> bool:
+        """Return whether plans take another tensor than the one that is stored."""
+        return isinstance(tensor, HalfTensor) and not self.coded
+
     def _both(self, which: int, piece: Piece) -> tuple[Tensor, Tensor]:
-        """Return images of a tensor as they are stored, and where they are in float32."""
+        """Return images of a tensor as they are stored, and as plans take them."""
         tensor, scratch = self._tensors[which], self._frame.scratch
         memory, wides, *found = self._made.get((which, piece), (None, None))
         if memory is not tensor.flat or wides is not scratch:  # they have moved
             stored = wide = tensor.some(piece.first, piece.images)
-            if isinstance(tensor, HalfTensor):
+            if self._converts(tensor):
                 wide = Tensor(stored.shape, np.dtype(np.float32))
                 wide.place(scratch[self._offsets[which] :])
             found = [stored, wide]
@@ -112,11 +143,20 @@ class Pass:
         return stored, wide
 
     def _wide(self, which: int, piece: Piece) -> np.ndarray:
-        """Return images of a tensor in float32."""
+        """Return images of a tensor as plans take them."""
         stored, wide = self._both(which, piece)
         if wide is not stored:
             move(stored, wide, False)
-        return wide.array
+        return wide.stored
+
+    def is_capturable(self, *rest: np.ndarray) -> bool:
+        """Return whether `images` only launches kernels, with filters kept and `rest` beside."""
+        return all(
+            self.plans[piece.images].is_capturable(
+                self._both(0, piece)[1].stored, *rest, out=self._both(1, piece)[1].stored
+            )
+            for piece in self.pieces
+        )
 
     def images(
         self, filters: tuple[np.ndarray, ...], residual: Tensor | None = None, adds: bool = False
@@ -130,13 +170,13 @@ class Pass:
         residual : Tensor, optional
             What plans add their result to, before it is rounded.
         adds : bool
-            Whether what is rounded is added to what is there.
+            Whether what is rounded is added to what is there; plans of words do so.
         """
         for piece in self.pieces:
             source, (stored, wide) = self._wide(0, piece), self._both(1, piece)
-            if residual is not None:
+            if residual is not None and not (self.coded and self._frame.over_residual):
                 move(residual.some(piece.first, piece.images), wide, False)
-            self.plans[piece.images](source, *filters, out=wide.array)
+            self.plans[piece.images](source, *filters, out=wide.stored)
             if wide is not stored:
                 move(wide, stored, adds)
 

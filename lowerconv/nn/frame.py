@@ -53,6 +53,11 @@ class Tensor:
         """The array itself."""
         return self._array
 
+    @property
+    def stored(self) -> np.ndarray:
+        """The array as it is stored: numbers, or the bits of 16-bit floats."""
+        return self._array
+
     def values(self) -> np.ndarray:
         """Return the numbers, to be looked at."""
         return self.array
@@ -118,11 +123,6 @@ class HalfTensor(Tensor):
             f"array: got a tensor of 16-bit floats, as {self.dtype}, expected one of float32"
         )
 
-    @property
-    def bits(self) -> np.ndarray:
-        """The array as it is stored."""
-        return self._array
-
     def values(self) -> np.ndarray:
         """Return the numbers, to be looked at: float32."""
         found = Tensor(self.shape, np.dtype(np.float32))
@@ -171,6 +171,8 @@ class Frame:
         Scratch memory that its kernels need, which everybody shares.
     scratch_bytes : int
         What the layer asks for besides when it prepares.
+    launches : int
+        Of kernels, which the layer makes beyond those that each does (`nn.replay`).
     scratch : ndarray of uint8
         These, in the arena: the layer's own for as long as it computes.
     conversions : Conversions or None
@@ -184,7 +186,7 @@ class Frame:
         self.activation: Activation | None = None
         self.training = self.constant = self.over_residual = False
         self.views = self.views_gradient = (False,) * len(xs)
-        self.workspace_bytes = self.scratch_bytes = 0
+        self.workspace_bytes = self.scratch_bytes = self.launches = 0
         self.scratch: np.ndarray = np.empty(0, np.uint8)
         self.saved: dict[str, np.ndarray] = {}
         self.dy: Tensor | None = None

@@ -58,7 +58,7 @@ class Replay:
         self._capture = capture = (
             before._capture.another()
             if before is not None and before.complete
-            else Capture(sum(LAUNCHES + len(frame.xs) for _, frame in steps))
+            else Capture(sum(LAUNCHES + len(frame.xs) + frame.launches for _, frame in steps))
         )
         self._parts: list[_Part] = []
         self.complete = True

@@ -1,21 +1,23 @@
 """Passes of bfloat16 and float16 arrays: sums of float32, rounded once."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import lowerconv as lc
-from lowerconv.codegen.isa import ISAS, host_extensions
-from lowerconv.conv.words import halves
-from lowerconv.machine.features import instruction_set
+from lowerconv.codegen.activation import RELU
+from lowerconv.conv.executable import Options
+from lowerconv.conv.plan import ConvPlan
+from lowerconv.conv.problem import OPS
 
+from ..half_words import ISAS_OF_WORDS, multiplied
 from .cases import Case, by_case, by_pass, call_on, data_of, make_plan, named, run
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 
 BF16, F16 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16)
 UNIT = {BF16: 2.0**-8, F16: 2.0**-11}  # of rounding to nearest
-CPU = ISAS[instruction_set()]
-EXTENDED = {isa.name: isa for isa in (CPU, CPU.extended(*host_extensions(CPU.name)))}
 by_half = pytest.mark.parametrize("dtype", UNIT, ids=str)
 
 CASES = named(
@@ -74,17 +76,13 @@ def test_passes(case, op, dtype):
     assert [array.shape for array in own] == [array.shape for array in operands]
 
 
-@pytest.fixture(params=EXTENDED.values(), ids=EXTENDED)
-def on_words(request, monkeypatch):
-    """Have words multiplied, on each instruction set, whether that is faster or not."""
-    monkeypatch.setattr(halves, "host_isa_extended", lambda: request.param)
-    monkeypatch.setattr(halves, "_is_fast", lambda: True)
-    halves.convolution_of_words.cache_clear()
-    yield request.param
-    halves.convolution_of_words.cache_clear()
+@pytest.fixture(params=ISAS_OF_WORDS.values(), ids=ISAS_OF_WORDS)
+def on_words(request):
+    with multiplied(request.param):
+        yield request.param
 
 
-@pytest.mark.parametrize("op", ["forward", "input_grad"])
+@by_pass
 def test_passes_on_words(on_words, op):
     for case in CASES:
         x, w, bias, dy = halves_of(case, BF16)
@@ -92,30 +90,73 @@ def test_passes_on_words(on_words, op):
         _, expected = call_on(op, case, *exact)
         _, sizes = call_on(op, case, *map(abs, exact))
         plan = make_plan(op, case, dtype=BF16, algorithm="fused", bias=op == "forward")
-        own = (x, w, bias) if op == "forward" else (dy, w)
+        own = {"forward": (x, w, bias), "input_grad": (dy, w), "weight_grad": (dy, x)}[op]
         if op == "forward":
             expected = expected + bias.astype(float)[:, None, None]
             sizes = sizes + abs(bias.astype(float))[:, None, None]
-        terms = w[0].size if op == "forward" else w[:, 0].size
-        assert_rounded(plan(*own), expected, sizes, terms)
-        constant = make_plan(op, case, dtype=BF16, algorithm="fused", constant_weights=True)
-        constant.prepack(w)
-        once = constant(own[0])
+        terms = {"forward": w[0].size, "input_grad": w[:, 0].size, "weight_grad": dy[:, 0].size}
+        once = plan(*own)
+        assert_rounded(once, expected, sizes, terms[op])
+        if op != "weight_grad":
+            constant = make_plan(op, case, dtype=BF16, algorithm="fused", constant_weights=True)
+            constant.prepack(w)
+            once = constant(own[0])
         plan = make_plan(op, case, dtype=BF16, algorithm="fused", accumulate=True)
         N, C, *pixels = once.shape
         large = np.ones((N, C + 2, *pixels), BF16)
-        out = large[:, 1:-1]
+        out = large[:, 1:-1] if op != "weight_grad" else np.ones_like(once)
         plan(*own[:2], out=out)
         assert (large[:, [0, -1]] == 1).all()
         bound = 2 * UNIT[BF16] * (abs(once.astype(float)) + 1)
         assert (abs(out.astype(float) - once.astype(float) - 1) <= bound).all()
 
 
-def test_words_are_explained(on_words):
-    explained = [
-        make_plan("forward", case, dtype=BF16, algorithm="fused").explain() for case in CASES
-    ]
-    assert sum("words of two bfloat16" in text for text in explained) > len(CASES) // 2
+@by_pass
+def test_words_are_explained(on_words, op):
+    explained = [make_plan(op, case, dtype=BF16, algorithm="fused").explain() for case in CASES]
+    together = "images" if op == "weight_grad" else "channels"
+    found = sum(f"words of two {together}, bfloat16" in text for text in explained)
+    assert found > len(CASES) // 3
+
+
+@by_pass
+def test_any_number_of_threads_gives_the_same_on_words(on_words, op):
+    test_any_number_of_threads_gives_the_same(BF16, (op,))
+
+
+@by_pass
+def test_codes_are_as_arrays_of_bfloat16(on_words, op):
+    """Filters and bias of float32 are rounded; gradients of filters are not."""
+    for case in CASES:
+        x, w, bias, dy = halves_of(case, BF16)
+        wide, codes = w.astype(np.float32), {BF16: np.dtype(np.uint16)}
+        problem = make_plan(op, case, dtype=BF16).problem
+        own = {"forward": (x, w, bias), "input_grad": (dy, w), "weight_grad": (dy, x)}[op]
+        given = [
+            (array.astype(np.float32) if array is w or array is bias else array.view(codes[BF16]))
+            for array in own
+        ]
+        options = Options(
+            "fused", bias=op == "forward", activation=RELU if op == "forward" else None
+        )
+        want = ConvPlan(problem, op, options)(*own)
+        coded = replace(problem, dtype=codes[BF16])
+        result = ConvPlan(coded, op, options)(*given)
+        if op == "weight_grad":
+            assert result.dtype == np.float32
+            np.testing.assert_array_equal(result.astype(BF16), want)
+            continue
+        np.testing.assert_array_equal(result.view(BF16), want)
+        kept = ConvPlan(coded, op, options._replace(constant=True))
+        for _ in range(2):  # again is other filters
+            kept.prepack(wide)
+            result = kept(given[0], *given[2:])
+            size = np.maximum(
+                abs(want.astype(float)), UNIT[BF16] * abs(want.astype(float)).max(initial=0)
+            )
+            assert (
+                abs(result.view(BF16).astype(float) - want.astype(float)) <= 4 * UNIT[BF16] * size
+            ).all()
 
 
 @by_half
@@ -160,14 +201,14 @@ def test_filters_that_are_held(dtype):
 
 
 @by_half
-def test_any_number_of_threads_gives_the_same(dtype):
+def test_any_number_of_threads_gives_the_same(dtype, ops=OPS):
     (case,) = named("partial-everywhere-groups-3")
     x, w, _, dy = halves_of(case, dtype)
     threads = lc.get_num_threads()
     operands = {"forward": (x, w), "input_grad": (dy, w), "weight_grad": (dy, x)}
     try:
-        for op, own in operands.items():
-            results = []
+        for op in ops:
+            results, own = [], operands[op]
             for count in (1, 2, 3):
                 lc.set_num_threads(count)
                 results.append(run(op, case, own))

@@ -145,6 +145,7 @@ class WeightGrad(RecordExecutable):
             store="columns" if s.straight and not s.channels_in_vectors else "rows",
             lanes=lanes if s.channels_in_vectors and last else (),
             result_rows=() if s.straight else result_rows,
+            words=s.conv.words("filters"),
         )
         if kernel not in self.kernels:
             self.kernels.append(kernel)
