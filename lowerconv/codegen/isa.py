@@ -62,6 +62,9 @@ class Isa:
     half: bool = False
     extensions: tuple[str, ...] = ()
 
+    def __hash__(self) -> int:  # of all fields it takes as long as what is looked up by it
+        return hash((self.name, self.features))
+
     def lanes(self, dtype: np.dtype) -> int:
         """Return VL, the items of `dtype` in a register."""
         return self.bits // 8 // dtype.itemsize

@@ -26,6 +26,7 @@ architectures".
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -341,6 +342,7 @@ class Microkernel(Kernel):
         store_pixels(e, value, row, first, count, epilogue=to.epilogue, add=to.add, step=step)
 
 
+@lru_cache
 def rows_max(isa: Isa, NV: int, words: Words | None = None) -> int:
     """Return the most rows of NV vectors whose sums stay in registers beside the operands.
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from math import ceil
+from math import ceil, inf
 
 import numpy as np
 
 from lowerconv.conv import costs
 
 Part = tuple[int, int, int, int]  # panels from and to, pieces from and to
+LESS = 1 - 1e-9  # what a sum may be less than the product that it is at least, by rounding
 
 
 def share(count: int, worker: int, workers: int) -> tuple[int, int]:
@@ -35,6 +36,17 @@ def grid(panels: int, pieces: int, across: int, along: int) -> list[list[Part]]:
     ]
 
 
+def grids(panels: int, pieces: int, threads: int) -> Iterator[tuple[int, int]]:
+    """Yield the grids of workers that there may be, across panels and along pieces."""
+    if threads > 1:
+        yield 1, 1
+    for across in range(1, min(threads, panels) + 1):
+        along = min(threads // across, pieces)
+        # Near a square of the possible splits is enough where there are many.
+        if threads <= 32 or across * along > 0.8 * min(threads, panels * pieces):
+            yield across, along
+
+
 def strips(panels: int, pieces: int, workers: int) -> list[list[Part]]:
     """Return parts of equally many (panel, piece), which are taken panel by panel."""
     result = []
@@ -57,13 +69,8 @@ def strips(panels: int, pieces: int, workers: int) -> list[list[Part]]:
 
 def partitions(panels: int, pieces: int, threads: int) -> Iterator[list[list[Part]]]:
     """Yield the ways to share out panels and pieces."""
-    if threads > 1:
-        yield grid(panels, pieces, 1, 1)
-    for across in range(1, min(threads, panels) + 1):
-        along = min(threads // across, pieces)
-        # Near a square of the possible splits is enough where there are many.
-        if threads <= 32 or across * along > 0.8 * min(threads, panels * pieces):
-            yield grid(panels, pieces, across, along)
+    for across, along in grids(panels, pieces, threads):
+        yield grid(panels, pieces, across, along)
     if threads > 1:
         yield strips(panels, pieces, min(threads, panels * pieces))
 
@@ -135,18 +142,33 @@ def best(
     def time(choice: tuple[int, list[list[Part]]]) -> float:
         return busy(*choice) + (costs.LAUNCH if len(choice[1]) > 1 else 0.0)
 
-    choices = [
-        (number, partition)
-        for number, (pieces, _, _) in enumerate(options)
-        for partition in partitions(panels, pieces, len(nodes))
-    ]
-    found = min(choices, key=time)
+    least, number = inf, 0
+    way: tuple[int, int] | None = (1, 1)
+    partition: list[list[Part]] = []
+    for i, (pieces, tile, pad) in enumerate(options):
+        for across, along in grids(panels, pieces, len(nodes)):
+            # The largest share of panels meets the largest share of pieces.
+            p, q = -(-panels // across), -(-pieces // along)
+            taken = p * q * tile + p * pack + q * ceil(p / at_once) * pad
+            taken += costs.LAUNCH if across * along > 1 else 0.0
+            if taken < least:
+                least, number, way = taken, i, (across, along)
+        workers = min(len(nodes), panels * pieces)
+        tiles = -(-panels * pieces // workers) * tile + (costs.LAUNCH if workers > 1 else 0.0)
+        if len(nodes) > 1 and tiles * LESS < least:
+            cut = strips(panels, pieces, workers)
+            taken = time((i, cut))
+            if taken < least:
+                least, number, way, partition = taken, i, None, cut
+    if way is not None:
+        partition = grid(panels, options[number][0], *way)
+    found = number, partition
     if len(set(nodes)) > 1 and len(found[1]) > 1:
         local = [
             (number, by_node(panels, pieces, nodes, partial(busy, number)))
             for number, (pieces, _, _) in enumerate(options)
         ]
-        least = min(local, key=time)
-        if time(least) <= costs.ELSEWHERE * time(found):
-            return least
+        nearest = min(local, key=time)
+        if time(nearest) <= costs.ELSEWHERE * time(found):
+            return nearest
     return found

@@ -57,6 +57,9 @@ class Convolution:
     dtype: np.dtype  # of the sums, and of items, which are words where there is a `word_format`
     word_format: WordFormat | None = None
 
+    def __hash__(self) -> int:  # of some fields, which tell most apart: it is asked for often
+        return hash((self.images, self.C, self.K, self.H, self.W, self.taps, self.out_plane))
+
     @property
     def reads_padding(self) -> bool:
         """Whether what lies around images counts, as zeros do not."""

@@ -150,22 +150,43 @@ class ConvPlan:
         if self.op == "weight_grad":
             raise ValueError("op: got 'weight_grad', which has no filters to prepack")
         self.call.check("w", w, self.problem.w_shape)
-        kept = None
-        if shared is not None:
-            executable = self._for_threads(min(self.executable.threads, max_threads()))
-            layout = executable.packed_key()
-            kept = shared.get((origin, layout))
-            if kept is not None and layout is not None:
-                executable.use_packed(kept)
+        if shared is not None and self.takes_kept(shared, origin):
+            return
+        given = contiguous(w, "w")
+        with parallel_region(self.executable.threads, self.executable.pairs) as team:
+            executable = self._for_threads(team.threads)
+            scratch = workspace(executable.workspace_items, self.problem.dtype)
+            kept = executable.prepack(team, given, scratch)
+            kept = np.array(w, order="C", subok=False) if kept is given else kept
+            if shared is not None:
+                shared[origin, executable.packed_key()] = kept
+        self._hold(kept)
+
+    def takes_kept(self, shared: MutableMapping[Hashable, np.ndarray], origin: Hashable) -> bool:
+        """Keep filters that another plan keeps, and return whether there are such.
+
+        Parameters
+        ----------
+        shared : mutable mapping of ndarray
+        origin : hashable
+            As of `prepack`, which is needed where there are none.
+
+        Returns
+        -------
+        bool
+        """
+        executable = self._for_threads(min(self.executable.threads, max_threads()))
+        layout = executable.packed_key()
+        kept = shared.get((origin, layout))
         if kept is None:
-            given = contiguous(w, "w")
-            with parallel_region(self.executable.threads, self.executable.pairs) as team:
-                executable = self._for_threads(team.threads)
-                scratch = workspace(executable.workspace_items, self.problem.dtype)
-                kept = executable.prepack(team, given, scratch)
-                kept = np.array(w, order="C", subok=False) if kept is given else kept
-                if shared is not None:
-                    shared[origin, executable.packed_key()] = kept
+            return False
+        if layout is not None:
+            executable.use_packed(kept)
+        self._hold(kept)
+        return True
+
+    def _hold(self, kept: np.ndarray) -> None:
+        """Compute with filters that are kept from now on."""
         self._prepacked = (kept,)
         self.call = self.call.without_filters()
 

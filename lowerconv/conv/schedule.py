@@ -187,6 +187,10 @@ def _blocks(conv: Convolution, isa: Isa, tiling: Tiling, view: Window) -> _Block
             continue
         at_once = max(1, min(panels, weights // panel))
         passes = -(-panels // at_once)
+        blocks = -(-conv.C // channels)
+        add = (blocks - 1) * count * panels * costs.added_tile(tiling.NR)
+        if cheapest is not None and add >= cheapest[0]:
+            break  # with fewer channels it is as much at least
         band = 0
         pad = costs.TOUCH * passes * conv.images * conv.C * conv.H * conv.W / VL
         if view.padded:
@@ -198,8 +202,6 @@ def _blocks(conv: Convolution, isa: Isa, tiling: Tiling, view: Window) -> _Block
             band = min(-(-balanced(P, band) // TH) * TH, band)
             rows = -(-P // band) * view.rows(band)
             pad = passes * conv.images * conv.C * rows * costs.padded_row(view.pitch, VL)
-        blocks = -(-conv.C // channels)
-        add = (blocks - 1) * count * panels * costs.added_tile(tiling.NR)
         if cheapest is None or pad + add < cheapest[0]:
             cheapest = pad + add, channels, at_once, band
     assert cheapest is not None  # the fewest channels always pass

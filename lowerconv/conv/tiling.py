@@ -97,12 +97,12 @@ def _counted(P: int, offsets: tuple[int, ...], TH: int, stride: int, H: int) -> 
     return int(live[:-1].sum()), int(live[-1:].sum()), len(live)
 
 
-def _far(conv: Convolution, rows: int, pixels: int) -> float:
-    """Return the cost of storing a tile of `rows` rows of `pixels` items beyond the cache."""
+def _far(conv: Convolution) -> tuple[float, float]:
+    """Return the costs of storing a row, and each item of it, of a result beyond the cache."""
     size = conv.groups * conv.K * conv.out_plane * conv.dtype.itemsize
     if size <= FAR_SHARE * quarter_of_l2():
-        return 0.0
-    return rows * (costs.FAR_ROW + costs.FAR_LINE * pixels * conv.dtype.itemsize / LINE)
+        return 0.0, 0.0
+    return costs.FAR_ROW, costs.FAR_LINE * conv.dtype.itemsize / LINE
 
 
 def _more_loads(MR: int, NV: int) -> float:
@@ -132,6 +132,7 @@ def _filters(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
     """Yield the tilings with vectors of filters."""
     VL = isa.lanes(conv.dtype)
     vectors = -(-conv.K // VL)
+    far_row, far_item = _far(conv)
     for NV in (1, 2, 3):
         most = rows_max(isa, NV, conv.words("filters"))
         if vectors < NV or not most:
@@ -151,7 +152,8 @@ def _filters(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
                             m = height * width
                             loads = costs.LOAD_PACKED * _more_loads(m, NV_)
                             one = steps * (step_time(m, NV_, isa) + loads)
-                            stored = costs.TRANSPOSED * NV_ * -(-m // VL) + _far(conv, NV_ * VL, m)
+                            stored = costs.TRANSPOSED * NV_ * -(-m // VL)
+                            stored += NV_ * VL * (far_row + far_item * m)
                             one += rows * (costs.CALL + stored)
                             cost += columns * panels * one
                 if best is None or cost < best[0]:
@@ -183,12 +185,14 @@ def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
     if conv.stride_w > SPLIT_MAX:
         return
     VL = isa.lanes(conv.dtype)
+    far_row, far_item = _far(conv)
     for NV in VECTORS:
         # More rows than that are more streams from memory than a core follows.
         most = min(isa.rows, rows_max(isa, NV, conv.words("pixels")))
         if conv.word_format and NV > 1 and most < conv.filters_per_item:
             continue
         NR = _panel(conv, most)
+        panel_counts = _piece_counts(conv.K, NR)
         stride = conv.C * conv.taps * conv.dtype.itemsize
         same_sets = not conv.transposed and stride % CROWDED_STRIDE == 0
         crowded = costs.CROWDED * NR if same_sets and NR > CROWD else 0.0
@@ -204,7 +208,7 @@ def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
             shapes.append((TH, TW))
             whole, end = _row_steps(conv, phase, TH)
             for width, columns in _piece_counts(phase.Q, TW).items():
-                for NR_, panels in _piece_counts(conv.K, NR).items():
+                for NR_, panels in panel_counts.items():
                     for height, (rows, steps) in ((TH, whole), (phase.P % TH or TH, end)):
                         if not rows:
                             continue
@@ -217,7 +221,7 @@ def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
                             + crowded
                         )
                         stored = costs.STORED * NR_ * count * phase.out_column
-                        stored += _far(conv, NR_ * height, width)
+                        stored += NR_ * height * (far_row + far_item * width)
                         one += rows * (costs.CALL + stored)
                         total += columns * panels * one
         total *= conv.images * conv.groups

@@ -78,12 +78,13 @@ class Arithmetic(Layer):
 
     def forward(self, *values: Value) -> Value:
         """Record the layer."""
-        shape = self.result_shape(*(value.shape for value in values))
+        shape = self.result_shape(*(value.extents for value in values))
         dtype = np.result_type(*(value.dtype for value in values), *self._constants())
         if dtype.kind in "iu" and self.operation == "div":
             raise TypeError(f"div: got operands of {dtype}, expected floating-point numbers")
-        self.in_place = shape == values[0].shape and dtype == values[0].dtype
-        return Node(self, values, shape, dtype).result
+        made = Node(self, values, shape, dtype).result
+        self.in_place = made.has_shape_of(values[0]) and dtype == values[0].dtype
+        return made
 
     def result_shape(self, *shapes: Shape) -> Shape:
         """Return the shape to which the operands are broadcast."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import count
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -27,6 +27,8 @@ class Parameter:
         Of the shape and dtype of `data`; zero at first.
     origin : tuple
         Of one that never changes: tells it apart from all others of its network; else empty.
+    again : callable or None
+        Makes `data` anew, where it is empty: of one that never changes.
 
     Raises
     ------
@@ -35,12 +37,18 @@ class Parameter:
     """
 
     origin: tuple[Any, ...] = ()
+    again: Callable[[], np.ndarray] | None = None
 
     def __init__(self, data: np.ndarray) -> None:
         if plain_array(data, "data").dtype not in DTYPES:
             raise TypeError(f"data: got dtype {data.dtype}, expected float32 or float64")
         self.data = data
         self.grad = np.zeros(data.shape, data.dtype)  # takes no memory before it is written
+
+    @property
+    def whole(self) -> np.ndarray:
+        """What `data` is, or was before it was emptied."""
+        return self.data if self.again is None else self.again()
 
 
 class Attributes:

@@ -213,7 +213,9 @@ class Conv2d(Layer):
         )
         if frame.constant:  # then this layer is nobody else's
             shared = frame.filters if self.weight.origin else None
-            forward.prepack(flushed(self.weight.data), shared, self.weight.origin)
+            pieces = isinstance(forward, Pass)
+            if pieces or shared is None or not forward.takes_kept(shared, self.weight.origin):
+                forward.prepack(flushed(self.weight.whole), shared, self.weight.origin)
             self.weight = emptied(self.weight)
             # Kernels take writable arrays as they are; those of a file are not.
             frame.kept["bias"] = (np.array(flushed(self.bias.data)),) if self.bias else ()

@@ -86,6 +86,11 @@ class Tensor:
             strides.insert(0, strides[0] * extent)
         self._array = np.ndarray(self.shape, self.dtype, memory, 0, (self.step * item, *strides))
 
+    def leave(self) -> None:
+        """Have no memory, until it is placed again."""
+        self.flat = self._array = np.empty(0)
+        self._find_images()
+
     def some(self, first: int, count: int) -> Tensor:
         """Return some of the images as a tensor."""
         part = type(self)((count, *self.shape[1:]), self.dtype, self.step)

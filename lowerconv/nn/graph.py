@@ -24,16 +24,35 @@ OPERATORS: dict[str, type[Layer]] = {}  # layers that stand for operators betwee
 
 
 @not_copied("record the network anew")
+class Looks:
+    """What somebody has seen of the extents of values while they were recorded.
+
+    Attributes
+    ----------
+    at_extents : bool
+        Whether of any value all were seen: with others anything might be recorded.
+    at_pairs : list of (Value, Value, bool)
+        Of which values was asked whether their shapes are the same, and whether they were.
+    """
+
+    def __init__(self) -> None:
+        self.at_extents = False
+        self.at_pairs: list[tuple[Value, Value, bool]] = []
+
+
+@not_copied("record the network anew")
 class Value:
     """What stands for an array while a module tells how it computes.
 
     Parameters
     ----------
-    shape : tuple of int
+    extents : tuple of int
         Such as (N, C, H, W) or (N, features).
     dtype : dtype
     node : Node, optional
         The node that makes the value; None for the input of the network.
+    looks : Looks, optional
+        Of the recording that the value is a part of.
 
     Attributes
     ----------
@@ -43,10 +62,44 @@ class Value:
         Of an input whose contents `forward` may look at: see `Module.looked_at`.
     """
 
-    def __init__(self, shape: Shape, dtype: np.dtype, node: Node | None = None) -> None:
-        self.shape, self.dtype, self.node = shape, dtype, node
+    def __init__(
+        self,
+        extents: Shape,
+        dtype: np.dtype,
+        node: Node | None = None,
+        looks: Looks | None = None,
+    ) -> None:
+        self.extents, self.dtype, self.node, self.looks = extents, dtype, node, looks
         self.half: str | None = None
         self.contents: np.ndarray | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """The extents, for whoever decides by them; `extents` is for those who only pass on."""
+        if self.looks is not None:
+            self.looks.at_extents = True
+        return self.extents
+
+    @property
+    def ndim(self) -> int:
+        """How many axes there are, which is the same for all extents."""
+        return len(self.extents)
+
+    def has_shape_of(self, other: Value) -> bool:
+        """Return whether the value has the shape of another.
+
+        Parameters
+        ----------
+        other : Value
+
+        Returns
+        -------
+        bool
+        """
+        alike = self.extents == other.extents
+        if self.looks is not None:
+            self.looks.at_pairs.append((self, other, alike))
+        return alike
 
     @property
     def stored(self) -> np.dtype:
@@ -66,6 +119,8 @@ class Node:
     Attributes
     ----------
     result : Value
+    absorbed : tuple of Layer
+        What the layer has been folded of, where that is several.
     activation : Activation or None
         What the layer applies last, so that nothing else can follow in it.
     residual : Value or None
@@ -79,11 +134,19 @@ class Node:
         self, layer: Layer, operands: tuple[Value, ...], shape: Shape, dtype: np.dtype
     ) -> None:
         self.layer, self.operands = layer, operands
-        self.result = Value(shape, dtype, self)
+        self.result = Value(shape, dtype, self, operands[0].looks if operands else None)
+        self.absorbed: tuple[Layer, ...] = ()
         self.name = ""
         self.number = -1
         self.activation: Activation | None = None
         self.residual: Value | None = None
+
+    @classmethod
+    def of(cls, layer: Layer, operands: tuple[Value, ...], result: Value) -> Node:
+        """Return a node whose result is there."""
+        node = cls(layer, operands, result.extents, result.dtype)
+        node.result, result.node = result, node
+        return node
 
     @property
     def inputs(self) -> tuple[Value, ...]:
@@ -101,6 +164,8 @@ class Graph:
     results : tuple of Value
         What the module returns.
     nodes : list of Node
+    looks : Looks
+        While the module was recorded, and since.
     """
 
     def __init__(
@@ -112,8 +177,9 @@ class Graph:
         contents: Mapping[int, np.ndarray] | None = None,
     ) -> None:
         shapes, dtypes = (x_shape, dtype) if isinstance(dtype, tuple) else ((x_shape,), (dtype,))
+        self.looks = Looks()
         self.inputs = tuple(
-            Value(tuple(map(int, shape)), np.dtype(kind))
+            Value(tuple(map(int, shape)), np.dtype(kind), looks=self.looks)
             for shape, kind in zip(shapes, dtypes, strict=True)
         )
         for i, array in (contents or {}).items():
@@ -129,6 +195,13 @@ class Graph:
         self.nodes: list[Node] = []
         self._collect()
         self._name(module)
+
+    @classmethod
+    def of(cls, inputs: tuple[Value, ...], results: tuple[Value, ...], nodes: list[Node]) -> Graph:
+        """Return a graph of nodes that are there, in order."""
+        graph = cls.__new__(cls)
+        graph.inputs, graph.results, graph.nodes, graph.looks = inputs, results, nodes, Looks()
+        return graph
 
     def _collect(self) -> None:
         """List the nodes that the results need, without recursion: networks are deep."""
@@ -224,10 +297,11 @@ def fold(graph: Graph) -> None:
         maker = node.operands[0].node
         if maker is None or readers[node.operands[0]] != [node]:
             continue
-        if maker.result.shape != node.result.shape:  # as a constant of more axes makes it
+        if not maker.result.has_shape_of(node.result):  # as a constant of more axes makes it
             continue
         both = None if node.operands[0] in graph.results else maker.layer.absorbs(node.layer)
         if both is not None:
+            maker.absorbed = (*(maker.absorbed or (maker.layer,)), node.layer)
             maker.layer = both
             graph.merge(maker, node)
 

@@ -86,7 +86,7 @@ class Layer(Module):
             if not isinstance(value, Value):
                 name = f"values[{i}]" if len(values) > 1 else "x"
                 raise TypeError(f"{name}: got {type(value).__name__}, expected a numpy array")
-        shapes = tuple(value.shape for value in values)
+        shapes = tuple(value.extents for value in values)
         dtype = values[0].dtype if self.result_dtype is None else self.result_dtype
         return Node(self, values, self.result_shape(*shapes), dtype).result
 
@@ -108,6 +108,20 @@ class Layer(Module):
             The operands do not fit.
         """
         return shapes[0]
+
+    def fitted(self, *shapes: Shape) -> Layer:
+        """Return the layer for operands of other shapes than it was recorded with.
+
+        Parameters
+        ----------
+        *shapes : tuple of int
+
+        Returns
+        -------
+        Layer
+            The layer itself, unless it was made for extents.
+        """
+        return self
 
     def as_constant(self) -> Layer:
         """Return a layer that does the same while its parameters stay as they are.

@@ -19,7 +19,7 @@ from lowerconv.nn.graph import Graph, Value
 from lowerconv.nn.hooks import Gate, Watch
 from lowerconv.nn.memory import Arena, MemoryReport
 from lowerconv.nn.planning import InputGrad, MemoryPlan
-from lowerconv.nn.recording import check_fits, make_graph, parameter_dtype
+from lowerconv.nn.recording import check_fits, graph_for, make_graph, parameter_dtype
 from lowerconv.nn.replay import Replay
 from lowerconv.nn.sharing import Execution, TrainingStep, begin, go_on
 from lowerconv.nn.step import INFERENCE, Step
@@ -205,6 +205,9 @@ class Program:
         self._step = step
         self.arena.user = self if self.training else None
         arrays = tuple(result.array for result in self.results)
+        if not self.training:
+            for tensor in self._inputs.values():  # of many programs, all images together are large
+                tensor.leave()
         return arrays if len(arrays) > 1 else arrays[0]
 
     def _infer(self, step: Step) -> None:
@@ -299,10 +302,9 @@ def program_of(
         module.check_input(*arrays_of(x))
         if training and module.frozen:
             raise RuntimeError("run: the parameters of this network are frozen, expected others")
-        program = Program(
-            *(module, shape, dtype, training, input_grad, execution.arena, module.frozen),
-            contents,
-        )
+        graph = graph_for(module, execution.templates, shape, dtype, contents, (seen, setting))
+        decided = training, input_grad, execution.arena, module.frozen, contents, graph
+        program = Program(module, shape, dtype, *decided)
         while len(programs) >= PROGRAMS:
             programs.pop(next(iter(programs))).graph.let_go()
     programs[key] = program  # the latest is last

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,10 +12,12 @@ from lowerconv.nn.freeze import freeze
 from lowerconv.nn.graph import Graph, fold, fuse
 from lowerconv.nn.planning import MemoryPlan
 from lowerconv.nn.precision import store
+from lowerconv.nn.template import Template
 
 if TYPE_CHECKING:
     from lowerconv.nn.module import Module
 
+TEMPLATES = 4  # of a network: for other numbers of axes, threads, contents that shapes depend on
 Shape = tuple[int, ...]
 
 
@@ -26,14 +28,68 @@ def make_graph(
     training: bool,
     constant: bool = False,
     contents: Mapping[int, np.ndarray] | None = None,
+    template: Template | None = None,
 ) -> Graph:
-    """Return the graph of a module with everything in it that can be done in one pass."""
+    """Return the graph of a module with everything in it that can be done in one pass.
+
+    A `template` is told of it.
+    """
     graph = checked_graph(module, x_shape, dtype, training, contents)
+    if template is not None:
+        template.begin(graph)
     if constant:
         make_constant(module, graph)
         module.rewrite(graph)
     fuse(graph, training)
     store(graph, module.precision)
+    if template is not None:
+        template.finish(graph)
+    return graph
+
+
+def graph_for(
+    module: Module,
+    templates: dict[Any, Template | None],
+    x_shape: Any,
+    dtype: Any,
+    contents: Mapping[int, np.ndarray],
+    setting: Hashable,
+) -> Graph | None:
+    """Return the graph of a module whose parameters never change, from that for another shape.
+
+    The second shape makes the template: most networks see but one.
+
+    Parameters
+    ----------
+    module : Module
+    templates : dict
+        Of the module, bounded.
+    x_shape, dtype
+        Of the input; tuples of these where there are several.
+    contents : dict of int to ndarray
+    setting : hashable
+        What graphs depend on beside these.
+
+    Returns
+    -------
+    Graph or None
+        None where it is to be recorded.
+    """
+    if not module.frozen or module._gates:
+        return None
+    shapes = x_shape if isinstance(dtype, tuple) else (x_shape,)
+    key = tuple(map(len, shapes)), dtype, setting
+    if key not in templates:
+        while len(templates) >= TEMPLATES:
+            templates.pop(next(iter(templates)))
+        templates[key] = None
+        return None
+    template = templates[key]
+    if template is not None:
+        return template.graph(shapes) if template.fits else None
+    template = Template()
+    graph = make_graph(module, x_shape, dtype, False, True, contents, template)
+    templates[key] = template
     return graph
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lowerconv.copying import not_copied
 from lowerconv.nn.conversion import compute, definer
@@ -111,6 +112,10 @@ def _computing(layer: Layer, frame: Frame, step: Step) -> Callable[[], None]:
 
 def _is_capturable(layer: Layer, frame: Frame) -> bool:
     """Return whether a layer says so of its `compute`, and not of that of a class it is made of."""
-    kind = type(layer)
-    says = issubclass(definer(kind, "is_capturable"), definer(kind, "compute"))
-    return says and layer.is_capturable(frame)
+    kind: Any = type(layer)
+    return _says(kind) and layer.is_capturable(frame)
+
+
+@cache
+def _says(kind: Any) -> bool:
+    return issubclass(definer(kind, "is_capturable"), definer(kind, "compute"))

@@ -97,9 +97,16 @@ class Resize(Layer):
     ----------
     rows, columns : (ndarray, ndarray)
         What `taps` returns for each axis.
+
+    Attributes
+    ----------
+    fit : callable or None
+        Makes the layer for another shape of the operand, where its extents are not told but follow
+        from that.
     """
 
     is_capturable = always
+    fit: Callable[[Shape], Layer] | None = None
 
     def __init__(
         self, rows: tuple[np.ndarray, np.ndarray], columns: tuple[np.ndarray, np.ndarray]
@@ -112,6 +119,10 @@ class Resize(Layer):
         if len(shapes[0]) != 4:
             raise ValueError(f"x: got shape {shapes[0]}, expected (N, C, H, W)")
         return (*shapes[0][:2], len(self.rows[0]), len(self.columns[0]))
+
+    def fitted(self, *shapes: Shape) -> Layer:
+        """Return the layer for an operand of another shape."""
+        return self if self.fit is None else self.fit(shapes[0])
 
     def prepare(self, frame: Frame) -> None:
         """Have the weights in the network's dtype."""

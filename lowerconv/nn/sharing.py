@@ -15,6 +15,7 @@ from lowerconv.runtime.threads import FairMutex
 if TYPE_CHECKING:
     from lowerconv.nn.module import Module
     from lowerconv.nn.program import Program
+    from lowerconv.nn.template import Template
 
 
 @not_copied("copy the network, which begins with none")
@@ -25,6 +26,8 @@ class Execution:
     ----------
     programs : dict of Program
         By all that they depend on; the latest is last.
+    templates : dict of Template or None
+        Of their graphs, by what these depend on beside extents; None before there is one.
     arena : Arena
         Their memory.
     current : Program or None
@@ -35,6 +38,7 @@ class Execution:
 
     def __init__(self) -> None:
         self.programs: dict[Any, Program] = {}
+        self.templates: dict[Any, Template | None] = {}
         self.arena = Arena()
         self.current: Program | None = None
         self.running = allocate_lock()

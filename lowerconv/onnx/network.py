@@ -230,7 +230,7 @@ class OnnxNetwork(Module):
             made = importer(node, *operands)
             for result in made if isinstance(made, tuple) else (made,):
                 if isinstance(result, Value):
-                    room(result.shape, result.dtype, "the result")
+                    room(result.extents, result.dtype, "the result")
         except (
             *(TypeError, ValueError, KeyError, IndexError, ZeroDivisionError, AttributeError),
             *(AssertionError, NotImplementedError, RuntimeError, OverflowError, MemoryError),

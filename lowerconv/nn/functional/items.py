@@ -103,8 +103,8 @@ def arithmetic(operation: str, a: Operand, b: Operand) -> Operand:
         found = _gated(a, b) or _gated(b, a) if operation == "mul" else None
         if found is not None:
             return found
-        same = a.shape == b.shape and a.dtype == b.dtype and a.dtype in COMPILED
-        if operation == "add" and same and a is not b:
+        alike = operation == "add" and a is not b and a.dtype == b.dtype and a.dtype in COMPILED
+        if alike and a.has_shape_of(b):
             return Add()(a, b)
         if operation == "div" and np.result_type(a.dtype, b.dtype).kind in "iu":
             return computed("div", _truncated, a, b)
@@ -114,7 +114,7 @@ def arithmetic(operation: str, a: Operand, b: Operand) -> Operand:
     constant = constant.astype(value.dtype, copy=False)
     if operation == "div" and value.dtype.kind in "iu":
         return computed("div", _truncated, *((constant, value) if first else (value, constant)))
-    if constant.size == 1 and constant.ndim <= len(value.shape) and value.dtype.kind == "f":
+    if constant.size == 1 and constant.ndim <= value.ndim and value.dtype.kind == "f":
         number = float(constant.reshape(()))
         if operation == "add":
             return affine(value, 1.0, number)
@@ -143,7 +143,7 @@ def _under_views(operation: str, a: Operand, b: Operand) -> Operand | None:
     """
     if isinstance(a, Value) and isinstance(b, Value):
         under, other = viewed(a), viewed(b)
-        if a.shape != b.shape or (under is a and other is b):
+        if (under is a and other is b) or not a.has_shape_of(b):
             return None
         if under.shape == other.shape:
             return reshape(arithmetic(operation, under, other), a.shape)
@@ -156,7 +156,7 @@ def _under_views(operation: str, a: Operand, b: Operand) -> Operand | None:
     value, constant = (a, b) if isinstance(a, Value) else (b, a)
     assert isinstance(value, Value) and isinstance(constant, np.ndarray)
     under, items = viewed(value), constant.size
-    if under is value or items == 1 or constant.ndim > len(value.shape):
+    if under is value or items == 1 or constant.ndim > value.ndim:
         return None
     if not constant.shape[-1] == value.shape[-1] == under.shape[-1] == items:
         return None

@@ -55,7 +55,7 @@ def reduce(operation: str, x: Operand, axes: Sequence[int] | None, keepdims: boo
     -------
     Value or ndarray
     """
-    rank = len(x.shape)
+    rank = x.ndim
     over = tuple(range(rank)) if axes is None else tuple(sorted(int(a) % rank for a in axes))
     function = _REDUCTIONS[operation]
     if not over:

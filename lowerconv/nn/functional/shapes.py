@@ -160,7 +160,7 @@ def concat(operands: Sequence[Operand], axis: int) -> Operand:
     Value or ndarray
     """
     operands = list(operands)
-    axis %= len(operands[0].shape)
+    axis %= operands[0].ndim
     if len(operands) == 1:
         return operands[0]
     if all(isinstance(x, Value) for x in operands) and axis == 1:

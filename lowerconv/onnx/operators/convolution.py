@@ -49,11 +49,11 @@ def conv_layer(node: Node, known: dict[int, np.ndarray]) -> Layer | None:
 @operator("Conv")
 def conv(node: Node, x: Any, w: Any, b: Any = None) -> Any:
     """Import Conv: 1-D as rows of pixels, 3-D as sums of 2-D."""
-    axes = len(x.shape) - 2
+    axes = x.ndim - 2
     layer = node.layer
     planes = layer.weight.data.shape[2:] if isinstance(layer, Conv2d) else ()
     extents = planes[2 - axes :] or _extents(node, w)
-    x, pads = F.unpadded(x, explicit_pads(node, x.shape[2:], extents))
+    x, pads = F.unpadded(x, explicit_pads(node, x, extents))
     if not isinstance(layer, Conv2d):
         return F.convolution(
             x,
@@ -93,21 +93,22 @@ def conv_transpose_layer(node: Node, known: dict[int, np.ndarray]) -> Layer | No
 def conv_transpose(node: Node, x: Any, w: Any, b: Any = None) -> Any:
     """Import ConvTranspose: the gradient of a convolution with respect to its input."""
     layer = node.layer
-    axes = len(x.shape) - 2
+    axes = x.ndim - 2
     own = layer if isinstance(layer, ConvTranspose2d) else None
     extents = own.weight.data.shape[4 - axes :] if own else tuple(w.shape[2:])
     strides = per_axis(node, "strides", axes)
     dilations = per_axis(node, "dilations", axes)
     beyond = tuple(node.get("output_padding") or (0,) * axes)
-    wide = [
-        (n - 1) * s + d * (r - 1) + 1 + o
-        for n, s, d, r, o in zip(x.shape[2:], strides, dilations, extents, beyond, strict=True)
-    ]
     target = node.get("output_shape")
     mode = node.get("auto_pad", "NOTSET")
     if target is None and mode in ("SAME_UPPER", "SAME_LOWER"):
         target = [n * s for n, s in zip(x.shape[2:], strides, strict=True)]
     if target is not None:
+        wide = [
+            (n - 1) * s + d * (r - 1) + 1 + o
+            for n, s, d, r, o in zip(x.shape[2:], strides, dilations, extents, beyond, strict=True)
+        ]
+        more = [max(0, n - w) for n, w in zip(target[-axes:], wide, strict=True)]
         pads = []
         for whole, wanted in zip(wide, target[-axes:], strict=True):
             total = max(0, whole - wanted)
@@ -116,7 +117,7 @@ def conv_transpose(node: Node, x: Any, w: Any, b: Any = None) -> Any:
     else:
         flat = node.get("pads") or [0] * 2 * axes
         pads = [(flat[i], flat[axes + i]) for i in range(axes)]
-    more = [max(0, (target[-axes:][i] if target is not None else 0) - wide[i]) for i in range(axes)]
+        more = [0] * axes
     beyond = tuple(o + m for o, m in zip(beyond, more, strict=True))
     if own is None:
         lost = tuple((before, after - o) for (before, after), o in zip(pads, beyond, strict=True))

@@ -31,11 +31,12 @@ def batch_norm_layer(node: Node, known: dict[int, np.ndarray]) -> Layer | None:
 @operator("BatchNormalization")
 def batch_norm(node: Node, x: Any, scale: Any, shift: Any, mean: Any, var: Any) -> Any:
     """Import BatchNormalization with stored statistics."""
-    shape = x.shape
     layer = node.layer
+    if isinstance(layer, BatchNorm2d) and x.ndim == 4:
+        return layer(x)
+    shape = x.shape
     if isinstance(layer, BatchNorm2d):
-        if len(shape) != 4:
-            x = F.reshape(x, (*shape[:2], int(np.prod(shape[2:])), 1))
+        x = F.reshape(x, (*shape[:2], int(np.prod(shape[2:])), 1))
         return F.reshape(layer(x), shape)
     over = (0, *range(2, len(shape)))
     more: tuple[Any, ...] = ()

@@ -20,7 +20,7 @@ def pool(node: Node, x: Any) -> Any:
     extents = tuple(node.attributes["kernel_shape"])
     axes = len(extents)
     strides, dilations = per_axis(node, "strides", axes), per_axis(node, "dilations", axes)
-    pads = explicit_pads(node, x.shape[2:], extents)
+    pads = explicit_pads(node, x, extents)
     ceil, include = bool(node.get("ceil_mode", 0)), bool(node.get("count_include_pad", 0))
     even = all(before == after for before, after in pads)
     windows = Windows(extents, strides, pads, dilations, ceil)
@@ -62,7 +62,7 @@ def lp_pool(node: Node, x: Any) -> Any:
     extents, order = tuple(node.attributes["kernel_shape"]), node.get("p", 2)
     axes = len(extents)
     strides, dilations = per_axis(node, "strides", axes), per_axis(node, "dilations", axes)
-    pads = explicit_pads(node, x.shape[2:], extents)
+    pads = explicit_pads(node, x, extents)
     powers = F.computed("power", lambda v: np.abs(v) ** order, x)
     ceil = bool(node.get("ceil_mode", 0))
     sums = F.pool(powers, "sum", Windows(extents, strides, pads, dilations, ceil))
@@ -72,13 +72,13 @@ def lp_pool(node: Node, x: Any) -> Any:
 @operator("GlobalAveragePool")
 def global_average(node: Node, x: Any) -> Any:
     """Import GlobalAveragePool."""
-    return F.reduce("mean", x, range(2, len(x.shape)), True)
+    return F.reduce("mean", x, range(2, x.ndim), True)
 
 
 @operator("GlobalMaxPool", how="NumPy")
 def global_max(node: Node, x: Any) -> Any:
     """Import GlobalMaxPool."""
-    return F.reduce("max", x, range(2, len(x.shape)), True)
+    return F.reduce("max", x, range(2, x.ndim), True)
 
 
 @operator("GlobalLpPool", how="NumPy")

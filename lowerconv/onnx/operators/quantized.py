@@ -104,7 +104,7 @@ def conv_integer(node: Node, x: Any, w: Any, x_zero: Any = None, w_zero: Any = N
     """Import ConvInteger: exact sums."""
     axes = len(x.shape) - 2
     extents = tuple(node.get("kernel_shape") or w.shape[2:])
-    pads = explicit_pads(node, x.shape[2:], extents)
+    pads = explicit_pads(node, x, extents)
     geometry = WindowArguments(
         per_axis(node, "strides", axes),
         tuple(pads),

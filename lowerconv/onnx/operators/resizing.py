@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from math import floor
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 from lowerconv.nn import functional as F
 from lowerconv.nn.resize import COORDINATES, Resize, taps
 from lowerconv.onnx.operators.shapes import numbers
-from lowerconv.onnx.operators.windows import room
+from lowerconv.onnx.operators.windows import room, seen
 from lowerconv.onnx.registry import Node, operator
 
 
@@ -37,7 +39,7 @@ def resize(node: Node, x: Any, roi: Any = None, scales: Any = None, sizes: Any =
     """Import Resize."""
     if not isinstance(scales, (np.ndarray, type(None))):
         raise ValueError("scales: depend on the contents of the input, expected constants")
-    rank = len(x.shape)
+    rank = x.ndim
     axes = [a % rank for a in node.get("axes") or range(rank)]
     wanted = None if sizes is None or not np.size(sizes) else numbers(sizes, "sizes")
     ratio = [1.0] * rank
@@ -65,21 +67,23 @@ def _resized(
     node: Node, x: Any, scales: list[float], sizes: list[int] | None, roi: Any = None
 ) -> Any:
     """Return `x` resized along every axis whose scale is not 1."""
-    shape = [floor(n * s) for n, s in zip(x.shape, scales, strict=True)] if sizes is None else sizes
-    room(shape, x.dtype, "the result")
     mode = node.get("mode", "nearest")
     coordinates = node.get(
         "coordinate_transformation_mode", "half_pixel" if node.version > 10 else "asymmetric"
     )
     if coordinates not in COORDINATES and coordinates != "tf_crop_and_resize":
         raise ValueError(f"coordinate_transformation_mode: got {coordinates!r}")
+    by_scales = sizes is None and coordinates != "tf_crop_and_resize"
+    extents = seen(x) if by_scales else x.shape
+    shape = _floored(extents, scales) if sizes is None else sizes
+    room(shape, x.dtype, "the result")
     options = (
         *(node.get("nearest_mode", "round_prefer_floor" if node.version > 10 else "floor"),),
         *(node.get("cubic_coeff_a", -0.75), bool(node.get("exclude_outside", 0))),
         bool(node.get("antialias", 0)),
     )
     rank = len(shape)
-    changed = [i for i in range(rank) if (shape[i], scales[i]) != (x.shape[i], 1.0)]
+    changed = [i for i in range(rank) if (shape[i], scales[i]) != (extents[i], 1.0)]
     places: dict[int, Any] = dict.fromkeys(range(rank), coordinates)
     if coordinates == "align_corners":
         places = dict.fromkeys(range(rank), _aligned)
@@ -90,10 +94,23 @@ def _resized(
         region = roi.astype(np.float64).reshape(2, len(axes))
         places |= {a: _cropped(*region[:, i]) for i, a in enumerate(axes)}
         changed = sorted({*changed, *axes})
-    found = {i: taps(x.shape[i], shape[i], scales[i], mode, places[i], *options) for i in changed}
     if not changed:
         return x
-    y = _applied(x, found)
+
+    def found(n: tuple[int, ...], m: Sequence[int]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        return {i: taps(n[i], m[i], scales[i], mode, places[i], *options) for i in changed}
+
+    if rank == 4 and set(changed) <= {2, 3} and x.dtype.kind == "f":
+
+        def fit(n: tuple[int, ...]) -> Resize:
+            return _layer(n, found(n, _floored(n, scales) if sizes is None else sizes))
+
+        layer = fit(extents)
+        if by_scales:
+            layer.fit = lru_cache(maxsize=1)(fit)
+        y = F.apply(layer, x)
+    else:
+        y = _applied(x, found(x.shape, shape))
     if coordinates != "tf_crop_and_resize":
         return y
     inside = np.ones(shape, bool)
@@ -120,13 +137,20 @@ def _cropped(first: float, last: float) -> Any:
     return place
 
 
+def _floored(extents: Sequence[int], scales: list[float]) -> list[int]:
+    """Return extents times scales."""
+    return [floor(n * s) for n, s in zip(extents, scales, strict=True)]
+
+
+def _layer(extents: Sequence[int], found: dict[int, tuple[np.ndarray, np.ndarray]]) -> Resize:
+    """Return the layer that resizes images (N, C, H, W) as is told of the axes that change."""
+    same = [(np.arange(n)[:, None], np.ones((n, 1))) for n in extents]
+    return Resize(found.get(2, same[2]), found.get(3, same[3]))
+
+
 def _applied(x: Any, found: dict[int, tuple[np.ndarray, np.ndarray]]) -> Any:
     """Return `x` with each pixel along axes made of those that are told."""
-    rank, changed = len(x.shape), list(found)
-    if rank == 4 and set(changed) <= {2, 3} and x.dtype.kind == "f":
-        same = [(np.arange(n)[:, None], np.ones((n, 1))) for n in x.shape]
-        layer = Resize(found.get(2, same[2]), found.get(3, same[3]))
-        return F.apply(layer, x)
+    rank = len(x.shape)
 
     def function(x: np.ndarray) -> np.ndarray:
         for axis, (index, weights) in found.items():

@@ -118,7 +118,8 @@ def unsqueeze(node: Node, x: Any, axes: Any = None) -> Any:
 @operator("Concat", moves=True)
 def concat(node: Node, *xs: Any) -> Any:
     """Import Concat."""
-    return F.concat([x for x in xs if x.shape != (0,)] or xs[:1], node.get("axis", 1))
+    some = [x for x in xs if x.ndim != 1 or x.shape != (0,)]
+    return F.concat(some or xs[:1], node.get("axis", 1))
 
 
 @operator("Split", how="NumPy", contents=(1,), moves=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lowerconv.nn.graph import Value
 from lowerconv.onnx.registry import Node
 from lowerconv.runtime.workspace import check_bytes
 
@@ -27,20 +28,28 @@ def room(shape: Sequence[int], dtype: Any, what: str) -> None:
     check_bytes(prod(shape) * np.dtype(dtype).itemsize, what)
 
 
-def explicit_pads(node: Node, pixels: Sequence[int], extents: Sequence[int]) -> Pads:
+def seen(x: Any) -> tuple[int, ...]:
+    """Return the extents of a value or an array, for checks that decide nothing else."""
+    return x.extents if isinstance(x, Value) else x.shape
+
+
+def explicit_pads(node: Node, x: Any, extents: Sequence[int]) -> Pads:
     """Return the padding before and after each axis.
 
     Parameters
     ----------
     node : Node
-    pixels, extents : sequence of int
-        Of the input and of the window.
+    x : Value or ndarray
+        The input, whose extents matter where padding is to make up for them.
+    extents : sequence of int
+        Of the window.
     """
-    axes, mode = len(pixels), node.get("auto_pad", "NOTSET")
+    axes, mode = x.ndim - 2, node.get("auto_pad", "NOTSET")
     if mode in ("NOTSET", ""):
         flat = node.get("pads") or [0] * 2 * axes
         if len(flat) != 2 * axes:
             raise ValueError(f"pads: got {flat}, expected {2 * axes} numbers")
+        pixels = seen(x)[2:]
         room([n + flat[i] + flat[axes + i] for i, n in enumerate(pixels)], np.float32, "pads")
         return [(flat[i], flat[axes + i]) for i in range(axes)]
     if mode == "VALID":
@@ -50,7 +59,7 @@ def explicit_pads(node: Node, pixels: Sequence[int], extents: Sequence[int]) -> 
     strides = per_axis(node, "strides", axes)
     dilations = per_axis(node, "dilations", axes)
     pads = []
-    for n, extent, s, d in zip(pixels, extents, strides, dilations, strict=True):
+    for n, extent, s, d in zip(x.shape[2:], extents, strides, dilations, strict=True):
         windows = -(-n // s)
         total = max(0, (windows - 1) * s + d * (extent - 1) + 1 - n)
         small, large = total // 2, total - total // 2
