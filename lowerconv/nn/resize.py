@@ -106,6 +106,7 @@ class Resize(Layer):
     """
 
     is_capturable = always
+    fit: Callable[[Shape], Layer] | None = None
 
     fit: Callable[[Shape], Layer] | None = None
 

@@ -11,6 +11,7 @@ from torch import nn  # noqa: E402
 
 import lowerconv as lc  # noqa: E402
 from lowerconv.torch.backend import backend  # noqa: E402
+from lowerconv.torch.convert import Converted  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -19,6 +20,29 @@ def fresh():
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*not in lowerconv.*")
         yield
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Return a list that grows with every part that has run here, to its end."""
+    ran, run = [], Converted._run
+
+    def noted(self, *args):
+        results = run(self, *args)
+        ran.append(self)
+        return results
+
+    monkeypatch.setattr(Converted, "_run", noted)
+    return ran
+
+
+class Odd(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return torch.cumsum(self.conv(x), 1)
 
 
 def block():
@@ -41,7 +65,7 @@ def check(compiled, twin, x):
         assert torch.allclose(p, q)
 
 
-def test_training_and_answers_with_any_batch():
+def test_training_and_answers_with_any_batch(here):
     model = block()
     twin, compiled = copy.deepcopy(model), torch.compile(model, backend=backend)
     for batch in (4, 2, 3):
@@ -53,9 +77,18 @@ def test_training_and_answers_with_any_batch():
         for net in (model, twin):
             net[0].weight.mul_(2)
         check(compiled, twin, torch.randn(2, 3, 8, 8).double())
+    assert len(here) == 6  # each call, in one part: nothing has run elsewhere, told or not
 
 
-def test_graph_breaks():
+def test_a_part_that_runs_elsewhere_is_noticed(here):
+    """What the other tests rely on: then the warning is an error, and nothing is counted."""
+    compiled = torch.compile(Odd().double(), backend=backend)
+    with pytest.raises(UserWarning, match="cumsum"):
+        compiled(torch.randn(2, 3, 8, 8).double())
+    assert not here
+
+
+def test_graph_breaks(here):
     class Broken(nn.Module):
         def __init__(self):
             super().__init__()
@@ -69,17 +102,10 @@ def test_graph_breaks():
     model = Broken().double()
     twin = copy.deepcopy(model)
     check(torch.compile(model, backend=backend), twin, torch.randn(2, 3, 8, 8).double())
+    assert len(here) == 2  # both parts
 
 
 def test_what_is_not_ours_runs_where_it_was():
-    class Odd(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 4, 3)
-
-        def forward(self, x):
-            return torch.cumsum(self.conv(x), 1)
-
     model = Odd().double()
     twin = copy.deepcopy(model)
     warnings.filterwarnings("ignore", message=".*not in lowerconv.*")
