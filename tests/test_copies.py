@@ -111,6 +111,7 @@ ELSEWHERE = {
     "codegen.microkernel_bf16.Bf16Microkernel": "made as a Microkernel is",
     "codegen.microkernel.Geometry": "values of a function that is being written",
     "codegen.microkernel.Store": "values of a function that is being written",
+    "codegen.amx.Panels": "values of a function that is being written",
     "codegen.depthwise.PlaneKernel": "made as a Microkernel is",
     "codegen.depthwise_small.SmallPlaneKernel": "made as a Microkernel is",
     "data.frames.FolderFrames": "paths",

@@ -9,14 +9,15 @@ from functools import lru_cache
 import numpy as np
 
 from lowerconv.machine.features import host_features, instruction_set
+from lowerconv.machine.tile_permission import tiles_granted
 
 ENVIRONMENT = "LOWERCONV_ISA"
 LINE = 64  # bytes of a cache line
 
-# Dot products of reduced precision that a CPU of an instruction set may have besides, by LLVM's
+# Products of reduced precision that a CPU of an instruction set may have besides, by LLVM's
 # names; those with float32 and float64 never use them, so that their code is the same everywhere.
 EXTENSIONS = {
-    "avx512": ("avx512vnni", "avx512bf16"),
+    "avx512": ("avx512vnni", "avx512bf16", "amx-int8", "amx-bf16"),
     "avx2": ("avxvnni",),
     "neon": ("dotprod", "i8mm", "bf16"),
 }
@@ -112,9 +113,13 @@ _ORDER = ("avx512", "avx2", "sse", "generic")  # each CPU has those that come af
 
 
 def host_extensions(name: str) -> tuple[str, ...]:
-    """Return the extensions of an instruction set that this CPU has."""
+    """Return the extensions of an instruction set that this CPU has, and this process may use."""
     features = host_features()
-    return tuple(each for each in EXTENSIONS.get(name, ()) if features.get(each, False))
+    found = [each for each in EXTENSIONS.get(name, ()) if features.get(each, False)]
+    tiles = [each for each in found if each.startswith("amx")]
+    if tiles and not tiles_granted():
+        found = [each for each in found if each not in tiles]
+    return tuple(found)
 
 
 @lru_cache

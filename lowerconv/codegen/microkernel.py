@@ -25,6 +25,7 @@ architectures".
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
@@ -32,6 +33,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from llvmlite import ir
 
+from lowerconv.codegen import amx
 from lowerconv.codegen.activation import RELU, Activation
 from lowerconv.codegen.dots import WORDS, Words, dot_of
 from lowerconv.codegen.emit import Emitter
@@ -50,6 +52,7 @@ class Geometry(NamedTuple):
     lanes: ir.Value | None
     row: ir.Value | None
     out_row: ir.Value | None
+    panels: amx.Panels | None = None
 
 
 class Store(NamedTuple):
@@ -104,10 +107,14 @@ class Microkernel(Kernel):
         The kind of what is applied to results last, where the mode has ``ACTIVATE``.
     words : Words or None
         What the operands' items hold; None: numbers of `dtype`.
+    tiles : bool
+        Whether sums are in tile registers, and operands lie as `amx` tells: `rows` and `columns`
+        only count, and `broadcast_step` is that of the panel.
 
     Raises
     ------
     ValueError
+        Tiles are asked for where there are none.
         `words` are none that there are dot products of, their sums are not of `dtype`, another
         activation than ReLU is asked for of integers, or a tail of vectors that have none.
     """
@@ -132,8 +139,11 @@ class Microkernel(Kernel):
     prefetch_vectors: int = 0
     activation: Activation = RELU
     words: Words | None = None
+    tiles: bool = False
 
     def __post_init__(self) -> None:
+        if self.tiles and not amx.has_tiles(self.isa, self.words):
+            raise ValueError(f"tiles: got {self.words} on {self.isa.name}, expected words with AMX")
         if self.words is not None and self.words not in WORDS:
             raise ValueError(f"words: got {self.words}, expected one of {WORDS}")
         if self.words is None and self.dtype.kind != "f":
@@ -186,8 +196,11 @@ class Microkernel(Kernel):
 
     def _read_geometry(self, e: Emitter, at: ir.Value) -> Geometry:
         several = bool(self.pixel_rows)
-        wanted = Geometry(self.tail, several, several)
-        return Geometry(*(e.number(at, i) if want else None for i, want in enumerate(wanted)))
+        wanted = self.tail, several, several
+        own = Geometry(*(e.number(at, i) if want else None for i, want in enumerate(wanted)))
+        if not self.tiles:
+            return own
+        return own._replace(panels=amx.Panels(*(e.number(at, len(wanted) + i) for i in range(3))))
 
     def _pixel_row(self, e: Emitter, start: ir.Value, v: int, step: ir.Value | None) -> ir.Value:
         """Return where the row of pixels of a vector begins, rows that are `step` items apart."""
@@ -226,10 +239,14 @@ class Microkernel(Kernel):
         vectors: ir.Value,
         broadcasts: ir.Value,
         table: ir.Value,
-        bias: ir.Value,
+        bias: ir.Value | None,
         own: Geometry,
-    ) -> list[list[ir.Value]]:
+    ) -> Sequence[Sequence[ir.Value]]:
         """Emit the loop over k; return the sums, by row and vector."""
+        if own.panels is not None and self.words is not None:
+            filters, size = (broadcasts, self.broadcast_step or 0), (self.MR, self.NV)
+            return amx.tile_sums(e, self.words, size, k, vectors, filters, own.panels, bias)
+        assert bias is not None
         if self.store == "rows":
             first = [e.broadcast(bias, i) for i in range(self.MR)]
             starts = [first[i] for i in range(self.MR) for _ in range(self.NV)]
@@ -294,7 +311,7 @@ class Microkernel(Kernel):
         place = e.builder.mul(index, e.constant(self.table_columns))
         return e.entry(table, e.builder.add(place, e.constant(column)))
 
-    def _store_rows(self, e: Emitter, sums: list[list[ir.Value]], to: Store) -> None:
+    def _store_rows(self, e: Emitter, sums: Sequence[Sequence[ir.Value]], to: Store) -> None:
         """Store lane j of row i at ``out + i * ld_out + j * pixel_step``."""
         for i, row in enumerate(sums):
             some = e.builder.icmp_signed("<", e.constant(i), to.valid)
@@ -306,7 +323,7 @@ class Microkernel(Kernel):
                     at = self._target(e, target, v, to.geometry)
                     self._put(e, value, at, self._vector_place(e, v), lanes, to)
 
-    def _store_columns(self, e: Emitter, sums: list[list[ir.Value]], to: Store) -> None:
+    def _store_columns(self, e: Emitter, sums: Sequence[Sequence[ir.Value]], to: Store) -> None:
         """Store lane f of row i at ``out + f * ld_out + i * pixel_step``."""
         builder, lanes = e.builder, e.lanes
         for v in range(self.NV):

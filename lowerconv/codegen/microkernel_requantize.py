@@ -14,6 +14,8 @@ Where filters fill vectors, a, b, c, d are pixels: those are words already, and 
 are put beside each other.  Where pixels fill vectors, a, b, c, d are filters, and the bytes of each
 square of four by four are transposed.
 
+In tiles of AMX sums start from zeros, whatever `bias` is: shifts have it already.
+
 y must be within int32; where results are float32 it may be anything, and is clamped as it is.
 """
 
@@ -102,7 +104,10 @@ class RequantizingMicrokernel(Microkernel):
         k, vectors, broadcasts, table, out, ld_out, bias, valid, *more = e.arguments
         scales, shifts, residual, at, constants = more
         own = self._read_geometry(e, at)
-        sums = self._loop_over_k(e, k, vectors, broadcasts, table, bias, own)
+        if self.tiles and self.result != "float32":
+            self._prefetch_words(e, out, ld_out, residual)
+        starts = None if self.tiles else bias
+        sums = self._loop_over_k(e, k, vectors, broadcasts, table, starts, own)
         loaded = [e.broadcast(constants, number) for number in range(CONSTANTS.itemsize // 4)]
         loaded[2] = _as_floats(e, loaded[2])
         numbers, places = (
@@ -116,8 +121,18 @@ class RequantizingMicrokernel(Microkernel):
         else:
             self._store_filters(e, sums, numbers, places)
 
+    def _prefetch_words(
+        self, e: Emitter, out: ir.Value, ld_out: ir.Value, residual: ir.Value
+    ) -> None:
+        """Prefetch the lines that words go to, and those that are added: tiles take no time."""
+        for first in range(0, self.MR, PER_WORD):
+            line = e.builder.mul(ld_out, e.constant(first // PER_WORD))
+            for base, write in ((residual, False), (out, True))[not self.residual :]:
+                for v in range(self.NV):
+                    e.prefetch(e.offset(e.offset(base, line), self._vector_place(e, v)), write, 3)
+
     def _store_pixels(
-        self, e: Emitter, sums: list[list[ir.Value]], numbers: _Vectors, to: _Places
+        self, e: Emitter, sums: Sequence[Sequence[ir.Value]], numbers: _Vectors, to: _Places
     ) -> None:
         """Store words of filters that are rows of the tile."""
         for first in range(0, self.MR, PER_WORD):
@@ -147,7 +162,7 @@ class RequantizingMicrokernel(Microkernel):
                 e.store(word, target, place, lanes)
 
     def _store_filters(
-        self, e: Emitter, sums: list[list[ir.Value]], numbers: _Vectors, to: _Places
+        self, e: Emitter, sums: Sequence[Sequence[ir.Value]], numbers: _Vectors, to: _Places
     ) -> None:
         """Store words of filters that are lanes of the tile."""
         per_vector = e.lanes // PER_WORD
@@ -185,17 +200,18 @@ class RequantizingMicrokernel(Microkernel):
                         e.store(word, line, begin, count)
 
     def _store_floats(
-        self, e: Emitter, sums: list[list[ir.Value]], numbers: _Vectors, to: _Places
+        self, e: Emitter, sums: Sequence[Sequence[ir.Value]], numbers: _Vectors, to: _Places
     ) -> None:
         """Store floats of each filter."""
         builder = e.builder
         low, high = (_as_floats(e, value) for value in (numbers.low, numbers.high))
-        for filter_, pieces in enumerate(self._by_filter(e, sums, to.geometry)):
+        filters, pieces = self._by_filter(e, sums, to.geometry)
+        for filter_, values in enumerate(filters):
             number = e.constant(filter_)
             with builder.if_then(builder.icmp_signed("<", number, to.valid), likely=True):
                 at = [_as_floats(e, e.broadcast(a, filter_)) for a in (to.scales, to.shifts)]
                 line = e.offset(to.out, builder.mul(to.ld_out, number))
-                for value, v, place, lanes in pieces:
+                for value, (v, place, lanes) in zip(values, pieces, strict=True):
                     y = _scaled(e, value, *at)
                     y = builder.select(builder.fcmp_ordered(">", y, low), y, low)
                     y = builder.select(builder.fcmp_ordered("<", y, high), y, high)
@@ -203,21 +219,21 @@ class RequantizingMicrokernel(Microkernel):
                     e.store(builder.bitcast(y, e.vector), target, place, lanes)
 
     def _by_filter(
-        self, e: Emitter, sums: list[list[ir.Value]], own: Geometry
-    ) -> list[list[tuple[ir.Value, int, int, int | ir.Value]]]:
-        """Return, for each filter, vectors of its sums, their numbers and places, and how many."""
+        self, e: Emitter, sums: Sequence[Sequence[ir.Value]], own: Geometry
+    ) -> tuple[Sequence[Sequence[ir.Value]], list[tuple[int, int, int | ir.Value]]]:
+        """Return vectors of sums by filter; and their numbers, their places, and how many lanes."""
         if self.store == "rows":
             at = [(v, self._vector_place(e, v), self._lanes(e, v, own)) for v in range(self.NV)]
-            return [[(row[v], *at[v]) for v in range(self.NV)] for row in sums]
-        filters: list[list[tuple[ir.Value, int, int, int | ir.Value]]]
-        filters = [[] for _ in range(self.NV * e.lanes)]
+            return sums, at
+        filters: list[list[ir.Value]] = [[] for _ in range(self.NV * e.lanes)]
+        begins = range(0, self.MR, e.lanes)
         for v in range(self.NV):
-            for i in range(0, self.MR, e.lanes):
+            for i in begins:
                 rows = [row[v] for row in sums[i : i + e.lanes]]
                 turned = e.transpose(rows + [e.undefined] * (e.lanes - len(rows)))
                 for lane, value in enumerate(turned):
-                    filters[v * e.lanes + lane].append((value, v, i, len(rows)))
-        return filters
+                    filters[v * e.lanes + lane].append(value)
+        return filters, [(0, i, min(e.lanes, self.MR - i)) for i in begins]
 
 
 def _floats(e: Emitter) -> ir.VectorType:

@@ -35,6 +35,9 @@ class TileGeometry(NamedTuple):
     lanes: int  #      of the last vector of a row of pixels
     row: int  #        of the source, from one row of pixels to the next
     out_row: int  #    of the result
+    line: int = 0  #    for tiles of AMX, in bytes: of `amx.Panels`
+    column: int = 0
+    block: int = 0
 
 
 class RequantizedTile(NamedTuple):
@@ -114,6 +117,40 @@ class TransposeTaps(NamedTuple):
     ld_target: int  #  from one channel to the next
     width: int  #      from one tap of the target to the next
     lanes: int
+
+
+class Gather(NamedTuple):
+    """Panels ``[channel, tap][16 pixels]`` of some pixels of an image; see `gathering`."""
+
+    source: int
+    first: int  #   pixel, counted along the rows of the result
+    pixels: int
+    target: int
+    numbers: int  # address of `GatherNumbers`
+    taps: int  #    address of int32: row and column that pixel 0 reads, and ``row * W + column``
+
+
+class GatherNumbers(NamedTuple):
+    """What panels of one plan have in common: 64-bit integers, in memory."""
+
+    H: int
+    W: int
+    Q: int  #        pixels of a row of the result
+    stride_h: int
+    top: int  #      the least row that pixel 0 reads
+    bottom: int  #   the greatest
+    left: int
+    right: int
+    channels: int
+    taps: int
+    panel: int  #    items from one panel to the next
+    value: int  #    of what lies around the image, as the bits of an item
+
+
+class Configure(NamedTuple):
+    """Say what tiles of AMX are, in this thread."""
+
+    numbers: int  # address of `amx.configuration`; 0: have none any more
 
 
 class Prefetch(NamedTuple):

@@ -73,6 +73,38 @@ def pack_panel(job, group, channel, channels, panel, target, exact):
 
 
 @internal
+def pack_tiles(job, group, panel, target):
+    """Pack a panel of filters for tiles, ``[step of k][NR filters][k_step words]``.
+
+    Zeros are behind the last word of k, and where no filters are.
+    """
+    size, k = job.k_step, job.C * job.taps
+    steps = (k + size - 1) // size
+    begin = panel * job.NR
+    valid = min(job.NR, job.K - begin)
+    channel_step, filter_step = job.taps, k
+    if job.filters_from != PACKED_FROM_FORWARD:  # filters come as [channel][filter][tap]
+        channel_step, filter_step = job.K * job.taps, job.taps
+    first = job.filters + (group * job.K * k + begin * filter_step) * job.itemsize
+    reach = (valid - 1) * filter_step + (job.C - 1) * channel_step + job.taps
+    source = carray(pointer(first), reach, np.int32)
+    to = carray(pointer(target), (steps, job.NR, size), np.int32)
+    for i in range(job.NR):
+        step, place = 0, 0
+        for channel in range(job.C if i < valid else 0):
+            at = i * filter_step + channel * channel_step
+            for tap in range(job.taps):
+                to[step, i, place] = source[at + tap]
+                place += 1
+                if place == size:
+                    step, place = step + 1, 0
+        while step < steps:
+            for rest in range(place, size):
+                to[step, i, rest] = 0
+            step, place = step + 1, 0
+
+
+@internal
 def start_sums(target, room, source, count):
     """Write what sums start from: `count` bytes of the bias, and zeros up to `room`."""
     # Loops, because assigning slices would have numba compile the messages of its errors.

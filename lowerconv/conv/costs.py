@@ -24,6 +24,15 @@ LOAD_PACKED = 0.5  #     likewise, filters in vectors
 WIDE = 1.5  #            likewise a vector of pixels beyond three: tiles stay in L1 less often
 CROWDED = 0.1  #         to broadcast from a row that shares sets of L1 with all others
 FAR_ROW, FAR_LINE = 20.0, 10.0  # to store a row, and a line, of a result larger than the caches
+# --- tiles of AMX
+TILE = 44.0  #           to multiply two tiles: 16 cycles, and waiting for operands from L2
+TILE_LOAD = 28.0  #      to load one, where a step does little else
+TILE_FAR = 8.0  #        likewise, from L2
+TILE_STREAM = 200.0  #   to load one of filters from beyond L2
+TILE_SUM = 10.0  #        to store a row of sums, load it and store what becomes of it
+TILE_ROW = 6.0  #        to begin a row
+GATHERED_ROW = 7.0  #    to copy what a vector of pixels reads in a channel, by a tap
+GATHERED_TAP = 40.0  #   to begin that, for all channels
 # --- filters
 PACKED = 1.0  #          to pack an item
 STREAMED = 0.25  #       to read a byte of packed filters from beyond L2

@@ -36,11 +36,13 @@ from lowerconv.codegen.signatures import (
     ACTIVATE,
     ADD,
     Activate,
+    Configure,
+    Gather,
     Prefetch,
     RequantizedTile,
     Tile,
 )
-from lowerconv.conv.copies import pack_panel, pad_planes, start_sums
+from lowerconv.conv.copies import pack_panel, pack_tiles, pad_planes, start_sums
 from lowerconv.conv.records import FILTERS_IN_PLACE, FORWARD_JOB, PACKED
 from lowerconv.runtime.launch import call, pointer, worker_address
 
@@ -74,9 +76,24 @@ class Pixels(NamedTuple):
 
 
 @internal
+def _steps(job, channels):
+    """Return the steps that all taps of some channels take."""
+    return (channels * job.taps + job.k_step - 1) // job.k_step
+
+
+@internal
+def _pack(job, group, channel, channels, panel, target, exact):
+    """Pack some channels of a panel of filters."""
+    if job.k_step > 1:
+        pack_tiles(job, group, panel, target)
+    else:
+        pack_panel(job, group, channel, channels, panel, target, exact)
+
+
+@internal
 def _panels(job, worker, block, jc, n1):
     """Return filters ``jc:n1`` of a block of k as panels: where they are, or packed now."""
-    item, k = job.itemsize, job.C * job.taps
+    item, k = job.itemsize, _steps(job, job.C) * job.k_step
     scratch = job.scratch + worker * job.scratch_bytes
     first = block.channel * job.taps
     if job.filters_from == FILTERS_IN_PLACE:
@@ -88,11 +105,11 @@ def _panels(job, worker, block, jc, n1):
         at = job.filters + copy + (block.group * job.panels * job.NR + jc) * step
         at += first * job.NR * item
     else:
-        step = block.channels * job.taps * item
+        step = _steps(job, block.channels) * job.k_step * item
         at = scratch
         for jr in range(jc, n1, job.NR):
             to = at + (jr - jc) * step
-            pack_panel(job, block.group, block.channel, block.channels, jr // job.NR, to, False)
+            _pack(job, block.group, block.channel, block.channels, jr // job.NR, to, False)
     sums = scratch + job.sums_at
     count = min(n1, job.K) - jc
     if not job.bias or block.channel > 0:
@@ -164,7 +181,7 @@ def _requantized(job, tile, place, residual):
 
 
 @internal
-def _tiles(job, phase, block, panels, pixels, jc, n1):
+def _tiles(job, phase, block, panels, pixels, gathered, jc, n1):
     """Multiply the tiles of a piece, of one phase, with the panels of a block of n."""
     item = job.itemsize
     first = pixels.number * phase.tiles_per_piece
@@ -182,11 +199,19 @@ def _tiles(job, phase, block, panels, pixels, jc, n1):
         a = pixels.source + (row * job.stride_h * job.pitch + column * job.stride_w) * item
         c = phase.out_offset + row * phase.out_row + column * phase.out_column
         c *= job.out_item_bytes
+        k = block.channels * taps
+        if job.k_step > 1:
+            k = _steps(job, block.channels)
+        if job.gather:
+            count = min(phase.TW, phase.Q - column)
+            numbers_at, taps_at = job.gather_numbers, job.gather_taps
+            call(job.gather, Gather(pixels.source, column, count, gathered, numbers_at, taps_at))
+            a = gathered
         for jr in range(jc, n1, job.NR):
             b = panels.at + (jr - jc) * panels.step
             plane = c + (jr - jc) * job.out_plane * job.out_filter_bytes
             tile = Tile(
-                k=block.channels * taps,
+                k=k,
                 vectors=a if job.pixels_in_vectors else b,
                 broadcasts=b if job.pixels_in_vectors else a,
                 table=table,
@@ -234,6 +259,7 @@ def _multiply(jobs, worker, panel0, panel1, piece0, piece1):
     job = carray(jobs, 1)[0]
     phases = carray(jobs, job.phases)
     padded = job.scratch + worker * job.scratch_bytes + job.padded_at
+    gathered = job.scratch + worker * job.scratch_bytes + job.gathered_at
     in_scratch = NONE
     for group in range(panel0 // job.panels, (panel1 - 1) // job.panels + 1):
         n0 = max(panel0 - group * job.panels, 0) * job.NR
@@ -259,7 +285,7 @@ def _multiply(jobs, worker, panel0, panel1, piece0, piece1):
                             _prefetch(job, block, ic + 1)
                     pixels = _pixels(job, block, jc, ic, padded)
                     for phase in range(job.phases):
-                        _tiles(job, phases[phase], block, panels, pixels, jc, end)
+                        _tiles(job, phases[phase], block, panels, pixels, gathered, jc, end)
                     if job.activate and pc + channels == job.C:
                         _activate(job, phases[0], pixels, min(end, job.K) - jc)
 
@@ -274,10 +300,15 @@ def parts_of(job, worker):
 
 def _macrokernel(jobs, worker):
     """Compute one worker's parts of C."""
-    parts = parts_of(carray(jobs, 1)[0], worker)
+    job = carray(jobs, 1)[0]
+    parts = parts_of(job, worker)
+    if job.configure:
+        call(job.configure, Configure(job.configuration))
     for i in range(len(parts)):
         panel0, panel1, piece0, piece1 = parts[i]
         _multiply(jobs, worker, panel0, panel1, piece0, piece1)
+    if job.configure:
+        call(job.configure, Configure(np.int64(0)))
 
 
 def _pack_all(jobs, worker):
@@ -287,11 +318,11 @@ def _pack_all(jobs, worker):
     begins, its number among them, and how many they are.
     """
     job = carray(jobs, 1)[0]
-    panel_bytes = job.NR * job.C * job.taps * job.itemsize
+    panel_bytes = job.NR * _steps(job, job.C) * job.k_step * job.itemsize
     copy, number, workers = carray(pointer(job.copies), (job.workers, 3), np.int64)[worker]
     for panel in range(number, job.groups * job.panels, workers):
         target = job.target + copy + panel * panel_bytes
-        pack_panel(job, panel // job.panels, 0, job.C, panel % job.panels, target, True)
+        _pack(job, panel // job.panels, 0, job.C, panel % job.panels, target, True)
 
 
 macrokernel_address = worker_address(_macrokernel, FORWARD_JOB, "forward and input gradient")

@@ -37,6 +37,7 @@ class Blocks:
     VL: int  #      lanes of a vector
     filters_from: int  #       how filters reach the microkernel
     pixels_in_vectors: int  #  whether pixels fill the vectors, and filters are broadcast
+    k_step: int  # words of k of a step; panels have zeros up to whole steps
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,18 @@ class CopyFunctions:
 
 
 @dataclass(frozen=True)
+class Gathering:
+    """Panels of pixels, for tiles of AMX; see `codegen.gathering`.  All zeros for other kernels."""
+
+    configure: int = 0  #      address of the function
+    configuration: int = 0  #  address
+    gather: int = 0  #         address of the function, or 0 where images are panels as they are
+    gather_numbers: int = 0  # address of `signatures.GatherNumbers`
+    gather_taps: int = 0  #    address
+    gathered_at: int = 0  #    bytes, in a worker's scratch
+
+
+@dataclass(frozen=True)
 class Workers:
     """What each worker does, and where its parts of the scratch begin, in bytes."""
 
@@ -141,6 +154,7 @@ FORWARD_JOB = record_dtype(
     Epilogue,
     Requantization,
     CopyFunctions,
+    Gathering,
     Workers,
     PhaseRecord,
 )

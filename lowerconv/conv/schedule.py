@@ -11,14 +11,15 @@ from functools import lru_cache
 from math import ceil
 from typing import NamedTuple
 
+from lowerconv.codegen import amx
 from lowerconv.codegen.isa import Isa
 from lowerconv.conv import costs
 from lowerconv.conv.base_schedule import BaseSchedule
 from lowerconv.conv.block_budget import quarter_of_l2
 from lowerconv.conv.partition import Part, best
 from lowerconv.conv.phases import CACHE_SIZE, Convolution
-from lowerconv.conv.tiling import Tiling
-from lowerconv.conv.window import Window, balanced, window
+from lowerconv.conv.tiling import Tiling, reads_in_place
+from lowerconv.conv.window import Window, balanced, in_place, window
 
 # In `quarter_of_l2`: packed filters, and beside them a band of the source.
 WEIGHTS_SHARE = 2
@@ -95,6 +96,17 @@ class Schedule(BaseSchedule):
         return self.window.padded or len(self.conv.phases) > 1
 
     @property
+    def filter_items(self) -> int:
+        """Items of a filter in a panel."""
+        k = self.conv.C * self.conv.taps
+        return amx.rounded_k(k) if self.tiling.is_tiled else k
+
+    @property
+    def gathers(self) -> bool:
+        """Whether pixels are gathered into panels, for tiles."""
+        return self.tiling.is_tiled and not reads_in_place(self.conv)
+
+    @property
     def workers(self) -> int:
         """Threads that have something to do."""
         return len(self.parts)
@@ -110,12 +122,13 @@ class Schedule(BaseSchedule):
 
 def tiles_per_row(conv: Convolution, tiling: Tiling, phase: int) -> int:
     """Return the tiles of a row of tiles in a phase."""
-    return -(-conv.phases[phase].Q // tiling.shapes[phase][1])
+    return -(-tiling.walked(conv.phases[phase]).Q // tiling.shapes[phase][1])
 
 
 def tiles(conv: Convolution, tiling: Tiling, phase: int) -> int:
     """Return the tiles of an image in a phase."""
-    return -(-conv.phases[phase].P // tiling.shapes[phase][0]) * tiles_per_row(conv, tiling, phase)
+    rows = -(-tiling.walked(conv.phases[phase]).P // tiling.shapes[phase][0])
+    return rows * tiles_per_row(conv, tiling, phase)
 
 
 @lru_cache(maxsize=CACHE_SIZE)
@@ -130,6 +143,8 @@ def make_schedule(
         A plane of the source has more items than offsets can count.
     """
     view = window(conv, isa.lanes(conv.dtype) if tiling.vectors == "pixels" else 0)
+    if tiling.is_tiled:
+        view = in_place(conv)
     if view.padded:
         # A band has the same rows of pixels in all phases, so it is cut by the same tiles.
         rows = min(TH for TH, _ in tiling.shapes)
@@ -166,6 +181,8 @@ def _blocks(conv: Convolution, isa: Isa, tiling: Tiling, view: Window) -> _Block
     """
     VL, item = isa.lanes(conv.dtype), conv.dtype.itemsize
     panels = -(-conv.K // tiling.NR)
+    if tiling.is_tiled:
+        return _Blocks(conv.C, balanced(panels, tiling.at_once), 0)
     P = max(phase.P for phase in conv.phases)
     TH = tiling.shapes[0][0]
     weights = int(WEIGHTS_SHARE * quarter_of_l2()) // item
@@ -234,11 +251,14 @@ def _pieces(
     sizes = sizes if conv.images * fewest < 8 * threads else {ceil(units / fewest)}
     ordered = sorted(sizes, reverse=True)
     work = tiling.cost / (conv.images * panels)
+    if tiling.is_tiled:  # without what is counted for each piece
+        passes = -(-panels // blocks.panels)
+        work = max(0.0, tiling.cost / conv.images - passes * count * tiling.gathered) / panels
     items = tiling.NR * conv.C * conv.taps
     pack = 0.0 if tiling.in_place or constant else costs.PACKED * items
     options = []
     for size in ordered:
-        pad = 0.0
+        pad = tiling.gathered * size
         if view.padded:
             lines = view.rows(min(size * TH, P))
             pad = conv.C * lines * costs.padded_row(view.pitch, VL)

@@ -8,6 +8,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from lowerconv.codegen import amx
+from lowerconv.codegen.amx_check import tiles_work
 from lowerconv.codegen.isa import LINE, Isa
 from lowerconv.codegen.microkernel import rows_max
 from lowerconv.conv import costs
@@ -28,9 +30,10 @@ class Tiling:
 
     Attributes
     ----------
-    vectors : {"filters", "pixels"}
+    vectors : {"filters", "pixels", "tiles"}
         Vectors of filters from packed panels and pixels broadcast from the image, or vectors of
-        pixels from the image and filters broadcast.
+        pixels from the image and filters broadcast; or tiles of both, of pixels counted along all
+        rows of the result.
     in_place : bool
         Whether filters are read where the caller has them.
     NR : int
@@ -39,6 +42,10 @@ class Tiling:
         Rows and columns of pixels of a tile, for each phase.
     cost : float
         Estimated; see `conv.costs`.
+    gathered : float
+        What of it is the gathering of a tile's pixels, which each block of panels does anew.
+    at_once : int
+        Panels of a block, where they are tiles.
     """
 
     vectors: str
@@ -46,6 +53,19 @@ class Tiling:
     NR: int
     shapes: tuple[tuple[int, int], ...]
     cost: float
+    gathered: float = 0.0
+    at_once: int = 0
+
+    @property
+    def is_tiled(self) -> bool:
+        """Whether sums are in tiles of AMX."""
+        return self.vectors == "tiles"
+
+    def walked(self, phase: Phase) -> Phase:
+        """Return a phase as tiles pass over it."""
+        if not self.is_tiled:
+            return phase
+        return replace(phase, P=1, Q=phase.P * phase.Q, out_row=phase.P * phase.Q)
 
     def with_shapes(self, shapes: tuple[tuple[int, int], ...]) -> Tiling:
         """Return the same with other tiles of pixels."""
@@ -55,7 +75,8 @@ class Tiling:
     def name(self) -> str:
         """Name the tiling, as `lowerconv tune` does."""
         tiles = "+".join(f"{TH}x{TW}" for TH, TW in dict.fromkeys(self.shapes))
-        return f"{self.vectors} in vectors, {self.NR} filters by {tiles} pixels"
+        where = self.vectors if self.is_tiled else f"{self.vectors} in vectors"
+        return f"{where}, {self.NR} filters by {tiles} pixels"
 
 
 def live_taps(conv: Convolution, phase: Phase, TH: int) -> np.ndarray:
@@ -230,8 +251,69 @@ def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
         yield Tiling("pixels", not conv.transposed, NR, tuple(shapes), total)
 
 
+def reads_in_place(conv: Convolution) -> bool:
+    """Return whether an image is a panel of pixels as it is, for whole tiles."""
+    (phase,) = conv.phases
+    plain = phase.taps == ((0, 0, 0),) and conv.stride_h == conv.stride_w == 1
+    whole = conv.C % amx.SIZE == 0 and conv.H * conv.W % amx.SIZE == 0
+    return plain and whole and phase.P * phase.Q == conv.H * conv.W
+
+
+def is_dense(conv: Convolution) -> bool:
+    """Return whether neighbouring pixels read neighbours in memory, whatever their rows."""
+    return conv.stride_h == conv.stride_w == 1 and conv.phases[0].Q == conv.W
+
+
+def _tiles(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
+    """Yield the tilings with tiles of AMX."""
+    words = conv.words("pixels")
+    if words is None or not amx.has_tiles(isa, words) or len(conv.phases) > 1:
+        return
+    (phase,) = conv.phases
+    if phase.out_column > 1 or conv.stride_w > SPLIT_MAX or not tiles_work(isa, words):
+        return
+    k = -(-conv.C * conv.taps // amx.SIZE)
+    filters, pixels = -(-conv.K // amx.SIZE), -(-phase.P * phase.Q // amx.SIZE)
+    items = conv.groups * conv.K * conv.C * conv.taps
+    size = filters * k * amx.TILE
+    for MT, NT in amx.SHAPES:
+        if filters < MT or pixels < NT:
+            continue
+        fits = max(1, 2 * quarter_of_l2() // (MT * k * amx.TILE))
+        panels = -(-filters // MT)
+        row, from_planes = 0.0, 1
+        if not reads_in_place(conv):
+            from_planes = 0
+            runs = 1.0 if is_dense(conv) else 1 + (amx.SIZE - 1) / phase.Q
+            row = runs * conv.taps * (conv.C * costs.GATHERED_ROW + costs.GATHERED_TAP)
+        best = None
+        for at_once in {panels, balanced(panels, fits)}:
+            passes = -(-panels // at_once)
+            total = passes * pixels * row
+            far = size > 4 * quarter_of_l2()
+            for n, columns in _piece_counts(pixels, NT).items():
+                for m, some in _piece_counts(filters, MT).items():
+                    near = max(costs.TILE * m * n, costs.TILE_LOAD * (m + n))
+                    near += costs.TILE_FAR * (m + from_planes * n)
+                    first = max(near, costs.TILE_STREAM * m) if far else near
+                    streams = columns if at_once * MT * k * amx.TILE > 4 * quarter_of_l2() else 1
+                    total += some * k * (columns * near + min(columns, streams) * (first - near))
+                    rows = amx.SIZE * m
+                    stored = rows * (costs.TILE_ROW + costs.TILE_SUM * n)
+                    total += some * columns * (costs.CALL + stored)
+            if best is None or total < best[0]:
+                best = total, at_once
+        assert best is not None
+        total = conv.images * conv.groups * best[0]
+        if not constant:
+            total += costs.PACKED * items
+        shape = 1, NT * amx.SIZE
+        yield Tiling("tiles", False, MT * amx.SIZE, (shape,), total, NT * row, best[1])
+
+
 @lru_cache(maxsize=CACHE_SIZE)
 def tilings(conv: Convolution, isa: Isa, constant: bool) -> tuple[Tiling, ...]:
     """Return the tilings there are, cheapest first."""
     found = [*_filters(conv, isa, constant), *_pixels(conv, isa, constant)]
+    found += _tiles(conv, isa, constant)
     return tuple(sorted(found, key=lambda tiling: tiling.cost))

@@ -85,12 +85,19 @@ def window(conv: Convolution, split_lanes: int = 0) -> Window:
         or (Q - 1) * conv.stride_w + right >= conv.W
     )
     parts = conv.stride_w if split_lanes else 1
-    common = (conv.H, conv.W, conv.stride_h, conv.stride_w, conv.dtype.itemsize)
     if not outside and parts == 1:
-        return Window(*common, False, 1, 0, 0, bottom, conv.W)
+        return in_place(conv)
+    common = (conv.H, conv.W, conv.stride_h, conv.stride_w, conv.dtype.itemsize)
     before = -(-max(0, -left) // parts) * parts
     width = max(before + conv.W, before + (Q - 1) * conv.stride_w + right + 1)
     if parts > 1:
         segment = before // parts + ceil(conv.W / (parts * split_lanes)) * split_lanes
         width = max(width, parts * segment)
     return Window(*common, True, parts, before, top, bottom, ceil(width / parts) * parts)
+
+
+def in_place(conv: Convolution) -> Window:
+    """Return the window of a source that is read where it is."""
+    _, bottom, _, _ = conv.reach
+    common = (conv.H, conv.W, conv.stride_h, conv.stride_w, conv.dtype.itemsize)
+    return Window(*common, False, 1, 0, 0, bottom, conv.W)

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 
 import lowerconv
-from lowerconv.codegen import packing
+from lowerconv.codegen import gathering, packing
+from lowerconv.codegen.amx import configuration, configure_address
 from lowerconv.codegen.isa import ISAS, host_extensions
 from lowerconv.machine.features import instruction_set
 
@@ -37,6 +38,8 @@ EXTENDED = {isa.name: isa for isa in [*HOST_ISAS, ISAS["generic"]]}
 EXTENDED |= {
     isa.name: isa for isa in (isa.extended(*host_extensions(isa.name)) for isa in HOST_ISAS)
 }
+
+TILES = configuration()
 
 by_isa = pytest.mark.parametrize("isa", HOST_ISAS, ids=HOST)
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -68,9 +71,12 @@ def run(job: Job, guarded: Any) -> np.ndarray:
     print(job.name, file=sys.stderr, flush=True)
     if isinstance(job.kernel, tuple):
         name, *rest = job.kernel
-        address = getattr(packing, name)(*rest)
+        address = getattr(gathering if name == "gather_address" else packing, name)(*rest)
     else:
         address = job.kernel.address()
+        if getattr(job.kernel, "tiles", False):  # of this thread, from now on
+            configure = ctypes.CFUNCTYPE(None, ctypes.c_int64)(configure_address(job.kernel.isa))
+            configure(TILES.ctypes.data)
     words: list[int] = []
     dtype = job.arguments[job.result].dtype
     kept, result = [], None  # arrays live as long as their addresses

@@ -139,6 +139,17 @@ def test_the_extensions_of_this_cpu_are_used(on_cpu, monkeypatch):
         assert host_isa() is ISAS[name.partition("+")[0]]
 
 
+@pytest.mark.parametrize("granted", [False, True])
+def test_tiles_are_used_where_the_system_grants_them(granted, on_cpu, monkeypatch):
+    monkeypatch.setattr(simd, "tiles_granted", lambda: granted)
+    on_cpu("avx512", "avx512vnni", "amx-tile", "amx-int8", "amx-bf16")
+    tiles = "+amx-int8+amx-bf16" if granted else ""
+    assert host_isa_extended().name == "avx512+avx512vnni" + tiles
+    forget()
+    monkeypatch.setenv("LOWERCONV_ISA", "avx512+avx512vnni")
+    assert host_isa_extended().name == "avx512+avx512vnni"
+
+
 @pytest.mark.parametrize("value", ["avx512+avx512bf16", "avx512+", "avx2+avx512vnni", "sse+fma"])
 def test_extensions_that_are_not_there_are_refused(value, on_cpu, monkeypatch):
     on_cpu("avx512", "avx512vnni")

@@ -18,12 +18,17 @@ def guarded(array: np.ndarray, place: str, read_only: bool) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    from lowerconv.conv.words.integer import IntegerConv
+    from words import tiled
+
+    from lowerconv.conv.words import integer
 
     results = []
-    for name, place, shapes, options, filters, operands, out in pickle.load(sys.stdin.buffer):
+    for name, place, tiles, shapes, options, filters, operands, out in pickle.load(
+        sys.stdin.buffer
+    ):
         print(name, place, file=sys.stderr, flush=True)
-        plan = IntegerConv(*shapes, **options)
+        integer.tilings = tiled(tiles)  # type: ignore[assignment]
+        plan = integer.IntegerConv(*shapes, **options)
         plan.prepack(**filters)
         here = [guarded(array, place, True) for array in operands]
         results.append(plan(*here, out=guarded(out, place, False)).copy())

@@ -16,13 +16,18 @@ from lowerconv.conv.words import integer
 from lowerconv.conv.words.integer import IntegerConv
 from lowerconv.machine.features import instruction_set
 
-from .words import Problem, from_words, kind_of, random_bytes, random_problem, to_words
+from .words import Problem, from_words, kind_of, random_bytes, random_problem, tiled, to_words
 
 ORDER = ("avx512", "avx2", "sse")
 CPU = instruction_set()
 HOST = [ISAS[name] for name in (ORDER[ORDER.index(CPU) :] if CPU in ORDER else (CPU,))]
 HERE = {isa.name: isa for isa in [*HOST, ISAS["generic"]]}
 HERE |= {isa.name: isa for isa in (isa.extended(*host_extensions(isa.name)) for isa in HOST)}
+TILES = {isa.name: isa for isa in HERE.values() if "amx-int8" in isa.extensions}
+if TILES:  # and what the CPU would have without
+    names = [name for name in host_extensions(CPU) if not name.startswith("amx")]
+    HERE |= {isa.name: isa for isa in (ISAS[CPU].extended(*names),)}
+needs_tiles = pytest.mark.skipif(not TILES, reason="this CPU, or this system, has no AMX")
 by_isa = pytest.mark.parametrize("isa", HERE.values(), ids=HERE)
 
 
@@ -62,6 +67,14 @@ def test_more_random_problems(isa, rng, monkeypatch):
         check(random_problem(rng))
 
 
+@needs_tiles
+@pytest.mark.parametrize("kind", range(5))
+def test_random_problems_in_tiles(kind, rng, monkeypatch):
+    monkeypatch.setattr(integer, "tilings", tiled(kind))
+    plans = [check(random_problem(rng)) for _ in range(12)]
+    assert sum(plan._executable.schedule.tiling.is_tiled for plan in plans) > 3
+
+
 @by_isa
 @pytest.mark.parametrize("kind", ["u8", "s8"])
 def test_extremes_do_not_saturate(isa, kind, monkeypatch):
@@ -73,7 +86,10 @@ def test_extremes_do_not_saturate(isa, kind, monkeypatch):
         x[:, ::3, 2] = 0 if kind == "u8" else 127
         w = np.full((18, 130, 3, 3), -128, np.int8)
         w[::2] = 127
-        check(Problem(x, w, padding=((1, 1), (1, 1)), x_zero=most))
+        problem = Problem(x, w, padding=((1, 1), (1, 1)), x_zero=most)
+        check(problem)
+        monkeypatch.setattr(integer, "tilings", tiled(0))
+        check(problem)
 
 
 SHAPES = {
@@ -85,8 +101,12 @@ SHAPES = {
 }
 
 
+@pytest.mark.parametrize("kind", [None, 0, 1])
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
-def test_any_number_of_threads_gives_the_same(shapes, rng):
+def test_any_number_of_threads_gives_the_same(shapes, kind, rng, monkeypatch):
+    if kind is not None and not TILES:
+        pytest.skip("this CPU, or this system, has no AMX")
+    monkeypatch.setattr(integer, "tilings", tiled(kind))
     x, w = random_bytes(rng, shapes[0], "u8"), random_bytes(rng, shapes[1], "s8")
     K, threads = w.shape[0], lc.get_num_threads()
     numbers = {"scale": np.full(K, 1e-3, np.float32), "shift": np.full(K, 100, np.float32)}
@@ -188,7 +208,8 @@ def test_nothing_outside_the_arrays_is_touched(rng):
         }
         want, place = problem.expected(), PLACES[number % 2]
         out = np.full_like(want, 77)
-        jobs.append((number, place, shapes, options, filters, problem.operands(), out))
+        tiles = number // 2 if TILES and number % 4 > 1 else None
+        jobs.append((number, place, tiles, shapes, options, filters, problem.operands(), out))
         right.append(want)
     path = os.pathsep.join(
         filter(None, [str(Path(lc.__file__).parents[1]), os.environ.get("PYTHONPATH")])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lowerconv.conv.tiling import tilings
 from lowerconv.conv.words.integer import IntegerConv
 
 TYPES = {"u8": np.uint8, "s8": np.int8}
@@ -116,6 +117,17 @@ class Problem:
         if self.out == "float32":
             return np.clip(y, np.float32(low), np.float32(high))
         return to_words(np.clip(np.rint(y), low, high).astype(TYPES[self.out]))
+
+
+def tiled(kind: int | None):
+    """Return what takes the place of `tilings`: tiles of AMX first, where there are some."""
+
+    def found(conv: Any, isa: Any, constant: bool) -> list[Any]:
+        every = tilings(conv, isa, constant)
+        tiles = [tiling for tiling in every if tiling.is_tiled]
+        return tiles[kind % len(tiles) :] if tiles and kind is not None else list(every)
+
+    return found
 
 
 def kind_of(array: np.ndarray) -> str:

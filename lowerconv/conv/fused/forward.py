@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from dataclasses import replace
 
 import numpy as np
 
+from lowerconv.codegen import amx
 from lowerconv.codegen.activation import Activation
+from lowerconv.codegen.amx import configuration, configure_address
+from lowerconv.codegen.gathering import gather_address
 from lowerconv.codegen.microkernel import Microkernel
 from lowerconv.codegen.packing import (
     pad_address,
@@ -15,7 +19,7 @@ from lowerconv.codegen.packing import (
     transpose_address,
     transpose_taps_address,
 )
-from lowerconv.codegen.signatures import TileGeometry
+from lowerconv.codegen.signatures import GatherNumbers, TileGeometry
 from lowerconv.conv import records
 from lowerconv.conv.executable import Array, Options, RecordExecutable
 from lowerconv.conv.fused.kernels import kernel_of, steps_table
@@ -24,7 +28,7 @@ from lowerconv.conv.packed_from import PackedFrom
 from lowerconv.conv.partition import part_table
 from lowerconv.conv.phases import Phase
 from lowerconv.conv.schedule import Schedule
-from lowerconv.conv.tiling import live_taps
+from lowerconv.conv.tiling import is_dense, live_taps
 from lowerconv.runtime.launch import bind_operands, launch
 from lowerconv.runtime.records import fill
 from lowerconv.runtime.team import TeamHandle
@@ -57,6 +61,8 @@ class Forward(RecordExecutable):
         self._packed_from = PackedFrom()
         workers = self._workers()
         fill(self.job, *_schedule_fields(schedule, options.add), self._epilogue(options), workers)
+        if schedule.tiling.is_tiled:
+            fill(self.job, self._gathering())
         for number in range(phases):
             fill(self.job[number : number + 1], self._phase(number))
         scratch_bytes = schedule.workers * workers.scratch_bytes
@@ -108,7 +114,17 @@ class Forward(RecordExecutable):
             return None
         s, conv = self.schedule, self.schedule.conv
         nodes = tuple(sorted(set(s.nodes[: s.workers])))
-        return "panels", s.NR, conv.K, conv.C, conv.taps, conv.groups, conv.transposed, nodes
+        return (
+            "panels",
+            s.tiling.is_tiled,
+            s.NR,
+            conv.K,
+            conv.C,
+            conv.taps,
+            conv.groups,
+            conv.transposed,
+            nodes,
+        )
 
     def use_packed(self, kept: Array) -> None:
         """Keep what another one has packed."""
@@ -123,9 +139,15 @@ class Forward(RecordExecutable):
         """Return where each worker's scratch, parts and packed filters are."""
         s = self.schedule
         packs = not s.tiling.in_place and not s.constant
-        sums_at = s.line_bytes(s.NC * s.conv.taps * s.KC) if packs else 0
+        sums_at = (
+            s.line_bytes(s.NC * (s.filter_items if s.tiling.is_tiled else s.conv.taps * s.KC))
+            if packs
+            else 0
+        )
         padded_at = sums_at + s.line_bytes(s.NC)
         padded = s.line_bytes(s.plane * s.KC) if s.window.padded else 0
+        if s.gathers:
+            padded = s.line_bytes(s.tiling.shapes[0][1] * s.filter_items)
         own = s.nodes[: s.workers]
         copy = _copy_items(s) * s.conv.dtype.itemsize
         numbers = [(copy * n, own[:i].count(n), own.count(n)) for i, n in enumerate(own)]
@@ -142,7 +164,7 @@ class Forward(RecordExecutable):
 
     def _phase(self, number: int) -> records.PhaseRecord:
         """Return the record of a phase; make its microkernels and tables."""
-        s, phase = self.schedule, self.schedule.conv.phases[number]
+        s, phase = self.schedule, self.schedule.tiling.walked(self.schedule.conv.phases[number])
         TH, TW = s.tiling.shapes[number]
         tail = (phase.P % TH or TH, TW) if TH > 1 else (TH, phase.Q % TW or TW)
         rest = s.conv.K - (s.panels - 1) * s.NR
@@ -152,7 +174,11 @@ class Forward(RecordExecutable):
             for size in ((TH, TW), tail)
         ]
         self.kernels += [kernel for kernel, _ in made]
-        tables = self._table_of_rows(number)
+        tables = np.array([[0, s.conv.taps]], np.int64)
+        if s.tiling.is_tiled:
+            self.arrays.append(tables)
+        else:
+            tables = self._table_of_rows(number)
         per_row = s.tiles_per_row(number)
         (_, whole), (_, whole_tail), (_, last), (_, last_tail) = made
         geometry = np.array([self._geometry(phase, width) for width in (TW, tail[1])], np.int64)
@@ -180,10 +206,51 @@ class Forward(RecordExecutable):
     def _geometry(self, phase: Phase, width: int) -> TileGeometry:
         """Return what kernels read of tiles that are so many pixels wide."""
         s = self.schedule
+        item = s.conv.dtype.itemsize
+        line, column = s.plane * item, s.VL * item
+        if s.gathers:
+            line, column = column, s.filter_items * column
         return TileGeometry(
             lanes=(width - 1) % s.VL + 1,
             row=s.conv.stride_h * s.window.pitch,
             out_row=phase.out_row,
+            line=line,
+            column=column,
+            block=s.VL * line,
+        )
+
+    def _gathering(self) -> records.Gathering:
+        """Return what tiles take beside other kernels."""
+        s, conv = self.schedule, self.schedule.conv
+        (phase,) = conv.phases
+        made = records.Gathering(
+            configure=configure_address(s.isa), configuration=self._keep(configuration())
+        )
+        if not s.gathers:
+            return made
+        top, bottom, left, right = conv.reach
+        numbers = GatherNumbers(
+            H=conv.H,
+            W=conv.W,
+            Q=phase.Q,
+            stride_h=conv.stride_h,
+            top=top,
+            bottom=bottom,
+            left=left,
+            right=right,
+            channels=conv.C,
+            taps=conv.taps,
+            panel=s.VL * s.filter_items,
+            value=conv.word_format.padding if conv.word_format else 0,
+        )
+        places = [(row, column, row * conv.W + column) for _, row, column in sorted(phase.taps)]
+        taps = np.array(places, np.int32)
+        return replace(
+            made,
+            gather=gather_address(s.isa, np.dtype(np.int32), conv.stride_w, is_dense(conv)),
+            gather_numbers=self._keep(np.array(numbers, np.int64)),
+            gather_taps=self._keep(taps),
+            gathered_at=int(self.job["padded_at"][0]),
         )
 
     def _table_of_rows(self, number: int) -> np.ndarray:
@@ -248,7 +315,8 @@ def _schedule_fields(s: Schedule, add: bool) -> tuple[object, ...]:
             pieces=s.pieces,
             VL=s.VL,
             filters_from=filters_from,
-            pixels_in_vectors=s.tiling.vectors == "pixels",
+            pixels_in_vectors=s.tiling.vectors != "filters",
+            k_step=amx.SIZE if s.tiling.is_tiled else 1,
         ),
         records.SourceLayout(
             padded=s.window.padded,
@@ -280,7 +348,7 @@ def _schedule_fields(s: Schedule, add: bool) -> tuple[object, ...]:
 
 def _copy_items(s: Schedule) -> int:
     """Return the items of a copy of all packed filters."""
-    items = s.conv.groups * s.panels * s.NR * s.conv.C * s.conv.taps
+    items = s.conv.groups * s.panels * s.NR * s.filter_items
     return -(-(items + slack(s.isa, s.conv.dtype)) // COPY_ALIGN_ITEMS) * COPY_ALIGN_ITEMS
 
 

@@ -65,7 +65,10 @@ def kernel_of(
     """Return the kernel of NR filters and height x width pixels of a phase."""
     conv, out_column, word_format = s.conv, s.conv.phases[number].out_column, s.conv.word_format
     results = ("sums", False) if word_format is None else (word_format.result, word_format.residual)
-    product = _Product(s.isa, conv.dtype, conv.words(s.tiling.vectors), *results, activation)
+    words = conv.words("filters" if s.tiling.vectors == "filters" else "pixels")
+    product = _Product(s.isa, conv.dtype, words, *results, activation)
+    if s.tiling.is_tiled:
+        return _tile_kernel(product, NR, width, s.NR)
     if s.tiling.vectors == "filters":
         row_step = conv.stride_h * s.window.pitch if height > 1 else 0
         filter_step = None if _skips_taps(s, number) else s.NR
@@ -138,6 +141,22 @@ def _pixel_kernel(
         pixel_step=out_column,
         prefetch_pixels=across * VL if prefetches else 0,
         vector_places=tuple(j * out_column for j in row) * height if several else (),
+    )
+
+
+@lru_cache(maxsize=CACHE_SIZE)
+def _tile_kernel(product: _Product, NR: int, width: int, panel: int) -> Made:
+    """Return the kernel of tiles, of NR filters of a panel and so many pixels beside each other."""
+    VL = product.isa.lanes(product.dtype)
+    return _make(
+        product,
+        rows=tuple(range(NR)),
+        columns=tuple(range(0, width, VL)),
+        broadcast_step=panel * VL,
+        vector_step=None,
+        store="rows",
+        tail=width % VL > 0,
+        tiles=True,
     )
 
 
