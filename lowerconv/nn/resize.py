@@ -108,8 +108,6 @@ class Resize(Layer):
     is_capturable = always
     fit: Callable[[Shape], Layer] | None = None
 
-    fit: Callable[[Shape], Layer] | None = None
-
     def __init__(
         self, rows: tuple[np.ndarray, np.ndarray], columns: tuple[np.ndarray, np.ndarray]
     ) -> None:
