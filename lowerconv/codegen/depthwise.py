@@ -60,7 +60,7 @@ class PlaneKernel(Kernel):
     activation: Activation = RELU
 
     def emit(self, e: Emitter) -> None:
-        """Write ``plane(source, filter, bias, out, rows, mode, numbers, constants)``."""
+        """Write ``plane(source, filter, bias, out, first, rows, mode, numbers, constants)``."""
         if self.gradient:
             self._gradient(e)
         else:
@@ -86,7 +86,7 @@ class PlaneKernel(Kernel):
         return e.loop(b.zext(b.icmp_signed(">", rest, e.constant(0)), I64), tail, carried)
 
     def _result(self, e: Emitter) -> None:
-        source, filter_, bias, out, rows, mode, numbers, constants = e.arguments
+        source, filter_, bias, out, _, rows, mode, numbers, constants = e.arguments
         b = e.builder
         Q, out_row = e.number(numbers, 0), e.number(numbers, 1)
         start = e.broadcast(bias, 0)
@@ -149,7 +149,7 @@ class PlaneKernel(Kernel):
 
     def _gradient(self, e: Emitter) -> None:
         """Add ``dy * x`` to the vectors of sums at `filter`; `out` is dy."""
-        source, filter_, _, dy, rows, mode, numbers, _ = e.arguments
+        source, filter_, _, dy, _, rows, mode, numbers, _ = e.arguments
         b = e.builder
         Q, out_row = e.number(numbers, 0), e.number(numbers, 1)
         add = Epilogue(e, mode).adds

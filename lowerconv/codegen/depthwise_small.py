@@ -63,7 +63,7 @@ class SmallPlaneKernel(Kernel):
     activation: Activation = RELU
 
     def emit(self, e: Emitter) -> None:
-        """Write ``plane(source, filter, bias, out, rows, mode, numbers, constants)``."""
+        """Write ``plane(source, filter, bias, out, first, rows, mode, numbers, constants)``."""
         if self.gradient:
             self._gradient(e)
         else:
@@ -101,7 +101,7 @@ class SmallPlaneKernel(Kernel):
                 yield p, i, shifted[column]
 
     def _result(self, e: Emitter) -> None:
-        _, filter_, bias, out, _, mode, numbers, constants = e.arguments
+        _, filter_, bias, out, _, _, mode, numbers, constants = e.arguments
         b = e.builder
         pixels, out_row = self.Q or e.number(numbers, 0), e.number(numbers, 1)
         start = e.broadcast(bias, 0)
@@ -124,7 +124,7 @@ class SmallPlaneKernel(Kernel):
 
     def _gradient(self, e: Emitter) -> None:
         """Add ``dy * x`` to the vectors of sums at `filter`; `out` is dy."""
-        _, filter_, _, dy, _, mode, numbers, _ = e.arguments
+        _, filter_, _, dy, _, _, mode, numbers, _ = e.arguments
         b = e.builder
         pixels, out_row = self.Q or e.number(numbers, 0), e.number(numbers, 1)
         add = Epilogue(e, mode).adds

@@ -6,6 +6,9 @@ Each thread has a count of its own jobs, in a slot that nobody but the caller wr
                                          |                                        ^
     serve(w):                  spin on jobs[w], or sleep -> wake 2w+1, 2w+2 -> work -> pending -= 1
 
+Work is claimed before it begins: what a thread that sleeps, or whose core is taken, has not begun
+when the caller has done its own, the caller does for it.
+
 A thread that waits spins for a while, because the next job of a network is microseconds away, and
 then sleeps in the kernel until its counter changes (futex(2), Linux; elsewhere it naps and looks
 again).  Who is woken wakes two others before it works, so that many are awake in few steps.
@@ -23,6 +26,7 @@ import ctypes
 import platform
 import sys
 import time
+import timeit
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -42,7 +46,7 @@ FUNCTION, JOB, WORKERS, SYSTEM, SPINS = range(5)
 NEXT_ROW, ROWS_END, NEXT_FRAME, FRAMES_END, MISSED = range(5, 10)
 ROW = 3  # words: function, job, workers
 PENDING, CALLER_ASLEEP = SLOT_WORDS, SLOT_WORDS + 1
-JOBS, ASLEEP = 0, 1  # in the slot of a worker, or of any counter that threads wait for
+JOBS, ASLEEP, CLAIMED = 0, 1, 2  # in the slot of a worker, or of any counter that threads wait for
 FIRST_SLOT = 2  # that of worker 0, which has none: the others follow
 
 LAUNCH_ARGUMENTS = ("state", "function", "job", "workers", "frame_bytes")
@@ -76,11 +80,7 @@ def system_address() -> int:
 def spin_turns(seconds: float) -> int:
     """Return how many turns of waiting take so long: a pause takes 10 to 140 cycles."""
     idle = ctypes.CFUNCTYPE(None, ctypes.c_int64)(address("idle"))
-    shortest = float("inf")
-    for _ in range(3):
-        begin = time.perf_counter()
-        idle(1000)
-        shortest = min(shortest, time.perf_counter() - begin)
+    shortest = min(timeit.repeat(lambda: idle(1000), number=1, repeat=3))
     return max(1, int(seconds / shortest * 1000))
 
 
@@ -125,6 +125,14 @@ class _Writer(Builder):
     def count(self, pointer: ir.Value) -> None:
         """Count one more, where nobody else writes."""
         self.write(self.builder.add(self.builder.load(pointer), self.constant(1, I32)), pointer)
+
+    def claim(self, worker: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Claim the latest job of a worker; return its number, and whether nobody else had it."""
+        builder, claimed = self.builder, self.count_of(worker, CLAIMED)
+        number = self.read(self.count_of(worker, JOBS))
+        before = builder.sub(number, self.constant(1, I32))
+        pair = builder.cmpxchg(claimed, before, number, "acq_rel", "acquire")
+        return number, builder.extract_value(pair, 1)
 
     def pause(self) -> None:
         """Tell the core that this thread waits: its sibling may have what it does not use."""
@@ -171,8 +179,7 @@ class _Writer(Builder):
     ) -> None:
         """Wait until ``done(what is at pointer)``: look a number of times, then sleep; again."""
         builder = self.builder
-        names = ("wait", "look", "again", "vain", "got")
-        wait, look, again, vain, got = (self.block(name) for name in names)
+        wait, look, again, vain, got = map(self.block, ("wait", "look", "again", "vain", "got"))
         builder.branch(wait)
         builder.position_at_end(wait)
         limit = self.word(SPINS)
@@ -202,8 +209,7 @@ def _serve() -> ir.Module:
     w = _Writer("serve", "state", "worker")
     builder, worker = w.builder, w.arguments[1]
     entry = builder.block
-    following, work, end = (w.block(name) for name in ("next", "work", "end"))
-    one = w.constant(1, I32)
+    following, own, work, end = map(w.block, ("next", "own", "work", "end"))
     jobs, asleep = w.count_of(worker, JOBS), w.count_of(worker, ASLEEP)
     builder.branch(following)
 
@@ -211,21 +217,24 @@ def _serve() -> ir.Module:
     seen = builder.phi(I32)
     seen.add_incoming(w.constant(0, I32), entry)
     w.wait(jobs, asleep, lambda count: builder.icmp_unsigned("!=", count, seen))
-    function, job, workers = w.word(FUNCTION), w.word(JOB), w.word(WORKERS)
-    twice = builder.add(worker, worker)
-    one_of, other_of = (builder.add(twice, w.constant(number)) for number in (1, 2))
-    w.wake_children(one_of, other_of, workers)
+    first = builder.add(builder.add(worker, worker), w.constant(1))
+    w.wake_children(first, builder.add(first, w.constant(1)), w.word(WORKERS))
+    number, is_own = w.claim(worker)
+    seen.add_incoming(number, builder.block)
+    builder.cbranch(is_own, own, following)
+
+    builder.position_at_end(own)  # the caller waits for it, and words stay as they are
+    function, job = w.word(FUNCTION), w.word(JOB)
     builder.cbranch(builder.icmp_unsigned("==", function, w.constant(0)), end, work)
 
     builder.position_at_end(work)
     w.call(function, [job, worker])
     pending = w.place(PENDING, I32)
-    left = builder.atomic_rmw("sub", pending, one, "acq_rel")
-    with builder.if_then(builder.icmp_unsigned("==", left, one)):
+    left = builder.atomic_rmw("sub", pending, w.constant(1, I32), "acq_rel")
+    with builder.if_then(builder.icmp_unsigned("==", left, w.constant(1, I32))):
         builder.fence("seq_cst")
         w.wake_if(w.place(CALLER_ASLEEP, I32), pending)
-    # The next job cannot have come before this one was reported.
-    seen.add_incoming(builder.add(seen, one), builder.block)
+    seen.add_incoming(number, builder.block)
     builder.branch(following)
 
     builder.position_at_end(end)
@@ -256,6 +265,14 @@ def _write_launch(w: _Writer, function: ir.Value, job: ir.Value, workers: ir.Val
     w.wake_children(w.constant(1), w.constant(2), workers)
     with builder.if_then(builder.icmp_unsigned("!=", function, w.constant(0))):
         w.call(function, [job, w.constant(0)])
+
+        def do_for(i: ir.Value, _: object) -> None:  # a thread that has not begun
+            worker = builder.add(i, w.constant(1))
+            with builder.if_then(w.claim(worker)[1]):
+                w.call(function, [job, worker])
+                builder.atomic_rmw("sub", pending, w.constant(1, I32), "acq_rel")
+
+        w.loop(others, do_for)
         w.wait(pending, asleep, lambda left: builder.icmp_unsigned("==", left, w.constant(0, I32)))
 
 
@@ -325,7 +342,7 @@ def _idle() -> ir.Module:
 
 
 def _counter(w: _Writer, field: int) -> ir.Value:
-    """Return a pointer to a counter, or to the word that says whether somebody sleeps for it."""
+    """Return a pointer to a field of a counter's line."""
     return w.pointer(w.builder.add(w.arguments[1], w.constant(8 * field)), I32)
 
 

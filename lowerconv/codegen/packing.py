@@ -15,6 +15,7 @@ from lowerconv.codegen.emit import I64, Emitter
 from lowerconv.codegen.isa import LINE, Isa
 from lowerconv.codegen.kernel import kernel_address
 from lowerconv.codegen.signatures import Pad, Prefetch, SumLanes, Transpose, TransposeTaps
+from lowerconv.codegen.transposing import pick
 
 AHEAD = 8  # blocks that are prefetched ahead
 
@@ -114,16 +115,7 @@ def _pad_phases(e: Emitter, step: int) -> None:
     def split(values: list[ir.Value], data: ir.Value, block: ir.Value) -> None:
         """Store every `step`-th lane of some vectors at the same place of each segment."""
         for phase in range(step):
-            wanted = [divmod(i * step + phase, e.lanes) for i in range(e.lanes)]
-            picked = e.shuffle(
-                values[0],
-                values[1],
-                [v * e.lanes + j for v, j in wanted if v < 2]
-                + [0] * sum(v >= 2 for v, _ in wanted),
-            )
-            for part in range(2, step):
-                choice = [e.lanes + j if v == part else i for i, (v, j) in enumerate(wanted)]
-                picked = e.shuffle(picked, values[part], choice)
+            picked = pick(e, values, phase)
             to = e.offset(data, b.mul(segment, e.constant(phase)))
             e.store(picked, e.offset(to, b.mul(block, lanes)), 0)
 

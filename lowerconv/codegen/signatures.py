@@ -64,8 +64,9 @@ class Plane(NamedTuple):
     source: int  # address of the first row that pixel row 0 reads
     filter: int  # address of the taps, or of a vector of sums for each tap
     bias: int  #   address of the item that sums start from
-    out: int  #    address of the result; of dy, for a gradient
-    rows: int  #   of the result
+    out: int  #    address of the first row of the result; of dy, for a gradient
+    first: int  #  number of that row of pixels
+    rows: int  #   of pixels
     mode: int  #   as of `Tile`
     geometry: int  # address of `PlaneGeometry`
     constants: int  # as of `Tile`
@@ -76,7 +77,10 @@ class PlaneGeometry(NamedTuple):
 
     Q: int  #          pixels of a row
     out_row: int  #    of the result, from one row of pixels to the next
-    W: int  #          of the source, for planes that fit a vector
+    W: int  #          of the source
+    H: int
+    out_W: int  #      of the result
+    out_H: int
 
 
 class Pad(NamedTuple):

@@ -1,4 +1,4 @@
-"""Squares of vectors transposed in registers, by exchanging ever larger blocks."""
+"""Lanes of vectors moved in registers: squares transposed, vectors picked from, and joined."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from llvmlite import ir
 def transpose(e: Any, rows: Sequence[ir.Value], run: int = 1) -> list[ir.Value]:
     """Return the columns of a square of vectors, whose items are runs of so many lanes.
 
-    `e` is an `emit.Builder`, which imports this.  Every stage leaves blocks of 2, 4, ... items in
-    place: log2(n) stages of n shuffles.
+    `e` is an `emit.Builder`, which imports this.  They are transposed by exchanging ever larger
+    blocks: every stage leaves blocks of 2, 4, ... items in place: log2(n) stages of n shuffles.
     """
     rows = list(rows)
     size, lanes = len(rows), rows[0].type.count
@@ -28,3 +28,32 @@ def transpose(e: Any, rows: Sequence[ir.Value], run: int = 1) -> list[ir.Value]:
                 result[i + block] = e.shuffle(rows[i], rows[i + block], high)
         block, rows = 2 * block, result
     return rows
+
+
+def pick(e: Any, values: Sequence[ir.Value], first: int) -> ir.Value:
+    """Return every n-th lane, from one on, of n vectors that lie one behind the other."""
+    step, lanes = len(values), e.lanes
+    if step == 1:
+        return values[0]
+    wanted = [divmod(i * step + first, lanes) for i in range(lanes)]
+    picked = e.shuffle(values[0], values[1], [v * lanes + j if v < 2 else 0 for v, j in wanted])
+    for part in range(2, step):
+        choice = [lanes + j if v == part else i for i, (v, j) in enumerate(wanted)]
+        picked = e.shuffle(picked, values[part], choice)
+    return picked
+
+
+def interleave(e: Any, values: Sequence[ir.Value], step: int) -> list[ir.Value]:
+    """Return vectors of lanes that come in turn; any come where `values` are fewer than `step`."""
+    if step == 1:
+        return list(values)
+    pieces = []
+    for part in range(step):
+        wanted = [divmod(part * e.lanes + i, step) for i in range(e.lanes)]
+        other = values[min(1, len(values) - 1)]
+        piece = e.shuffle(values[0], other, [e.lanes * min(n, 1) + j for j, n in wanted])
+        for number in range(2, len(values)):
+            choice = [e.lanes + j if n == number else i for i, (j, n) in enumerate(wanted)]
+            piece = e.shuffle(piece, values[number], choice)
+        pieces.append(piece)
+    return pieces

@@ -52,7 +52,8 @@ class Convolution:
     stride_w: int
     taps: int  # of the filters
     transposed: bool  # filters come as [channel][result][tap]
-    out_plane: int
+    out_H: int  # of the result
+    out_W: int
     phases: tuple[Phase, ...]
     dtype: np.dtype  # of the sums, and of items, which are words where there is a `word_format`
     word_format: WordFormat | None = None
@@ -68,6 +69,11 @@ class Convolution:
     def words(self, vectors: str) -> Words | None:
         """Return the words of the microkernel, where ``"pixels"`` or ``"filters"`` fill vectors."""
         return self.word_format.words(vectors) if self.word_format else None
+
+    @property
+    def out_plane(self) -> int:
+        """Items of a plane of the result."""
+        return self.out_H * self.out_W
 
     @property
     def filters_per_item(self) -> int:
@@ -114,7 +120,8 @@ def forward_convolution(problem: ConvProblem) -> Convolution:
         stride_w=g.stride_w,
         taps=g.R * g.S,
         transposed=False,
-        out_plane=P * Q,
+        out_H=P,
+        out_W=Q,
         phases=(Phase(P, Q, taps, 0, Q, 1),),
         dtype=problem.dtype,
     )
@@ -160,7 +167,8 @@ def input_grad_convolution(problem: ConvProblem) -> Convolution:
         stride_w=1,
         taps=g.R * g.S,
         transposed=True,
-        out_plane=H * W,
+        out_H=H,
+        out_W=W,
         phases=tuple(phases),
         dtype=problem.dtype,
     )

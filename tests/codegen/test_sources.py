@@ -10,6 +10,7 @@ import pytest
 import lowerconv
 from lowerconv.codegen import fork_join, jit, packing, sources, transforms
 from lowerconv.codegen.depthwise import PlaneKernel
+from lowerconv.codegen.depthwise_in_place import GradientInPlace
 from lowerconv.codegen.depthwise_small import SmallPlaneKernel
 from lowerconv.codegen.isa import host_isa
 from lowerconv.codegen.microkernel import Microkernel
@@ -97,6 +98,9 @@ KERNELS = {
     "microkernel": Microkernel(ISA, DTYPE, (0, 1), (0,), 2, 8, "rows").address,
     "depthwise": PlaneKernel(ISA, DTYPE, ((0, 0),), 9, 1, 0, 1).address,
     "depthwise_small": SmallPlaneKernel(ISA, DTYPE, ((0, 0, 0),), 2, 2, 2, 2, 1, 1, 1, 1).address,
+    "depthwise_in_place": GradientInPlace(
+        ISA, DTYPE, ((0, 0, ((0, 0, 0),)),), 1, 1, 1, 1, 1
+    ).address,
     "packing": lambda: packing.transpose_address.__wrapped__(ISA, DTYPE),
     "transforms": lambda: transforms.planes_to_vectors_address.__wrapped__(ISA, DTYPE),
     "fork_join": lambda: fork_join.address.__wrapped__("idle"),
@@ -112,8 +116,10 @@ EDITS = {
     "codegen/epilogue": ALL - {"packing", "fork_join"},
     "codegen/transposing": ALL,
     "codegen/pixels": {"microkernel", "depthwise", "depthwise_small"},
+    "codegen/planes": {"depthwise_in_place"},
     "codegen/microkernel": {"microkernel"},
     "codegen/depthwise": {"depthwise"},
+    "codegen/depthwise_in_place": {"depthwise_in_place"},
     "codegen/depthwise_small": {"depthwise_small"},
     "codegen/packing": {"packing"},
     "codegen/transforms": {"transforms"},

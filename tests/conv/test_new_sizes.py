@@ -10,7 +10,6 @@ from lowerconv.codegen.activation import Activation
 from lowerconv.codegen.isa import host_isa
 from lowerconv.codegen.kernel import Kernel
 from lowerconv.conv import fused
-from lowerconv.conv.depthwise import planes
 from lowerconv.conv.executable import Options
 from lowerconv.conv.fused import kernels
 from lowerconv.conv.plan import ConvPlan
@@ -33,10 +32,7 @@ KINDS = {
 @pytest.fixture
 def uncompiled(monkeypatch):
     """Let plans be made, that nobody calls, without compiling their kernels."""
-    caches = (
-        *(kernels._filter_kernel, kernels._pixel_kernel, fused._pattern),
-        *(planes._small_kernel, planes._plane_kernel),
-    )
+    caches = kernels._filter_kernel, kernels._pixel_kernel, fused._pattern
     for cache in caches:
         cache.cache_clear()
     monkeypatch.setattr(Kernel, "address", lambda kernel: 0)

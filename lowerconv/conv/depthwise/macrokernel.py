@@ -129,6 +129,7 @@ def _results(jobs, image, group, band, slot):
                         filter=job.filters + number * job.taps * item,
                         bias=bias,
                         out=job.target + to * item,
+                        first=row,
                         rows=rows,
                         mode=mode,
                         geometry=phase.geometry,
@@ -181,7 +182,10 @@ def _gradients(jobs, image, group, band, slot, sums):
                 part = parts[i]
                 at = sums + (pair + part.first_tap) * job.VL * item
                 dy_at = job.filters + dy * item
-                own = Plane(source, at, job.zeros, dy_at, rows, mode, part.geometry, np.int64(0))
+                first_row, constants = band * job.band, np.int64(0)
+                own = Plane(
+                    source, at, job.zeros, dy_at, first_row, rows, mode, part.geometry, constants
+                )
                 call(part.kernel, own)
 
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from math import ceil
 
 import numpy as np
 
 from lowerconv.codegen.activation import Activation
 from lowerconv.codegen.depthwise import PlaneKernel
+from lowerconv.codegen.depthwise_in_place import GradientInPlace, ResultsInPlace
 from lowerconv.codegen.depthwise_small import SmallPlaneKernel
-from lowerconv.codegen.isa import LINE, Isa
+from lowerconv.codegen.isa import LINE
+from lowerconv.codegen.kernel import Kernel
 from lowerconv.codegen.packing import pad_address, sum_lanes_address
+from lowerconv.codegen.planes import InPlaceKernel
 from lowerconv.codegen.signatures import PlaneGeometry
 from lowerconv.conv.depthwise import macrokernel
 from lowerconv.conv.depthwise.schedule import PlaneSchedule
 from lowerconv.conv.executable import Array, Options, RecordExecutable
-from lowerconv.conv.phases import CACHE_SIZE, Phase
+from lowerconv.conv.phases import Phase
 from lowerconv.conv.window import balanced
 from lowerconv.runtime.launch import bind_operands, launch
 from lowerconv.runtime.records import fill
@@ -42,7 +44,7 @@ class Planes(RecordExecutable):
         s = schedule
         phases = [
             (phase, phase.taps[first : first + most], first)
-            for phase in s.conv.phases
+            for phase in s.conv.phases[: 1 if s.in_place else None]  # all of them together
             for most in (s.taps_at_once if s.gradient else max(1, len(phase.taps)),)
             for first in range(0, max(1, len(phase.taps)), most)
         ]
@@ -54,8 +56,9 @@ class Planes(RecordExecutable):
         workers = _workers(s, zeros, len(phases), options.add)
         fill(self.job, *_schedule_fields(s), self._epilogue(options), workers)
         for number, (phase, taps, first) in enumerate(phases):
-            kernel, address = _kernel(s, phase, taps, self.activation)
+            kernel = _kernel(s, phase, taps, self.activation)
             self.kernels.append(kernel)
+            address = kernel.address()
             own = macrokernel.PlanePhase(
                 phase.P, phase.out_offset, phase.out_row, address, self._geometry(phase), first
             )
@@ -64,8 +67,15 @@ class Planes(RecordExecutable):
 
     def _geometry(self, phase: Phase) -> int:
         """Return the address of what the kernel of a phase reads."""
-        s = self.schedule
-        geometry = PlaneGeometry(Q=phase.Q, out_row=phase.out_row, W=s.conv.W)
+        conv = self.schedule.conv
+        geometry = PlaneGeometry(
+            Q=phase.Q,
+            out_row=phase.out_row,
+            W=conv.W,
+            H=conv.H,
+            out_W=conv.out_W,
+            out_H=conv.out_H,
+        )
         return self._keep(np.array(geometry, np.int64))
 
     def run(
@@ -79,7 +89,7 @@ class Planes(RecordExecutable):
     def explain(self) -> dict[str, str]:
         """Return the decisions, for people."""
         s, kernel = self.schedule, self.kernels[0]
-        assert isinstance(kernel, (PlaneKernel, SmallPlaneKernel))
+        assert isinstance(kernel, (InPlaceKernel, PlaneKernel, SmallPlaneKernel))
         Q = s.conv.phases[0].Q
         return {
             "instructions": s.isa.name,
@@ -89,82 +99,52 @@ class Planes(RecordExecutable):
         }
 
 
-Made = tuple["PlaneKernel | SmallPlaneKernel", int]  # a kernel and its address
-
-
-def _kernel(s: PlaneSchedule, phase: Phase, taps: Taps, activation: Activation) -> Made:
-    """Return the kernel of some taps of a phase."""
+def _kernel(s: PlaneSchedule, phase: Phase, taps: Taps, activation: Activation) -> Kernel:
+    """Return the kernel of some taps of a phase; planes in place have all phases in one."""
     conv, masks = s.conv, s.isa.masks
-    common = phase.out_column, s.gradient, activation
+    if s.in_place:
+        return _in_place(s, phase, taps, activation)
     if s.small:
-        together = balanced(phase.P, s.rows_at_once)
-        widths = (None, None) if masks else (conv.W, phase.Q)
-        extents = conv.H, phase.P, *widths, conv.stride_h, conv.stride_w
-        return _small_kernel(s.isa, conv.dtype, taps, *extents, together, *common)
-    together, rest = balanced(s.band, s.rows_at_once), None if masks else phase.Q % s.VL
-    places = tuple((tap, s.window.place(row, column)) for tap, row, column in taps)
-    row_step = conv.stride_h * s.window.pitch
-    return _plane_kernel(s.isa, conv.dtype, places, row_step, rest, together, *common)
-
-
-@lru_cache(maxsize=CACHE_SIZE)
-def _small_kernel(
-    isa: Isa,
-    dtype: np.dtype,
-    taps: Taps,
-    H: int,
-    P: int,
-    W: int | None,
-    Q: int | None,
-    stride_h: int,
-    stride_w: int,
-    together: int,
-    out_column: int,
-    gradient: bool,
-    activation: Activation,
-) -> Made:
-    kernel = SmallPlaneKernel(
-        isa,
-        dtype,
-        taps,
-        H=H,
-        P=P,
-        W=W,
-        Q=Q,
-        stride_h=stride_h,
-        stride_w=stride_w,
-        out_column=out_column,
-        together=together,
-        gradient=gradient,
+        return SmallPlaneKernel(
+            s.isa,
+            conv.dtype,
+            taps,
+            H=conv.H,
+            P=phase.P,
+            W=None if masks else conv.W,
+            Q=None if masks else phase.Q,
+            stride_h=conv.stride_h,
+            stride_w=conv.stride_w,
+            out_column=phase.out_column,
+            together=balanced(phase.P, s.rows_at_once),
+            gradient=s.gradient,
+            activation=activation,
+        )
+    return PlaneKernel(
+        s.isa,
+        conv.dtype,
+        tuple((tap, s.window.place(row, column)) for tap, row, column in taps),
+        row_step=conv.stride_h * s.window.pitch,
+        out_column=phase.out_column,
+        rest=None if masks else phase.Q % s.VL,
+        together=balanced(s.band, s.rows_at_once),
+        gradient=s.gradient,
         activation=activation,
     )
-    return kernel, kernel.address()
 
 
-@lru_cache(maxsize=CACHE_SIZE)
-def _plane_kernel(
-    isa: Isa,
-    dtype: np.dtype,
-    places: tuple[tuple[int, int], ...],
-    row_step: int,
-    rest: int | None,
-    together: int,
-    out_column: int,
-    gradient: bool,
-    activation: Activation,
-) -> Made:
-    kernel = PlaneKernel(
-        isa,
-        dtype,
-        places,
-        row_step=row_step,
-        out_column=out_column,
-        rest=rest,
-        together=together,
-        gradient=gradient,
-        activation=activation,
-    )
-    return kernel, kernel.address()
+def _in_place(s: PlaneSchedule, phase: Phase, taps: Taps, activation: Activation) -> InPlaceKernel:
+    """Return the kernel of some taps of the one phase, or of all phases."""
+    conv = s.conv
+    out_rows = phase.out_row // conv.out_W
+    # Rows that are left over are computed one at a time.
+    band, most = max(1, min(s.band, conv.out_H // out_rows)), s.rows_at_once
+    together = min(range(min(band, most), most // 2, -1), key=lambda rows: band % rows, default=1)
+    strides = conv.stride_h, conv.stride_w, out_rows, phase.out_column
+    if s.gradient:
+        return GradientInPlace(s.isa, conv.dtype, ((0, 0, taps),), *strides, together)
+    phases = tuple((*divmod(each.out_offset, conv.out_W), each.taps) for each in conv.phases)
+    return ResultsInPlace(s.isa, conv.dtype, phases, *strides, together, activation)
 
 
 def _schedule_fields(s: PlaneSchedule) -> tuple[object, ...]:

@@ -23,6 +23,7 @@ GROUPS_MIN = 8  # of a weight gradient, which is shared out by groups
 FEW = {"forward": 4, "input_grad": 4, "weight_grad": 16}  # products of a pixel
 TOGETHER, SLOTS_BYTES = 16, 32 * 1024  # groups padded at a time, in L1
 PITCHES = 16  # vectors of a row, up to which there is a kernel for each number
+ROWS = 16  # of sums, of all phases, in registers
 BAND_BYTES = 128 * 1024  # of a padded band of one plane
 
 
@@ -36,6 +37,8 @@ class PlaneSchedule(BaseSchedule):
         Whether it is the weight gradient.
     window : Window
         Where the pixels of a band read the source.
+    in_place : bool
+        Whether planes are read as they lie, with masks where there are no pixels.
     small : bool
         Whether rows fit a vector, and a plane is so small that all its products are written out.
     padded : bool
@@ -51,6 +54,7 @@ class PlaneSchedule(BaseSchedule):
 
     gradient: bool
     window: Window
+    in_place: bool
     small: bool
     padded: bool
     band: int
@@ -71,8 +75,16 @@ class PlaneSchedule(BaseSchedule):
 
     @property
     def rows_at_once(self) -> int:
-        """Rows of the result whose sums are kept in registers."""
-        return 7 if self.isa.registers >= 32 else 3
+        """Rows of pixels whose sums are kept in registers, at most."""
+        if not self.in_place:
+            return 7 if self.isa.registers >= 32 else 3
+        conv, taps = self.conv, max(1, self.conv.taps)
+        if self.gradient:  # beside the sums of the taps
+            most = self.isa.registers - min(taps, self.taps_at_once) - 3
+        else:
+            most = ROWS // len(conv.phases)
+        strided = 4 if conv.stride_h > 1 else 7
+        return max(1, min(strided, most, PRODUCTS_MAX // taps))
 
     @property
     def taps_at_once(self) -> int:
@@ -119,8 +131,9 @@ def make_plane_schedule(
     P = max(phase.P for phase in conv.phases)
     band = P
     # Decided without regard to the threads, because the order of the sums is another.
-    small = _is_small(conv, VL)
-    padded = view.padded and not small
+    small = _is_small(conv, VL) and not (isa.masks and len(conv.phases) > 1)
+    in_place = isa.masks and not small
+    padded = view.padded and not small and not in_place
     if padded:
         view = replace(view, pitch=_coarse(view, VL))
         while band > 1 and view.plane(band) * item > BAND_BYTES:
@@ -142,6 +155,7 @@ def make_plane_schedule(
         nodes=nodes,
         gradient=gradient,
         window=view,
+        in_place=in_place,
         small=small,
         padded=padded,
         band=band,
