@@ -147,9 +147,6 @@ ELSEWHERE = {
     "nn.explain.Explanation": "numbers and texts",
     "nn.explain.LayerReport": "numbers and texts",
     # of microkernels that are timed
-    "bench.microkernels.Chains": "addresses of a call",
-    "bench.microkernels.Repeat": "addresses of a call",
-    "bench.microkernels.Loop": "a function, and what it computes",
     # of integer networks
     "quant.chains.Chain": "nodes of a graph",
     "quant.lower.Source": "a value of a graph",
