@@ -29,7 +29,7 @@ def on_words(request):
 
 def passes(network):
     """Return the passes of all convolutions that compute some images at a time, by layer."""
-    frames = [frame for _, frame in network._use.own.here.current.steps]
+    frames = [frame for _, frame in network._use.own.execution.current.steps]
     return {
         (frame.name, op): frame.kept[op]
         for frame in frames
