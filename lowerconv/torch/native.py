@@ -146,9 +146,9 @@ class NativeNetwork(TorchNetwork):
         for count in (3, 7):
             shape = (count, *batch.shape[1:])
             other = torch.empty(shape, dtype=batch.dtype, device="meta")
+            Graph(self, shape, array_of(batch).dtype, True)  # errors name operators
             if not self.exported.accepts((other,)):
                 raise UnsupportedError("it does something else with a batch of another size")
-            Graph(self, shape, array_of(batch).dtype, True)
 
     def _check_answers(self, batch: torch.Tensor) -> None:
         """Raise UnsupportedError where the module does something else in evaluation."""
