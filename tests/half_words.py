@@ -13,8 +13,16 @@ from lowerconv.conv.words import halves
 from lowerconv.machine.features import instruction_set
 
 CPU = ISAS[instruction_set()]
-# The dot product without instructions for it, and with those that the CPU has.
-ISAS_OF_WORDS = {isa.name: isa for isa in (CPU, CPU.extended(*host_extensions(CPU.name)))}
+HAS = host_extensions(CPU.name)
+# The dot product without instructions for it, with those that the CPU has, and with tiles.
+ISAS_OF_WORDS = {
+    isa.name: isa
+    for isa in (
+        CPU,
+        CPU.extended(*(name for name in HAS if not name.startswith("amx"))),
+        CPU.extended(*HAS),
+    )
+}
 
 
 @contextmanager

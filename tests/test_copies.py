@@ -50,7 +50,8 @@ PLAIN = """
     parallel.trace.chrome.Transfer parallel.trace.clocks.Alignment parallel.trace.clocks.Reading
     parallel.trace.summary.Summary runtime.records.Operands train.checkpoint.Checkpoint
     nn.conv_pieces.Piece nn.convolve_nd.WindowArguments nn.optim.optimizer.Weights
-    codegen.activation.Activation codegen.dots.Dot codegen.dots.Words
+    codegen.activation.Activation codegen.dots.Dot codegen.dots.Words conv.words.tile_weights.Axis
+    conv.words.tile_weights.Geometry
     conv.word_format.WordFormat ops.transpose.Gather conv.blas.im2col.Block nn.windows.Windows
     bench.microkernels.Chains bench.microkernels.Repeat
     ops.fixed_point.Rounding quant.fixed_point.FixedPoint quant.fixed_point.RoundedUpdates
@@ -69,6 +70,7 @@ GROUPS = (
     "conv.macrokernel_weights.",
     "conv.records.",
     "conv.winograd.records.",
+    "conv.words.tile_weights_nest.",
     *("ops.batch_norm", "ops.blocks.", "ops.elementwise.", "ops.images.", "ops.max_pool."),
     *("ops.normalise.", "ops.response_norm.", "ops.windows."),
 )

@@ -123,6 +123,15 @@ class TransposeTaps(NamedTuple):
     lanes: int
 
 
+class JoinTaps(NamedTuple):
+    """Filters ``[channel][tap]`` of float32 become words of two channels of bf16; see `joining`."""
+
+    source: int
+    channels: int
+    taps: int
+    target: int
+
+
 class Gather(NamedTuple):
     """Panels ``[channel, tap][16 pixels]`` of some pixels of an image; see `gathering`."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
+from lowerconv.codegen.amx import SIZE
 from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.signatures import Pad, Transpose, TransposeTaps
 from lowerconv.conv.records import PACKED_FROM_FORWARD
@@ -74,34 +75,52 @@ def pack_panel(job, group, channel, channels, panel, target, exact):
 
 @internal
 def pack_tiles(job, group, panel, target):
-    """Pack a panel of filters for tiles, ``[step of k][NR filters][k_step words]``.
+    """Pack a panel of filters for tiles, ``[step of k][NR filters][SIZE words]``.
 
-    Zeros are behind the last word of k, and where no filters are.
+    Zeros are behind the last word of k; what no filters are is not written.
     """
-    size, k = job.k_step, job.C * job.taps
-    steps = (k + size - 1) // size
+    k, K = job.C * job.taps, job.K
+    steps = (k + SIZE - 1) // SIZE
     begin = panel * job.NR
-    valid = min(job.NR, job.K - begin)
-    channel_step, filter_step = job.taps, k
-    if job.filters_from != PACKED_FROM_FORWARD:  # filters come as [channel][filter][tap]
-        channel_step, filter_step = job.K * job.taps, job.taps
-    first = job.filters + (group * job.K * k + begin * filter_step) * job.itemsize
-    reach = (valid - 1) * filter_step + (job.C - 1) * channel_step + job.taps
-    source = carray(pointer(first), reach, np.int32)
-    to = carray(pointer(target), (steps, job.NR, size), np.int32)
-    for i in range(job.NR):
-        step, place = 0, 0
-        for channel in range(job.C if i < valid else 0):
-            at = i * filter_step + channel * channel_step
-            for tap in range(job.taps):
-                to[step, i, place] = source[at + tap]
-                place += 1
-                if place == size:
-                    step, place = step + 1, 0
-        while step < steps:
-            for rest in range(place, size):
-                to[step, i, rest] = 0
-            step, place = step + 1, 0
+    valid = min(job.NR, K - begin)
+    to = carray(pointer(target), (steps, job.NR, SIZE), np.int32)
+    first = job.filters + group * K * k * job.itemsize
+    if job.filters_from == PACKED_FROM_FORWARD:
+        source = carray(pointer(first + begin * k * job.itemsize), (valid, k), np.int32)
+        for i in range(valid):
+            for step in range(k // SIZE):
+                for j in range(SIZE):
+                    to[step, i, j] = source[i, step * SIZE + j]
+            for j in range(k % SIZE):
+                to[steps - 1, i, j] = source[i, k // SIZE * SIZE + j]
+    elif job.taps == 1:  # they come as [channel][filter]
+        for step in range(steps):
+            call(
+                job.transpose,
+                Transpose(
+                    source=first + (step * SIZE * K + begin) * job.itemsize,
+                    ld_source=K,
+                    rows=min(SIZE, job.C - step * SIZE),
+                    columns=valid,
+                    target=target + step * job.NR * SIZE * job.itemsize,
+                    ld_target=np.int64(SIZE),
+                    lanes=np.int64(SIZE),
+                ),
+            )
+        return
+    else:  # they come as [channel][filter][tap]
+        turned = carray(pointer(first), (job.C, K * job.taps), np.int32)
+        for channel in range(job.C):
+            for i in range(valid):
+                step, place = channel * job.taps // SIZE, channel * job.taps % SIZE
+                for tap in range(job.taps):
+                    to[step, i, place] = turned[channel, (begin + i) * job.taps + tap]
+                    place += 1
+                    if place == SIZE:
+                        step, place = step + 1, 0
+    for j in range(k % SIZE or SIZE, SIZE):
+        for i in range(valid):
+            to[steps - 1, i, j] = 0
 
 
 @internal

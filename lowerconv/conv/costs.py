@@ -33,6 +33,9 @@ TILE_SUM = 10.0  #        to store a row of sums, load it and store what becomes
 TILE_ROW = 6.0  #        to begin a row
 GATHERED_ROW = 7.0  #    to copy what a vector of pixels reads in a channel, by a tap
 GATHERED_TAP = 40.0  #   to begin that, for all channels
+TILE_OF_GRADIENT = 48.0  # to multiply two tiles of a weight gradient, which come from L2
+PIXELS_JOINED = 40.0  #  to join 16 pixels of two images
+PIXELS_TURNED = 60.0  #  likewise, and transpose them
 # --- filters
 PACKED = 1.0  #          to pack an item
 STREAMED = 0.25  #       to read a byte of packed filters from beyond L2

@@ -11,11 +11,12 @@ from numba import types
 from numba.extending import overload
 
 from lowerconv.codegen.compiled import internal
-from lowerconv.codegen.half_arrays import conversion, converters
+from lowerconv.codegen.half_arrays import address, conversion, converters
 from lowerconv.codegen.masked import bare
 from lowerconv.codegen.ranges import share
+from lowerconv.codegen.signatures import JoinTaps
 from lowerconv.ops.images import PIECE, Images, piece_bounds, pieces_of
-from lowerconv.runtime.launch import parallel
+from lowerconv.runtime.launch import call, parallel
 
 _16 = np.uint32(16)
 _rounded, _ = converters(conversion("bf16"))
@@ -83,6 +84,24 @@ def _join_pixels(channels, words, C):
         words[i] = _code(channels[2 * i]) | np.uint32(_code(channels[2 * i + 1]) << _16)
     if C % 2:
         words[C // 2] = _code(channels[C - 1])
+
+
+@parallel
+def join_filters(worker, workers, x, y, join):
+    """Write channels 2c and 2c + 1 of every tap as word c, rounded.
+
+    Parameters
+    ----------
+    x, y : Images
+        Filters of float32; of uint32, (K, ceil(C / 2), R, S).
+    join : int
+        Address of `codegen.joining`.
+    """
+    x, y = _stored(x), _stored(y)
+    first, last = share(y.N, worker, workers)
+    for n in range(first, last):
+        source, target = address(x.flat) + 4 * n * x.step, address(y.flat) + 4 * n * y.step
+        call(join, JoinTaps(source, np.int64(x.C), np.int64(x.H * x.W), target))
 
 
 @parallel

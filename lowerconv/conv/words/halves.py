@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from lowerconv.codegen.isa import host_isa_extended
+from lowerconv.codegen.joining import join_address
 from lowerconv.conv.arrays import flat_images
 from lowerconv.conv.depthwise.schedule import by_planes
 from lowerconv.conv.executable import Array, Executable, Options, WithEpilogue
@@ -28,8 +29,10 @@ from lowerconv.conv.schedule import make_schedule
 from lowerconv.conv.schedule_weights import make_weight_schedule
 from lowerconv.conv.tiling import Tiling, tilings
 from lowerconv.conv.word_format import WordFormat
+from lowerconv.conv.words import tile_weights
+from lowerconv.conv.words.tile_weights import TileWeights
 from lowerconv.machine.features import has_fast_bf16
-from lowerconv.ops.join_halves import join_channels, join_images
+from lowerconv.ops.join_halves import join_channels, join_filters, join_images
 from lowerconv.runtime.affinity import nodes
 from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.workspace import Scratch
@@ -47,7 +50,7 @@ def convolution_of_words(problem: ConvProblem, op: Op) -> Convolution | None:
     """
     if not (problem.is_coded or problem.dtype.name == BF16):
         return None
-    if not (_is_fast() or (_has_tiles() and op != "weight_grad")):
+    if not (_is_fast() or _has_tiles()):
         return None
     if by_planes(problem.computed, op) or not countable(problem):
         return None
@@ -73,7 +76,7 @@ def _is_fast() -> bool:
 
 def _has_tiles() -> bool:
     """Return whether there are tiles of words, which are faster than vectors on any CPU."""
-    return "amx-bf16" in host_isa_extended().extensions
+    return tile_weights.takes(host_isa_extended())
 
 
 def _tilings(problem: ConvProblem, op: Op, constant: bool) -> list[Tiling]:
@@ -87,6 +90,8 @@ def _tilings(problem: ConvProblem, op: Op, constant: bool) -> list[Tiling]:
 
 def estimate(problem: ConvProblem, op: Op, constant: bool) -> float | None:
     """Return the cost of a pass; None where it cannot be computed so."""
+    if op == "weight_grad" and convolution_of_words(problem, op) and _has_tiles():
+        return tile_weights.estimate(problem)
     found = _tilings(problem, op, constant)
     return found[0].cost if found else None
 
@@ -100,17 +105,23 @@ def build(
     if not found or (activation and not activation.in_registers):
         return None
     isa, where = host_isa_extended(), nodes(options.threads)
+    if op == "weight_grad" and _has_tiles():
+        made: Executable = TileWeights(problem, isa, options.threads)
+        return FromCodes(_adding(made, options), shapes, problem.dtype, options)
     if op == "weight_grad":
         weights = make_weight_schedule(_of_pairs(problem), isa, where, word_format=SUMS)
-        inner: Executable = WeightGrad(weights, options)
-        if options.add:
-            inner = WithEpilogue(inner, options)
+        inner = _adding(WeightGrad(weights, options), options)
         return ImagePairs(inner, shapes, problem.dtype, options)
     conv = convolution_of_words(problem, op)
     assert conv is not None
     tiling = {tiling.name: tiling for tiling in reversed(found)}.get(options.variant or "")
     schedule = make_schedule(conv, isa, where, tiling or found[0], options.constant)
     return ChannelPairs(Forward(schedule, options), shapes, problem.dtype, options)
+
+
+def _adding(executable: Executable, options: Options) -> Executable:
+    """Return a pass that adds its results to what is there, where that is asked for."""
+    return WithEpilogue(executable, options) if options.add else executable
 
 
 class ChannelPairs(Converted):
@@ -154,6 +165,9 @@ class ChannelPairs(Converted):
             K, C, R, S = filters.shape
             source = source[0], source[1], 1, K, 1, C * R * S
             words = words[0], words[1], 1, len(target), 1, C * R * S
+        elif given.dtype == FLOAT and target[0, 0].size > 1:
+            join_filters(team, source, words, join_address(self.inner.schedule.isa))
+            return
         join_channels(team, source, words)
 
     def _are_made(self, filters: Array) -> bool:
@@ -172,6 +186,36 @@ class ChannelPairs(Converted):
     def explain(self) -> dict[str, str]:
         """Return the decisions, for people."""
         return {"numbers": f"words of two channels, {self._name}"} | self.inner.explain()
+
+
+class FromCodes(Converted):
+    """A weight gradient that takes 16 bits as they are."""
+
+    def __init__(
+        self,
+        inner: Executable,
+        shapes: tuple[tuple[int, ...], ...],
+        dtype: np.dtype,
+        options: Options,
+    ) -> None:
+        super().__init__(inner, ((0,), (0,), *shapes[2:]), dtype, options)
+
+    def run(
+        self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+    ) -> None:
+        """Compute the gradient."""
+        scratch = Scratch(workspace.array.view(FLOAT), workspace.address)
+        _, _, bias, own_out, rest = scratch.carve(*self._shapes)
+        codes: Any = (a.view(np.uint16), b.view(np.uint16))
+        self._run_inner(team, (*codes, bias), out, own_out, rest)
+
+    def packed_key(self) -> Hashable:
+        """Return None: no filters are kept."""
+        return None
+
+    def explain(self) -> dict[str, str]:
+        """Return the decisions, for people."""
+        return {"numbers": f"words of two images, {self._name}"} | self.inner.explain()
 
 
 class ImagePairs(Converted):
