@@ -249,11 +249,11 @@ def test_layers_that_numpy_computes():
     check_near(Computes(), normals(2, 3, 7, 8), "fp16", NEAR["fp16"])
 
 
-def test_codes_are_no_array():
+def test_floats_of_16_bits_are_no_array():
     tensor = HalfTensor((2, 3), np.dtype(np.uint16))
     tensor.place(np.array([0x3F80] * 6, np.uint16))
     assert np.array_equal(tensor.values(), np.ones((2, 3), np.float32))
-    with pytest.raises(TypeError, match="array: got a tensor of 16-bit codes"):
+    with pytest.raises(TypeError, match="array: got a tensor of 16-bit floats"):
         tensor.array  # noqa: B018
 
 
