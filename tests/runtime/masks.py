@@ -26,6 +26,9 @@ def enter(threads, pairs=False):
 @njit
 def _where(worker, workers, getcpu, cpus):
     cpus[worker] = call_for_int(getcpu) & 0xFFFF
+    # What a thread has not begun the caller does when it is through: so it waits for all of them.
+    while cpus[:workers].min() < 0:
+        call_for_int(getcpu)
 
 
 @njit(nogil=True)

@@ -302,6 +302,7 @@ def test_threads_work_where_they_are_bound():
         elsewhere = places[1 + attempt % (CORES - 1)]
         os.sched_setaffinity(0, {elsewhere})  # come from somewhere else
         os.sched_setaffinity(0, mask)
+        cpus[:] = -1
         with parallel_region(CORES) as team:
             _everywhere(team, getcpu, cpus)
         assert tuple(cpus[1:]) == places[1:]
