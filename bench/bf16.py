@@ -12,15 +12,8 @@ gradients and scratch, without parameters; what a process takes ``bench.network_
 from __future__ import annotations
 
 import argparse
-import statistics
-from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-
-import lowerconv as lc
-from bench import peers
+from bench import peers, ratios
 from bench.network_peers import (
     AUTOCAST,
     BF16,
@@ -32,8 +25,8 @@ from bench.network_peers import (
     image_shape,
     options_of,
 )
-from lowerconv.bench.interleaved import SETTLE, geometric_mean, median_ratio, times
-from lowerconv.bench.load import DISTURBED, Others
+from lowerconv.bench.interleaved import SETTLE, times
+from lowerconv.bench.load import Others
 from lowerconv.nn.models import MODELS
 
 DEFAULT = ("resnet50", "googlenet", "vgg16")
@@ -51,7 +44,7 @@ def memory(model: str, batch: int, op: str) -> float:
     return arena["bf16"] / arena["float32"]
 
 
-def measure(model: str, batch: int, op: str, options: argparse.Namespace) -> dict[str, Any]:
+def measure(model: str, batch: int, op: str, options: argparse.Namespace) -> ratios.Row:
     """Return the times of all candidates."""
     names = [
         name
@@ -65,54 +58,22 @@ def measure(model: str, batch: int, op: str, options: argparse.Namespace) -> dic
     return {"name": name, "seconds": seconds, "memory": ratio, "others": others.cores()}
 
 
-def table_of(rows: list[dict[str, Any]], op: str) -> Table:
-    """Return the table of all networks of a pass."""
-    table = Table(title=op, box=SIMPLE_HEAD, title_justify="left")
-    table.add_column("network, batch", no_wrap=True)
-    for title in ("ms", *TITLES.values(), "memory"):
-        table.add_column(title, justify="right")
-    found: dict[str, list[float]] = {name: [] for name in TITLES}
-    for row in rows:
-        seconds = row["seconds"]
-        cells = [row["name"], f"{1e3 * statistics.median(seconds[BF16]):.2f}"]
-        for name, ratios in found.items():
-            if name in seconds:
-                ratios.append(median_ratio(seconds[name], seconds[BF16]))
-            cells.append(f"{ratios[-1]:.2f}" if name in seconds else "")
-        table.add_row(*cells, f"{row['memory']:.2f}")
-    means = [f"{geometric_mean(r):.2f}" if r else "" for r in found.values()]
-    table.add_row("geometric mean", "", *means, "")
-    return table
-
-
 def main() -> None:
     """Measure, and print a table for each pass."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ratios.parser(__doc__, MODELS, DEFAULT)
     passes = (TRAINING, INFERENCE)
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=DEFAULT)
     parser.add_argument("--passes", nargs="+", choices=passes, default=passes)
-    parser.add_argument("--batches", nargs="+", type=int, default=(1, 16))
-    parser.add_argument("--threads", type=int, default=lc.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=5, help="at least (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of a comparison (%(default)s)")
     options = parser.parse_args()
-    lc.set_num_threads(options.threads)
-    console = Console(width=100, markup=False, highlight=False)
-    console.print(lc.machine_report()["cpu"]["name"], peers.versions("openvino"), sep=", ")
-    console.print(f"{options.threads} threads; others: their time over ours in bf16")
-    disturbed = False
+    console, every = ratios.console_of(options), []
     for op in options.passes:
         rows = []
         for model in options.models:
             for batch in options.batches:
                 rows.append(measure(model, batch, op, options))
-                console.print(table_of(rows[-1:], op))
-        console.print(table_of(rows, op))
-        disturbed |= any(row["others"] > DISTURBED for row in rows)
-    if disturbed:
-        console.print("other programs took a part of the machine meanwhile")
+                console.print(op, ratios.table_of(rows[-1:], BF16, TITLES, ["memory"]), sep="\n")
+        console.print(op, ratios.table_of(rows, BF16, TITLES, ["memory"]), sep="\n")
+        every += rows
+    ratios.tell_disturbed(console, every)
 
 
 if __name__ == "__main__":

@@ -28,12 +28,12 @@ def _join(e: Emitter) -> None:
         mask = e.lanes_below(b.sub(taps, begin))
         second = e.lanes_below(b.select(b.trunc(paired, ir.IntType(1)), b.sub(taps, begin), zero))
 
-        def codes(place: ir.Value, chosen: ir.Value) -> ir.Value:
+        def bits(place: ir.Value, chosen: ir.Value) -> ir.Value:
             found = e.load_lanes(e.address(place, begin, e.vector), chosen, e.zeros)
             return b.zext(conversion.narrow(b, found), words)
 
-        high = b.shl(codes(e.offset(at, taps), second), up)
-        e.store_lanes(b.or_(codes(at, mask), high), e.address(to, begin, words), mask)
+        high = b.shl(bits(e.offset(at, taps), second), up)
+        e.store_lanes(b.or_(bits(at, mask), high), e.address(to, begin, words), mask)
         return carried
 
     def pair(c: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:

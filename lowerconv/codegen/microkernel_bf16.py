@@ -71,14 +71,14 @@ class Bf16Microkernel(Microkernel):
                 there = e.load_lanes(place, chosen, ir.Constant(kind, None))
             wide = builder.shl(builder.zext(there, _words(e)), _same(e, 16))
             value = e.add(builder.bitcast(wide, e.vector), value)
-        codes = builder.trunc(_rounded(e, to.epilogue.apply(value)), kind)
+        bits = builder.trunc(_rounded(e, to.epilogue.apply(value)), kind)
         if known and count == e.lanes:
-            builder.store(codes, place, align=2)
+            builder.store(bits, place, align=2)
         elif known and (count == 1 or not e.isa.masks):
             # Of a masked store of one lane of 16 bits LLVM 22 makes one of 32, on x86-64.
-            e.store_run(codes, place, 0, count)
+            e.store_run(bits, place, 0, count)
         else:
-            e.store_lanes(codes, place, chosen)
+            e.store_lanes(bits, place, chosen)
 
 
 def _words(e: Emitter) -> ir.VectorType:
@@ -90,7 +90,7 @@ def _same(e: Emitter, number: int) -> ir.Constant:
 
 
 def _rounded(e: Emitter, value: ir.Value) -> ir.Value:
-    """Return the codes of numbers, as 32-bit integers."""
+    """Return the bits of numbers, as 32-bit integers."""
     builder = e.builder
     bits = builder.bitcast(value, _words(e))
     top = builder.lshr(bits, _same(e, 16))

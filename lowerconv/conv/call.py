@@ -112,9 +112,9 @@ class Call:
 def make_call(problem: ConvProblem, op: Op, bias: bool, single: bool) -> Call:
     """Return the call of a pass; with `single`, images have no batch extent.
 
-    What is not images is float32 where images are codes.
+    What is not images is float32 where images are bits of bf16.
     """
-    rest = FLOAT32 if problem.is_coded else problem.dtype
+    rest = FLOAT32 if problem.has_bits else problem.dtype
     shapes = {"x": problem.x_shape, "w": problem.w_shape, "y": problem.y_shape}
 
     def operand(name: str) -> Operand:

@@ -21,6 +21,8 @@ from lowerconv.runtime.workspace import Scratch, carved_items
 
 FLOAT = np.dtype(np.float32)
 
+Shapes = tuple[tuple[int, ...], ...]
+
 
 class Converted(Executable):
     """A pass of float32, and the conversion of what it takes and gives.
@@ -41,7 +43,7 @@ class Converted(Executable):
     def __init__(
         self,
         inner: Executable,
-        shapes: tuple[tuple[int, ...], ...],
+        shapes: Shapes,
         dtype: np.dtype,
         options: Options,
     ) -> None:

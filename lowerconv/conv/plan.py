@@ -105,7 +105,7 @@ class ConvPlan:
         self._prepacked: tuple[np.ndarray, ...] = ()  # the filters of all calls
         self._no_bias: tuple[np.ndarray, ...] = ()
         if not options.bias:
-            self._no_bias = (np.empty(0, FLOAT32 if problem.is_coded else problem.dtype),)
+            self._no_bias = (np.empty(0, FLOAT32 if problem.has_bits else problem.dtype),)
 
     @property
     def algorithm(self) -> str:

@@ -69,8 +69,8 @@ class ConvProblem:
         return self.dtype.itemsize == 2
 
     @property
-    def is_coded(self) -> bool:
-        """Whether images are codes of bf16, and all else is float32: as networks have them."""
+    def has_bits(self) -> bool:
+        """Whether images are bits of bf16, and all else is float32: as networks have them."""
         return self.dtype == BF16_BITS
 
     @property

@@ -12,8 +12,8 @@ import numpy as np
 from lowerconv.checks import Pair, integer, pair
 from lowerconv.conv.executable import Options
 from lowerconv.conv.plan import ConvPlan
+from lowerconv.conv.plan_bits import plan_bits, words_cost_less
 from lowerconv.conv.plan_cache import Arguments
-from lowerconv.conv.plan_codes import plan_codes, words_cost_less
 from lowerconv.conv.problem import ConvProblem, Op, conv_problem
 from lowerconv.nn.codes import WeightCodes
 from lowerconv.nn.conv_pieces import Pass, takes_words
@@ -205,11 +205,11 @@ class Conv2d(Layer):
                 later = op == "input_grad" and isinstance(tensors[1], HalfTensor)
                 return ConvPlan(problem(count), op, chosen._replace(add=chosen.add and not later))
 
-            def make_coded(count: int) -> ConvPlan:
-                return plan_codes(problem(count), op, chosen)
+            def make_of_bits(count: int) -> ConvPlan:
+                return plan_bits(problem(count), op, chosen)
 
             if takes_words(tensors) and words_cost_less(problem(frame.x.N), op, chosen):
-                made: Any = Pass(frame, tensors, make_coded, filters, coded=True)
+                made: Any = Pass(frame, tensors, make_of_bits, filters, takes_bits=True)
             else:
                 made = Pass(frame, tensors, make, filters) if half else make(frame.x.N)
             frame.workspace_bytes = max(frame.workspace_bytes, made.workspace_bytes)

@@ -70,7 +70,7 @@ class Pass:
     make : callable
     filters : int
         Items of a result that is no images.
-    coded : bool
+    takes_bits : bool
         Whether plans take bits of bf16, and make words of them.
     """
 
@@ -80,10 +80,10 @@ class Pass:
         tensors: tuple[Tensor, ...],
         make: MakePlan,
         filters: int = 0,
-        coded: bool = False,
+        takes_bits: bool = False,
     ) -> None:
-        self._frame, self._tensors, self.coded = frame, tensors, coded
-        if coded:
+        self._frame, self._tensors, self.takes_bits = frame, tensors, takes_bits
+        if takes_bits:
             joined = tensors if filters else tensors[:1]
             image = sum(2 * t.size for t in joined)
             self.pieces = pieces_of(tensors[0].N, image, PER_WORD if filters else 1)
@@ -126,7 +126,7 @@ class Pass:
 
     def _converts(self, tensor: Tensor) -> bool:
         """Return whether plans take another tensor than the one that is stored."""
-        return isinstance(tensor, HalfTensor) and not self.coded
+        return isinstance(tensor, HalfTensor) and not self.takes_bits
 
     def _both(self, which: int, piece: Piece) -> tuple[Tensor, Tensor]:
         """Return images of a tensor as they are stored, and as plans take them."""
@@ -174,7 +174,7 @@ class Pass:
         """
         for piece in self.pieces:
             source, (stored, wide) = self._wide(0, piece), self._both(1, piece)
-            if residual is not None and not (self.coded and self._frame.over_residual):
+            if residual is not None and not (self.takes_bits and self._frame.over_residual):
                 move(residual.some(piece.first, piece.images), wide, False)
             self.plans[piece.images](source, *filters, out=wide.stored)
             if wide is not stored:

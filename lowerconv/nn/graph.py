@@ -24,20 +24,20 @@ OPERATORS: dict[str, type[Layer]] = {}  # layers that stand for operators betwee
 
 
 @not_copied("record the network anew")
-class Looks:
-    """What somebody has seen of the extents of values while they were recorded.
+class ShapeGuards:
+    """What a recorded network depends on beside its module: what was asked about extents.
 
     Attributes
     ----------
-    at_extents : bool
-        Whether of any value all were seen: with others anything might be recorded.
-    at_pairs : list of (Value, Value, bool)
-        Of which values was asked whether their shapes are the same, and whether they were.
+    specialized : bool
+        Whether any were read: with others anything might have been recorded.
+    equalities : list of (Value, Value, bool)
+        Two values whose shapes were compared, and whether they were equal.
     """
 
     def __init__(self) -> None:
-        self.at_extents = False
-        self.at_pairs: list[tuple[Value, Value, bool]] = []
+        self.specialized = False
+        self.equalities: list[tuple[Value, Value, bool]] = []
 
 
 @not_copied("record the network anew")
@@ -51,7 +51,7 @@ class Value:
     dtype : dtype
     node : Node, optional
         The node that makes the value; None for the input of the network.
-    looks : Looks, optional
+    guards : ShapeGuards, optional
         Of the recording that the value is a part of.
 
     Attributes
@@ -67,17 +67,17 @@ class Value:
         extents: Shape,
         dtype: np.dtype,
         node: Node | None = None,
-        looks: Looks | None = None,
+        guards: ShapeGuards | None = None,
     ) -> None:
-        self.extents, self.dtype, self.node, self.looks = extents, dtype, node, looks
+        self.extents, self.dtype, self.node, self.guards = extents, dtype, node, guards
         self.half: str | None = None
         self.contents: np.ndarray | None = None
 
     @property
     def shape(self) -> Shape:
         """The extents, for whoever decides by them; `extents` is for those who only pass on."""
-        if self.looks is not None:
-            self.looks.at_extents = True
+        if self.guards is not None:
+            self.guards.specialized = True
         return self.extents
 
     @property
@@ -97,8 +97,8 @@ class Value:
         bool
         """
         alike = self.extents == other.extents
-        if self.looks is not None:
-            self.looks.at_pairs.append((self, other, alike))
+        if self.guards is not None:
+            self.guards.equalities.append((self, other, alike))
         return alike
 
     @property
@@ -134,7 +134,7 @@ class Node:
         self, layer: Layer, operands: tuple[Value, ...], shape: Shape, dtype: np.dtype
     ) -> None:
         self.layer, self.operands = layer, operands
-        self.result = Value(shape, dtype, self, operands[0].looks if operands else None)
+        self.result = Value(shape, dtype, self, operands[0].guards if operands else None)
         self.absorbed: tuple[Layer, ...] = ()
         self.name = ""
         self.number = -1
@@ -164,7 +164,7 @@ class Graph:
     results : tuple of Value
         What the module returns.
     nodes : list of Node
-    looks : Looks
+    guards : ShapeGuards
         While the module was recorded, and since.
     """
 
@@ -177,9 +177,9 @@ class Graph:
         contents: Mapping[int, np.ndarray] | None = None,
     ) -> None:
         shapes, dtypes = (x_shape, dtype) if isinstance(dtype, tuple) else ((x_shape,), (dtype,))
-        self.looks = Looks()
+        self.guards = ShapeGuards()
         self.inputs = tuple(
-            Value(tuple(map(int, shape)), np.dtype(kind), looks=self.looks)
+            Value(tuple(map(int, shape)), np.dtype(kind), guards=self.guards)
             for shape, kind in zip(shapes, dtypes, strict=True)
         )
         for i, array in (contents or {}).items():
@@ -200,7 +200,12 @@ class Graph:
     def of(cls, inputs: tuple[Value, ...], results: tuple[Value, ...], nodes: list[Node]) -> Graph:
         """Return a graph of nodes that are there, in order."""
         graph = cls.__new__(cls)
-        graph.inputs, graph.results, graph.nodes, graph.looks = inputs, results, nodes, Looks()
+        graph.inputs, graph.results, graph.nodes, graph.guards = (
+            inputs,
+            results,
+            nodes,
+            ShapeGuards(),
+        )
         return graph
 
     def _collect(self) -> None:
@@ -260,7 +265,7 @@ class Graph:
         """The first input, of most networks the only one."""
         return self.inputs[0]
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Free the nodes now, which nobody needs any more, and not when Python looks for cycles."""
         for node in self.nodes:
             node.result.node = None

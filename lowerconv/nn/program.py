@@ -306,7 +306,7 @@ def program_of(
         what = module, shape, dtype, training, input_grad, execution.arena, module.frozen
         program = Program(*what, contents, graph)
         while len(programs) >= PROGRAMS:
-            programs.pop(next(iter(programs))).graph.let_go()
+            programs.pop(next(iter(programs))).graph.release()
     programs[key] = program  # the latest is last
     return program
 

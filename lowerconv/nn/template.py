@@ -1,7 +1,7 @@
 """The graph of a network for new extents of its inputs, without recording it anew.
 
 Which layers a network has, and which of them are folded and fused, seldom depends on extents: a
-graph is recorded once, and what was looked at meanwhile is noted (`graph.Looks`).  Where that were
+graph is recorded once, and what was looked at meanwhile is noted (`graph.ShapeGuards`).  Where that were
 extents, nothing can be said of other ones.  Else the same layers are applied to values of other
 shapes; they must give the same answers to the questions that were asked.
 """
@@ -86,14 +86,14 @@ class Template:
             The same, folded and fused, before anything is prepared for it.
         """
         numbers = self._numbers
-        asked = [(a, b) for a, b, _ in graph.looks.at_pairs]
+        asked = [(a, b) for a, b, _ in graph.guards.equalities]
         seen = {v for node in graph.nodes for v in (*node.inputs, node.result)}
         seen.update(*asked, graph.results)
-        if graph.looks.at_extents or not seen <= numbers.keys():
+        if graph.guards.specialized or not seen <= numbers.keys():
             self._recorded = []
             self._numbers = {}
             return
-        self._same = [(*self._of([a, b]), alike) for a, b, alike in graph.looks.at_pairs]
+        self._same = [(*self._of([a, b]), alike) for a, b, alike in graph.guards.equalities]
         self._kinds = [_Kind(value.dtype, value.half) for value in numbers]
         self._ends, self._results = range(len(graph.inputs)), self._of(graph.results)
         self._nodes = [

@@ -40,7 +40,7 @@ def passes(network):
 
 def of_words(network):
     """Return which of them multiply words."""
-    return {key for key, made in passes(network).items() if made.coded}
+    return {key for key, made in passes(network).items() if made.takes_bits}
 
 
 class Block(nn.Module):
@@ -175,7 +175,8 @@ def test_launches_are_replayed():
     for _ in range(4):
         np.testing.assert_array_equal(program.forward(x, nn.Step()), first)
     assert any(
-        isinstance(f.kept["forward"], Pass) and f.kept["forward"].coded for _, f in program.steps
+        isinstance(f.kept["forward"], Pass) and f.kept["forward"].takes_bits
+        for _, f in program.steps
     )
     replay = program._replay
     assert replay is not None

@@ -22,7 +22,7 @@ from lowerconv.conv.depthwise.schedule import by_planes
 from lowerconv.conv.executable import Array, Executable, Options, WithEpilogue
 from lowerconv.conv.fused.forward import Forward
 from lowerconv.conv.fused.weights import WeightGrad
-from lowerconv.conv.halves import FLOAT, Converted
+from lowerconv.conv.halves import FLOAT, Converted, Shapes
 from lowerconv.conv.phases import CACHE_SIZE, Convolution, convolution, countable
 from lowerconv.conv.problem import BF16, ConvProblem, Op
 from lowerconv.conv.schedule import make_schedule
@@ -48,7 +48,7 @@ def convolution_of_words(problem: ConvProblem, op: Op) -> Convolution | None:
 
     For a weight gradient the forward pass that it belongs to, as in `phases.convolution`.
     """
-    if not (problem.is_coded or problem.dtype.name == BF16):
+    if not (problem.has_bits or problem.dtype.name == BF16):
         return None
     if not (_is_fast() or _has_tiles()):
         return None
@@ -96,9 +96,7 @@ def estimate(problem: ConvProblem, op: Op, constant: bool) -> float | None:
     return found[0].cost if found else None
 
 
-def build(
-    problem: ConvProblem, op: Op, shapes: tuple[tuple[int, ...], ...], options: Options
-) -> Executable | None:
+def build(problem: ConvProblem, op: Op, shapes: Shapes, options: Options) -> Executable | None:
     """Return a pass on words; None where it cannot be computed so."""
     found = _tilings(problem, op, options.constant)
     activation = options.activation
@@ -107,7 +105,7 @@ def build(
     isa, where = host_isa_extended(), nodes(options.threads)
     if op == "weight_grad" and _has_tiles():
         made: Executable = TileWeights(problem, isa, options.threads)
-        return FromCodes(_adding(made, options), shapes, problem.dtype, options)
+        return FromBits(_adding(made, options), shapes, problem.dtype, options)
     if op == "weight_grad":
         weights = make_weight_schedule(_of_pairs(problem), isa, where, word_format=SUMS)
         inner = _adding(WeightGrad(weights, options), options)
@@ -129,13 +127,7 @@ class ChannelPairs(Converted):
 
     inner: Forward
 
-    def __init__(
-        self,
-        inner: Forward,
-        shapes: tuple[tuple[int, ...], ...],
-        dtype: np.dtype,
-        options: Options,
-    ) -> None:
+    def __init__(self, inner: Forward, shapes: Shapes, dtype: np.dtype, options: Options) -> None:
         self._transposed = inner.schedule.conv.transposed
         (N, C, H, W), filters, bias, _ = shapes
         K, Cg, R, S = filters
@@ -155,8 +147,8 @@ class ChannelPairs(Converted):
         join_channels(team, self._bits(a), flat_images(own_a.view(np.uint32)))
         own_b = self._filters(team, b, own_b)
         bias = self._wide(team, bias, own_bias)
-        codes: Any = out.view(np.uint16)
-        self.inner.run(team, own_a, own_b, bias, codes, Scratch(rest, rest.ctypes.data))
+        bits: Any = out.view(np.uint16)
+        self.inner.run(team, own_a, own_b, bias, bits, Scratch(rest, rest.ctypes.data))
 
     def _make_filters(self, team: TeamHandle, filters: Array, target: Array) -> None:
         given = filters if filters.dtype == FLOAT else filters.view(np.uint16)
@@ -188,26 +180,8 @@ class ChannelPairs(Converted):
         return {"numbers": f"words of two channels, {self._name}"} | self.inner.explain()
 
 
-class FromCodes(Converted):
-    """A weight gradient that takes 16 bits as they are."""
-
-    def __init__(
-        self,
-        inner: Executable,
-        shapes: tuple[tuple[int, ...], ...],
-        dtype: np.dtype,
-        options: Options,
-    ) -> None:
-        super().__init__(inner, ((0,), (0,), *shapes[2:]), dtype, options)
-
-    def run(
-        self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
-    ) -> None:
-        """Compute the gradient."""
-        scratch = Scratch(workspace.array.view(FLOAT), workspace.address)
-        _, _, bias, own_out, rest = scratch.carve(*self._shapes)
-        codes: Any = (a.view(np.uint16), b.view(np.uint16))
-        self._run_inner(team, (*codes, bias), out, own_out, rest)
+class _WeightGradient(Converted):
+    """A weight gradient of words of two images: no filters are kept."""
 
     def packed_key(self) -> Hashable:
         """Return None: no filters are kept."""
@@ -218,15 +192,41 @@ class FromCodes(Converted):
         return {"numbers": f"words of two images, {self._name}"} | self.inner.explain()
 
 
-class ImagePairs(Converted):
-    """A weight gradient of words of two images, and the making of words."""
+class FromBits(_WeightGradient):
+    """A weight gradient that takes 16 bits as they are.
+
+    Parameters
+    ----------
+    inner, shapes, dtype, options
+        As of `Converted`.
+    """
 
     def __init__(
-        self,
-        inner: Executable,
-        shapes: tuple[tuple[int, ...], ...],
-        dtype: np.dtype,
-        options: Options,
+        self, inner: Executable, shapes: Shapes, dtype: np.dtype, options: Options
+    ) -> None:
+        super().__init__(inner, ((0,), (0,), *shapes[2:]), dtype, options)
+
+    def run(
+        self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
+    ) -> None:
+        """Compute the gradient."""
+        scratch = Scratch(workspace.array.view(FLOAT), workspace.address)
+        _, _, bias, own_out, rest = scratch.carve(*self._shapes)
+        bits: Any = (a.view(np.uint16), b.view(np.uint16))
+        self._run_inner(team, (*bits, bias), out, own_out, rest)
+
+
+class ImagePairs(_WeightGradient):
+    """A weight gradient of words of two images, and the making of words.
+
+    Parameters
+    ----------
+    inner, shapes, dtype, options
+        As of `Converted`.
+    """
+
+    def __init__(
+        self, inner: Executable, shapes: Shapes, dtype: np.dtype, options: Options
     ) -> None:
         (N, *dy), (_, *x), bias, result = shapes
         pairs = -(-N // PER_WORD)
@@ -241,11 +241,3 @@ class ImagePairs(Converted):
         for source, target in ((a, own_a), (b, own_b)):
             join_images(team, self._bits(source), flat_images(target.view(np.uint32)))
         self._run_inner(team, (own_a, own_b, bias), out, own_out, rest)
-
-    def packed_key(self) -> Hashable:
-        """Return None: no filters are kept."""
-        return None
-
-    def explain(self) -> dict[str, str]:
-        """Return the decisions, for people."""
-        return {"numbers": f"words of two images, {self._name}"} | self.inner.explain()

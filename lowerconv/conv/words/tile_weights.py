@@ -27,12 +27,12 @@ from lowerconv.conv.executable import Array, Executable
 from lowerconv.conv.phases import is_product
 from lowerconv.conv.problem import FLOAT32, ConvProblem
 from lowerconv.conv.words import tile_weights_nest as nest
+from lowerconv.conv.words.tile_weights_nest import NR
 from lowerconv.runtime.launch import bind_operands, launch
 from lowerconv.runtime.records import fill
 from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.workspace import Scratch
 
-NR = 2 * SIZE  # filters of a panel, and channels of a tile
 SLACK = 2 * SIZE  # words behind a buffer, that transposing may read
 BLOCK_BYTES = 1 << 20  # of both operands, that stay in L2 while all taps pass
 
@@ -133,7 +133,7 @@ def _block(at: Geometry, problem: ConvProblem) -> int:
 
 
 class TileWeights(Executable):
-    """A weight gradient of codes of bf16, in float32.
+    """A weight gradient of bits of bf16, in float32.
 
     Parameters
     ----------
@@ -221,7 +221,7 @@ class TileWeights(Executable):
             return made.address()
 
         line = 4 * SIZE
-        numbers = TileGeometry(
+        lanes_and_steps = TileGeometry(
             lanes=(C - 1) % SIZE + 1,
             row=0,
             out_row=0,
@@ -234,7 +234,7 @@ class TileWeights(Executable):
             kernel_last_channels=kernel(NR, last_C),
             kernel_last_filters=kernel(last_K, NR),
             kernel_last=kernel(last_K, last_C),
-            numbers=self._keep(np.array(numbers, np.int64)),
+            geometry=self._keep(np.array(lanes_and_steps, np.int64)),
             zeros=self._keep(np.zeros(NR, np.float32)),
             transpose=transpose_address(isa, FLOAT32),
             configure=configure_address(isa),
@@ -244,7 +244,7 @@ class TileWeights(Executable):
     def run(
         self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
-        """Sum the products of `a`, dy, and `b`, x: codes, over the pixels."""
+        """Sum the products of `a`, dy, and `b`, x: bits of bf16, over the pixels."""
         bind_operands(self.words, b, a, bias, out, workspace.address)
         launch(team, nest.pack_address(), self.address, self.threads)
         launch(team, nest.multiply_address(), self.address, self.threads)

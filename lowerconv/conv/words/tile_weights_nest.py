@@ -26,14 +26,14 @@ from lowerconv.runtime.launch import call, pointer, worker_address
 from lowerconv.runtime.records import Operands, record_dtype
 
 SIZE = 16  # as `codegen.amx.SIZE`
-NR = 2 * SIZE
-WORD, CODE = 4, 2  # bytes
+NR = 2 * SIZE  # filters of a panel, and channels of a tile
+WORD, HALF = 4, 2  # bytes
 _16 = np.uint32(16)
 
 
 @dataclass(frozen=True)
 class TilesProblem:
-    """The gradient: `source` is x, `filters` dy, both codes; C and K are those of a group."""
+    """The gradient: `source` is x, `filters` dy, bits of bf16; C and K are those of a group."""
 
     images: int
     groups: int
@@ -85,7 +85,7 @@ class TilesKernels:
     kernel_last_channels: int
     kernel_last_filters: int
     kernel_last: int
-    numbers: int
+    geometry: int
     zeros: int
     transpose: int
     configure: int
@@ -135,7 +135,7 @@ def _join(first, second, target, rows, columns, row_step, step, pitch):
     reach = (columns - 1) * step + 1
     for i in range(rows):
         to = carray(pointer(target + i * pitch * WORD), columns, np.uint32)
-        at = i * row_step * CODE
+        at = i * row_step * HALF
         one = carray(pointer(first + at), reach, np.uint16)
         if second:
             _row(one, carray(pointer(second + at), reach, np.uint16), to, columns, step)
@@ -159,8 +159,8 @@ def _pack_dy(job, number, buffer):
     )
     for i in range(min(NR, job.K - panel * NR)):
         at = 2 * pair * job.ld_filters + (group * job.K + panel * NR + i) * size
-        first = job.filters + at * CODE
-        second = first + job.ld_filters * CODE if 2 * pair + 1 < job.images else 0
+        first = job.filters + at * HALF
+        second = first + job.ld_filters * HALF if 2 * pair + 1 < job.images else 0
         _join(first, second, buffer, job.P, job.Q, job.Q, 1, job.pitch)
         for s in range(groups_of_words):
             for j in range(SIZE):
@@ -179,8 +179,8 @@ def _pack_x(job, number, phase, phases, buffer):
     valid = min(SIZE, job.C - block * SIZE)
     for i in range(valid):
         at = 2 * pair * job.ld_source + (group * job.C + block * SIZE + i) * job.H * job.W
-        first = job.source + (at + row * job.W + column) * CODE
-        second = first + job.ld_source * CODE if 2 * pair + 1 < job.images else 0
+        first = job.source + (at + row * job.W + column) * HALF
+        second = first + job.ld_source * HALF if 2 * pair + 1 < job.images else 0
         target = buffer + (i * job.plane + row_at * job.pitch + column_at) * WORD
         _join(first, second, target, rows, columns, job.stride_h * job.W, job.stride_w, job.pitch)
     begin = _block_of(job, phase, group, block) + pair * job.plane * SIZE * WORD
@@ -265,7 +265,7 @@ def _multiply(jobs, worker):
                     bias=job.zeros,
                     valid=min(NR, job.K - n0),
                     mode=mode,
-                    geometry=job.numbers,
+                    geometry=job.geometry,
                     constants=np.int64(0),
                 ),
             )

@@ -1,4 +1,4 @@
-"""Plans between images of bf16 codes, as networks store them; filters and bias are float32.
+"""Plans between images of the bits of bf16, as networks store them; filters and bias are float32.
 
 Filters are rounded to bf16 before they are multiplied; sums, float32, once more when they are
 stored.
@@ -41,8 +41,8 @@ def words_cost_less(problem: ConvProblem, op: Op, options: Options) -> bool:
     return cost < min(each.estimate(problem, op, options.constant) for each in found)
 
 
-def plan_codes(problem: ConvProblem, op: Op, options: Options) -> ConvPlan:
-    """Return the plan of a pass of float32 as one between codes, on words of two."""
+def plan_bits(problem: ConvProblem, op: Op, options: Options) -> ConvPlan:
+    """Return the plan of a pass of float32 as one between bits of bf16, on words of two."""
     chosen = options._replace(algorithm=FUSED)
     plan = ConvPlan(replace(problem, dtype=BF16_BITS), op, chosen)
     plan.reason = "words of two bf16 cost less than float32"
