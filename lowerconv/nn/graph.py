@@ -200,12 +200,8 @@ class Graph:
     def of(cls, inputs: tuple[Value, ...], results: tuple[Value, ...], nodes: list[Node]) -> Graph:
         """Return a graph of nodes that are there, in order."""
         graph = cls.__new__(cls)
-        graph.inputs, graph.results, graph.nodes, graph.guards = (
-            inputs,
-            results,
-            nodes,
-            ShapeGuards(),
-        )
+        graph.inputs, graph.results, graph.nodes = inputs, results, nodes
+        graph.guards = ShapeGuards()
         return graph
 
     def _collect(self) -> None:

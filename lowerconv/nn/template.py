@@ -1,8 +1,8 @@
 """The graph of a network for new extents of its inputs, without recording it anew.
 
 Which layers a network has, and which of them are folded and fused, seldom depends on extents: a
-graph is recorded once, and what was looked at meanwhile is noted (`graph.ShapeGuards`).  Where that were
-extents, nothing can be said of other ones.  Else the same layers are applied to values of other
+graph is recorded once, and what it asked of extents is noted (`graph.ShapeGuards`).  Where it read
+them, nothing can be said of other ones.  Else the same layers are applied to values of other
 shapes; they must give the same answers to the questions that were asked.
 """
 
