@@ -27,7 +27,6 @@ TILES = {isa.name: isa for isa in HERE.values() if "amx-int8" in isa.extensions}
 if TILES:  # and what the CPU would have without
     names = [name for name in host_extensions(CPU) if not name.startswith("amx")]
     HERE |= {isa.name: isa for isa in (ISAS[CPU].extended(*names),)}
-needs_tiles = pytest.mark.skipif(not TILES, reason="this CPU, or this system, has no AMX")
 by_isa = pytest.mark.parametrize("isa", HERE.values(), ids=HERE)
 
 
@@ -36,6 +35,20 @@ def rng():
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     return random.Random(seed)
+
+
+@pytest.fixture
+def use_tiles(monkeypatch):
+    """Have a tiling of AMX taken by its number, whatever instruction set is asked for."""
+
+    def use(kind):
+        if not TILES:
+            pytest.skip("this CPU, or this system, has no AMX")
+        (isa,) = TILES.values()
+        monkeypatch.setattr(integer, "host_isa_extended", lambda: isa)
+        monkeypatch.setattr(integer, "tilings", tiled(kind))
+
+    return use
 
 
 def check(problem):
@@ -67,10 +80,9 @@ def test_more_random_problems(isa, rng, monkeypatch):
         check(random_problem(rng))
 
 
-@needs_tiles
 @pytest.mark.parametrize("kind", range(5))
-def test_random_problems_in_tiles(kind, rng, monkeypatch):
-    monkeypatch.setattr(integer, "tilings", tiled(kind))
+def test_random_problems_in_tiles(kind, rng, use_tiles):
+    use_tiles(kind)
     plans = [check(random_problem(rng)) for _ in range(12)]
     assert sum(plan._executable.schedule.tiling.is_tiled for plan in plans) > 3
 
@@ -103,10 +115,9 @@ SHAPES = {
 
 @pytest.mark.parametrize("kind", [None, 0, 1])
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
-def test_any_number_of_threads_gives_the_same(shapes, kind, rng, monkeypatch):
-    if kind is not None and not TILES:
-        pytest.skip("this CPU, or this system, has no AMX")
-    monkeypatch.setattr(integer, "tilings", tiled(kind))
+def test_any_number_of_threads_gives_the_same(shapes, kind, rng, use_tiles):
+    if kind is not None:
+        use_tiles(kind)
     x, w = random_bytes(rng, shapes[0], "u8"), random_bytes(rng, shapes[1], "s8")
     K, threads = w.shape[0], lc.get_num_threads()
     numbers = {"scale": np.full(K, 1e-3, np.float32), "shift": np.full(K, 100, np.float32)}
