@@ -126,13 +126,12 @@ class _Writer(Builder):
         """Count one more, where nobody else writes."""
         self.write(self.builder.add(self.builder.load(pointer), self.constant(1, I32)), pointer)
 
-    def claim(self, worker: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """Claim the latest job of a worker; return its number, and whether nobody else had it."""
+    def claim(self, worker: ir.Value, number: ir.Value) -> ir.Value:
+        """Claim a job of a worker by its number; return whether nobody else had it."""
         builder, claimed = self.builder, self.count_of(worker, CLAIMED)
-        number = self.read(self.count_of(worker, JOBS))
         before = builder.sub(number, self.constant(1, I32))
         pair = builder.cmpxchg(claimed, before, number, "acq_rel", "acquire")
-        return number, builder.extract_value(pair, 1)
+        return builder.extract_value(pair, 1)
 
     def pause(self) -> None:
         """Tell the core that this thread waits: its sibling may have what it does not use."""
@@ -217,9 +216,12 @@ def _serve() -> ir.Module:
     seen = builder.phi(I32)
     seen.add_incoming(w.constant(0, I32), entry)
     w.wait(jobs, asleep, lambda count: builder.icmp_unsigned("!=", count, seen))
+    # Read before children are woken: they are woken for this job or a later one.  A job that the
+    # caller hands over meanwhile has another number, is not claimed, and wakes them again.
+    number = w.read(jobs)
     first = builder.add(builder.add(worker, worker), w.constant(1))
     w.wake_children(first, builder.add(first, w.constant(1)), w.word(WORKERS))
-    number, is_own = w.claim(worker)
+    is_own = w.claim(worker, number)
     seen.add_incoming(number, builder.block)
     builder.cbranch(is_own, own, following)
 
@@ -268,7 +270,8 @@ def _write_launch(w: _Writer, function: ir.Value, job: ir.Value, workers: ir.Val
 
         def do_for(i: ir.Value, _: object) -> None:  # a thread that has not begun
             worker = builder.add(i, w.constant(1))
-            with builder.if_then(w.claim(worker)[1]):
+            number = w.read(w.count_of(worker, JOBS))
+            with builder.if_then(w.claim(worker, number)):
                 w.call(function, [job, worker])
                 builder.atomic_rmw("sub", pending, w.constant(1, I32), "acq_rel")
 
