@@ -17,6 +17,8 @@ import hypothesis
 import numpy as np
 import pytest
 
+from .long import LONG, VARIABLE
+
 # How long an example takes, or its invention, is up to whatever else the machine does.
 hypothesis.settings.register_profile(
     "lowerconv", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -36,16 +38,14 @@ for _name in ("LOWERCONV_NUM_THREADS", "OMP_NUM_THREADS"):
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-LONG = "LOWERCONV_LONG"
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave out what is marked as long, unless LOWERCONV_LONG=1."""
-    if os.environ.get(LONG) == "1":
+    if LONG:
         return
     for item in items:
         if item.get_closest_marker("long"):
-            item.add_marker(pytest.mark.skip(reason=f"long: {LONG}=1"))
+            item.add_marker(pytest.mark.skip(reason=f"long: {VARIABLE}=1"))
 
 
 WATCHDOG = 300  # seconds: a hundred times what the slowest of those tests takes

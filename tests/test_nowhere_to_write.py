@@ -12,6 +12,7 @@ import lowerconv
 from lowerconv.cli.main import main
 
 from .conftest import clean_environment, mpi_launcher
+from .long import long_but
 
 PACKAGE = Path(lowerconv.__file__).parent
 CURE = "LOWERCONV_CACHE_DIR names another directory"
@@ -94,12 +95,15 @@ class TestNoHome:
 
     @pytest.mark.parametrize(
         "more",
-        [
-            {},
-            {"HOME": "/dev/null/none"},
-            {"NUMBA_CACHE_DIR": "/dev/null/none", "TMPDIR": "/dev/null/none"},
-            {"LOWERCONV_CACHE_DIR": "/dev/null/none", "PYTHONDONTWRITEBYTECODE": "1"},
-        ],
+        long_but(
+            [{}],
+            [
+                {},
+                {"HOME": "/dev/null/none"},
+                {"NUMBA_CACHE_DIR": "/dev/null/none", "TMPDIR": "/dev/null/none"},
+                {"LOWERCONV_CACHE_DIR": "/dev/null/none", "PYTHONDONTWRITEBYTECODE": "1"},
+            ],
+        ),
         ids=str,
     )
     def test_convolution(self, run, tmp_path, more):

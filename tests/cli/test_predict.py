@@ -13,6 +13,8 @@ from lowerconv.data import load
 from lowerconv.train import Classifier, Trainer
 from lowerconv.train.progress import Reporter
 
+from ..long import long_but
+
 
 @pytest.fixture(scope="module")
 def trained(tiny_fashion, tmp_path_factory) -> Path:
@@ -114,7 +116,7 @@ def test_damaged_images_are_named_or_predicted(trained, tmp_path, capsys):
     assert sorted(predicted + refused) == sorted(map(str, paths))
 
 
-@pytest.mark.parametrize("command", ["evaluate", "predict"])
+@pytest.mark.parametrize("command", long_but(["predict"], ["evaluate", "predict"]))
 def test_bad_checkpoints_are_named(run_lowerconv, trained, images, tmp_path, command):
     damaged = bytearray(trained.read_bytes())
     damaged[len(damaged) // 2] ^= 1

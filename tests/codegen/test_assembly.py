@@ -12,6 +12,8 @@ from lowerconv.codegen.dots import BF16, F16, S8_S8, S8_U8, U8_S8, WORDS
 from lowerconv.codegen.isa import ISAS
 from lowerconv.codegen.microkernel import Microkernel, rows_max
 
+from ..long import long_but
+
 NAMES = ("avx512", "avx2", "sse", "neon")
 #            FMA instruction or its parts, a full register, access to the stack
 X86_FMA = r"\bvfmadd(132|213|231)p[sd]\b"
@@ -142,7 +144,7 @@ DOTS = [
 ]
 
 
-@pytest.mark.parametrize("feed", [filters_feed, pixels_feed])
+@pytest.mark.parametrize("feed", long_but([filters_feed], [filters_feed, pixels_feed]))
 @pytest.mark.parametrize(
     ("name", "words", "wanted", "each", "corrections"),
     [(name, words, *rest) for name, several, *rest in DOTS for words in several],

@@ -15,6 +15,7 @@ import lowerconv as lc
 from lowerconv.codegen.isa import host_isa
 from lowerconv.machine.features import instruction_set
 
+from ..long import LONG
 from .cases import (
     PASSES,
     Case,
@@ -35,7 +36,7 @@ from .test_properties import random_data, seeds, sweep
 
 THREADS = (1, 2, 5)
 
-shorter_sweep = settings(sweep, max_examples=12)
+shorter_sweep = settings(sweep, max_examples=12 if LONG else 5)
 
 
 @st.composite

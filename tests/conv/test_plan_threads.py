@@ -15,6 +15,8 @@ from lowerconv.conv.executable import Options
 from lowerconv.conv.problem import conv_problem
 from tests.nn.servers import CALLS, THREADS, WATCHED, Trainers, at_once
 
+from ..long import long_but
+
 pytestmark = WATCHED
 X, W, Y = (2, 4, 6, 7), (5, 4, 3, 3), (2, 5, 6, 7)
 SHAPES = {"forward": (X, W), "input_grad": (Y, W), "weight_grad": (Y, X)}
@@ -168,7 +170,7 @@ def test_a_plan_holds_filters(algorithm, constant, op):
 
 @pytest.mark.parametrize("op", ["forward", "input_grad"])
 @pytest.mark.parametrize("algorithm", lc.algorithms())
-@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("groups", long_but([2], [1, 2]))
 def test_plans_hold_the_same_filters_once(groups, algorithm, op):
     rng = np.random.default_rng(0)
     w, other = rng.standard_normal((2, 46, 24, 3, 3), np.float32)  # 23 are no whole panels

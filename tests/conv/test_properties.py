@@ -3,8 +3,6 @@
 A failure prints the problem and a ``@reproduce_failure`` line that repeats it.
 """
 
-import os
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +10,7 @@ from hypothesis import strategies as st
 
 import lowerconv as lc
 
+from ..long import LONG
 from .cases import (
     ALGORITHMS,
     TOLERANCE,
@@ -31,11 +30,10 @@ from .cases import (
 from .reference import Array, Shape
 
 # Compilation on a first call takes longer than any deadline that is good for the others.
-LONG = os.environ.get("LOWERCONV_LONG") == "1"
 sweep = settings(
-    max_examples=400 if LONG else 100, deadline=None, derandomize=False, print_blob=True
+    max_examples=400 if LONG else 50, deadline=None, derandomize=False, print_blob=True
 )
-shorter_sweep = settings(sweep, max_examples=100 if LONG else 40)
+shorter_sweep = settings(sweep, max_examples=100 if LONG else 20)
 
 small = st.integers(1, 4)
 sides = st.tuples(*[st.integers(0, 4)] * 2)

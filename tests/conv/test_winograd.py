@@ -16,6 +16,7 @@ from lowerconv.codegen.transforms import matrices
 from lowerconv.conv.winograd import schedule, schedule_weights
 from lowerconv.machine.features import instruction_set
 
+from ..long import LONG, long_but, long_rows_but
 from . import reference
 from .cases import (
     BLOCKS,
@@ -100,7 +101,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 @by_pass
-@settings(sweep, max_examples=40)
+@settings(sweep, max_examples=40 if LONG else 15)
 @given(case=cases(), seed=seeds)
 def test_random_problems(op: str, case: Case, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -113,7 +114,7 @@ def test_random_problems(op: str, case: Case, seed: int) -> None:
 
 
 @by_pass
-@settings(sweep, max_examples=20)
+@settings(sweep, max_examples=20 if LONG else 10)
 @given(case=cases(), seed=seeds)
 def test_random_problems_of_positive_numbers(op: str, case: Case, seed: int) -> None:
     x, w, _, dy = random_data(case, seed, "float32")
@@ -183,9 +184,10 @@ def test_filters_that_are_kept(op: str, case: Case) -> None:
         np.testing.assert_array_equal(kept(image, filters), plan(image, filters))
 
 
-@pytest.mark.parametrize("activation", [None, "relu"])
-@pytest.mark.parametrize("accumulate", [False, True])
-@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(
+    ("biased", "accumulate", "activation"),
+    long_rows_but([0, 3, 6], product([False, True], [False, True], [None, "relu"])),
+)
 def test_what_the_epilogue_adds(biased: bool, accumulate: bool, activation: str | None) -> None:
     for case in SHARED:
         print(case)
@@ -237,7 +239,7 @@ def test_nothing_outside_the_arrays_is_touched(op: str) -> None:
         assert_close(result, expected)
 
 
-@pytest.mark.parametrize("isa", ORDER[1:])
+@pytest.mark.parametrize("isa", long_but(["sse"], ORDER[1:]))
 def test_narrower_instruction_sets(isa: str) -> None:
     widest = instruction_set()
     if widest not in ORDER or ORDER.index(isa) < ORDER.index(widest):

@@ -68,7 +68,7 @@ def ones(C=8, K=8, size=6, taps=3, out="u8", **options):
 @by_isa
 def test_random_problems(isa, rng, monkeypatch):
     monkeypatch.setattr(integer, "host_isa_extended", lambda: isa)
-    for _ in range(12):
+    for _ in range(6):
         check(random_problem(rng))
 
 

@@ -15,6 +15,7 @@ from lowerconv.parallel import Communicator
 from lowerconv.parallel.comm import communicator
 from lowerconv.runtime import affinity, threads
 
+from ..long import long_rows_but
 from ..runtime.children import PATIENCE, environment, python
 from .machines import unfold
 
@@ -177,12 +178,15 @@ def test_ranks_of_a_host(monkeypatch, share_of, own, openmp, ranks, threads):
 
 @pytest.mark.parametrize(
     ("variables", "option", "threads"),
-    [
-        ({}, [], None),
-        ({OPENMP: "1"}, [], 1),
-        ({OWN: "3"}, [], 3),
-        ({OWN: "3", OPENMP: "1"}, ["--threads", "2"], 2),
-    ],
+    long_rows_but(
+        [2, 3],
+        [
+            ({}, [], None),
+            ({OPENMP: "1"}, [], 1),
+            ({OWN: "3"}, [], 3),
+            ({OWN: "3", OPENMP: "1"}, ["--threads", "2"], 2),
+        ],
+    ),
 )
 def test_training_on_ranks(
     monkeypatch, mpiexec, tiny_fashion, tmp_path, variables, option, threads

@@ -1,7 +1,5 @@
 """Fully connected layers whose weights never change: with all that follows them in one pass."""
 
-import os
-
 import numpy as np
 import pytest
 
@@ -12,6 +10,8 @@ from lowerconv.nn.freeze import flushed
 from lowerconv.nn.linear import PackedLinear
 from lowerconv.nn.recording import make_graph
 from lowerconv.ops.pointwise import FUNCTIONS
+
+from ..long import LONG
 
 SEED = 20261127
 FUSED = ["relu", "clip", "hard_swish", "silu", "gelu", "leaky_relu", "sigmoid"]
@@ -69,7 +69,7 @@ class WithEpilogue(nn.Module):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_random_followers(dtype):
-    for seed in range(SEED, SEED + (200 if os.environ.get("LOWERCONV_LONG") else 12)):
+    for seed in range(SEED, SEED + (200 if LONG else 12)):
         network = WithEpilogue(seed, dtype)
         for layer in (network.linear, network.other):
             if layer.bias:

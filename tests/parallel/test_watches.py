@@ -7,6 +7,8 @@ import pytest
 
 from lowerconv import nn
 
+from ..long import long_but
+
 PROGRAMS = Path(__file__).parent / "programs"
 
 
@@ -46,7 +48,7 @@ def test_a_watch_may_remove_itself():
     assert notes == ["forward"] * 2  # the layers of the run in which it was removed
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", long_but([2], [1, 2]))
 def test_stalls_timeline_and_divergence_watch_at_once(mpiexec, tiny_fashion, tmp_path, ranks):
     """With each strategy: layers are noted for others who wait, recorded, and blamed."""
     data = f"fashion-mnist:{tiny_fashion}"

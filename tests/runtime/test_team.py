@@ -238,7 +238,7 @@ event.register("numba:compile", Listener())
 import numpy as np, lowerconv as lc
 lc.set_num_threads(3)
 x, w = np.ones((2, 3, 8, 8), "f4"), np.ones((2, 3, 3, 3), "f4")
-for algorithm in lc.algorithms():
+for algorithm in ("pipelined", "winograd"):
     y = lc.conv2d(x, w, algorithm=algorithm)
     assert np.allclose(y, 27), algorithm
     lc.conv2d_input_grad(y, w, x.shape, algorithm=algorithm)

@@ -20,6 +20,8 @@ from lowerconv.parallel.comm.agreement import (
     versions,
 )
 
+from ...long import long_but
+
 PROGRAMS = Path(__file__).parents[1] / "programs"
 
 
@@ -184,7 +186,7 @@ PREPARED = {
 }
 
 
-@pytest.mark.parametrize("name", PREPARED)
+@pytest.mark.parametrize("name", long_but(list(PREPARED)[::2], PREPARED))
 def test_training_is_refused_before_anything_is_written(mpiexec, tiny_fashion, tmp_path, name):
     action, message = PREPARED[name]
     other = tmp_path / "other"

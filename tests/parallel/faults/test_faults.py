@@ -36,6 +36,8 @@ from tests.parallel.faults.strikes import (
     strike,
 )
 
+from ...long import long_but
+
 STALL = 4.0  # seconds of --stall-timeout: no rank that computes is silent for so long
 # ... and then so many until a rank that does not answer is given up, and all are gone.
 GIVEN_UP = STALL + 3.0 + ENDED
@@ -70,7 +72,7 @@ def words(tiny_fashion, tmp_path):
     return lambda strategy, *more: arguments(tiny_fashion, tmp_path / "run", strategy, *more)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", long_but(["data", "owt", "server"], STRATEGIES))
 def test_an_exception_ends_all_ranks(mpiexec, words, strategy):
     outcome = strike(mpiexec, 3, "exception:1:9:0", words(strategy))
     check_ended(outcome)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ...long import long_but, long_rows_but
 from ..conftest import SIZES, train
 
 RANKS = [1, 2, 3, 4, 5]
@@ -41,7 +42,7 @@ def same(many, alone):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("ranks", long_but([1, 3], RANKS))
 def test_without_staleness_it_is_data_parallelism(steps, ranks, size):
     same(steps(ranks, size, **EXACT), steps(1, size))
 
@@ -56,7 +57,7 @@ def test_gradients_are_so_many_steps_stale(steps, ranks, size, staleness, overla
     assert not np.allclose(reference["weights"], steps(1, size)["weights"], rtol=1e-3)
 
 
-@pytest.mark.parametrize(("ranks", "slow", "options"), SLOWED)
+@pytest.mark.parametrize(("ranks", "slow", "options"), long_rows_but([0, 4], SLOWED))
 def test_a_slow_rank_is_waited_for_in_time(slowed, ranks, slow, options):
     slowed(ranks, slow, options)
 

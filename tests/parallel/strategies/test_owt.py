@@ -12,6 +12,7 @@ from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.strategies.owt import OWT
 from lowerconv.parallel.strategies.strategy import Work
 
+from ...long import long_but
 from ..networks import make
 
 PROGRAMS = Path(__file__).parents[1] / "programs"
@@ -72,15 +73,21 @@ def launch(mpiexec, ranks, seed, *cases):
     assert done.stdout.count("right") == ranks
 
 
-@pytest.mark.parametrize("group", CASES)
 @pytest.mark.parametrize(
-    "ranks", [pytest.param(n, marks=pytest.mark.long) if n in (2, 4) else n for n in RANKS]
+    ("ranks", "group"),
+    [
+        (n, group)
+        if n == 3 or (n == 5 and group == "schemes")
+        else pytest.param(n, group, marks=pytest.mark.long)
+        for n in RANKS
+        for group in CASES
+    ],
 )
 def test_same_as_one_process(mpiexec, ranks, group):
     launch(mpiexec, ranks, 10 * ranks, *CASES[group])
 
 
-@pytest.mark.parametrize("network", ["Plain", "Residual"])
+@pytest.mark.parametrize("network", long_but(["Residual"], ["Plain", "Residual"]))
 def test_arrays_of_three_ranks_are_taken_by_two(mpiexec, tmp_path, network):
     """Weights, running statistics and velocities, by other strategies too, and by one process."""
     cases = [

@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from ...long import long_but
 from ..conftest import PROGRAMS, SIZES, train
 
 RANKS = [1, 2, 3, 4, 5]
@@ -23,7 +24,7 @@ WAYS: dict[str, dict] = {
 }
 
 
-@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("ranks", long_but([1, 3], RANKS))
 def test_every_call(mpiexec, ranks):
     run = mpiexec(ranks, PROGRAMS / "calls.py", ranks)
     assert run.returncode == 0, run.stderr
@@ -48,7 +49,7 @@ def steps(mpiexec, tmp_path_factory):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("ranks", long_but([2, 5], RANKS))
 def test_ranks_train_like_one_process(steps, ranks, size, way):
     alone, many = steps(1, size, "data"), steps(ranks, size, way)
     if WAYS[way].get("strategy") == "model":
