@@ -24,6 +24,9 @@ from lowerconv.codegen.amx import configuration, configure_address
 from lowerconv.codegen.isa import ISAS, host_extensions
 from lowerconv.machine.features import instruction_set
 
+if __name__ != "__main__":
+    from ..emulated import emulator
+
 ORDER = ("avx512", "avx2", "sse")
 CPU = instruction_set()
 # Those that can run here; on x86-64 "generic" is SSE with smaller tiles, and tried once.
