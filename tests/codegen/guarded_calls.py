@@ -27,10 +27,10 @@ from lowerconv.machine.features import instruction_set
 if __name__ != "__main__":
     from ..emulated import emulator
 
-ORDER = ("avx512", "avx2", "sse")
+ORDERS = ("avx512", "avx2", "sse"), *((sve, "neon", "generic") for sve in ("sve512", "sve256"))
 CPU = instruction_set()
 # Those that can run here; on x86-64 "generic" is SSE with smaller tiles, and tried once.
-HOST = ORDER[ORDER.index(CPU) :] if CPU in ORDER else tuple({CPU, "generic"})
+HOST = next((order[order.index(CPU) :] for order in ORDERS if CPU in order), ("generic",))
 DTYPES = [np.dtype("float32"), np.dtype("float64")]
 # Elsewhere than on Linux there are no guard pages, but results can be right or wrong.
 PLACES = ("at-start", "at-end") if sys.platform == "linux" else ("anywhere",)
@@ -42,9 +42,12 @@ EXTENDED |= {
     isa.name: isa for isa in (isa.extended(*host_extensions(isa.name)) for isa in HOST_ISAS)
 }
 
+if __name__ != "__main__" and emulator.is_asked():  # for others, which run in an emulator
+    HOST_ISAS, EXTENDED = emulator.PLAIN, emulator.EXTENDED
+
 TILES = configuration()
 
-by_isa = pytest.mark.parametrize("isa", HOST_ISAS, ids=HOST)
+by_isa = pytest.mark.parametrize("isa", HOST_ISAS, ids=[isa.name for isa in HOST_ISAS])
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
@@ -102,6 +105,8 @@ def run(job: Job, guarded: Any) -> np.ndarray:
 
 def call(jobs: list[Job]) -> list[np.ndarray]:
     """Run jobs in a process of their own, and return what the results' arrays then hold."""
+    if emulator.is_asked():
+        return emulator.call(jobs)
     folders = (Path(lowerconv.__file__).parents[1], Path(__file__).parents[1] / "conv")
     path = os.pathsep.join(filter(None, [*map(str, folders), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
