@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import lowerconv
-from lowerconv.codegen import gathering, packing
+from lowerconv.codegen import gathering, packing, transforms
 from lowerconv.codegen.amx import configuration, configure_address
 from lowerconv.codegen.isa import ISAS, host_extensions
 from lowerconv.machine.features import instruction_set
@@ -77,7 +77,8 @@ def run(job: Job, guarded: Any) -> np.ndarray:
     print(job.name, file=sys.stderr, flush=True)
     if isinstance(job.kernel, tuple):
         name, *rest = job.kernel
-        address = getattr(gathering if name == "gather_address" else packing, name)(*rest)
+        modules = (packing, gathering, transforms)
+        address = next(getattr(m, name) for m in modules if hasattr(m, name))(*rest)
     else:
         address = job.kernel.address()
         if getattr(job.kernel, "tiles", False):  # of this thread, from now on
