@@ -1,8 +1,8 @@
 """What Arm's ``bfdot`` adds, bit for bit: the oracle of tests.
 
 After the Arm Architecture Reference Manual for A-profile, BFDotAdd: both products are added, and
-then the sum.  All are rounded to odd: inexact results get the one of their two neighbours whose last
-bit is 1.  Denormal numbers are zeros, of operands and of results.
+then the sum.  All are rounded to odd: inexact results get the one of their two neighbours whose
+last bit is 1.  Denormal numbers are zeros, of operands and of results.
 """
 
 import numpy as np

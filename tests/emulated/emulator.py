@@ -159,7 +159,7 @@ def _run(isa: Isa, jobs: Sequence[Any]) -> list[np.ndarray]:
     culprit = jobs[int(last[-1])].name if last else told
     assert done.returncode == 0, f"return code {done.returncode} in {culprit}: {begun[-1:]}"
     if isa.scalable:
-        assert told == f"vectors of {isa.bits // 8} bytes"
+        assert told == f"vectors of {isa.bits // 8} bytes", told
     results, begin = [], 0
     for job in jobs:
         array = job.arguments[job.result]
