@@ -114,6 +114,7 @@ ELSEWHERE = {
     "codegen.microkernel.Geometry": "values of a function that is being written",
     "codegen.microkernel.Store": "values of a function that is being written",
     "codegen.amx.Panels": "values of a function that is being written",
+    "codegen.scalable.Scalable": "a type of a function that is being written",
     "codegen.depthwise.PlaneKernel": "made as a Microkernel is",
     "codegen.depthwise_in_place.GradientInPlace": "made as a Microkernel is",
     "codegen.depthwise_in_place.ResultsInPlace": "made as a Microkernel is",

@@ -21,10 +21,11 @@ from lowerconv.runtime.threads import get_num_threads
 
 #          set:     floats in a register, chains: as many as leave registers for the two factors
 _VECTORS = {"avx512": (16, 24), "avx2": (8, 12), "sse": (4, 12), "neon": (4, 24)}
+_VECTORS |= {"sve512": (16, 24), "sve256": (8, 24)}
 RUNS, SECONDS = 6, 0.01  # the best of some short runs: one may meet another process
 
 
-def _source(lanes: int, chains: int, fused: bool) -> str:
+def _source(lanes: int, chains: int, fused: bool, scalable: bool) -> str:
     """Return LLVM IR of ``float burn(int64 turns, float a, float b)``, multiply-adds in a loop.
 
     A chain is ``x = a b + x`` where that is one instruction; where it is two the product would be
@@ -36,6 +37,9 @@ def _source(lanes: int, chains: int, fused: bool) -> str:
     burn = ir.Function(
         module, ir.FunctionType(ir.FloatType(), [word, ir.FloatType(), ir.FloatType()]), "burn"
     )
+    if scalable:  # of no other length: so vectors are registers of SVE
+        granules = lanes // 4
+        set.add(burn.attributes, f"vscale_range({granules},{granules})")
     fma = ir.Function(module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{lanes}f32")
     entry, loop, done = (burn.append_basic_block(name) for name in ("entry", "loop", "done"))
     builder = ir.IRBuilder(entry)
@@ -78,7 +82,8 @@ def _burner() -> tuple[object, int]:
     name = instruction_set()
     lanes, chains = _VECTORS.get(name, (4, 12))
     features = host_features()
-    fused = name in ("avx512", "avx2", "neon")
+    scalable = name.startswith("sve")
+    fused = scalable or name in ("avx512", "avx2", "neon")
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_default_triple().create_target_machine(
@@ -86,7 +91,8 @@ def _burner() -> tuple[object, int]:
         features=",".join(f"{'+' if has else '-'}{name}" for name, has in features.items()),
         opt=2,
     )
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(_source(lanes, chains, fused)), machine)
+    source = _source(lanes, chains, fused, scalable)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(source), machine)
     engine.finalize_object()
     prototype = ctypes.CFUNCTYPE(ctypes.c_float, ctypes.c_int64, ctypes.c_float, ctypes.c_float)
     burn = prototype(engine.get_function_address("burn"))

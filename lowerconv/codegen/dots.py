@@ -44,6 +44,7 @@ from llvmlite import ir
 
 from lowerconv.codegen.emit import I8, I32, Emitter
 from lowerconv.codegen.isa import Isa
+from lowerconv.codegen.scalable import from_scalable, to_scalable, widen_f16
 
 SIGNS = 0x80808080  # the sign of each byte of a word
 
@@ -120,7 +121,9 @@ class Dot:
     def rows(self, isa: Isa, NV: int) -> int:
         """Return the most rows of a tile of NV vectors that all its registers have room for."""
         operands = (NV + 1) * (self.parts + self.corrects)
-        return (isa.registers - operands - self.spare(isa)) // NV
+        # Found by trying, as those of words below: code of SVE takes some broadcasts early.
+        early = 3 if isa.scalable and NV == 1 else 0
+        return (isa.registers - operands - self.spare(isa) - early) // NV
 
 
 class _OfWords(Dot):
@@ -131,13 +134,13 @@ class _OfWords(Dot):
     """
 
     def spare(self, isa: Isa) -> int:
-        early = (6 if self.parts > 1 else 2) if _is_neon(isa) else 0
+        early = (6 if self.parts > 1 else 2) if _is_arm(isa) else 0
         return super().spare(isa) + early
 
     def rows(self, isa: Isa, NV: int) -> int:
         rows = super().rows(isa, NV)
-        if NV == 1 and (self.parts > 1 or _is_neon(isa)):
-            rows = min(rows, isa.registers // 2 - (5 if _is_neon(isa) else 2))
+        if NV == 1 and (self.parts > 1 or _is_arm(isa)):
+            rows = min(rows, isa.registers // 2 - (5 if _is_arm(isa) else 2))
         return rows
 
 
@@ -192,6 +195,18 @@ class _Instruction(_OfWords):
         return self.add(e, total, vector, self._operand(e, _constant(e, SIGNS)))
 
 
+class _Scalable(_Instruction):
+    """A dot product of SVE."""
+
+    def _operand(self, e: Emitter, value: ir.Value) -> ir.Value:
+        return to_scalable(e, super()._operand(e, value))
+
+    def add(self, e: Emitter, total: ir.Value, vector: ir.Value, item: ir.Value) -> ir.Value:
+        operands = [item, vector] if self.swapped else [vector, item]
+        total = to_scalable(e, total)
+        return from_scalable(e, e.call_named(self.name, [total, *operands], total.type), e.vector)
+
+
 @dataclass(frozen=True)
 class _Halves(_OfWords):
     """Two numbers of 16 bits, unpacked to float32 and multiplied one after the other.
@@ -224,6 +239,8 @@ class _Halves(_OfWords):
                 builder.shl(word, _constant(e, 16)),
             ]
             return [builder.bitcast(half, e.vector) for half in halves]
+        if self.converts and e.isa.scalable:
+            return [widen_f16(e, half) for half in (builder.lshr(word, _constant(e, 16)), word)]
         if self.converts:
             numbers = builder.bitcast(word, ir.VectorType(ir.HalfType(), 2 * e.lanes))
             halves = [e.shuffle(numbers, numbers, range(first, 2 * e.lanes, 2)) for first in (1, 0)]
@@ -304,7 +321,7 @@ class _Bytes(_OfWords):
         return total
 
 
-def _is_neon(isa: Isa) -> bool:
+def _is_arm(isa: Isa) -> bool:
     return isa.triple == "aarch64"
 
 
@@ -345,7 +362,7 @@ def _from_f16(e: Emitter, half: ir.Value) -> ir.Value:
 _PMADDWD = {512: "llvm.x86.avx512.pmaddw.d.512", 256: "llvm.x86.avx2.pmadd.wd"}
 _PMADDWD |= {128: "llvm.x86.sse2.pmadd.wd"}
 _VPDPBUSD = {"avx512vnni": 512, "avxvnni": 256}
-_NEON_DOT = {
+_ARM_DOT = {
     #            extension, instruction, whether the broadcast comes first and whether it is changed
     S8_S8: (("dotprod", "sdot", False, False),),
     S8_U8: (("i8mm", "usdot", True, False), ("dotprod", "sdot", False, True)),
@@ -361,6 +378,8 @@ def dot_of(isa: Isa, words: Words | None) -> Dot:
     if words == BF16 and "avx512bf16" in has:
         return _Instruction("llvm.x86.avx512bf16.dpbf16ps.512", I32)
     if words == BF16 and "bf16" in has:
+        if isa.scalable:
+            return _Scalable("llvm.aarch64.sve.bfdot", _BFloat())
         return _Instruction("llvm.aarch64.neon.bfdot.v4f32.v8bf16", _BFloat())
     if words in (BF16, F16):
         return _Halves(words.vector, isa.half)
@@ -368,8 +387,10 @@ def dot_of(isa: Isa, words: Words | None) -> Dot:
         if extension in has:  # its first operand is u8, the second s8
             name = f"llvm.x86.avx512.vpdpbusd.{bits}"
             return _Instruction(name, I32, words != U8_S8, words == S8_S8)
-    if _is_neon(isa):
-        for extension, name, swapped, corrects in _NEON_DOT[words]:
+    if _is_arm(isa):
+        for extension, name, swapped, corrects in _ARM_DOT[words]:
+            if isa.scalable and extension in (*has, "dotprod"):  # all of SVE have that
+                return _Scalable(f"llvm.aarch64.sve.{name}.nxv4i32", I8, swapped, corrects)
             if extension in has:
                 name = f"llvm.aarch64.neon.{name}.v4i32.v16i8"
                 return _Instruction(name, I8, swapped, corrects)

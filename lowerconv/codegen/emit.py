@@ -261,6 +261,9 @@ class Emitter(Builder):
         """Begin a function ``void name(int64...)`` of a signature (`codegen.signatures`)."""
         builder = new_function(name, signature._fields)
         builder.function.attributes.add("nounwind")
+        if isa.scalable:  # an attribute that llvmlite does not list
+            granules = isa.bits // 128
+            set.add(builder.function.attributes, f"vscale_range({granules},{granules})")
         return cls(builder, isa, dtype)
 
     def address(self, base: ir.Value, items: int | ir.Value, kind: ir.Type) -> ir.Value:

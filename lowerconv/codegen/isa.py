@@ -19,6 +19,8 @@ LINE = 64  # bytes of a cache line
 EXTENSIONS = {
     "avx512": ("avx512vnni", "avx512bf16", "amx-int8", "amx-bf16"),
     "avx2": ("avxvnni",),
+    "sve512": ("i8mm", "bf16"),
+    "sve256": ("i8mm", "bf16"),
     "neon": ("dotprod", "i8mm", "bf16"),
 }
 
@@ -47,6 +49,9 @@ class Isa:
         more; the others have none.
     half : bool
         Whether vectors of float16 become float32 in one instruction.
+    scalable : bool
+        Whether registers are as long as the CPU has them (SVE): code is generated for `bits`, and
+        runs only where they have as many.
     extensions : tuple of str
         Those of `EXTENSIONS` that code may use; see `extended`.
     """
@@ -61,6 +66,7 @@ class Isa:
     features: str = ""
     masks: bool = False
     half: bool = False
+    scalable: bool = False
     extensions: tuple[str, ...] = ()
 
     def __hash__(self) -> int:  # of all fields it takes as long as what is looked up by it
@@ -104,12 +110,20 @@ ISAS = {
         Isa("avx512", 512, 32, 14, True, "x86_64", "x86-64-v4", "-prefer-256-bit", True, True),
         Isa("avx2", 256, 16, 6, True, "x86_64", "x86-64-v3", half=True),
         Isa("sse", 128, 16, 6, False, "x86_64", "x86-64"),
-        # LLVM keeps two of NEON's 32 registers for itself in these loops.
+        # A64FX has the first, Graviton 3 the second; Graviton 4 and Grace have 128 bits, where NEON
+        # does the same.  LLVM keeps two of Arm's 32 registers for itself in these loops.
+        Isa("sve512", 512, 30, 13, True, "aarch64", "generic", "+sve", True, True, True),
+        Isa("sve256", 256, 30, 13, True, "aarch64", "generic", "+sve", True, True, True),
         Isa("neon", 128, 30, 13, True, "aarch64", "generic", "+neon", half=True),
         Isa("generic", 128, 16, 4, False, "", ""),
     )
 }
-_ORDER = ("avx512", "avx2", "sse", "generic")  # each CPU has those that come after its own
+# Each CPU has those that come after its own, and of SVE one length of vectors.
+_CHAINS = (
+    ("avx512", "avx2", "sse", "generic"),
+    ("sve512", "neon", "generic"),
+    ("sve256", "neon", "generic"),
+)
 
 
 def host_extensions(name: str) -> tuple[str, ...]:
@@ -158,7 +172,7 @@ def _asked() -> tuple[str, tuple[str, ...]]:
     asked = os.environ.get(ENVIRONMENT, "").strip().lower()
     if not asked:
         return widest, host_extensions(widest)
-    usable = _ORDER[_ORDER.index(widest) :] if widest in _ORDER else (widest, "generic")
+    usable = next(chain[chain.index(widest) :] for chain in _CHAINS if widest in chain)
     name, *extensions = asked.split("+")
     if name not in usable:
         names = ", ".join(map(repr, usable))

@@ -29,8 +29,12 @@ _INDEX = types.int64
 
 
 def _masks() -> bool:
-    """Return whether the CPU that numba compiles for has fast masks, whatever kernels are asked."""
-    return ISAS[instruction_set()].masks
+    """Return whether the CPU that numba compiles for has fast masks, whatever kernels are asked.
+
+    Not SVE's: numba says of no function how long registers are, and LLVM does without them.
+    """
+    isa = ISAS[instruction_set()]
+    return isa.masks and not isa.scalable
 
 
 class _Array(Builder):

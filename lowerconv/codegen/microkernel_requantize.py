@@ -329,7 +329,11 @@ def _packed(e: Emitter, floats: Sequence[ir.Value], kind: str) -> ir.Value:
             e.shuffle(a, b, range(2 * a.type.count))
             for a, b in zip(bytes_[::2], bytes_[1::2], strict=True)
         ]
-    return builder.bitcast(bytes_[0], e.vector)
+    whole = bytes_[0]
+    if e.lanes > PER_WORD:  # SVE's: now by vectors, and not by 16 bytes
+        places = np.arange(PER_WORD * e.lanes).reshape(PER_WORD, -1, PER_WORD)
+        whole = e.shuffle(whole, whole, places.transpose(1, 0, 2).ravel().tolist())
+    return builder.bitcast(whole, e.vector)
 
 
 def _rounded(e: Emitter, y: ir.Value) -> ir.Value:

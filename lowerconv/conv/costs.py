@@ -2,6 +2,7 @@
 
 One unit: the time of a multiply-add of one vector, on one core.  It makes one table serve every
 instruction set and clock; measured on AVX-512 with ``python -m bench.compare`` and single layers.
+Arm's CPUs are taken for the same, but for what is said to be theirs: none was measured.
 What BLAS does is counted in multiply-adds of one item instead, because its vectors are its own:
 those numbers only compare block sizes of BLAS with each other.
 """
@@ -13,6 +14,7 @@ from lowerconv.codegen.isa import Isa
 #                        what it pays for
 # --- microkernels
 LATENCY = 10.0  #        a step of the k loop at least: multiply-adds wait for their sums
+LATENCY_SVE512 = 20.0  # likewise of A64FX: 9 cycles of two units, as its manual says; not measured
 STEP = {1: 8.0, 2: 1.4}  # a step, beside its multiply-adds: with one vector the loads take longest
 STEP_MORE = 1.8  #       likewise, with three vectors or more
 CALL = 120.0  #          to call a microkernel and begin its sums
@@ -76,7 +78,8 @@ def step_time(MR: int, NV: int, isa: Isa) -> float:
     Measured: steps take the time of their multiply-adds, at least their latency, and a little more
     that does not depend on the rows.
     """
-    return max(MR * NV + STEP.get(NV, STEP_MORE), LATENCY)
+    latency = LATENCY_SVE512 if isa.name.startswith("sve512") else LATENCY
+    return max(MR * NV + STEP.get(NV, STEP_MORE), latency)
 
 
 def padded_row(pitch: int, VL: int) -> float:

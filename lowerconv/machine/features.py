@@ -8,6 +8,7 @@ from pathlib import Path
 import llvmlite.binding as llvm
 
 from lowerconv.machine.cgroup import read_or_none
+from lowerconv.machine.vector_length import vector_bits
 
 # What a compiler needs of an instruction set before it can use its full-width registers.
 _NEEDS = {
@@ -20,6 +21,8 @@ _NEEDS = {
 }
 # Some hosts tell LLVM no features; these every CPU of the architecture has.
 _BASELINE = {"x86_64": "sse", "amd64": "sse", "aarch64": "neon", "arm64": "neon"}
+
+SVE = {512: "sve512", 256: "sve256"}  # of other lengths NEON is used
 
 # Those that matter to convolutions: vector width, fused and reduced-precision arithmetic.
 _NOTABLE = (
@@ -67,7 +70,9 @@ def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def instruction_set(
-    features: Mapping[str, bool] | None = None, architecture: str | None = None
+    features: Mapping[str, bool] | None = None,
+    architecture: str | None = None,
+    length: int | None = None,
 ) -> str:
     """Widest vector instruction set that microkernels can be generated for.
 
@@ -77,14 +82,21 @@ def instruction_set(
         By LLVM's names. Default: those of this CPU.
     architecture : str, optional
         As ``platform.machine()`` names it, which is the default.
+    length : int, optional
+        Of registers of SVE in bits. Default: those of this thread.
 
     Returns
     -------
     str
         ``"avx512"`` (16 floats, 32 registers), ``"avx2"`` (8 floats, 16 registers, FMA), ``"sse"``
-        (4 floats, 16 registers), ``"neon"`` (4 floats, 32 registers, FMA) or ``"generic"``.
+        (4 floats, 16 registers), ``"sve512"`` and ``"sve256"`` (16 and 8 floats, 32 registers),
+        ``"neon"`` (4 floats, 32 registers, FMA) or ``"generic"``.
     """
     features = host_features() if features is None else features
+    if features.get("sve", False):
+        name = SVE.get(vector_bits() if length is None else length)
+        if name:
+            return name
     for name, needed in _NEEDS.items():
         if all(features.get(feature, False) for feature in needed):
             return name

@@ -46,8 +46,9 @@ def test_candidates_rest_after_their_turns():
 def test_peak_is_compiled_for_every_instruction_set():
     assert fma_peak(1) > 0
     for name, (lanes, chains) in _VECTORS.items():
-        source = _source(lanes, chains, fused=name != "sse")
+        source = _source(lanes, chains, fused=name != "sse", scalable=name[:3] == "sve")
         llvm.parse_assembly(source).verify()
+        assert ("vscale_range" in source) == (name[:3] == "sve")
         called = source.count(f'@"llvm.fma.v{lanes}f32"(<') - 1  # the declaration
         assert called == (0 if name == "sse" else chains)
 

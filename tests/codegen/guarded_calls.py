@@ -19,15 +19,18 @@ import numpy as np
 import pytest
 
 import lowerconv
-from lowerconv.codegen import gathering, packing
+from lowerconv.codegen import gathering, packing, transforms
 from lowerconv.codegen.amx import configuration, configure_address
 from lowerconv.codegen.isa import ISAS, host_extensions
 from lowerconv.machine.features import instruction_set
 
-ORDER = ("avx512", "avx2", "sse")
+if __name__ != "__main__":
+    from ..emulated import emulator
+
+ORDERS = ("avx512", "avx2", "sse"), *((sve, "neon", "generic") for sve in ("sve512", "sve256"))
 CPU = instruction_set()
 # Those that can run here; on x86-64 "generic" is SSE with smaller tiles, and tried once.
-HOST = ORDER[ORDER.index(CPU) :] if CPU in ORDER else tuple({CPU, "generic"})
+HOST = next((order[order.index(CPU) :] for order in ORDERS if CPU in order), ("generic",))
 DTYPES = [np.dtype("float32"), np.dtype("float64")]
 # Elsewhere than on Linux there are no guard pages, but results can be right or wrong.
 PLACES = ("at-start", "at-end") if sys.platform == "linux" else ("anywhere",)
@@ -39,9 +42,12 @@ EXTENDED |= {
     isa.name: isa for isa in (isa.extended(*host_extensions(isa.name)) for isa in HOST_ISAS)
 }
 
+if __name__ != "__main__" and emulator.is_asked():  # for others, which run in an emulator
+    HOST_ISAS, EXTENDED = emulator.PLAIN, emulator.EXTENDED
+
 TILES = configuration()
 
-by_isa = pytest.mark.parametrize("isa", HOST_ISAS, ids=HOST)
+by_isa = pytest.mark.parametrize("isa", HOST_ISAS, ids=[isa.name for isa in HOST_ISAS])
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
@@ -71,7 +77,8 @@ def run(job: Job, guarded: Any) -> np.ndarray:
     print(job.name, file=sys.stderr, flush=True)
     if isinstance(job.kernel, tuple):
         name, *rest = job.kernel
-        address = getattr(gathering if name == "gather_address" else packing, name)(*rest)
+        modules = (packing, gathering, transforms)
+        address = next(getattr(m, name) for m in modules if hasattr(m, name))(*rest)
     else:
         address = job.kernel.address()
         if getattr(job.kernel, "tiles", False):  # of this thread, from now on
@@ -99,6 +106,8 @@ def run(job: Job, guarded: Any) -> np.ndarray:
 
 def call(jobs: list[Job]) -> list[np.ndarray]:
     """Run jobs in a process of their own, and return what the results' arrays then hold."""
+    if emulator.is_asked():
+        return emulator.call(jobs)
     folders = (Path(lowerconv.__file__).parents[1], Path(__file__).parents[1] / "conv")
     path = os.pathsep.join(filter(None, [*map(str, folders), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(

@@ -1,6 +1,6 @@
 """What the code generator makes of a register tile: the loop over k, instruction by instruction.
 
-Code for every instruction set can be generated on every machine, NEON's on x86-64 too.
+Code for every instruction set can be generated on every machine, Arm's on x86-64 too.
 """
 
 import re
@@ -14,13 +14,17 @@ from lowerconv.codegen.microkernel import Microkernel, rows_max
 
 from ..long import long_but
 
-NAMES = ("avx512", "avx2", "sse", "neon")
+ARM = ("sve512", "sve256", "neon")
+NAMES = ("avx512", "avx2", "sse", *ARM)
 #            FMA instruction or its parts, a full register, access to the stack
 X86_FMA = r"\bvfmadd(132|213|231)p[sd]\b"
-MULTIPLY_ADD = {"avx512": (X86_FMA,), "avx2": (X86_FMA,), "neon": (r"\bfmla\b",)} | {
-    "sse": (r"\bmulp[sd]\b", r"\baddp[sd]\b")
+MULTIPLY_ADD = {"avx512": (X86_FMA,), "avx2": (X86_FMA,)} | {
+    # SVE's may write the sum where a factor was.
+    **{"sve512": (r"\bfm(la|ad)\b",), "sve256": (r"\bfm(la|ad)\b",), "neon": (r"\bfmla\b",)},
+    "sse": (r"\bmulp[sd]\b", r"\baddp[sd]\b"),
 }
-STACK = {"neon": r"\[(sp|x29)\b"}
+# SVE's stack has addresses of its own, but nothing else is stored in the loop over k.
+STACK = {"neon": r"\[(sp|x29)\b"} | dict.fromkeys(ARM[:2], r"\[(sp|x29)\b|\bst(r|1\w)\b")
 BRANCH = re.compile(r"^(?:j\w+|b(?:\.\w+)?|cbn?z|tbn?z)\s.*?([.\w]+)$")
 LABEL = re.compile(r"^([.\w]+):")
 
@@ -44,6 +48,8 @@ def loop_of(assembly, wanted):
 
 def registers(line, isa):
     """Return the widths in bits of the vector registers that an instruction names."""
+    if isa.scalable:
+        return [isa.bits for _ in re.findall(r"\bz\d+\b", line)]
     if isa.name.startswith("neon"):
         lanes = re.findall(r"\bv\d+\.(\d+)([bhsd])\b", line)  # v3.s[0] is a broadcast of a lane
         return [int(count) * {"b": 8, "h": 16, "s": 32, "d": 64}[kind] for count, kind in lanes]
@@ -51,8 +57,8 @@ def registers(line, isa):
 
 
 def destination(line, isa):
-    names = re.findall(r"\bv\d+|%[xyz]mm\d+", line)
-    return names[0] if isa.name.startswith("neon") else names[-1]
+    names = re.findall(r"\b[vz]\d+|%[xyz]mm\d+", line)
+    return names[0] if isa.triple == "aarch64" else names[-1]
 
 
 def tiles(isa):
@@ -118,7 +124,7 @@ def test_a_tile_too_large_spills():
 
 
 PMADDWD, INTEGERS = r"\bv?pmaddwd\b", (S8_U8, U8_S8, S8_S8)
-VPDPBUSD, FMLA = r"\bvpdpbusd\b", r"\bfmla\b"
+VPDPBUSD, FMLA = r"\bvpdpbusd\b", MULTIPLY_ADD["sve512"][0]
 # The instruction of each of the words on each instruction set, and how many there are for a sum
 # and step; with a correction there is one more for each vector.  Left out is f16 on SSE: unpacking
 # it takes so many registers that every tile spills.
@@ -133,10 +139,16 @@ DOTS = [
     ("neon+dotprod", (S8_S8,), r"\bsdot\b", 1, 0),
     ("neon+dotprod", (S8_U8,), r"\bsdot\b", 1, 1),
     ("neon+dotprod", (U8_S8,), r"\budot\b", 1, 1),
+    *((f"{sve}+bf16", (BF16,), r"\bbfdot\b", 1, 0) for sve in ("sve512", "sve256")),
+    *((f"{sve}+i8mm", (S8_U8, U8_S8), r"\busdot\b", 1, 0) for sve in ("sve512", "sve256")),
     ("avx512", (BF16, F16), X86_FMA, 2, 0),
     ("avx2", (BF16, F16), X86_FMA, 2, 0),
     ("sse", (BF16,), r"\bmulps\b", 2, 0),
     ("neon", (BF16, F16), FMLA, 2, 0),
+    *((sve, (BF16, F16), FMLA, 2, 0) for sve in ("sve512", "sve256")),
+    *((sve, (S8_S8,), r"\bsdot\b", 1, 0) for sve in ("sve512", "sve256")),
+    *((sve, (S8_U8,), r"\bsdot\b", 1, 1) for sve in ("sve512", "sve256")),
+    *((sve, (U8_S8,), r"\budot\b", 1, 1) for sve in ("sve512", "sve256")),
     ("avx512", INTEGERS, PMADDWD, 2, 0),
     ("avx2", INTEGERS, PMADDWD, 2, 0),
     ("sse", INTEGERS, PMADDWD, 2, 0),

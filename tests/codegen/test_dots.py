@@ -16,6 +16,7 @@ from lowerconv.codegen.isa import ISAS
 from lowerconv.codegen.microkernel import Microkernel, rows_max
 from lowerconv.codegen.signatures import ADD
 
+from .bfdot import bfdot, has_bfdot
 from .guarded_calls import EXTENDED, PLACES, Job, call
 from .tiles import STORES, check, compare, expected, numbers, operands, random_kernel, words_of
 
@@ -203,7 +204,7 @@ def test_sums_are_within_the_bounds_of_rounding(words, rng):
         b = numbers(broadcasts.ravel(), words.broadcast).reshape(k, 3, 2)
         exact.append(np.einsum("kvi,kbi->bv", a, b) + bias[:, None] + out)
         sizes = np.einsum("kvi,kbi->bv", abs(a), abs(b)) + abs(bias)[:, None] + abs(out)
-        n = (2 * k + 1) * 2.0 ** (-23 if isa.name.startswith("neon") else -24)
+        n = (2 * k + 1) * 2.0 ** (-23 if has_bfdot(isa) else -24)
         bounds.append(n / (1 - n) * sizes)
     for job, got, want, bound in zip(jobs, call(jobs), exact, bounds, strict=True):
         assert (abs(got.reshape(want.shape) - want) <= bound).all(), job.name
@@ -260,11 +261,32 @@ def test_products_that_are_not_ordinary(words):
     broadcasts = vectors[:, ::7]
     a, b = numbers(vectors.ravel(), words.vector), numbers(broadcasts.ravel(), words.vector)
     want = np.zeros((len(b), len(a)), np.float32)
+    added = bfdot(want, b[:, None], a)
     with np.errstate(invalid="ignore"):
         for i in (1, 0):
             want = (b[:, None, i] * a[:, i] + want).astype(np.float32)
     jobs = [product_of(isa, words, vectors, broadcasts) for isa in ISAS_HERE]
-    compare(jobs, [want.ravel()] * len(jobs))
+    right = [added if words == BF16 and has_bfdot(isa) else want for isa in ISAS_HERE]
+    compare(jobs, [values.ravel() for values in right])
+
+
+@pytest.mark.skipif(not any(map(has_bfdot, ISAS_HERE)), reason="no instruction set has bfdot")
+def test_sums_of_bfdot_bit_for_bit(rng):
+    """Rounded to odd, and denormal ones made zeros, as Arm says."""
+    seed = rng.randrange(2**32)
+    print(f"seed of numpy {seed}")
+    draw = np.random.default_rng(seed)
+    jobs, right = [], []
+    isas = [isa for isa in ISAS_HERE if has_bfdot(isa)]
+    for isa, (low, high) in product(isas, ((-8, 8), (-70, -55), (55, 66))):
+        vectors = random_halves(draw, BF16, (30, 16), low, high)
+        broadcasts = random_halves(draw, BF16, (30, 3), low, high)
+        jobs.append(product_of(isa, BF16, vectors, broadcasts))
+        want = np.zeros((3, 16), np.float32)
+        for vector, item in zip(vectors, broadcasts, strict=True):
+            want = bfdot(want, numbers(item, "bf16")[:, None], numbers(vector, "bf16"))
+        right.append(want.ravel())
+    compare(jobs, right)
 
 
 def test_denormal_sums_of_bf16():

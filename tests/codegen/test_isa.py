@@ -60,12 +60,13 @@ def test_lanes_fill_a_register(isa):
 
 
 def test_every_instruction_set_that_a_cpu_may_have_is_there():
-    assert {"avx512", "avx2", "sse", "neon", "generic"} == set(ISAS)
+    assert {"avx512", "avx2", "sse", "sve512", "sve256", "neon", "generic"} == set(ISAS)
     assert host_isa() is ISAS[instruction_set()]
 
 
 ORDER = ("avx512", "avx2", "sse", "generic")
 USABLE = {name: ORDER[i:] for i, name in enumerate(ORDER)} | {"neon": ("neon", "generic")}
+USABLE |= {name: (name, "neon", "generic") for name in ("sve512", "sve256")}
 
 
 @pytest.mark.parametrize("cpu", USABLE)

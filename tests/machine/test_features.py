@@ -1,9 +1,12 @@
 """Instruction sets and names of CPUs other than this one."""
 
+from types import SimpleNamespace
+
 import llvmlite.binding as llvm
 import pytest
 
-from lowerconv.machine import features
+from lowerconv.codegen.isa import ISAS
+from lowerconv.machine import features, vector_length
 from lowerconv.machine.features import (
     cpu_name,
     host_features,
@@ -23,7 +26,7 @@ CPUS = {
     "sandy_bridge": ([*SSE, "avx"], "x86_64", "sse"),
     "x86_untold": ([], "x86_64", "sse"),
     "windows_untold": ([], "AMD64", "sse"),
-    "graviton": (["neon", "dotprod", "sve"], "aarch64", "neon"),
+    "graviton_2": (["neon", "dotprod"], "aarch64", "neon"),
     "apple_untold": ([], "arm64", "neon"),
     "armv7_with_neon": (["neon"], "armv7l", "neon"),
     "armv7_without_neon": ([], "armv7l", "generic"),
@@ -36,6 +39,30 @@ def test_instruction_set(present, architecture, expected):
     assert instruction_set(dict.fromkeys(present, True), architecture) == expected
 
 
+LENGTHS = {128: "neon", 256: "sve256", 384: "neon", 512: "sve512", 1024: "neon", 0: "neon"}
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_the_length_of_vectors_says_which_sve(length):
+    told = dict.fromkeys(["neon", "dotprod", "sve"], True)
+    assert instruction_set(told, "aarch64", length) == LENGTHS[length]
+    assert instruction_set(told | {"sve": False}, "aarch64", length) == "neon"
+
+
+@pytest.mark.parametrize(
+    ("answer", "bits"), [(64, 512), (1 << 17 | 32, 256), (16, 128), (-1, 0)], ids=str
+)
+def test_linux_tells_the_length_of_vectors(answer, bits, monkeypatch):
+    """In bytes, with flags in upper bits; where there is no SVE it refuses."""
+    library = SimpleNamespace(prctl=lambda option, *zeros: answer if option == 51 else 0)
+    monkeypatch.setattr(vector_length.ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr(vector_length.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(vector_length.sys, "platform", "linux")
+    assert vector_length.vector_bits() == bits
+    monkeypatch.setattr(vector_length.platform, "machine", lambda: "x86_64")
+    assert vector_length.vector_bits() == 0
+
+
 @pytest.mark.parametrize("missing", ["avx512f", "avx512dq", "avx512bw", "avx512vl"])
 def test_avx512_needs_all_of_its_parts(missing):
     told = dict.fromkeys(AVX512, True) | {missing: False}
@@ -43,7 +70,7 @@ def test_avx512_needs_all_of_its_parts(missing):
 
 
 def test_instruction_set_of_this_cpu():
-    assert instruction_set() in ("avx512", "avx2", "sse", "neon", "generic")
+    assert instruction_set() in ISAS
 
 
 def test_notable_features_are_those_present():
