@@ -18,6 +18,7 @@ from lowerconv.codegen.epilogue import Epilogue
 from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.kernel import Kernel
 from lowerconv.codegen.pixels import store_pixels
+from lowerconv.codegen.planes import Rows
 from lowerconv.codegen.signatures import Plane
 
 Lanes: TypeAlias = "int | ir.Value"  # of a vector that exist
@@ -93,16 +94,7 @@ class PlaneKernel(Kernel):
         few = len(self.taps) <= self.isa.registers - 8
         weights = {tap: e.broadcast(filter_, tap) for tap, _ in self.taps} if few else {}
         epilogue = Epilogue(e, mode, self.activation, constants)
-        # Odd multiples alone take registers: instructions multiply with 2, 4 and 8.
-        row_bytes = b.mul(out_row, e.constant(self.dtype.itemsize))
-        odd = {n: b.mul(row_bytes, e.constant(n)) for n in range(1, self.together, 2)}
-
-        def further(address: ir.Value, rows: int) -> ir.Value:
-            """Return an address so many rows of the result further on."""
-            if not rows:
-                return address
-            twos = (rows & -rows).bit_length() - 1
-            return b.add(address, b.shl(odd[rows >> twos], e.constant(twos)))
+        written = Rows.apart(e, out_row, self.together)
 
         def block(first: ir.Value, count: int) -> None:
             here = e.offset(source, b.mul(first, e.constant(self.row_step)))
@@ -123,7 +115,7 @@ class PlaneKernel(Kernel):
 
                 def store(add: bool) -> None:
                     for i, value in enumerate(sums):
-                        line, step = further(target, i), self.out_column
+                        line, step = written.further(target, i), self.out_column
                         store_pixels(
                             e, value, line, 0, lanes, epilogue=epilogue, add=add, step=step
                         )

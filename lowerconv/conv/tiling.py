@@ -63,7 +63,7 @@ class Tiling:
         return self.vectors == "tiles"
 
     def walked(self, phase: Phase) -> Phase:
-        """Return a phase as tiles pass over it."""
+        """Return a phase as its tiles see it: those of AMX take the result as one long row."""
         if not self.is_tiled:
             return phase
         return replace(phase, P=1, Q=phase.P * phase.Q, out_row=phase.P * phase.Q)
@@ -133,7 +133,7 @@ def _more_loads(MR: int, NV: int) -> float:
 
 
 def _piece_counts(extent: int, size: int) -> dict[int, int]:
-    """Return how many parts of which size `extent` is cut into."""
+    """Return the sizes of the parts that `extent` is cut into, and how many have each."""
     parts = {size: extent // size} if extent >= size else {}
     if extent % size:
         parts[extent % size] = parts.get(extent % size, 0) + 1
@@ -206,7 +206,7 @@ def _filters(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
 
 
 def _panel(conv: Convolution, most: int) -> int:
-    """Return the filters of panels: at most so many, and whole words of the result."""
+    """Return NR: at most `most` filters, and whole words of the result."""
     together = conv.filters_per_item
     most = max(together, most // together * together)
     return -(-balanced(conv.K, most) // together) * together
