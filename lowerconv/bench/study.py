@@ -44,7 +44,7 @@ class Study:
     has_layers : bool
         Whether single layers can be chosen.
     conditions : callable
-        Measures what the machine can give to so many threads, beside the FMA peak, which every
+        Measures, for a number of threads, what the machine gives beside the FMA peak, which every
         table has; the best of two times counts.
     files : callable
         Returns by their names what ``--plot`` writes beside the picture, such as a trace.

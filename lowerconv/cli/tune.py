@@ -37,7 +37,7 @@ class Layer(NamedTuple):
 
 
 def _integers(counts: tuple[int, ...], least: int, *words: str) -> Callable[[str], Any]:
-    """Return a parser of so many integers, ``"1,2"``, a single one as an int, or of a word."""
+    """Return a parser of ``"1,2"`` (`counts` says how many integers), of one integer or a word."""
 
     def parse(text: str) -> Any:
         if text in words:

@@ -18,6 +18,7 @@ from lowerconv.codegen.epilogue import Epilogue
 from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.kernel import Kernel
 from lowerconv.codegen.pixels import store_pixels
+from lowerconv.codegen.planes import Rows
 from lowerconv.codegen.signatures import Plane
 
 Lanes: TypeAlias = "int | ir.Value"  # of a vector that exist
@@ -60,7 +61,7 @@ class PlaneKernel(Kernel):
     activation: Activation = RELU
 
     def emit(self, e: Emitter) -> None:
-        """Write ``plane(source, filter, bias, out, first, rows, mode, numbers, constants)``."""
+        """Write ``plane(source, filter, bias, out, first, rows, mode, geometry, constants)``."""
         if self.gradient:
             self._gradient(e)
         else:
@@ -86,23 +87,14 @@ class PlaneKernel(Kernel):
         return e.loop(b.zext(b.icmp_signed(">", rest, e.constant(0)), I64), tail, carried)
 
     def _result(self, e: Emitter) -> None:
-        source, filter_, bias, out, _, rows, mode, numbers, constants = e.arguments
+        source, filter_, bias, out, _, rows, mode, geometry, constants = e.arguments
         b = e.builder
-        Q, out_row = e.number(numbers, 0), e.number(numbers, 1)
+        Q, out_row = e.number(geometry, 0), e.number(geometry, 1)
         start = e.broadcast(bias, 0)
         few = len(self.taps) <= self.isa.registers - 8
         weights = {tap: e.broadcast(filter_, tap) for tap, _ in self.taps} if few else {}
         epilogue = Epilogue(e, mode, self.activation, constants)
-        # Odd multiples alone take registers: instructions multiply with 2, 4 and 8.
-        row_bytes = b.mul(out_row, e.constant(self.dtype.itemsize))
-        odd = {n: b.mul(row_bytes, e.constant(n)) for n in range(1, self.together, 2)}
-
-        def further(address: ir.Value, rows: int) -> ir.Value:
-            """Return an address so many rows of the result further on."""
-            if not rows:
-                return address
-            twos = (rows & -rows).bit_length() - 1
-            return b.add(address, b.shl(odd[rows >> twos], e.constant(twos)))
+        written = Rows.apart(e, out_row, self.together)
 
         def block(first: ir.Value, count: int) -> None:
             here = e.offset(source, b.mul(first, e.constant(self.row_step)))
@@ -120,15 +112,15 @@ class PlaneKernel(Kernel):
                             loaded[offset] = e.load_first(at, offset, lanes)
                         sums[i] = e.multiply_add(weight, loaded[offset], sums[i])
                 target = e.offset(to, b.mul(pixel, e.constant(self.out_column)))
-                with b.if_else(epilogue.adds, likely=False) as (adding, plain):
-                    for branch, more in ((adding, True), (plain, False)):
-                        with branch:
-                            for i, value in enumerate(sums):
-                                line = further(target, i)
-                                step = self.out_column
-                                store_pixels(
-                                    e, value, line, 0, lanes, epilogue=epilogue, add=more, step=step
-                                )
+
+                def store(add: bool) -> None:
+                    for i, value in enumerate(sums):
+                        line, step = written.further(target, i), self.out_column
+                        store_pixels(
+                            e, value, line, 0, lanes, epilogue=epilogue, add=add, step=step
+                        )
+
+                epilogue.for_each_mode(store)
                 return []
 
             self._columns(e, Q, body, [])
@@ -149,9 +141,9 @@ class PlaneKernel(Kernel):
 
     def _gradient(self, e: Emitter) -> None:
         """Add ``dy * x`` to the vectors of sums at `filter`; `out` is dy."""
-        source, filter_, _, dy, _, rows, mode, numbers, _ = e.arguments
+        source, filter_, _, dy, _, rows, mode, geometry, _ = e.arguments
         b = e.builder
-        Q, out_row = e.number(numbers, 0), e.number(numbers, 1)
+        Q, out_row = e.number(geometry, 0), e.number(geometry, 1)
         add = Epilogue(e, mode).adds
         sums = [b.select(add, e.load(filter_, i * e.lanes), e.zeros) for i in range(len(self.taps))]
 

@@ -79,10 +79,7 @@ class ResultsInPlace(InPlaceKernel):
                     values = [sums[key] for key in keys]
                     values = where(e, exists, values, partial(add, row, columns))
                     sums.update(zip(keys, values, strict=True))
-                with b.if_else(epilogue.adds, likely=False) as (adding, plain):
-                    for branch, more in ((adding, True), (plain, False)):
-                        with branch:
-                            store(sums, target, vector, more)
+                epilogue.for_each_mode(partial(store, sums, target, vector))
                 return carried
 
             return self._columns(e, geometry, count > 1, body, carried)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from llvmlite import ir
@@ -63,7 +64,7 @@ class SmallPlaneKernel(Kernel):
     activation: Activation = RELU
 
     def emit(self, e: Emitter) -> None:
-        """Write ``plane(source, filter, bias, out, first, rows, mode, numbers, constants)``."""
+        """Write ``plane(source, filter, bias, out, first, rows, mode, geometry, constants)``."""
         if self.gradient:
             self._gradient(e)
         else:
@@ -71,8 +72,8 @@ class SmallPlaneKernel(Kernel):
 
     def _steps(self, e: Emitter, first: int, last: int) -> Iterator[tuple[int, int, ir.Value]]:
         """Yield (pixel row, index of the tap, what the tap reads), row by row of the source."""
-        source, numbers, b = e.arguments[0], e.arguments[-2], e.builder
-        pixels, pitch = e.number(numbers, 0), e.number(numbers, 2)
+        source, geometry, b = e.arguments[0], e.arguments[-2], e.builder
+        pixels, pitch = e.number(geometry, 0), e.number(geometry, 2)
         W, Q = (own or e.lanes for own in (self.W, self.Q))
         width = self.W or pitch
         for row in range(self.H):
@@ -101,32 +102,30 @@ class SmallPlaneKernel(Kernel):
                 yield p, i, shifted[column]
 
     def _result(self, e: Emitter) -> None:
-        _, filter_, bias, out, _, _, mode, numbers, constants = e.arguments
+        _, filter_, bias, out, _, _, mode, geometry, constants = e.arguments
         b = e.builder
-        pixels, out_row = self.Q or e.number(numbers, 0), e.number(numbers, 1)
+        pixels, out_row = self.Q or e.number(geometry, 0), e.number(geometry, 1)
         start = e.broadcast(bias, 0)
         weights = [e.broadcast(filter_, tap) for tap, _, _ in self.taps]
         epilogue = Epilogue(e, mode, self.activation, constants)
+
+        def store(sums: dict[int, ir.Value], add: bool) -> None:
+            for p, value in sums.items():
+                line, step = e.offset(out, b.mul(out_row, e.constant(p))), self.out_column
+                store_pixels(e, value, line, 0, pixels, epilogue=epilogue, add=add, step=step)
+
         for first in range(0, self.P, self.together):
             last = min(first + self.together, self.P)
             sums = dict.fromkeys(range(first, last), start)
             for p, i, value in self._steps(e, first, last):
                 sums[p] = e.multiply_add(weights[i], value, sums[p])
-            with b.if_else(epilogue.adds, likely=False) as (adding, plain):
-                for branch, more in ((adding, True), (plain, False)):
-                    with branch:
-                        for p, value in sums.items():
-                            line = e.offset(out, b.mul(out_row, e.constant(p)))
-                            step = self.out_column
-                            store_pixels(
-                                e, value, line, 0, pixels, epilogue=epilogue, add=more, step=step
-                            )
+            epilogue.for_each_mode(partial(store, sums))
 
     def _gradient(self, e: Emitter) -> None:
         """Add ``dy * x`` to the vectors of sums at `filter`; `out` is dy."""
-        _, filter_, _, dy, _, _, mode, numbers, _ = e.arguments
+        _, filter_, _, dy, _, _, mode, geometry, _ = e.arguments
         b = e.builder
-        pixels, out_row = self.Q or e.number(numbers, 0), e.number(numbers, 1)
+        pixels, out_row = self.Q or e.number(geometry, 0), e.number(geometry, 1)
         add = Epilogue(e, mode).adds
         sums = [b.select(add, e.load(filter_, i * e.lanes), e.zeros) for i in range(len(self.taps))]
         gradients: dict[int, ir.Value] = {}

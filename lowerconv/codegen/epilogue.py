@@ -65,6 +65,14 @@ class Epilogue:
             read = CONSTANTS if activation.is_scaled else CONSTANTS[:2]
             self._vectors |= {name: e.broadcast(constants, i) for i, name in enumerate(read)}
 
+    def for_each_mode(self, store: Callable[[bool], None]) -> None:
+        """Write ``store(add)`` twice: where results are added to what is there, and elsewhere."""
+        with self._e.builder.if_else(self.adds, likely=False) as (adding, plain):
+            with adding:
+                store(True)
+            with plain:
+                store(False)
+
     def apply(self, value: ir.Value) -> ir.Value:
         """Return results, a vector or a single one, with the function applied where it is due."""
         e = self._e

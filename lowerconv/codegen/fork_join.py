@@ -85,7 +85,7 @@ def spin_turns(seconds: float) -> int:
 
 
 def new_state(slots: int, seconds: float = SPIN) -> np.ndarray:
-    """Return the state of a team, or of anything else that waits, with so many counters.
+    """Return the state of a team, or of anything else that waits, with `slots` counters.
 
     Who waits sleeps after `seconds`.
     """

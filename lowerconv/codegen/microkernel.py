@@ -185,14 +185,11 @@ class Microkernel(Kernel):
         own = self._read_geometry(e, at)
         self._prefetch_result(e, out, ld_out, own)
         sums = self._loop_over_k(e, k, vectors, broadcasts, table, bias, own)
-        builder = e.builder
         epilogue = Epilogue(e, mode, self.activation, constants)
         store = self._store_rows if self.store == "rows" else self._store_columns
-        with builder.if_else(epilogue.adds, likely=False) as (adding, plain):
-            with adding:
-                store(e, sums, Store(out, ld_out, valid, epilogue, True, own))
-            with plain:
-                store(e, sums, Store(out, ld_out, valid, epilogue, False, own))
+        epilogue.for_each_mode(
+            lambda add: store(e, sums, Store(out, ld_out, valid, epilogue, add, own))
+        )
 
     def _read_geometry(self, e: Emitter, at: ir.Value) -> Geometry:
         several = bool(self.pixel_rows)

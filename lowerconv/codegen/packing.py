@@ -32,6 +32,15 @@ def _of_bits(e: Emitter, bits: ir.Value) -> ir.Value:
     return e.splat(item if kind == e.scalar else e.builder.bitcast(item, e.scalar))
 
 
+def _fill(e: Emitter, value: ir.Value, begin: ir.Value, count: ir.Value) -> None:
+    """Store a vector `count` times, one after the other."""
+
+    def one(j: ir.Value, _: list[ir.Value]) -> None:
+        e.store(value, e.offset(begin, e.builder.mul(j, e.constant(e.lanes))), 0)
+
+    e.loop(count, one)
+
+
 def _pad(e: Emitter) -> None:
     """Emit ``pad``: rows ``first .. first + rows`` of a plane, with `value` around it.
 
@@ -55,15 +64,9 @@ def _pad(e: Emitter) -> None:
         number = b.add(first, index)
         inside = b.icmp_unsigned("<", number, H)  # a negative one is a large one
 
-        def fill(begin: ir.Value, count: ir.Value) -> None:
-            def one(j: ir.Value, _: list[ir.Value]) -> None:
-                e.store(around, e.offset(begin, b.mul(j, lanes)), 0)
-
-            e.loop(count, one)
-
         with b.if_else(inside, likely=True) as (copying, clearing):
             with copying:
-                fill(to, left_vectors)
+                _fill(e, around, to, left_vectors)
                 begin = e.offset(source, b.mul(number, ld_source))
                 data = e.offset(to, left)
 
@@ -76,9 +79,9 @@ def _pad(e: Emitter) -> None:
                     item = b.mul(whole, lanes)
                     rest_of_row = e.load_lanes(e.address(begin, item, e.vector), mask, around)
                     e.store(rest_of_row, data, item)
-                fill(e.offset(to, data_end), right_vectors)
+                _fill(e, around, e.offset(to, data_end), right_vectors)
             with clearing:
-                fill(to, row_vectors)
+                _fill(e, around, to, row_vectors)
         return [e.offset(to, pitch)]
 
     e.loop(rows, row, [target])
@@ -106,12 +109,6 @@ def _pad_phases(e: Emitter, step: int) -> None:
     right_vectors = b.sdiv(b.add(b.sub(segment, data_end), more), lanes)
     row_vectors = b.sdiv(b.add(pitch, more), lanes)
 
-    def fill(begin: ir.Value, count: ir.Value) -> None:
-        def one(j: ir.Value, _: list[ir.Value]) -> None:
-            e.store(around, e.offset(begin, b.mul(j, lanes)), 0)
-
-        e.loop(count, one)
-
     def split(values: list[ir.Value], data: ir.Value, block: ir.Value) -> None:
         """Store every `step`-th lane of some vectors at the same place of each segment."""
         for phase in range(step):
@@ -128,8 +125,8 @@ def _pad_phases(e: Emitter, step: int) -> None:
                 data = e.offset(to, before)
                 for phase in range(step):  # padding first: it spills into what follows
                     here = e.offset(to, b.mul(segment, e.constant(phase)))
-                    fill(here, left_vectors)
-                    fill(e.offset(here, data_end), right_vectors)
+                    _fill(e, around, here, left_vectors)
+                    _fill(e, around, e.offset(here, data_end), right_vectors)
 
                 def block(j: ir.Value, _: list[ir.Value]) -> None:
                     at = b.mul(j, together)
@@ -146,7 +143,7 @@ def _pad_phases(e: Emitter, step: int) -> None:
                         values.append(e.load_lanes(place, mask, around))
                     split(values, data, whole)
             with clearing:
-                fill(to, row_vectors)
+                _fill(e, around, to, row_vectors)
         return [e.offset(to, pitch)]
 
     e.loop(rows, row, [target])

@@ -50,19 +50,19 @@ class Rows(NamedTuple):
 
     @classmethod
     def apart(cls, e: Emitter, items: ir.Value, count: int) -> Rows:
-        """Return so many rows, some items apart."""
+        """Return `count` rows that begin `items` items apart."""
         step = e.builder.mul(items, e.constant(e.dtype.itemsize))
         return cls(e, {n: e.builder.mul(step, e.constant(n)) for n in range(1, max(2, count), 2)})
 
     def further(self, address: ir.Value, rows: int) -> ir.Value:
-        """Return the address so many rows further on."""
+        """Return the address `rows` rows after an address."""
         if not rows:
             return address
         b, twos = self.e.builder, (rows & -rows).bit_length() - 1
         return b.add(address, b.shl(self.odd[rows >> twos], self.e.constant(twos)))
 
     def moved(self, address: ir.Value, rows: ir.Value) -> ir.Value:
-        """Return the address a number of rows, known at run time, further on."""
+        """Return the address `rows` rows after an address; `rows` is known at run time."""
         return self.e.builder.add(address, self.e.builder.mul(rows, self.odd[1]))
 
     def prefetch(
@@ -70,7 +70,7 @@ class Rows(NamedTuple):
     ) -> None:
         """Ask for some vectors of each of `count` rows that begin `first` rows further on.
 
-        Hardware does not follow so many short rows by itself.
+        The hardware's prefetchers do not follow that many short rows.
         """
         begin = self.moved(address, self.e.constant(first))
         for row in range(count):

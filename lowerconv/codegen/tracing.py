@@ -21,7 +21,7 @@ GAP = 2_000  # nanoseconds: calls of a kind that follow so soon are one line of 
 
 
 def new_log(lines: int) -> np.ndarray:
-    """Return a log with room for so many lines."""
+    """Return an empty log with room for `lines` lines."""
     log = np.zeros((lines + 1, 3), np.int64)
     log[0, 1] = lines
     return log

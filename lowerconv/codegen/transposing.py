@@ -9,7 +9,7 @@ from llvmlite import ir
 
 
 def transpose(e: Any, rows: Sequence[ir.Value], run: int = 1) -> list[ir.Value]:
-    """Return the columns of a square of vectors, whose items are runs of so many lanes.
+    """Return the columns of a square matrix of vectors, whose items are `run` lanes each.
 
     `e` is an `emit.Builder`, which imports this.  They are transposed by exchanging ever larger
     blocks: every stage leaves blocks of 2, 4, ... items in place: log2(n) stages of n shuffles.

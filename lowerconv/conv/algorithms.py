@@ -9,8 +9,8 @@ from lowerconv.conv import direct, fused, winograd
 from lowerconv.conv.algorithm import Algorithm
 from lowerconv.conv.blas import lowered, pipelined
 from lowerconv.conv.call import NAMES
+from lowerconv.conv.converted import Converted
 from lowerconv.conv.executable import EmptyPass, Executable, Options, WithEpilogue
-from lowerconv.conv.halves import Converted
 from lowerconv.conv.phases import CACHE_SIZE
 from lowerconv.conv.problem import ConvProblem, Op
 from lowerconv.conv.words import halves as half_words

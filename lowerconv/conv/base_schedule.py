@@ -32,6 +32,6 @@ class BaseSchedule:
         return self.isa.lanes(self.conv.dtype)
 
     def line_bytes(self, items: int) -> int:
-        """Return the bytes of so many items with room for slack, in whole cache lines."""
+        """Return the bytes of `items` items and their slack, rounded up to whole cache lines."""
         dtype = self.conv.dtype
         return -(-(items + slack(self.isa, dtype)) * dtype.itemsize // LINE) * LINE

@@ -109,12 +109,12 @@ def pack_tiles(job, group, panel, target):
             )
         return
     else:  # they come as [channel][filter][tap]
-        turned = carray(pointer(first), (job.C, K * job.taps), np.int32)
+        by_channel = carray(pointer(first), (job.C, K * job.taps), np.int32)
         for channel in range(job.C):
             for i in range(valid):
                 step, place = channel * job.taps // SIZE, channel * job.taps % SIZE
                 for tap in range(job.taps):
-                    to[step, i, place] = turned[channel, (begin + i) * job.taps + tap]
+                    to[step, i, place] = by_channel[channel, (begin + i) * job.taps + tap]
                     place += 1
                     if place == SIZE:
                         step, place = step + 1, 0

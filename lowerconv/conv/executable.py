@@ -111,15 +111,15 @@ class Executable:
         raise NotImplementedError
 
     def prepack(self, team: TeamHandle, w: Array, workspace: Scratch) -> Array:
-        """Return what calls are given instead of filters: what is kept of them, or `w` itself."""
+        """Return the array that `run` takes for `b` from now on: packed filters, or `w` itself."""
         return w
 
     def packed_key(self) -> Hashable:
-        """Return all that `prepack` depends on beside the filters; None where it keeps nothing."""
+        """Return what decides the layout of `prepack`'s array; None where that is `w`."""
         return None
 
     def use_packed(self, kept: Array) -> None:
-        """Keep what `prepack` of an executable of the same `packed_key` has returned."""
+        """Use the array that `prepack` of another executable of the same `packed_key` returned."""
 
     def explain(self) -> dict[str, str]:
         """Return the decisions, for people."""

@@ -98,7 +98,7 @@ def _panels(job, worker, block, jc, n1):
     first = block.channel * job.taps
     if job.filters_from == FILTERS_IN_PLACE:
         step = k * item
-        at = job.filters + (group_row(job, block, jc) * k + first) * item
+        at = job.filters + (filter_index(job, block, jc) * k + first) * item
     elif job.filters_from == PACKED:  # by the plan, all of k: a copy for every NUMA node
         step = k * item
         copy = carray(pointer(job.copies), (job.workers, 3), np.int64)[worker, 0]
@@ -114,12 +114,12 @@ def _panels(job, worker, block, jc, n1):
     count = min(n1, job.K) - jc
     if not job.bias or block.channel > 0:
         count = 0
-    start_sums(sums, (n1 - jc) * item, job.bias + group_row(job, block, jc) * item, count * item)
+    start_sums(sums, (n1 - jc) * item, job.bias + filter_index(job, block, jc) * item, count * item)
     return Panels(at, step, sums)
 
 
 @internal
-def group_row(job, block, n):
+def filter_index(job, block, n):
     """Return the number of a group's filter n among all filters."""
     return block.group * job.K + n
 
@@ -154,7 +154,7 @@ def _pixels(job, block, jc, piece, padded):
     else:
         plane = (block.group * job.C + block.channel) * job.plane
         source = job.source + (image * job.ld_source + plane) * item
-    plane = group_row(job, block, jc) * job.out_plane * job.out_filter_bytes
+    plane = filter_index(job, block, jc) * job.out_plane * job.out_filter_bytes
     target = job.target + image * job.ld_target * job.out_item_bytes + plane
     residual = job.residual + image * job.ld_residual * job.out_item_bytes + plane
     return Pixels(source, target, residual, number)

@@ -128,19 +128,19 @@ class ConvPlan:
         shared: MutableMapping[Hashable, np.ndarray] | None = None,
         origin: Hashable = None,
     ) -> None:
-        """Keep the filters of all calls to come, which are then made without: ``plan(x[, bias])``.
+        """Give the filters once, for all calls to come: those are then ``plan(x[, bias])``.
 
-        They are kept packed where the algorithm multiplies packed ones and the plan was made with
-        ``constant_weights=True``, else as a copy: later changes of `w` are not seen.
+        The plan has them packed, where the algorithm multiplies packed ones and the plan was made
+        with ``constant_weights=True``, else as a copy: later changes of `w` are not seen.
 
         Parameters
         ----------
         w : ndarray, (K, C/groups, R, S)
             Of the plan's dtype.
         shared : mutable mapping of ndarray, optional
-            What plans keep, so that others need not keep the same again.
+            Filters that plans have prepacked, for others that need the same.
         origin : hashable
-            Tells `w` apart from all other filters that plans keep in `shared`.
+            Tells `w` apart from all other filters in `shared`.
 
         Raises
         ------
@@ -151,7 +151,7 @@ class ConvPlan:
             raise ValueError("op: got 'weight_grad', which has no filters to prepack")
         whole = make_call(self.problem, self.op, False, False)
         whole.check(whole.operands[1], w)
-        if shared is not None and self.takes_kept(shared, origin):
+        if shared is not None and self.use_shared(shared, origin):
             return
         given = contiguous(w, "w")
         with parallel_region(self.executable.threads, self.executable.pairs) as team:
@@ -161,16 +161,16 @@ class ConvPlan:
             kept = np.array(w, order="C", subok=False) if kept is given else kept
             if shared is not None:
                 shared[origin, executable.packed_key()] = kept
-        self._hold(kept)
+        self._use_prepacked(kept)
 
-    def takes_kept(self, shared: MutableMapping[Hashable, np.ndarray], origin: Hashable) -> bool:
-        """Keep filters that another plan keeps, and return whether there are such.
+    def use_shared(self, shared: MutableMapping[Hashable, np.ndarray], origin: Hashable) -> bool:
+        """Multiply with filters that another plan has prepacked, if there are some; return whether.
 
         Parameters
         ----------
         shared : mutable mapping of ndarray
         origin : hashable
-            As of `prepack`, which is needed where there are none.
+            As for `prepack`, which is called where this returns False.
 
         Returns
         -------
@@ -183,12 +183,12 @@ class ConvPlan:
             return False
         if layout is not None:
             executable.use_packed(kept)
-        self._hold(kept)
+        self._use_prepacked(kept)
         return True
 
-    def _hold(self, kept: np.ndarray) -> None:
-        """Compute with filters that are kept from now on."""
-        self._prepacked = (kept,)
+    def _use_prepacked(self, filters: np.ndarray) -> None:
+        """Take calls without filters from now on, and multiply with these."""
+        self._prepacked = (filters,)
         self.call = self.call.without_filters()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -216,7 +216,7 @@ class ConvPlan:
         return self.executable
 
     def _choose(self, tune: bool) -> Candidate:
-        """Return what "auto" stands for: as remembered, as measured now, or the least cost."""
+        """Return what "auto" runs: the fastest as remembered or measured now, or of least cost."""
         problem, op, constant = self.problem, self.op, self.options.constant
 
         def build(candidate: Candidate) -> ConvPlan:

@@ -190,10 +190,8 @@ def _blocks(conv: Convolution, isa: Isa, tiling: Tiling, view: Window) -> _Block
     count = sum(tiles(conv, tiling, i) for i in range(len(conv.phases))) * conv.images
     counts = [*range(1, 65), *(2**i for i in range(7, 31))]
     least = 1
-    if (
-        conv.word_format and conv.word_format.result != "sums"
-    ):  # results have fewer bits than sums, which thus are never stored
-        counts, least = [1], conv.C
+    if conv.word_format and conv.word_format.result != "sums":
+        counts, least = [1], conv.C  # sums are rounded where they are stored: never in parts
     cheapest = None
     for channels in sorted({-(-conv.C // n) for n in counts}, reverse=True):
         panel = tiling.NR * conv.taps * channels

@@ -151,7 +151,7 @@ def make_weight_schedule(
     NV: int | None = None,
     word_format: WordFormat | None = None,
 ) -> WeightSchedule:
-    """Decide how to run a weight gradient, with tiles of so many vectors where `NV` is given."""
+    """Decide how to run a weight gradient; tiles are NV vectors wide, by default the cheapest."""
     conv = replace(forward_convolution(problem), word_format=word_format)
     R, S = (1, 1) if problem.R * problem.S == 1 else (problem.R, problem.S)
     channels_in_vectors = is_product(problem)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from operator import itemgetter
 
 import numpy as np
 
@@ -62,7 +63,7 @@ class Tiling:
         return self.vectors == "tiles"
 
     def walked(self, phase: Phase) -> Phase:
-        """Return a phase as tiles pass over it."""
+        """Return a phase as its tiles see it: those of AMX take the result as one long row."""
         if not self.is_tiled:
             return phase
         return replace(phase, P=1, Q=phase.P * phase.Q, out_row=phase.P * phase.Q)
@@ -132,7 +133,7 @@ def _more_loads(MR: int, NV: int) -> float:
 
 
 def _piece_counts(extent: int, size: int) -> dict[int, int]:
-    """Return how many parts of which size `extent` is cut into."""
+    """Return the sizes of the parts that `extent` is cut into, and how many have each."""
     parts = {size: extent // size} if extent >= size else {}
     if extent % size:
         parts[extent % size] = parts.get(extent % size, 0) + 1
@@ -149,39 +150,49 @@ def _filter_shapes(phase: Phase, most: int) -> Iterator[tuple[int, int]]:
         yield 1, balanced(phase.Q, most)
 
 
+def _filters_cost(
+    conv: Convolution,
+    isa: Isa,
+    phase: Phase,
+    shape: tuple[int, int],
+    NV: int,
+    far: tuple[float, float],
+) -> float:
+    """Return the cost of the tiles of an image and group, with NV vectors of filters."""
+    VL, (TH, TW), (far_row, far_item) = isa.lanes(conv.dtype), shape, far
+    whole, end = _row_steps(conv, phase, TH)
+    cost = 0.0
+    last = phase.P % TH or TH
+    for width, columns in _piece_counts(phase.Q, TW).items():
+        for NV_, panels in _piece_counts(-(-conv.K // VL), NV).items():
+            for height, (rows, steps) in ((TH, whole), (last, end)):
+                if not rows:
+                    continue
+                m = height * width
+                loads = costs.LOAD_PACKED * _more_loads(m, NV_)
+                one = steps * (step_time(m, NV_, isa) + loads)
+                stored = costs.TRANSPOSED * NV_ * -(-m // VL)
+                stored += NV_ * VL * (far_row + far_item * m)
+                one += rows * (costs.CALL + stored)
+                cost += columns * panels * one
+    return cost
+
+
 def _filters(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
     """Yield the tilings with vectors of filters."""
     VL = isa.lanes(conv.dtype)
-    vectors = -(-conv.K // VL)
-    far_row, far_item = _far(conv)
+    vectors, far = -(-conv.K // VL), _far(conv)
     for NV in (1, 2, 3):
         most = rows_max(isa, NV, conv.words("filters"))
         if vectors < NV or not most:
             continue
         total, shapes = 0.0, []
         for phase in conv.phases:
-            best = None
-            for TH, TW in _filter_shapes(phase, most):
-                whole, end = _row_steps(conv, phase, TH)
-                cost = 0.0
-                last = phase.P % TH or TH
-                for width, columns in _piece_counts(phase.Q, TW).items():
-                    for NV_, panels in _piece_counts(vectors, NV).items():
-                        for height, (rows, steps) in ((TH, whole), (last, end)):
-                            if not rows:
-                                continue
-                            m = height * width
-                            loads = costs.LOAD_PACKED * _more_loads(m, NV_)
-                            one = steps * (step_time(m, NV_, isa) + loads)
-                            stored = costs.TRANSPOSED * NV_ * -(-m // VL)
-                            stored += NV_ * VL * (far_row + far_item * m)
-                            one += rows * (costs.CALL + stored)
-                            cost += columns * panels * one
-                if best is None or cost < best[0]:
-                    best = cost, (TH, TW)
-            assert best is not None
-            total += best[0]
-            shapes.append(best[1])
+            known = _filter_shapes(phase, most)
+            all_costs = ((_filters_cost(conv, isa, phase, s, NV, far), s) for s in known)
+            cost, shape = min(all_costs, key=itemgetter(0))
+            total += cost
+            shapes.append(shape)
         total *= conv.images * conv.groups
         items = conv.groups * conv.K * conv.C * conv.taps
         if not constant:
@@ -195,7 +206,7 @@ def _filters(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
 
 
 def _panel(conv: Convolution, most: int) -> int:
-    """Return the filters of panels: at most so many, and whole words of the result."""
+    """Return NR: at most `most` filters, and whole words of the result."""
     together = conv.filters_per_item
     most = max(together, most // together * together)
     return -(-balanced(conv.K, most) // together) * together

@@ -73,7 +73,7 @@ class Window:
 def window(conv: Convolution, split_lanes: int = 0) -> Window:
     """Return the window of a convolution.
 
-    Where `split_lanes` is not 0, columns are split by the stride, in vectors of so many lanes.
+    Columns are split by the stride in vectors of `split_lanes` lanes, where that is not 0.
     """
     top, bottom, left, right = conv.reach
     P = max(phase.P for phase in conv.phases)

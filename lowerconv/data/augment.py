@@ -22,6 +22,7 @@ import numpy.typing as npt
 from lowerconv.checks import Pair, integer, pair, plain_array
 from lowerconv.data.source import check_images
 from lowerconv.data.transform import LARGEST_SIDE, identity, transform
+from lowerconv.ops.elementwise import GOLDEN, mix
 
 #: Default amount of each effect, its unit, and the most that makes sense.
 EFFECTS = {
@@ -50,16 +51,9 @@ _RANGES = {
     "dark": (0, 1),
 }
 
-_GOLDEN = 0x9E3779B97F4A7C15
+_mix = mix.py_func  # of arrays: a few numbers an image are not worth compiling it once more
 # Each draws a number of its own: choosing one effect more changes nothing about the others.
 _CROP_Y, _CROP_X, _ZOOM, _FLIP, _ROTATE, _LENS, _VIGNETTE, _CAST = range(1, 9)
-
-
-def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Scramble 64 bits: the output function of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014)."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
 
 
 def _words(value: npt.ArrayLike) -> npt.NDArray[np.uint64]:
@@ -71,10 +65,10 @@ class _Draws:
     """Random integers for images: a function of seed, epoch, image and which number it is."""
 
     def __init__(self, seed: int, epoch: int, indices: npt.NDArray[np.int64], numbers: int) -> None:
-        key = _mix(_words(seed & (2**64 - 1)) + np.uint64(_GOLDEN))
-        key = _mix(key + _words(epoch) * np.uint64(_GOLDEN))
-        keys = _mix(key + _words(indices) * np.uint64(_GOLDEN))
-        steps = np.arange(numbers, dtype=np.uint64)[:, np.newaxis] * np.uint64(_GOLDEN)
+        key = _mix(_words(seed & (2**64 - 1)) + GOLDEN)
+        key = _mix(key + _words(epoch) * GOLDEN)
+        keys = _mix(key + _words(indices) * GOLDEN)
+        steps = np.arange(numbers, dtype=np.uint64)[:, np.newaxis] * GOLDEN
         self._bits = _mix(keys + steps) >> np.uint64(32)  # (numbers, images)
 
     def below(self, count: int | npt.NDArray[np.int64], which: int) -> npt.NDArray[np.int64]:

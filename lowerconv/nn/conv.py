@@ -29,6 +29,19 @@ from lowerconv.ops.elementwise import bias_relu_grad
 from lowerconv.runtime.threads import run
 
 
+def checked_channels(in_channels: Any, out_channels: Any, groups: Any) -> tuple[int, int, int]:
+    """Return these as integers; raise TypeError or ValueError for what makes no convolution."""
+    channels = integer(in_channels, "in_channels", 1)
+    filters = integer(out_channels, "out_channels", 1)
+    groups = integer(groups, "groups", 1)
+    if channels % groups or filters % groups:
+        raise ValueError(
+            f"groups: got {groups}, expected a divisor of in_channels {channels} and of "
+            f"out_channels {filters}"
+        )
+    return channels, filters, groups
+
+
 class Conv2d(Layer):
     """Convolution with learnt filters and bias; arguments as in PyTorch.
 
@@ -82,14 +95,7 @@ class Conv2d(Layer):
         dtype: Any = np.float32,
     ) -> None:
         super().__init__()
-        channels = integer(in_channels, "in_channels", 1)
-        filters = integer(out_channels, "out_channels", 1)
-        groups = integer(groups, "groups", 1)
-        if channels % groups or filters % groups:
-            raise ValueError(
-                f"groups: got {groups}, expected a divisor of in_channels {channels} and of "
-                f"out_channels {filters}"
-            )
+        channels, filters, groups = checked_channels(in_channels, out_channels, groups)
         shape = (filters, channels // groups, *pair(kernel_size, "kernel_size", 1))
         self.weight = Parameter(np.zeros(shape, dtype))
         self.bias = Parameter(np.zeros(filters, dtype)) if bias else None
@@ -226,7 +232,7 @@ class Conv2d(Layer):
         if frame.constant:  # then this layer is nobody else's
             shared = frame.filters if self.weight.origin else None
             pieces = isinstance(forward, Pass)
-            if pieces or shared is None or not forward.takes_kept(shared, self.weight.origin):
+            if pieces or shared is None or not forward.use_shared(shared, self.weight.origin):
                 forward.prepack(flushed(self.weight.whole), shared, self.weight.origin)
             self.weight = emptied(self.weight)
             # Kernels take writable arrays as they are; those of a file are not.

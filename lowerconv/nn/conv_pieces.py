@@ -30,7 +30,7 @@ from lowerconv.nn.moving import move
 BYTES = 4 << 20  # of a piece, all of its images in float32, or words: a share of the last cache
 LAUNCHES = 8  # of a piece: up to three of a pass, filters, and what is converted
 
-MakePlan = Callable[[int], ConvPlan]  # of a pass of so many images
+MakePlan = Callable[[int], ConvPlan]  # given the images of a piece, its pass
 
 
 class Piece(NamedTuple):
@@ -41,7 +41,7 @@ class Piece(NamedTuple):
 
 
 def pieces_of(N: int, image_bytes: int, together: int = 1) -> list[Piece]:
-    """Return all images as pieces that are about alike, and have so many images or their multiples.
+    """Return N images as pieces of about the same size, each a multiple of `together` images.
 
     The last one may have fewer.
     """

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from lowerconv.checks import Pair, integer, pair
+from lowerconv.checks import Pair, pair
 from lowerconv.conv.executable import Options
 from lowerconv.conv.plan import ConvPlan
 from lowerconv.conv.problem import Op, conv_problem
+from lowerconv.nn.conv import checked_channels
 from lowerconv.nn.frame import Frame
 from lowerconv.nn.init import he_normal
 from lowerconv.nn.layer import Layer
@@ -54,14 +55,7 @@ class ConvTranspose2d(Layer):
         dtype: Any = np.float32,
     ) -> None:
         super().__init__()
-        channels = integer(in_channels, "in_channels", 1)
-        filters = integer(out_channels, "out_channels", 1)
-        groups = integer(groups, "groups", 1)
-        if channels % groups or filters % groups:
-            raise ValueError(
-                f"groups: got {groups}, expected a divisor of in_channels {channels} and of "
-                f"out_channels {filters}"
-            )
+        channels, filters, groups = checked_channels(in_channels, out_channels, groups)
         shape = (channels, filters // groups, *pair(kernel_size, "kernel_size", 1))
         self.weight = Parameter(np.zeros(shape, dtype))
         self.bias = Parameter(np.zeros(filters, dtype)) if bias else None

@@ -84,7 +84,7 @@ class Arena:
         self.user: object = None
 
     def reserve(self, nbytes: int) -> None:
-        """Have at least so many bytes, aligned to cache lines."""
+        """Have at least `nbytes` bytes, aligned to cache lines."""
         if nbytes <= self.memory.size:
             return
         self.user = None

@@ -56,8 +56,8 @@ class Normalise(Layer):
     eps : float
         Added to the variance.
     period : int
-        Scale and shift begin anew every so many sets of items; they have one item for as many
-        neighbours of a set as it takes to have an item for all.
+        Scale and shift are repeated every `period` sets of items; in a set each of their items is
+        for a run of neighbours, all runs of the same length.
 
     Attributes
     ----------

@@ -42,6 +42,8 @@ def _pooled(extent: int, size: int, stride: int, pad: int, ceil_mode: bool) -> i
 class _Pool(Layer):
     """What both kinds of pooling share: the arguments of PyTorch's layers and the shapes."""
 
+    mean = False  # whether a result is the mean of its window, else the largest pixel
+
     def __init__(
         self,
         kernel_size: int | Pair,
@@ -84,8 +86,6 @@ class _Pool(Layer):
         H, W = (extent + 2 * pad for extent, pad in zip(x_shape[2:], self.padding, strict=True))
         (R, S), (rows, columns) = self.size, self.stride
         return Windows((min(R, H), min(S, W)), (min(rows, H), min(columns, W)), self.padding)
-
-    mean = False  # whether a result is the mean of its window, else the largest pixel
 
     def prepare(self, frame: Frame) -> None:
         """Refuse windows that this machine has no scratch memory for: kernels cannot."""
@@ -178,6 +178,7 @@ class AvgPool2d(_Pool):
         An argument is of the wrong kind or out of range.
     """
 
+    mean = True
     is_capturable = takes_half = always
 
     def __init__(
@@ -190,8 +191,6 @@ class AvgPool2d(_Pool):
     ) -> None:
         super().__init__(kernel_size, stride, padding, ceil_mode)
         self.count_include_pad = bool(count_include_pad)
-
-    mean = True
 
     def _has_one_area(self, frame: Frame) -> bool:
         """Return whether all windows are whole, or what lies in the padding counts."""

@@ -132,7 +132,7 @@ def arena_bytes(module: Module, x_shape: Shape, training: bool) -> int:
 
 
 def check_fits(module: Module, x_shape: Shape, training: bool, needed: int) -> None:
-    """Raise MemoryError where a process cannot have so many bytes, with the batch that fits."""
+    """Raise MemoryError, naming the batch that fits, where a process cannot have `needed` bytes."""
     if needed > memory_limit():
         raise MemoryError(_too_large(module, x_shape, training, needed))
 

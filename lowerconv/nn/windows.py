@@ -63,14 +63,14 @@ class Windows(NamedTuple):
         return np.pad(x, [(0, 0), (0, 0), *widths], constant_values=fill)
 
     def inside(self, padded: np.ndarray, pixels: Sequence[int]) -> np.ndarray:
-        """Return what lies within the padding of an array, pixels of which there are so many."""
+        """Return a padded array without its padding; `pixels` are the extents without it."""
         axes = zip(self.pads, pixels, strict=True)
         at: tuple[Any, ...] = (..., *(slice(p, p + n) for (p, _), n in axes))
         view: np.ndarray = padded[at]
         return view
 
     def taps(self, counts: Sequence[int]) -> Iterator[tuple[Any, ...]]:
-        """Yield where each item of so many windows lies in a padded array."""
+        """Yield, for each tap, the index of what all windows read there in a padded array."""
         for tap in product(*map(range, self.extents)):
             axes = zip(tap, self.dilations, counts, self.strides, strict=True)
             yield (..., *(slice(t * d, t * d + (c - 1) * s + 1, s) for t, d, c, s in axes))

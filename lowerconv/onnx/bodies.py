@@ -26,7 +26,7 @@ def every_proto(protos: Iterable[Any]) -> Iterator[Any]:
 
 
 def captured(proto: Any) -> list[str]:
-    """Return what the graphs of a node read of what is around it, each name once."""
+    """Return the names that the graphs of a node read and do not make, each once."""
     found: dict[str, None] = {}
     for _, graph in graphs_of(proto):
         made = {v.name for v in graph.input} | {t.name for t in graph.initializer} | {""}

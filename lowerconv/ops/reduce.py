@@ -18,7 +18,8 @@ LANES = 8  #      extremes that are kept side by side: none waits for the one be
 
 
 @internal(fastmath={"reassoc"})
-def _sum(row):
+def sum_of(row):
+    """Return the sum of a row in float64, in an order that a compiler may choose."""
     total = 0.0
     for i in range(row.size):
         total += np.float64(row[i])
@@ -90,7 +91,7 @@ def reduce(worker, workers, x, y, sizes, kind, factor):
             return
         for o in range(first, last):
             row = x[o * middle : (o + 1) * middle]
-            y[o] = number(_sum(row) * factor) if kind == SUM else _extreme(row, kind)
+            y[o] = number(sum_of(row) * factor) if kind == SUM else _extreme(row, kind)
         return
     blocks = (inner + COLUMNS - 1) // COLUMNS
     first, last = share(outer * blocks, worker, workers)

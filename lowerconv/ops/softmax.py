@@ -9,6 +9,7 @@ from lowerconv.codegen.masked import bare
 from lowerconv.codegen.ranges import share
 from lowerconv.ops.normalise import COLUMNS, columns_of, put_item, tasks_of
 from lowerconv.ops.pointwise import CHUNK, EXP, apply_function, exponentials
+from lowerconv.ops.reduce import sum_of
 from lowerconv.runtime.launch import parallel
 
 LANES = 16  # numbers that are compared at a time
@@ -58,14 +59,6 @@ def _greatest(row, lanes):
     return lanes.max()
 
 
-@internal(fastmath={"reassoc"})
-def _sum(row):
-    total = 0.0
-    for i in range(row.size):
-        total += np.float64(row[i])
-    return total
-
-
 @internal
 def _less_greatest(x, v, size):
     """Write numbers less the greatest of their row; rows are of `size` numbers."""
@@ -97,7 +90,7 @@ def _short_rows(x, v, size):
         return
     for begin in range(0, v.size, size):
         row = v[begin : begin + size]
-        total = _sum(row)
+        total = sum_of(row)
         factor = kind(1 / total) if total > 0 else kind(np.nan)
         for i in range(size):
             row[i] *= factor

@@ -81,7 +81,7 @@ class Group(NamedTuple):
 
 @internal
 def layout_of(rows, planes, pitch, extra, phases, workers):
-    """Return the layout for so many rows of windows a plane, which take `phases` rows of scratch.
+    """Return the layout for planes of `rows` rows of windows; a row takes `phases` of the scratch.
 
     A group is rows of one plane where a plane is more than the scratch holds, else whole planes.
     """
@@ -101,7 +101,7 @@ def layout_of(rows, planes, pitch, extra, phases, workers):
 
 @internal
 def group_of(task, layout, rows, planes):
-    """Return the group that is a task, of so many rows of windows and planes in all."""
+    """Return the group of a task; the array has `planes` planes of `rows` rows of windows."""
     first, row = task // layout.pieces * layout.together, task % layout.pieces * layout.band
     return Group(first, min(layout.together, planes - first), row, min(layout.band, rows - row))
 

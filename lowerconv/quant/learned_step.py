@@ -29,7 +29,7 @@ from lowerconv.runtime.threads import run
 
 
 def signed_range(bits: int) -> tuple[int, int]:
-    """Return the lowest and the highest multiple of so many bits: -Q_N and Q_P of section 2."""
+    """Return the least and the greatest integer of `bits` bits: -Q_N and Q_P of section 2."""
     return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
 
 
@@ -47,7 +47,7 @@ def gradient_scale(items: int, high: int) -> float:
 
 
 class LearnedStepWeights(WeightQuantizer):
-    """Weights of so many bits, with their sign.
+    """Weights as signed integers of `bits` bits times a learnt step.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def _rows(weight: np.ndarray) -> np.ndarray:
 
 
 class LearnedStep(Layer):
-    """Activations of so many bits: without sign where nothing before them can be negative.
+    """Activations of `bits` bits, unsigned where the layer before cannot give negative ones.
 
     Until the first batch of training has come, the step is 0, and values pass as they are. That
     batch, of all ranks together, gives the first step.

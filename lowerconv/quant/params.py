@@ -32,7 +32,7 @@ class QuantParams:
     def of(
         cls, scale: float, zero_point: int, signed: bool, low: int | None = None, bits: int = 8
     ) -> QuantParams:
-        """Return those of codes of so many bits, or beginning with another one than these do."""
+        """Return the parameters of codes of `bits` bits; `low` is the least code, if given."""
         least = -(1 << (bits - 1)) if signed else 0
         most = least + (1 << bits) - 1
         begin = least if low is None else low

@@ -30,7 +30,7 @@ class Capture:
     launches : int
         How many there is room for.
     frame_words : int, optional
-        And for so many words of their frames; by default those of frames of `FRAME_BYTES`.
+        How many words of their frames there is room for; by default frames of `FRAME_BYTES` each.
 
     Attributes
     ----------

@@ -74,7 +74,7 @@ def tell_user(text: str) -> None:
 
 
 def worker_address(function: Callable[..., None], job: np.dtype, what: str) -> Callable[[], int]:
-    """Return what returns the address of ``function(jobs, worker)``, compiled once per machine.
+    """Return a function that compiles ``function(jobs, worker)`` and returns its address.
 
     Called through its address: numba's dispatcher would look at the type of every argument at each
     call.

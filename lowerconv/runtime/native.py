@@ -87,7 +87,7 @@ class Thread:
         return self._over.locked()
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until it ends, for so many seconds at most."""
+        """Wait until it ends, for at most `timeout` seconds."""
         if self._over.acquire(timeout=-1 if timeout is None else timeout):
             self._over.release()
 
@@ -169,7 +169,7 @@ class Signal:
             self._lock.release()
 
     def wait(self, seconds: float = -1) -> bool:
-        """Wait until it is set, for so many seconds at most; return whether it was."""
+        """Wait until it is set, for at most `seconds`; return whether it was."""
         return self._lock.acquire(timeout=seconds)
 
 

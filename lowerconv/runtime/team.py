@@ -75,7 +75,7 @@ class Team:
         self.places: tuple[int, ...] | None = None
 
     def handle(self, threads: int) -> TeamHandle:
-        """Return the team with so many threads, the caller counted, or as many as there can be.
+        """Return the team with `threads` threads, the caller counted, or as many as there can be.
 
         Its `launch` is ``capture`` for the thread that holds `capturing`.
         """
@@ -85,7 +85,7 @@ class Team:
         return known
 
     def _start_all(self, threads: int) -> TeamHandle:
-        """Start threads until there are so many, as far as the system starts them."""
+        """Start threads until there are `threads`, or the system starts no more."""
         self.refusal = None
         try:
             while len(self.started) < threads - 1:

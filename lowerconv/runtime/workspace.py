@@ -78,7 +78,7 @@ def workspace(items: int, dtype: np.dtype) -> Scratch:
 
 
 def scratch_stride(nbytes: int, nodes: Sequence[int]) -> int:
-    """Return how far apart workers' parts of the scratch begin that need so many bytes each.
+    """Return the bytes from one worker's part of the scratch to the next, each of `nbytes` or more.
 
     On several NUMA nodes as far for every plan: a page belongs to the node of who first writes to
     it.  What is not written takes no memory.

@@ -286,7 +286,7 @@ class TorchNetwork(Module):
 
 
 def _of_dtype(value: Any, dtype: np.dtype) -> Any:
-    """Return what is written in place, in the dtype of what it is written to."""
+    """Return a value that is written in place, in the dtype of its target."""
     return value if value.dtype == dtype else cast(value, dtype)
 
 

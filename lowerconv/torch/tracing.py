@@ -112,7 +112,7 @@ def _attributes_set(module: torch.nn.Module) -> Iterator[set[str]]:
 
 
 def _attributes(part: torch.nn.Module) -> dict[str, list[Any]]:
-    """Return what attributes hold, but for what modules have of their own."""
+    """Return the values of a module's attributes, other than parameters, buffers and submodules."""
     kept = ("_parameters", "_buffers", "_modules", "forward")
     return {k: pytree.tree_leaves(v) for k, v in part.__dict__.items() if k not in kept}
 

@@ -74,7 +74,7 @@ class Averaging(Callback):
 
 
 class AgreementCheck(Callback):
-    """Compares the weights of all ranks after every epoch, and after so many updates."""
+    """Compares the weights of all ranks after each epoch, and each `every` updates."""
 
     def __init__(self, strategy: Strategy, every: int | None) -> None:
         self._strategy, self._every = strategy, every

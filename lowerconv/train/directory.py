@@ -59,7 +59,7 @@ def _fits(character: str, kept: str) -> bool:
 
 
 def _cut(text: str, most: int) -> str:
-    """Return the beginning of a text, of so many bytes at most."""
+    """Return the beginning of a text: at most `most` bytes of it."""
     while len(os.fsencode(text)) > most:
         text = text[:-1]
     return text

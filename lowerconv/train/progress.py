@@ -37,7 +37,7 @@ class Reporter:
         """Print a line."""
 
     def start_epoch(self, epoch: int, epochs: int, images: int) -> None:
-        """Begin an epoch of so many images."""
+        """Begin an epoch, which has `images` images."""
 
     def step(self, images: int, loss: float, accuracy: float) -> None:
         """Tell how many images of the epoch are done, and how the epoch goes so far."""
@@ -84,7 +84,7 @@ class ConsoleReporter(Reporter):
             sys.stderr.write("lowerconv: nobody reads what is printed any more; training goes on\n")
 
     def start_epoch(self, epoch: int, epochs: int, images: int) -> None:
-        """Begin an epoch of so many images."""
+        """Begin an epoch, which has `images` images."""
         self._images, self._label = images, f"{epoch}/{epochs}"
         self._left = epochs - epoch
         self._first: tuple[float, int] | None = None  # when a step ended first, and how far

@@ -115,7 +115,7 @@ def check(
 def _other_settings(
     before: Mapping[str, Any], done: int, settings: Settings, updates_per_epoch: int
 ) -> list[str]:
-    """Return what follows from settings that are not as they were, after so many epochs."""
+    """Return the consequences of settings that have changed, `done` epochs into the run."""
     consequences = {
         "data": "the same images",
         "epochs": _of_epochs(before, done, settings, updates_per_epoch),

@@ -45,7 +45,7 @@ def usual_milestones(epochs: int) -> tuple[int, ...]:
 
 
 def scaled(lr: float, samples: int, scale_from: int | None) -> float:
-    """Return the learning rate for updates of so many samples, if `lr` is for `scale_from`.
+    """Return the learning rate for updates of `samples` samples, where `lr` is for `scale_from`.
 
     The linear scaling rule of Goyal et al., "Accurate, large minibatch SGD" (2017), section 2.1.
     """

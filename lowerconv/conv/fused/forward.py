@@ -101,7 +101,7 @@ class Forward(RecordExecutable):
         return self.packed
 
     def prepack(self, team: TeamHandle, w: Array, workspace: Scratch) -> Array:
-        """Return the packed filters, where they are kept so."""
+        """Return the packed filters, or `w` where each call packs them."""
         if not self.keeps:
             return w
         kept = self._pack(team, w)
@@ -109,7 +109,7 @@ class Forward(RecordExecutable):
         return kept
 
     def packed_key(self) -> Hashable:
-        """Return all that the packed filters depend on beside the filters."""
+        """Return what decides the layout of the packed filters; None where none are kept."""
         if not self.keeps:
             return None
         s, conv = self.schedule, self.schedule.conv
@@ -204,7 +204,7 @@ class Forward(RecordExecutable):
         )
 
     def _geometry(self, phase: Phase, width: int) -> TileGeometry:
-        """Return what kernels read of tiles that are so many pixels wide."""
+        """Return what kernels read of tiles that are `width` pixels wide."""
         s = self.schedule
         item = s.conv.dtype.itemsize
         line, column = s.plane * item, s.VL * item
@@ -220,7 +220,7 @@ class Forward(RecordExecutable):
         )
 
     def _gathering(self) -> records.Gathering:
-        """Return what tiles take beside other kernels."""
+        """Return what kernels on AMX tiles need: the configuration, and how pixels are gathered."""
         s, conv = self.schedule, self.schedule.conv
         (phase,) = conv.phases
         made = records.Gathering(

@@ -146,7 +146,7 @@ def _pixel_kernel(
 
 @lru_cache(maxsize=CACHE_SIZE)
 def _tile_kernel(product: _Product, NR: int, width: int, panel: int) -> Made:
-    """Return the kernel of tiles, of NR filters of a panel and so many pixels beside each other."""
+    """Return the kernel on AMX tiles, of NR filters of a panel by `width` neighbouring pixels."""
     VL = product.isa.lanes(product.dtype)
     return _make(
         product,

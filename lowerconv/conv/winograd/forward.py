@@ -109,7 +109,7 @@ class WinogradForward(RecordExecutable):
         launch(team, winograd_address(), self.address, s.workers)
 
     def prepack(self, team: TeamHandle, w: Array, workspace: Scratch) -> Array:
-        """Return the transformed filters, where they are kept so."""
+        """Return the transformed filters, or `w` where each call transforms them."""
         kept = self.packed
         if kept is None:
             return w

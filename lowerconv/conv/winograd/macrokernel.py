@@ -83,7 +83,7 @@ def _piece(job, piece):
 
 @internal
 def clear(address, count):
-    """Write zeros to so many bytes."""
+    """Set `count` bytes to zero."""
     target = carray(pointer(address), count, np.uint8)
     for i in range(count):
         target[i] = 0

@@ -1,8 +1,8 @@
 """Passes of bfloat16 on words of two numbers, where the CPU multiplies those faster.
 
 Forward, and the input gradient at stride 1, on words of two channels; the weight gradient on words
-of two images, whose pixels it sums.  All else goes by way of float32 (`conv.halves`).  Each sum is
-that of products of float32, rounded at each addition, as `codegen.dots` tells; instructions of
+of two images, whose pixels it sums.  All else goes by way of float32 (`conv.converted`).  Each sum
+is that of products of float32, rounded at each addition, as `codegen.dots` tells; instructions of
 x86-64 take denormal numbers as zeros, and make zeros of denormal sums.
 """
 
@@ -18,11 +18,11 @@ import numpy as np
 from lowerconv.codegen.isa import host_isa_extended
 from lowerconv.codegen.joining import join_address
 from lowerconv.conv.arrays import flat_images
+from lowerconv.conv.converted import FLOAT, Converted, Shapes
 from lowerconv.conv.depthwise.schedule import by_planes
 from lowerconv.conv.executable import Array, Executable, Options, WithEpilogue
 from lowerconv.conv.fused.forward import Forward
 from lowerconv.conv.fused.weights import WeightGrad
-from lowerconv.conv.halves import FLOAT, Converted, Shapes
 from lowerconv.conv.phases import CACHE_SIZE, Convolution, convolution, countable
 from lowerconv.conv.problem import BF16, ConvProblem, Op
 from lowerconv.conv.schedule import make_schedule

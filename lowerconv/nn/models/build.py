@@ -22,7 +22,7 @@ ARGUMENTS = """
 Parameters
 ----------
 image_shape : (C, H, W)
-    In pixels; at least so many that a window of each layer fits.
+    In pixels; large enough for a window of each layer.
 classes : int
 algorithm : str
     Of the convolutions, as for :func:`lowerconv.conv2d`.

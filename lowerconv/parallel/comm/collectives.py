@@ -31,7 +31,7 @@ Allreduce = Callable[[Link, np.ndarray], Routine]
 
 
 def parts(array: np.ndarray, count: int) -> list[np.ndarray]:
-    """Return an array in so many consecutive parts, that differ by one item at most."""
+    """Return an array as `count` consecutive parts, whose sizes differ by one item at most."""
     bounds = [array.size * i // count for i in range(count + 1)]
     return [array[begin:end] for begin, end in pairwise(bounds)]
 

@@ -30,7 +30,7 @@ class MessageMemory:
         self._free: list[np.ndarray] = []
 
     def take(self, nbytes: int) -> np.ndarray:
-        """Return at least so many bytes."""
+        """Return an array of at least `nbytes` bytes."""
         fits = [piece for piece in self._free if piece.nbytes >= nbytes]
         if not fits:
             return np.empty(nbytes, np.uint8)

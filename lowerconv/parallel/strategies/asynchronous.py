@@ -100,7 +100,7 @@ class Asynchronous(DataParallel):
         return False  # sums of an older step go before those of newer ones
 
     def _apply(self, most: int) -> None:
-        """Apply the sums that have come, and wait until at most so many are missing."""
+        """Apply the sums that have come, and wait until at most `most` of them are missing."""
         if self.buckets is None or self.engine is None:
             return
         if not self.engine.threaded:

@@ -121,7 +121,7 @@ class Timeline(Listener):
             self._note(DATA, "")
 
     def end_step(self, images: int) -> None:
-        """End a step of so many images of this rank."""
+        """End a step, in which this rank had `images` images."""
         if self._recording:
             now = self._clock()
             self._steps.append(Step(self._number, images, self._begin, now))

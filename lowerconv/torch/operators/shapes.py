@@ -177,7 +177,7 @@ def flip(net: Any, x: Any, axes: Any):
 
 @operator("tensor_split.sections", how="NumPy")
 def tensor_split(net: Any, x: Any, count: int, axis: int):
-    """Record so many parts; the first may be longer by one."""
+    """Record `count` parts along an axis; the first ones may be longer by one."""
     n = x.shape[axis]
     ends = np.cumsum([n // count + (i < n % count) for i in range(count)])
     begins = [0, *ends[:-1]]
