@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +40,7 @@ class Call:
 
     def without_filters(self) -> Call:
         """Return the call of a plan whose filters are packed."""
-        return replace(self, operands=tuple(o for o in self.operands if o.name != "w"))
+        return Call(tuple(o for o in self.operands if o.name != "w"), self.result)
 
     def fits(self, arrays: Arrays, out: np.ndarray | None, slices: bool) -> bool:
         """Return whether kernels can take the arrays as they are: the usual case, quickly checked.

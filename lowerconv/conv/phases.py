@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -36,6 +36,11 @@ class Phase:
     out_offset: int
     out_row: int
     out_column: int
+
+    @cached_property
+    def tap_rows(self) -> tuple[int, ...]:
+        """Rows of the source that pixels of row 0 read, by tap."""
+        return tuple(row for _, row, _ in self.taps)
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ class Convolution:
         """How many filters an item of the result holds."""
         return self.word_format.filters_per_item if self.word_format else 1
 
-    @property
+    @cached_property
     def reach(self) -> tuple[int, int, int, int]:
         """Extents of the taps: least and greatest row, least and greatest column."""
         rows = [row for phase in self.phases for _, row, _ in phase.taps] or [0]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from lowerconv.conv.block_budget import quarter_of_l2
 from lowerconv.conv.costs import step_time
 from lowerconv.conv.phases import CACHE_SIZE, Convolution, Phase
 from lowerconv.conv.window import balanced
+from lowerconv.conv.word_format import WordFormat
 
 CROWDED_STRIDE, CROWD = 2048, 8  # rows in place at such a distance, and so many, share sets of L1
 SPLIT_MAX = 4  #       columns that padding sets apart: more would leave too little in a vector
@@ -87,8 +89,7 @@ def live_taps(conv: Convolution, phase: Phase, TH: int) -> np.ndarray:
     """
     if conv.reads_padding:
         return np.ones((-(-phase.P // TH), len(phase.taps)), bool)
-    rows = tuple(row for _, row, _ in phase.taps)
-    return _live_rows(phase.P, rows, TH, conv.stride_h, conv.H)
+    return _live_rows(phase.P, phase.tap_rows, TH, conv.stride_h, conv.H)
 
 
 @lru_cache(maxsize=CACHE_SIZE)
@@ -107,16 +108,28 @@ def _row_steps(conv: Convolution, phase: Phase, TH: int) -> tuple[tuple[int, int
     if conv.reads_padding:
         taps, tiles = len(phase.taps), -(-phase.P // TH)
         return (tiles - 1, conv.C * taps * (tiles - 1)), (1, conv.C * taps)
-    rows = tuple(row for _, row, _ in phase.taps)
-    whole, last, count = _counted(phase.P, rows, TH, conv.stride_h, conv.H)
+    whole, last, count = _counted(phase.P, phase.tap_rows, TH, conv.stride_h, conv.H)
     return (count - 1, conv.C * whole), (1, conv.C * last)
 
 
 @lru_cache(maxsize=CACHE_SIZE)
 def _counted(P: int, offsets: tuple[int, ...], TH: int, stride: int, H: int) -> tuple[int, ...]:
     """Return the live taps of all rows of tiles but the last, those of the last, and the rows."""
-    live = _live_rows(P, offsets, TH, stride, H).sum(axis=1)
-    return int(live[:-1].sum()), int(live[-1:].sum()), len(live)
+    whole, last, count = 0, 0, -(-P // TH)
+    for offset in offsets:
+        # Rows of pixels from `begin` to `end` read the source there, and so the tiles they are in.
+        begin, end = max(0, -(offset // stride)), min(P, (H - 1 - offset) // stride + 1)
+        if begin < end:
+            in_last = end > (count - 1) * TH
+            last += in_last
+            whole += (end - 1) // TH - begin // TH + 1 - in_last
+    return whole, last, count
+
+
+def skips_taps(conv: Convolution, phase: Phase, TH: int) -> bool:
+    """Return whether `live_taps` are not all."""
+    (whole, whole_steps), (last, last_steps) = _row_steps(conv, phase, TH)
+    return whole_steps + last_steps < (whole + last) * conv.C * len(phase.taps)
 
 
 def _far(conv: Convolution) -> tuple[float, float]:
@@ -132,12 +145,12 @@ def _more_loads(MR: int, NV: int) -> float:
     return max(0.0, MR + NV - MR * NV / 2)
 
 
-def _piece_counts(extent: int, size: int) -> dict[int, int]:
-    """Return the sizes of the parts that `extent` is cut into, and how many have each."""
-    parts = {size: extent // size} if extent >= size else {}
-    if extent % size:
-        parts[extent % size] = parts.get(extent % size, 0) + 1
-    return parts
+def _piece_counts(extent: int, size: int) -> tuple[tuple[int, int], ...]:
+    """Return the sizes of the parts that `extent` is cut into, each with their number."""
+    whole, rest = divmod(extent, size)
+    if not rest:
+        return ((size, whole),)
+    return ((size, whole), (rest, 1)) if whole else ((rest, 1),)
 
 
 def _filter_shapes(phase: Phase, most: int) -> Iterator[tuple[int, int]]:
@@ -163,14 +176,13 @@ def _filters_cost(
     whole, end = _row_steps(conv, phase, TH)
     cost = 0.0
     last = phase.P % TH or TH
-    for width, columns in _piece_counts(phase.Q, TW).items():
-        for NV_, panels in _piece_counts(-(-conv.K // VL), NV).items():
+    for width, columns in _piece_counts(phase.Q, TW):
+        for NV_, panels in _piece_counts(-(-conv.K // VL), NV):
             for height, (rows, steps) in ((TH, whole), (last, end)):
                 if not rows:
                     continue
                 m = height * width
-                loads = costs.LOAD_PACKED * _more_loads(m, NV_)
-                one = steps * (step_time(m, NV_, isa) + loads)
+                one = steps * _filter_step(m, NV_, isa)
                 stored = costs.TRANSPOSED * NV_ * -(-m // VL)
                 stored += NV_ * VL * (far_row + far_item * m)
                 one += rows * (costs.CALL + stored)
@@ -205,11 +217,57 @@ def _filters(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
         yield Tiling("filters", False, NV * VL, tuple(shapes), total)
 
 
-def _panel(conv: Convolution, most: int) -> int:
-    """Return NR: at most `most` filters, and whole words of the result."""
-    together = conv.filters_per_item
+def _panel(K: int, together: int, most: int) -> int:
+    """Return the filters of panels of K: at most so many, and whole words of `together`."""
     most = max(together, most // together * together)
-    return -(-balanced(conv.K, most) // together) * together
+    return -(-balanced(K, most) // together) * together
+
+
+@lru_cache(maxsize=CACHE_SIZE)
+def _filter_step(m: int, NV: int, isa: Isa) -> float:
+    """Return the time of a step of a tile of m pixels by NV vectors of filters."""
+    return step_time(m, NV, isa) + costs.LOAD_PACKED * _more_loads(m, NV)
+
+
+@lru_cache(maxsize=4 * CACHE_SIZE)
+def _pixel_step(NR: int, count: int, unaligned: float, crowded: float, isa: Isa) -> float:
+    """Return the time of a step of a tile of NR filters by `count` vectors of pixels."""
+    return (
+        step_time(NR, count, isa)
+        + unaligned * count
+        + costs.LOAD * _more_loads(NR, count)
+        + costs.WIDE * max(0, count - 3)
+        + crowded
+    )
+
+
+class _PixelPanels(NamedTuple):
+    """Filters beside vectors of pixels: what is the same for images of all sizes."""
+
+    NV: int
+    NR: int
+    counts: tuple[tuple[int, int], ...]  # of panels, by their filters
+    crowded: float
+
+
+@lru_cache(maxsize=CACHE_SIZE)
+def _pixel_panels(
+    K: int, stride: int, in_place: bool, word_format: WordFormat | None, isa: Isa
+) -> tuple[_PixelPanels, ...]:
+    """Return the panels for each number of vectors; `stride` is bytes from filter to filter."""
+    words = word_format.words("pixels") if word_format else None
+    together = word_format.filters_per_item if word_format else 1
+    same_sets = in_place and stride % CROWDED_STRIDE == 0
+    found = []
+    for NV in VECTORS:
+        # More rows than that are more streams from memory than a core follows.
+        most = min(isa.rows, rows_max(isa, NV, words))
+        if word_format and NV > 1 and most < together:
+            continue
+        NR = _panel(K, together, most)
+        crowded = costs.CROWDED * NR if same_sets and NR > CROWD else 0.0
+        found.append(_PixelPanels(NV, NR, _piece_counts(K, NR), crowded))
+    return tuple(found)
 
 
 def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
@@ -218,18 +276,12 @@ def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
         return
     VL = isa.lanes(conv.dtype)
     far_row, far_item = _far(conv)
-    for NV in VECTORS:
-        # More rows than that are more streams from memory than a core follows.
-        most = min(isa.rows, rows_max(isa, NV, conv.words("pixels")))
-        if conv.word_format and NV > 1 and most < conv.filters_per_item:
-            continue
-        NR = _panel(conv, most)
-        panel_counts = _piece_counts(conv.K, NR)
-        stride = conv.C * conv.taps * conv.dtype.itemsize
-        same_sets = not conv.transposed and stride % CROWDED_STRIDE == 0
-        crowded = costs.CROWDED * NR if same_sets and NR > CROWD else 0.0
-        whole_lines = conv.taps == 1 and conv.H * conv.W % VL == 0  # planes, and so all tiles
-        unaligned = 0.0 if whole_lines else costs.UNALIGNED
+    in_place, stride = not conv.transposed, conv.C * conv.taps * conv.dtype.itemsize
+    whole_lines = conv.taps == 1 and conv.H * conv.W % VL == 0  # planes, and so all tiles
+    unaligned = 0.0 if whole_lines else costs.UNALIGNED
+    for NV, NR, panel_counts, crowded in _pixel_panels(
+        conv.K, stride, in_place, conv.word_format, isa
+    ):
         total, shapes = 0.0, []
         for phase in conv.phases:
             across = -(-phase.Q // VL)
@@ -239,27 +291,20 @@ def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
                 TH, TW = 1, min(phase.Q, balanced(across, NV) * VL)
             shapes.append((TH, TW))
             whole, end = _row_steps(conv, phase, TH)
-            for width, columns in _piece_counts(phase.Q, TW).items():
-                for NR_, panels in panel_counts.items():
-                    for height, (rows, steps) in ((TH, whole), (phase.P % TH or TH, end)):
-                        if not rows:
-                            continue
+            heights = ((TH, whole), (phase.P % TH or TH, end))[0 if whole[0] else 1 :]
+            for width, columns in _piece_counts(phase.Q, TW):
+                for NR_, panels in panel_counts:
+                    for height, (rows, steps) in heights:
                         count = height * -(-width // VL)
-                        one = steps * (
-                            step_time(NR_, count, isa)
-                            + unaligned * count
-                            + costs.LOAD * _more_loads(NR_, count)
-                            + costs.WIDE * max(0, count - 3)
-                            + crowded
-                        )
+                        one = steps * _pixel_step(NR_, count, unaligned, crowded, isa)
                         stored = costs.STORED * NR_ * count * phase.out_column
                         stored += NR_ * height * (far_row + far_item * width)
                         one += rows * (costs.CALL + stored)
                         total += columns * panels * one
         total *= conv.images * conv.groups
-        if conv.transposed and not constant:
+        if not in_place and not constant:
             total += costs.PACKED * conv.groups * conv.K * conv.C * conv.taps
-        yield Tiling("pixels", not conv.transposed, NR, tuple(shapes), total)
+        yield Tiling("pixels", in_place, NR, tuple(shapes), total)
 
 
 def reads_in_place(conv: Convolution) -> bool:
@@ -302,8 +347,8 @@ def _tiles(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
             passes = -(-panels // at_once)
             total = passes * pixels * row
             far = size > 4 * quarter_of_l2()
-            for n, columns in _piece_counts(pixels, NT).items():
-                for m, some in _piece_counts(filters, MT).items():
+            for n, columns in _piece_counts(pixels, NT):
+                for m, some in _piece_counts(filters, MT):
                     near = max(costs.TILE * m * n, costs.TILE_LOAD * (m + n))
                     near += costs.TILE_FAR * (m + from_planes * n)
                     first = max(near, costs.TILE_STREAM * m) if far else near

@@ -3,13 +3,20 @@
 A change of `Isa.rows`, of costs or of the search shows here, and is to be written down here.
 """
 
+import random
+
+import numpy as np
 import pytest
 
 from lowerconv.codegen.isa import ISAS
 from lowerconv.codegen.microkernel import rows_max
+from lowerconv.conv import phases, schedule, tiling
 from lowerconv.conv.phases import convolution
 from lowerconv.conv.problem import conv_problem
+from lowerconv.conv.schedule import make_schedule
 from lowerconv.conv.tiling import tilings
+
+SEED = random.randrange(2**32)
 
 # What fills the vectors, filters of a panel, and (rows, columns) of pixels of a tile.
 CHOSEN = {
@@ -56,3 +63,67 @@ def test_it_fits_the_registers(layer, name):
             assert rows_max(isa, tiling.NR // VL) >= TH * TW
         else:
             assert rows_max(isa, TH * -(-TW // VL)) >= tiling.NR
+
+
+def random_problem(rng):
+    """Return a problem that is nothing in particular."""
+    while True:
+        groups, channels = rng.choice((1, 1, 2)), rng.choice((1, 3, 64, 96))
+        filters = rng.choice((1, 5, 16, 24, 100))
+        taps = rng.choice(((1, 1), (3, 3), (2, 2), (1, 7), (5, 4)))
+        most = rng.choice((3, 30, 300))
+        try:
+            return conv_problem(
+                (rng.randint(1, 3), channels * groups, rng.randint(1, most), rng.randint(1, most)),
+                (filters * groups, channels, *taps),
+                (rng.randint(1, 3), rng.randint(1, 5)),
+                rng.randint(0, 4),
+                rng.randint(1, 3),
+                groups,
+                np.dtype(rng.choice(("float32", "float64"))),
+            )
+        except ValueError:  # the filters are larger than the images
+            continue
+
+
+def forget():
+    """Clear all that decisions keep."""
+    for module in (phases, schedule, tiling):
+        for value in vars(module).values():
+            if hasattr(value, "cache_clear") and value.__module__ == module.__name__:
+                value.cache_clear()
+
+
+def test_what_is_kept_changes_no_decision():
+    rng = random.Random(SEED)
+    print(f"seed {SEED}")
+    asked = [
+        (random_problem(rng), rng.choice(("forward", "input_grad")), rng.random() < 0.5)
+        for _ in range(60)
+    ]
+    threads = (0,) * rng.randint(1, 8)
+
+    def decide(problem, op, constant, isa):
+        conv = convolution(problem, op)
+        found = tilings(conv, isa, constant)
+        return found, make_schedule(conv, isa, threads, found[0], constant)
+
+    kept = {(*each, isa): decide(*each, isa) for each in asked for isa in ISAS.values()}
+    for each, decided in kept.items():
+        forget()
+        assert decide(*each) == decided
+
+
+@pytest.mark.parametrize("reads_padding", [False, True])
+def test_live_taps_are_counted_as_they_are_listed(reads_padding, monkeypatch):
+    rng = random.Random(SEED)
+    print(f"seed {SEED}")
+    if reads_padding:
+        monkeypatch.setattr(phases.Convolution, "reads_padding", True)
+    for _ in range(200):
+        conv = convolution(random_problem(rng), rng.choice(("forward", "input_grad")))
+        for phase in conv.phases:
+            TH = rng.randint(1, phase.P)
+            live = conv.C * tiling.live_taps(conv, phase, TH).sum(axis=1)
+            whole, last = (len(live) - 1, live[:-1].sum()), (1, live[-1])
+            assert tiling._row_steps(conv, phase, TH) == (whole, last)

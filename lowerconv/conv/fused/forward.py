@@ -28,7 +28,7 @@ from lowerconv.conv.packed_from import PackedFrom
 from lowerconv.conv.partition import part_table
 from lowerconv.conv.phases import Phase
 from lowerconv.conv.schedule import Schedule
-from lowerconv.conv.tiling import is_dense, live_taps
+from lowerconv.conv.tiling import is_dense, live_taps, skips_taps
 from lowerconv.runtime.launch import bind_operands, launch
 from lowerconv.runtime.records import fill
 from lowerconv.runtime.team import TeamHandle
@@ -168,11 +168,11 @@ class Forward(RecordExecutable):
         TH, TW = s.tiling.shapes[number]
         tail = (phase.P % TH or TH, TW) if TH > 1 else (TH, phase.Q % TW or TW)
         rest = s.conv.K - (s.panels - 1) * s.NR
-        made = [
-            kernel_of(s, number, NR, *size, self.activation)
-            for NR in (s.NR, rest)
-            for size in ((TH, TW), tail)
-        ]
+        sizes = [(NR, *size) for NR in (s.NR, rest) for size in ((TH, TW), tail)]
+        kernels = {
+            size: kernel_of(s, number, *size, self.activation) for size in dict.fromkeys(sizes)
+        }
+        made = [kernels[size] for size in sizes]
         self.kernels += [kernel for kernel, _ in made]
         tables = np.array([[0, s.conv.taps]], np.int64)
         if s.tiling.is_tiled:
@@ -257,7 +257,14 @@ class Forward(RecordExecutable):
         """Return, for each row of tiles, the address of its table and its steps per channel."""
         s = self.schedule
         made: dict[bytes, tuple[int, int]] = {}
-        masks = live_taps(s.conv, s.conv.phases[number], s.tiling.shapes[number][0])
+        phase, TH = s.conv.phases[number], s.tiling.shapes[number][0]
+        if not skips_taps(s.conv, phase, TH):  # one table serves all rows
+            live = tuple(range(len(phase.taps)))
+            entry = self._keep(steps_table(s, number, live)), len(live)
+            table = np.full((-(-phase.P // TH), 2), entry, np.int64)
+            self.arrays.append(table)
+            return table
+        masks = live_taps(s.conv, phase, TH)
         table = np.empty((len(masks), 2), np.int64)
         # Rows of tiles that follow each other are alike, but for the first and the last.
         differ = np.flatnonzero((masks[1:] != masks[:-1]).any(axis=1)) + 1

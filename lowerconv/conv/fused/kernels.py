@@ -16,7 +16,7 @@ from lowerconv.codegen.microkernel_requantize import RequantizingMicrokernel
 from lowerconv.conv.block_budget import quarter_of_l2
 from lowerconv.conv.phases import CACHE_SIZE
 from lowerconv.conv.schedule import Schedule
-from lowerconv.conv.tiling import live_taps
+from lowerconv.conv.tiling import skips_taps
 
 L1_SHARE = 32 * 1024  # bytes that this tile's pixels and the next one's may take
 PREFETCH_STEPS = 32  # steps that packed filters are prefetched ahead: a page of 4 KiB
@@ -175,9 +175,10 @@ def _prefetches_pixels(s: Schedule, number: int) -> bool:
 
 def _skips_taps(s: Schedule, number: int) -> bool:
     """Return whether steps leave out some of the filter's taps, so that panels need offsets."""
-    phase = s.conv.phases[number]
-    live = live_taps(s.conv, phase, s.tiling.shapes[number][0])
-    return len(phase.taps) < s.conv.taps or not live.all()
+    conv, phase = s.conv, s.conv.phases[number]
+    if len(phase.taps) < conv.taps:
+        return True
+    return skips_taps(conv, phase, s.tiling.shapes[number][0])
 
 
 def steps_table(s: Schedule, number: int, live: tuple[int, ...]) -> np.ndarray:
