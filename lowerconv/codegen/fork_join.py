@@ -216,8 +216,7 @@ def _serve() -> ir.Module:
     seen = builder.phi(I32)
     seen.add_incoming(w.constant(0, I32), entry)
     w.wait(jobs, asleep, lambda count: builder.icmp_unsigned("!=", count, seen))
-    # Read before children are woken: they are woken for this job or a later one.  A job that the
-    # caller hands over meanwhile has another number, is not claimed, and wakes them again.
+    # Before children are woken: a job handed over meanwhile has another number, and wakes them too.
     number = w.read(jobs)
     first = builder.add(builder.add(worker, worker), w.constant(1))
     w.wake_children(first, builder.add(first, w.constant(1)), w.word(WORKERS))
@@ -270,8 +269,7 @@ def _write_launch(w: _Writer, function: ir.Value, job: ir.Value, workers: ir.Val
 
         def do_for(i: ir.Value, _: object) -> None:  # a thread that has not begun
             worker = builder.add(i, w.constant(1))
-            number = w.read(w.count_of(worker, JOBS))
-            with builder.if_then(w.claim(worker, number)):
+            with builder.if_then(w.claim(worker, w.read(w.count_of(worker, JOBS)))):
                 w.call(function, [job, worker])
                 builder.atomic_rmw("sub", pending, w.constant(1, I32), "acq_rel")
 
