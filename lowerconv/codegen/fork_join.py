@@ -128,10 +128,10 @@ class _Writer(Builder):
 
     def claim(self, worker: ir.Value, number: ir.Value) -> ir.Value:
         """Claim a job of a worker by its number; return whether nobody else had it."""
-        builder, claimed = self.builder, self.count_of(worker, CLAIMED)
-        before = builder.sub(number, self.constant(1, I32))
-        pair = builder.cmpxchg(claimed, before, number, "acq_rel", "acquire")
-        return builder.extract_value(pair, 1)
+        before = self.builder.sub(number, self.constant(1, I32))
+        pointer = self.count_of(worker, CLAIMED)
+        pair = self.builder.cmpxchg(pointer, before, number, "acq_rel", "acquire")
+        return self.builder.extract_value(pair, 1)
 
     def pause(self) -> None:
         """Tell the core that this thread waits: its sibling may have what it does not use."""
@@ -220,9 +220,8 @@ def _serve() -> ir.Module:
     number = w.read(jobs)
     first = builder.add(builder.add(worker, worker), w.constant(1))
     w.wake_children(first, builder.add(first, w.constant(1)), w.word(WORKERS))
-    is_own = w.claim(worker, number)
+    builder.cbranch(w.claim(worker, number), own, following)
     seen.add_incoming(number, builder.block)
-    builder.cbranch(is_own, own, following)
 
     builder.position_at_end(own)  # the caller waits for it, and words stay as they are
     function, job = w.word(FUNCTION), w.word(JOB)
