@@ -116,7 +116,7 @@ EDITS = {
     "codegen/epilogue": ALL - {"packing", "fork_join"},
     "codegen/transposing": ALL,
     "codegen/pixels": {"microkernel", "depthwise", "depthwise_small"},
-    "codegen/planes": {"depthwise_in_place"},
+    "codegen/planes": {"depthwise", "depthwise_in_place"},
     "codegen/microkernel": {"microkernel"},
     "codegen/depthwise": {"depthwise"},
     "codegen/depthwise_in_place": {"depthwise_in_place"},
