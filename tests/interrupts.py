@@ -68,17 +68,22 @@ def moments(action: Callable[[], object]) -> list[Moment]:
         Moment(*place, turn)
         for place, last in turns.items()
         for turn in sorted({1, last})
-        if not _dropped_by_python(place[0])
+        if not _is_lost_in_python(place[0])
     ]
 
 
-def _dropped_by_python(code: CodeType) -> bool:
-    """Return whether Python itself drops an interrupt that comes in a function.
+def _is_lost_in_python(code: CodeType) -> bool:
+    """Return whether Python's own code is not made for an interrupt there.
 
     `io.BufferedReader` asks a stream whether it is readable, then where it is, and forgets any
-    error of that: in which the interrupt comes to be raised.
+    error of that: in which the interrupt comes to be raised.  `logging` takes its lock before a
+    fork and gives it back afterwards, in functions whose errors `os.fork` forgets: it would stay
+    locked, and hang the next thread that logs.
     """
-    return code.co_name in ("readable", "tell") and Path(code.co_filename).stem == "_compression"
+    path = Path(code.co_filename)
+    if code.co_name in ("readable", "tell") and path.stem == "_compression":
+        return True
+    return path.parent.name == "logging" and code.co_name in ("_acquireLock", "_releaseLock")
 
 
 def interrupt(action: Callable[[], object], moment: Moment) -> KeyboardInterrupt | None:
