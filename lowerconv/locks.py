@@ -28,53 +28,62 @@ class BusyError(OSError):
 
 @not_copied("make another from its arguments")
 class DirectoryLock:
-    """Keeps other processes from a directory, until `release`, or until this process ends.
+    """Keeps other processes from a directory, from `acquire` to `release` or this process's end.
 
     Within one process any number may hold it. It ends with the process, however that ends.
 
     Parameters
     ----------
     directory : Path
-        In which a file ``.lock`` is made.
-
-    Raises
-    ------
-    BusyError
-        Another process holds it.
-    OSError
-        The file cannot be made.
-
-    Warns
-    -----
-    RuntimeWarning
-        The file system has no locks: nothing keeps others from writing there.
+        In which `acquire` makes a file ``.lock``.
     """
 
     def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._release: weakref.finalize | None = None
+
+    def acquire(self) -> None:
+        """Take the directory, unless it is held here; who is interrupted has to `release` it.
+
+        Raises
+        ------
+        BusyError
+            Another process holds it.
+        OSError
+            The file cannot be made.
+
+        Warns
+        -----
+        RuntimeWarning
+            The file system has no locks: nothing keeps others from writing there.
+        """
+        if self._release is not None and self._release.alive:
+            return
         lacking: list[str] = []
-        uninterrupted(lambda: self._hold(directory, lacking))
+        uninterrupted(lambda: self._hold(lacking))
         for reason in lacking:
             warnings.warn(
-                f"{directory}: its file system has no locks ({reason}), so nothing keeps another "
-                "process from writing there too",
+                f"{self._directory}: its file system has no locks ({reason}), so nothing keeps "
+                "another process from writing there too",
                 RuntimeWarning,
                 stacklevel=2,
             )
 
-    def _hold(self, directory: Path, lacking: list[str]) -> None:
-        path = os.path.join(os.path.realpath(directory), NAME)
+    def _hold(self, lacking: list[str]) -> None:
+        path = os.path.join(os.path.realpath(self._directory), NAME)
         with _mutex:
             process, descriptor, holders = _held.get(path, (os.getpid(), -1, 0))
             if process != os.getpid():  # of the parent: forked children hold no locks
                 process, descriptor, holders = os.getpid(), -1, 0
             if not holders:
-                descriptor = _acquire(path, directory, lacking)
+                descriptor = _acquire(path, self._directory, lacking)
             _held[path] = process, descriptor, holders + 1
         self._release = weakref.finalize(self, _release, path, process)
 
     def release(self) -> None:
         """Let others have the directory, once nobody in this process holds it."""
-        uninterrupted(self._release)
+        if self._release is not None:
+            uninterrupted(self._release)
 
 
 def _acquire(path: str, directory: Path, lacking: list[str]) -> int:

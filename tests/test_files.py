@@ -125,6 +125,7 @@ import sys, time
 from pathlib import Path
 from lowerconv.locks import DirectoryLock
 lock = DirectoryLock(Path(sys.argv[1]))
+lock.acquire()
 print("held", flush=True)
 sys.stdin.readline()
 lock.release()
@@ -149,12 +150,14 @@ def holder(tmp_path):
 
 def test_a_directory_belongs_to_one_process(tmp_path, holder):
     with pytest.raises(BusyError, match=rf"{tmp_path}: process {holder.pid} on .* writes there"):
-        DirectoryLock(tmp_path)
+        DirectoryLock(tmp_path).acquire()
     holder.stdin.write("\n")
     holder.stdin.flush()
     assert holder.stdout.readline() == "released\n"
     assert not list(tmp_path.iterdir())
-    DirectoryLock(tmp_path).release()
+    lock = DirectoryLock(tmp_path)
+    lock.acquire()
+    lock.release()
     assert not list(tmp_path.iterdir())
 
 
@@ -162,6 +165,7 @@ def test_a_killed_process_has_no_directory(tmp_path, holder):
     holder.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
     holder.wait()
     lock = DirectoryLock(tmp_path)
+    lock.acquire()
     assert [path.name for path in tmp_path.iterdir()] == [locks.NAME]
     lock.release()
 
@@ -169,6 +173,9 @@ def test_a_killed_process_has_no_directory(tmp_path, holder):
 def test_within_a_process_a_directory_may_be_had_again(tmp_path):
     first = DirectoryLock(tmp_path)
     second = DirectoryLock(tmp_path / ".")
+    first.acquire()
+    first.acquire()  # and it is held once
+    second.acquire()
     first.release()
     first.release()
     assert (tmp_path / locks.NAME).exists()
@@ -180,6 +187,7 @@ def test_within_a_process_a_directory_may_be_had_again(tmp_path):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_forked_child_takes_nothing_away(tmp_path):
     lock = DirectoryLock(tmp_path)
+    lock.acquire()
     child = os.fork()
     if not child:
         lock.release()
@@ -198,8 +206,9 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, name):
         raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
 
     monkeypatch.setattr(fcntl, "lockf", fail)
+    lock = DirectoryLock(tmp_path)
     with pytest.warns(RuntimeWarning, match="its file system has no locks"):
-        lock = DirectoryLock(tmp_path)
+        lock.acquire()
     lock.release()
     assert not list(tmp_path.iterdir())
 
@@ -213,4 +222,4 @@ def test_a_disk_that_fails_is_not_a_file_system_without_locks(tmp_path, monkeypa
 
     monkeypatch.setattr(fcntl, "lockf", fail)
     with pytest.raises(OSError, match="Input/output"):
-        DirectoryLock(tmp_path)
+        DirectoryLock(tmp_path).acquire()

@@ -153,8 +153,10 @@ def pack(
         [*map(str, options), pictures.name, *pictures.classes, *pictures.fingerprint]
     )
     root.mkdir(parents=True, exist_ok=True)
-    closers: list[Callable[[], object]] = [DirectoryLock(root).release]
+    lock = DirectoryLock(root)
+    closers: list[Callable[[], object]] = [lock.release]
     try:
+        lock.acquire()
         _prepare(root, identity)
         return _fill(root, identity, pictures, encoded, shard_bytes, say, progress)
     finally:

@@ -129,7 +129,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.events: TensorBoard | None = None
-        self._lock: DirectoryLock | None = None
+        self._lock = DirectoryLock(path)
 
     def begin(self) -> None:
         """Make the directory for a new run.
@@ -147,7 +147,7 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             with NamedTemporaryFile(dir=self.path):
                 pass
-            self._lock = DirectoryLock(self.path)
+            self._lock.acquire()
         except BusyError:
             raise
         except OSError as error:
@@ -166,7 +166,7 @@ class RunDirectory:
             Another process has the directory, `lowerconv.locks.BusyError`; or it is not writable.
         """
         if (self.path / LAST).is_file():
-            self._lock = DirectoryLock(self.path)
+            self._lock.acquire()
             remove_partials(self.path)
         return load_checkpoint(self.path / LAST)
 
@@ -175,7 +175,7 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         # On network file systems the lock of the dead may outlive them.
         with suppress(BusyError):
-            self._lock = DirectoryLock(self.path)
+            self._lock.acquire()
 
     def record(self, history: list[EpochMetrics]) -> None:
         """Write events for TensorBoard from now on, and those of the epochs that are done."""
@@ -209,5 +209,4 @@ class RunDirectory:
         """End the file of events, and let others have the directory."""
         if self.events is not None:
             self.events.close()
-        if self._lock is not None:
-            self._lock.release()
+        self._lock.release()

@@ -114,9 +114,9 @@ def test_a_run_that_cannot_begin_leaves_the_directory_to_others(trainer, tmp_pat
 
 
 def test_who_takes_over_does_not_wait_for_the_lock_of_the_dead(tmp_path, monkeypatch):
-    def busy(path):
-        raise BusyError(f"{path}: busy")
+    def busy(lock):
+        raise BusyError(f"{lock}: busy")
 
-    monkeypatch.setattr(directory, "DirectoryLock", busy)
+    monkeypatch.setattr(directory.DirectoryLock, "acquire", busy)
     RunDirectory(tmp_path / "run").take_over()
     assert (tmp_path / "run").is_dir()
