@@ -14,7 +14,7 @@ import pytest
 from lowerconv.cli.main import main
 from lowerconv.train.checkpoint import load_checkpoint
 
-from ..long import long_but
+from ..long import LONG, long_but
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -116,8 +116,8 @@ def test_a_program_of_ones_own_trains_on_all_ranks(mpiexec, tiny_fashion, tmp_pa
 
 
 def test_a_killed_run_resumes_to_the_same_weights(run_lowerconv, tiny_fashion, tmp_path):
-    """Killed at random moments, twice or as often as LOWERCONV_KILLS says."""
-    kills = int(os.environ.get("LOWERCONV_KILLS", "2"))
+    """Killed at random moments, twice, five times where it may take long, or LOWERCONV_KILLS."""
+    kills = int(os.environ.get("LOWERCONV_KILLS", "5" if LONG else "2"))
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     rng = random.Random(seed)

@@ -16,6 +16,7 @@ from lowerconv.conv.words import integer
 from lowerconv.conv.words.integer import IntegerConv
 from lowerconv.machine.features import instruction_set
 
+from ..long import LONG
 from .words import Problem, from_words, kind_of, random_bytes, random_problem, tiled, to_words
 
 ORDER = ("avx512", "avx2", "sse")
@@ -68,7 +69,7 @@ def ones(C=8, K=8, size=6, taps=3, out="u8", **options):
 @by_isa
 def test_random_problems(isa, rng, monkeypatch):
     monkeypatch.setattr(integer, "host_isa_extended", lambda: isa)
-    for _ in range(6):
+    for _ in range(12 if LONG else 6):
         check(random_problem(rng))
 
 
