@@ -49,7 +49,7 @@ class QdqPlacement:
         made = {chain.result for chain in self.chains}
         within = {node.result for chain in self.chains for node in chain.nodes} - made
         read = {v for node in self.integer for v in node.operands if not _is_codes(v)} - within
-        read |= {chain.result for chain in self.chains if self._ends(chain)}
+        read |= {c.result for c in self.chains if not is_product(c.head.layer) and self._ends(c)}
         order = [*graph.inputs, *(node.result for node in graph.nodes)]
         self.values = [value for value in order if value in read]
 
@@ -73,14 +73,9 @@ class QdqPlacement:
         return chosen
 
     def _ends(self, chain: Chain) -> bool:
-        """Return whether a chain needs codes of its own, beside those that its readers have learnt.
-
-        A product needs them only where it is rounded in several ways: alone it may return float32.
-        """
-        rounds = [isinstance(r.layer, QuantizeLinear) for r in self.readers[chain.result]]
-        if is_product(chain.head.layer):
-            return len(rounds) > 1 and all(rounds)
-        return len(rounds) > 1 or not all(rounds)
+        """Return whether nothing says yet what the codes of a chain stand for."""
+        readers = self.readers[chain.result]
+        return not all(isinstance(reader.layer, QuantizeLinear) for reader in readers)
 
     def _chains(self) -> list[Chain]:
         """Return what each integer layer computes."""

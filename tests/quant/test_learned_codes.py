@@ -63,16 +63,6 @@ def test_what_was_not_learnt_has_eight_bits(name, form):
 
 
 @forms
-def test_what_is_read_with_several_steps_is_made_of_integers(form):
-    net = trained(make("residual"), form)
-    integer = lc.quantize(net, images(), strict=True)
-    assert not integer.float_layers
-    x = images(8, seed=9)
-    expected = net(x)
-    assert np.abs(integer(x) - expected).mean() < 0.03 * np.abs(expected).max()
-
-
-@forms
 def test_codes_of_weights_are_those_that_were_learnt(form):
     net = trained(make("chain"), form)
     integer = lc.quantize(net, images())
