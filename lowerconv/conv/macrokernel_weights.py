@@ -14,7 +14,6 @@ or tiles go straight there, where each sum is complete at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -29,8 +28,7 @@ from lowerconv.runtime.launch import call, pointer, worker_address
 from lowerconv.runtime.records import Operands, record_dtype
 
 
-@dataclass(frozen=True)
-class WeightProblem:
+class WeightProblem(NamedTuple):
     """The gradient: `source` is x, `filters` dy, `target` dw; C and K are those of a group."""
 
     images: int
@@ -47,8 +45,7 @@ class WeightProblem:
     dw_items: int
 
 
-@dataclass(frozen=True)
-class WeightBlocks:
+class WeightBlocks(NamedTuple):
     """How m, n and k are cut, and the tasks that makes."""
 
     NR: int  #              filters of a panel
@@ -63,8 +60,7 @@ class WeightBlocks:
     band: int  #            rows of pixels of a piece
 
 
-@dataclass(frozen=True)
-class WeightPadding:
+class WeightPadding(NamedTuple):
     """How the rows of x that a piece reads lie in memory: in place, or padded."""
 
     padded: int  # whether they are copied with zeros around them
@@ -75,8 +71,7 @@ class WeightPadding:
     plane: int
 
 
-@dataclass(frozen=True)
-class WeightResult:
+class WeightResult(NamedTuple):
     """Where sums go: items of dw from one thing to the next."""
 
     group_step: int
@@ -91,8 +86,7 @@ class WeightResult:
     last_tile_count: int
 
 
-@dataclass(frozen=True)
-class WeightWorkers:
+class WeightWorkers(NamedTuple):
     """Emitted functions, and where each worker's parts of the scratch begin, in bytes."""
 
     pad: int
@@ -111,8 +105,7 @@ WEIGHT_JOB = record_dtype(
 )
 
 
-@dataclass(frozen=True)
-class TapTileRecord:
+class TapTileRecord(NamedTuple):
     """A tile of taps; addresses of its microkernels and of tables of the pixels it sums over."""
 
     source: int  #       items, from where the block begins in x, to its first tap

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lowerconv.runtime.records import Operands, record_dtype
 
@@ -11,8 +11,7 @@ from lowerconv.runtime.records import Operands, record_dtype
 FILTERS_IN_PLACE, PACKED, PACKED_FROM_FORWARD, PACKED_FROM_TRANSPOSED = range(4)
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """The convolution: planes of H rows of W items; channels and filters are those of a group."""
 
     images: int
@@ -25,8 +24,7 @@ class Problem:
     itemsize: int
 
 
-@dataclass(frozen=True)
-class Blocks:
+class Blocks(NamedTuple):
     """How m, n and k are cut, as in BLIS."""
 
     NR: int  #      filters of a panel
@@ -40,8 +38,7 @@ class Blocks:
     k_step: int  # words of k of a step; panels have zeros up to whole steps
 
 
-@dataclass(frozen=True)
-class SourceLayout:
+class SourceLayout(NamedTuple):
     """How a piece of the source lies in memory: in place, or as a band of rows, padded."""
 
     padded: int  #        whether it is such a band, else in place
@@ -56,8 +53,7 @@ class SourceLayout:
     pad_bits: int = 0  #  the bits of an item of the padding
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """Where sums go."""
 
     out_plane: int  #        items of a plane of the result
@@ -67,8 +63,7 @@ class Result:
     add: int = 0  #          whether sums are added to what is there
 
 
-@dataclass(frozen=True)
-class Epilogue:
+class Epilogue(NamedTuple):
     """What is applied to results last."""
 
     in_kernels: int = 0  # whether kernels apply their function before they store: ReLU, or another
@@ -76,8 +71,7 @@ class Epilogue:
     constants: int = 0  #  address, as that wants, or kernels
 
 
-@dataclass(frozen=True)
-class Requantization:
+class Requantization(NamedTuple):
     """How sums become bytes, or floats (`codegen.microkernel_requantize`); 0: they are stored."""
 
     scales: int = 0  #     address: for each filter of all panels
@@ -87,8 +81,7 @@ class Requantization:
     ld_residual: int = 0  # items from one of them to the next
 
 
-@dataclass(frozen=True)
-class CopyFunctions:
+class CopyFunctions(NamedTuple):
     """Addresses of the emitted functions that rearrange; see `codegen.signatures`."""
 
     pad: int
@@ -97,8 +90,7 @@ class CopyFunctions:
     prefetch: int
 
 
-@dataclass(frozen=True)
-class Gathering:
+class Gathering(NamedTuple):
     """Panels of pixels, for tiles of AMX; see `codegen.gathering`.  All zeros for other kernels."""
 
     configure: int = 0  #      address of the function
@@ -109,8 +101,7 @@ class Gathering:
     gathered_at: int = 0  #    bytes, in a worker's scratch
 
 
-@dataclass(frozen=True)
-class Workers:
+class Workers(NamedTuple):
     """What each worker does, and where its parts of the scratch begin, in bytes."""
 
     workers: int
@@ -121,8 +112,7 @@ class Workers:
     sums_at: int
 
 
-@dataclass(frozen=True)
-class PhaseRecord:
+class PhaseRecord(NamedTuple):
     """A convolution with a step of its own into the result, and its microkernels."""
 
     P: int

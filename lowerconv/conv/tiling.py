@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from operator import itemgetter
+from math import inf
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -25,10 +26,10 @@ CROWDED_STRIDE, CROWD = 2048, 8  # rows in place at such a distance, and so many
 SPLIT_MAX = 4  #       columns that padding sets apart: more would leave too little in a vector
 FAR_SHARE = 16  # of a quarter of the L2 cache: results beyond that leave the caches
 VECTORS = (1, 2, 3, 4, 6, 8)  # of pixels in a tile
+_Counted = dict[int, tuple[tuple[int, int, int], ...]]  # of a phase: see `_rows_of_tiles`
 
 
-@dataclass(frozen=True)
-class Tiling:
+class Tiling(NamedTuple):
     """What fills the vectors of the microkernel, and how large its tiles are.
 
     Attributes
@@ -72,7 +73,7 @@ class Tiling:
 
     def with_shapes(self, shapes: tuple[tuple[int, int], ...]) -> Tiling:
         """Return the same with other tiles of pixels."""
-        return replace(self, shapes=shapes)
+        return self._replace(shapes=shapes)
 
     @property
     def name(self) -> str:
@@ -163,6 +164,20 @@ def _filter_shapes(phase: Phase, most: int) -> Iterator[tuple[int, int]]:
         yield 1, balanced(phase.Q, most)
 
 
+def _rows_of_tiles(
+    conv: Convolution, phase: Phase, TH: int, counted: _Counted
+) -> tuple[tuple[int, int, int], ...]:
+    """Return heights of tiles with their rows and steps: whole rows of tiles, and the last.
+
+    `counted` has those of the phase that were asked for before.
+    """
+    found = counted.get(TH)
+    if found is None:
+        whole, last = _row_steps(conv, phase, TH)
+        found = counted[TH] = ((TH, *whole), (phase.P % TH or TH, *last))[0 if whole[0] else 1 :]
+    return found
+
+
 def _filters_cost(
     conv: Convolution,
     isa: Isa,
@@ -170,19 +185,21 @@ def _filters_cost(
     shape: tuple[int, int],
     NV: int,
     far: tuple[float, float],
+    counted: _Counted,
 ) -> float:
     """Return the cost of the tiles of an image and group, with NV vectors of filters."""
     VL, (TH, TW), (far_row, far_item) = isa.lanes(conv.dtype), shape, far
-    whole, end = _row_steps(conv, phase, TH)
+    rows_of_tiles = _rows_of_tiles(conv, phase, TH, counted)
+    panel_counts = [
+        (NV_, panels, _filter_steps(NV_, isa))
+        for NV_, panels in _piece_counts(-(-conv.K // VL), NV)
+    ]
     cost = 0.0
-    last = phase.P % TH or TH
     for width, columns in _piece_counts(phase.Q, TW):
-        for NV_, panels in _piece_counts(-(-conv.K // VL), NV):
-            for height, (rows, steps) in ((TH, whole), (last, end)):
-                if not rows:
-                    continue
+        for NV_, panels, step_times in panel_counts:
+            for height, rows, steps in rows_of_tiles:
                 m = height * width
-                one = steps * _filter_step(m, NV_, isa)
+                one = steps * step_times[m]
                 stored = costs.TRANSPOSED * NV_ * -(-m // VL)
                 stored += NV_ * VL * (far_row + far_item * m)
                 one += rows * (costs.CALL + stored)
@@ -190,19 +207,23 @@ def _filters_cost(
     return cost
 
 
-def _filters(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
+def _filters(
+    conv: Convolution, isa: Isa, constant: bool, counted: list[_Counted]
+) -> Iterator[Tiling]:
     """Yield the tilings with vectors of filters."""
     VL = isa.lanes(conv.dtype)
-    vectors, far = -(-conv.K // VL), _far(conv)
+    vectors, far, words = -(-conv.K // VL), _far(conv), conv.words("filters")
     for NV in (1, 2, 3):
-        most = rows_max(isa, NV, conv.words("filters"))
+        most = rows_max(isa, NV, words)
         if vectors < NV or not most:
             continue
         total, shapes = 0.0, []
-        for phase in conv.phases:
-            known = _filter_shapes(phase, most)
-            all_costs = ((_filters_cost(conv, isa, phase, s, NV, far), s) for s in known)
-            cost, shape = min(all_costs, key=itemgetter(0))
+        for phase, known in zip(conv.phases, counted, strict=True):
+            cost, shape = inf, (0, 0)
+            for each in _filter_shapes(phase, most):
+                taken = _filters_cost(conv, isa, phase, each, NV, far, known)
+                if taken < cost:
+                    cost, shape = taken, each
             total += cost
             shapes.append(shape)
         total *= conv.images * conv.groups
@@ -224,20 +245,11 @@ def _panel(K: int, together: int, most: int) -> int:
 
 
 @lru_cache(maxsize=CACHE_SIZE)
-def _filter_step(m: int, NV: int, isa: Isa) -> float:
-    """Return the time of a step of a tile of m pixels by NV vectors of filters."""
-    return step_time(m, NV, isa) + costs.LOAD_PACKED * _more_loads(m, NV)
-
-
-@lru_cache(maxsize=4 * CACHE_SIZE)
-def _pixel_step(NR: int, count: int, unaligned: float, crowded: float, isa: Isa) -> float:
-    """Return the time of a step of a tile of NR filters by `count` vectors of pixels."""
-    return (
-        step_time(NR, count, isa)
-        + unaligned * count
-        + costs.LOAD * _more_loads(NR, count)
-        + costs.WIDE * max(0, count - 3)
-        + crowded
+def _filter_steps(NV: int, isa: Isa) -> tuple[float, ...]:
+    """Return the times of a step of tiles of 0, 1, ... pixels by NV vectors of filters."""
+    return tuple(
+        step_time(m, NV, isa) + costs.LOAD_PACKED * _more_loads(m, NV)
+        for m in range(2 * isa.rows + 1)
     )
 
 
@@ -246,18 +258,27 @@ class _PixelPanels(NamedTuple):
 
     NV: int
     NR: int
-    counts: tuple[tuple[int, int], ...]  # of panels, by their filters
-    crowded: float
+    # The panels, by their filters, with the times of a step of tiles of 0, 1, ... vectors.
+    counts: tuple[tuple[int, int, tuple[float, ...]], ...]
 
 
 @lru_cache(maxsize=CACHE_SIZE)
 def _pixel_panels(
-    K: int, stride: int, in_place: bool, word_format: WordFormat | None, isa: Isa
+    K: int,
+    stride: int,
+    in_place: bool,
+    whole_lines: bool,
+    word_format: WordFormat | None,
+    isa: Isa,
 ) -> tuple[_PixelPanels, ...]:
-    """Return the panels for each number of vectors; `stride` is bytes from filter to filter."""
+    """Return the panels for each number of vectors; `stride` is bytes from filter to filter.
+
+    With `whole_lines` all vectors of pixels are lines.
+    """
     words = word_format.words("pixels") if word_format else None
     together = word_format.filters_per_item if word_format else 1
     same_sets = in_place and stride % CROWDED_STRIDE == 0
+    unaligned = 0.0 if whole_lines else costs.UNALIGNED
     found = []
     for NV in VECTORS:
         # More rows than that are more streams from memory than a core follows.
@@ -266,11 +287,28 @@ def _pixel_panels(
             continue
         NR = _panel(K, together, most)
         crowded = costs.CROWDED * NR if same_sets and NR > CROWD else 0.0
-        found.append(_PixelPanels(NV, NR, _piece_counts(K, NR), crowded))
+        counts = tuple(
+            (
+                NR_,
+                panels,
+                tuple(
+                    step_time(NR_, count, isa)
+                    + unaligned * count
+                    + costs.LOAD * _more_loads(NR_, count)
+                    + costs.WIDE * max(0, count - 3)
+                    + crowded
+                    for count in range(NV + 1)
+                ),
+            )
+            for NR_, panels in _piece_counts(K, NR)
+        )
+        found.append(_PixelPanels(NV, NR, counts))
     return tuple(found)
 
 
-def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
+def _pixels(
+    conv: Convolution, isa: Isa, constant: bool, counted: list[_Counted]
+) -> Iterator[Tiling]:
     """Yield the tilings with vectors of pixels."""
     if conv.stride_w > SPLIT_MAX:
         return
@@ -278,25 +316,23 @@ def _pixels(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
     far_row, far_item = _far(conv)
     in_place, stride = not conv.transposed, conv.C * conv.taps * conv.dtype.itemsize
     whole_lines = conv.taps == 1 and conv.H * conv.W % VL == 0  # planes, and so all tiles
-    unaligned = 0.0 if whole_lines else costs.UNALIGNED
-    for NV, NR, panel_counts, crowded in _pixel_panels(
-        conv.K, stride, in_place, conv.word_format, isa
+    for NV, NR, panel_counts in _pixel_panels(
+        conv.K, stride, in_place, whole_lines, conv.word_format, isa
     ):
         total, shapes = 0.0, []
-        for phase in conv.phases:
+        for phase, known in zip(conv.phases, counted, strict=True):
             across = -(-phase.Q // VL)
             if across <= NV and phase.out_column == 1:
                 TH, TW = balanced(phase.P, max(1, NV // across)), phase.Q
             else:
                 TH, TW = 1, min(phase.Q, balanced(across, NV) * VL)
             shapes.append((TH, TW))
-            whole, end = _row_steps(conv, phase, TH)
-            heights = ((TH, whole), (phase.P % TH or TH, end))[0 if whole[0] else 1 :]
+            rows_of_tiles = _rows_of_tiles(conv, phase, TH, known)
             for width, columns in _piece_counts(phase.Q, TW):
-                for NR_, panels in panel_counts:
-                    for height, (rows, steps) in heights:
+                for NR_, panels, step_times in panel_counts:
+                    for height, rows, steps in rows_of_tiles:
                         count = height * -(-width // VL)
-                        one = steps * _pixel_step(NR_, count, unaligned, crowded, isa)
+                        one = steps * step_times[count]
                         stored = costs.STORED * NR_ * count * phase.out_column
                         stored += NR_ * height * (far_row + far_item * width)
                         one += rows * (costs.CALL + stored)
@@ -370,6 +406,7 @@ def _tiles(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
 @lru_cache(maxsize=CACHE_SIZE)
 def tilings(conv: Convolution, isa: Isa, constant: bool) -> tuple[Tiling, ...]:
     """Return the tilings there are, cheapest first."""
-    found = [*_filters(conv, isa, constant), *_pixels(conv, isa, constant)]
+    counted: list[_Counted] = [{} for _ in conv.phases]
+    found = [*_filters(conv, isa, constant, counted), *_pixels(conv, isa, constant, counted)]
     found += _tiles(conv, isa, constant)
-    return tuple(sorted(found, key=lambda tiling: tiling.cost))
+    return tuple(sorted(found, key=attrgetter("cost")))

@@ -74,7 +74,7 @@ class Watched:
             self._logs = [new_log(LINES) for _ in range(inner.schedule.workers)]
             self._jobs = [_watched_job(inner.job, log) for log in self._logs]
             self._table = np.array([job.ctypes.data for job in self._jobs], np.int64)
-            inner.loops = by_worker(inner.loops, self._table, len(fields(Operands)))
+            inner.loops = by_worker(inner.loops, self._table, len(Operands._fields))
         else:
             raise ValueError(
                 f"plan: got {plan.algorithm!r} for {plan.op}, which has no stages to watch"

@@ -1,10 +1,9 @@
-"""Typed records: what compiled loops read, described once as annotated dataclasses.
+"""Typed records: what compiled loops read, described once as named tuples.
 
 A record is a row of 64-bit integers (extents, distances, addresses).  Its fields are those of some
-dataclasses, which group what belongs together and say what each field means::
+named tuples, which group what belongs together and say what each field means::
 
-    @dataclass(frozen=True)
-    class Source:
+    class Source(NamedTuple):
         images: int
         H: int  # rows of a plane
 
@@ -15,15 +14,13 @@ dataclasses, which group what belongs together and say what each field means::
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 
-@dataclass(frozen=True)
-class Operands:
+class Operands(NamedTuple):
     """What a call passes: the first fields of every record, written by `launch.bind_operands`.
 
     The distance from one image of an operand to the next may be more than an image has: it can be
@@ -40,40 +37,38 @@ class Operands:
     ld_target: int = 0
 
 
-def record_dtype(*parts: type) -> np.dtype:
-    """Return the dtype of a record with the fields of some dataclasses, in their order.
+def record_dtype(*parts: Any) -> np.dtype:
+    """Return the dtype of a record with the fields of some named tuples, in their order.
 
     Raises
     ------
     TypeError
         Two of them have a field of the same name.
     """
-    names = [field.name for part in parts for field in fields(part)]
+    names = [name for part in parts for name in part._fields]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise TypeError(f"parts: got {', '.join(sorted(twice))} twice, expected names of their own")
     return np.dtype([(name, np.int64) for name in names])
 
 
-def fill(records: np.ndarray, *parts: object) -> None:
-    """Write dataclasses into the fields of a record, or the same into each of several.
+def fill(records: np.ndarray, *parts: Any) -> None:
+    """Write named tuples into the fields of a record, or the same into each of several.
 
     Parameters
     ----------
     records : ndarray
         Of a dtype that `record_dtype` has made of the classes of `parts`, among others.
-    *parts : dataclass instances
+    *parts : NamedTuple instances
     """
     words = records.view(np.int64).reshape(len(records), -1)
     for part in parts:
-        kind: Any = type(part)
-        first, names = _place(records.dtype, kind)
-        words[:, first : first + len(names)] = [getattr(part, name) for name in names]
+        first = _place(records.dtype, type(part))
+        words[:, first : first + len(part)] = part
 
 
 @lru_cache
-def _place(dtype: np.dtype, part: Any) -> tuple[int, tuple[str, ...]]:
-    """Return the first word of a dataclass in a record, and its fields, which follow each other."""
+def _place(dtype: np.dtype, part: Any) -> int:
+    """Return the first word of a named tuple in a record; its fields follow each other."""
     assert dtype.names is not None
-    names = tuple(field.name for field in fields(part))
-    return dtype.names.index(names[0]), names
+    return dtype.names.index(part._fields[0])

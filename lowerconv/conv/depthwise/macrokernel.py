@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import carray
@@ -16,8 +16,7 @@ from lowerconv.runtime.launch import call, worker_address
 from lowerconv.runtime.records import Operands, record_dtype
 
 
-@dataclass(frozen=True)
-class PlaneProblem:
+class PlaneProblem(NamedTuple):
     """The convolution: planes of H rows of W items; channels and filters are those of a group."""
 
     images: int
@@ -33,8 +32,7 @@ class PlaneProblem:
     itemsize: int
 
 
-@dataclass(frozen=True)
-class PlaneBlocks:
+class PlaneBlocks(NamedTuple):
     """How planes are cut, and padded."""
 
     band: int  #          rows of pixels
@@ -49,8 +47,7 @@ class PlaneBlocks:
     VL: int
 
 
-@dataclass(frozen=True)
-class PlaneWorkers:
+class PlaneWorkers(NamedTuple):
     """Emitted functions, and what each worker has of the scratch."""
 
     pad: int
@@ -63,8 +60,7 @@ class PlaneWorkers:
     add: int  #           whether results are added to what is there
 
 
-@dataclass(frozen=True)
-class PlanePhase:
+class PlanePhase(NamedTuple):
     """What each phase has of its own; for a weight gradient, each group of taps."""
 
     P: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import replace
 
 import numpy as np
 
@@ -245,8 +244,7 @@ class Forward(RecordExecutable):
         )
         places = [(row, column, row * conv.W + column) for _, row, column in sorted(phase.taps)]
         taps = np.array(places, np.int32)
-        return replace(
-            made,
+        return made._replace(
             gather=gather_address(s.isa, np.dtype(np.int32), conv.stride_w, is_dense(conv)),
             gather_numbers=self._keep(np.array(numbers, np.int64)),
             gather_taps=self._keep(taps),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lowerconv.conv.records import Epilogue
 from lowerconv.runtime.records import Operands, record_dtype
 
 
-@dataclass(frozen=True)
-class TileProblem:
+class TileProblem(NamedTuple):
     """The convolution: planes of the source and the result; channels and filters of a group."""
 
     images: int
@@ -25,8 +24,7 @@ class TileProblem:
     add: int  # whether results are added to what is there
 
 
-@dataclass(frozen=True)
-class TileBlocks:
+class TileBlocks(NamedTuple):
     """How m, n and k are cut."""
 
     NR: int  #      filters of a panel
@@ -37,8 +35,7 @@ class TileBlocks:
     filters_from: int  # how filters come; see `conv.records`
 
 
-@dataclass(frozen=True)
-class TilePieces:
+class TilePieces(NamedTuple):
     """Pieces: images together, bands of rows of tiles, segments of those rows."""
 
     together: int
@@ -50,8 +47,7 @@ class TilePieces:
     tiles_across: int
 
 
-@dataclass(frozen=True)
-class Band:
+class Band(NamedTuple):
     """The pixels of the source that a piece reads, as vectors of VL channels."""
 
     first_row: int  #  that tile (0, 0) reads
@@ -63,8 +59,7 @@ class Band:
     extent: int  #     pixels of a tile, across
 
 
-@dataclass(frozen=True)
-class Transformed:
+class Transformed(NamedTuple):
     """Items from one point to the next, and the tiles that V has room for."""
 
     step_V: int
@@ -73,8 +68,7 @@ class Transformed:
     room: int
 
 
-@dataclass(frozen=True)
-class TileKernels:
+class TileKernels(NamedTuple):
     """Addresses of emitted functions; see `codegen.signatures`."""
 
     pad: int
@@ -90,8 +84,7 @@ class TileKernels:
     zeros: int  #   address
 
 
-@dataclass(frozen=True)
-class TileWorkers:
+class TileWorkers(NamedTuple):
     """Where filters are kept, what each worker does, and where its parts of the scratch begin."""
 
     kept: int  #       address of the transformed filters that the plan keeps, or 0
@@ -124,8 +117,7 @@ TILE_JOB = record_dtype(
 # --- the weight gradient: two records, of x and of dy, which differ in what is transformed
 
 
-@dataclass(frozen=True)
-class SumProblem:
+class SumProblem(NamedTuple):
     """The gradient of filters: C and K are those of a group."""
 
     images: int
@@ -136,8 +128,7 @@ class SumProblem:
     add: int  # whether dw is added to what is there
 
 
-@dataclass(frozen=True)
-class Side:
+class Side(NamedTuple):
     """What is transformed, x or dy, and where its transform lies in the scratch."""
 
     H: int
@@ -156,8 +147,7 @@ class Side:
     step_V: int  #     items from one point to the next
 
 
-@dataclass(frozen=True)
-class Units:
+class Units(NamedTuple):
     """Units of tiles that a core transforms at a time, and those of the present batch."""
 
     bands: int
@@ -172,8 +162,7 @@ class Units:
     unit1: int = 0
 
 
-@dataclass(frozen=True)
-class Sums:
+class Sums(NamedTuple):
     """The products, and what becomes of their sums."""
 
     NR: int  #      filters of a panel

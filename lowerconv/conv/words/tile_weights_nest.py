@@ -14,7 +14,7 @@ Each task of 2 is computed by one core, k in its order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import carray
@@ -31,8 +31,7 @@ WORD, HALF = 4, 2  # bytes
 _16 = np.uint32(16)
 
 
-@dataclass(frozen=True)
-class TilesProblem:
+class TilesProblem(NamedTuple):
     """The gradient: `source` is x, `filters` dy, bits of bf16; C and K are those of a group."""
 
     images: int
@@ -48,8 +47,7 @@ class TilesProblem:
     Q: int
 
 
-@dataclass(frozen=True)
-class TilesOfPixels:
+class TilesOfPixels(NamedTuple):
     """Planes of words, and how they are cut."""
 
     pairs: int
@@ -65,8 +63,7 @@ class TilesOfPixels:
     tap_table: int  #    address: phase, pixels
 
 
-@dataclass(frozen=True)
-class Places:
+class Places(NamedTuple):
     """Where things begin in the workspace, in bytes."""
 
     dy_at: int
@@ -77,8 +74,7 @@ class Places:
     end: int
 
 
-@dataclass(frozen=True)
-class TilesKernels:
+class TilesKernels(NamedTuple):
     """Addresses."""
 
     kernel: int
@@ -92,8 +88,7 @@ class TilesKernels:
     configuration: int
 
 
-@dataclass(frozen=True)
-class TilesWorkers:
+class TilesWorkers(NamedTuple):
     """How many there are."""
 
     workers: int
