@@ -21,10 +21,12 @@ def share(count: int, worker: int, workers: int) -> tuple[int, int]:
 
 def part_table(parts: Sequence[Sequence[Part]]) -> np.ndarray:
     """Return where each worker's parts begin, and behind that all parts, four numbers each."""
-    counts = [0, *map(len, parts)]
-    begins = np.cumsum(counts) * 4 + len(counts)
-    flat = [number for own in parts for part in own for number in part]
-    return np.array([*begins, *flat], np.int64)
+    begins, flat, first = [], [], len(parts) + 1
+    for own in parts:
+        begins.append(first + len(flat))
+        for part in own:
+            flat += part
+    return np.array([*begins, first + len(flat), *flat], np.int64)
 
 
 def grid(panels: int, pieces: int, across: int, along: int) -> list[list[Part]]:

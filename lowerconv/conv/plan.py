@@ -88,7 +88,7 @@ class ConvPlan:
     def __init__(self, problem: ConvProblem, op: Op, options: Options, tune: bool = False) -> None:
         check_options(op, options)
         self.problem, self.op = problem, op
-        self.call = make_call(problem, op, options.bias, options.single)
+        self.call = self._whole_call = make_call(problem, op, options.bias, options.single)
         result = self.call.result
         self.result_shape = result.shape
         # An empty batch counts as one image: NumPy makes no empty array of such extents either.
@@ -149,8 +149,7 @@ class ConvPlan:
         """
         if self.op == "weight_grad":
             raise ValueError("op: got 'weight_grad', which has no filters to prepack")
-        whole = make_call(self.problem, self.op, False, False)
-        whole.check(whole.operands[1], w)
+        self._whole_call.check(self._whole_call.operands[1], w)
         if shared is not None and self.use_shared(shared, origin):
             return
         given = contiguous(w, "w")
@@ -189,7 +188,36 @@ class ConvPlan:
     def _use_prepacked(self, filters: np.ndarray) -> None:
         """Take calls without filters from now on, and multiply with these."""
         self._prepacked = (filters,)
-        self.call = self.call.without_filters()
+        self.call = self._whole_call.without_filters()
+
+    def with_activation(self, activation: Activation | None) -> ConvPlan:
+        """Return a plan that differs in the constants of its activation alone.
+
+        What this one has decided is not asked again.  Filters are not prepacked.
+
+        Parameters
+        ----------
+        activation : Activation or None
+            Of the same kind as that of this plan.
+
+        Returns
+        -------
+        ConvPlan
+
+        Raises
+        ------
+        ValueError
+            It is of another kind.
+        """
+        before = self.options.activation
+        if (before and before.kind) != (activation and activation.kind):
+            raise ValueError(f"activation: got {activation}, expected one of the kind of {before}")
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.tuning, other._prepacked, other.call = list(self.tuning), (), self._whole_call
+        other.options = self.options._replace(activation=activation)
+        other.executable = other._ready()
+        return other
 
     def __reduce__(self) -> tuple[Any, ...]:
         options = self.options._replace(threads=0)

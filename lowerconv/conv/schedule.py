@@ -172,6 +172,13 @@ def make_schedule(
     )
 
 
+@lru_cache(maxsize=CACHE_SIZE)
+def _channels_at_once(C: int) -> tuple[int, ...]:
+    """Return how many of C channels may be summed at a time, all of them first."""
+    counts = [*range(1, 65), *(2**i for i in range(7, 31))]
+    return tuple(sorted({-(-C // n) for n in counts}, reverse=True))
+
+
 def _blocks(conv: Convolution, isa: Isa, tiling: Tiling, view: Window) -> _Blocks:
     """Choose the channels summed at a time, the panels packed at a time, and the bands.
 
@@ -188,12 +195,11 @@ def _blocks(conv: Convolution, isa: Isa, tiling: Tiling, view: Window) -> _Block
     weights = int(WEIGHTS_SHARE * quarter_of_l2()) // item
     band_items = int(BAND_SHARE * quarter_of_l2()) // item
     count = sum(tiles(conv, tiling, i) for i in range(len(conv.phases))) * conv.images
-    counts = [*range(1, 65), *(2**i for i in range(7, 31))]
-    least = 1
+    known, least = _channels_at_once(conv.C), 1
     if conv.word_format and conv.word_format.result != "sums":
-        counts, least = [1], conv.C  # sums are rounded where they are stored: never in parts
+        known, least = (conv.C,), conv.C  # sums are rounded where they are stored: never in parts
     cheapest = None
-    for channels in sorted({-(-conv.C // n) for n in counts}, reverse=True):
+    for channels in known:
         panel = tiling.NR * conv.taps * channels
         if channels > least and (
             (panel > weights and not tiling.in_place)

@@ -29,6 +29,8 @@ class Parameter:
         Of one that never changes: tells it apart from all others of its network; else empty.
     again : callable or None
         Makes `data` anew, where it is empty: of one that never changes.
+    is_taken : bool
+        Whether `data` is as `nn.freeze.taken` returns it, and stays so.
 
     Raises
     ------
@@ -38,6 +40,7 @@ class Parameter:
 
     origin: tuple[Any, ...] = ()
     again: Callable[[], np.ndarray] | None = None
+    is_taken = False
 
     def __init__(self, data: np.ndarray) -> None:
         if plain_array(data, "data").dtype not in DTYPES:

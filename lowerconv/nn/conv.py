@@ -19,7 +19,7 @@ from lowerconv.nn.codes import WeightCodes
 from lowerconv.nn.conv_pieces import Pass, takes_words
 from lowerconv.nn.execution_order import ExecutionOrder
 from lowerconv.nn.frame import Frame, HalfTensor, Tensor
-from lowerconv.nn.freeze import emptied, flushed
+from lowerconv.nn.freeze import emptied, flushed, taken
 from lowerconv.nn.init import he_normal
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.module import Parameter, Shape
@@ -78,6 +78,7 @@ class Conv2d(Layer):
     takes_relu = True
     takes_activation = True
     takes_residual = True
+    packs_weight = True
     codes: WeightCodes | None = None
 
     def __init__(
@@ -209,7 +210,8 @@ class Conv2d(Layer):
             def make(count: int) -> ConvPlan:
                 # 16 bits are added to when the result is rounded.
                 later = op == "input_grad" and isinstance(tensors[1], HalfTensor)
-                return ConvPlan(problem(count), op, chosen._replace(add=chosen.add and not later))
+                add = chosen.add and not later
+                return frame.plans.plan(problem(count), op, chosen._replace(add=add))
 
             def make_of_bits(count: int) -> ConvPlan:
                 return plan_bits(problem(count), op, chosen)
@@ -234,9 +236,9 @@ class Conv2d(Layer):
             pieces = isinstance(forward, Pass)
             if pieces or shared is None or not forward.use_shared(shared, self.weight.origin):
                 forward.prepack(flushed(self.weight.whole), shared, self.weight.origin)
-            self.weight = emptied(self.weight)
-            # Kernels take writable arrays as they are; those of a file are not.
-            frame.kept["bias"] = (np.array(flushed(self.bias.data)),) if self.bias else ()
+            if self.weight.again is None:
+                self.weight = emptied(self.weight)
+            frame.kept["bias"] = (taken(self.bias),) if self.bias else ()
         if frame.dy is not None:
             frame.kept["weight_grad"] = plan("weight_grad", (frame.dy, frame.x))
         if frame.dx is not None:

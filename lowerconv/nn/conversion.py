@@ -69,7 +69,8 @@ class Conversions:
         frame.conversions = self
         frame.activation = stored.activation
         frame.training, frame.constant = stored.training, stored.constant
-        frame.node_number, frame.filters = stored.node_number, stored.filters
+        frame.node_number = stored.node_number
+        frame.filters, frame.plans = stored.filters, stored.plans
         frame.residual = operand(stored.residual) if stored.residual else None
         if stored.dy is not None:
             self._differentiable()

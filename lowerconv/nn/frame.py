@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lowerconv.codegen.activation import RELU, Activation
+from lowerconv.conv.like_plans import LikePlans
 from lowerconv.copying import not_copied
 from lowerconv.ops.elementwise import copy
 from lowerconv.runtime.threads import run
@@ -167,6 +168,8 @@ class Frame:
         Whatever the layer prepares.
     filters : mapping of ndarray, optional
         Those that plans of programs of the same network keep, as of `ConvPlan.prepack`.
+    plans : LikePlans
+        Makes the plans of the program.
     workspace_bytes : int
         Scratch memory that its kernels need, which everybody shares.
     scratch_bytes : int
@@ -197,6 +200,7 @@ class Frame:
         self.node_number = 0
         self.kept: dict[str, Any] = {}
         self.filters: MutableMapping[Hashable, np.ndarray] | None = None
+        self.plans = LikePlans()
         self.conversions: Conversions | None = None
 
     @property
@@ -223,7 +227,7 @@ class Frame:
     @property
     def has_half(self) -> bool:
         """Whether any is a `HalfTensor`."""
-        return any(isinstance(tensor, HalfTensor) for tensor in self.tensors)
+        return HalfTensor in set(map(type, self.tensors))
 
     @property
     def stored_alike(self) -> bool:

@@ -122,6 +122,14 @@ def flushed(array: np.ndarray) -> np.ndarray:
     return np.where(np.abs(array) < least, array.dtype.type(0), array) if found else array
 
 
+def taken(parameter: Parameter) -> np.ndarray:
+    """Return constant data as kernels take it: flushed, an array of its own, writable.
+
+    Those of a file are not, and kernels are compiled for arrays that are.
+    """
+    return parameter.data if parameter.is_taken else np.array(flushed(parameter.data))
+
+
 def _frozen(value: Any, made: dict[int, Any]) -> Any:
     """Return a copy of what holds arrays: a layer, parameters, containers of these; else `value`.
 

@@ -166,7 +166,11 @@ class Graph:
     nodes : list of Node
     guards : ShapeGuards
         While the module was recorded, and since.
+    parameter_bytes : int or None
+        Of the parameters of the module twice, where it is known that they never change.
     """
+
+    parameter_bytes: int | None = None
 
     def __init__(
         self,

@@ -38,6 +38,9 @@ class Layer(Module):
     takes_relu, takes_activation, takes_residual : bool
         Whether the layer can apply a ReLU that follows it, or an activation of any kind, and before
         that add another value.
+    packs_weight : bool
+        Whether `prepare`, where parameters never change, reads ``weight.whole`` and
+        ``freeze.taken(bias)``, and afterwards nobody reads ``weight.data``.
     is_sum, is_concatenation : bool
         Whether the layer adds two values, or sets values side by side: graphs make it part of its
         neighbours.
@@ -55,6 +58,7 @@ class Layer(Module):
     takes_relu = False
     takes_activation = False
     takes_residual = False
+    packs_weight = False
     is_sum = False
     is_concatenation = False
     execution_order = ExecutionOrder.IN_ORDER

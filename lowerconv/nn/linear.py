@@ -14,7 +14,7 @@ from lowerconv.nn.codes import WeightCodes
 from lowerconv.nn.combine import mask
 from lowerconv.nn.execution_order import ExecutionOrder
 from lowerconv.nn.frame import Frame
-from lowerconv.nn.freeze import emptied, flushed
+from lowerconv.nn.freeze import emptied, flushed, taken
 from lowerconv.nn.init import lecun_normal
 from lowerconv.nn.layer import Layer, always
 from lowerconv.nn.module import Parameter, Shape
@@ -169,6 +169,7 @@ class PackedLinear(Linear):
 
     takes_activation = True
     takes_residual = True
+    packs_weight = True
     is_capturable = always
 
     @classmethod
@@ -219,10 +220,9 @@ class PackedLinear(Linear):
                 after.append((AFFINE, scale, shift))
             activation = None
         frame.kept["after"] = after
-        bias = np.zeros(0, frame.dtype) if self.bias is None else flushed(self.bias.data)
-        frame.kept["bias"] = np.array(bias)
+        frame.kept["bias"] = taken(self.bias) if self.bias else np.zeros(0, frame.dtype)
         if rows <= FEW:
-            frame.kept["weights"] = flushed(weight)
+            frame.kept["weights"] = flushed(self.weight.whole)
             return
         product = PackedProduct(
             *(rows, len(weight), weight.shape[1], frame.dtype, host_isa()), activation
@@ -231,11 +231,11 @@ class PackedLinear(Linear):
         shared = frame.filters if self.weight.origin else None
         packed = None if shared is None else shared.get(key)
         if packed is None:
-            packed = pack(flushed(weight), product.NR)
+            packed = pack(flushed(self.weight.whole), product.NR)
             if shared is not None:
                 shared[key] = packed
         frame.kept["weights"], frame.kept["product"] = packed, product.arguments()
-        if frame.constant:  # then this layer is nobody else's
+        if frame.constant and self.weight.again is None:  # then this layer is nobody else's
             self.weight = emptied(self.weight)
 
     def compute(self, frame: Frame, step: Step) -> None:

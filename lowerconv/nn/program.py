@@ -10,6 +10,7 @@ import numpy as np
 
 from lowerconv.checks import plain_array
 from lowerconv.conv.arrays import contiguous
+from lowerconv.conv.like_plans import LikePlans
 from lowerconv.copying import not_copied
 from lowerconv.nn import conversion
 from lowerconv.nn.conversion import Conversions, compute, takes_half_tensors
@@ -19,7 +20,13 @@ from lowerconv.nn.graph import Graph, Value
 from lowerconv.nn.hooks import Gate, Watch
 from lowerconv.nn.memory import Arena, MemoryReport
 from lowerconv.nn.planning import InputGrad, MemoryPlan
-from lowerconv.nn.recording import check_fits, graph_for, make_graph, parameter_dtype
+from lowerconv.nn.recording import (
+    check_fits,
+    graph_for,
+    make_graph,
+    parameter_bytes,
+    parameter_dtype,
+)
 from lowerconv.nn.replay import Replay
 from lowerconv.nn.sharing import Execution, TrainingStep, begin, go_on
 from lowerconv.nn.step import INFERENCE, Step
@@ -81,8 +88,8 @@ class Program:
             graph = make_graph(module, x_shape, dtype, training, constant, contents)
         self.graph = graph
         self.plan = plan = MemoryPlan(graph, training, input_grad)
-        # Their gradients beside them, or copies.
-        kept = sum(2 * p.data.nbytes for p in module.parameters().values())
+        known = graph.parameter_bytes
+        kept = parameter_bytes(module) if known is None else known
         self._generation = -1
         self._placed: list[tuple[Tensor, int]] = []
         self._inputs = {value: Tensor(value.shape, value.dtype) for value in graph.inputs}
@@ -92,7 +99,7 @@ class Program:
         self.dxs = [self._tensor(v, True) if v in plan.learnt else None for v in graph.inputs]
         self.steps: list[tuple[Layer, Frame]] = []
         written = set(graph.results)
-        frames = {}
+        frames, self._plans = {}, LikePlans()
         for node in reversed(graph.nodes):  # as gradients are written
             frames[node] = self._frame(node, constant, written)
         for node in graph.nodes:
@@ -136,7 +143,7 @@ class Program:
         frame = Frame(node.name, node.result.dtype, xs, self._tensor(node.result))
         frame.training, frame.constant = self.training, constant
         frame.activation = node.activation
-        frame.filters = self.arena.filters
+        frame.filters, frame.plans = self.arena.filters, self._plans
         frame.views = self.plan.lies_in(node)
         if node.residual is not None:
             frame.residual = self._tensor(node.residual)

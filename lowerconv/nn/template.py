@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lowerconv.copying import not_copied
-from lowerconv.nn.freeze import emptied
+from lowerconv.nn.attributes import Parameter
+from lowerconv.nn.freeze import emptied, taken
 from lowerconv.nn.graph import Graph, Node, Value
 from lowerconv.ops.activate import Activation
 
@@ -40,6 +41,7 @@ class _Applied(NamedTuple):
     name: str
     number: int
     activation: Activation | None
+    changes: bool  # whether who prepares the layer may change it
 
 
 @not_copied("copy the network, which records anew")
@@ -61,6 +63,7 @@ class Template:
         self._kinds: list[_Kind] = []
         self._ends = range(0)
         self._results: tuple[int, ...] = ()
+        self._parameter_bytes = 0
 
     def begin(self, graph: Graph) -> None:
         """Note which shapes follow from which, while nothing has been folded.
@@ -77,14 +80,17 @@ class Template:
             for node in graph.nodes
         ]
 
-    def finish(self, graph: Graph) -> None:
+    def finish(self, graph: Graph, parameter_bytes: int) -> None:
         """Note the layers.
 
         Parameters
         ----------
         graph : Graph
             The same, folded and fused, before anything is prepared for it.
+        parameter_bytes : int
+            As of `Graph`.
         """
+        self._parameter_bytes = parameter_bytes
         numbers = self._numbers
         asked = [(a, b) for a, b, _ in graph.guards.equalities]
         seen = {v for node in graph.nodes for v in (*node.inputs, node.result)}
@@ -105,6 +111,7 @@ class Template:
                 node.name,
                 node.number,
                 node.activation,
+                bool(node.layer.own_parameters()),
             )
             for node in graph.nodes
         ]
@@ -144,35 +151,53 @@ class Template:
             value.half = half
         inputs = tuple(values[i] for i in self._ends)
         nodes = [self._applied(node, values) for node in self._nodes]
-        return Graph.of(inputs, tuple(values[i] for i in self._results), nodes)
+        graph = Graph.of(inputs, tuple(values[i] for i in self._results), nodes)
+        graph.parameter_bytes = self._parameter_bytes
+        return graph
 
     @staticmethod
     def _applied(node: _Applied, values: list[Value]) -> Node:
         """Return a node for values."""
         operands, result = tuple(values[i] for i in node.operands), values[node.result]
         layer = node.layer.fitted(*(value.extents for value in operands))
-        made = Node.of(copy(layer) if layer.own_parameters() else layer, operands, result)
+        made = Node.of(_twin(layer) if node.changes else layer, operands, result)
         made.name, made.number = node.name, node.number
         made.activation = node.activation
         made.residual = None if node.residual is None else values[node.residual]
         return made
 
 
+def _twin(layer: Any) -> Any:
+    """Return a copy of a layer, as `copy` makes it in four times as long."""
+    twin = object.__new__(type(layer))
+    twin.__setstate__(layer.__getstate__())
+    return twin
+
+
 def _kept(node: Node) -> Any:
     """Return the layer of a node, which shall not be changed by who prepares that.
 
-    Filters that were folded are not kept beside those that are packed: they are made again.
+    Filters are not kept beside those that are packed: those that were folded are made again.
     """
     layer: Any = node.layer
     parameters = layer.own_parameters()
     if not parameters:
         return layer
     layer = copy(layer)
-    weight = parameters.get("weight")
-    if node.absorbed and weight is not None and weight.origin:
+    weight, bias = parameters.get("weight"), parameters.get("bias")
+    if layer.packs_weight and weight is not None and weight.origin:
         layer.weight = emptied(weight)
-        layer.weight.again = partial(_folded, node.absorbed)
+        whole = partial(_folded, node.absorbed) if node.absorbed else partial(_data_of, weight)
+        layer.weight.again = whole
+    if layer.packs_weight and bias is not None:
+        layer.bias = copy(bias)
+        layer.bias.data, layer.bias.is_taken = taken(bias), True
     return layer
+
+
+def _data_of(parameter: Parameter) -> np.ndarray:
+    """Return the data of a parameter, which are kept elsewhere, too."""
+    return parameter.data
 
 
 def _folded(layers: tuple[Any, ...]) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from lowerconv.codegen import amx
 from lowerconv.codegen.activation import Activation
 from lowerconv.codegen.amx import configuration, configure_address
 from lowerconv.codegen.gathering import gather_address
+from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.microkernel import Microkernel
 from lowerconv.codegen.packing import (
     pad_address,
@@ -21,7 +23,7 @@ from lowerconv.codegen.packing import (
 from lowerconv.codegen.signatures import GatherNumbers, TileGeometry
 from lowerconv.conv import records
 from lowerconv.conv.executable import Array, Options, RecordExecutable
-from lowerconv.conv.fused.kernels import kernel_of, steps_table
+from lowerconv.conv.fused.kernels import kernels_of, steps_table
 from lowerconv.conv.macrokernel import macrokernel_address, pack_address
 from lowerconv.conv.packed_from import PackedFrom
 from lowerconv.conv.partition import part_table
@@ -168,19 +170,17 @@ class Forward(RecordExecutable):
         tail = (phase.P % TH or TH, TW) if TH > 1 else (TH, phase.Q % TW or TW)
         rest = s.conv.K - (s.panels - 1) * s.NR
         sizes = [(NR, *size) for NR in (s.NR, rest) for size in ((TH, TW), tail)]
-        kernels = {
-            size: kernel_of(s, number, *size, self.activation) for size in dict.fromkeys(sizes)
-        }
+        kernels = kernels_of(s, number, dict.fromkeys(sizes), self.activation)
         made = [kernels[size] for size in sizes]
         self.kernels += [kernel for kernel, _ in made]
-        tables = np.array([[0, s.conv.taps]], np.int64)
         if s.tiling.is_tiled:
+            tables = np.array([[0, s.conv.taps]], np.int64)
             self.arrays.append(tables)
         else:
             tables = self._table_of_rows(number)
         per_row = s.tiles_per_row(number)
         (_, whole), (_, whole_tail), (_, last), (_, last_tail) = made
-        geometry = np.array([self._geometry(phase, width) for width in (TW, tail[1])], np.int64)
+        geometry = self._geometry(phase, (TW, tail[1]))
         geometry_at = self._keep(geometry)
         return records.PhaseRecord(
             P=phase.P,
@@ -202,20 +202,27 @@ class Forward(RecordExecutable):
             geometry_tail=geometry_at + geometry.strides[0],
         )
 
-    def _geometry(self, phase: Phase, width: int) -> TileGeometry:
-        """Return what kernels read of tiles that are `width` pixels wide."""
-        s = self.schedule
+    def _geometry(self, phase: Phase, widths: Sequence[int]) -> np.ndarray:
+        """Return what kernels read of tiles that are so many pixels wide, a row for each width."""
+        s, VL = self.schedule, self.schedule.VL
         item = s.conv.dtype.itemsize
-        line, column = s.plane * item, s.VL * item
+        line, column = s.plane * item, VL * item
         if s.gathers:
             line, column = column, s.filter_items * column
-        return TileGeometry(
-            lanes=(width - 1) % s.VL + 1,
-            row=s.conv.stride_h * s.window.pitch,
-            out_row=phase.out_row,
-            line=line,
-            column=column,
-            block=s.VL * line,
+        row = s.conv.stride_h * s.window.pitch
+        return np.array(
+            [
+                TileGeometry(
+                    lanes=(width - 1) % VL + 1,
+                    row=row,
+                    out_row=phase.out_row,
+                    line=line,
+                    column=column,
+                    block=VL * line,
+                )
+                for width in widths
+            ],
+            np.int64,
         )
 
     def _gathering(self) -> records.Gathering:
@@ -342,12 +349,18 @@ def _schedule_fields(s: Schedule, add: bool) -> tuple[object, ...]:
             phases=len(conv.phases),
             add=add,
         ),
-        records.CopyFunctions(
-            pad=pad_address(isa, dtype, s.window.split),
-            transpose=transpose_address(isa, dtype),
-            transpose_taps=transpose_taps_address(isa, dtype, conv.taps) if conv.transposed else 0,
-            prefetch=prefetch_address(isa, dtype),
-        ),
+        _copy_functions(isa, dtype, s.window.split, conv.taps if conv.transposed else 0),
+    )
+
+
+@lru_cache
+def _copy_functions(isa: Isa, dtype: np.dtype, split: int, taps: int) -> records.CopyFunctions:
+    """Return the functions that rearrange; `taps` of transposed filters, else 0."""
+    return records.CopyFunctions(
+        pad=pad_address(isa, dtype, split),
+        transpose=transpose_address(isa, dtype),
+        transpose_taps=transpose_taps_address(isa, dtype, taps) if taps else 0,
+        prefetch=prefetch_address(isa, dtype),
     )
 
 

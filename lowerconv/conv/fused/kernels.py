@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -59,31 +60,40 @@ def _make(product: _Product, **tile: Any) -> Made:
     return kernel, kernel.address()
 
 
-def kernel_of(
-    s: Schedule, number: int, NR: int, height: int, width: int, activation: Activation
-) -> Made:
-    """Return the kernel of NR filters and height x width pixels of a phase."""
+def kernels_of(
+    s: Schedule, number: int, sizes: Iterable[tuple[int, int, int]], activation: Activation
+) -> dict[tuple[int, int, int], Made]:
+    """Return the kernels of a phase, each of NR filters and height x width pixels."""
     conv, out_column, word_format = s.conv, s.conv.phases[number].out_column, s.conv.word_format
     results = ("sums", False) if word_format is None else (word_format.result, word_format.residual)
     words = conv.words("filters" if s.tiling.vectors == "filters" else "pixels")
     product = _Product(s.isa, conv.dtype, words, *results, activation)
+    found: dict[tuple[int, int, int], Made] = {}
     if s.tiling.is_tiled:
-        return _tile_kernel(product, NR, width, s.NR)
+        for size in sizes:
+            found[size] = _tile_kernel(product, size[0], size[2], s.NR)
+        return found
+    skips = _skips_taps(s, number)
     if s.tiling.vectors == "filters":
-        row_step = conv.stride_h * s.window.pitch if height > 1 else 0
-        filter_step = None if _skips_taps(s, number) else s.NR
-        steps = _Steps(row_step, conv.stride_w, filter_step, PREFETCH_STEPS * s.NR)
-        in_place = not s.window.padded
-        return _filter_kernel(product, NR, (height, width), out_column, in_place, steps)
-    across, rest = -(-width // s.VL), width % s.VL
-    if s.isa.masks:
-        rest = min(1, rest)  # how many lanes is said at run time
+        filter_step, in_place = None if skips else s.NR, not s.window.padded
+        for size in sizes:
+            NR, *pixels = size
+            row_step = conv.stride_h * s.window.pitch if pixels[0] > 1 else 0
+            steps = _Steps(row_step, conv.stride_w, filter_step, PREFETCH_STEPS * s.NR)
+            found[size] = _filter_kernel(product, NR, tuple(pixels), out_column, in_place, steps)
+        return found
     row_step = conv.C * conv.taps if s.tiling.in_place else 1
     step = 1 if s.tiling.in_place else s.NR
-    filter_step = None if _skips_taps(s, number) else step
-    prefetches = _prefetches_pixels(s, number)
-    steps = _Steps(row_step, 1, filter_step, 0)
-    return _pixel_kernel(product, NR, (height, across, rest), out_column, prefetches, steps)
+    steps = _Steps(row_step, 1, None if skips else step, 0)
+    prefetches, VL = _prefetches_pixels(s, number), s.VL
+    for size in sizes:
+        NR, height, width = size
+        across, rest = -(-width // VL), width % VL
+        if s.isa.masks:
+            rest = min(1, rest)  # how many lanes is said at run time
+        shape = height, across, rest
+        found[size] = _pixel_kernel(product, NR, shape, out_column, prefetches, steps)
+    return found
 
 
 @lru_cache(maxsize=CACHE_SIZE)

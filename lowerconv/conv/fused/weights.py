@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
 from itertools import product
 
 import numpy as np
@@ -127,7 +126,7 @@ class WeightGrad(RecordExecutable):
                     table_short=table_short,
                 )
             )
-        return np.array([astuple(tile) for tile in tiles], nest.TAP_TILE)
+        return np.array(tiles, nest.TAP_TILE)
 
     def _kernel(self, offsets: tuple[int, ...], result_rows: tuple[int, ...], last: bool) -> int:
         """Return the address of the microkernel of a tile, of the last panel or another."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from functools import lru_cache
 from math import ceil
 
 import numpy as np
 
 from lowerconv.codegen.activation import Activation
+from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.microkernel import Microkernel
 from lowerconv.codegen.packing import transpose_address, transpose_taps_address
 from lowerconv.codegen.transforms import (
@@ -23,6 +25,7 @@ from lowerconv.codegen.transforms import (
 from lowerconv.conv.executable import Array, Options, RecordExecutable
 from lowerconv.conv.packed_from import PackedFrom
 from lowerconv.conv.partition import part_table
+from lowerconv.conv.phases import CACHE_SIZE
 from lowerconv.conv.records import PACKED_FROM_FORWARD, PACKED_FROM_TRANSPOSED
 from lowerconv.conv.winograd import records
 from lowerconv.conv.winograd.macrokernel import CHUNK, TAPS, prepare_address, winograd_address
@@ -145,18 +148,9 @@ class WinogradForward(RecordExecutable):
         rest = ceil(s.conv.K / s.VL) - (s.panels - 1) * s.NV
         for last, NV in enumerate((s.NV, rest)):
             for count in sorted(rows, reverse=True):
-                kernel = Microkernel(
-                    s.isa,
-                    s.conv.dtype,
-                    rows=tuple(i * s.VL for i in range(count)),
-                    columns=tuple(v * s.VL for v in range(NV)),
-                    broadcast_step=None,
-                    vector_step=s.NR,
-                    store="rows",
-                    prefetch_vectors=PREFETCH_STEPS * s.NR if s.shares else 0,
-                )
+                kernel, address = _microkernel(s.isa, s.conv.dtype, count, NV, s.NV, s.shares)
                 self.kernels.append(kernel)
-                addresses[last, count] = kernel.address()
+                addresses[last, count] = address
         return addresses
 
     def explain(self) -> dict[str, str]:
@@ -172,6 +166,25 @@ class WinogradForward(RecordExecutable):
             "blocks": f"{s.KC} channels",
             "workers": f"{s.workers}",
         }
+
+
+@lru_cache(maxsize=CACHE_SIZE)
+def _microkernel(
+    isa: Isa, dtype: np.dtype, count: int, NV: int, panel: int, prefetches: bool
+) -> tuple[Microkernel, int]:
+    """Return the kernel of some tiles by NV of a panel's vectors of filters, and its address."""
+    VL = isa.lanes(dtype)
+    kernel = Microkernel(
+        isa,
+        dtype,
+        rows=tuple(i * VL for i in range(count)),
+        columns=tuple(v * VL for v in range(NV)),
+        broadcast_step=None,
+        vector_step=panel * VL,
+        store="rows",
+        prefetch_vectors=PREFETCH_STEPS * panel * VL if prefetches else 0,
+    )
+    return kernel, kernel.address()
 
 
 def _band(s: TileSchedule) -> tuple[records.Band, np.ndarray]:
