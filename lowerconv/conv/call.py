@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,8 +39,9 @@ class Call:
     operands: tuple[Operand, ...]
     result: Operand
 
+    @cached_property
     def without_filters(self) -> Call:
-        """Return the call of a plan whose filters are packed."""
+        """The call of a plan whose filters are packed."""
         return Call(tuple(o for o in self.operands if o.name != "w"), self.result)
 
     def fits(self, arrays: Arrays, out: np.ndarray | None, slices: bool) -> bool:

@@ -16,6 +16,7 @@ from lowerconv.conv.records import Epilogue
 from lowerconv.copying import not_copied
 from lowerconv.ops.activate import activate_address, activate_constants
 from lowerconv.ops.pointwise import AFFINE, FUNCTIONS, pointwise
+from lowerconv.runtime.records import address_of
 from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.workspace import Scratch
 
@@ -148,7 +149,7 @@ class RecordExecutable(Executable):
         super().__init__(options.threads)
         self.schedule, self.job = schedule, job
         self.words = job.view(np.int64)
-        self.address = job.ctypes.data  # asked for at each call it costs a microsecond
+        self.address = address_of(job)  # asked for at each call it costs a microsecond
         self.no_bias = np.empty(0, schedule.conv.dtype)
         self.arrays: list[np.ndarray] = []
         given = options.activation
@@ -163,7 +164,7 @@ class RecordExecutable(Executable):
         other.__dict__.update(self.__dict__)
         # The words are copied: to copy a record field by field takes ten times as long.
         other.words, other.arrays = self.words.copy(), list(self.arrays)
-        other.job, other.address = other.words.view(self.job.dtype), other.words.ctypes.data
+        other.job, other.address = other.words.view(self.job.dtype), address_of(other.words)
         if activation is not None:
             other.job["constants"] = other._constants(activation)
         return other
@@ -188,7 +189,7 @@ class RecordExecutable(Executable):
     def _keep(self, array: np.ndarray) -> int:
         """Keep an array for as long as the record; return its address."""
         self.arrays.append(array)
-        return array.ctypes.data
+        return address_of(array)
 
 
 class EmptyPass(Executable):

@@ -21,7 +21,8 @@ def share(count: int, worker: int, workers: int) -> tuple[int, int]:
 
 def part_table(parts: Sequence[Sequence[Part]]) -> np.ndarray:
     """Return where each worker's parts begin, and behind that all parts, four numbers each."""
-    begins, flat, first = [], [], len(parts) + 1
+    flat: list[int] = []
+    begins, first = [], len(parts) + 1
     for own in parts:
         begins.append(first + len(flat))
         for part in own:

@@ -188,30 +188,13 @@ class ConvPlan:
     def _use_prepacked(self, filters: np.ndarray) -> None:
         """Take calls without filters from now on, and multiply with these."""
         self._prepacked = (filters,)
-        self.call = self._whole_call.without_filters()
+        self.call = self._whole_call.without_filters
 
     def with_activation(self, activation: Activation | None) -> ConvPlan:
         """Return a plan that differs in the constants of its activation alone.
 
-        What this one has decided is not asked again.  Filters are not prepacked.
-
-        Parameters
-        ----------
-        activation : Activation or None
-            Of the same kind as that of this plan.
-
-        Returns
-        -------
-        ConvPlan
-
-        Raises
-        ------
-        ValueError
-            It is of another kind.
+        That must be of the kind of this plan's (`Activation.kind`).  Filters are not prepacked.
         """
-        before = self.options.activation
-        if (before and before.kind) != (activation and activation.kind):
-            raise ValueError(f"activation: got {activation}, expected one of the kind of {before}")
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other.tuning, other._prepacked, other.call = list(self.tuning), (), self._whole_call

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
-from math import inf
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -167,10 +166,7 @@ def _filter_shapes(phase: Phase, most: int) -> Iterator[tuple[int, int]]:
 def _rows_of_tiles(
     conv: Convolution, phase: Phase, TH: int, counted: _Counted
 ) -> tuple[tuple[int, int, int], ...]:
-    """Return heights of tiles with their rows and steps: whole rows of tiles, and the last.
-
-    `counted` has those of the phase that were asked for before.
-    """
+    """Return heights of tiles with their rows and steps; `counted` has those known before."""
     found = counted.get(TH)
     if found is None:
         whole, last = _row_steps(conv, phase, TH)
@@ -190,13 +186,10 @@ def _filters_cost(
     """Return the cost of the tiles of an image and group, with NV vectors of filters."""
     VL, (TH, TW), (far_row, far_item) = isa.lanes(conv.dtype), shape, far
     rows_of_tiles = _rows_of_tiles(conv, phase, TH, counted)
-    panel_counts = [
-        (NV_, panels, _filter_steps(NV_, isa))
-        for NV_, panels in _piece_counts(-(-conv.K // VL), NV)
-    ]
     cost = 0.0
     for width, columns in _piece_counts(phase.Q, TW):
-        for NV_, panels, step_times in panel_counts:
+        for NV_, panels in _piece_counts(-(-conv.K // VL), NV):
+            step_times = _filter_steps(NV_, isa)
             for height, rows, steps in rows_of_tiles:
                 m = height * width
                 one = steps * step_times[m]
@@ -219,11 +212,9 @@ def _filters(
             continue
         total, shapes = 0.0, []
         for phase, known in zip(conv.phases, counted, strict=True):
-            cost, shape = inf, (0, 0)
-            for each in _filter_shapes(phase, most):
-                taken = _filters_cost(conv, isa, phase, each, NV, far, known)
-                if taken < cost:
-                    cost, shape = taken, each
+            every = _filter_shapes(phase, most)
+            all_costs = ((_filters_cost(conv, isa, phase, s, NV, far, known), s) for s in every)
+            cost, shape = min(all_costs, key=itemgetter(0))
             total += cost
             shapes.append(shape)
         total *= conv.images * conv.groups
@@ -264,12 +255,7 @@ class _PixelPanels(NamedTuple):
 
 @lru_cache(maxsize=CACHE_SIZE)
 def _pixel_panels(
-    K: int,
-    stride: int,
-    in_place: bool,
-    whole_lines: bool,
-    word_format: WordFormat | None,
-    isa: Isa,
+    K: int, stride: int, in_place: bool, whole_lines: bool, word_format: WordFormat | None, isa: Isa
 ) -> tuple[_PixelPanels, ...]:
     """Return the panels for each number of vectors; `stride` is bytes from filter to filter.
 

@@ -216,7 +216,7 @@ class Conv2d(Layer):
             def make_of_bits(count: int) -> ConvPlan:
                 return plan_bits(problem(count), op, chosen)
 
-            if takes_words(tensors) and words_cost_less(problem(frame.x.N), op, chosen):
+            if half and takes_words(tensors) and words_cost_less(problem(frame.x.N), op, chosen):
                 made: Any = Pass(frame, tensors, make_of_bits, filters, takes_bits=True)
             else:
                 made = Pass(frame, tensors, make, filters) if half else make(frame.x.N)

@@ -166,11 +166,11 @@ class Graph:
     nodes : list of Node
     guards : ShapeGuards
         While the module was recorded, and since.
-    parameter_bytes : int or None
-        Of the parameters of the module twice, where it is known that they never change.
+    parameter_bytes : int
+        Of all parameters of the module.
     """
 
-    parameter_bytes: int | None = None
+    parameter_bytes = 0
 
     def __init__(
         self,

@@ -20,13 +20,7 @@ from lowerconv.nn.graph import Graph, Value
 from lowerconv.nn.hooks import Gate, Watch
 from lowerconv.nn.memory import Arena, MemoryReport
 from lowerconv.nn.planning import InputGrad, MemoryPlan
-from lowerconv.nn.recording import (
-    check_fits,
-    graph_for,
-    make_graph,
-    parameter_bytes,
-    parameter_dtype,
-)
+from lowerconv.nn.recording import check_fits, graph_for, make_graph, parameter_dtype
 from lowerconv.nn.replay import Replay
 from lowerconv.nn.sharing import Execution, TrainingStep, begin, go_on
 from lowerconv.nn.step import INFERENCE, Step
@@ -88,8 +82,7 @@ class Program:
             graph = make_graph(module, x_shape, dtype, training, constant, contents)
         self.graph = graph
         self.plan = plan = MemoryPlan(graph, training, input_grad)
-        known = graph.parameter_bytes
-        kept = parameter_bytes(module) if known is None else known
+        kept = 2 * graph.parameter_bytes  # their gradients beside them, or copies
         self._generation = -1
         self._placed: list[tuple[Tensor, int]] = []
         self._inputs = {value: Tensor(value.shape, value.dtype) for value in graph.inputs}
@@ -102,10 +95,10 @@ class Program:
         frames, self._plans = {}, LikePlans()
         for node in reversed(graph.nodes):  # as gradients are written
             frames[node] = self._frame(node, constant, written)
+        half = HalfTensor in set(map(type, (*self._inputs.values(), *self._tensors.values())))
         for node in graph.nodes:
             frame = frames[node]
-            frame.node_number = node.number
-            if frame.has_half and not takes_half_tensors(node.layer, frame):
+            if half and frame.has_half and not takes_half_tensors(node.layer, frame):
                 frame = Conversions(frame).frame
             node.layer.prepare(frame)
             self.steps.append((node.layer, frame))
@@ -142,7 +135,7 @@ class Program:
         xs = tuple(self._tensor(value) for value in node.operands)
         frame = Frame(node.name, node.result.dtype, xs, self._tensor(node.result))
         frame.training, frame.constant = self.training, constant
-        frame.activation = node.activation
+        frame.activation, frame.node_number = node.activation, node.number
         frame.filters, frame.plans = self.arena.filters, self._plans
         frame.views = self.plan.lies_in(node)
         if node.residual is not None:

@@ -35,6 +35,7 @@ def make_graph(
     A `template` is told of it.
     """
     graph = checked_graph(module, x_shape, dtype, training, contents)
+    graph.parameter_bytes = sum(p.data.nbytes for p in module.parameters().values())
     if template is not None:
         template.begin(graph)
     if constant:
@@ -43,7 +44,7 @@ def make_graph(
     fuse(graph, training)
     store(graph, module.precision)
     if template is not None:
-        template.finish(graph, parameter_bytes(module))
+        template.finish(graph)
     return graph
 
 
@@ -123,11 +124,6 @@ def make_constant(module: Module, graph: Graph) -> None:
 def parameter_dtype(module: Module, default: Any = np.float32) -> np.dtype:
     """Return the dtype of a module's parameters, or the default where it has none."""
     return next((p.data.dtype for p in module.parameters().values()), np.dtype(default))
-
-
-def parameter_bytes(module: Module) -> int:
-    """Return the bytes of the parameters of a module twice: gradients, or copies, beside them."""
-    return sum(2 * p.data.nbytes for p in module.parameters().values())
 
 
 def arena_bytes(module: Module, x_shape: Shape, training: bool) -> int:

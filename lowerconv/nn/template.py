@@ -80,17 +80,15 @@ class Template:
             for node in graph.nodes
         ]
 
-    def finish(self, graph: Graph, parameter_bytes: int) -> None:
+    def finish(self, graph: Graph) -> None:
         """Note the layers.
 
         Parameters
         ----------
         graph : Graph
             The same, folded and fused, before anything is prepared for it.
-        parameter_bytes : int
-            As of `Graph`.
         """
-        self._parameter_bytes = parameter_bytes
+        self._parameter_bytes = graph.parameter_bytes
         numbers = self._numbers
         asked = [(a, b) for a, b, _ in graph.guards.equalities]
         seen = {v for node in graph.nodes for v in (*node.inputs, node.result)}

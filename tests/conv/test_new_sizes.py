@@ -12,8 +12,10 @@ from lowerconv.codegen.kernel import Kernel
 from lowerconv.conv import fused
 from lowerconv.conv.executable import Options
 from lowerconv.conv.fused import kernels
+from lowerconv.conv.like_plans import LikePlans
 from lowerconv.conv.plan import ConvPlan
 from lowerconv.conv.problem import conv_problem
+from lowerconv.conv.winograd import forward
 
 SEED = 0  # of sizes: kernels are counted
 SIZES = 100
@@ -32,7 +34,7 @@ KINDS = {
 @pytest.fixture
 def uncompiled(monkeypatch):
     """Let plans be made, that nobody calls, without compiling their kernels."""
-    caches = kernels._filter_kernel, kernels._pixel_kernel, fused._pattern
+    caches = kernels._filter_kernel, kernels._pixel_kernel, fused._pattern, forward._microkernel
     for cache in caches:
         cache.cache_clear()
     monkeypatch.setattr(Kernel, "address", lambda kernel: 0)
@@ -55,6 +57,27 @@ def test_few_kernels_serve_images_of_all_sizes(kind, uncompiled):
     # Without masks the lanes of the last vector are a part of a kernel.
     assert len(known) <= most * (1 if host_isa().masks else 4)
     assert sum(new[SIZES // 2 :]) <= len(known) // 2
+
+
+def decided(plan):
+    """Return what a plan has decided, in words and numbers, but for addresses."""
+    executable = plan.executable
+    parts = plan.choice, plan.reason, plan.options, plan.call, plan.explain(), plan.workspace_bytes
+    return (*parts, executable.threads, executable.kernels, executable.schedule)
+
+
+def test_plans_of_layers_alike_are_those_of_each(uncompiled):
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    rng, like = random.Random(seed), LikePlans()
+    activations = [None, *(Activation("clip", 0.0, most) for most in (1.0, 6.0))]
+    for _ in range(60):
+        w_shape, stride, padding, groups, op, _ = rng.choice([*KINDS.values()])
+        pixels = rng.choice([(20, 30), (31, 200)])
+        problem = conv_problem((1, 16, *pixels), w_shape, stride, padding, 1, groups)
+        activation = rng.choice(activations) if op == "forward" else None
+        options = Options(activation=activation, bias=op == "forward", constant=rng.random() < 0.5)
+        assert decided(like.plan(problem, op, options)) == decided(ConvPlan(problem, op, options))
 
 
 def test_constants_of_activations_make_no_kernels():

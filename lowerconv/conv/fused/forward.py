@@ -31,7 +31,7 @@ from lowerconv.conv.phases import Phase
 from lowerconv.conv.schedule import Schedule
 from lowerconv.conv.tiling import is_dense, live_taps, skips_taps
 from lowerconv.runtime.launch import bind_operands, launch
-from lowerconv.runtime.records import fill
+from lowerconv.runtime.records import address_of, fill
 from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.workspace import Scratch, scratch_stride
 
@@ -152,12 +152,11 @@ class Forward(RecordExecutable):
         own = s.nodes[: s.workers]
         copy = _copy_items(s) * s.conv.dtype.itemsize
         numbers = [(copy * n, own[:i].count(n), own.count(n)) for i, n in enumerate(own)]
-        copies, parts = np.array(numbers, np.int64), part_table(s.parts)
-        self.arrays += [copies, parts]
+        copies = self._keep(np.array(numbers, np.int64))
         return records.Workers(
             workers=s.workers,
-            parts=parts.ctypes.data,
-            copies=copies.ctypes.data,
+            parts=self._keep(part_table(s.parts)),
+            copies=copies,
             scratch_bytes=scratch_stride(padded_at + padded, s.nodes),
             padded_at=padded_at,
             sums_at=sums_at,
@@ -190,7 +189,7 @@ class Forward(RecordExecutable):
             tiles_per_row=per_row,
             tiles=s.tiles(number),
             tiles_per_piece=s.piece_units * (per_row if s.by_rows else 1),
-            tables=tables.ctypes.data,
+            tables=address_of(tables),
             out_offset=phase.out_offset,
             out_row=phase.out_row,
             out_column=phase.out_column,

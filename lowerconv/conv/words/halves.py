@@ -90,6 +90,8 @@ def _tilings(problem: ConvProblem, op: Op, constant: bool) -> list[Tiling]:
 
 def estimate(problem: ConvProblem, op: Op, constant: bool) -> float | None:
     """Return the cost of a pass; None where it cannot be computed so."""
+    if not problem.is_half:
+        return None
     if op == "weight_grad" and convolution_of_words(problem, op) and _has_tiles():
         return tile_weights.estimate(problem)
     found = _tilings(problem, op, constant)
