@@ -193,7 +193,16 @@ class ConvPlan:
     def with_activation(self, activation: Activation | None) -> ConvPlan:
         """Return a plan that differs in the constants of its activation alone.
 
-        That must be of the kind of this plan's (`Activation.kind`).  Filters are not prepacked.
+        Filters are not prepacked.
+
+        Parameters
+        ----------
+        activation : Activation or None
+            Of the kind of this plan's (`Activation.kind`).
+
+        Returns
+        -------
+        ConvPlan
         """
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
