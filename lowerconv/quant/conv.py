@@ -49,16 +49,17 @@ class Epilogue:
     Attributes
     ----------
     y : QuantParams or None
-        Of the result; None: it is float32, neither rounded nor clipped.
-    low, high : int
-        Of the codes of the result: a ReLU or a clip is in them.
+        Of the result; None: it is float32, and not rounded.
+    low, high : int or float
+        Of the codes of the result, or of the numbers: a ReLU or a clip is in them.  Numbers are not
+        clipped where both are the same.
     residual : QuantParams or None
         Of codes that are added.
     """
 
     y: QuantParams | None = None
-    low: int = 0
-    high: int = 0
+    low: float = 0
+    high: float = 0
     residual: QuantParams | None = None
 
 
@@ -98,6 +99,12 @@ class IntegerConv2d(WordLayer):
         super().__init__()
         self.filters, self.geometry, self.x, self.epilogue = filters, geometry, x, epilogue
         self.features = features
+
+    @property
+    def range(self) -> tuple[float, float] | None:
+        """What the result is clipped to; None: it is all that a number can be."""
+        low, high = self.epilogue.low, self.epilogue.high
+        return None if self.epilogue.y is None and low == high else (low, high)
 
     @property
     def result_dtype(self) -> np.dtype:  # type: ignore[override]
@@ -150,13 +157,14 @@ class IntegerConv2d(WordLayer):
         """Plan the convolution, and pack the filters."""
         y, x, p = self.epilogue, self.x, self.problem(frame.x.shape)
         result = "float32" if y.y is None else _kind(y.y)
+        low, high = self.range or (None, None)
         frame.kept["forward"] = plan = IntegerConv(
             *(p.x_shape, p.w_shape, *self.geometry),
             x_kind=_kind(x),
             x_zero=x.zero_point,
             out=result,
-            low=None if y.y is None else y.low,
-            high=None if y.y is None else y.high,
+            low=low,
+            high=high,
             residual=None if y.residual is None else _kind(y.residual),
         )
         frame.workspace_bytes = plan.workspace_bytes
