@@ -58,6 +58,18 @@ class RequantizedTile(NamedTuple):
     constants: int  #  address of `microkernel_requantize.CONSTANTS`
 
 
+class TernarySums(NamedTuple):
+    """Sums of the pixels that some ternary weights of a filter select; see `ternary`."""
+
+    source: int  #   address of pixels of 16 bits
+    offsets: int  #  address of int32: bytes from there to the first pixel that each weight reads
+    masks: int  #    address of pairs of masks of 64 weights: which are 1, which are -1
+    words: int  #    pairs
+    sums: int  #     address of int32 sums
+    add: int  #      whether these are added to what is there
+    start: int  #    else: what they start from
+
+
 class Plane(NamedTuple):
     """A depthwise kernel: rows of one plane of the result, or the gradient of its taps."""
 
