@@ -70,6 +70,16 @@ class TernarySums(NamedTuple):
     start: int  #    else: what they start from
 
 
+class WidenBytes(NamedTuple):
+    """Bytes of words, less 128, become 16 bits in four rows; see `ternary`."""
+
+    source: int  #  address of the first word
+    count: int  #   pixels, at least 1
+    target: int  #  address of the row of the lowest byte
+    step: int  #    bytes from it to that of the next byte
+    flip: int  #    what bytes are changed by to be unsigned
+
+
 class Plane(NamedTuple):
     """A depthwise kernel: rows of one plane of the result, or the gradient of its taps."""
 

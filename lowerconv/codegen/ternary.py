@@ -9,7 +9,7 @@ Pixels are -128 to 127, so that sums of `WORDS_MOST` pairs of masks fit 16 bits;
 to sums of 32 bits in memory.
 
 Kernels for ternary weights that add and subtract in place of multiplying are proposed by Li, Zhang,
-Liu, "Ternary weight networks" (2016), section 2.4.
+Liu, "Ternary weight networks" (2016).
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from dataclasses import dataclass
 import numpy as np
 from llvmlite import ir
 
-from lowerconv.codegen.emit import I1, I32, I64, Emitter
+from lowerconv.codegen.emit import I1, I16, I32, I64, Emitter
 from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.kernel import Kernel
-from lowerconv.codegen.signatures import TernarySums
+from lowerconv.codegen.signatures import TernarySums, WidenBytes
+from lowerconv.codegen.transposing import pick
 
 BITS = 64  # weights of a mask
 WORDS_MOST = 3  # pairs of masks whose sums fit 16 bits: 4 could be 256 times 128
-PIXEL = np.dtype(np.int16)
+PIXEL, WORD = np.dtype(np.int16), np.dtype(np.int32)
 
 Values = list[ir.Value]
 
@@ -107,3 +108,53 @@ def each_bit(
         last.add_incoming(result, end)
         final.append(last)
     return final
+
+
+@dataclass(frozen=True)
+class WideningKernel(Kernel):
+    """Writes bytes of words as pixels of 16 bits, with up to a vector of anything behind them.
+
+    Attributes
+    ----------
+    stride : int
+        Words from one pixel to the next.
+    """
+
+    name, signature = "widen_bytes", WidenBytes
+
+    isa: Isa
+    stride: int
+    dtype: np.dtype = WORD
+
+    def emit(self, e: Emitter) -> None:
+        """Write the instructions of the function."""
+        source, count, target, step, flip = e.arguments
+        b, together = e.builder, e.lanes * self.stride
+        flips = e.splat(b.trunc(flip, I32))
+        low, middle = (ir.Constant(e.vector, [number] * e.lanes) for number in (255, 128))
+        half = ir.VectorType(I16, e.lanes)
+
+        def write(block: ir.Value, words: Values) -> None:
+            word = pick(e, words, 0) if self.stride > 1 else words[0]
+            to = b.add(target, b.mul(block, e.constant(e.lanes * PIXEL.itemsize)))
+            for byte in range(4):
+                value = b.and_(b.lshr(word, ir.Constant(e.vector, [8 * byte] * e.lanes)), low)
+                value = b.trunc(b.sub(b.xor(value, flips), middle), half)
+                b.store(value, e.pointer(to, half), align=PIXEL.itemsize)
+                to = b.add(to, step)
+
+        def whole(block: ir.Value, _: Values) -> None:
+            first = b.mul(block, e.constant(together))
+            write(block, [e.load(source, b.add(first, at)) for at in starts])
+
+        starts = [e.constant(i * e.lanes) for i in range(self.stride)]
+        one = e.constant(1)
+        exist = b.add(b.mul(b.sub(count, one), e.constant(self.stride)), one)
+        blocks = b.sdiv(exist, e.constant(together))
+        e.loop(blocks, whole)
+        first = b.mul(blocks, e.constant(together))
+        with b.if_then(b.icmp_signed("<", b.mul(blocks, e.constant(e.lanes)), count)):
+            rest = [(b.add(first, at), b.sub(b.sub(exist, first), at)) for at in starts]
+            masks = [e.lanes_between(e.constant(0), left, e.lanes) for _, left in rest]
+            pairs = zip(rest, masks, strict=True)
+            write(blocks, [e.masked_load(source, at, mask) for (at, _), mask in pairs])

@@ -9,7 +9,7 @@ import numpy as np
 
 from lowerconv.codegen.signatures import TileGeometry
 from lowerconv.codegen.stored_sums import store_kernel
-from lowerconv.codegen.ternary import BITS, PIXEL, TernaryKernel
+from lowerconv.codegen.ternary import BITS, PIXEL, TernaryKernel, WideningKernel
 from lowerconv.conv.executable import Array, Options, RecordExecutable
 from lowerconv.conv.records import Requantization
 from lowerconv.conv.words import ternary_nest
@@ -150,6 +150,7 @@ class Ternary(RecordExecutable):
             remainders=self._keep(np.array(s.remainders, np.int64)),
             offsets=self._keep(self._offsets()),
             starts=conv.groups * conv.K * s.mask_words * MASKS_BYTES,
+            widen=WideningKernel(s.isa, conv.stride_w).address(),
             kernels=self._keep(self._kernels()),
             store=stores[PER_WORD, width].address(),
             store_tail=stores[PER_WORD, tail].address(),

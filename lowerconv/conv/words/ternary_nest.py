@@ -23,7 +23,7 @@ from numba import carray
 
 from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.ranges import inside, share
-from lowerconv.codegen.signatures import TernarySums, Tile
+from lowerconv.codegen.signatures import TernarySums, Tile, WidenBytes
 from lowerconv.codegen.ternary import WORDS_MOST
 from lowerconv.conv.macrokernel import NONE, requantized
 from lowerconv.conv.records import Requantization
@@ -82,7 +82,8 @@ class TernaryTables:
     remainders: int  #  of rows and columns of each plane of a channel, by the strides
     offsets: int  #     of each weight, as of `signatures.TernarySums`
     starts: int  #      bytes from the first mask to what sums of each filter start from
-    kernels: int  #     by their vectors
+    widen: int
+    kernels: int  #     of sums, by their vectors
     store: int  #       of four filters
     store_tail: int  #  and the last columns
     store_last: int  #  of the last filters
@@ -101,25 +102,24 @@ TERNARY_JOB = record_dtype(Operands, TernaryProblem, TernaryBlocks, TernaryTable
 
 
 @internal
-def _widen_row(job, source, shift, step, target):
-    """Write a row of each of the four planes of a channel's word, `step` bytes apart."""
-    begin, end = inside(job.W, shift, job.stride_w, job.pitch)
-    words = carray(pointer(source), job.W, np.uint32)
-    flip, padding = np.uint32(job.flip), np.int16(job.padding)
+def _pad(job, target, step, begin, end):
+    """Write the padding into some pixels of a row of the four planes of a word of channels."""
     for byte in range(PER_WORD):
-        to = carray(pointer(target + byte * step), job.pitch, np.int16)
-        for j in range(begin):
-            to[j] = padding
-        bits = np.uint32(8 * byte)
-        if job.stride_w == 1:
-            for j in range(begin, end):
-                to[j] = np.int16(((words[shift + j] >> bits) & np.uint32(255)) ^ flip) - 128
-        else:
-            for j in range(begin, end):
-                word = words[shift + j * job.stride_w]
-                to[j] = np.int16(((word >> bits) & np.uint32(255)) ^ flip) - 128
-        for j in range(end, job.pitch):
-            to[j] = padding
+        row = carray(pointer(target + byte * step), end, np.int16)
+        for j in range(begin, end):
+            row[j] = job.padding
+
+
+@internal
+def _widen_row(job, source, shift, target, step):
+    """Write a row of each of the four planes of a word of channels, `step` bytes apart."""
+    begin, end = inside(job.W, shift, job.stride_w, job.pitch)
+    _pad(job, target, step, np.int64(0), begin)
+    if begin < end:
+        first = source + (shift + begin * job.stride_w) * WORD_BYTES
+        to = target + begin * PIXEL_BYTES
+        call(job.widen, WidenBytes(first, end - begin, to, step, job.flip))
+    _pad(job, target, step, end, job.pitch)
 
 
 @internal
@@ -139,12 +139,9 @@ def _widen(job, image, group, band, block, target):
                 to, step = at + i * job.pitch * PIXEL_BYTES, job.splits * size
                 if 0 <= row < job.H:
                     begin = source + (word * job.H + row) * job.W * WORD_BYTES
-                    _widen_row(job, begin, shift, step, to)
+                    _widen_row(job, begin, shift, to, step)
                 else:
-                    for byte in range(PER_WORD):
-                        whole = carray(pointer(to + byte * step), job.pitch, np.int16)
-                        for j in range(job.pitch):
-                            whole[j] = np.int16(job.padding)
+                    _pad(job, to, step, np.int64(0), job.pitch)
 
 
 @internal

@@ -163,7 +163,8 @@ def make_ternary_schedule(conv: Convolution, isa: Isa, nodes: tuple[int, ...]) -
     fit = quarter_of_l2() // (4 * vectors * lanes)
     some = max(1, min(fit // PER_WORD, ceil(conv.K / parts / PER_WORD))) * PER_WORD
     tasks = blocks * ceil(conv.K / some)
-    plane = (ceil(rows * pitch / line) | 1) * line
+    # Behind the last row is room for what widening writes beyond.
+    plane = (ceil((rows * pitch + isa.lanes(conv.dtype)) / line) | 1) * line
     if planes * plane * PIXEL.itemsize > OFFSET_MAX:
         raise MemoryError(
             f"ternary: {planes} planes of {plane:,} pixels, offsets count to {OFFSET_MAX:,} bytes"
