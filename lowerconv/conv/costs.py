@@ -39,8 +39,8 @@ TILE_OF_GRADIENT = 48.0  # to multiply two tiles of a weight gradient, which com
 PIXELS_JOINED = 40.0  #  to join 16 pixels of two images
 PIXELS_TURNED = 60.0  #  likewise, and transpose them
 # --- ternary filters, whose pixels are added
-TERNARY_ADD = 2.0  #     to load a vector of pixels, from anywhere in a line, and add it
-TERNARY_WEIGHT = 2.5  #  to find a weight that is not zero
+TERNARY_ADD = 2.5  #     to load a vector of pixels, from anywhere in a line, and add it
+TERNARY_WEIGHT = 3.5  #  to find a weight that is not zero
 TERNARY_SUM = 6.0  #     to add a vector to sums of 32 bits
 TERNARY_WIDEN = 4.0  #   to widen a vector of words of pixels
 # --- filters
