@@ -74,7 +74,7 @@ class WidenBytes(NamedTuple):
     """Bytes of words, less 128, become 16 bits in four rows; see `ternary`."""
 
     source: int  #  address of the first word
-    count: int  #   pixels, at least 1
+    pixels: int  #  at least 1
     target: int  #  address of the row of the lowest byte
     step: int  #    bytes from it to that of the next byte
     flip: int  #    what bytes are changed by to be unsigned

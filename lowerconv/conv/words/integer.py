@@ -10,26 +10,22 @@ import numpy as np
 
 from lowerconv.checks import integer
 from lowerconv.codegen.dots import SIGNS
-from lowerconv.codegen.isa import Isa, host_isa_extended
+from lowerconv.codegen.isa import host_isa_extended
 from lowerconv.codegen.microkernel_requantize import CONSTANTS, RANGES
 from lowerconv.conv.arrays import are_slices, contiguous, overlap
 from lowerconv.conv.executable import Options
 from lowerconv.conv.explain import as_text, problem_lines
 from lowerconv.conv.fused.forward import Forward
-from lowerconv.conv.phases import Convolution, convolution
+from lowerconv.conv.phases import convolution
 from lowerconv.conv.problem import conv_problem
 from lowerconv.conv.records import Requantization
 from lowerconv.conv.schedule import make_schedule
-from lowerconv.conv.tiling import Tiling, tilings
+from lowerconv.conv.tiling import tilings
 from lowerconv.conv.word_format import WordFormat
 from lowerconv.conv.words.arguments import checked, chosen, result_range, zero_point
 from lowerconv.conv.words.filters import filter_words, merged_groups, words_for
 from lowerconv.conv.words.ternary import Ternary
-from lowerconv.conv.words.ternary_schedule import (
-    make_ternary_schedule,
-    products_cost,
-    ternary_cost,
-)
+from lowerconv.conv.words.ternary_schedule import is_ternary_cheaper, make_ternary_schedule
 from lowerconv.copying import not_copied
 from lowerconv.ops.ternary_codes import TernaryCodes, is_ternary, unpacked
 from lowerconv.runtime.affinity import nodes
@@ -330,20 +326,16 @@ class IntegerConv:
         isa, options = host_isa_extended(), Options(threads=self.threads, constant=True)
         where, tiling = nodes(self.threads), tilings(conv, isa, True)[0]
         executable: Forward | Ternary
-        if self._skips_zeros(conv, isa, tiling):
-            self.algorithm = "ternary"
+        self.algorithm = self._asked
+        if self._asked == "auto":
+            cheaper = is_ternary_cheaper(conv, isa, tiling, self.nonzero)
+            self.algorithm = "ternary" if cheaper else "fused"
+        if self.algorithm == "ternary":
             executable = Ternary(make_ternary_schedule(conv, isa, where), options)
         else:
-            self.algorithm = "fused"
             executable = Forward(make_schedule(conv, isa, where, tiling, constant=True), options)
         check_bytes(4 * executable.workspace_items, "workspace")
         return executable
-
-    def _skips_zeros(self, conv: Convolution, isa: Isa, tiling: Tiling) -> bool:
-        """Return whether sums are those of pixels that ternary weights select."""
-        if self._asked != "auto" or self.nonzero is None:
-            return self._asked == "ternary"
-        return ternary_cost(conv, isa, self.nonzero) < products_cost(conv, isa, tiling)
 
     def _pack(self, team: Any) -> None:
         """Pack the filters for so many threads; make the loops anew where they are fewer."""

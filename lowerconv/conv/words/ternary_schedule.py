@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, inf
+from math import ceil
 
 from lowerconv.codegen.dots import dot_of
 from lowerconv.codegen.isa import LINE, Isa
@@ -126,12 +126,6 @@ class TernarySchedule(BaseSchedule):
         return conv.images * blocks * (walked + called + words * costs.TERNARY_WIDEN + stored)
 
 
-def products_cost(conv: Convolution, isa: Isa, tiling: Tiling) -> float:
-    """Return the cost of dot products of bytes: a multiply-add may be several instructions."""
-    dot = dot_of(isa, conv.words("filters" if tiling.vectors == "filters" else "pixels"))
-    return tiling.cost * (1 if dot.fused(isa) else 2 * dot.parts)
-
-
 def make_ternary_schedule(conv: Convolution, isa: Isa, nodes: tuple[int, ...]) -> TernarySchedule:
     """Decide how to run a convolution of words with ternary filters.
 
@@ -185,9 +179,24 @@ def make_ternary_schedule(conv: Convolution, isa: Isa, nodes: tuple[int, ...]) -
     )
 
 
-def ternary_cost(conv: Convolution, isa: Isa, nonzero: int) -> float:
-    """Return the estimated cost for so many weights that are not zero; infinite where none can."""
+def is_ternary_cheaper(conv: Convolution, isa: Isa, tiling: Tiling, nonzero: int | None) -> bool:
+    """Return whether to skip zeros is estimated to cost less than products of bytes.
+
+    Parameters
+    ----------
+    conv : Convolution
+    isa : Isa
+    tiling : Tiling
+        Of the products.
+    nonzero : int or None
+        Weights that are not zero; None where they are not ternary.
+    """
+    if nonzero is None:
+        return False
     try:
-        return make_ternary_schedule(conv, isa, (0,)).cost(nonzero)
+        schedule = make_ternary_schedule(conv, isa, (0,))
     except MemoryError:
-        return inf
+        return False
+    dot = dot_of(isa, conv.words("filters" if tiling.vectors == "filters" else "pixels"))
+    instructions = 1 if dot.fused(isa) else 2 * dot.parts  # of a multiply-add
+    return schedule.cost(nonzero) < instructions * tiling.cost
