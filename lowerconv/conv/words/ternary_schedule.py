@@ -198,5 +198,6 @@ def is_ternary_cheaper(conv: Convolution, isa: Isa, tiling: Tiling, nonzero: int
     except MemoryError:
         return False
     dot = dot_of(isa, conv.words("filters" if tiling.vectors == "filters" else "pixels"))
-    instructions = 1 if dot.fused(isa) else 2 * dot.parts  # of a multiply-add
-    return schedule.cost(nonzero) < instructions * tiling.cost
+    part = costs.PRODUCT_512 if isa.bits >= 512 else costs.PRODUCT
+    products = tiling.cost * (1 if dot.fused(isa) else part * dot.parts)
+    return schedule.cost(nonzero) < products
