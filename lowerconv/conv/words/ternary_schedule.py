@@ -157,6 +157,8 @@ def make_ternary_schedule(conv: Convolution, isa: Isa, nodes: tuple[int, ...]) -
     fit = quarter_of_l2() // (4 * vectors * lanes)
     some = max(1, min(fit // PER_WORD, ceil(conv.K / parts / PER_WORD))) * PER_WORD
     tasks = blocks * ceil(conv.K / some)
+    weights = conv.K * conv.C * PER_WORD * conv.taps // 2  # about so many are not zero
+    work = blocks * weights * vectors * costs.TERNARY_ADD
     # Behind the last row is room for what widening writes beyond.
     plane = (ceil((rows * pitch + isa.lanes(conv.dtype)) / line) | 1) * line
     if planes * plane * PIXEL.itemsize > OFFSET_MAX:
@@ -175,7 +177,7 @@ def make_ternary_schedule(conv: Convolution, isa: Isa, nodes: tuple[int, ...]) -
         plane=plane,
         NV=balanced(vectors, NV_MOST),
         some_filters=some,
-        workers=max(1, min(len(nodes), tasks)),
+        workers=max(1, min(len(nodes), tasks)) if work > costs.LAUNCH else 1,
     )
 
 
