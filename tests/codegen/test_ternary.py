@@ -1,7 +1,8 @@
 """Sums of pixels that masks of weights select, and how pixels are widened, between guard pages."""
 
+from itertools import product
+
 import numpy as np
-import pytest
 
 from lowerconv.codegen.ternary import BITS, PIXEL, WORD, WORDS_MOST, TernaryKernel, WideningKernel
 
@@ -40,37 +41,34 @@ def test_sums(isa, rng):
 
 
 @by_isa
-@pytest.mark.parametrize("value", [-128, 127])
-@pytest.mark.parametrize("weight", [-1, 1])
-def test_sums_of_16_bits_do_not_overflow(isa, value, weight):
+def test_sums_of_16_bits_do_not_overflow(isa):
     size, count = isa.lanes(PIXEL), WORDS_MOST * BITS
-    pixels, sums = np.full(size, value, PIXEL), np.zeros(size, np.int32)
-    masks = masks_of(np.full(count, weight))
-    arguments = [pixels, np.zeros(count, np.int32), masks, WORDS_MOST, sums, 1, 0]
-    (result,) = call([Job(f"{isa.name}", TernaryKernel(isa, 1), arguments, 4, PLACES[-1])])
-    assert (result == value * weight * count).all()
+    offsets, ends = np.zeros(count, np.int32), list(product((-128, 127), (-1, 1)))
+    jobs = []
+    for value, weight in ends:
+        pixels, sums = np.full(size, value, PIXEL), np.zeros(size, np.int32)
+        arguments = [pixels, offsets, masks_of(np.full(count, weight)), WORDS_MOST, sums, 1, 0]
+        kernel, name = TernaryKernel(isa, 1), f"{isa.name} {value=} {weight=}"
+        jobs.append(Job(name, kernel, arguments, 4, PLACES[-1]))
+    for result, (value, weight) in zip(call(jobs), ends, strict=True):
+        assert (result == value * weight * count).all()
 
 
 @by_isa
-@pytest.mark.parametrize("stride", [1, 2, 3, 5])
-def test_bytes_are_widened(isa, stride, rng):
+def test_bytes_are_widened(isa, rng):
     """Nothing behind the last pixel is read; what is written there does not count."""
     draw = np.random.default_rng(rng.randrange(2**32))
     jobs, right, VL = [], [], isa.lanes(WORD)
-    for pixels in (1, 2, VL - 1, VL, VL + 1, 3 * VL, 5 * VL + 2):
-        for flip in (0, 128):
-            words = draw.integers(0, 2**32, (pixels - 1) * stride + 1, np.uint32)
-            step = pixels + VL + rng.randint(0, 3)
-            target = np.full(4 * step, 7777, PIXEL)
-            bytes_ = (
-                np.ascontiguousarray(words[::stride]).view(np.uint8).reshape(-1, 4).T.astype(int)
-                ^ flip
-            )
-            for place in PLACES:
-                arguments = [words, pixels, target, step * PIXEL.itemsize, flip]
-                name = f"{isa.name} {stride=} {pixels=} {flip=} {place}"
-                jobs.append(Job(name, WideningKernel(isa, stride), arguments, 2, place))
-                right.append(bytes_ - 128)
+    counts = 1, 2, VL - 1, VL, VL + 1, 3 * VL, 5 * VL + 2
+    for stride, pixels, flip, place in product((1, 2, 3, 5), counts, (0, 128), PLACES):
+        words = draw.integers(0, 2**32, (pixels - 1) * stride + 1, np.uint32)
+        step = pixels + VL + rng.randint(0, 3)
+        target = np.full(4 * step, 7777, PIXEL)
+        read = np.ascontiguousarray(words[::stride])
+        arguments = [words, pixels, target, step * PIXEL.itemsize, flip]
+        name = f"{isa.name} {stride=} {pixels=} {flip=} {place}"
+        jobs.append(Job(name, WideningKernel(isa, stride), arguments, 2, place))
+        right.append((read.view(np.uint8).reshape(-1, 4).T.astype(int) ^ flip) - 128)
     for job, result, want in zip(jobs, call(jobs), right, strict=True):
         rows = result.reshape(4, -1)
         np.testing.assert_array_equal(rows[:, : want.shape[1]], want, err_msg=job.name)
