@@ -3,8 +3,8 @@
 python -m bench.ternary [--batch 1] [--share 0.55] [--rounds 9]
 
 The processor's time of a call, on one thread, of both algorithms in turns; the best of all rounds.
-Weights are random, and a share of them is not zero: in networks that have been trained it is about
-0.55 (a threshold of 0.7 times the mean of numbers that are normally distributed leaves 0.58).
+Weights are random, and a share of them is not zero: of numbers that are normally distributed a
+threshold of 0.7 times their mean magnitude leaves 0.58.
 """
 
 from __future__ import annotations

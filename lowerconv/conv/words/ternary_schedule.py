@@ -122,7 +122,9 @@ class TernarySchedule(BaseSchedule):
         called = calls * (tiles * costs.CALL + vectors * costs.TERNARY_SUM)
         words = conv.groups * conv.C * len(self.remainders) * self.plane / self.VL
         pieces = self.band * ceil(self.columns / self.TW)
-        stored = conv.groups * self.panels * pieces * (costs.CALL + PER_WORD * STORED * costs.STORED)
+        stored = (
+            conv.groups * self.panels * pieces * (costs.CALL + PER_WORD * STORED * costs.STORED)
+        )
         return conv.images * blocks * (walked + called + words * costs.TERNARY_WIDEN + stored)
 
 
