@@ -42,7 +42,7 @@ BITS: dict[str, dict[str, Any]] = {
     "ternary": {"ternary_weights": True},
 }
 NUMBERS = (FLOAT, *HALVES, *BITS)
-# What multiplies them: fp16 is converted, and all codes are bytes.
+# What multiplies them: fp16 is converted, and all codes are bytes, or of 2 bits.
 ROOF = dict.fromkeys(NUMBERS, "int8") | {FLOAT: FLOAT, "bf16": "bf16", "fp16": FLOAT}
 CALIBRATION = 8  # images
 
@@ -186,8 +186,9 @@ def notes(result: Result) -> list[str]:
         "of fp16 that of float32",
         "MiB: weights, the arena and scratch of a compiled network; op/byte: weights read once, "
         "what layers pass on written and read once",
-        "4 bits and ternary: codes are bytes, multiplied as those of int8; random weights: docs/"
-        "precision.md has accuracies of trained ones",
+        "4 bits: codes are bytes, multiplied as those of int8, as are ternary weights where that "
+        "costs less than to skip zeros; random weights: docs/precision.md has accuracies of "
+        "trained ones",
     ]
 
 

@@ -15,6 +15,7 @@ from lowerconv.nn.layer import always
 from lowerconv.nn.module import Shape
 from lowerconv.nn.step import Step
 from lowerconv.ops.quantize import CHANNELS
+from lowerconv.ops.ternary_codes import TernaryCodes, is_ternary, unpacked
 from lowerconv.quant.convert import WORD, WordLayer
 from lowerconv.quant.params import QuantParams
 
@@ -25,21 +26,36 @@ class Filters:
 
     Attributes
     ----------
-    codes : ndarray, (K, C/groups, R, S), int8
+    codes : ndarray, (K, C/groups, R, S), int8, or TernaryCodes
+        The latter, of 2 bits each, where all are -1, 0 or 1, however they are given.
     scale : ndarray, (K,), float32
         What a code of each filter stands for.
     bias : ndarray, (K,), float32
     """
 
-    codes: np.ndarray
+    codes: np.ndarray | TernaryCodes
     scale: np.ndarray
     bias: np.ndarray
+
+    def __post_init__(self) -> None:
+        if isinstance(self.codes, np.ndarray) and is_ternary(self.codes):
+            object.__setattr__(self, "codes", TernaryCodes.of(self.codes))
 
     @classmethod
     def of(cls, weights: WeightCodes, bias: np.ndarray | None) -> Filters:
         """Return those of a layer, which may have no bias."""
         zeros = np.zeros(len(weights.codes), np.float32)
         return cls(*weights, zeros if bias is None else np.asarray(bias, np.float32))
+
+    @property
+    def unpacked(self) -> np.ndarray:
+        """The codes, (K, C/groups, R, S), int8."""
+        return unpacked(self.codes)
+
+    @property
+    def nonzero(self) -> int | None:
+        """How many codes are not zero; None where they are not ternary."""
+        return self.codes.nonzero if isinstance(self.codes, TernaryCodes) else None
 
 
 @dataclass(frozen=True)
@@ -84,7 +100,14 @@ class IntegerConv2d(WordLayer):
     epilogue : Epilogue
     features : bool
         Whether the result is (N, K), without pixels, where it is float32: a fully connected layer.
+
+    Attributes
+    ----------
+    algorithm : str
+        As of `IntegerConv`: "auto", unless another is set before the layer is used.
     """
+
+    algorithm = "auto"
 
     is_capturable = always
 
@@ -112,8 +135,10 @@ class IntegerConv2d(WordLayer):
         return np.dtype(np.float32) if self.epilogue.y is None else WORD
 
     def own_buffers(self) -> dict[str, np.ndarray]:
-        """Return codes, scales and bias."""
-        return dict(vars(self.filters))
+        """Return codes, as they are kept, scales and bias."""
+        codes = self.filters.codes
+        kept = codes.bits if isinstance(codes, TernaryCodes) else codes
+        return {"codes": kept, "scale": self.filters.scale, "bias": self.filters.bias}
 
     def problem(self, x_shape: Shape) -> ConvProblem:
         """Return the convolution that the layer is for words of a shape.
@@ -149,7 +174,7 @@ class IntegerConv2d(WordLayer):
         filters, x, y = self.filters, self.x, self.epilogue.y
         step = np.float64(1 if y is None else y.scale)
         scale = (filters.scale.astype(np.float64) * x.scale / step).astype(np.float32)
-        sums = filters.codes.reshape(len(scale), -1).sum(axis=1, dtype=np.int64)
+        sums = filters.unpacked.reshape(len(scale), -1).sum(axis=1, dtype=np.int64)
         shift = filters.bias / step - scale.astype(np.float64) * sums * x.zero_point
         return scale, (shift + (0 if y is None else y.zero_point)).astype(np.float32)
 
@@ -166,6 +191,8 @@ class IntegerConv2d(WordLayer):
             low=low,
             high=high,
             residual=None if y.residual is None else _kind(y.residual),
+            nonzero=self.filters.nonzero,
+            algorithm=self.algorithm,
         )
         frame.workspace_bytes = plan.workspace_bytes
         more: dict[str, Any] = {}

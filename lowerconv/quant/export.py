@@ -86,7 +86,7 @@ def _unpack(out: Writer, node: Node, layer: Any, xs: list[str], y: str) -> None:
 @form("IntegerConv2d")
 def _conv(out: Writer, node: Node, layer: Any, xs: list[str], y: str) -> None:
     filters, epilogue, p = layer.filters, layer.epilogue, layer.problem(node.operands[0].shape)
-    codes, scale = WeightCodes(filters.codes, filters.scale).finer()
+    codes, scale = WeightCodes(filters.unpacked, filters.scale).finer()
     if (scale < 0).any():  # as batch norm may make them; ONNX has positive ones
         if codes[scale < 0].min(initial=0) == -128:
             raise ValueError("codes: got -128 with a negative scale, which has no form in ONNX")
