@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lowerconv.conv.tiling import tilings
+from lowerconv.conv.tiling_search import tilings
 from lowerconv.conv.words.integer import IntegerConv
 
 TYPES = {"u8": np.uint8, "s8": np.int8}
@@ -124,7 +124,7 @@ def tiled(kind: int | None):
 
     def found(conv: Any, isa: Any, constant: bool) -> list[Any]:
         every = tilings(conv, isa, constant)
-        tiles = [tiling for tiling in every if tiling.is_tiled]
+        tiles = [tiling for tiling in every if tiling.uses_amx]
         return tiles[kind % len(tiles) :] if tiles and kind is not None else list(every)
 
     return found

@@ -21,7 +21,7 @@ from lowerconv.conv.phases import convolution
 from lowerconv.conv.problem import conv_problem
 from lowerconv.conv.records import Requantization
 from lowerconv.conv.schedule import make_schedule
-from lowerconv.conv.tiling import tilings
+from lowerconv.conv.tiling_search import tilings
 from lowerconv.conv.word_format import WordFormat
 from lowerconv.conv.words.filters import filter_words, merged_groups, words_for
 from lowerconv.copying import not_copied
