@@ -171,21 +171,20 @@ def _pixel_shape(phase: Phase, NV: int, VL: int) -> tuple[int, int]:
     return 1, min(phase.Q, balanced(across, NV) * VL)
 
 
-def _pixels_cost(
+def _pixel_costs(
     conv: Convolution,
     isa: Isa,
     phase: Phase,
     shape: tuple[int, int],
     panels: _PixelPanels,
     far: tuple[float, float],
-) -> float:
-    """Return the cost of the tiles of an image and group, with vectors of pixels."""
+) -> Iterator[float]:
+    """Yield the costs of the tiles of an image and group, with vectors of pixels, by their size."""
     VL, (TH, TW), (far_row, far_item) = isa.lanes(conv.dtype), shape, far
     whole_lines = conv.taps == 1 and conv.H * conv.W % VL == 0  # planes, and so all tiles
     unaligned = 0.0 if whole_lines else costs.UNALIGNED
     whole, end = row_steps(conv, phase, TH)
     heights = ((TH, whole), (phase.P % TH or TH, end))[0 if whole[0] else 1 :]
-    cost = 0.0
     for width, columns in _piece_counts(phase.Q, TW):
         for NR, count in panels.counts:
             for height, (rows, steps) in heights:
@@ -194,8 +193,7 @@ def _pixels_cost(
                 stored = costs.STORED * NR * NV * phase.out_column
                 stored += NR * height * (far_row + far_item * width)
                 one += rows * (costs.CALL + stored)
-                cost += columns * count * one
-    return cost
+                yield columns * count * one
 
 
 def _pixel_tilings(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tiling]:
@@ -208,7 +206,8 @@ def _pixel_tilings(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Tili
         shapes = tuple(_pixel_shape(phase, panels.NV, VL) for phase in conv.phases)
         total = 0.0
         for phase, shape in zip(conv.phases, shapes, strict=True):
-            total += _pixels_cost(conv, isa, phase, shape, panels, far)
+            for cost in _pixel_costs(conv, isa, phase, shape, panels, far):
+                total += cost
         total *= conv.images * conv.groups
         if not in_place and not constant:
             total += costs.PACKED * conv.groups * conv.K * conv.C * conv.taps
