@@ -42,7 +42,7 @@ from lowerconv.parallel.sharding.collective_layers import (
     AllGatherEnd,
     AllReduceBegin,
     AllReduceEnd,
-    Channel,
+    Collective,
     Mask,
     ReduceScatterBegin,
     ReduceScatterEnd,
@@ -356,12 +356,12 @@ class SplitNetwork(NetworkPart):
         what: str,
         layout: Layout,
         value: Value,
-        *make: Callable[[Channel], Layer],
+        *make: Callable[[Collective], Layer],
     ) -> Value:
-        """Record the layers of a channel: two that have a message between them, or one."""
+        """Record the layers of a collective: two that have a message between them, or one."""
         if (number, what) not in self._kept:
-            channel = Channel(self.engine, self._pool, layout, self._titles[number])
-            self._kept[number, what] = tuple(layer(channel) for layer in make)
+            collective = Collective(self.engine, self._pool, layout, self._titles[number])
+            self._kept[number, what] = tuple(layer(collective) for layer in make)
         for layer in self._kept[number, what]:
             value = layer(value)
         return value
