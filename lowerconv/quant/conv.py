@@ -151,7 +151,7 @@ class IntegerConv2d(WordLayer):
         y, x, p = self.epilogue, self.x, self.problem(frame.x.shape)
         result = "float32" if y.y is None else _kind(y.y)
         frame.kept["forward"] = plan = IntegerConv(
-            *(p.x_shape, p.w_shape, *self.geometry),
+            p,
             x_kind=_kind(x),
             x_zero=x.zero_point,
             out=result,

@@ -193,9 +193,7 @@ def record(net: Module, x_shape: tuple[int, ...]) -> Graph:
     graph = checked_graph(net, x_shape, np.dtype(np.float32), False)
     make_constant(net, graph)
     for node in [n for n in graph.nodes if isinstance(n.layer, Dropout)]:
-        operand = node.operands[0]
-        graph.replace(node.result, operand)
-        graph.results = tuple(operand if v is node.result else v for v in graph.results)
+        graph.replace(node.result, node.operands[0])
         graph.nodes.remove(node)
     return graph
 
@@ -220,7 +218,6 @@ def take_learned_steps(graph: Graph) -> None:
         at = graph.nodes.index(node)
         graph.nodes[at : at + 1] = [codes.node, numbers.node]
         graph.replace(node.result, numbers)
-        graph.results = tuple(numbers if v is node.result else v for v in graph.results)
 
 
 def _excluded(

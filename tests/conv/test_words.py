@@ -12,6 +12,7 @@ import pytest
 
 import lowerconv as lc
 from lowerconv.codegen.isa import ISAS, host_extensions
+from lowerconv.conv.problem import conv_problem
 from lowerconv.conv.words import integer
 from lowerconv.conv.words.integer import IntegerConv
 from lowerconv.machine.features import instruction_set
@@ -201,8 +202,6 @@ def test_nothing_outside_the_arrays_is_touched(rng):
         if not problem.x.size:
             continue
         residual = problem.residual
-        geometry = problem.stride, problem.padding, problem.dilation, problem.groups
-        shapes = (problem.x.shape, problem.w.shape, *geometry)
         options = {
             "x_kind": problem.x_kind,
             "x_zero": problem.x_zero,
@@ -221,7 +220,7 @@ def test_nothing_outside_the_arrays_is_touched(rng):
         want, place = problem.expected(), PLACES[number % 2]
         out = np.full_like(want, 77)
         tiles = number // 2 if TILES and number % 4 > 1 else None
-        jobs.append((number, place, tiles, shapes, options, filters, problem.operands(), out))
+        jobs.append((number, place, tiles, problem.conv, options, filters, problem.operands(), out))
         right.append(want)
     path = os.pathsep.join(
         filter(None, [str(Path(lc.__file__).parents[1]), os.environ.get("PYTHONPATH")])
@@ -260,11 +259,11 @@ X, W = (1, 4, 6, 6), (4, 4, 3, 3)
 )
 def test_plans_that_there_are_none_of(options, message):
     with pytest.raises(ValueError, match=message):
-        IntegerConv(X, W, **options)
+        IntegerConv(conv_problem(X, W), **options)
 
 
 def test_calls_that_do_not_fit():
-    plan = IntegerConv(X, W, residual="u8")
+    plan = IntegerConv(conv_problem(X, W), residual="u8")
     x, r, w = (
         np.zeros((1, 1, 6, 6), np.uint32),
         np.zeros((1, 1, 4, 4), np.uint32),

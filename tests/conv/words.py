@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lowerconv.conv.problem import ConvProblem, conv_problem
 from lowerconv.conv.tiling_search import tilings
 from lowerconv.conv.words.integer import IntegerConv
 
@@ -56,14 +57,17 @@ class Problem:
     def x_kind(self) -> str:
         return "u8" if self.x.dtype == np.uint8 else "s8"
 
+    @property
+    def conv(self) -> ConvProblem:
+        """Shapes and geometry."""
+        geometry = self.stride, self.padding, self.dilation, self.groups
+        return conv_problem(self.x.shape, self.w.shape, *geometry)
+
     def plan(self) -> IntegerConv:
         """Return the plan, which holds the filters."""
-        geometry = self.stride, self.padding, self.dilation, self.groups
         residual = self.residual
         plan = IntegerConv(
-            self.x.shape,
-            self.w.shape,
-            *geometry,
+            self.conv,
             x_kind=self.x_kind,
             x_zero=self.x_zero,
             out=self.out,
