@@ -125,7 +125,7 @@ class Program:
         if tensor is None:
             place = (self.plan.gradients if gradient else self.plan.values)[value]
             kind = Tensor if value.half is None else HalfTensor
-            tensor = kind(value.shape, value.stored, place.step)
+            tensor = kind(value.shape, value.stored, place.image_step)
             self._tensors[value, gradient] = tensor
             offset = place.block.offset + place.offset * value.stored.itemsize
             self._placed.append((tensor, offset))

@@ -150,7 +150,7 @@ class IntegerConv2d(WordLayer):
         """Plan the convolution, and pack the filters."""
         y, x, p = self.epilogue, self.x, self.problem(frame.x.shape)
         result = "float32" if y.y is None else _kind(y.y)
-        frame.kept["forward"] = plan = IntegerConv(
+        frame.prepared["forward"] = plan = IntegerConv(
             p,
             x_kind=_kind(x),
             x_zero=x.zero_point,
@@ -170,7 +170,7 @@ class IntegerConv2d(WordLayer):
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Convolve."""
-        plan: IntegerConv = frame.kept["forward"]
+        plan: IntegerConv = frame.prepared["forward"]
         arrays = [x.array for x in frame.xs]
         plan(*arrays, out=frame.y.array.reshape(plan.out_shape))
 

@@ -31,10 +31,10 @@ def passes(network):
     """Return the passes of all convolutions that compute some images at a time, by layer."""
     frames = [frame for _, frame in network._use.own.execution.current.steps]
     return {
-        (frame.name, op): frame.kept[op]
+        (frame.name, op): frame.prepared[op]
         for frame in frames
         for op in PASSES
-        if isinstance(frame.kept.get(op), Pass)
+        if isinstance(frame.prepared.get(op), Pass)
     }
 
 
@@ -175,7 +175,7 @@ def test_launches_are_replayed():
     for _ in range(4):
         np.testing.assert_array_equal(program.forward(x, nn.Step()), first)
     assert any(
-        isinstance(f.kept["forward"], Pass) and f.kept["forward"].takes_bits
+        isinstance(f.prepared["forward"], Pass) and f.prepared["forward"].takes_bits
         for _, f in program.steps
     )
     replay = program._replay

@@ -23,7 +23,7 @@ def plans(network, count):
 
     def watch(layer, frame, what):
         if isinstance(layer, IntegerConv2d):
-            found[frame.name] = frame.kept["forward"]
+            found[frame.name] = frame.prepared["forward"]
 
     handle = network.register_watch(watch)
     network.run(images(count, seed=2))

@@ -83,7 +83,7 @@ class Planes(RecordExecutable):
     ) -> None:
         """Compute a pass; of a weight gradient `a` is dy, and `b` is x."""
         source, filters = (b, a) if self.schedule.gradient else (a, b)
-        bind_operands(self.words, source, filters, bias, out, workspace.address)
+        bind_operands(self.fields, source, filters, bias, out, workspace.address)
         launch(team, self._loops, self.address, self.schedule.workers)
 
     def explain(self) -> dict[str, str]:

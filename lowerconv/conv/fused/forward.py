@@ -82,7 +82,7 @@ class Forward(RecordExecutable):
     ) -> None:
         """Convolve the source `a` with the filters `b`."""
         filters = self._pack(team, b) if self.keeps else b
-        bind_operands(self.words, a, filters, bias, out, workspace.address)
+        bind_operands(self.fields, a, filters, bias, out, workspace.address)
         launch(team, self.loops, self.address, self.schedule.workers)
 
     def _pack(self, team: TeamHandle, filters: Array) -> Array:

@@ -132,7 +132,9 @@ class Collective:
         pixels = prod(whole.shape[2:])
         found = []
         for here, there, count in self.layout.runs(rank, self.ranks).tolist():
-            tensor = Tensor((whole.shape[0], count, *whole.shape[2:]), whole.dtype, whole.step)
+            tensor = Tensor(
+                (whole.shape[0], count, *whole.shape[2:]), whole.dtype, whole.image_step
+            )
             tensor.place(whole.flat[there * pixels :])
             found.append((here * pixels, tensor))
         return found
@@ -186,7 +188,7 @@ class Collective:
 
 def _like(tensor: Tensor, shard: Tensor, begin: int) -> Tensor:
     """Return the items of a shard that a tensor has elsewhere."""
-    part = Tensor(tensor.shape, tensor.dtype, shard.step)
+    part = Tensor(tensor.shape, tensor.dtype, shard.image_step)
     part.place(shard.flat[begin:])
     return part
 
