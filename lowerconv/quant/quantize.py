@@ -255,14 +255,14 @@ def _calibrate(
     """Return the range of each value that becomes codes."""
     order = {node.result: i for i, node in enumerate(graph.nodes)}
     wanted = {order.get(value, -1): Observer(method != "minmax") for value in placement.values}
-    program = Program(net, first.shape, first.dtype, False, False, Arena(), graph=graph)
+    program = Program(net, graph, False, False, Arena())
     x: np.ndarray | None = first
     shape = first.shape
     while x is not None:
         if x.shape != shape:  # the last batch
             shape, again = x.shape, record(net, x.shape)
             take_learned_steps(again)
-            program = Program(net, shape, x.dtype, False, False, Arena(), graph=again)
+            program = Program(net, again, False, False, Arena())
         _observe(program, x, wanted)
         x = next(batches, None)
     at = (wanted[order.get(value, -1)] for value in placement.values)
