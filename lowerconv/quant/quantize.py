@@ -21,12 +21,12 @@ from lowerconv.nn.recording import checked_graph, make_constant
 from lowerconv.nn.step import INFERENCE
 from lowerconv.quant.chains import OTHERS, is_product
 from lowerconv.quant.learned_step import LearnedStep
-from lowerconv.quant.lower import has_codes, lower
 from lowerconv.quant.network import IntegerNetwork
 from lowerconv.quant.observe import METHODS, PERCENTILE, Observer
 from lowerconv.quant.params import QuantParams
 from lowerconv.quant.qdq import DequantizeLinear, QuantizeLinear
 from lowerconv.quant.qdq_placement import QdqPlacement
+from lowerconv.quant.to_integers import has_codes, to_integers
 
 BATCH = 16  # images that are computed at a time, of one array
 
@@ -116,7 +116,7 @@ def quantize(
             raise ValueError("net: got no Conv2d or Linear that integers compute, expected some")
         ranges = _calibrate(net, graph, placement, first, batches, method, percentile)
         placement.insert(lambda values: _params([ranges[value] for value in values]), weight_bits)
-    lower(graph)
+    to_integers(graph)
     made = IntegerNetwork(graph, first.shape[1:])
     if strict:
         _refuse_floats(made, excluded)
