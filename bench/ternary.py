@@ -18,6 +18,7 @@ from rich.table import Table
 
 import lowerconv as lc
 from lowerconv.codegen.isa import host_isa_extended
+from lowerconv.conv.problem import conv_problem
 from lowerconv.conv.words.integer import IntegerConv
 
 # Of ResNet-20 (CIFAR-10) and ResNet-50: channels, filters, rows and columns, size, stride.
@@ -49,7 +50,7 @@ def _measured(
     plans = {}
     for algorithm in (*ALGORITHMS, "auto"):
         plan = IntegerConv(
-            *((batch, C, H, H), w.shape, stride, R // 2),
+            conv_problem((batch, C, H, H), w.shape, stride, R // 2),
             nonzero=int(np.count_nonzero(w)),
             algorithm=algorithm,
         )

@@ -158,7 +158,7 @@ ELSEWHERE = {
     # of microkernels that are timed
     # of integer networks
     "quant.chains.Chain": "nodes of a graph",
-    "quant.lower.Source": "a value of a graph",
+    "quant.to_integers.Source": "a value of a graph",
     "quant.qdq_placement.QdqPlacement": "nodes of a graph",
     "quant.observe.Observer": "counts of a calibration",
     **dict.fromkeys(

@@ -28,6 +28,7 @@ from lowerconv.copying import not_copied
 from lowerconv.nn.memory import Arena
 from lowerconv.nn.models import MODELS
 from lowerconv.nn.program import Program
+from lowerconv.nn.recording import make_graph
 from lowerconv.quant import prepare, quantize
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class Inference:
 
     def __init__(self, network: nn.Module, images: np.ndarray) -> None:
         self._compiled, self._images = network.compile(images.shape), images
-        program = Program(network, images.shape, images.dtype, False, False, Arena(), constant=True)
+        graph = make_graph(network, images.shape, images.dtype, False, constant=True)
+        program = Program(network, graph, False, False, Arena(), constant=True)
         report = program.report(network)
         nodes = program.graph.nodes
         self._details = {

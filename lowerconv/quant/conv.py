@@ -183,8 +183,8 @@ class IntegerConv2d(WordLayer):
         y, x, p = self.epilogue, self.x, self.problem(frame.x.shape)
         result = "float32" if y.y is None else _kind(y.y)
         low, high = self.range or (None, None)
-        frame.kept["forward"] = plan = IntegerConv(
-            *(p.x_shape, p.w_shape, *self.geometry),
+        frame.prepared["forward"] = plan = IntegerConv(
+            p,
             x_kind=_kind(x),
             x_zero=x.zero_point,
             out=result,
@@ -205,7 +205,7 @@ class IntegerConv2d(WordLayer):
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Convolve."""
-        plan: IntegerConv = frame.kept["forward"]
+        plan: IntegerConv = frame.prepared["forward"]
         arrays = [x.array for x in frame.xs]
         plan(*arrays, out=frame.y.array.reshape(plan.out_shape))
 

@@ -9,6 +9,7 @@ import pytest
 
 import lowerconv as lc
 from lowerconv.codegen.isa import ISAS
+from lowerconv.conv.problem import conv_problem
 from lowerconv.conv.words import integer
 from lowerconv.conv.words.integer import IntegerConv
 from lowerconv.ops.ternary_codes import TernaryCodes
@@ -110,10 +111,10 @@ def test_codes_of_2_bits_are_taken_as_they_are(rng):
     problem = ternary(
         rng, Problem(random_bytes(rng, (1, 9, 6, 7), "s8"), np.ones((5, 9, 3, 3), np.int8))
     )
-    shapes, options, filters = problem.arguments()
+    conv, options, filters = problem.arguments()
     codes = TernaryCodes.of(problem.w)
     for algorithm in ("fused", "ternary"):
-        plan = IntegerConv(*shapes, **options | {"algorithm": algorithm})
+        plan = IntegerConv(conv, **options | {"algorithm": algorithm})
         plan.prepack(**filters | {"w": codes})
         np.testing.assert_array_equal(plan(*problem.operands()), problem.expected())
 
@@ -125,8 +126,8 @@ def test_plans_share_masks(rng):
     kept, packed = {}, []
     for count in (1, 3):
         part = replace(problem, x=problem.x[:count])
-        shapes, options, filters = part.arguments()
-        plan = IntegerConv(*shapes, **options)
+        conv, options, filters = part.arguments()
+        plan = IntegerConv(conv, **options)
         plan.prepack(**filters, shared=kept, origin="layer")
         np.testing.assert_array_equal(plan(*part.operands()), part.expected())
         packed.append(plan._packed)
@@ -135,7 +136,7 @@ def test_plans_share_masks(rng):
     assert packed[0].nbytes == 16 * pairs + 8 * 5
 
 
-SHAPE = (1, 64, 28, 28), (64, 64, 3, 3)
+PROBLEM = conv_problem((1, 64, 28, 28), (64, 64, 3, 3), padding=1)
 
 
 @pytest.mark.parametrize(
@@ -152,18 +153,18 @@ SHAPE = (1, 64, 28, 28), (64, 64, 3, 3)
 def test_the_cheapest_is_taken(name, share, cheaper):
     base, *extensions = name.split("+")
     nonzero = int(share * 64 * 64 * 9)
-    conv = IntegerConv(*SHAPE, padding=1)._executable.schedule.conv
+    conv = IntegerConv(PROBLEM)._executable.schedule.conv
     isa = ISAS[base].extended(*extensions)
     found = integer.is_ternary_cheaper(conv, isa, integer.tilings(conv, isa, True)[0], nonzero)
     assert found == cheaper
 
 
 def test_a_plan_is_explained(rng):
-    plan = IntegerConv(*SHAPE, padding=1, algorithm="ternary")
+    plan = IntegerConv(PROBLEM, algorithm="ternary")
     text = plan.explain()
     for part in ("ternary: masks of weights that are not zero", "u8 by -1, 0, 1, zeros skipped"):
         assert part in text
-    fused = IntegerConv(*SHAPE, padding=1, algorithm="fused").explain()
+    fused = IntegerConv(PROBLEM, algorithm="fused").explain()
     assert [line.split("  ")[0] for line in text.splitlines()] == [
         line.split("  ")[0] for line in fused.splitlines()
     ]
@@ -173,17 +174,17 @@ def test_filters_that_are_not_ternary_are_refused():
     w = np.ones((4, 4, 3, 3), np.int8)
     w[2, 1] = -2
     for options in ({"algorithm": "ternary"}, {"nonzero": 9}):
-        plan = IntegerConv((1, 4, 6, 6), w.shape, out="int32", **options)
+        plan = IntegerConv(conv_problem((1, 4, 6, 6), w.shape), out="int32", **options)
         with pytest.raises(ValueError, match="w: got -2 to 1, expected -1, 0 and 1 alone"):
             plan.prepack(w)
     with pytest.raises(ValueError, match="algorithm: got 'direct'"):
-        IntegerConv((1, 4, 6, 6), w.shape, algorithm="direct")
+        IntegerConv(conv_problem((1, 4, 6, 6), w.shape), algorithm="direct")
     with pytest.raises(ValueError, match="nonzero: got -1"):
-        IntegerConv((1, 4, 6, 6), w.shape, nonzero=-1)
+        IntegerConv(conv_problem((1, 4, 6, 6), w.shape), nonzero=-1)
 
 
 def test_an_empty_batch(rng):
-    plan = IntegerConv((0, 8, 6, 6), (5, 8, 3, 3), algorithm="ternary")
+    plan = IntegerConv(conv_problem((0, 8, 6, 6), (5, 8, 3, 3)), algorithm="ternary")
     numbers = np.ones(5, np.float32)
     plan.prepack(signs(rng, (5, 8, 3, 3)), numbers, numbers)
     assert plan(to_words(np.zeros((0, 8, 6, 6), np.uint8))).shape == (0, 2, 4, 4)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import lowerconv as lc
+from lowerconv.conv.problem import conv_problem
 from lowerconv.conv.words import integer
 from lowerconv.conv.words.integer import IntegerConv
 
@@ -78,7 +79,7 @@ def test_more_random_problems(isa, rng, monkeypatch):
 def test_random_problems_in_tiles(kind, rng, use_tiles):
     use_tiles(kind)
     plans = [check(random_problem(rng)) for _ in range(12)]
-    assert sum(plan._executable.schedule.tiling.is_tiled for plan in plans) > 3
+    assert sum(plan._executable.schedule.tiling.uses_amx for plan in plans) > 3
 
 
 @by_isa
@@ -214,11 +215,11 @@ X, W = (1, 4, 6, 6), (4, 4, 3, 3)
 )
 def test_plans_that_there_are_none_of(options, message):
     with pytest.raises(ValueError, match=message):
-        IntegerConv(X, W, **options)
+        IntegerConv(conv_problem(X, W), **options)
 
 
 def test_calls_that_do_not_fit():
-    plan = IntegerConv(X, W, residual="u8")
+    plan = IntegerConv(conv_problem(X, W), residual="u8")
     x, r, w = (
         np.zeros((1, 1, 6, 6), np.uint32),
         np.zeros((1, 1, 4, 4), np.uint32),

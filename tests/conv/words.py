@@ -16,7 +16,8 @@ import pytest
 
 import lowerconv as lc
 from lowerconv.codegen.isa import ISAS, host_extensions
-from lowerconv.conv.tiling import tilings
+from lowerconv.conv.problem import ConvProblem, conv_problem
+from lowerconv.conv.tiling_search import tilings
 from lowerconv.conv.words.integer import IntegerConv
 from lowerconv.machine.features import instruction_set
 
@@ -76,9 +77,14 @@ class Problem:
     def x_kind(self) -> str:
         return "u8" if self.x.dtype == np.uint8 else "s8"
 
-    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
-        """Return shapes and geometry, options, and the arguments of `prepack`."""
+    @property
+    def conv(self) -> ConvProblem:
+        """Shapes and geometry."""
         geometry = self.stride, self.padding, self.dilation, self.groups
+        return conv_problem(self.x.shape, self.w.shape, *geometry)
+
+    def arguments(self) -> tuple[ConvProblem, dict[str, Any], dict[str, Any]]:
+        """Return the problem, options, and the arguments of `prepack`."""
         options = {
             "x_kind": self.x_kind,
             "x_zero": self.x_zero,
@@ -95,12 +101,12 @@ class Problem:
             "residual_scale": self.residual_scale,
             "residual_zero": self.residual_zero,
         }
-        return (self.x.shape, self.w.shape, *geometry), options, filters
+        return self.conv, options, filters
 
     def plan(self) -> IntegerConv:
         """Return the plan, which holds the filters."""
-        shapes, options, filters = self.arguments()
-        plan = IntegerConv(*shapes, **options)
+        problem, options, filters = self.arguments()
+        plan = IntegerConv(problem, **options)
         plan.prepack(**filters)
         return plan
 
@@ -179,7 +185,7 @@ def tiled(kind: int | None):
 
     def found(conv: Any, isa: Any, constant: bool) -> list[Any]:
         every = tilings(conv, isa, constant)
-        tiles = [tiling for tiling in every if tiling.is_tiled]
+        tiles = [tiling for tiling in every if tiling.uses_amx]
         return tiles[kind % len(tiles) :] if tiles and kind is not None else list(every)
 
     return found

@@ -57,7 +57,7 @@ def test_it_computes_as_the_float_network_nearly(made, name):
 def test_it_computes_what_quantize_and_dequantize_say(made, name, monkeypatch):
     """The graph before integers take their part is computed in float32, rounded by NumPy."""
     net, integer = made(name)
-    monkeypatch.setattr(quantizing, "lower", lambda graph: None)
+    monkeypatch.setattr(quantizing, "to_integers", lambda graph: None)
     plain = lc.quantize(net, images())
     assert any(type(layer).__name__ == "DequantizeLinear" for layer in plain.layers)
     x = images(8, seed=9)

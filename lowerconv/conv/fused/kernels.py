@@ -67,7 +67,7 @@ def kernel_of(
     results = ("sums", False) if word_format is None else (word_format.result, word_format.residual)
     words = conv.words("filters" if s.tiling.vectors == "filters" else "pixels")
     product = _Product(s.isa, conv.dtype, words, *results, activation)
-    if s.tiling.is_tiled:
+    if s.tiling.uses_amx:
         return _tile_kernel(product, NR, width, s.NR)
     if s.tiling.vectors == "filters":
         row_step = conv.stride_h * s.window.pitch if height > 1 else 0

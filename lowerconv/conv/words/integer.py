@@ -17,10 +17,10 @@ from lowerconv.conv.executable import Options
 from lowerconv.conv.explain import as_text, problem_lines
 from lowerconv.conv.fused.forward import Forward
 from lowerconv.conv.phases import convolution
-from lowerconv.conv.problem import conv_problem
+from lowerconv.conv.problem import ConvProblem
 from lowerconv.conv.records import Requantization
 from lowerconv.conv.schedule import make_schedule
-from lowerconv.conv.tiling import tilings
+from lowerconv.conv.tiling_search import tilings
 from lowerconv.conv.word_format import WordFormat
 from lowerconv.conv.words.arguments import checked, chosen, result_range, zero_point
 from lowerconv.conv.words.filters import filter_words, merged_groups, words_for
@@ -69,12 +69,8 @@ class IntegerConv:
 
     Parameters
     ----------
-    x_shape : tuple of int
-        (N, C, H, W), in channels.
-    w_shape : tuple of int
-        (K, C/groups, R, S).
-    stride, padding, dilation, groups : optional
-        As for :func:`lowerconv.conv2d`.
+    problem : ConvProblem
+        Shapes, in channels, and geometry; its dtype does not count.
     x_kind : {"u8", "s8"}
         What bytes of x hold; those of the filters are signed.
     x_zero : int
@@ -102,12 +98,7 @@ class IntegerConv:
 
     def __init__(
         self,
-        x_shape: tuple[int, ...],
-        w_shape: tuple[int, ...],
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
+        problem: ConvProblem,
         *,
         x_kind: str = "u8",
         x_zero: int = 0,
@@ -118,7 +109,6 @@ class IntegerConv:
         nonzero: int | None = None,
         algorithm: str = "auto",
     ) -> None:
-        problem = conv_problem(x_shape, w_shape, stride, padding, dilation, groups)
         self.problem = problem
         zero = zero_point(x_zero, "x_zero", chosen(x_kind, "x_kind", tuple(RANGES)))
         self.out = chosen(out, "out", RESULTS)
@@ -128,7 +118,9 @@ class IntegerConv:
             if out not in RANGES:
                 raise ValueError(f"residual: got {residual!r} with out {out!r}, expected None")
         self.residual = residual
-        self._merged = merged_groups(groups, w_shape[1], problem.K // groups)
+        self._merged = merged_groups(
+            problem.groups, problem.w_shape[1], problem.K // problem.groups
+        )
         result = "sums" if out == "int32" else out
         padding_word = (zero & 0xFF) * 0x01010101
         self._word_format = WordFormat(x_kind, "s8", padding_word, result, residual is not None)

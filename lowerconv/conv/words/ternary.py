@@ -45,7 +45,7 @@ class Ternary(RecordExecutable):
         self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Convolve the words `a` with the masks `b`."""
-        bind_operands(self.words, a, b, bias, out, workspace.address)
+        bind_operands(self.fields, a, b, bias, out, workspace.address)
         launch(team, self._loops, self.address, self.schedule.workers)
 
     def prepack(self, team: TeamHandle, w: Array, workspace: Scratch) -> Array:

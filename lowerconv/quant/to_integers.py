@@ -44,7 +44,7 @@ def _fits(codes: Value) -> bool:
     return len(codes.shape) in (2, 4)
 
 
-def lower(graph: Graph) -> None:
+def to_integers(graph: Graph) -> None:
     """Have a graph compute with integers where it says so: parameters must never change.
 
     Parameters
@@ -53,7 +53,7 @@ def lower(graph: Graph) -> None:
         Is changed; nothing in it has been fused.
     """
     if has_codes(graph):
-        _Lowering(graph).run()
+        _ToIntegers(graph).run()
 
 
 def has_codes(graph: Graph) -> bool:
@@ -61,7 +61,7 @@ def has_codes(graph: Graph) -> bool:
     return any(isinstance(node.layer, DequantizeLinear) for node in graph.nodes)
 
 
-class _Lowering:
+class _ToIntegers:
     """A graph on its way.
 
     Attributes
