@@ -52,7 +52,8 @@ PLAIN = """
     nn.conv_pieces.Piece nn.convolve_nd.WindowArguments nn.optim.optimizer.Weights
     codegen.activation.Activation codegen.dots.Dot codegen.dots.Words conv.words.tile_weights.Axis
     conv.words.tile_weights.Geometry
-    conv.word_format.WordFormat ops.transpose.Gather conv.blas.im2col.Block nn.windows.Windows
+    conv.word_format.WordFormat conv.words.ternary_schedule.TernarySchedule
+    ops.ternary_codes.TernaryCodes ops.transpose.Gather conv.blas.im2col.Block nn.windows.Windows
     bench.microkernels.Chains bench.microkernels.Repeat
     ops.fixed_point.Rounding quant.fixed_point.FixedPoint quant.fixed_point.RoundedUpdates
     quant.options.Quantization train.inputs.Inputs train.loop.EpochCounts train.metrics.EpochMetrics
@@ -70,6 +71,7 @@ GROUPS = (
     "conv.macrokernel_weights.",
     "conv.records.",
     "conv.winograd.records.",
+    "conv.words.ternary_nest.",
     "conv.words.tile_weights_nest.",
     *("ops.batch_norm", "ops.blocks.", "ops.elementwise.", "ops.images.", "ops.max_pool."),
     *("ops.normalise.", "ops.response_norm.", "ops.windows."),
@@ -111,6 +113,10 @@ ELSEWHERE = {
     "cli.bench.Job": "a study and results",
     "codegen.microkernel_requantize.RequantizingMicrokernel": "made as a Microkernel is",
     "codegen.microkernel_bf16.Bf16Microkernel": "made as a Microkernel is",
+    "codegen.stored_sums.RequantizedSums": "made as a Microkernel is",
+    "codegen.stored_sums.StoredSums": "made as a Microkernel is",
+    "codegen.ternary.TernaryKernel": "made as a Microkernel is",
+    "codegen.ternary.WideningKernel": "made as a Microkernel is",
     "codegen.microkernel.Geometry": "values of a function that is being written",
     "codegen.microkernel.Store": "values of a function that is being written",
     "codegen.amx.Panels": "values of a function that is being written",
@@ -152,7 +158,7 @@ ELSEWHERE = {
     # of microkernels that are timed
     # of integer networks
     "quant.chains.Chain": "nodes of a graph",
-    "quant.lower.Source": "a value of a graph",
+    "quant.to_integers.Source": "a value of a graph",
     "quant.qdq_placement.QdqPlacement": "nodes of a graph",
     "quant.observe.Observer": "counts of a calibration",
     **dict.fromkeys(

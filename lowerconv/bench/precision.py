@@ -28,6 +28,7 @@ from lowerconv.copying import not_copied
 from lowerconv.nn.memory import Arena
 from lowerconv.nn.models import MODELS
 from lowerconv.nn.program import Program
+from lowerconv.nn.recording import make_graph
 from lowerconv.quant import prepare, quantize
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ BITS: dict[str, dict[str, Any]] = {
     "ternary": {"ternary_weights": True},
 }
 NUMBERS = (FLOAT, *HALVES, *BITS)
-# What multiplies them: fp16 is converted, and all codes are bytes.
+# What multiplies them: fp16 is converted, and all codes are bytes, or of 2 bits.
 ROOF = dict.fromkeys(NUMBERS, "int8") | {FLOAT: FLOAT, "bf16": "bf16", "fp16": FLOAT}
 CALIBRATION = 8  # images
 
@@ -59,7 +60,8 @@ class Inference:
 
     def __init__(self, network: nn.Module, images: np.ndarray) -> None:
         self._compiled, self._images = network.compile(images.shape), images
-        program = Program(network, images.shape, images.dtype, False, False, Arena(), constant=True)
+        graph = make_graph(network, images.shape, images.dtype, False, constant=True)
+        program = Program(network, graph, False, False, Arena(), constant=True)
         report = program.report(network)
         nodes = program.graph.nodes
         self._details = {
@@ -186,8 +188,9 @@ def notes(result: Result) -> list[str]:
         "of fp16 that of float32",
         "MiB: weights, the arena and scratch of a compiled network; op/byte: weights read once, "
         "what layers pass on written and read once",
-        "4 bits and ternary: codes are bytes, multiplied as those of int8; random weights: docs/"
-        "precision.md has accuracies of trained ones",
+        "4 bits: codes are bytes, multiplied as those of int8, as are ternary weights where that "
+        "costs less than to skip zeros; random weights: docs/precision.md has accuracies of "
+        "trained ones",
     ]
 
 

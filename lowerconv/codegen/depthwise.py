@@ -7,13 +7,12 @@ result are computed together, so that a loaded vector serves all taps of its col
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from llvmlite import ir
 
 from lowerconv.codegen.activation import RELU, Activation
-from lowerconv.codegen.emit import I64, Emitter
+from lowerconv.codegen.emit import Emitter
 from lowerconv.codegen.epilogue import Epilogue
 from lowerconv.codegen.isa import Isa
 from lowerconv.codegen.kernel import Kernel
@@ -21,12 +20,13 @@ from lowerconv.codegen.pixels import store_pixels
 from lowerconv.codegen.planes import Rows
 from lowerconv.codegen.signatures import Plane
 
-Lanes: TypeAlias = "int | ir.Value"  # of a vector that exist
-
 
 @dataclass(frozen=True)
 class PlaneKernel(Kernel):
-    """A kernel over a band of one plane: it reads `signatures.PlaneGeometry`.
+    """A kernel over a band of one plane, padded or not, for instruction sets without masks.
+
+    With masks `planes.InPlaceKernel` goes over planes as they are.  Both are called alike, and read
+    `signatures.PlaneGeometry`.
 
     The rows of the source lie at a distance that is known when the kernel is made, because more
     pointers than registers would take as long as the sums; `Window.pitch` has few values.
@@ -39,9 +39,8 @@ class PlaneKernel(Kernel):
         Items of the source from one row of pixels to the next.
     out_column : int
         Items of the result from one pixel to the next.
-    rest : int or None
-        Pixels of a row beyond whole vectors; None: as many as are said at run time, for which there
-        must be masks.
+    rest : int
+        Pixels of a row beyond whole vectors.
     together : int
         Rows of the result that are computed at a time.
     gradient : bool
@@ -55,7 +54,7 @@ class PlaneKernel(Kernel):
     taps: tuple[tuple[int, int], ...]
     row_step: int
     out_column: int
-    rest: int | None
+    rest: int
     together: int
     gradient: bool = False
     activation: Activation = RELU
@@ -77,14 +76,7 @@ class PlaneKernel(Kernel):
         whole = b.sdiv(Q, VL)
         done = b.mul(whole, VL)
         carried = e.loop(whole, vector, carried)
-        if self.rest is not None:
-            return body(done, self.rest, carried) if self.rest else carried
-        rest = b.sub(Q, done)
-
-        def tail(_: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
-            return body(done, rest, carried)
-
-        return e.loop(b.zext(b.icmp_signed(">", rest, e.constant(0)), I64), tail, carried)
+        return body(done, self.rest, carried) if self.rest else carried
 
     def _result(self, e: Emitter) -> None:
         source, filter_, bias, out, _, rows, mode, geometry, constants = e.arguments
@@ -100,7 +92,7 @@ class PlaneKernel(Kernel):
             here = e.offset(source, b.mul(first, e.constant(self.row_step)))
             to = e.offset(out, b.mul(first, out_row))
 
-            def body(pixel: ir.Value, lanes: Lanes, _: list[ir.Value]) -> list[ir.Value]:
+            def body(pixel: ir.Value, lanes: int, _: list[ir.Value]) -> list[ir.Value]:
                 at = e.offset(here, pixel)
                 loaded: dict[int, ir.Value] = {}
                 sums = [start] * count
@@ -151,7 +143,7 @@ class PlaneKernel(Kernel):
             here = e.offset(source, b.mul(index, e.constant(self.row_step)))
             gradient = e.offset(dy, b.mul(index, out_row))
 
-            def body(pixel: ir.Value, lanes: Lanes, sums: list[ir.Value]) -> list[ir.Value]:
+            def body(pixel: ir.Value, lanes: int, sums: list[ir.Value]) -> list[ir.Value]:
                 value = e.load_first(e.offset(gradient, pixel), 0, lanes)
                 at = e.offset(here, pixel)
                 return [

@@ -72,7 +72,7 @@ class _Array(Builder):
             found = self.load_lanes(pointer, mask, ir.Constant(kind, None))
         return self.conversion.widen(self.builder, found) if self.conversion else found
 
-    def _stored(self, value: ir.Value) -> ir.Value:
+    def _narrowed(self, value: ir.Value) -> ir.Value:
         return self.conversion.narrow(self.builder, value) if self.conversion else value
 
     def _all(self, first: ir.Value, last: ir.Value, lanes: int) -> ir.Value:
@@ -109,7 +109,7 @@ class _Array(Builder):
     def store(self, value: ir.Value, index: ir.Value, count: ir.Value) -> None:
         """Store the first lanes, so many of them."""
         pointer, zero = self.at(index, value.type.count), self.constant(0)
-        value = self._stored(value)
+        value = self._narrowed(value)
         if _masks():
             self.store_lanes(value, pointer, self.lanes_between(zero, count, value.type.count))
         else:
@@ -127,7 +127,7 @@ class _Array(Builder):
             mask = self.lanes_between(first, last, lanes)
             adding = builder.and_(mask, self.splat(add, lanes))
             there = self._read(pointer, lanes, adding)
-            self.store_lanes(self._stored(builder.fadd(value, there)), pointer, mask)
+            self.store_lanes(self._narrowed(builder.fadd(value, there)), pointer, mask)
 
         if _masks():
             masked()
@@ -136,7 +136,7 @@ class _Array(Builder):
             with whole:
                 there = self._read(pointer, lanes)
                 there = builder.select(add, there, ir.Constant(value.type, None))
-                total = self._stored(builder.fadd(value, there))
+                total = self._narrowed(builder.fadd(value, there))
                 builder.store(total, pointer, align=self.align)
             with part:
                 masked()

@@ -58,6 +58,28 @@ class RequantizedTile(NamedTuple):
     constants: int  #  address of `microkernel_requantize.CONSTANTS`
 
 
+class TernarySums(NamedTuple):
+    """Sums of the pixels that some ternary weights of a filter select; see `ternary`."""
+
+    source: int  #   address of pixels of 16 bits
+    offsets: int  #  address of int32: bytes from there to the first pixel that each weight reads
+    masks: int  #    address of pairs of masks of 64 weights: which are 1, which are -1
+    words: int  #    pairs
+    sums: int  #     address of int32 sums
+    add: int  #      whether these are added to what is there
+    start: int  #    else: what they start from
+
+
+class WidenBytes(NamedTuple):
+    """Bytes of words, less 128, become 16 bits in four rows; see `ternary`."""
+
+    source: int  #  address of the first word
+    pixels: int  #  at least 1
+    target: int  #  address of the row of the lowest byte
+    step: int  #    bytes from it to that of the next byte
+    flip: int  #    what bytes are changed by to be unsigned
+
+
 class Plane(NamedTuple):
     """A depthwise kernel: rows of one plane of the result, or the gradient of its taps."""
 

@@ -38,6 +38,13 @@ GATHERED_TAP = 40.0  #   to begin that, for all channels
 TILE_OF_GRADIENT = 48.0  # to multiply two tiles of a weight gradient, which come from L2
 PIXELS_JOINED = 40.0  #  to join 16 pixels of two images
 PIXELS_TURNED = 60.0  #  likewise, and transpose them
+# --- ternary filters, whose pixels are added
+TERNARY_ADD = 2.2  #     to load a vector of pixels, from anywhere in a line, and add it
+TERNARY_WEIGHT = 5.0  #  to find a weight that is not zero
+TERNARY_SUM = 6.0  #     to add a vector to sums of 32 bits
+TERNARY_WIDEN = 4.0  #   to widen a vector of words of pixels
+PRODUCT = 1.5  #         factor of dot products: to multiply bytes that are widened, by each part
+PRODUCT_512 = 2.0  #     likewise of 512 bits, which have two ports and not three
 # --- filters
 PACKED = 1.0  #          to pack an item
 STREAMED = 0.25  #       to read a byte of packed filters from beyond L2

@@ -136,6 +136,8 @@ class RecordExecutable(Executable):
         The decisions that the record is made of.
     job : ndarray
         The record, or several: of the dtype of `runtime.records.record_dtype`.
+    fields : ndarray of int64
+        The same memory, as `runtime.launch.bind_operands` takes it.
     activation : Activation
         The kind that kernels are made for: that of the options, where they can apply it.
     arrays : list
@@ -148,7 +150,7 @@ class RecordExecutable(Executable):
     def __init__(self, schedule: BaseSchedule, options: Options, job: np.ndarray) -> None:
         super().__init__(options.threads)
         self.schedule, self.job = schedule, job
-        self.words = job.view(np.int64)
+        self.fields = job.view(np.int64)
         self.address = address_of(job)  # asked for at each call it costs a microsecond
         self.no_bias = np.empty(0, schedule.conv.dtype)
         self.arrays: list[np.ndarray] = []
@@ -162,9 +164,9 @@ class RecordExecutable(Executable):
         """
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        # The words are copied: to copy a record field by field takes ten times as long.
-        other.words, other.arrays = self.words.copy(), list(self.arrays)
-        other.job, other.address = other.words.view(self.job.dtype), address_of(other.words)
+        # As integers: to copy a record field by field takes ten times as long.
+        other.fields, other.arrays = self.fields.copy(), list(self.arrays)
+        other.job, other.address = other.fields.view(self.job.dtype), address_of(other.fields)
         if activation is not None:
             other.job["constants"] = other._constants(activation)
         return other

@@ -161,7 +161,7 @@ def _pixels(job, block, jc, piece, padded):
 
 
 @internal
-def _requantized(job, tile, place, residual):
+def requantized(job, tile, place, residual):
     """Return a tile whose sums are requantized; its filters' scales begin `place` bytes on."""
     return RequantizedTile(
         k=tile.k,
@@ -226,7 +226,7 @@ def _tiles(job, phase, block, panels, pixels, gathered, jc, n1):
             address = kernel if jr + job.NR < job.K else kernel_last
             if job.scales:
                 place = (block.group * job.panels * job.NR + jr) * item
-                call(address, _requantized(job, tile, place, pixels.residual + plane))
+                call(address, requantized(job, tile, place, pixels.residual + plane))
             else:
                 call(address, tile)
 

@@ -99,12 +99,12 @@ class Schedule(BaseSchedule):
     def filter_items(self) -> int:
         """Items of a filter in a panel."""
         k = self.conv.C * self.conv.taps
-        return amx.rounded_k(k) if self.tiling.is_tiled else k
+        return amx.rounded_k(k) if self.tiling.uses_amx else k
 
     @property
     def gathers(self) -> bool:
         """Whether pixels are gathered into panels, for tiles."""
-        return self.tiling.is_tiled and not reads_in_place(self.conv)
+        return self.tiling.uses_amx and not reads_in_place(self.conv)
 
     @property
     def workers(self) -> int:
@@ -143,7 +143,7 @@ def make_schedule(
         A plane of the source has more items than offsets can count.
     """
     view = window(conv, isa.lanes(conv.dtype) if tiling.vectors == "pixels" else 0)
-    if tiling.is_tiled:
+    if tiling.uses_amx:
         view = in_place(conv)
     if view.padded:
         # A band has the same rows of pixels in all phases, so it is cut by the same tiles.
@@ -188,7 +188,7 @@ def _blocks(conv: Convolution, isa: Isa, tiling: Tiling, view: Window) -> _Block
     """
     VL, item = isa.lanes(conv.dtype), conv.dtype.itemsize
     panels = -(-conv.K // tiling.NR)
-    if tiling.is_tiled:
+    if tiling.uses_amx:
         return _Blocks(conv.C, balanced(panels, tiling.at_once), 0)
     P = max(phase.P for phase in conv.phases)
     TH = tiling.shapes[0][0]
@@ -255,7 +255,7 @@ def _pieces(
     sizes = sizes if conv.images * fewest < 8 * threads else {ceil(units / fewest)}
     ordered = sorted(sizes, reverse=True)
     work = tiling.cost / (conv.images * panels)
-    if tiling.is_tiled:  # without what is counted for each piece
+    if tiling.uses_amx:  # without what is counted for each piece
         passes = -(-panels // blocks.panels)
         work = max(0.0, tiling.cost / conv.images - passes * count * tiling.gathered) / panels
     items = tiling.NR * conv.C * conv.taps

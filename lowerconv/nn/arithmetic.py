@@ -127,8 +127,8 @@ class Arithmetic(Layer):
             fixed = Tensor(self.constant.shape, self.constant.dtype)
             fixed.place(np.ascontiguousarray(self.constant).reshape(-1))
             tensors.insert(0 if self.first else 1, fixed)
-        frame.kept["operands"] = tensors
-        frame.kept["plan"] = None
+        frame.prepared["operands"] = tensors
+        frame.prepared["plan"] = None
         if self.operation not in _KINDS or any(t.dtype != frame.y.dtype for t in tensors):
             return
         if frame.y.dtype.kind != "f":
@@ -140,30 +140,30 @@ class Arithmetic(Layer):
             # The kernel may write an item of the result before it reads that of the other.
             covered = other is frame.xs[0] and frame.views[0]
             if split is not None and kind is not None and not covered:
-                frame.kept["plan"] = (whole, other, kind, *split)
+                frame.prepared["plan"] = (whole, other, kind, *split)
                 return
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Combine the operands."""
         y = frame.y
-        if frame.kept["plan"] is None:
-            a, b = (t.array for t in frame.kept["operands"])
+        if frame.prepared["plan"] is None:
+            a, b = (t.array for t in frame.prepared["operands"])
             with np.errstate(all="ignore"):
                 _NUMPY[self.operation](a, b, out=y.array)
             return
-        whole, other, kind, planes, numbers = frame.kept["plan"]
+        whole, other, kind, planes, numbers = frame.prepared["plan"]
         repeated = len(other.shape) < len(y.shape) or other.N == 1
-        b = other.flat, 0 if repeated else other.step
+        b = other.flat, 0 if repeated else other.image_step
         run(combine, whole.images, b, y.images, planes, kind, numbers)
 
     def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels, and leaves nothing to NumPy."""
-        return frame.kept["plan"] is not None
+        return frame.prepared["plan"] is not None
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Give each operand its part of the gradient."""
         dy = frame.gradient.array
-        a, b = (t.array for t in frame.kept["operands"])
+        a, b = (t.array for t in frame.prepared["operands"])
         learnt = [0, 1]
         if self.constant is not None:
             learnt.remove(0 if self.first else 1)

@@ -39,7 +39,7 @@ class Concat(Layer):
         """Return the channels of `whole` that belong to each of `parts`."""
         found, begin = [], 0
         for part in parts:
-            tensor = type(whole)(part.shape, whole.dtype, whole.step)
+            tensor = type(whole)(part.shape, whole.dtype, whole.image_step)
             tensor.place(whole.flat[begin:])
             begin += part.size
             found.append(tensor)

@@ -223,7 +223,7 @@ class Conv2d(Layer):
             frame.workspace_bytes = max(frame.workspace_bytes, made.workspace_bytes)
             return made
 
-        frame.kept["forward"] = forward = plan(
+        frame.prepared["forward"] = forward = plan(
             "forward",
             (frame.x, frame.y),
             bias=self.bias is not None,
@@ -238,19 +238,19 @@ class Conv2d(Layer):
                 forward.prepack(flushed(self.weight.whole), shared, self.weight.origin)
             if self.weight.again is None:
                 self.weight = emptied(self.weight)
-            frame.kept["bias"] = (taken(self.bias),) if self.bias else ()
+            frame.prepared["bias"] = (taken(self.bias),) if self.bias else ()
         if frame.dy is not None:
-            frame.kept["weight_grad"] = plan("weight_grad", (frame.dy, frame.x))
+            frame.prepared["weight_grad"] = plan("weight_grad", (frame.dy, frame.x))
         if frame.dx is not None:
             tensors = frame.gradient, frame.dx
-            frame.kept["input_grad"] = plan("input_grad", tensors, add=frame.adds[0])
+            frame.prepared["input_grad"] = plan("input_grad", tensors, add=frame.adds[0])
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Convolve."""
-        held = frame.kept.get("bias")
+        held = frame.prepared.get("bias")
         bias = (self.bias.data,) if self.bias else ()
         parameters = (self.weights(frame), *bias) if held is None else held
-        forward = frame.kept["forward"]
+        forward = frame.prepared["forward"]
         if isinstance(forward, Pass):
             forward.images(parameters, frame.residual)
             return
@@ -260,8 +260,8 @@ class Conv2d(Layer):
 
     def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels."""
-        plan: ConvPlan | Pass = frame.kept["forward"]
-        bias = frame.kept.get("bias", ())
+        plan: ConvPlan | Pass = frame.prepared["forward"]
+        bias = frame.prepared.get("bias", ())
         if isinstance(plan, Pass):
             return plan.is_capturable(*bias)
         return plan.is_capturable(frame.x.array, *bias, out=frame.y.array)
@@ -282,7 +282,7 @@ class Conv2d(Layer):
             self.differentiate_weights(frame, step)
         if frame.dx is None:
             return
-        input_grad, weights = frame.kept["input_grad"], self.weights(frame)
+        input_grad, weights = frame.prepared["input_grad"], self.weights(frame)
         if isinstance(input_grad, Pass):
             input_grad.images((weights,), adds=frame.adds[0])
         else:
@@ -290,7 +290,7 @@ class Conv2d(Layer):
 
     def differentiate_weights(self, frame: Frame, step: Step) -> None:
         """Compute the gradient of the filters."""
-        weight_grad = frame.kept["weight_grad"]
+        weight_grad = frame.prepared["weight_grad"]
         if isinstance(weight_grad, Pass):
             weight_grad.filters(self.weight.grad)
         else:

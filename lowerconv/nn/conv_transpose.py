@@ -129,7 +129,7 @@ class ConvTranspose2d(Layer):
         sides = tuple((before, max(0, after)) for before, after in sides)
         shape = frame.y.shape
         reached = (*shape[:2], *(n - b for n, b in zip(shape[2:], beyond, strict=True)))
-        frame.kept["reached"] = reached
+        frame.prepared["reached"] = reached
         problem = conv_problem(
             *(reached, self.weight.data.shape, stride, sides, dilation, groups, frame.dtype),
             names=("y", "weight"),
@@ -145,15 +145,15 @@ class ConvTranspose2d(Layer):
             add = name == "dx" and frame.adds[0]
             plan = ConvPlan(problem, op, Options(add=add))
             frame.workspace_bytes = max(frame.workspace_bytes, plan.workspace_bytes)
-            frame.kept[name] = plan
+            frame.prepared[name] = plan
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Compute the gradient of the convolution, and add the bias."""
-        y, reached = frame.y, frame.kept["reached"]
+        y, reached = frame.y, frame.prepared["reached"]
         if reached == y.shape:
-            frame.kept["forward"](frame.x.array, self.weight.data, out=y.array)
+            frame.prepared["forward"](frame.x.array, self.weight.data, out=y.array)
         else:
-            part = frame.kept["forward"](frame.x.array, self.weight.data)
+            part = frame.prepared["forward"](frame.x.array, self.weight.data)
             y.array[...] = 0
             y.array[:, :, : reached[2], : reached[3]] = part
         if self.bias is None:
@@ -162,10 +162,10 @@ class ConvTranspose2d(Layer):
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Compute the gradients of bias, filters and images."""
-        dy, reached = frame.gradient, frame.kept["reached"]
+        dy, reached = frame.gradient, frame.prepared["reached"]
         if self.bias is not None:
             run(bias_relu_grad, dy.images, dy.images, self.bias.grad, False)
         array = np.ascontiguousarray(dy.array[:, :, : reached[2], : reached[3]])
-        frame.kept["dw"](frame.x.array, array, out=self.weight.grad)
+        frame.prepared["dw"](frame.x.array, array, out=self.weight.grad)
         if frame.dx is not None:
-            frame.kept["dx"](array, self.weight.data, out=frame.dx.array)
+            frame.prepared["dx"](array, self.weight.data, out=frame.dx.array)

@@ -111,7 +111,7 @@ def _report(layer: Layer, frame: Frame, computed_by: Callable[[Layer], str]) -> 
         operator = str(getattr(layer, "function", getattr(layer, "operation", operator)))
     elif isinstance(layer, Computed):
         operator = layer.name
-    plan = frame.kept.get("forward")
+    plan = frame.prepared.get("forward")
     algorithm, reason = getattr(plan, "algorithm", ""), getattr(plan, "reason", "")
     if frame.residual is not None:
         operator += " + sum"

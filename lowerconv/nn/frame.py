@@ -31,7 +31,7 @@ class Tensor:
     dtype : dtype
     N, size : int
         Images, and items of each: the product of all other extents.
-    step : int
+    image_step : int
         Items from one image to the next, at least as many as an image has.
     flat : ndarray, (items,)
         The memory from the first item of the array to its last.
@@ -40,11 +40,11 @@ class Tensor:
         and axes beyond the third are pixels, too.
     """
 
-    def __init__(self, shape: Shape, dtype: np.dtype, step: int | None = None) -> None:
+    def __init__(self, shape: Shape, dtype: np.dtype, image_step: int | None = None) -> None:
         self.shape, self.dtype = shape, dtype
         self.size = prod(shape[1:])  # of an image
         self.N = shape[0] if shape else 1
-        self.step = self.size if step is None else step
+        self.image_step = self.size if image_step is None else image_step
         self.flat: np.ndarray = np.empty(0)
         self._array: np.ndarray = self.flat
         self._find_images()
@@ -65,19 +65,19 @@ class Tensor:
 
     def _find_images(self) -> None:
         C, H, *rest = *self.shape[1:], 1, 1
-        self.images = (self.flat, self.step, self.N, C, H, prod(rest))
+        self.images = (self.flat, self.image_step, self.N, C, H, prod(rest))
 
     @property
     def span(self) -> int:
         """Items from the first to the last, those of others between them included."""
         if not self.shape:
             return 1
-        return (self.shape[0] - 1) * self.step + self.size if self.shape[0] else 0
+        return (self.shape[0] - 1) * self.image_step + self.size if self.shape[0] else 0
 
     @property
     def whole(self) -> bool:
         """Whether images follow each other without anything in between."""
-        return self.step == self.size or not self.shape or self.shape[0] <= 1
+        return self.image_step == self.size or not self.shape or self.shape[0] <= 1
 
     def place(self, memory: np.ndarray) -> None:
         """Lie at the beginning of `memory`: bytes, or items of the dtype, 1-D and contiguous."""
@@ -90,7 +90,9 @@ class Tensor:
         strides = [item]
         for extent in self.shape[:1:-1]:
             strides.insert(0, strides[0] * extent)
-        self._array = np.ndarray(self.shape, self.dtype, memory, 0, (self.step * item, *strides))
+        self._array = np.ndarray(
+            self.shape, self.dtype, memory, 0, (self.image_step * item, *strides)
+        )
 
     def leave(self) -> None:
         """Have no memory, until it is placed again."""
@@ -99,8 +101,8 @@ class Tensor:
 
     def some(self, first: int, count: int) -> Tensor:
         """Return some of the images as a tensor."""
-        part = type(self)((count, *self.shape[1:]), self.dtype, self.step)
-        part.place(self.flat[first * self.step :])
+        part = type(self)((count, *self.shape[1:]), self.dtype, self.image_step)
+        part.place(self.flat[first * self.image_step :])
         return part
 
 
@@ -164,8 +166,8 @@ class Frame:
         The same for the residual.
     node_number : int
         `Node.number`: tells the nodes apart, so that each draws random numbers of its own.
-    kept : dict
-        Whatever the layer prepares.
+    prepared : dict
+        What `Layer.prepare` has made: kernels, plans.
     filters : mapping of ndarray, optional
         Those that plans of programs of the same network keep, as of `ConvPlan.prepack`.
     plans : LikePlans
@@ -198,7 +200,7 @@ class Frame:
         self.dresidual: Tensor | None = None
         self.add_residual = False
         self.node_number = 0
-        self.kept: dict[str, Any] = {}
+        self.prepared: dict[str, Any] = {}
         self.filters: MutableMapping[Hashable, np.ndarray] | None = None
         self.plans = LikePlans()
         self.conversions: Conversions | None = None

@@ -272,7 +272,8 @@ class Graph:
         self.nodes = []
 
     def replace(self, old: Value, new: Value) -> None:
-        """Have all nodes read another value instead of one."""
+        """Have all nodes read, and the graph return, another value instead of one."""
+        self.results = tuple(new if v is old else v for v in self.results)
         for node in self.nodes:
             node.operands = tuple(new if v is old else v for v in node.operands)
             if node.residual is old:

@@ -219,10 +219,10 @@ class PackedLinear(Linear):
             if activation.is_scaled:
                 after.append((AFFINE, scale, shift))
             activation = None
-        frame.kept["after"] = after
-        frame.kept["bias"] = taken(self.bias) if self.bias else np.zeros(0, frame.dtype)
+        frame.prepared["after"] = after
+        frame.prepared["bias"] = taken(self.bias) if self.bias else np.zeros(0, frame.dtype)
         if rows <= FEW:
-            frame.kept["weights"] = flushed(self.weight.whole)
+            frame.prepared["weights"] = flushed(self.weight.whole)
             return
         product = PackedProduct(
             *(rows, len(weight), weight.shape[1], frame.dtype, host_isa()), activation
@@ -234,13 +234,13 @@ class PackedLinear(Linear):
             packed = pack(flushed(self.weight.whole), product.NR)
             if shared is not None:
                 shared[key] = packed
-        frame.kept["weights"], frame.kept["product"] = packed, product.arguments()
+        frame.prepared["weights"], frame.prepared["product"] = packed, product.arguments()
         if frame.constant and self.weight.again is None:  # then this layer is nobody else's
             self.weight = emptied(self.weight)
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Multiply."""
-        x, y, kept = frame.x, frame.y, frame.kept
+        x, y, kept = frame.x, frame.y, frame.prepared
         adds = frame.residual is not None
         if frame.residual is not None and not frame.over_residual:
             move(frame.residual, y, False)

@@ -154,7 +154,7 @@ class BatchNorm2d(Layer):
     def prepare(self, frame: Frame) -> None:
         """Have the running statistics as the kernel takes them, where they never change."""
         if frame.constant:
-            frame.kept["running"] = self._running()
+            frame.prepared["running"] = self._running()
 
     def _running(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the running mean, and one over the running standard deviation."""
@@ -169,7 +169,7 @@ class BatchNorm2d(Layer):
         parameters = self.weight.data, self.bias.data, *running, self.eps, self.momentum
         if not step.training:
             with parallel_region(get_num_threads()) as team:  # where no thread trains: both change
-                statistics = frame.kept.get("running") or self._running()
+                statistics = frame.prepared.get("running") or self._running()
                 normalise(team, operands, statistics, parameters, frame.relu)
             return
         statistics = mean, _ = frame.saved["mean"], frame.saved["inv_std"]
@@ -186,7 +186,7 @@ class BatchNorm2d(Layer):
 
     def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels, at inference."""
-        return "running" in frame.kept
+        return "running" in frame.prepared
 
     def takes_half(self, frame: Frame) -> bool:
         """Return whether kernels take 16 bits: where all tensors have as many."""

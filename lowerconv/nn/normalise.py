@@ -115,12 +115,12 @@ class Normalise(Layer):
 
     def prepare(self, frame: Frame) -> None:
         """Decide how arrays are cut."""
-        sizes = frame.kept["sizes"] = _sizes(frame.x.shape, self.axes)
+        sizes = frame.prepared["sizes"] = _sizes(frame.x.shape, self.axes)
         nothing = np.zeros(0, frame.dtype)
-        frame.kept["none"] = (nothing, nothing, 1, max(1, sizes[1]))
+        frame.prepared["none"] = (nothing, nothing, 1, max(1, sizes[1]))
         if frame.constant:
-            frame.kept["affine"] = self._affine(frame)
-            frame.kept["statistics"] = tuple(np.empty(sizes[0] * sizes[2]) for _ in range(2))
+            frame.prepared["affine"] = self._affine(frame)
+            frame.prepared["statistics"] = tuple(np.empty(sizes[0] * sizes[2]) for _ in range(2))
 
     def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels, and copies nothing."""
@@ -128,23 +128,23 @@ class Normalise(Layer):
 
     def _affine(self, frame: Frame) -> tuple[Any, ...]:
         weight, bias = self.weight, self.bias
-        if "affine" in frame.kept:
-            kept: tuple[Any, ...] = frame.kept["affine"]
+        if "affine" in frame.prepared:
+            kept: tuple[Any, ...] = frame.prepared["affine"]
             return kept
         if weight is None and bias is None:
-            none: tuple[Any, ...] = frame.kept["none"]
+            none: tuple[Any, ...] = frame.prepared["none"]
             return none
         items = (weight or bias).data.size  # type: ignore[union-attr]
-        run_of = self.period * frame.kept["sizes"][1] // items
+        run_of = self.period * frame.prepared["sizes"][1] // items
         scale = np.ones(items, frame.dtype) if weight is None else weight.data
         shift = np.zeros(items, frame.dtype) if bias is None else bias.data
         return scale, shift, self.period, max(1, run_of)
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Normalise."""
-        sizes, saved, y = frame.kept["sizes"], frame.saved, _room(frame.y)
+        sizes, saved, y = frame.prepared["sizes"], frame.saved, _room(frame.y)
         statistics: Any = (saved["mean"], saved["inv_std"]) if saved else None
-        statistics = statistics or frame.kept.get("statistics")
+        statistics = statistics or frame.prepared.get("statistics")
         if statistics is None:
             statistics = tuple(np.empty(sizes[0] * sizes[2]) for _ in range(2))
         run(normalise, _flat(frame.x), y, sizes, statistics, self._affine(frame), self.eps)
@@ -152,7 +152,7 @@ class Normalise(Layer):
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Compute the gradients of scale, shift and operand."""
-        sizes, affine, dx = frame.kept["sizes"], self._affine(frame), frame.dx
+        sizes, affine, dx = frame.prepared["sizes"], self._affine(frame), frame.dx
         items = affine[0].size
         parts = max(
             1, min(sizes[0] * -(-sizes[2] // COLUMNS), PARTS, PART_ITEMS // max(1, 2 * items))
@@ -187,12 +187,12 @@ class Softmax(Layer):
 
     def prepare(self, frame: Frame) -> None:
         """Decide how arrays are cut."""
-        frame.kept["sizes"] = _sizes(frame.x.shape, (self.axis,))
+        frame.prepared["sizes"] = _sizes(frame.x.shape, (self.axis,))
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Compute the softmax."""
         y = _room(frame.y)
-        run(softmax, _flat(frame.x), y, frame.kept["sizes"], self.log)
+        run(softmax, _flat(frame.x), y, frame.prepared["sizes"], self.log)
         _put(y, frame.y, False)
 
     def is_capturable(self, frame: Frame) -> bool:
@@ -207,5 +207,5 @@ class Softmax(Layer):
         target = _room(dx)
         adds = frame.adds[0] and target is dx.flat
         arrays = _flat(frame.y), _flat(frame.gradient), target
-        run(softmax_grad, *arrays, frame.kept["sizes"], self.log, adds)
+        run(softmax_grad, *arrays, frame.prepared["sizes"], self.log, adds)
         _put(target, dx, frame.adds[0])

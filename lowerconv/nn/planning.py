@@ -26,16 +26,16 @@ def wanted_inputs(graph: Graph, input_grad: InputGrad) -> tuple[Value, ...]:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value lies: some items after the beginning of a block, images `step` items apart."""
+    """Where a value lies: items after the beginning of a block, images `image_step` items apart."""
 
     block: Block
     offset: int
-    step: int
+    image_step: int
 
 
 def _seen_as(place: Place, shape: Shape, other: Shape) -> Place | None:
     """Return the place of the same items in another shape, None where they are not one run."""
-    if len(shape) and shape[0] > 1 and place.step != prod(shape[1:]):
+    if len(shape) and shape[0] > 1 and place.image_step != prod(shape[1:]):
         return None
     return Place(place.block, place.offset, prod(other[1:]))
 
@@ -104,7 +104,7 @@ class MemoryPlan:
             place = places.get(value)
             if node.layer.is_view:
                 place = place and _seen_as(place, value.shape, node.result.shape)
-            found.append(place == Place(whole.block, whole.offset + offset, whole.step))
+            found.append(place == Place(whole.block, whole.offset + offset, whole.image_step))
             if node.layer.is_concatenation:
                 offset += prod(value.shape[1:])
         return tuple(found)
@@ -117,7 +117,9 @@ class MemoryPlan:
                 place = self.values.get(node.result) or self._new_value(node.result)
                 for value, offset in self._slices(node):
                     if value.node is not None and value not in self.values:
-                        self._share(value, Place(place.block, place.offset + offset, place.step))
+                        self._share(
+                            value, Place(place.block, place.offset + offset, place.image_step)
+                        )
         for node in self.graph.nodes:
             if node.result in self.values:
                 continue
@@ -195,7 +197,7 @@ class MemoryPlan:
             if node.layer.is_concatenation:
                 for value, offset in self._slices(node):
                     if value in self.learnt and self._only(value, node):
-                        at = Place(place.block, place.offset + offset, place.step)
+                        at = Place(place.block, place.offset + offset, place.image_step)
                         self._share_gradient(value, at)
                 continue
             value = node.operands[0]

@@ -95,7 +95,7 @@ class _Pool(Layer):
         known = pools(isa, windows.size, windows.stride) and frame.dtype in COMPILED
         if known and not frame.has_half and self._has_one_area(frame):
             kernel = PoolKernel(isa, frame.dtype, windows.size[1], windows.stride[1], self.mean)
-            frame.kept["kernel"] = kernel.address()
+            frame.prepared["kernel"] = kernel.address()
 
     def _has_one_area(self, frame: Frame) -> bool:
         """Return whether means divide by the same number of pixels in all windows."""
@@ -104,7 +104,7 @@ class _Pool(Layer):
     def _pool(self, frame: Frame) -> None:
         """Compute by the emitted kernel, which tells no winners."""
         windows = tuple(self._windows(frame.x.shape))
-        run(pool, frame.x.images, frame.y.images, windows, frame.kept["kernel"])
+        run(pool, frame.x.images, frame.y.images, windows, frame.prepared["kernel"])
 
 
 class MaxPool2d(_Pool):
@@ -143,7 +143,7 @@ class MaxPool2d(_Pool):
     def compute(self, frame: Frame, step: Step) -> None:
         """Find the maxima."""
         x, y, winner = frame.x, frame.y, frame.saved["winner"]
-        if not winner.size and "kernel" in frame.kept:
+        if not winner.size and "kernel" in frame.prepared:
             self._pool(frame)
             return
         run(max_pool, x.images, y.images, winner, tuple(self._windows(x.shape)))
@@ -204,7 +204,7 @@ class AvgPool2d(_Pool):
     def compute(self, frame: Frame, step: Step) -> None:
         """Compute the means."""
         x, y = frame.x, frame.y
-        if "kernel" in frame.kept:
+        if "kernel" in frame.prepared:
             self._pool(frame)
             return
         run(avg_pool, x.images, y.images, tuple(self._windows(x.shape)), self.count_include_pad)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -43,8 +43,8 @@ class Program:
     Parameters
     ----------
     module : Module
-    x_shape, dtype
-        Of the input; tuples of these where there are several.
+    graph : Graph
+        Of the module, not to be changed any more.
     training : bool
     input_grad : bool or tuple of bool
         As of `Step`.
@@ -52,10 +52,6 @@ class Program:
         Memory, that programs of the same network may share.
     constant : bool
         Whether parameters are kept as they are: copies of them are folded together and packed.
-    contents : dict of int to ndarray
-        Of the inputs that `Module.looked_at` names.
-    graph : Graph, optional
-        Of the module, made before and not to be changed any more.
 
     Attributes
     ----------
@@ -68,18 +64,13 @@ class Program:
     def __init__(
         self,
         module: Module,
-        x_shape: Any,
-        dtype: Any,
+        graph: Graph,
         training: bool,
         input_grad: InputGrad,
         arena: Arena,
         constant: bool = False,
-        contents: Mapping[int, np.ndarray] | None = None,
-        graph: Graph | None = None,
     ) -> None:
         self.training, self.arena, self.constant = training, arena, constant
-        if graph is None:
-            graph = make_graph(module, x_shape, dtype, training, constant, contents)
         self.graph = graph
         self.plan = plan = MemoryPlan(graph, training, input_grad)
         kept = 2 * graph.parameter_bytes  # their gradients beside them, or copies
@@ -104,6 +95,8 @@ class Program:
             self.steps.append((node.layer, frame))
         scratch = (frame.scratch_bytes for _, frame in self.steps)
         self.nbytes = plan.nbytes + max(scratch, default=0)
+        shapes = tuple(value.shape for value in graph.inputs)
+        x_shape: Any = shapes[0] if len(shapes) == 1 else shapes
         check_fits(module, x_shape, training, self.nbytes + kept)
         self.learners = [
             node.layer
@@ -125,7 +118,7 @@ class Program:
         if tensor is None:
             place = (self.plan.gradients if gradient else self.plan.values)[value]
             kind = Tensor if value.half is None else HalfTensor
-            tensor = kind(value.shape, value.stored, place.step)
+            tensor = kind(value.shape, value.stored, place.image_step)
             self._tensors[value, gradient] = tensor
             offset = place.block.offset + place.offset * value.stored.itemsize
             self._placed.append((tensor, offset))
@@ -303,8 +296,9 @@ def program_of(
         if training and module.frozen:
             raise RuntimeError("run: the parameters of this network are frozen, expected others")
         graph = graph_for(module, execution.templates, shape, dtype, contents, (seen, setting))
-        what = module, shape, dtype, training, input_grad, execution.arena, module.frozen
-        program = Program(*what, contents, graph)
+        if graph is None:
+            graph = make_graph(module, shape, dtype, training, module.frozen, contents)
+        program = Program(module, graph, training, input_grad, execution.arena, module.frozen)
         while len(programs) >= PROGRAMS:
             programs.pop(next(iter(programs))).graph.release()
     programs[key] = program  # the latest is last
@@ -380,7 +374,8 @@ class Compiled:
 def compiled(module: Module, x_shape: Shape) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function for inference with the parameters as they are; see `Module.compile`."""
     dtype = parameter_dtype(module)
-    program = Program(module, x_shape, dtype, False, False, Arena(), constant=True)
+    graph = make_graph(module, x_shape, dtype, False, constant=True)
+    program = Program(module, graph, False, False, Arena(), constant=True)
     mutex = FairMutex("a compiled network")
 
     def infer(x: np.ndarray) -> Any:
@@ -396,5 +391,5 @@ def compiled(module: Module, x_shape: Shape) -> Callable[[np.ndarray], np.ndarra
 
 def memory_report(module: Module, x_shape: Shape, training: bool) -> MemoryReport:
     """Return the memory of a step; see `Module.memory_report`."""
-    dtype = parameter_dtype(module)
-    return Program(module, x_shape, dtype, training, False, Arena()).report(module)
+    graph = make_graph(module, x_shape, parameter_dtype(module), training)
+    return Program(module, graph, training, False, Arena()).report(module)

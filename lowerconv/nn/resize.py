@@ -126,14 +126,14 @@ class Resize(Layer):
 
     def prepare(self, frame: Frame) -> None:
         """Have the weights in the network's dtype."""
-        frame.kept["taps"] = tuple(
+        frame.prepared["taps"] = tuple(
             (np.ascontiguousarray(index), weights.astype(frame.dtype))
             for index, weights in (self.rows, self.columns)
         )
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Resize."""
-        run(resize, frame.x.images, frame.y.images, *frame.kept["taps"])
+        run(resize, frame.x.images, frame.y.images, *frame.prepared["taps"])
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Give each pixel its part of the gradients of all pixels made of it."""
@@ -142,4 +142,4 @@ class Resize(Layer):
             return
         if not frame.adds[0]:
             dx.array[...] = 0
-        run(resize_grad, dy.images, dx.images, *frame.kept["taps"])
+        run(resize_grad, dy.images, dx.images, *frame.prepared["taps"])

@@ -28,7 +28,7 @@ from lowerconv.onnx.operators.windows import room
 from lowerconv.onnx.reader import OnnxError, import_onnx, opset_of
 from lowerconv.onnx.registry import Body, Node
 from lowerconv.onnx.write import write
-from lowerconv.quant.lower import lower
+from lowerconv.quant.to_integers import to_integers
 
 
 class OnnxNetwork(Module):
@@ -210,7 +210,7 @@ class OnnxNetwork(Module):
         ----------
         graph : Graph
         """
-        lower(graph)
+        to_integers(graph)
 
     def _failed(self, node: Node, error: Exception) -> OnnxError:
         return OnnxError(f"{self.file}: node {node.name!r} ({node.operator}): {error}")

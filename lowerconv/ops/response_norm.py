@@ -29,6 +29,7 @@ from lowerconv.ops.images import bare_images
 from lowerconv.runtime.launch import run_on_team
 
 BLOCK = 512  # pixels
+FLOOR = 1e-6  # of float32 whose powers are computed without roots
 LEAST = 64  # pixels that are worth a block of their own, where there are threads for more
 
 
@@ -111,11 +112,42 @@ def _scale(x, c, C, window, total):
         _add_squares(_five(x, j, last), kind(k), kind(alpha / size), j == first, total)
 
 
+@internal
+def _fourth_root_guess(t):
+    """Return ``t ** -0.25`` within 3.2%: a quarter of a float's bits is of its logarithm."""
+    bits = np.float32(t).view(np.int32)
+    guess = np.int32(np.int32(1331193446) - (bits >> np.int32(2)))
+    return guess.view(np.float32)
+
+
+@internal(fastmath={"contract"})
+def _three_quarters(scale, power):
+    """``power = scale ** -0.75`` of float32 from `FLOOR` on, to 2e-7, faster than by roots.
+
+    From a guess of ``scale ** -0.25`` by a step of Newton's kind with four terms, and one with two
+    of its cube.
+    """
+    f = np.float32
+    for i in range(scale.size):
+        t = f(scale[i])
+        y = _fourth_root_guess(t)
+        square = y * y
+        h = f(1) - t * square * square
+        y += y * h * (f(1 / 4) + h * (f(5 / 32) + h * f(15 / 128)))
+        square = y * y
+        h = f(1) - t * square * square
+        cube = y * square
+        cube += cube * h * f(3 / 4)
+        power[i] = f(0) if t > f(1e38) else cube  # as of infinity, of which bits tell nothing
+
+
 @internal(error_model="numpy")
-def _inverse_power(scale, beta, power):
-    """``power = scale ** -beta``: by square roots, which are vector code, where that can be."""
-    one = scale.dtype.type(1)
-    if beta == 0.75:
+def _inverse_power(scale, window, power):
+    """``power = scale ** -beta``: by vector code, where that can be."""
+    one, beta = scale.dtype.type(1), window.beta
+    if beta == 0.75 and scale.itemsize == 4 and window.k >= FLOOR and window.alpha >= 0:
+        _three_quarters(scale, power)
+    elif beta == 0.75:
         for i in range(scale.size):
             root = np.sqrt(scale[i])
             power[i] = one / (root * np.sqrt(root))
@@ -152,7 +184,7 @@ def _response_norm(worker, workers, zeros, scratch, x, y, window):
         scale, power = mine[:count], mine[BLOCK : BLOCK + count]
         for c in range(x.C):
             _scale(source, c, x.C, window, scale)
-            _inverse_power(scale, window.beta, power)
+            _inverse_power(scale, window, power)
             _multiply(_row(source, c), power, _row(target, c))
 
 
@@ -217,7 +249,7 @@ def _response_norm_grad(worker, workers, zeros, scratch, operands, window, add):
         for j in range(C + before):  # the channel whose term is computed
             if j < C:
                 _scale(source, j, C, window, scale)
-                _inverse_power(scale, beta, power)
+                _inverse_power(scale, window, power)
                 _terms(
                     _row(given, j), _row(source, j), scale, power, _row(direct, j), _row(terms, j)
                 )

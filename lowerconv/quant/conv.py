@@ -15,6 +15,7 @@ from lowerconv.nn.layer import always
 from lowerconv.nn.module import Shape
 from lowerconv.nn.step import Step
 from lowerconv.ops.quantize import CHANNELS
+from lowerconv.ops.ternary_codes import TernaryCodes, is_ternary, unpacked
 from lowerconv.quant.convert import WORD, WordLayer
 from lowerconv.quant.params import QuantParams
 
@@ -25,21 +26,36 @@ class Filters:
 
     Attributes
     ----------
-    codes : ndarray, (K, C/groups, R, S), int8
+    codes : ndarray, (K, C/groups, R, S), int8, or TernaryCodes
+        The latter, of 2 bits each, where all are -1, 0 or 1, however they are given.
     scale : ndarray, (K,), float32
         What a code of each filter stands for.
     bias : ndarray, (K,), float32
     """
 
-    codes: np.ndarray
+    codes: np.ndarray | TernaryCodes
     scale: np.ndarray
     bias: np.ndarray
+
+    def __post_init__(self) -> None:
+        if isinstance(self.codes, np.ndarray) and is_ternary(self.codes):
+            object.__setattr__(self, "codes", TernaryCodes.of(self.codes))
 
     @classmethod
     def of(cls, weights: WeightCodes, bias: np.ndarray | None) -> Filters:
         """Return those of a layer, which may have no bias."""
         zeros = np.zeros(len(weights.codes), np.float32)
         return cls(*weights, zeros if bias is None else np.asarray(bias, np.float32))
+
+    @property
+    def unpacked(self) -> np.ndarray:
+        """The codes, (K, C/groups, R, S), int8."""
+        return unpacked(self.codes)
+
+    @property
+    def nonzero(self) -> int | None:
+        """How many codes are not zero; None where they are not ternary."""
+        return self.codes.nonzero if isinstance(self.codes, TernaryCodes) else None
 
 
 @dataclass(frozen=True)
@@ -49,16 +65,17 @@ class Epilogue:
     Attributes
     ----------
     y : QuantParams or None
-        Of the result; None: it is float32, neither rounded nor clipped.
-    low, high : int
-        Of the codes of the result: a ReLU or a clip is in them.
+        Of the result; None: it is float32, and not rounded.
+    low, high : int or float
+        Of the codes of the result, or of the numbers: a ReLU or a clip is in them.  Numbers are not
+        clipped where both are the same.
     residual : QuantParams or None
         Of codes that are added.
     """
 
     y: QuantParams | None = None
-    low: int = 0
-    high: int = 0
+    low: float = 0
+    high: float = 0
     residual: QuantParams | None = None
 
 
@@ -83,7 +100,14 @@ class IntegerConv2d(WordLayer):
     epilogue : Epilogue
     features : bool
         Whether the result is (N, K), without pixels, where it is float32: a fully connected layer.
+
+    Attributes
+    ----------
+    algorithm : str
+        As of `IntegerConv`: "auto", unless another is set before the layer is used.
     """
+
+    algorithm = "auto"
 
     is_capturable = always
 
@@ -100,13 +124,21 @@ class IntegerConv2d(WordLayer):
         self.features = features
 
     @property
+    def range(self) -> tuple[float, float] | None:
+        """What the result is clipped to; None: it is all that a number can be."""
+        low, high = self.epilogue.low, self.epilogue.high
+        return None if self.epilogue.y is None and low == high else (low, high)
+
+    @property
     def result_dtype(self) -> np.dtype:  # type: ignore[override]
         """Words, or float32."""
         return np.dtype(np.float32) if self.epilogue.y is None else WORD
 
     def own_buffers(self) -> dict[str, np.ndarray]:
-        """Return codes, scales and bias."""
-        return dict(vars(self.filters))
+        """Return codes, as they are kept, scales and bias."""
+        codes = self.filters.codes
+        kept = codes.bits if isinstance(codes, TernaryCodes) else codes
+        return {"codes": kept, "scale": self.filters.scale, "bias": self.filters.bias}
 
     def problem(self, x_shape: Shape) -> ConvProblem:
         """Return the convolution that the layer is for words of a shape.
@@ -142,7 +174,7 @@ class IntegerConv2d(WordLayer):
         filters, x, y = self.filters, self.x, self.epilogue.y
         step = np.float64(1 if y is None else y.scale)
         scale = (filters.scale.astype(np.float64) * x.scale / step).astype(np.float32)
-        sums = filters.codes.reshape(len(scale), -1).sum(axis=1, dtype=np.int64)
+        sums = filters.unpacked.reshape(len(scale), -1).sum(axis=1, dtype=np.int64)
         shift = filters.bias / step - scale.astype(np.float64) * sums * x.zero_point
         return scale, (shift + (0 if y is None else y.zero_point)).astype(np.float32)
 
@@ -150,14 +182,17 @@ class IntegerConv2d(WordLayer):
         """Plan the convolution, and pack the filters."""
         y, x, p = self.epilogue, self.x, self.problem(frame.x.shape)
         result = "float32" if y.y is None else _kind(y.y)
-        frame.kept["forward"] = plan = IntegerConv(
-            *(p.x_shape, p.w_shape, *self.geometry),
+        low, high = self.range or (None, None)
+        frame.prepared["forward"] = plan = IntegerConv(
+            p,
             x_kind=_kind(x),
             x_zero=x.zero_point,
             out=result,
-            low=None if y.y is None else y.low,
-            high=None if y.y is None else y.high,
+            low=low,
+            high=high,
             residual=None if y.residual is None else _kind(y.residual),
+            nonzero=self.filters.nonzero,
+            algorithm=self.algorithm,
         )
         frame.workspace_bytes = plan.workspace_bytes
         more: dict[str, Any] = {}
@@ -170,7 +205,7 @@ class IntegerConv2d(WordLayer):
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Convolve."""
-        plan: IntegerConv = frame.kept["forward"]
+        plan: IntegerConv = frame.prepared["forward"]
         arrays = [x.array for x in frame.xs]
         plan(*arrays, out=frame.y.array.reshape(plan.out_shape))
 

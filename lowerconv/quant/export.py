@@ -6,6 +6,7 @@ W) as words are; a bias is int32, in steps of the sums.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,15 +46,22 @@ def _clipped(out: Writer, x: str, params: QuantParams, low: int, high: int) -> s
         return x
     scale = np.float32(params.scale)
     ends = [np.float32(end - params.zero_point) * scale for end in (low, high)]
-    return out.add("Clip", [x, *(out.constant(end, np.float32) for end in ends)], out.between())
+    return _clip(out, x, ends, out.between())
+
+
+def _clip(out: Writer, x: str, ends: Sequence[float], y: str) -> str:
+    return out.add("Clip", [x, *(out.constant(end, np.float32) for end in ends)], y)
 
 
 @form("Quantize")
 def _quantize(out: Writer, node: Node, layer: Any, xs: list[str], y: str) -> None:
-    x = xs[0] if len(node.operands[0].shape) == 4 else _reshaped(out, xs[0], _IMAGES)
-    _codes(
-        out, _clipped(out, x, layer.params, layer.params.low, layer.params.high), layer.params, y
-    )
+    x, params = xs[0], layer.params
+    if len(node.operands[0].shape) != 4:
+        x = _reshaped(out, x, _IMAGES)
+    limits = np.iinfo(params.dtype)
+    if (params.low, params.high) != (limits.min, limits.max):
+        x = _clipped(out, x, params, params.low, params.high)
+    _codes(out, x, params, y)
 
 
 @form("Dequantize")
@@ -78,7 +86,7 @@ def _unpack(out: Writer, node: Node, layer: Any, xs: list[str], y: str) -> None:
 @form("IntegerConv2d")
 def _conv(out: Writer, node: Node, layer: Any, xs: list[str], y: str) -> None:
     filters, epilogue, p = layer.filters, layer.epilogue, layer.problem(node.operands[0].shape)
-    codes, scale = WeightCodes(filters.codes, filters.scale).finer()
+    codes, scale = WeightCodes(filters.unpacked, filters.scale).finer()
     if (scale < 0).any():  # as batch norm may make them; ONNX has positive ones
         if codes[scale < 0].min(initial=0) == -128:
             raise ValueError("codes: got -128 with a negative scale, which has no form in ONNX")
@@ -94,14 +102,27 @@ def _conv(out: Writer, node: Node, layer: Any, xs: list[str], y: str) -> None:
     (top, bottom), (left, right) = p.padding
     geometry = {"strides": list(p.stride), "dilations": list(p.dilation), "group": p.groups}
     operands = [_numbers(out, xs[0], layer.x), weight, added]
-    made = out.add("Conv", operands, out.between(), pads=[top, left, bottom, right], **geometry)
+    whole = epilogue.y is None and layer.range is None and not layer.features
+    made = y if whole else out.between()
+    out.add("Conv", operands, made, pads=[top, left, bottom, right], **geometry)
     if epilogue.y is None:
-        _reshaped(out, made, _FEATURES if layer.features else (0, 0, 0, 0), y)
+        _numbers_of(out, layer, made, y)
         return
     if epilogue.residual is not None:
         made = out.add("Add", [made, _numbers(out, xs[1], epilogue.residual)], out.between())
     made = _clipped(out, made, epilogue.y, epilogue.low, epilogue.high)
     _codes(out, made, epilogue.y, y)
+
+
+def _numbers_of(out: Writer, layer: Any, made: str, y: str) -> None:
+    """Add what makes the float32 result of a convolution of its sums, where they differ."""
+    between = out.between() if layer.features else y
+    if layer.range == (0, np.inf):
+        made = out.add("Relu", [made], between)
+    elif layer.range is not None:
+        made = _clip(out, made, layer.range, between)
+    if layer.features:
+        _reshaped(out, made, _FEATURES, y)
 
 
 @form("IntegerAdd")

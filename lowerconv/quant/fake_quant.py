@@ -151,19 +151,19 @@ class FakeQuantLayer(Layer):
         """Return the rounded weights of the forward step."""
         if self.weight_quantizer is None:
             return self.weight.data
-        rounded: np.ndarray = frame.kept["weights"]
+        rounded: np.ndarray = frame.prepared["weights"]
         return rounded
 
     def prepare(self, frame: Frame) -> None:
         """Take memory for the rounded weights, of the frame: other threads may compute, too."""
         if self.weight_quantizer is not None:
-            frame.kept["weights"] = np.empty_like(self.weight.data)
+            frame.prepared["weights"] = np.empty_like(self.weight.data)
         super().prepare(frame)
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Round the weights, and compute with them."""
         if self.weight_quantizer is not None:
-            self._quantize(frame.kept["weights"])
+            self._quantize(frame.prepared["weights"])
         super().compute(frame, step)
 
     def differentiate_weights(self, frame: Frame, step: Step) -> None:

@@ -1,8 +1,8 @@
 """ONNX's QuantizeLinear and DequantizeLinear: what a network says of its codes.
 
 A graph in which they stand around operators tells what is to be computed with integers, whoever
-made it: `lowerconv.quant.lower` makes integer layers of such operators.  What is left over computes
-as it says.
+made it: `lowerconv.quant.to_integers` makes integer layers of such operators.  What is left over
+computes as it says.
 """
 
 from __future__ import annotations

@@ -164,8 +164,8 @@ class QdqPlacement:
 def _set_codes(node: Node, bits: int) -> None:
     """Give a layer the codes of its weights, and the weights that these are."""
     layer, maker = node.layer, node.operands[0].node
-    if is_flatten_of(maker):
-        maker = maker.operands[0].node  # type: ignore[union-attr]
+    if maker is not None and is_flatten(maker):
+        maker = maker.operands[0].node
     assert maker is not None and isinstance(maker.layer, DequantizeLinear)
     known: WeightCodes | None = layer.codes  # type: ignore[attr-defined]
     weight, bias = layer.weight.data, layer.bias  # type: ignore[attr-defined]
@@ -187,8 +187,3 @@ def _keeps_scale(node: Node) -> bool:
 
 def _is_codes(value: Value) -> bool:
     return value.node is not None and isinstance(value.node.layer, DequantizeLinear)
-
-
-def is_flatten_of(node: Node | None) -> bool:
-    """Return whether a node makes features of images."""
-    return node is not None and is_flatten(node)

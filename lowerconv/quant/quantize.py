@@ -21,12 +21,12 @@ from lowerconv.nn.recording import checked_graph, make_constant
 from lowerconv.nn.step import INFERENCE
 from lowerconv.quant.chains import OTHERS, is_product
 from lowerconv.quant.learned_step import LearnedStep
-from lowerconv.quant.lower import has_codes, lower
 from lowerconv.quant.network import IntegerNetwork
 from lowerconv.quant.observe import METHODS, PERCENTILE, Observer
 from lowerconv.quant.params import QuantParams
 from lowerconv.quant.qdq import DequantizeLinear, QuantizeLinear
 from lowerconv.quant.qdq_placement import QdqPlacement
+from lowerconv.quant.to_integers import has_codes, to_integers
 
 BATCH = 16  # images that are computed at a time, of one array
 
@@ -116,7 +116,7 @@ def quantize(
             raise ValueError("net: got no Conv2d or Linear that integers compute, expected some")
         ranges = _calibrate(net, graph, placement, first, batches, method, percentile)
         placement.insert(lambda values: _params([ranges[value] for value in values]), weight_bits)
-    lower(graph)
+    to_integers(graph)
     made = IntegerNetwork(graph, first.shape[1:])
     if strict:
         _refuse_floats(made, excluded)
@@ -193,9 +193,7 @@ def record(net: Module, x_shape: tuple[int, ...]) -> Graph:
     graph = checked_graph(net, x_shape, np.dtype(np.float32), False)
     make_constant(net, graph)
     for node in [n for n in graph.nodes if isinstance(n.layer, Dropout)]:
-        operand = node.operands[0]
-        graph.replace(node.result, operand)
-        graph.results = tuple(operand if v is node.result else v for v in graph.results)
+        graph.replace(node.result, node.operands[0])
         graph.nodes.remove(node)
     return graph
 
@@ -220,7 +218,6 @@ def take_learned_steps(graph: Graph) -> None:
         at = graph.nodes.index(node)
         graph.nodes[at : at + 1] = [codes.node, numbers.node]
         graph.replace(node.result, numbers)
-        graph.results = tuple(numbers if v is node.result else v for v in graph.results)
 
 
 def _excluded(
@@ -258,14 +255,14 @@ def _calibrate(
     """Return the range of each value that becomes codes."""
     order = {node.result: i for i, node in enumerate(graph.nodes)}
     wanted = {order.get(value, -1): Observer(method != "minmax") for value in placement.values}
-    program = Program(net, first.shape, first.dtype, False, False, Arena(), graph=graph)
+    program = Program(net, graph, False, False, Arena())
     x: np.ndarray | None = first
     shape = first.shape
     while x is not None:
         if x.shape != shape:  # the last batch
             shape, again = x.shape, record(net, x.shape)
             take_learned_steps(again)
-            program = Program(net, shape, x.dtype, False, False, Arena(), graph=again)
+            program = Program(net, again, False, False, Arena())
         _observe(program, x, wanted)
         x = next(batches, None)
     at = (wanted[order.get(value, -1)] for value in placement.values)

@@ -1,7 +1,8 @@
 """Files of integer networks: safetensors with all arrays, and the layers in the metadata.
 
 The metadata ``network`` is JSON: of each layer its class, its name, what it reads, and the
-attributes that `FIELDS` names.  Attributes that are arrays are tensors of the file.
+attributes that `FIELDS` names.  Attributes that are arrays are tensors of the file.  Weights are
+bytes, or two planes of bits where all are -1, 0 or 1 (`lowerconv.ops.ternary_codes`).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from lowerconv.nn.normalise import Normalise, Softmax
 from lowerconv.nn.pointwise import Pointwise
 from lowerconv.nn.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from lowerconv.nn.resize import Resize
+from lowerconv.ops.ternary_codes import TernaryCodes
 from lowerconv.quant.conv import Epilogue, Filters, IntegerConv2d
 from lowerconv.quant.convert import Dequantize, Pack, Quantize, Unpack
 from lowerconv.quant.integer_layers import (
@@ -52,6 +54,7 @@ _POOL = ("size", "stride", "padding", "ceil_mode")
 FIELDS: dict[type, tuple[str, ...]] = {
     QuantParams: ("scale", "zero_point", "signed", "low", "high"),
     Epilogue: ("y", "low", "high", "residual"),
+    TernaryCodes: ("bits", "shape"),
     Filters: ("codes", "scale", "bias"),
     Quantize: ("params",),
     Dequantize: ("params", "channels", "features"),
@@ -170,6 +173,8 @@ def read(path: str | PathLike[str]) -> Stored:
         layers = [_read(row["layer"], tensors) for row in content["layers"]]
         places = [Place(row["name"], tuple(row["reads"])) for row in content["layers"]]
         results, shape = tuple(content["results"]), tuple(content["input"])
+    except ValueError as error:
+        raise WeightsError(f"{path}: damaged: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise WeightsError(
             f"{path}: has a layer that this version does not know ({error})"

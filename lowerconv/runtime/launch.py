@@ -195,20 +195,20 @@ def parallel(function: Callable[..., None] | None = None, **options: Any) -> Any
 
 
 @njit(cache=True, nogil=True)
-def bind_operands(words, source, filters, bias, target, scratch):
+def bind_operands(fields, source, filters, bias, target, scratch):
     """Write the operands of a call into a record: one step into compiled code for all of them.
 
-    `words` are the fields of `records.Operands`, in their order: one compiled function for records
-    of every kind.
+    `fields` are a record as 64-bit integers, which begins with `records.Operands`: one compiled
+    function for records of every kind.
     """
-    words[0] = source.ctypes.data
-    words[1] = filters.ctypes.data
-    words[2] = bias.ctypes.data if bias.size else 0
-    words[3] = target.ctypes.data
-    words[4] = scratch
-    words[5] = source.strides[0] // source.itemsize
-    words[6] = filters.strides[0] // filters.itemsize
-    words[7] = target.strides[0] // target.itemsize
+    fields[0] = source.ctypes.data
+    fields[1] = filters.ctypes.data
+    fields[2] = bias.ctypes.data if bias.size else 0
+    fields[3] = target.ctypes.data
+    fields[4] = scratch
+    fields[5] = source.strides[0] // source.itemsize
+    fields[6] = filters.strides[0] // filters.itemsize
+    fields[7] = target.strides[0] // target.itemsize
 
 
 @lru_cache

@@ -27,6 +27,7 @@ class Conv2d(torch.nn.Conv2d):
 
     Examples
     --------
+    >>> import lowerconv.torch
     >>> conv = lowerconv.torch.Conv2d(3, 8, 3, padding="same", padding_mode="reflect")
     >>> conv(torch.ones(2, 3, 5, 5)).shape
     torch.Size([2, 8, 5, 5])

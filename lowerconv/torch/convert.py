@@ -217,11 +217,11 @@ class Converted(torch.nn.Module):
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         runner, given = self._prepare(args, kwargs)
-        tensors = runner.tensors()
+        tensors = runner.leaves.look()
         if tensors is None:  # the traces are of other ones
             self.__dict__["_structure"] = None
             runner, given = self._prepare(args, kwargs)
-            tensors = runner.tensors()
+            tensors = runner.leaves.look()
             assert tensors is not None
         exported = runner.exported
         inputs = [given[place] for _, place in exported.inputs]
@@ -229,9 +229,9 @@ class Converted(torch.nn.Module):
         if torch.is_grad_enabled() or exported.trains:
             seed = int(torch.empty((), dtype=torch.int64).random_()) if exported.draws else 0
             job = Job(runner, self._lock, tensors, seed, len(inputs))
-            results = run(job, [*inputs, *runner.read(tensors)])
+            results = run(job, [*inputs, *(tensors[i] for i in runner.leaves.read)])
         else:  # without autograd, which looks at every parameter
-            results = runner.infer(tuple(map(array_of, inputs)), runner.versions(tensors))
+            results = runner.infer(tuple(map(array_of, inputs)), runner.leaves.versions(tensors))
         literal = runner.literal
         if len(literal) == 1 and exported.out_spec.num_nodes == 1:
             return results[0]

@@ -10,8 +10,9 @@ from torch._C._functorch import unwrap_if_dead
 from torch.autograd.function import once_differentiable
 
 from lowerconv.nn.step import Step
+from lowerconv.torch.leaves import Tensors
 from lowerconv.torch.network import array_of
-from lowerconv.torch.runner import Latest, Runner, Tensors
+from lowerconv.torch.runner import Latest, Runner
 
 
 class Job:
@@ -23,7 +24,7 @@ class Job:
     lock : RLock
         Held by whoever computes with the runner.
     tensors : list of Tensor
-        The module's, as `Runner.tensors` returned them.
+        The module's, as `Leaves.look` returned them.
     seed : int
         Of dropout.
     inputs : int
@@ -53,11 +54,11 @@ class Run(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
         if not runner.exported.trains:
             # The gradient's network runs when somebody asks for gradients: answers are quicker.
-            job.versions = runner.versions(job.tensors)
+            job.versions = runner.leaves.versions(job.tensors)
             results = runner.infer(arrays, job.versions)
         else:
             results, job.latest = runner.train(job.tensors, arrays, job.step)
-            job.versions = runner.versions_read(job.tensors)
+            job.versions = runner.leaves.versions_read(job.tensors)
         places = {i for i, r in enumerate(results) if not r.is_floating_point()}
         places.update(runner.fixed(ctx.needs_input_grad[1:]))
         if places:
@@ -86,12 +87,14 @@ def _gradients(ctx: Any, *dys: torch.Tensor | None) -> tuple[torch.Tensor | None
     inputs = ctx.saved_tensors  # raises where one has changed since
     assert job.step is not None
     with job.lock:
-        now = runner.tensors()
+        now = runner.leaves.look()
         if now is None or not all(map(is_, now, job.tensors)):
             raise RuntimeError(
                 "backward: a parameter or buffer is another tensor since the forward step"
             )
-        versions = runner.versions if not runner.exported.trains else runner.versions_read
+        versions = (
+            runner.leaves.versions if not runner.exported.trains else runner.leaves.versions_read
+        )
         if versions(now) != job.versions:
             raise RuntimeError(
                 "backward: a parameter or buffer was modified since the forward step"

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 
 import lowerconv
-from lowerconv.codegen import gathering, packing, transforms
+from lowerconv.codegen import gathering, joining, packing, transforms
 from lowerconv.codegen.amx import configuration, configure_address
-from lowerconv.codegen.isa import ISAS, host_extensions
+from lowerconv.codegen.isa import ISAS, Isa, host_extensions
 from lowerconv.machine.features import instruction_set
 
 if __name__ != "__main__":
@@ -45,6 +45,7 @@ EXTENDED |= {
 if __name__ != "__main__" and emulator.is_asked():  # for others, which run in an emulator
     HOST_ISAS, EXTENDED = emulator.PLAIN, emulator.EXTENDED
 
+MODULES = packing, gathering, joining, transforms
 TILES = configuration()
 
 by_isa = pytest.mark.parametrize("isa", HOST_ISAS, ids=[isa.name for isa in HOST_ISAS])
@@ -58,8 +59,8 @@ class Job(NamedTuple):
     ----------
     name : str
     kernel : object
-        What has an ``address()``, or the name of a function of ``codegen.packing`` that returns
-        an address, with its arguments.
+        What has an ``address()``, or the name of a function of one of `MODULES` that returns an
+        address, with its arguments, an `Isa` the first.
     arguments : list of int or ndarray
     result : int
         Number of the argument that is written; all other arrays are read-only.
@@ -72,18 +73,25 @@ class Job(NamedTuple):
     result: int
     place: str
 
+    @property
+    def isa(self) -> Isa:
+        """The instruction set of the code."""
+        return self.kernel[1] if isinstance(self.kernel, tuple) else self.kernel.isa
+
+    def address(self) -> int:
+        """Return the address of the code, generated now if need be."""
+        if not isinstance(self.kernel, tuple):
+            return self.kernel.address()
+        name, *arguments = self.kernel
+        return next(getattr(m, name) for m in MODULES if hasattr(m, name))(*arguments)
+
 
 def run(job: Job, guarded: Any) -> np.ndarray:
     print(job.name, file=sys.stderr, flush=True)
-    if isinstance(job.kernel, tuple):
-        name, *rest = job.kernel
-        modules = (packing, gathering, transforms)
-        address = next(getattr(m, name) for m in modules if hasattr(m, name))(*rest)
-    else:
-        address = job.kernel.address()
-        if getattr(job.kernel, "tiles", False):  # of this thread, from now on
-            configure = ctypes.CFUNCTYPE(None, ctypes.c_int64)(configure_address(job.kernel.isa))
-            configure(TILES.ctypes.data)
+    address = job.address()
+    if getattr(job.kernel, "tiles", False):  # of this thread, from now on
+        configure = ctypes.CFUNCTYPE(None, ctypes.c_int64)(configure_address(job.isa))
+        configure(TILES.ctypes.data)
     words: list[int] = []
     dtype = job.arguments[job.result].dtype
     kept, result = [], None  # arrays live as long as their addresses

@@ -86,8 +86,8 @@ def plane_jobs(rng, isa, dtype):
                 shape = H, W, H - size + 1, W - size + 1
                 taps = window(size, strides, 0, 0)
                 places = tuple((tap, row * W + column) for tap, row, column in taps)
-                rest = None if isa.masks else shape[-1] % VL
-                kernel = PlaneKernel(isa, dtype, places, W, 1, rest, rng.randint(1, 3), gradient)
+                rest, together = shape[-1] % VL, rng.randint(1, 3)
+                kernel = PlaneKernel(isa, dtype, places, W, 1, rest, together, gradient)
                 found.append((kernel, taps, shape, strides, gradient))
     return found
 

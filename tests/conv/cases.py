@@ -5,6 +5,7 @@ and above the powers of two that tiles, panels and cache blocks are made of.
 """
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -148,6 +149,16 @@ def assert_close(actual: Array, expected: Array) -> None:
             f"{wrong.sum()} of {wrong.size} entries wrong, largest error {error.max():.3g} where "
             f"entries reach {scale:.3g}; first at {first}: {actual[first]} not {expected[first]}"
         )
+
+
+def each(cases: list[Case]) -> Iterator[Case]:
+    """Yield cases, their names printed: the last one that a failed test has printed is at fault.
+
+    For cases of some milliseconds, of which a test of its own would cost as many.
+    """
+    for case in cases:
+        print(case.name)
+        yield case
 
 
 def by_case(cases: list[Case]) -> pytest.MarkDecorator:

@@ -23,12 +23,12 @@ if __name__ == "__main__":
     from lowerconv.conv.words import integer
 
     results = []
-    for name, place, tiles, shapes, options, filters, operands, out in pickle.load(
+    for name, place, tiles, problem, options, filters, operands, out in pickle.load(
         sys.stdin.buffer
     ):
         print(name, place, file=sys.stderr, flush=True)
         integer.tilings = tiled(tiles)  # type: ignore[assignment]
-        plan = integer.IntegerConv(*shapes, **options)
+        plan = integer.IntegerConv(problem, **options)
         plan.prepack(**filters)
         here = [guarded(array, place, True) for array in operands]
         results.append(plan(*here, out=guarded(out, place, False)).copy())

@@ -16,6 +16,7 @@ from .cases import (
     call_of,
     call_on,
     data_of,
+    each,
     named,
     operands_of,
     run,
@@ -127,33 +128,33 @@ def memory_of(a: Array) -> Array:
 
 @by_layout
 @by_algorithm
-@by_case(CASES)
 @by_pass
 def test_inputs_in_any_layout(
-    op: str, case: Case, algorithm: str, layout: Callable[[Shape, str], Array]
+    op: str, algorithm: str, layout: Callable[[Shape, str], Array]
 ) -> None:
-    call = call_of(case, op, "float64")
-    operands = [laid_out(a, layout) for a in call.operands]
-    before = [memory_of(a).tobytes() for a in operands]
-    assert_close(run(op, case, tuple(operands), algorithm=algorithm), call.expected)
-    assert [memory_of(a).tobytes() for a in operands] == before
+    for case in each(CASES):
+        call = call_of(case, op, "float64")
+        operands = [laid_out(a, layout) for a in call.operands]
+        before = [memory_of(a).tobytes() for a in operands]
+        assert_close(run(op, case, tuple(operands), algorithm=algorithm), call.expected)
+        assert [memory_of(a).tobytes() for a in operands] == before
 
 
 @by_layout
 @by_algorithm
-@by_case(CASES)
 @by_pass
 def test_results_in_any_layout(
-    op: str, case: Case, algorithm: str, layout: Callable[[Shape, str], Array]
+    op: str, algorithm: str, layout: Callable[[Shape, str], Array]
 ) -> None:
-    call = call_of(case, op, "float32")
-    out = layout(call.expected.shape, "float32")
-    # A NaN that is multiplied by zero, or never written over, shows.
-    out[...] = np.nan
-    assert run(op, case, call.operands, algorithm=algorithm, out=out) is out
-    assert_close(out, call.expected)
-    out[...] = GAP
-    assert (memory_of(out) == GAP).all()
+    for case in each(CASES):
+        call = call_of(case, op, "float32")
+        out = layout(call.expected.shape, "float32")
+        # A NaN that is multiplied by zero, or never written over, shows.
+        out[...] = np.nan
+        assert run(op, case, call.operands, algorithm=algorithm, out=out) is out
+        assert_close(out, call.expected)
+        out[...] = GAP
+        assert (memory_of(out) == GAP).all()
 
 
 @by_layout
@@ -167,16 +168,16 @@ def test_bias_in_any_layout(algorithm: str, layout: Callable[[Shape, str], Array
 
 @pytest.mark.parametrize("axes", [(0,), (1,), (2, 3), (0, 1, 2, 3)], ids=str)
 @by_algorithm
-@by_case(CASES)
 @by_pass
-def test_broadcast_inputs(op: str, case: Case, algorithm: str, axes: tuple[int, ...]) -> None:
+def test_broadcast_inputs(op: str, algorithm: str, axes: tuple[int, ...]) -> None:
     """Strides of zero: one image for a batch, one tap for a kernel."""
-    arrays = {}
-    for name, a in data_of(case, "float32")._asdict().items():
-        first = a[tuple(slice(1) if axis in axes else slice(None) for axis in range(a.ndim))]
-        arrays[name] = np.broadcast_to(first, a.shape)
-    call = call_on(op, case, arrays["x"], arrays["w"], arrays["dy"])
-    assert_close(run(op, case, call.operands, algorithm=algorithm), call.expected)
+    for case in each(CASES):
+        arrays = {}
+        for name, a in data_of(case, "float32")._asdict().items():
+            first = a[tuple(slice(1) if axis in axes else slice(None) for axis in range(a.ndim))]
+            arrays[name] = np.broadcast_to(first, a.shape)
+        call = call_on(op, case, arrays["x"], arrays["w"], arrays["dy"])
+        assert_close(run(op, case, call.operands, algorithm=algorithm), call.expected)
 
 
 @by_dtype

@@ -13,7 +13,7 @@ from lowerconv.conv.fused import forward
 from lowerconv.conv.partition import best, by_node
 from lowerconv.conv.problem import conv_problem
 from lowerconv.conv.schedule import make_schedule
-from lowerconv.conv.tiling import tilings
+from lowerconv.conv.tiling_search import tilings
 from lowerconv.runtime import affinity
 from lowerconv.runtime.workspace import STRIDE, scratch_stride
 from tests.machine.pages import page_nodes

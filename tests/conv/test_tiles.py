@@ -16,7 +16,7 @@ from lowerconv.conv.fused.forward import Forward
 from lowerconv.conv.phases import convolution
 from lowerconv.conv.problem import conv_problem
 from lowerconv.conv.schedule import make_schedule
-from lowerconv.conv.tiling import tilings
+from lowerconv.conv.tiling_search import tilings
 from lowerconv.conv.word_format import WordFormat
 from lowerconv.runtime.threads import parallel_region
 from lowerconv.runtime.workspace import workspace
@@ -102,7 +102,7 @@ def test_sums_are_exact(op, rng):
     tried = 0
     for number in range(16):
         conv, source, filters, expected = random_pass(rng, op)
-        found = [tiling for tiling in tilings(conv, ISA, True) if tiling.is_tiled]
+        found = [tiling for tiling in tilings(conv, ISA, True) if tiling.uses_amx]
         if not found:
             continue
         tiling, tried = found[number % len(found)], tried + 1
@@ -131,7 +131,7 @@ def test_bits_depend_neither_on_threads_nor_on_the_tiling(rng):
     results = [
         run(conv, tiling, source, filters, np.empty(0, np.float32), np.empty(expected.shape, FLOAT),
             threads=threads, constant=True)
-        for tiling in tilings(conv, ISA, True) if tiling.is_tiled
+        for tiling in tilings(conv, ISA, True) if tiling.uses_amx
         for threads in (1, 2, 3)
     ]  # fmt: skip
     for result in results[1:]:

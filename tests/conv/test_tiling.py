@@ -14,7 +14,7 @@ from lowerconv.conv import phases, schedule, tiling
 from lowerconv.conv.phases import convolution
 from lowerconv.conv.problem import conv_problem
 from lowerconv.conv.schedule import make_schedule
-from lowerconv.conv.tiling import tilings
+from lowerconv.conv.tiling_search import tilings
 
 SEED = random.randrange(2**32)
 
@@ -126,4 +126,4 @@ def test_live_taps_are_counted_as_they_are_listed(reads_padding, monkeypatch):
             TH = rng.randint(1, phase.P)
             live = conv.C * tiling.live_taps(conv, phase, TH).sum(axis=1)
             whole, last = (len(live) - 1, live[:-1].sum()), (1, live[-1])
-            assert tiling._row_steps(conv, phase, TH) == (whole, last)
+            assert tiling.row_steps(conv, phase, TH) == (whole, last)

@@ -1,34 +1,28 @@
 """Convolutions of bytes against plain NumPy: equal to the last bit, on every instruction set."""
 
-import os
-import pickle
 import random
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import lowerconv as lc
-from lowerconv.codegen.isa import ISAS, host_extensions
+from lowerconv.conv.problem import conv_problem
 from lowerconv.conv.words import integer
 from lowerconv.conv.words.integer import IntegerConv
-from lowerconv.machine.features import instruction_set
 
 from ..long import LONG
-from .words import Problem, from_words, kind_of, random_bytes, random_problem, tiled, to_words
-
-ORDER = ("avx512", "avx2", "sse")
-CPU = instruction_set()
-HOST = [ISAS[name] for name in (ORDER[ORDER.index(CPU) :] if CPU in ORDER else (CPU,))]
-HERE = {isa.name: isa for isa in [*HOST, ISAS["generic"]]}
-HERE |= {isa.name: isa for isa in (isa.extended(*host_extensions(isa.name)) for isa in HOST)}
-TILES = {isa.name: isa for isa in HERE.values() if "amx-int8" in isa.extensions}
-if TILES:  # and what the CPU would have without
-    names = [name for name in host_extensions(CPU) if not name.startswith("amx")]
-    HERE |= {isa.name: isa for isa in (ISAS[CPU].extended(*names),)}
-by_isa = pytest.mark.parametrize("isa", HERE.values(), ids=HERE)
+from .words import (
+    TILES,
+    Problem,
+    by_isa,
+    from_words,
+    guarded,
+    random_bytes,
+    random_problem,
+    tiled,
+    to_words,
+)
 
 
 @pytest.fixture
@@ -85,7 +79,7 @@ def test_more_random_problems(isa, rng, monkeypatch):
 def test_random_problems_in_tiles(kind, rng, use_tiles):
     use_tiles(kind)
     plans = [check(random_problem(rng)) for _ in range(12)]
-    assert sum(plan._executable.schedule.tiling.is_tiled for plan in plans) > 3
+    assert sum(plan._executable.schedule.tiling.uses_amx for plan in plans) > 3
 
 
 @by_isa
@@ -190,53 +184,14 @@ def test_a_linear_layer_is_a_convolution_of_one_pixel(rng):
     np.testing.assert_array_equal(Problem(x, w).plan()(to_words(x))[:, :, 0, 0], want)
 
 
-PLACES = ("at-start", "at-end")
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="guard pages are made with mprotect")
 def test_nothing_outside_the_arrays_is_touched(rng):
-    jobs, right = [], []
-    for number in range(40):
-        problem = random_problem(rng)
-        if not problem.x.size:
-            continue
-        residual = problem.residual
-        geometry = problem.stride, problem.padding, problem.dilation, problem.groups
-        shapes = (problem.x.shape, problem.w.shape, *geometry)
-        options = {
-            "x_kind": problem.x_kind,
-            "x_zero": problem.x_zero,
-            "out": problem.out,
-            "low": problem.low,
-            "high": problem.high,
-            "residual": residual if residual is None else kind_of(residual),
-        }
-        filters = {
-            "w": problem.w,
-            "scale": problem.scale,
-            "shift": problem.shift,
-            "residual_scale": problem.residual_scale,
-            "residual_zero": problem.residual_zero,
-        }
-        want, place = problem.expected(), PLACES[number % 2]
-        out = np.full_like(want, 77)
-        tiles = number // 2 if TILES and number % 4 > 1 else None
-        jobs.append((number, place, tiles, shapes, options, filters, problem.operands(), out))
-        right.append(want)
-    path = os.pathsep.join(
-        filter(None, [str(Path(lc.__file__).parents[1]), os.environ.get("PYTHONPATH")])
-    )
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("guarded_words.py"))],
-        input=pickle.dumps(jobs),
-        capture_output=True,
-        timeout=600,
-        env=os.environ | {"PYTHONPATH": path},
-    )
-    messages = done.stderr.decode()
-    assert done.returncode == 0, f"return code {done.returncode} in {messages[-2000:]}"
-    for job, result, want in zip(jobs, pickle.loads(done.stdout), right, strict=True):
-        np.testing.assert_array_equal(result, want, err_msg=str(job[:4]))
+    problems = [problem for problem in (random_problem(rng) for _ in range(40)) if problem.x.size]
+    tiles = [n // 2 if TILES and n % 4 > 1 else None for n in range(len(problems))]
+    for problem, result in zip(problems, guarded(problems, tiles), strict=True):
+        np.testing.assert_array_equal(
+            result, problem.expected(), err_msg=str(problem.arguments()[:2])
+        )
 
 
 X, W = (1, 4, 6, 6), (4, 4, 3, 3)
@@ -260,11 +215,11 @@ X, W = (1, 4, 6, 6), (4, 4, 3, 3)
 )
 def test_plans_that_there_are_none_of(options, message):
     with pytest.raises(ValueError, match=message):
-        IntegerConv(X, W, **options)
+        IntegerConv(conv_problem(X, W), **options)
 
 
 def test_calls_that_do_not_fit():
-    plan = IntegerConv(X, W, residual="u8")
+    plan = IntegerConv(conv_problem(X, W), residual="u8")
     x, r, w = (
         np.zeros((1, 1, 6, 6), np.uint32),
         np.zeros((1, 1, 4, 4), np.uint32),

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import random
-from dataclasses import dataclass, field
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-from lowerconv.conv.tiling import tilings
+import lowerconv as lc
+from lowerconv.codegen.isa import ISAS, host_extensions
+from lowerconv.conv.problem import ConvProblem, conv_problem
+from lowerconv.conv.tiling_search import tilings
 from lowerconv.conv.words.integer import IntegerConv
+from lowerconv.machine.features import instruction_set
+
+ORDER = ("avx512", "avx2", "sse")
+CPU = instruction_set()
+HOST = [ISAS[name] for name in (ORDER[ORDER.index(CPU) :] if CPU in ORDER else (CPU,))]
+HERE = {isa.name: isa for isa in [*HOST, ISAS["generic"]]}
+HERE |= {isa.name: isa for isa in (isa.extended(*host_extensions(isa.name)) for isa in HOST)}
+TILES = {isa.name: isa for isa in HERE.values() if "amx-int8" in isa.extensions}
+if TILES:  # and what the CPU would have without
+    names = [name for name in host_extensions(CPU) if not name.startswith("amx")]
+    HERE |= {isa.name: isa for isa in (ISAS[CPU].extended(*names),)}
+by_isa = pytest.mark.parametrize("isa", HERE.values(), ids=HERE)
 
 TYPES = {"u8": np.uint8, "s8": np.int8}
 RANGES = {"u8": (0, 255), "s8": (-128, 127)}
@@ -50,29 +71,43 @@ class Problem:
     residual: np.ndarray | None = None
     residual_scale: float = 1.0
     residual_zero: int = 0
-    name: str = field(default="", compare=False)
+    algorithm: str = "auto"
 
     @property
     def x_kind(self) -> str:
         return "u8" if self.x.dtype == np.uint8 else "s8"
 
+    @property
+    def conv(self) -> ConvProblem:
+        """Shapes and geometry."""
+        geometry = self.stride, self.padding, self.dilation, self.groups
+        return conv_problem(self.x.shape, self.w.shape, *geometry)
+
+    def arguments(self) -> tuple[ConvProblem, dict[str, Any], dict[str, Any]]:
+        """Return the problem, options, and the arguments of `prepack`."""
+        options = {
+            "x_kind": self.x_kind,
+            "x_zero": self.x_zero,
+            "out": self.out,
+            "low": self.low,
+            "high": self.high,
+            "residual": self.residual if self.residual is None else kind_of(self.residual),
+            "algorithm": self.algorithm,
+        }
+        filters = {
+            "w": self.w,
+            "scale": self.scale,
+            "shift": self.shift,
+            "residual_scale": self.residual_scale,
+            "residual_zero": self.residual_zero,
+        }
+        return self.conv, options, filters
+
     def plan(self) -> IntegerConv:
         """Return the plan, which holds the filters."""
-        geometry = self.stride, self.padding, self.dilation, self.groups
-        residual = self.residual
-        plan = IntegerConv(
-            self.x.shape,
-            self.w.shape,
-            *geometry,
-            x_kind=self.x_kind,
-            x_zero=self.x_zero,
-            out=self.out,
-            low=self.low,
-            high=self.high,
-            residual=residual if residual is None else kind_of(residual),
-        )
-        numbers = {"residual_scale": self.residual_scale, "residual_zero": self.residual_zero}
-        plan.prepack(self.w, self.scale, self.shift, **numbers)
+        problem, options, filters = self.arguments()
+        plan = IntegerConv(problem, **options)
+        plan.prepack(**filters)
         return plan
 
     def operands(self) -> list[np.ndarray]:
@@ -119,12 +154,38 @@ class Problem:
         return to_words(np.clip(np.rint(y), low, high).astype(TYPES[self.out]))
 
 
+def guarded(problems: list[Problem], tiles: list[int | None]) -> list[np.ndarray]:
+    """Return the results of calls on arrays flush against memory that nobody may touch.
+
+    `tiles` are the kinds of tiles of AMX that plans are made for; see `tiled`.
+    """
+    jobs = []
+    for number, (problem, kind) in enumerate(zip(problems, tiles, strict=True)):
+        place = ("at-start", "at-end")[number % 2]
+        out = np.full_like(problem.expected(), 77)
+        jobs.append((number, place, kind, *problem.arguments(), problem.operands(), out))
+    path = os.pathsep.join(
+        filter(None, [str(Path(lc.__file__).parents[1]), os.environ.get("PYTHONPATH")])
+    )
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("guarded_words.py"))],
+        input=pickle.dumps(jobs),
+        capture_output=True,
+        timeout=600,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    messages = done.stderr.decode()
+    assert done.returncode == 0, f"return code {done.returncode} in {messages[-2000:]}"
+    found: list[np.ndarray] = pickle.loads(done.stdout)
+    return found
+
+
 def tiled(kind: int | None):
     """Return what takes the place of `tilings`: tiles of AMX first, where there are some."""
 
     def found(conv: Any, isa: Any, constant: bool) -> list[Any]:
         every = tilings(conv, isa, constant)
-        tiles = [tiling for tiling in every if tiling.is_tiled]
+        tiles = [tiling for tiling in every if tiling.uses_amx]
         return tiles[kind % len(tiles) :] if tiles and kind is not None else list(every)
 
     return found

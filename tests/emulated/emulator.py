@@ -22,7 +22,6 @@ import numpy as np
 import pytest
 
 import lowerconv.codegen.kernel
-from lowerconv.codegen import gathering, joining, packing, transforms
 from lowerconv.codegen.isa import ISAS, Isa
 from lowerconv.codegen.jit import parsed, target_machine
 
@@ -112,18 +111,10 @@ def _objects() -> _Objects:
     return _Objects()
 
 
-def _isa(job: Any) -> Isa:
-    return job.kernel[1] if isinstance(job.kernel, tuple) else job.kernel.isa
-
-
 def _number(job: Any) -> int:
     """Return the number of a job's kernel, compiled now if need be."""
     with mock.patch.object(lowerconv.codegen.kernel, "load", _objects().load):
-        if not isinstance(job.kernel, tuple):
-            return job.kernel.address()
-        name, *rest = job.kernel
-        modules = (packing, gathering, joining, transforms)
-        return next(getattr(m, name) for m in modules if hasattr(m, name))(*rest)
+        return job.address()
 
 
 def _words(*numbers: int) -> bytes:
@@ -175,7 +166,7 @@ def call(jobs: Sequence[Any]) -> list[np.ndarray]:
         pytest.skip(reason)
     results: dict[int, np.ndarray] = {}
     for name, isa in EXTENDED.items():
-        own = [i for i, job in enumerate(jobs) if _isa(job).name == name]
+        own = [i for i, job in enumerate(jobs) if job.isa.name == name]
         if own:
             found = _run(isa, [jobs[i] for i in own])
             results |= dict(zip(own, found, strict=True))

@@ -12,6 +12,7 @@ from lowerconv.nn.conv_pieces import Pass, pieces_of
 from lowerconv.nn.memory import Arena
 from lowerconv.nn.models import MODELS
 from lowerconv.nn.program import Program
+from lowerconv.nn.recording import make_graph
 from tests.half_words import ISAS_OF_WORDS, multiplied
 
 from .graphs import RandomNetwork
@@ -31,10 +32,10 @@ def passes(network):
     """Return the passes of all convolutions that compute some images at a time, by layer."""
     frames = [frame for _, frame in network._use.own.execution.current.steps]
     return {
-        (frame.name, op): frame.kept[op]
+        (frame.name, op): frame.prepared[op]
         for frame in frames
         for op in PASSES
-        if isinstance(frame.kept.get(op), Pass)
+        if isinstance(frame.prepared.get(op), Pass)
     }
 
 
@@ -170,12 +171,13 @@ def test_launches_are_replayed():
     """Once compiled, only what reads the caller's arrays is computed step by step."""
     network, x = block(), normals(*LARGE)
     network.precision = "bf16"
-    program = Program(network, x.shape, np.dtype(np.float32), False, False, Arena(), constant=True)
+    graph = make_graph(network, x.shape, x.dtype, False, constant=True)
+    program = Program(network, graph, False, False, Arena(), constant=True)
     first = program.forward(x, nn.Step()).copy()
     for _ in range(4):
         np.testing.assert_array_equal(program.forward(x, nn.Step()), first)
     assert any(
-        isinstance(f.kept["forward"], Pass) and f.kept["forward"].takes_bits
+        isinstance(f.prepared["forward"], Pass) and f.prepared["forward"].takes_bits
         for _, f in program.steps
     )
     replay = program._replay

@@ -229,7 +229,7 @@ def test_what_is_converted_and_what_is_not():
     frames = {frame.name: frame for _, frame in network._use.own.execution.current.steps}
     converted = {name for name, frame in frames.items() if frame.conversions is not None}
     assert converted == {"layer.0 ConvTranspose2d"}
-    assert isinstance(frames["before Conv2d"].kept["forward"], Pass)
+    assert isinstance(frames["before Conv2d"].prepared["forward"], Pass)
     assert type(frames["after Conv2d"].y) is Tensor
     assert isinstance(frames["after Conv2d"].x, HalfTensor)
 

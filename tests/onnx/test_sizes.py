@@ -59,7 +59,7 @@ def test_no_program_keeps_images():
 def held(net) -> list[np.ndarray]:
     """Return the filters that all plans of a network keep, each array once."""
     frames = [f for p in net._use.inference.programs.values() for _, f in p.steps]
-    plans = [f.kept["forward"] for f in frames if "forward" in f.kept]
+    plans = [f.prepared["forward"] for f in frames if "forward" in f.prepared]
     return list({id(array): array for plan in plans for array in plan._prepacked}.values())
 
 

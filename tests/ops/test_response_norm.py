@@ -94,6 +94,20 @@ def test_a_nan_reaches_the_windows_that_have_it():
     assert np.array_equal(np.isnan(y[0]), expected)
 
 
+@pytest.mark.parametrize("k", [1e-7, 1e-6, 0.5, 1e6])
+def test_numbers_of_any_size(k):
+    """From where a float32 is nothing beside `k` to where its square is infinite."""
+    x = np.geomspace(1e-30, 3e38, 400).astype(np.float32).reshape(1, 1, -1)
+    x[..., ::2] *= -1
+    y = np.empty_like(x)
+    window = Window(1, 1e-3, 0.75, k)
+    run(response_norm, 2, images(x), images(y), window)
+    exact = slow(x, x, *window)[0]
+    finite = x.astype(np.float64) ** 2 < np.finfo(np.float32).max
+    np.testing.assert_allclose(y[finite], exact[finite], 3e-6)
+    assert (y[~finite] == 0).all()
+
+
 @pytest.mark.parametrize("name", [n for n in CASES if n != "no-images"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_agrees_with_pytorch(name, dtype):

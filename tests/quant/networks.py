@@ -134,6 +134,16 @@ def between() -> nn.Module:
     )
 
 
+def clipped_numbers() -> nn.Module:
+    """Convolutions whose float32 results are clipped for layers without an integer form."""
+    return nn.Sequential(
+        *(conv(3, 8), nn.ReLU(), nn.LocalResponseNorm(3)),
+        *(conv(8, 6), Pointwise("clip", -0.1, 0.4), nn.LocalResponseNorm(5)),
+        *(conv(6, 5), Pointwise("clip", 0, 0), nn.LocalResponseNorm(5)),
+        *(nn.Flatten(), nn.Linear(5 * 17 * 18, 10), nn.ReLU()),
+    )
+
+
 def rows() -> nn.Module:
     return nn.Sequential(
         nn.Flatten(), nn.Linear(3 * 17 * 18, 21), nn.ReLU(), nn.Linear(21, 10, bias=False)
@@ -147,6 +157,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "odd-branches": lambda: branches((6, 3, 5)),
     "functions": functions,
     "between": between,
+    "clipped-numbers": clipped_numbers,
     "rows": rows,
 }
 

@@ -73,12 +73,13 @@ def test_codes_of_weights_are_those_that_were_learnt(form):
         layer = found[name]
         assert isinstance(layer, IntegerConv2d)
         filters = layer.filters
-        scale = filters.scale.reshape(-1, *(1,) * (filters.codes.ndim - 1))
+        codes = filters.unpacked
+        scale = filters.scale.reshape(-1, *(1,) * (codes.ndim - 1))
         np.testing.assert_allclose(
-            (filters.codes * scale).reshape(weight.shape),
+            (codes * scale).reshape(weight.shape),
             weight,
             rtol=1e-6,
             atol=0 if form != "activations" else 1e-2,
         )
     most = {"4-4": 8, "filters": 4, "weights": 8, "ternary": 1, "activations": 127}[form]
-    assert np.abs(found["4"].filters.codes.astype(int)).max() <= most
+    assert np.abs(found["4"].filters.unpacked.astype(int)).max() <= most

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import lowerconv as lc
+from lowerconv.conv.problem import conv_problem
 from lowerconv.conv.words.integer import IntegerConv
 from lowerconv.quant.conv import IntegerConv2d
 from tests.quant.networks import SHAPE, images, make
@@ -22,7 +23,7 @@ def plans(network, count):
 
     def watch(layer, frame, what):
         if isinstance(layer, IntegerConv2d):
-            found[frame.name] = frame.kept["forward"]
+            found[frame.name] = frame.prepared["forward"]
 
     handle = network.register_watch(watch)
     network.run(images(count, seed=2))
@@ -43,7 +44,9 @@ def test_algorithm_and_kernel_are_explained(integer):
 
 
 def test_a_plan_is_explained():
-    plan = IntegerConv((2, 8, 9, 9), (6, 8, 3, 3), padding=1, x_kind="s8", residual="u8", low=3)
+    plan = IntegerConv(
+        conv_problem((2, 8, 9, 9), (6, 8, 3, 3), padding=1), x_kind="s8", residual="u8", low=3
+    )
     text = plan.explain()
     float32 = lc.plan_conv2d((2, 8, 9, 9), (6, 8, 3, 3), padding=1, algorithm="fused").explain()
     names = [line.split("  ")[0] for line in text.splitlines()]
@@ -52,7 +55,10 @@ def test_a_plan_is_explained():
     ]
     for part in ("words of four s8", "s8 by s8", "scale, shift, residual, u8 in 3 ... 255"):
         assert part in text
-    assert "epilogue" not in IntegerConv((2, 8, 9, 9), (6, 8, 3, 3), out="int32").explain()
+    assert (
+        "epilogue"
+        not in IntegerConv(conv_problem((2, 8, 9, 9), (6, 8, 3, 3)), out="int32").explain()
+    )
 
 
 def test_scratch_is_reported(integer):
@@ -83,7 +89,9 @@ def test_layers_do_not_share():
     filters = [rng.integers(-127, 128, (5, 8, 3, 3)).astype(np.int8) for _ in range(2)]
     kept = {}
     for w in filters:
-        alone, sharing = (IntegerConv((1, 8, 6, 6), w.shape, out="int32") for _ in range(2))
+        alone, sharing = (
+            IntegerConv(conv_problem((1, 8, 6, 6), w.shape), out="int32") for _ in range(2)
+        )
         alone.prepack(w)
         sharing.prepack(w, shared=kept, origin=id(w))
         np.testing.assert_array_equal(sharing(x), alone(x))
@@ -91,7 +99,7 @@ def test_layers_do_not_share():
 
 
 def test_filters_may_change_where_nobody_shares_them():
-    plan = IntegerConv((1, 8, 6, 6), (5, 8, 3, 3), out="int32")
+    plan = IntegerConv(conv_problem((1, 8, 6, 6), (5, 8, 3, 3)), out="int32")
     w, x = np.ones((5, 8, 3, 3), np.int8), np.full((1, 2, 6, 6), 0x01010101, np.uint32)
     plan.prepack(w)
     w[:] = 0

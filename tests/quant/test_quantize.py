@@ -11,6 +11,7 @@ import pytest
 import lowerconv as lc
 from lowerconv import nn, quant
 from lowerconv.conv.problem import conv_problem
+from lowerconv.nn.pointwise import Pointwise
 from lowerconv.quant.conv import IntegerConv2d
 from lowerconv.quant.convert import WORD, Dequantize, Quantize
 from lowerconv.quant.integer_layers import IntegerAdd, IntegerConcat, Lookup
@@ -56,7 +57,7 @@ def test_it_computes_as_the_float_network_nearly(made, name):
 def test_it_computes_what_quantize_and_dequantize_say(made, name, monkeypatch):
     """The graph before integers take their part is computed in float32, rounded by NumPy."""
     net, integer = made(name)
-    monkeypatch.setattr(quantizing, "lower", lambda graph: None)
+    monkeypatch.setattr(quantizing, "to_integers", lambda graph: None)
     plain = lc.quantize(net, images())
     assert any(type(layer).__name__ == "DequantizeLinear" for layer in plain.layers)
     x = images(8, seed=9)
@@ -80,7 +81,8 @@ def check_convolution(layer, frame):
         residual = added, y.residual.zero_point, step
     numbers = epilogue(totals, *layer.scales(), residual)
     if y.y is None:
-        assert np.array_equal(frame.y.array.reshape(numbers.shape), numbers)
+        expected = np.clip(numbers, *np.float32(layer.range or (-np.inf, np.inf)))
+        assert np.array_equal(frame.y.array.reshape(numbers.shape), expected)
         return
     expected = rounded(numbers, 0, y.low, y.high, y.y.dtype)
     assert np.array_equal(codes_of(frame.y.array, K, y.y.dtype), expected)
@@ -113,6 +115,14 @@ def test_what_becomes_one_layer(made):
     clipped = next(layer for layer in integer.layers if isinstance(layer, IntegerConv2d))
     assert clipped.epilogue.y.zero_point == 0
     assert sum(isinstance(layer, Lookup) for layer in integer.layers) == 2
+
+
+def test_what_float_results_are_clipped_to(made):
+    _, integer = made("clipped-numbers")
+    convs = [layer for layer in integer.layers if isinstance(layer, IntegerConv2d)]
+    assert [layer.range for layer in convs] == [(0, np.inf), (-0.1, 0.4), None, (0, np.inf)]
+    (left,) = [layer for layer in integer.layers if isinstance(layer, (nn.ReLU, Pointwise))]
+    assert (left.a, left.b) == (0, 0)
 
 
 @pytest.mark.parametrize("name", ["branches", "odd-branches"])

@@ -83,7 +83,7 @@ class Planes(RecordExecutable):
     ) -> None:
         """Compute a pass; of a weight gradient `a` is dy, and `b` is x."""
         source, filters = (b, a) if self.schedule.gradient else (a, b)
-        bind_operands(self.words, source, filters, bias, out, workspace.address)
+        bind_operands(self.fields, source, filters, bias, out, workspace.address)
         launch(team, self._loops, self.address, self.schedule.workers)
 
     def explain(self) -> dict[str, str]:
@@ -126,7 +126,7 @@ def _kernel(s: PlaneSchedule, phase: Phase, taps: Taps, activation: Activation) 
         tuple((tap, s.window.place(row, column)) for tap, row, column in taps),
         row_step=conv.stride_h * s.window.pitch,
         out_column=phase.out_column,
-        rest=None if masks else phase.Q % s.VL,
+        rest=phase.Q % s.VL,
         together=balanced(s.band, s.rows_at_once),
         gradient=s.gradient,
         activation=activation,

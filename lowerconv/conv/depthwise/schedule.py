@@ -16,7 +16,7 @@ from lowerconv.conv import costs
 from lowerconv.conv.base_schedule import BaseSchedule
 from lowerconv.conv.phases import Convolution
 from lowerconv.conv.problem import ConvProblem, Op
-from lowerconv.conv.tiling import SPLIT_MAX
+from lowerconv.conv.tiling_search import SPLIT_MAX
 from lowerconv.conv.window import Window, balanced, window
 
 GROUPS_MIN = 8  # of a weight gradient, which is shared out by groups

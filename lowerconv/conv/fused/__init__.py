@@ -28,7 +28,7 @@ from lowerconv.conv.phases import convolution, countable, has_many_phases, is_pr
 from lowerconv.conv.problem import ConvProblem, Op
 from lowerconv.conv.schedule import make_schedule
 from lowerconv.conv.schedule_weights import NVS, make_weight_schedule
-from lowerconv.conv.tiling import tilings
+from lowerconv.conv.tiling_search import tilings
 from lowerconv.runtime.affinity import nodes
 
 Variant = TypeVar("Variant")

@@ -62,7 +62,7 @@ class Forward(RecordExecutable):
         self._packed_from = PackedFrom()
         workers = self._workers()
         fill(self.job, *_schedule_fields(schedule, options.add), self._epilogue(options), workers)
-        if schedule.tiling.is_tiled:
+        if schedule.tiling.uses_amx:
             fill(self.job, self._gathering())
         for number in range(phases):
             fill(self.job[number : number + 1], self._phase(number))
@@ -83,7 +83,7 @@ class Forward(RecordExecutable):
     ) -> None:
         """Convolve the source `a` with the filters `b`."""
         filters = self._pack(team, b) if self.keeps else b
-        bind_operands(self.words, a, filters, bias, out, workspace.address)
+        bind_operands(self.fields, a, filters, bias, out, workspace.address)
         launch(team, self.loops, self.address, self.schedule.workers)
 
     def _pack(self, team: TeamHandle, filters: Array) -> Array:
@@ -117,7 +117,7 @@ class Forward(RecordExecutable):
         nodes = tuple(sorted(set(s.nodes[: s.workers])))
         return (
             "panels",
-            s.tiling.is_tiled,
+            s.tiling.uses_amx,
             s.NR,
             conv.K,
             conv.C,
@@ -141,7 +141,7 @@ class Forward(RecordExecutable):
         s = self.schedule
         packs = not s.tiling.in_place and not s.constant
         sums_at = (
-            s.line_bytes(s.NC * (s.filter_items if s.tiling.is_tiled else s.conv.taps * s.KC))
+            s.line_bytes(s.NC * (s.filter_items if s.tiling.uses_amx else s.conv.taps * s.KC))
             if packs
             else 0
         )
@@ -172,7 +172,7 @@ class Forward(RecordExecutable):
         kernels = kernels_of(s, number, dict.fromkeys(sizes), self.activation)
         made = [kernels[size] for size in sizes]
         self.kernels += [kernel for kernel, _ in made]
-        if s.tiling.is_tiled:
+        if s.tiling.uses_amx:
             tables = np.array([[0, s.conv.taps]], np.int64)
             self.arrays.append(tables)
         else:
@@ -327,7 +327,7 @@ def _schedule_fields(s: Schedule, add: bool) -> tuple[object, ...]:
             VL=s.VL,
             filters_from=filters_from,
             pixels_in_vectors=s.tiling.vectors != "filters",
-            k_step=amx.SIZE if s.tiling.is_tiled else 1,
+            k_step=amx.SIZE if s.tiling.uses_amx else 1,
         ),
         records.SourceLayout(
             padded=s.window.padded,

@@ -69,7 +69,7 @@ def kernels_of(
     words = conv.words("filters" if s.tiling.vectors == "filters" else "pixels")
     product = _Product(s.isa, conv.dtype, words, *results, activation)
     found: dict[tuple[int, int, int], Made] = {}
-    if s.tiling.is_tiled:
+    if s.tiling.uses_amx:
         for size in sizes:
             found[size] = _tile_kernel(product, size[0], size[2], s.NR)
         return found

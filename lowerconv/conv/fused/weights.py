@@ -41,7 +41,7 @@ class WeightGrad(RecordExecutable):
         workers = _workers(s, zeros)
         fill(self.job, *_schedule_fields(s), workers)
         self.arrays += self._fill_tiles(self.job, s.image_step)
-        self._layouts = {s.image_step: (self.words, self.address, self.arrays)}
+        self._layouts = {s.image_step: (self.fields, self.address, self.arrays)}
         # Pieces of several images in place: their tables know how far apart images lie.
         self._by_layout = s.pieces.together > 1 and not s.window.padded
         own = s.workers * workers.scratch_bytes
@@ -54,11 +54,11 @@ class WeightGrad(RecordExecutable):
         # `filters` are what fills the vectors, `source` what is broadcast.
         s = self.schedule
         source, filters = (a, b) if s.channels_in_vectors else (b, a)
-        words, address = self.words, self.address
+        fields, address = self.fields, self.address
         if self._by_layout:
             step = source.strides[0] // source.itemsize
-            words, address, _ = self._layouts.get(step) or self._new_layout(step)
-        bind_operands(words, source, filters, self.no_bias, out, workspace.address)
+            fields, address, _ = self._layouts.get(step) or self._new_layout(step)
+        bind_operands(fields, source, filters, self.no_bias, out, workspace.address)
         launch(team, nest.weights_address(), address, s.workers)
         if s.splits > 1:
             launch(team, nest.add_splits_address(), address, s.workers)

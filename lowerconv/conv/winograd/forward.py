@@ -101,7 +101,7 @@ class WinogradForward(RecordExecutable):
     ) -> None:
         """Convolve the source `a` with the filters `b`."""
         s = self.schedule
-        bind_operands(self.words, a, b, bias, out, workspace.address)
+        bind_operands(self.fields, a, b, bias, out, workspace.address)
         if self.packed is None:
             if s.shares:
                 launch(team, prepare_address(), self.address, s.workers)
@@ -116,7 +116,7 @@ class WinogradForward(RecordExecutable):
         kept = self.packed
         if kept is None:
             return w
-        bind_operands(self.words, kept, w, self.no_bias, kept, workspace.address)
+        bind_operands(self.fields, kept, w, self.no_bias, kept, workspace.address)
         launch(team, prepare_address(), self.address, self.schedule.workers)
         return kept
 

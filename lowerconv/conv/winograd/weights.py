@@ -99,9 +99,9 @@ class WinogradWeightGrad(RecordExecutable):
     ) -> None:
         """Sum the products of `a`, dy, and `b`, x, over the pixels."""
         s, job, nothing = self.schedule, self.address, self.no_bias
-        half = len(self.words) // 2
-        bind_operands(self.words, b, a, nothing, out, workspace.address)
-        bind_operands(self.words[half:], a, b, nothing, out, workspace.address)
+        half = len(self.fields) // 2
+        bind_operands(self.fields, b, a, nothing, out, workspace.address)
+        bind_operands(self.fields[half:], a, b, nothing, out, workspace.address)
         for first in range(0, s.units, s.units_at_once):
             self.job["unit0"], self.job["unit1"] = first, min(s.units, first + s.units_at_once)
             launch(team, transform_address(), job, s.workers)

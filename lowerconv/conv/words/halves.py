@@ -27,7 +27,8 @@ from lowerconv.conv.phases import CACHE_SIZE, Convolution, convolution, countabl
 from lowerconv.conv.problem import BF16, ConvProblem, Op
 from lowerconv.conv.schedule import make_schedule
 from lowerconv.conv.schedule_weights import make_weight_schedule
-from lowerconv.conv.tiling import Tiling, tilings
+from lowerconv.conv.tiling import Tiling
+from lowerconv.conv.tiling_search import tilings
 from lowerconv.conv.word_format import WordFormat
 from lowerconv.conv.words import tile_weights
 from lowerconv.conv.words.tile_weights import TileWeights

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable, MutableMapping
 from dataclasses import replace
-from math import inf
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lowerconv.checks import integer, plain_array
+from lowerconv.checks import integer
 from lowerconv.codegen.dots import SIGNS
 from lowerconv.codegen.isa import host_isa_extended
 from lowerconv.codegen.microkernel_requantize import CONSTANTS, RANGES
@@ -18,17 +17,22 @@ from lowerconv.conv.executable import Options
 from lowerconv.conv.explain import as_text, problem_lines
 from lowerconv.conv.fused.forward import Forward
 from lowerconv.conv.phases import convolution
-from lowerconv.conv.problem import conv_problem
+from lowerconv.conv.problem import ConvProblem
 from lowerconv.conv.records import Requantization
 from lowerconv.conv.schedule import make_schedule
-from lowerconv.conv.tiling import tilings
+from lowerconv.conv.tiling_search import tilings
 from lowerconv.conv.word_format import WordFormat
+from lowerconv.conv.words.arguments import checked, chosen, result_range, zero_point
 from lowerconv.conv.words.filters import filter_words, merged_groups, words_for
+from lowerconv.conv.words.ternary import Ternary
+from lowerconv.conv.words.ternary_schedule import is_ternary_cheaper, make_ternary_schedule
 from lowerconv.copying import not_copied
+from lowerconv.ops.ternary_codes import TernaryCodes, is_ternary, unpacked
 from lowerconv.runtime.affinity import nodes
 from lowerconv.runtime.threads import get_num_threads, parallel_region
 from lowerconv.runtime.workspace import check_bytes, workspace
 
+ALGORITHMS = ("auto", "fused", "ternary")
 RESULTS = ("u8", "s8", "float32", "int32")
 WORD = np.dtype(np.uint32)
 Y_MAX = 2.0**30  # steps of the result, before they are clamped
@@ -37,7 +41,7 @@ Y_MAX = 2.0**30  # steps of the result, before they are clamped
 class _Prepacked(NamedTuple):
     """What calls need of the filters."""
 
-    w: np.ndarray  # (K, C/groups, R, S)
+    w: np.ndarray | TernaryCodes  # (K, C/groups, R, S)
     shared: MutableMapping[Hashable, np.ndarray]
     origin: Hashable
     scale: np.ndarray  # (K,)
@@ -65,12 +69,8 @@ class IntegerConv:
 
     Parameters
     ----------
-    x_shape : tuple of int
-        (N, C, H, W), in channels.
-    w_shape : tuple of int
-        (K, C/groups, R, S).
-    stride, padding, dilation, groups : optional
-        As for :func:`lowerconv.conv2d`.
+    problem : ConvProblem
+        Shapes, in channels, and geometry; its dtype does not count.
     x_kind : {"u8", "s8"}
         What bytes of x hold; those of the filters are signed.
     x_zero : int
@@ -81,6 +81,12 @@ class IntegerConv:
         What results are clamped to, integers for bytes; default: all that the result can hold.
     residual : {None, "u8", "s8"}
         Whether words, laid out as the result, are added, and what they hold.
+    nonzero : int, optional
+        Where all weights are -1, 0 or 1: how many of them are not 0, for which "auto" estimates
+        what it costs to skip the others.
+    algorithm : {"auto", "fused", "ternary"}
+        Products of bytes, or sums of pixels that ternary weights select; "auto" takes the one of
+        least estimated cost.
 
     Raises
     ------
@@ -90,16 +96,9 @@ class IntegerConv:
         The result or the workspace could not exist on this machine.
     """
 
-    algorithm = "fused"
-
     def __init__(
         self,
-        x_shape: tuple[int, ...],
-        w_shape: tuple[int, ...],
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
+        problem: ConvProblem,
         *,
         x_kind: str = "u8",
         x_zero: int = 0,
@@ -107,18 +106,21 @@ class IntegerConv:
         low: float | None = None,
         high: float | None = None,
         residual: str | None = None,
+        nonzero: int | None = None,
+        algorithm: str = "auto",
     ) -> None:
-        problem = conv_problem(x_shape, w_shape, stride, padding, dilation, groups)
         self.problem = problem
-        zero = _zero(x_zero, "x_zero", _chosen(x_kind, "x_kind", tuple(RANGES)))
-        self.out = _chosen(out, "out", RESULTS)
-        self.range = _range(out, low, high)
+        zero = zero_point(x_zero, "x_zero", chosen(x_kind, "x_kind", tuple(RANGES)))
+        self.out = chosen(out, "out", RESULTS)
+        self.range = result_range(out, low, high)
         if residual is not None:
-            _chosen(residual, "residual", (None, *RANGES))
+            chosen(residual, "residual", (None, *RANGES))
             if out not in RANGES:
                 raise ValueError(f"residual: got {residual!r} with out {out!r}, expected None")
         self.residual = residual
-        self._merged = merged_groups(groups, w_shape[1], problem.K // groups)
+        self._merged = merged_groups(
+            problem.groups, problem.w_shape[1], problem.K // problem.groups
+        )
         result = "sums" if out == "int32" else out
         padding_word = (zero & 0xFF) * 0x01010101
         self._word_format = WordFormat(x_kind, "s8", padding_word, result, residual is not None)
@@ -128,13 +130,15 @@ class IntegerConv:
         self.out_dtype = WORD if out in RANGES else np.dtype(out)
         self.out_shape = N, words_for(K) if out in RANGES else K, P, Q
         check_bytes(4 * N * self.out_shape[1] * P * Q, f"out {self.out_shape}")
+        self.nonzero = None if nonzero is None else integer(nonzero, "nonzero", 0)
+        self.algorithm = self._asked = chosen(algorithm, "algorithm", ALGORITHMS)
         self.threads = get_num_threads()
         self._prepacked: _Prepacked | None = None
         self._executable = self._ready()
 
     def prepack(
         self,
-        w: np.ndarray,
+        w: np.ndarray | TernaryCodes,
         scale: np.ndarray | None = None,
         shift: np.ndarray | None = None,
         *,
@@ -147,7 +151,7 @@ class IntegerConv:
 
         Parameters
         ----------
-        w : ndarray, (K, C/groups, R, S), int8
+        w : ndarray, (K, C/groups, R, S), int8, or TernaryCodes
         scale, shift : ndarray, (K,), float32
             Where the result is not int32.
         residual_scale : float
@@ -162,10 +166,16 @@ class IntegerConv:
         Raises
         ------
         TypeError, ValueError
-            An array that does not fit, or a number that a byte cannot hold.
+            An array that does not fit, a number that a byte cannot hold, or weights that are not
+            ternary as planned.
         """
         problem = self.problem
-        _checked(w, "w", np.dtype(np.int8), problem.w_shape)
+        codes = checked(unpacked(w), "w", np.dtype(np.int8), problem.w_shape)
+        ternary = self.nonzero is not None or self.algorithm == "ternary"
+        if ternary and not is_ternary(codes):
+            raise ValueError(
+                f"w: got {codes.min()} to {codes.max()}, expected -1, 0 and 1 alone, as planned"
+            )
         scale, shift = (
             self._numbers(array, name) for array, name in ((scale, "scale"), (shift, "shift"))
         )
@@ -175,14 +185,16 @@ class IntegerConv:
             ends = np.array([(int(end) & 0xFF) * 0x01010101 for end in self.range], np.uint32)
         constants["low"], constants["high"] = ends
         if self.residual:
-            zero = _zero(residual_zero, "residual_zero", self.residual)
+            zero = zero_point(residual_zero, "residual_zero", self.residual)
             signed = self.residual == "s8"
             constants["scale"] = residual_scale
             constants["zero"], constants["signs"] = zero + 128 * signed, SIGNS * signed
         if self.out in RANGES:
-            self._check_size(w, scale, shift, constants["scale"][0])
+            self._check_size(codes, scale, shift, constants["scale"][0])
+        if ternary and isinstance(w, np.ndarray):
+            w = TernaryCodes.of(w)
         if shared is None:
-            w, shared = w.copy(), {}
+            w, shared = w.copy() if isinstance(w, np.ndarray) else w, {}
         self._prepacked = _Prepacked(w, shared, origin, scale, shift, constants)
         with parallel_region(self.threads) as team:
             self._pack(team)
@@ -215,14 +227,14 @@ class IntegerConv:
         if (residual is None) != (self.residual is None):
             got = "no array" if residual is None else "an array"
             raise ValueError(f"residual: got {got}, expected as planned: {self.residual!r}")
-        _checked(x, "x", WORD, self.x_shape)
+        checked(x, "x", WORD, self.x_shape)
         result = np.empty(self.out_shape, self.out_dtype) if out is None else out
-        _checked(result, "out", self.out_dtype, self.out_shape)
+        checked(result, "out", self.out_dtype, self.out_shape)
         if out is not None and not are_slices(out):
             raise ValueError("out: got images that are not contiguous, or read-only, expected some")
         given = [x]
         if residual is not None:
-            _checked(residual, "residual", WORD, self.out_shape)
+            checked(residual, "residual", WORD, self.out_shape)
             given += [residual] * (residual is not out)
         if out is not None:
             for array in given:
@@ -244,7 +256,10 @@ class IntegerConv:
     @property
     def reason(self) -> str:
         """Why the algorithm, and the microkernel that most work is done in."""
-        return f"words of four bytes, {self._executable.explain()['microkernel']}"
+        kernel = self._executable.explain()["microkernel"]
+        if self.algorithm == "ternary":
+            return f"masks of weights that are not zero, {kernel}"
+        return f"words of four bytes, {kernel}"
 
     def explain(self) -> str:
         """Return what was chosen and why, as lines of text.
@@ -255,9 +270,10 @@ class IntegerConv:
         """
         word_format = self._word_format
         numbers = f"words of four {word_format.pixels}"
+        filters = "-1, 0, 1, zeros skipped" if self.algorithm == "ternary" else word_format.filters
         lines = problem_lines(self.problem, "forward", numbers) | {
             "algorithm": f"{self.algorithm}: {self.reason}",
-            "products": f"{word_format.pixels} by {word_format.filters}, sums of 32 bits, exact",
+            "products": f"{word_format.pixels} by {filters}, sums of 32 bits, exact",
             "threads": str(self.threads),
             "workspace": f"{self.workspace_bytes:,} bytes for all threads",
         }
@@ -272,7 +288,7 @@ class IntegerConv:
         """Return a copy of numbers of all filters, checked."""
         if array is None and self.out == "int32":
             return np.zeros(self.problem.K, np.float32)
-        numbers = np.array(_checked(array, name, np.dtype(np.float32), (self.problem.K,)))
+        numbers = np.array(checked(array, name, np.dtype(np.float32), (self.problem.K,)))
         if not np.isfinite(numbers).all():
             raise ValueError(f"{name}: got numbers that are not finite, expected finite ones")
         return numbers
@@ -289,7 +305,7 @@ class IntegerConv:
                 f"scale: got results that reach {reach.max():.3g} steps, expected below {Y_MAX:.3g}"
             )
 
-    def _ready(self) -> Forward:
+    def _ready(self) -> Forward | Ternary:
         """Return the loops, made for the threads; those of an image where there is none."""
         problem = self.problem
         merged = replace(problem, N=max(1, problem.N), groups=problem.groups // self._merged)
@@ -300,10 +316,16 @@ class IntegerConv:
             word_format=self._word_format,
         )
         isa, options = host_isa_extended(), Options(threads=self.threads, constant=True)
-        schedule = make_schedule(
-            conv, isa, nodes(self.threads), tilings(conv, isa, True)[0], constant=True
-        )
-        executable = Forward(schedule, options)
+        where, tiling = nodes(self.threads), tilings(conv, isa, True)[0]
+        executable: Forward | Ternary
+        self.algorithm = self._asked
+        if self._asked == "auto":
+            cheaper = is_ternary_cheaper(conv, isa, tiling, self.nonzero)
+            self.algorithm = "ternary" if cheaper else "fused"
+        if self.algorithm == "ternary":
+            executable = Ternary(make_ternary_schedule(conv, isa, where), options)
+        else:
+            executable = Forward(make_schedule(conv, isa, where, tiling, constant=True), options)
         check_bytes(4 * executable.workspace_items, "workspace")
         return executable
 
@@ -317,7 +339,7 @@ class IntegerConv:
         layout = self._merged, executable.packed_key()
         packed = prepacked.shared.get((prepacked.origin, layout))
         if packed is None:
-            words = filter_words(prepacked.w, self.problem.groups, self._merged)
+            words = filter_words(unpacked(prepacked.w), self.problem.groups, self._merged)
             scratch = workspace(executable.workspace_items, np.dtype(np.float32))
             packed = executable.prepack(team, _bits(words), scratch)
             prepacked.shared[prepacked.origin, layout] = packed
@@ -350,42 +372,3 @@ class IntegerConv:
 def _bits(array: np.ndarray) -> np.ndarray:
     """Return an array as float32, the kind of array that loops are compiled for."""
     return array.view(np.float32)
-
-
-def _chosen(value: Any, argument: str, known: tuple[Any, ...]) -> Any:
-    if value not in known:
-        raise ValueError(f"{argument}: got {value!r}, expected one of {known}")
-    return value
-
-
-def _zero(value: Any, argument: str, kind: str) -> int:
-    """Return a zero point, checked."""
-    low, high = RANGES[kind]
-    number = integer(value, argument, low)
-    if number > high:
-        raise ValueError(f"{argument}: got {number}, expected at most {high} for {kind}")
-    return number
-
-
-def _range(out: str, low: float | None, high: float | None) -> tuple[float, float]:
-    """Return what results are clamped to."""
-    if out == "int32":
-        if low is not None or high is not None:
-            raise ValueError(f"low, high: got {low}, {high} with out 'int32', expected None")
-        return -inf, inf
-    least, most = RANGES.get(out, (-inf, inf))
-    low, high = least if low is None else low, most if high is None else high
-    if not least <= low <= high <= most:
-        raise ValueError(f"low, high: got {low}, {high}, expected {least} <= low <= high <= {most}")
-    if out in RANGES and (low != int(low) or high != int(high)):
-        raise ValueError(f"low, high: got {low}, {high}, expected integers for {out!r}")
-    return low, high
-
-
-def _checked(array: Any, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    plain_array(array, name)
-    if array.dtype != dtype:
-        raise TypeError(f"{name}: got dtype {array.dtype}, expected {dtype}")
-    if array.shape != shape:
-        raise ValueError(f"{name}: got shape {array.shape}, expected {shape}")
-    return array

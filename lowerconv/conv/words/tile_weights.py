@@ -156,7 +156,7 @@ class TileWeights(Executable):
         places = nest.Places(*_places(at, problem, threads, pixels, panels * steps))
         self.workspace_items = places.end // FLOAT32.itemsize
         self.job = np.zeros(1, nest.TILES_JOB)
-        self.words, self.address = self.job.view(np.int64), self.job.ctypes.data
+        self.fields, self.address = self.job.view(np.int64), self.job.ctypes.data
         self._arrays: list[np.ndarray] = []
         H, W, stride_h, stride_w = at.x
         phases = [
@@ -245,7 +245,7 @@ class TileWeights(Executable):
         self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
     ) -> None:
         """Sum the products of `a`, dy, and `b`, x: bits of bf16, over the pixels."""
-        bind_operands(self.words, b, a, bias, out, workspace.address)
+        bind_operands(self.fields, b, a, bias, out, workspace.address)
         launch(team, nest.pack_address(), self.address, self.threads)
         launch(team, nest.multiply_address(), self.address, self.threads)
         if self._at.taps[1:]:

@@ -53,19 +53,19 @@ class Placed(Computed):
     def prepare(self, frame: Frame) -> None:
         """Decide how: along one axis by compiled loops."""
         found = self.starts(frame)
-        frame.kept["places"] = None if found is None else _places(frame, *found)
+        frame.prepared["places"] = None if found is None else _places(frame, *found)
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Copy the operands."""
-        if frame.kept["places"] is None:
+        if frame.prepared["places"] is None:
             super().compute(frame, step)
             return
-        for x, where in zip(frame.xs, frame.kept["places"], strict=True):
+        for x, where in zip(frame.xs, frame.prepared["places"], strict=True):
             run(place, x.flat, frame.y.flat, *where)
 
     def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels, and leaves nothing to NumPy."""
-        return frame.kept["places"] is not None
+        return frame.prepared["places"] is not None
 
 
 class Joined(Placed):

@@ -112,7 +112,7 @@ class Reduction(Computed):
     def prepare(self, frame: Frame) -> None:
         """Decide how: axes that follow each other are reduced by compiled loops."""
         shape, axes = frame.x.shape, self.axes
-        frame.kept["plan"] = None
+        frame.prepared["plan"] = None
         if self.operation not in _COMPILED or frame.dtype not in COMPILED or 0 in shape:
             return
         if axes != tuple(range(axes[0], axes[-1] + 1)) or not frame.y.whole or not frame.x.whole:
@@ -120,18 +120,18 @@ class Reduction(Computed):
         outer, middle = prod(shape[: axes[0]]), prod(shape[axes[0] : axes[-1] + 1])
         sizes = outer, middle, prod(shape[axes[-1] + 1 :])
         factor = 1 / middle if self.operation == "mean" else 1.0
-        frame.kept["plan"] = sizes, _COMPILED[self.operation], factor
+        frame.prepared["plan"] = sizes, _COMPILED[self.operation], factor
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Reduce."""
-        if frame.kept["plan"] is None:
+        if frame.prepared["plan"] is None:
             super().compute(frame, step)
         else:
-            run(kernels.reduce, frame.x.flat, frame.y.flat, *frame.kept["plan"])
+            run(kernels.reduce, frame.x.flat, frame.y.flat, *frame.prepared["plan"])
 
     def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels, and leaves nothing to NumPy."""
-        return frame.kept["plan"] is not None
+        return frame.prepared["plan"] is not None
 
 
 def softmax(x: Operand, axis: int, log: bool = False) -> Operand:

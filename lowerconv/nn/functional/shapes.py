@@ -106,7 +106,7 @@ class Transpose(Computed):
 
     def prepare(self, frame: Frame) -> None:
         """Decide how items are gathered."""
-        frame.kept["gather"] = merged(frame.x.shape, self.axes) if self._flat(frame) else None
+        frame.prepared["gather"] = merged(frame.x.shape, self.axes) if self._flat(frame) else None
 
     @staticmethod
     def _flat(frame: Frame) -> bool:
@@ -114,7 +114,7 @@ class Transpose(Computed):
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Gather the items."""
-        gather = frame.kept["gather"]
+        gather = frame.prepared["gather"]
         if gather is None:
             super().compute(frame, step)
         else:
@@ -122,7 +122,7 @@ class Transpose(Computed):
 
     def is_capturable(self, frame: Frame) -> bool:
         """Return whether `compute` only launches kernels, and leaves nothing to NumPy."""
-        return frame.kept["gather"] is not None
+        return frame.prepared["gather"] is not None
 
 
 def getitem(x: Operand, index: tuple[Any, ...]) -> Operand:

@@ -1,8 +1,8 @@
 """Operators of 8-bit integers: codes of one scale as layers, others by NumPy or the reference.
 
 What QuantizeLinear and DequantizeLinear stand around becomes integer layers when a network that
-learns nothing is planned: see `lowerconv.quant.lower`.  Sums of integers are made in float64, which
-holds them exactly.
+learns nothing is planned: see `lowerconv.quant.to_integers`.  Sums of integers are made in float64,
+which holds them exactly.
 """
 
 from __future__ import annotations

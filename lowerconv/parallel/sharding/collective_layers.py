@@ -33,19 +33,19 @@ from lowerconv.parallel.sharding.layout import Layout
 
 @not_copied("make another `Trainer` or strategy in each process")
 class CollectiveLayer(Layer):
-    """One of two layers that have a message between them.
+    """One of two layers that have a collective operation between them.
 
     Parameters
     ----------
-    channel : Channel
+    collective : Collective
         What both share.
     """
 
     execution_order = ExecutionOrder.RIGHT_BEFORE_READERS
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, collective: Collective) -> None:
         super().__init__()
-        self.channel = channel
+        self.collective = collective
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Pass the operand on."""
@@ -74,13 +74,13 @@ class Begin(CollectiveLayer):
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Wait for the gradient of the operand, which lies in that of the result."""
-        self.channel.wait()
+        self.collective.wait()
         super().differentiate(frame, step)
 
 
 @not_copied("make another `Trainer` or strategy in each process")
-class Channel:
-    """What is under way between two layers, and the memory that it uses.
+class Collective:
+    """A collective operation that one layer begins and another ends, and the memory that it uses.
 
     Attributes
     ----------
@@ -132,7 +132,9 @@ class Channel:
         pixels = prod(whole.shape[2:])
         found = []
         for here, there, count in self.layout.runs(rank, self.ranks).tolist():
-            tensor = Tensor((whole.shape[0], count, *whole.shape[2:]), whole.dtype, whole.step)
+            tensor = Tensor(
+                (whole.shape[0], count, *whole.shape[2:]), whole.dtype, whole.image_step
+            )
             tensor.place(whole.flat[there * pixels :])
             found.append((here * pixels, tensor))
         return found
@@ -186,7 +188,7 @@ class Channel:
 
 def _like(tensor: Tensor, shard: Tensor, begin: int) -> Tensor:
     """Return the items of a shard that a tensor has elsewhere."""
-    part = Tensor(tensor.shape, tensor.dtype, shard.step)
+    part = Tensor(tensor.shape, tensor.dtype, shard.image_step)
     part.place(shard.flat[begin:])
     return part
 
@@ -199,14 +201,14 @@ class AllGatherBegin(Begin):
 
     def send(self, x: Tensor) -> None:
         """Send the own shard to all, and receive theirs."""
-        self.channel.shards_under_way = self.channel.all_gather(
-            x, self.channel.whole_shape(x.shape)
+        self.collective.shards_under_way = self.collective.all_gather(
+            x, self.collective.whole_shape(x.shape)
         )
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Wait for the sum of the gradients."""
         super().differentiate(frame, step)
-        self.channel.release()
+        self.collective.release()
 
 
 class AllGatherEnd(CollectiveLayer):
@@ -214,33 +216,33 @@ class AllGatherEnd(CollectiveLayer):
 
     Parameters
     ----------
-    channel : Channel
+    collective : Collective
     summed : bool
         Whether the gradient has to be summed over the ranks; else it is the same on all.
     """
 
-    def __init__(self, channel: Channel, summed: bool) -> None:
-        super().__init__(channel)
+    def __init__(self, collective: Collective, summed: bool) -> None:
+        super().__init__(collective)
         self.summed = summed
 
     def result_shape(self, *shapes: Shape) -> Shape:
         """Return the shape of the whole."""
-        return self.channel.whole_shape(shapes[0])
+        return self.collective.whole_shape(shapes[0])
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Wait for the shards, and put them in their places."""
-        self.channel.wait()
-        self.channel.join(self.channel.shards_under_way, frame.y, False)
-        self.channel.release()
+        self.collective.wait()
+        self.collective.join(self.collective.shards_under_way, frame.y, False)
+        self.collective.release()
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Begin to sum the gradient, or take the own part."""
         if frame.dx is None:
             return
         if self.summed:
-            self.channel.reduce_scatter(frame.gradient, frame.dx)
+            self.collective.reduce_scatter(frame.gradient, frame.dx)
         else:
-            self.channel.part(frame.gradient, self.channel.rank, frame.dx)
+            self.collective.part(frame.gradient, self.collective.rank, frame.dx)
 
 
 # --- ReduceScatter: partial sums to shards ---
@@ -251,18 +253,18 @@ class ReduceScatterBegin(Begin):
 
     def send(self, x: Tensor) -> None:
         """Send each rank what it sums."""
-        channel = self.channel
-        out = channel.buffer(channel.shard_shape(x.shape), x.flat.dtype)
-        channel.shards_under_way = [out]
-        channel.reduce_scatter(x, out)
+        collective = self.collective
+        out = collective.buffer(collective.shard_shape(x.shape), x.flat.dtype)
+        collective.shards_under_way = [out]
+        collective.reduce_scatter(x, out)
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Wait for the gradient of the whole."""
-        channel = self.channel
-        channel.wait()
+        collective = self.collective
+        collective.wait()
         if frame.dx is not None:
-            channel.join(channel.shards_under_way, frame.dx, frame.adds[0])
-        channel.release()
+            collective.join(collective.shards_under_way, frame.dx, frame.adds[0])
+        collective.release()
 
 
 class ReduceScatterEnd(CollectiveLayer):
@@ -270,20 +272,20 @@ class ReduceScatterEnd(CollectiveLayer):
 
     def result_shape(self, *shapes: Shape) -> Shape:
         """Return the shape of the shard."""
-        return self.channel.shard_shape(shapes[0])
+        return self.collective.shard_shape(shapes[0])
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Wait for the sum."""
-        self.channel.wait()
-        move(self.channel.shards_under_way[0], frame.y, False)
-        self.channel.release()
+        self.collective.wait()
+        move(self.collective.shards_under_way[0], frame.y, False)
+        self.collective.release()
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Begin to collect the shards of the gradient."""
-        channel, dy = self.channel, frame.gradient
-        own = channel.buffer(dy.shape, dy.flat.dtype)  # dy is overwritten while it is on its way
+        collective, dy = self.collective, frame.gradient
+        own = collective.buffer(dy.shape, dy.flat.dtype)  # dy is overwritten while it is on its way
         move(dy, own, False)
-        channel.shards_under_way = channel.all_gather(own, channel.whole_shape(dy.shape))
+        collective.shards_under_way = collective.all_gather(own, collective.whole_shape(dy.shape))
 
 
 # --- AllReduce: partial sums to a whole ---
@@ -294,7 +296,7 @@ class AllReduceBegin(Begin):
 
     def send(self, x: Tensor) -> None:
         """Sum in place: nobody else reads partial sums."""
-        self.channel.all_reduce(x)
+        self.collective.all_reduce(x)
 
 
 class AllReduceEnd(CollectiveLayer):
@@ -304,7 +306,7 @@ class AllReduceEnd(CollectiveLayer):
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Wait for it; its gradient is the same on every rank."""
-        self.channel.wait()
+        self.collective.wait()
         super().compute(frame, step)
 
 
@@ -322,7 +324,7 @@ class ReplicateEnd(AllReduceEnd):
         """Begin to sum the gradient."""
         super().differentiate(frame, step)
         if frame.dx is not None:
-            self.channel.all_reduce(frame.dx)
+            self.collective.all_reduce(frame.dx)
 
 
 class Mask(CollectiveLayer):
@@ -335,9 +337,9 @@ class Mask(CollectiveLayer):
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Zero the gradients of the channels of other ranks."""
-        channel = self.channel
-        for rank in range(channel.ranks) if frame.dx is not None else ():
-            if rank != channel.rank:
-                for _, there in channel.segments(frame.gradient, rank):
+        collective = self.collective
+        for rank in range(collective.ranks) if frame.dx is not None else ():
+            if rank != collective.rank:
+                for _, there in collective.segments(frame.gradient, rank):
                     there.array[...] = 0
         super().differentiate(frame, step)

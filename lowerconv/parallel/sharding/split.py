@@ -42,7 +42,7 @@ from lowerconv.parallel.sharding.collective_layers import (
     AllGatherEnd,
     AllReduceBegin,
     AllReduceEnd,
-    Channel,
+    Collective,
     Mask,
     ReduceScatterBegin,
     ReduceScatterEnd,
@@ -209,7 +209,7 @@ class SplitNetwork(NetworkPart):
     def _rewrite(self, node: Node, operands: list[ShardedValue], is_result: bool) -> ShardedValue:
         """Return what the ranks have of a node's result."""
         layer, x = node.layer, operands[0]
-        kind = type(layer)
+        kind = type(layer)  # what is derived from ours may do anything
         if isinstance(layer, Concat) and kind is Concat:
             both = ShardedValue(node.number, None)
             both.parts, both.concat = operands, layer
@@ -229,23 +229,34 @@ class SplitNetwork(NetworkPart):
             if self._divides(layer):
                 return self._by_outputs(node, layer, x)
         elif x.layout is not None:
-            if kind in CHANNELWISE:
-                return self._channelwise(node, layer, operands, x.layout)
-            if kind is Flatten:
-                layout = x.layout.flattened(prod(node.operands[0].shape[2:]))
-                return self._channelwise(node, layer, operands, layout)
-            if kind is Add and all(other.layout == x.layout for other in operands):
-                return self._channelwise(node, layer, operands, x.layout)
-            rank, ranks, layout = self.engine.rank, self.engine.ranks, x.layout
-            if isinstance(layer, BatchNorm2d) and kind is BatchNorm2d:
-                shard = self._shard(node, lambda: split_norm(layer, layout, rank, ranks))
-                return self._channelwise(node, shard.layers[0], operands, layout)
-            if isinstance(layer, Dropout) and kind is Dropout:
-                if (node.number, "part") not in self._kept:
-                    drop = DropoutShard(layer.p, layout, rank, ranks)
-                    self._kept[node.number, "part"] = (drop,)
-                return self._channelwise(node, self._kept[node.number, "part"][0], operands, layout)
+            shards = self._of_shards(node, operands, x.layout)
+            if shards is not None:
+                return shards
         return ShardedValue(node.number, _record(layer, node, *map(self._whole, operands)))
+
+    def _of_shards(
+        self, node: Node, operands: list[ShardedValue], layout: Layout
+    ) -> ShardedValue | None:
+        """Return the shards that a layer makes of shards; None where it reads whole values."""
+        layer, kind = node.layer, type(node.layer)
+        rank, ranks = self.engine.rank, self.engine.ranks
+        made = layout
+        if kind is Flatten:
+            made = layout.flattened(prod(node.operands[0].shape[2:]))
+        elif isinstance(layer, BatchNorm2d) and kind is BatchNorm2d:
+            split = partial(split_norm, layer, layout, rank, ranks)
+            layer = self._shard(node, split).layers[0]
+        elif isinstance(layer, Dropout) and kind is Dropout:
+            if (node.number, "part") not in self._kept:
+                self._kept[node.number, "part"] = (DropoutShard(layer.p, layout, rank, ranks),)
+            layer = self._kept[node.number, "part"][0]
+        elif kind is Add:
+            if any(other.layout != layout for other in operands):
+                return None
+        elif kind not in CHANNELWISE:
+            return None
+        value = _record(layer, node, *map(self._as_shard, operands))
+        return ShardedValue(node.number, value, made)
 
     def _divides(self, layer: Conv2d | Linear) -> bool:
         return layer.weight.data.shape[0] >= self.engine.ranks
@@ -272,12 +283,6 @@ class SplitNetwork(NetworkPart):
         for bias in shard.layers[1:]:
             value = bias(value)
         return ShardedValue(node.number, value, None if everybody else Layout.of(outputs))
-
-    def _channelwise(
-        self, node: Node, layer: Layer, parts: list[ShardedValue], layout: Layout
-    ) -> ShardedValue:
-        value = _record(layer, node, *map(self._as_shard, parts))
-        return ShardedValue(node.number, value, layout)
 
     # --- values in the form that a layer needs ---
 
@@ -356,12 +361,12 @@ class SplitNetwork(NetworkPart):
         what: str,
         layout: Layout,
         value: Value,
-        *make: Callable[[Channel], Layer],
+        *make: Callable[[Collective], Layer],
     ) -> Value:
-        """Record the layers of a channel: two that have a message between them, or one."""
+        """Record the layers of a collective: two that have a message between them, or one."""
         if (number, what) not in self._kept:
-            channel = Channel(self.engine, self._pool, layout, self._titles[number])
-            self._kept[number, what] = tuple(layer(channel) for layer in make)
+            collective = Collective(self.engine, self._pool, layout, self._titles[number])
+            self._kept[number, what] = tuple(layer(collective) for layer in make)
         for layer in self._kept[number, what]:
             value = layer(value)
         return value

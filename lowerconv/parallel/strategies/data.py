@@ -108,7 +108,8 @@ class DataParallel(Strategy):
         """Return how gradients are summed."""
         if self.buckets is None:
             return ""
-        buckets = f"gradients in {len(self.buckets.buckets)} buckets"
+        count = len(self.buckets.buckets)
+        buckets = f"gradients in {count} bucket{'s' * (count > 1)}"
         if self.options.wire != "float32":
             return f"{buckets} of {self.options.wire} with error feedback"
         return f"{buckets}, {self.chosen}"

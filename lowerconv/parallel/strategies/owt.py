@@ -301,7 +301,7 @@ class OWT(SplitStrategy):
         chunks = self.chunks
         updates = f", {self.updates} updates" if self.updates > 1 else ""
         return (
-            f"border before {self.border}, scheme {self.scheme} with {chunks} chunk"
+            f"border before layer {self.border}, scheme {self.scheme} with {chunks} chunk"
             f"{'s' * (chunks > 1)}{updates}, {describe_parts(self.split)} behind it; "
             f"{self.front.describe()}"
         )

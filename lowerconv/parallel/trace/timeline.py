@@ -144,7 +144,7 @@ class Timeline(Listener):
         self._events += [(phase, frame.name, *part) for part in self._parts]
         self._parts.clear()
         self._note(phase, frame.name)
-        plans = {key: plan for key, plan in frame.kept.items() if isinstance(plan, ConvPlan)}
+        plans = {key: plan for key, plan in frame.prepared.items() if isinstance(plan, ConvPlan)}
         if plans:
             self._plans[frame.name, phase] = {
                 op: plan for op, plan in plans.items() if (op == "forward") == (phase == "forward")

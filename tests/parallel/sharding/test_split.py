@@ -90,12 +90,12 @@ def test_branches_are_sent_while_others_are_computed():
     )
     graph = Graph(SplitNetwork(block, (1, 8, 6, 6), Many(0, 2)), (2, 8, 6, 6), np.float32, True)
     first = {
-        id(n.layer.channel): i for i, n in enumerate(graph.nodes) if kind(n) == "AllGatherBegin"
+        id(n.layer.collective): i for i, n in enumerate(graph.nodes) if kind(n) == "AllGatherBegin"
     }
     hidden = 0
     for i, node in enumerate(graph.nodes):
         if kind(node) == "AllGatherEnd":
-            between = graph.nodes[first[id(node.layer.channel)] + 1 : i]
+            between = graph.nodes[first[id(node.layer.collective)] + 1 : i]
             hidden += any(kind(other) == "Conv2d" for other in between)
     assert hidden == 3, kinds(graph)  # those of three branches of four
 

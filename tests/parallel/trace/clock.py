@@ -30,7 +30,7 @@ def task(name, submitted, started, finished, nbytes=8, sent=4):
 def layer_done(network, clock, now, name, phase="forward"):
     clock.now = now
     for watch in network._watches.values():
-        watch(None, SimpleNamespace(name=name, kept={}), phase)
+        watch(None, SimpleNamespace(name=name, prepared={}), phase)
 
 
 def events(timeline):

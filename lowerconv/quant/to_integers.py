@@ -6,6 +6,7 @@ layer of its own; what has no integer form stays as it is.
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,7 +44,7 @@ def _fits(codes: Value) -> bool:
     return len(codes.shape) in (2, 4)
 
 
-def lower(graph: Graph) -> None:
+def to_integers(graph: Graph) -> None:
     """Have a graph compute with integers where it says so: parameters must never change.
 
     Parameters
@@ -52,7 +53,7 @@ def lower(graph: Graph) -> None:
         Is changed; nothing in it has been fused.
     """
     if has_codes(graph):
-        _Lowering(graph).run()
+        _ToIntegers(graph).run()
 
 
 def has_codes(graph: Graph) -> bool:
@@ -60,15 +61,15 @@ def has_codes(graph: Graph) -> bool:
     return any(isinstance(node.layer, DequantizeLinear) for node in graph.nodes)
 
 
-class _Lowering:
+class _ToIntegers:
     """A graph on its way.
 
     Attributes
     ----------
     ends : dict of Node to Chain
         What makes the codes of a QuantizeLinear.
-    alone : set of Node
-        Products whose results are float32.
+    alone : dict of Node to Chain
+        Products whose results are float32, and what they are clipped to.
     words : dict of Value to Value
         Where codes are in words.
     plain : dict of Value to Value
@@ -82,7 +83,7 @@ class _Lowering:
         self.readers, self.results = graph.consumers(), set(graph.results)
         self.taken: set[Node] = set()
         self.ends: dict[Node, Chain] = {}
-        self.alone: set[Node] = set()
+        self.alone: dict[Node, Chain] = {}
         self.words: dict[Value, Value] = {}
         self.plain: dict[Value, Value] = {}
         self.flat: dict[Value, Source] = {}
@@ -98,7 +99,7 @@ class _Lowering:
             if node in self.ends:
                 self._make(self.ends[node], node)
             elif node in self.alone:
-                self._make_product(Chain(node, nodes=[node]), None, node.result)
+                self._make_product(self.alone[node], None, self.alone[node].result)
             elif node in self.taken:
                 continue
             elif isinstance(node.layer, QuantizeLinear) and _fits(node.result):
@@ -144,7 +145,11 @@ class _Lowering:
             self.ends[after[0]] = chain
             self.taken.update(chain.nodes)
         elif product:
-            self.alone.add(head)
+            low, high = _limits(chain)
+            if chain.residual is not None or low >= high:
+                chain = Chain(head, nodes=[head])
+            self.alone[head] = chain
+            self.taken.update(chain.nodes)
 
     # --- making ---
 
@@ -253,7 +258,8 @@ class _Lowering:
             weights = weights._replace(codes=weights.codes.reshape(-1, C, H, W))
         bias = layer.bias  # type: ignore[attr-defined]
         filters = Filters.of(weights, None if bias is None else bias.data)
-        operands, epilogue = [self._words(source.codes, head)], Epilogue()
+        operands = [self._words(source.codes, head)]
+        epilogue = Epilogue(None, *_limits(chain)) if chain.clips else Epilogue()
         if y is not None:
             other = None if chain.residual is None else self._source(chain.residual)
             epilogue = Epilogue(y, *_bounds(chain, y), None if other is None else other.params)
@@ -261,6 +267,11 @@ class _Lowering:
         made = IntegerConv2d(filters, geometry, source.params, epilogue, features)
         into = self.plain if y is None else self.words
         into[result] = self._add(made, *operands, like=head)
+
+
+def _limits(chain: Chain) -> tuple[float, float]:
+    """Return the range of a chain's result in float32."""
+    return max((-inf, *(low for low, _ in chain.clips))), min((inf, *(up for _, up in chain.clips)))
 
 
 def _bounds(chain: Chain, y: QuantParams) -> tuple[int, int]:
