@@ -16,7 +16,7 @@ of their own, so that a weight reads neighbours for neighbouring pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import carray
@@ -34,8 +34,7 @@ PER_WORD = 4  # channels, and filters
 WORD_BYTES, PIXEL_BYTES = 4, 2
 
 
-@dataclass(frozen=True)
-class TernaryProblem:
+class TernaryProblem(NamedTuple):
     """The convolution: channels, in words, and filters are those of a group."""
 
     images: int
@@ -53,8 +52,7 @@ class TernaryProblem:
     mask_words: int  # pairs of masks of a filter
 
 
-@dataclass(frozen=True)
-class TernaryBlocks:
+class TernaryBlocks(NamedTuple):
     """How pixels are cut, and where they lie once they are widened."""
 
     band: int  #       rows of pixels of a block
@@ -75,8 +73,7 @@ class TernaryBlocks:
     sums_row: int  #   sums of a filter
 
 
-@dataclass(frozen=True)
-class TernaryTables:
+class TernaryTables(NamedTuple):
     """Addresses of tables and emitted functions; the result; the workers."""
 
     remainders: int  #  of rows and columns of each plane of a channel, by the strides
