@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -122,6 +123,15 @@ def test_random_problems_of_positive_numbers(op: str, case: Case, seed: int) -> 
     assert_close(run(op, case, call.operands, **WINOGRAD), call.expected)
 
 
+@pytest.fixture
+def fresh_schedules() -> Iterator[None]:
+    """No schedule is one that was made before, and none that is made now is used later."""
+    schedule.make_tile_schedule.cache_clear()
+    yield
+    schedule.make_tile_schedule.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_schedules")
 @pytest.mark.parametrize("tiles", [4, 9, 40])
 @by_pass
 def test_every_way_to_cut(op: str, tiles: int, monkeypatch: pytest.MonkeyPatch) -> None:
