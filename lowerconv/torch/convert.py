@@ -11,7 +11,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from lowerconv.torch.exported import Exported
-from lowerconv.torch.function import Job, run
+from lowerconv.torch.function import Job, Run
 from lowerconv.torch.network import array_of
 from lowerconv.torch.registry import UnsupportedError
 from lowerconv.torch.runner import Runner
@@ -229,7 +229,7 @@ class Converted(torch.nn.Module):
         if torch.is_grad_enabled() or exported.trains:
             seed = int(torch.empty((), dtype=torch.int64).random_()) if exported.draws else 0
             job = Job(runner, self._lock, tensors, seed, len(inputs))
-            results = run(job, [*inputs, *(tensors[i] for i in runner.leaves.read)])
+            results = Run.apply(job, *inputs, *(tensors[i] for i in runner.leaves.read))
         else:  # without autograd, which looks at every parameter
             results = runner.infer(tuple(map(array_of, inputs)), runner.leaves.versions(tensors))
         literal = runner.literal

@@ -6,7 +6,6 @@ from operator import is_
 from typing import Any
 
 import torch
-from torch._C._functorch import unwrap_if_dead
 from torch.autograd.function import once_differentiable
 
 from lowerconv.nn.step import Step
@@ -72,15 +71,6 @@ class Run(torch.autograd.Function):
         return (_refusing if torch.is_grad_enabled() else _gradients)(ctx, *dys)
 
 
-def run(job: Job, tensors: Tensors) -> tuple[torch.Tensor, ...]:
-    """Return what `Run.apply` returns outside of transforms of torch.func, in half the time.
-
-    That looks for a transform once more, and unwraps in Python what one has left behind.
-    """
-    results: tuple[torch.Tensor, ...] = _apply(job, *map(unwrap_if_dead, tensors))
-    return results
-
-
 def _gradients(ctx: Any, *dys: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
     job: Job = ctx.job
     runner = job.runner
@@ -106,4 +96,3 @@ def _gradients(ctx: Any, *dys: torch.Tensor | None) -> tuple[torch.Tensor | None
 
 
 _refusing = once_differentiable(_gradients)
-_apply: Any = super(torch.autograd.Function, Run).apply

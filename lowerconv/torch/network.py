@@ -170,7 +170,7 @@ class TorchNetwork(Module):
         return self._value_of(operand)
 
     def constant(self, array: np.ndarray) -> Value:
-        """Return an array as a value."""
+        """Return `array` as a value."""
         assert self._input is not None
         return constant(array, self._input)
 
