@@ -225,6 +225,15 @@ class Microkernel(Kernel):
             for (_, item), v in sorted(items.items()):
                 e.prefetch(e.offset(self._pixel_row(e, start, v, own.out_row), item), True, 3)
 
+    def _prefetch_ahead(self, e: Emitter, row: ir.Value, itemsize: int, tiles: int) -> None:
+        """Prefetch what the next tiles have of a row of the result, of items so large.
+
+        Rows of tiles of AMX are more streams than hardware follows, and their sums take no time.
+        """
+        size = self.NV * e.lanes * itemsize
+        for ahead in range(size, (1 + tiles) * size, LINE):
+            e.prefetch(e.builder.add(row, e.constant(ahead)), True, 3)
+
     def _vector_place(self, e: Emitter, v: int) -> int:
         """Return where in a row of the result a vector begins."""
         return self.vector_places[v] if self.vector_places else v * e.lanes * self.pixel_step

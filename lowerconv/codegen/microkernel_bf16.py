@@ -12,7 +12,6 @@ import numpy as np
 from llvmlite import ir
 
 from lowerconv.codegen.emit import Emitter
-from lowerconv.codegen.isa import LINE
 from lowerconv.codegen.microkernel import Geometry, Microkernel, Store
 
 I16 = ir.IntType(16)
@@ -41,15 +40,10 @@ class Bf16Microkernel(Microkernel):
         """Leave that to hardware: rows have half as many lines."""
 
     def _row(self, e: Emitter, to: Store, number: int) -> ir.Value:
-        """Return the address of a row of the result; ask for what the next tile has of it.
-
-        The rows of tiles are more streams than hardware follows, and their sums take no time.
-        """
+        """Return the address of a row of the result; ask for what the next tile has of it."""
         row = e.builder.add(to.out, e.builder.mul(to.ld_out, e.constant(2 * number)))
         if self.tiles:
-            begin = 2 * self.NV * e.lanes
-            for ahead in range(begin, 2 * begin, LINE):
-                e.prefetch(e.builder.add(row, e.constant(ahead)), True, 3)
+            self._prefetch_ahead(e, row, 2, 1)
         return row
 
     def _target(self, e: Emitter, row: ir.Value, v: int, own: Geometry) -> ir.Value:

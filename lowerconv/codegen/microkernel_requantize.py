@@ -29,7 +29,6 @@ import numpy as np
 from llvmlite import ir
 
 from lowerconv.codegen.emit import I8, I32, Emitter
-from lowerconv.codegen.isa import LINE
 from lowerconv.codegen.microkernel import Geometry, Microkernel
 from lowerconv.codegen.signatures import RequantizedTile
 from lowerconv.codegen.transposing import transpose
@@ -37,7 +36,6 @@ from lowerconv.codegen.transposing import transpose
 PER_WORD = 4  # filters of a word
 MAGIC = 1.5 * 2.0**23  # what added to a float leaves it, rounded to an integer, in the lowest bits
 FLOAT = ir.FloatType()
-FLOAT_SIZE = 4
 I16 = ir.IntType(16)
 RANGES = {"u8": (0, 255), "s8": (-128, 127)}
 
@@ -214,19 +212,13 @@ class RequantizingMicrokernel(Microkernel):
                 at = [_as_floats(e, e.broadcast(a, filter_)) for a in (to.scales, to.shifts)]
                 line = e.offset(to.out, builder.mul(to.ld_out, number))
                 if self.tiles:
-                    self._prefetch_next(e, line)
+                    self._prefetch_ahead(e, line, self.dtype.itemsize, 2)
                 for value, (v, place, lanes) in zip(values, pieces, strict=True):
                     y = _scaled(e, value, *at)
                     y = builder.select(builder.fcmp_ordered(">", y, low), y, low)
                     y = builder.select(builder.fcmp_ordered("<", y, high), y, high)
                     target = self._pixel_row(e, line, v, to.geometry.out_row)
                     e.store(builder.bitcast(y, e.vector), target, place, lanes)
-
-    def _prefetch_next(self, e: Emitter, line: ir.Value) -> None:
-        """Prefetch what the next tile has of a row of floats, as in `microkernel_bf16`."""
-        begin = self.NV * e.lanes
-        for ahead in range(begin, 3 * begin, LINE // FLOAT_SIZE):
-            e.prefetch(e.offset(line, ahead), True, 3)
 
     def _by_filter(
         self, e: Emitter, sums: Sequence[Sequence[ir.Value]], own: Geometry
