@@ -67,9 +67,7 @@ class TernaryCodes:
             raise ValueError(
                 f"codes: got {codes.min()} to {codes.max()}, expected -1, 0 and 1 alone"
             )
-        rows = codes.reshape(len(codes), prod(codes.shape[1:]))
-        planes = [np.packbits(rows == sign, axis=1, bitorder="little") for sign in (1, -1)]
-        return cls(np.stack(planes), codes.shape)
+        return cls(sign_planes(codes.reshape(len(codes), prod(codes.shape[1:]))), codes.shape)
 
     def unpacked(self) -> np.ndarray:
         """Return the codes, (K, C/groups, R, S), int8: a new array."""
@@ -81,6 +79,11 @@ class TernaryCodes:
     def nonzero(self) -> int:
         """How many codes are not zero."""
         return int(np.unpackbits(self.bits).sum())
+
+
+def sign_planes(rows: np.ndarray) -> np.ndarray:
+    """Return which of (K, n) codes are 1, and which are -1: bits, (2, K, ceil(n / 8)), uint8."""
+    return np.stack([np.packbits(rows == sign, axis=1, bitorder="little") for sign in (1, -1)])
 
 
 def is_ternary(codes: np.ndarray) -> bool:

@@ -15,6 +15,7 @@ from lowerconv.conv.records import Requantization
 from lowerconv.conv.words import ternary_nest
 from lowerconv.conv.words.filters import PER_WORD
 from lowerconv.conv.words.ternary_schedule import TernarySchedule
+from lowerconv.ops.ternary_codes import sign_planes
 from lowerconv.runtime.launch import bind_operands, launch
 from lowerconv.runtime.records import fill
 from lowerconv.runtime.team import TeamHandle
@@ -58,12 +59,10 @@ class Ternary(RecordExecutable):
         """
         codes = w.view(np.int8).reshape(*w.shape, PER_WORD).transpose(0, 1, 4, 2, 3)
         rows = codes.reshape(len(w), -1)
-        masks = np.zeros((len(w), self.schedule.mask_words, 2), np.uint64)
-        for number, sign in enumerate((1, -1)):
-            bits = np.zeros((len(w), self.schedule.mask_words * BITS // 8), np.uint8)
-            packed = np.packbits(rows == sign, axis=1, bitorder="little")
-            bits[:, : packed.shape[1]] = packed
-            masks[:, :, number] = bits.view("<u8")
+        planes = sign_planes(rows)
+        bits = np.zeros((2, len(w), self.schedule.mask_words * BITS // 8), np.uint8)
+        bits[..., : planes.shape[2]] = planes
+        masks = np.ascontiguousarray(np.moveaxis(bits.view("<u8").astype(np.uint64), 0, -1))
         starts = self._is_unsigned * MIDDLE * rows.sum(axis=1, dtype=np.int64)
         # Of as many dimensions as filters, which is the kind of array kernels are compiled for.
         whole = np.concatenate([masks.view(np.int64).ravel(), starts])
