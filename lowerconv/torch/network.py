@@ -170,7 +170,16 @@ class TorchNetwork(Module):
         return self._value_of(operand)
 
     def constant(self, array: np.ndarray) -> Value:
-        """Return `array` as a value."""
+        """Return an array as a value of the graph.
+
+        Parameters
+        ----------
+        array : ndarray
+
+        Returns
+        -------
+        Value
+        """
         assert self._input is not None
         return constant(array, self._input)
 
