@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
+import importlib.util
 import pickle
 import re
 import sys
@@ -101,6 +103,30 @@ def callback(signature: Signature, function: Callable[..., Any]) -> Callback:
     return Callback(int(compiled.address or 0), bool(compiled.cache_hits), cache.kept)
 
 
+def _load_registries(target_context: Any) -> None:
+    """Have numba load all that it compiles with, but for SciPy.
+
+    To know whether there is a BLAS numba imports ``scipy.linalg``, which takes as long as all else
+    that it loads.  Whether SciPy is installed tells as much: where a function calls BLAS, numba
+    looks again.
+    """
+    linalg: Any = importlib.import_module("numba.np.linalg")
+    find = getattr(linalg, "ensure_blas", None)
+    if find is None or "numba.np.arraymath" in sys.modules:  # another numba; loaded already
+        target_context.refresh()
+        return
+    try:
+        linalg.ensure_blas = _ensure_scipy
+        target_context.refresh()
+    finally:
+        linalg.ensure_blas = find
+
+
+def _ensure_scipy() -> None:
+    if importlib.util.find_spec("scipy") is None:
+        raise ImportError("scipy: not installed")
+
+
 def _refused(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def refuse(*arguments: object) -> None:
@@ -132,7 +158,7 @@ class Cache(NullCache):
 
     def load_overload(self, sig: Any, target_context: Any) -> CompileResult | None:
         """Return the code for a signature, None where there is none that is whole."""
-        target_context.refresh()
+        _load_registries(target_context)
         name = self._name(sig, target_context.codegen())
         for directory in self._directories():
             data = read_checked(directory / name)

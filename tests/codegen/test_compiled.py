@@ -264,6 +264,20 @@ print("refused")
     assert python("-c", code, NUMBA_DISABLE_JIT="1") == "refused"
 
 
+def test_the_first_convolution_does_not_load_scipy():
+    """Which takes as long as all else that numba loads; where BLAS is called it is there."""
+    code = """
+import sys
+import numba, numpy as np, lowerconv as lc
+x, w = np.ones((1, 2, 5, 5), np.float32), np.ones((3, 2, 3, 3), np.float32)
+right = lc.conv2d(x, w, algorithm="fused")
+print("scipy.linalg" in sys.modules)
+print(numba.njit(lambda a, b: a @ b)(np.eye(2), np.eye(2)).sum())
+print(np.array_equal(lc.conv2d(x, w, algorithm="lowering"), right))
+"""
+    assert python("-c", code).split() == ["False", "2.0", "True"]
+
+
 def test_a_second_process_compiles_nothing(tiny_fashion, tmp_path):
     """The names of files hold nothing that another process would write in another way."""
     code = f"""
