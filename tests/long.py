@@ -1,6 +1,7 @@
 """What is long: it is tried with LOWERCONV_LONG=1 only, and much like what is always tried."""
 
 import os
+import random
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +15,12 @@ def long_but(always: Iterable[Any], values: Iterable[Any]) -> list[Any]:
     """Return values for `pytest.mark.parametrize`: all but some of them are long."""
     kept = list(always)
     return [v if v in kept else pytest.param(v, marks=pytest.mark.long) for v in values]
+
+
+def drawn(rng: random.Random, items: Iterable[Any], count: int) -> list[Any]:
+    """Return all items in long runs, else some of them, drawn anew in each run."""
+    found = list(items)
+    return found if LONG or count >= len(found) else rng.sample(found, count)
 
 
 def long_rows_but(always: Iterable[int], rows: Iterable[tuple]) -> list[Any]:

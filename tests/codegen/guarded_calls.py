@@ -1,8 +1,8 @@
 """Calls generated code on arrays that lie flush against memory nobody may touch.
 
-A process of its own, as ``tests/conv/guard_pages.py`` is, which makes the pages: pickled calls come
-in through stdin, the results leave through stdout, and the name of each goes to stderr before it
-begins, so that the last one named is the culprit.
+The calls are made in a fork of this process, since code that reads or writes one element too far is
+ended there.  It notes the name of each call before it begins, so that the last one named is the
+culprit.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from __future__ import annotations
 import ctypes
 import os
 import pickle
-import subprocess
+import signal
 import sys
-from pathlib import Path
+import tempfile
+import traceback
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
-import lowerconv
 from lowerconv.codegen import gathering, joining, packing, transforms
 from lowerconv.codegen.amx import configuration, configure_address
 from lowerconv.codegen.isa import ISAS, Isa, host_extensions
 from lowerconv.machine.features import instruction_set
 
-if __name__ != "__main__":
-    from ..emulated import emulator
+from ..conv.guard_pages import guarded
+from ..emulated import emulator
 
 ORDERS = ("avx512", "avx2", "sse"), *((sve, "neon", "generic") for sve in ("sve512", "sve256"))
 CPU = instruction_set()
@@ -42,11 +42,12 @@ EXTENDED |= {
     isa.name: isa for isa in (isa.extended(*host_extensions(isa.name)) for isa in HOST_ISAS)
 }
 
-if __name__ != "__main__" and emulator.is_asked():  # for others, which run in an emulator
+if emulator.is_asked():  # for others, which run in an emulator
     HOST_ISAS, EXTENDED = emulator.PLAIN, emulator.EXTENDED
 
 MODULES = packing, gathering, joining, transforms
 TILES = configuration()
+TIMEOUT = 300  # seconds: a hundred times what the calls of a test take
 
 by_isa = pytest.mark.parametrize("isa", HOST_ISAS, ids=[isa.name for isa in HOST_ISAS])
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -86,12 +87,8 @@ class Job(NamedTuple):
         return next(getattr(m, name) for m in MODULES if hasattr(m, name))(*arguments)
 
 
-def run(job: Job, guarded: Any) -> np.ndarray:
-    print(job.name, file=sys.stderr, flush=True)
-    address = job.address()
-    if getattr(job.kernel, "tiles", False):  # of this thread, from now on
-        configure = ctypes.CFUNCTYPE(None, ctypes.c_int64)(configure_address(job.isa))
-        configure(TILES.ctypes.data)
+def run(job: Job, address: int) -> np.ndarray:
+    """Call the code at an address, and return what the result's array then holds."""
     words: list[int] = []
     dtype = job.arguments[job.result].dtype
     kept, result = [], None  # arrays live as long as their addresses
@@ -112,27 +109,47 @@ def run(job: Job, guarded: Any) -> np.ndarray:
     return result.view(dtype).copy()
 
 
+def prepare(job: Job) -> int:
+    """Return the address of a job's code; tiles are configured for this thread, from now on."""
+    if getattr(job.kernel, "tiles", False):
+        configure = ctypes.CFUNCTYPE(None, ctypes.c_int64)(configure_address(job.isa))
+        configure(TILES.ctypes.data)
+    return job.address()
+
+
 def call(jobs: list[Job]) -> list[np.ndarray]:
     """Run jobs in a process of their own, and return what the results' arrays then hold."""
     if emulator.is_asked():
         return emulator.call(jobs)
-    folders = (Path(lowerconv.__file__).parents[1], Path(__file__).parents[1] / "conv")
-    path = os.pathsep.join(filter(None, [*map(str, folders), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, __file__],
-        # Plain tuples: the child knows the class of the jobs under another module's name.
-        input=pickle.dumps([tuple(job) for job in jobs]),
-        capture_output=True,
-        env=os.environ | {"PYTHONPATH": path},
-        timeout=300,
-    )
-    messages = done.stderr.decode()
-    assert done.returncode == 0, f"return code {done.returncode} in {messages[-2000:]}"
-    return pickle.loads(done.stdout)
+    addresses = [prepare(job) for job in jobs]  # generated here, so that others find it
+    if not hasattr(os, "fork"):
+        return [run(job, address) for job, address in zip(jobs, addresses, strict=True)]
+    with tempfile.TemporaryFile() as names, tempfile.TemporaryFile() as results:
+        child = os.fork()
+        if child == 0:
+            _run_all(jobs, addresses, names, results)
+        _, status = os.waitpid(child, 0)
+        names.seek(0)
+        messages = names.read().decode()
+        assert status == 0, f"status {os.waitstatus_to_exitcode(status)} in {messages[-2000:]}"
+        results.seek(0)
+        return pickle.load(results)
 
 
-if __name__ == "__main__":
-    import guard_pages
-
-    jobs = [Job(*fields) for fields in pickle.load(sys.stdin.buffer)]
-    sys.stdout.buffer.write(pickle.dumps([run(job, guard_pages.guarded) for job in jobs]))
+def _run_all(jobs: list[Job], addresses: list[int], names: Any, results: Any) -> None:
+    """Run jobs in a process that ends here, whatever happens."""
+    status = 1
+    try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(TIMEOUT)
+        found = []
+        for job, address in zip(jobs, addresses, strict=True):
+            os.write(names.fileno(), f"{job.name}\n".encode())
+            found.append(run(job, address))
+        pickle.dump(found, results)
+        results.flush()
+        status = 0
+    except BaseException:
+        os.write(names.fileno(), traceback.format_exc().encode())
+    finally:
+        os._exit(status)

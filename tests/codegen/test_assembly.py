@@ -12,7 +12,7 @@ from lowerconv.codegen.dots import BF16, F16, S8_S8, S8_U8, U8_S8, WORDS
 from lowerconv.codegen.isa import ISAS
 from lowerconv.codegen.microkernel import Microkernel, rows_max
 
-from ..long import long_but
+from ..long import drawn, long_but
 
 ARM = ("sve512", "sve256", "neon")
 NAMES = ("avx512", "avx2", "sse", *ARM)
@@ -162,14 +162,12 @@ DOTS = [
     [(name, words, *rest) for name, several, *rest in DOTS for words in several],
     ids=[f"{name}-{'-'.join(words)}" for name, several, *_ in DOTS for words in several],
 )
-def test_the_loop_of_words_has_their_instruction(name, words, wanted, each, corrections, feed):
+def test_the_loop_of_words_has_their_instruction(name, words, wanted, each, corrections, feed, rng):
     base, *extensions = name.split("+")
     isa = ISAS[base].extended(*extensions)
-    tried = 0
-    for NV in (1, 2, 3, 4, 6):
-        MR = min(28, rows_max(isa, NV, words))
-        if not MR:
-            continue
+    found = [(MR, NV) for NV in (1, 2, 3, 4, 6) if (MR := min(28, rows_max(isa, NV, words)))]
+    assert len(found) >= 2
+    for MR, NV in drawn(rng, found, 2):
         tile = f"{MR} x {NV}"
         body = loop_of(feed(isa, words.sums, MR, NV, False, words).assembly(), wanted)
         assert not [line for line in body if re.search(STACK.get(base, r"\(%rsp"), line)], tile
@@ -181,8 +179,6 @@ def test_the_loop_of_words_has_their_instruction(name, words, wanted, each, corr
         if each == 1:  # little else: a load for each operand, and a change of it where signs differ
             others = len(body) - len(products)
             assert others <= 2 * NV + (2 + corrections) * MR + 10, f"{tile}: {others} others"
-        tried += 1
-    assert tried >= 2
 
 
 def test_extensions_leave_the_code_of_numbers_alone():

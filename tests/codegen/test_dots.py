@@ -16,6 +16,7 @@ from lowerconv.codegen.isa import ISAS
 from lowerconv.codegen.microkernel import Microkernel, rows_max
 from lowerconv.codegen.signatures import ADD
 
+from ..long import drawn
 from .bfdot import bfdot, has_bfdot
 from .guarded_calls import EXTENDED, PLACES, Job, call
 from .tiles import STORES, check, compare, expected, numbers, operands, random_kernel, words_of
@@ -47,7 +48,10 @@ def test_small_tiles_and_the_largest(isa, words, rng):
     tiles += [((rng.randint(2, 5), rng.randint(1, 3)), store) for store in STORES]
     tiles += [(tile, rng.choice(STORES)) for tile in most[:-1]]
     tiles += [((most[-1][0] + 2, most[-1][1]), rng.choice(STORES))]  # may spill, and is right
-    kernels = [random_kernel(rng, isa, words.sums, *tile, store, words) for tile, store in tiles]
+    kernels = [
+        random_kernel(rng, isa, words.sums, *tile, store, words)
+        for tile, store in drawn(rng, tiles, 6)
+    ]
     check(rng, kernels, calls=5)
 
 
@@ -68,7 +72,7 @@ def test_every_feed(isa, words, rng):
         random_kernel(
             rng, isa, words.sums, 3, 2, store, words, broadcast_step=broadcast, vector_step=vector
         )
-        for store, broadcast, vector in choices
+        for store, broadcast, vector in drawn(rng, choices, 4)
     ]
     check(rng, kernels, calls=5)
 
@@ -77,19 +81,13 @@ def test_every_feed(isa, words, rng):
 @by_isa
 def test_every_number_of_lanes_and_step_of_pixels(isa, words, rng):
     VL = isa.lanes(words.sums)
-    kernels = []
-    for step in (1, 2, VL + 2):
-        for count in sorted({VL // 2 + 1, VL}):
-            lanes = (count, rng.randint(1, VL))
-            kernels.append(
-                random_kernel(
-                    rng, isa, words.sums, 1, 2, "rows", words, pixel_step=step, lanes=lanes
-                )
-            )
-        for MR in (VL // 2, VL + 1):
-            kernels.append(
-                random_kernel(rng, isa, words.sums, MR, 1, "columns", words, pixel_step=step)
-            )
+    rows = [(1, 2, "rows", {"lanes": (count, rng.randint(1, VL))}) for count in {VL // 2 + 1, VL}]
+    columns = [(MR, 1, "columns", {}) for MR in (VL // 2, VL + 1)]
+    kernels = [
+        random_kernel(rng, isa, words.sums, *tile, store, words, pixel_step=step, **lanes)
+        for step in (1, 2, VL + 2)
+        for *tile, store, lanes in drawn(rng, rows, 1) + drawn(rng, columns, 1)
+    ]
     check(rng, kernels, calls=4)
 
 

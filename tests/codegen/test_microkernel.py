@@ -11,6 +11,7 @@ import pytest
 from lowerconv.codegen.microkernel import Microkernel
 from lowerconv.codegen.signatures import ACTIVATE, ADD
 
+from ..long import drawn
 from .guarded_calls import DTYPES, PLACES, Job, by_isa
 from .tiles import STORES, check, compare, expected, operands, random_kernel
 
@@ -22,7 +23,11 @@ def test_every_small_tile(isa, store, rng):
     most = isa.rows if isa.registers >= 32 else isa.rows + 1  # a few spill, and are right
     tiles = [(MR, NV) for MR in (1, 2, 3, 4, most) for NV in (1, 2, 3)]
     tiles += [(2 * isa.rows - 2, 1), (2, 5), (1, 8)]
-    kernels = [random_kernel(rng, isa, dtype, *tile, store) for dtype in DTYPES for tile in tiles]
+    kernels = [
+        random_kernel(rng, isa, dtype, *tile, store)
+        for dtype in DTYPES
+        for tile in drawn(rng, tiles, 7)
+    ]
     check(rng, kernels, calls=5)
 
 
@@ -42,7 +47,7 @@ def test_every_number_of_lanes_and_step_of_pixels(isa, dtype, rng):
     """Up to steps that are longer than a vector."""
     VL = isa.lanes(dtype)
     kernels = []
-    for step in sorted({1, 2, 3, 4, VL + 2}):
+    for step in drawn(rng, sorted({1, 2, 3, 4, VL + 2}), 2):
         for count in sorted({VL // 2 + 1, VL}):
             lanes = (count, rng.randint(1, VL))
             kernels.append(

@@ -9,6 +9,7 @@ import pytest
 from lowerconv.codegen.isa import ISAS
 from lowerconv.codegen.packing import slack
 
+from ..long import LONG
 from .guarded_calls import DTYPES, PLACES, Job, by_isa, call
 from .tiles import untouched
 
@@ -49,7 +50,7 @@ def test_pad(isa, step, rng):
     for dtype in (*DTYPES, np.dtype("int32")):
         VL = isa.lanes(dtype)
         around = [1, 2, VL - 1, VL, VL + 1, 2 * VL, 3 * VL + 1, step * VL, step * VL + 1]
-        for number in range(80):
+        for number in range(80 if LONG else 30):
             W = rng.choice(around) if number % 2 else rng.randint(1, 5 * VL)
             H, source_pitch = rng.randint(1, 4), W + rng.choice([0, 0, 1, 5])
             left = step * rng.choice([0, 1, 2, VL, VL + 1])
@@ -102,7 +103,7 @@ def test_transpose(isa, rng):
     jobs, right = [], []
     for dtype in DTYPES:
         VL = isa.lanes(dtype)
-        for number in range(120):
+        for number in range(120 if LONG else 40):
             lanes = VL if number % 2 else rng.randint(1, VL)
             rows = lanes if number % 3 else rng.randint(1, lanes)
             columns = rng.choice([1, VL - 1 or 1, VL, VL + 1, 2 * VL, rng.randint(1, 70)])

@@ -11,6 +11,7 @@ from lowerconv.codegen.microkernel_bf16 import Bf16Microkernel
 from lowerconv.codegen.microkernel_requantize import CONSTANTS, RequantizingMicrokernel
 from lowerconv.codegen.signatures import ADD
 
+from ..long import drawn
 from .guarded_calls import EXTENDED, HOST_ISAS, PLACES, Job
 from .tiles import STORES, compare, expected, operands, random_kernel, untouched, words_of
 
@@ -105,7 +106,7 @@ def requantized(rng, kernel, number):
 def test_sums_become_bytes_or_floats(isa, store, rng):
     jobs, right = [], []
     choices = list(product(STORED, (False, True), ((1, 1), (4, 2), (5, 1), (rng.randint(6, 9), 2))))
-    for result, residual, tile in choices:
+    for result, residual, tile in drawn(rng, choices, 9):
         if residual and result == "float32":
             continue
         words = rng.choice([S8_U8, U8_S8, S8_S8])
