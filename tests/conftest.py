@@ -4,6 +4,7 @@ import atexit
 import faulthandler
 import gzip
 import os
+import random
 import shutil
 import signal
 import struct
@@ -46,6 +47,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.skip(reason=f"long: {VARIABLE}=1"))
+
+
+@pytest.fixture
+def rng():
+    """Return a generator of random numbers, whose seed a failed test has printed."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    return random.Random(seed)
 
 
 WATCHDOG = 300  # seconds: a hundred times what the slowest of those tests takes

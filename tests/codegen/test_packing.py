@@ -1,6 +1,5 @@
 """The copies of the fused engine against numpy, between guard pages."""
 
-import random
 from itertools import product
 
 import numpy as np
@@ -12,13 +11,6 @@ from lowerconv.codegen.packing import slack
 from ..long import LONG
 from .guarded_calls import DTYPES, PLACES, Job, by_isa, call
 from .tiles import untouched
-
-
-@pytest.fixture
-def rng():
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
-    return random.Random(seed)
 
 
 def numbers(rng, size, dtype):

@@ -1,5 +1,6 @@
 """What only the forward pass has: bias, activation; and the several ways to say one geometry."""
 
+import random
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 import lowerconv as lc
 
+from ..long import drawn
 from . import reference
 from .cases import (
     BLOCKS,
@@ -14,9 +16,9 @@ from .cases import (
     Case,
     assert_close,
     by_algorithm,
-    by_case,
     by_dtype,
     data_of,
+    each,
     named,
 )
 from .reference import Array
@@ -38,12 +40,17 @@ EPILOGUES = named(
 )
 
 
-@pytest.mark.parametrize("activation", [None, "relu"], ids=["linear", "relu"])
-@pytest.mark.parametrize("biased", [False, True], ids=["plain", "bias"])
 @by_dtype
 @by_algorithm
-@by_case(EPILOGUES)
-def test_bias_and_activation(
+def test_bias_and_activation(algorithm: str, dtype: str, rng: random.Random) -> None:
+    """Both of each case, and of the rest one that is drawn."""
+    for case in each(EPILOGUES):
+        check_epilogue(case, algorithm, dtype, True, "relu")
+        for rest in drawn(rng, [(False, None), (True, None), (False, "relu")], 1):
+            check_epilogue(case, algorithm, dtype, *rest)
+
+
+def check_epilogue(
     case: Case, algorithm: str, dtype: str, biased: bool, activation: str | None
 ) -> None:
     x, w, bias, _ = data_of(case, dtype)

@@ -33,7 +33,7 @@ def often():
 @pytest.mark.parametrize("trainers", [0, 2], ids=["alone", "beside training"])
 @pytest.mark.parametrize("algorithm", lc.algorithms())
 def test_every_result_is_the_callers_own(algorithm, trainers):
-    """All passes, filters kept or not, 1,250 calls on each of 8 threads or LOWERCONV_CALLS."""
+    """All passes, filters kept or not, 600 calls on each of 8 threads or LOWERCONV_CALLS."""
     rng = np.random.default_rng(0)
     jobs = []
     for number in range(6):

@@ -14,7 +14,7 @@ import pytest
 
 from lowerconv import nn
 
-THREADS, USUAL = 8, 1250
+THREADS, USUAL = 8, 600
 CALLS = int(os.environ.get("LOWERCONV_CALLS", USUAL))  # of each thread
 PATIENCE = 250 * max(1, CALLS // USUAL)  # seconds, after which a thread hangs
 WATCHED = [pytest.mark.usefixtures("watchdog")] if CALLS <= USUAL else []

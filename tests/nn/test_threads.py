@@ -51,7 +51,7 @@ def inputs(shape, count=THREADS, seed=0):
 @pytest.mark.parametrize("trainers", [0, 2], ids=["alone", "beside training"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_answer_is_the_callers_own(name, trainers):
-    """Called, compiled and run, 1,250 calls on each of 8 threads, or as LOWERCONV_CALLS says."""
+    """Called, compiled and run, 600 calls on each of 8 threads, or as LOWERCONV_CALLS says."""
     make, shape = NETWORKS[name]
     network = make()
     twin = copy.deepcopy(network)  # the network itself is fresh when the threads come
