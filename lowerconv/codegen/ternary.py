@@ -64,7 +64,7 @@ class TernaryKernel(Kernel):
                     pixels = [e.load(at, v * e.lanes) for v in range(self.NV)]
                     return [operation(t, p) for t, p in zip(totals, pixels, strict=True)]
 
-                carried = each_bit(e, e.number(pair, number), weight, carried)
+                carried = each_bit(e, e.load_i64(pair, number), weight, carried)
             return carried
 
         totals = e.loop(words, word, [e.zeros] * self.NV)

@@ -89,7 +89,7 @@ class Job(NamedTuple):
 def run(job: Job, guarded: Any) -> np.ndarray:
     print(job.name, file=sys.stderr, flush=True)
     address = job.address()
-    if getattr(job.kernel, "tiles", False):  # of this thread, from now on
+    if getattr(job.kernel, "uses_amx", False):  # of this thread, from now on
         configure = ctypes.CFUNCTYPE(None, ctypes.c_int64)(configure_address(job.isa))
         configure(TILES.ctypes.data)
     words: list[int] = []

@@ -166,7 +166,7 @@ def _tile_kernel(product: _Product, NR: int, width: int, panel: int) -> Made:
         vector_step=None,
         store="rows",
         tail=width % VL > 0,
-        tiles=True,
+        uses_amx=True,
     )
 
 

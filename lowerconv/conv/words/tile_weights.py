@@ -215,7 +215,7 @@ class TileWeights(Executable):
                 store="rows",
                 tail=channels % SIZE > 0,
                 words=BF16,
-                tiles=True,
+                uses_amx=True,
             )
             self.kernels.append(made)
             return made.address()
