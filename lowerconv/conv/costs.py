@@ -58,7 +58,7 @@ ADDED_FILTER = 4.0  #    and to read and add each filter's pixels
 # --- weight gradients
 TILE_CALL = 150.0  #     to call a microkernel of taps
 TILE_VECTOR = 3.0  #     to write a vector of its sums
-PIXELS_MOST = 200  #     pixels that a call covers, at most
+PIXELS_MAX = 200  #     pixels that a call covers, at most
 GATHERED = 1.0  #        to transpose a vector of dy
 TASK_ROW = 60.0  #       to begin a row of pixels of a task
 # --- Winograd

@@ -200,7 +200,7 @@ def _tile(
         panels = [NV] * (vectors // NV) + [vectors % NV] * (vectors % NV > 0)
         deep, high, wide = shape
         # Beside its steps a tile is called, begun, and written.
-        calls = min(pixels, costs.PIXELS_MOST)
+        calls = min(pixels, costs.PIXELS_MAX)
         cost = sum(
             step_time(c * r * s, width, isa)
             + (costs.TILE_CALL + costs.TILE_VECTOR * c * r * s * width) / calls

@@ -141,7 +141,7 @@ def test_every_way_to_cut(op: str, tiles: int, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(schedule, "TILES", tiles)
     monkeypatch.setattr(schedule_weights, "UNIT", tiles)
     monkeypatch.setattr(schedule_weights, "BATCH_LEAST", 0)
-    monkeypatch.setattr(schedule_weights, "BATCH_MOST", 0)
+    monkeypatch.setattr(schedule_weights, "BATCH_MAX", 0)
     for case in SHARED:
         print(case)
         call = call_of(case, op, "float32")

@@ -17,7 +17,7 @@ from lowerconv.runtime.records import fill
 from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.workspace import Scratch, scratch_stride
 
-ROWS_MOST = 64  # of a tile of any instruction set
+ROWS_MAX = 64  # of a tile of any instruction set
 LAYOUTS = 8  # of images, whose tables are kept
 
 
@@ -36,7 +36,7 @@ class WeightGrad(RecordExecutable):
     def __init__(self, schedule: WeightSchedule, options: Options) -> None:
         super().__init__(schedule, options, np.zeros(1, nest.WEIGHT_JOB))
         s = schedule
-        zeros = np.zeros(max(s.NR, ROWS_MOST), s.conv.dtype)
+        zeros = np.zeros(max(s.NR, ROWS_MAX), s.conv.dtype)
         self.arrays.append(zeros)
         workers = _workers(s, zeros)
         fill(self.job, *_schedule_fields(s), workers)
