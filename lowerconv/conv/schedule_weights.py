@@ -200,10 +200,10 @@ def _tile(
         panels = [NV] * (vectors // NV) + [vectors % NV] * (vectors % NV > 0)
         deep, high, wide = shape
         # Beside its steps a tile is called, begun, and written.
-        calls = min(pixels, costs.PIXELS_MAX)
+        calls = min(pixels, costs.TAPS_PIXELS_MAX)
         cost = sum(
             step_time(c * r * s, width, isa)
-            + (costs.TILE_CALL + costs.TILE_VECTOR * c * r * s * width) / calls
+            + (costs.TAPS_CALL + costs.TAPS_VECTOR * c * r * s * width) / calls
             for c in _parts(conv.C, deep)
             for r in _parts(R, high)
             for s in _parts(S, wide)
@@ -274,7 +274,7 @@ def _with_tasks(s: WeightSchedule, quarter: int) -> WeightSchedule:
         """Return the time of the worker with most tasks: tiles, and transposing dy for each."""
         tasks = ceil(ceil(conv.C / block) * others * splits / threads)
         row = costs.TASK_ROW / pieces.band / pieces.Q
-        return tasks * s.NC * (block * s.taps / s.VL + costs.GATHERED + row)
+        return tasks * s.NC * (block * s.taps / s.VL + costs.DY_TRANSPOSED + row)
 
     sizes = {
         min(largest, ceil(conv.C / parts / unit) * unit)

@@ -128,13 +128,13 @@ def make_sum_schedule(problem: ConvProblem, isa: Isa, nodes: tuple[int, ...]) ->
     batches = ceil(units / units_at_once)
     tiles = units * unit
     pixels = conv.images * (conv.H * conv.W + phase.P * phase.Q)
-    transforms = conv.groups * ((blocks + vectors) * tiles * costs.SOURCE)
-    transforms += conv.groups * max(blocks, vectors) * pixels / VL * costs.MOVED
+    transforms = conv.groups * ((blocks + vectors) * tiles * costs.WINOGRAD_SOURCE)
+    transforms += conv.groups * max(blocks, vectors) * pixels / VL * costs.WINOGRAD_MOVED
     calls = POINTS_2D * conv.groups * rows / MR
     multiply = tiles * steps(NV)
     multiply += batches * panels * (costs.CALL + 2 * costs.STORED * MR * NV)
-    finish = conv.groups * conv.C * vectors * costs.FILTERS
-    far = costs.FAR * (2 * tile * tiles + 2 * sums * batches)
+    finish = conv.groups * conv.C * vectors * costs.WINOGRAD_FILTERS
+    far = costs.WINOGRAD_FAR * (2 * tile * tiles + 2 * sums * batches)
     cost = transforms + max(calls * multiply, far) + finish
     workers = 1
     if cost > 4 * costs.LAUNCH:

@@ -206,6 +206,6 @@ def is_ternary_cheaper(conv: Convolution, isa: Isa, tiling: Tiling, nonzero: int
     except MemoryError:
         return False
     dot = dot_of(isa, conv.words("filters" if tiling.vectors == "filters" else "pixels"))
-    part = costs.PRODUCT_512 if isa.bits >= 512 else costs.PRODUCT
+    part = costs.PRODUCT_WIDENED_512 if isa.bits >= 512 else costs.PRODUCT_WIDENED
     products = tiling.cost * (1 if dot.fused(isa) else part * dot.parts)
     return schedule.cost(nonzero) < products

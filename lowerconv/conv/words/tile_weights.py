@@ -121,7 +121,7 @@ def estimate(problem: ConvProblem) -> float:
     pairs = -(-problem.N // 2)
     steps, tiles = pairs * at.plane // SIZE, -(-K // SIZE) * -(-C // SIZE)
     blocks = -(-steps // _block(at, problem))
-    multiplied = tiles * taps * (steps * costs.TILE_OF_GRADIENT + blocks * costs.CALL / 2)
+    multiplied = tiles * taps * (steps * costs.TILE_WEIGHTS + blocks * costs.CALL / 2)
     packed = steps * (K * costs.PIXELS_JOINED + len(at.phases) * C * costs.PIXELS_TURNED)
     return groups * (multiplied + packed) + costs.PACKED * problem.K * C * taps
 
