@@ -21,7 +21,7 @@ from lowerconv.conv.problem import ConvProblem
 from lowerconv.conv.window import Window, balanced, window
 from lowerconv.conv.word_format import WordFormat
 
-# Shares of a quarter of the L2 cache.
+# Times `quarter_of_l2`.
 PANEL_SHARE = 0.4  #  a panel of transposed dy, long enough that calls of the microkernel are few
 PANELS_SHARE = 1.5  # all panels of a block
 SUMS_SHARE = 1.0  #   the sums of a block, which every piece adds to
@@ -133,8 +133,8 @@ class WeightSchedule(BaseSchedule):
         return self.conv.groups * self.conv.C * self.conv.H * self.conv.W
 
     @property
-    def paired(self) -> bool:
-        """Whether tables leave out rows that the padding hides, so that panels need offsets."""
+    def needs_offsets(self) -> bool:
+        """Whether panels need offsets: where tables leave out rows that only meet the padding."""
         whole = self.pieces.number == 1 or self.pieces.together > 1
         return whole and self.window.padded and self.R > 1 and self.tile.rows == 1
 

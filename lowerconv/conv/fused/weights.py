@@ -140,7 +140,7 @@ class WeightGrad(RecordExecutable):
             rows=offsets,
             columns=tuple(v * s.VL for v in range(NV)),
             broadcast_step=None,
-            vector_step=None if s.paired else s.NR,
+            vector_step=None if s.needs_offsets else s.NR,
             store="columns" if s.straight and not s.channels_in_vectors else "rows",
             lanes=lanes if s.channels_in_vectors and last else (),
             result_rows=() if s.straight else result_rows,
@@ -178,7 +178,7 @@ def _table(s: WeightSchedule, r: int, images: int, rows: int, image_step: int) -
     conv, pieces = s.conv, s.pieces
     step, pitch = (1, 1) if pieces.flat else (conv.stride_h, s.window.pitch)
     image, row, column = np.ogrid[:images, :rows, : pieces.Q]
-    if s.paired:
+    if s.needs_offsets:
         (phase,) = conv.phases
         at = phase.taps[r * s.S][1] + np.arange(rows) * step
         row = row[:, (at >= 0) & (at < conv.H)]
@@ -189,7 +189,7 @@ def _table(s: WeightSchedule, r: int, images: int, rows: int, image_step: int) -
             f"fused: {pieces.together} images of {size:,} items, offsets count to {OFFSET_MAX:,}"
         )
     pixel = ((image * pieces.band + row) * pieces.Q + column) * s.NR
-    parts = [pixel, source] if s.paired else [source]
+    parts = [pixel, source] if s.needs_offsets else [source]
     pairs = np.stack([np.broadcast_to(part, source.shape) for part in parts], axis=-1)
     head = np.array([source.size], np.int64).view(np.int32)
     return np.concatenate([head, np.ascontiguousarray(pairs, np.int32).ravel()])
