@@ -140,7 +140,7 @@ def test_every_way_to_cut(op: str, tiles: int, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(schedule, "BLOCK_SHARE", 0.0)
     monkeypatch.setattr(schedule, "TILES", tiles)
     monkeypatch.setattr(schedule_weights, "UNIT", tiles)
-    monkeypatch.setattr(schedule_weights, "BATCH_LEAST", 0)
+    monkeypatch.setattr(schedule_weights, "BATCH_MIN", 0)
     monkeypatch.setattr(schedule_weights, "BATCH_MAX", 0)
     for case in SHARED:
         print(case)
