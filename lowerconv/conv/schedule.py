@@ -93,7 +93,7 @@ class Schedule(BaseSchedule):
     @property
     def by_rows(self) -> bool:
         """Whether pieces are whole rows of tiles."""
-        return self.window.padded or len(self.conv.phases) > 1
+        return _by_rows(self.conv, self.window)
 
     @property
     def filter_items(self) -> int:
@@ -118,6 +118,11 @@ class Schedule(BaseSchedule):
     def tiles_per_row(self, phase: int) -> int:
         """Return the tiles of a row of tiles in a phase."""
         return tiles_per_row(self.conv, self.tiling, phase)
+
+
+def _by_rows(conv: Convolution, view: Window) -> bool:
+    """Return whether pieces are rows of tiles, as where they are padded or have phases."""
+    return view.padded or len(conv.phases) > 1
 
 
 def tiles_per_row(conv: Convolution, tiling: Tiling, phase: int) -> int:
@@ -246,8 +251,7 @@ def _pieces(
     panels = conv.groups * -(-conv.K // tiling.NR)
     count = max(tiles(conv, tiling, i) for i in range(len(conv.phases)))
     row = max(tiles_per_row(conv, tiling, i) for i in range(len(conv.phases)))
-    # Pieces are rows of tiles where they are padded or have phases, else any number of tiles.
-    per_unit = row if view.padded or len(conv.phases) > 1 else 1
+    per_unit = row if _by_rows(conv, view) else 1
     units = ceil(count / per_unit)
     most = blocks.band // TH if view.padded else units
     fewest = ceil(units / most)
