@@ -9,7 +9,7 @@ from unittest import mock
 from lowerconv.codegen.isa import ISAS, Isa, host_extensions
 from lowerconv.conv.algorithms import choose
 from lowerconv.conv.plan_cache import _cached_plan
-from lowerconv.conv.words import halves
+from lowerconv.conv.words import bf16
 from lowerconv.machine.features import instruction_set
 
 CPU = ISAS[instruction_set()]
@@ -28,15 +28,15 @@ ISAS_OF_WORDS = {
 @contextmanager
 def multiplied(isa: Isa) -> Iterator[Isa]:
     """Have words multiplied with an instruction set, whether that is faster or not."""
-    made = halves.convolution_of_words, choose, _cached_plan
+    made = bf16.convolution_of_words, choose, _cached_plan
 
     def forget() -> None:
         for each in made:
             each.cache_clear()
 
     with (
-        mock.patch.object(halves, "host_isa_extended", lambda: isa),
-        mock.patch.object(halves, "_is_fast", lambda: True),
+        mock.patch.object(bf16, "host_isa_extended", lambda: isa),
+        mock.patch.object(bf16, "_is_fast", lambda: True),
     ):
         forget()
         try:

@@ -51,7 +51,7 @@ PLAIN = """
     parallel.trace.summary.Summary runtime.records.Operands train.checkpoint.Checkpoint
     nn.conv_pieces.Piece nn.convolve_nd.WindowArguments nn.optim.optimizer.Weights
     codegen.activation.Activation codegen.dots.Dot codegen.dots.Words conv.words.tile_weights.Axis
-    conv.words.tile_weights.Geometry
+    conv.words.tile_weights.WordPlanes
     conv.word_format.WordFormat conv.words.ternary_schedule.TernarySchedule
     ops.ternary_codes.TernaryCodes ops.transpose.Gather conv.blas.im2col.Block nn.windows.Windows
     bench.microkernels.Chains bench.microkernels.Repeat

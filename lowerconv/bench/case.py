@@ -13,13 +13,13 @@ from lowerconv.bench.cases import Layer, layers
 from lowerconv.bench.interleaved import Run
 from lowerconv.bench.passes import arrays_of, compulsory_bytes, flops, planned_run, problem
 from lowerconv.conv.plan import algorithms
-from lowerconv.runtime.team import MOST
+from lowerconv.machine.variables import THREADS_MAX
 
 REFERENCE = "lowering"
 SLOW = 2e9  # FLOP of a call above which the loop nest is left out: tables would take minutes more
 SECONDS = 0.8  # for all candidates of a case together
 
-THREADS, BATCH = Number(int, 1, MOST), Number(int, 1)
+THREADS, BATCH = Number(int, 1, THREADS_MAX), Number(int, 1)
 DURATION = Number(float, 1e-3, 3600)  # seconds for all candidates of a case together
 
 

@@ -15,6 +15,7 @@ from lowerconv.arguments import Number, add_arguments, described, reader
 from lowerconv.cli import mistakes
 from lowerconv.console import PlainConsole
 from lowerconv.data.loader import WORKERS
+from lowerconv.machine.variables import THREADS_MAX
 from lowerconv.nn.divergence import DivergenceError
 from lowerconv.nn.models import MODELS
 from lowerconv.parallel.comm.agreement import DisagreementError
@@ -26,7 +27,6 @@ from lowerconv.parallel.options import ParallelOptions
 from lowerconv.printable import printable_lines
 from lowerconv.quant.options import Quantization
 from lowerconv.runtime.affinity import cores, parse_affinity, set_affinity, set_share, topology
-from lowerconv.runtime.team import MOST
 from lowerconv.runtime.threads import set_num_threads
 from lowerconv.train.checkpoint import BEST, LAST
 from lowerconv.train.initial import CHECKPOINT
@@ -89,7 +89,7 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
     add_arguments(group, Settings, MACHINE)
     group.add_argument(
         "--threads",
-        type=reader(Number(int, 1, MOST)),
+        type=reader(Number(int, 1, THREADS_MAX)),
         metavar="N",
         help="per process; default: LOWERCONV_NUM_THREADS, else this process's share of the cores, "
         "or OMP_NUM_THREADS where that is less, or no other process shares the host",

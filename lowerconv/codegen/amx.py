@@ -81,7 +81,7 @@ def configuration() -> np.ndarray:
 
 
 @not_copied("emit the kernel there")
-class StoredSums(Sequence[Sequence[ir.Value]]):
+class TileSums(Sequence[Sequence[ir.Value]]):
     """Sums of a register tile, by row and vector, that are loaded from the scratch where used."""
 
     def __init__(
@@ -100,7 +100,7 @@ class StoredSums(Sequence[Sequence[ir.Value]]):
 
 @not_copied("emit the kernel there")
 class _Row(Sequence[ir.Value]):
-    def __init__(self, sums: StoredSums, number: int) -> None:
+    def __init__(self, sums: TileSums, number: int) -> None:
         self.sums, self.number = sums, number
 
     def __len__(self) -> int:
@@ -125,7 +125,7 @@ def tile_sums(
     filters: tuple[ir.Value, int],
     panels: Panels,
     bias: ir.Value | None,
-) -> StoredSums:
+) -> TileSums:
     """Emit the loop over k, in steps of a tile; return the sums.
 
     Parameters
@@ -181,7 +181,7 @@ def tile_sums(
     for number in range(count):
         i, v = divmod(number, NT)
         move("tilestored", number, builder.add(at, e.constant(i * NT * TILE + v * ROW)), line)
-    return StoredSums(e, at, bias, MR, NT)
+    return TileSums(e, at, bias, MR, NT)
 
 
 def _configure(e: Emitter) -> None:

@@ -51,7 +51,7 @@ def _product(isa: Isa, words: Words) -> bool:
     rows, columns = tuple(range(side)), tuple(range(0, side, SIZE))
     step = side * SIZE
     kernel = Microkernel(
-        isa, words.sums, rows, columns, step, None, "rows", words=words, tiles=True
+        isa, words.sums, rows, columns, step, None, "rows", words=words, uses_amx=True
     )
     out, bias = np.zeros((side, side), words.sums), np.ones(side, words.sums)
     line = 4 * SIZE

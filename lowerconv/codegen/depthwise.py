@@ -81,7 +81,7 @@ class PlaneKernel(Kernel):
     def _result(self, e: Emitter) -> None:
         source, filter_, bias, out, _, rows, mode, geometry, constants = e.arguments
         b = e.builder
-        Q, out_row = e.number(geometry, 0), e.number(geometry, 1)
+        Q, out_row = e.load_i64(geometry, 0), e.load_i64(geometry, 1)
         start = e.broadcast(bias, 0)
         few = len(self.taps) <= self.isa.registers - 8
         weights = {tap: e.broadcast(filter_, tap) for tap, _ in self.taps} if few else {}
@@ -135,7 +135,7 @@ class PlaneKernel(Kernel):
         """Add ``dy * x`` to the vectors of sums at `filter`; `out` is dy."""
         source, filter_, _, dy, _, rows, mode, geometry, _ = e.arguments
         b = e.builder
-        Q, out_row = e.number(geometry, 0), e.number(geometry, 1)
+        Q, out_row = e.load_i64(geometry, 0), e.load_i64(geometry, 1)
         add = Epilogue(e, mode).adds
         sums = [b.select(add, e.load(filter_, i * e.lanes), e.zeros) for i in range(len(self.taps))]
 

@@ -73,7 +73,7 @@ class SmallPlaneKernel(Kernel):
     def _steps(self, e: Emitter, first: int, last: int) -> Iterator[tuple[int, int, ir.Value]]:
         """Yield (pixel row, index of the tap, what the tap reads), row by row of the source."""
         source, geometry, b = e.arguments[0], e.arguments[-2], e.builder
-        pixels, pitch = e.number(geometry, 0), e.number(geometry, 2)
+        pixels, pitch = e.load_i64(geometry, 0), e.load_i64(geometry, 2)
         W, Q = (own or e.lanes for own in (self.W, self.Q))
         width = self.W or pitch
         for row in range(self.H):
@@ -104,7 +104,7 @@ class SmallPlaneKernel(Kernel):
     def _result(self, e: Emitter) -> None:
         _, filter_, bias, out, _, _, mode, geometry, constants = e.arguments
         b = e.builder
-        pixels, out_row = self.Q or e.number(geometry, 0), e.number(geometry, 1)
+        pixels, out_row = self.Q or e.load_i64(geometry, 0), e.load_i64(geometry, 1)
         start = e.broadcast(bias, 0)
         weights = [e.broadcast(filter_, tap) for tap, _, _ in self.taps]
         epilogue = Epilogue(e, mode, self.activation, constants)
@@ -125,7 +125,7 @@ class SmallPlaneKernel(Kernel):
         """Add ``dy * x`` to the vectors of sums at `filter`; `out` is dy."""
         _, filter_, _, dy, _, _, mode, geometry, _ = e.arguments
         b = e.builder
-        pixels, out_row = self.Q or e.number(geometry, 0), e.number(geometry, 1)
+        pixels, out_row = self.Q or e.load_i64(geometry, 0), e.load_i64(geometry, 1)
         add = Epilogue(e, mode).adds
         sums = [b.select(add, e.load(filter_, i * e.lanes), e.zeros) for i in range(len(self.taps))]
         gradients: dict[int, ir.Value] = {}

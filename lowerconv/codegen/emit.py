@@ -108,7 +108,7 @@ class Builder:
         mask = ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes))
         return self.builder.shuffle_vector(a, b, mask)
 
-    def numbers(self, lanes: int) -> ir.Constant:
+    def lane_numbers(self, lanes: int) -> ir.Constant:
         """Return the vector of 32-bit integers 0, 1, 2, ..."""
         return ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
 
@@ -120,7 +120,7 @@ class Builder:
             value = builder.select(builder.icmp_signed("<", value, low), low, value)
             value = builder.select(builder.icmp_signed(">", value, high), high, value)
             sides.append(self.splat(builder.trunc(value, I32), lanes))
-        numbers = self.numbers(lanes)
+        numbers = self.lane_numbers(lanes)
         return builder.and_(
             builder.icmp_signed(">=", numbers, sides[0]),
             builder.icmp_signed("<", numbers, sides[1]),
@@ -348,9 +348,9 @@ class Emitter(Builder):
     def lanes_below(self, count: ir.Value) -> ir.Value:
         """Return the mask of the lanes below a number known at run time."""
         limit = self.splat(self.builder.trunc(count, I32))
-        return self.builder.icmp_signed("<", self.numbers(self.lanes), limit)
+        return self.builder.icmp_signed("<", self.lane_numbers(self.lanes), limit)
 
-    def number(self, address: ir.Value, index: int) -> ir.Value:
+    def load_i64(self, address: ir.Value, index: int) -> ir.Value:
         """Load a 64-bit integer of several that lie at an address."""
         pointer = self.builder.gep(self.pointer(address), [self.constant(index)], source_etype=I64)
         return self.builder.load(pointer, typ=I64)

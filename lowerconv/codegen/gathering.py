@@ -36,7 +36,9 @@ class _Gathering:
     def __init__(self, e: Emitter, step: int) -> None:
         self.e, self.step = e, step
         self.source, self.first, self.pixels, self.target, at, self.taps_at = e.arguments
-        self.numbers = GatherNumbers(*(e.number(at, i) for i in range(len(GatherNumbers._fields))))
+        self.numbers = GatherNumbers(
+            *(e.load_i64(at, i) for i in range(len(GatherNumbers._fields)))
+        )
         self.zero, self.one, self.lanes = (e.constant(x) for x in (0, 1, e.lanes))
         self.around = e.splat(e.builder.trunc(self.numbers.value, e.scalar))
 
@@ -118,7 +120,7 @@ class _Gathering:
             return [b.select(over, x, y) for x, y in zip(following, carried, strict=True)]
 
         turns = b.sdiv(b.add(column0, e.constant(e.lanes - 1)), numbers.Q)
-        begin = [same(row0), b.add(same(column0), e.numbers(e.lanes))]
+        begin = [same(row0), b.add(same(column0), e.lane_numbers(e.lanes))]
         rows, columns = e.loop(turns, wrap, begin)
 
         def tap(number: ir.Value, _: list[ir.Value]) -> None:

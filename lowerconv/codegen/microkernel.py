@@ -7,9 +7,9 @@ numbers of fewer bits (`dots`).  Where the operands lie is data of the specifica
     vector v:     vector base    + columns[v] + k * vector_step     (or + table[k])
     broadcast i:  broadcast base + rows[i]    + k * broadcast_step  (or + table[k])
 
-(or both, from a table of pairs) so that packed panels, rows of a padded image and plain matrices
-are all read where they are: the taps of a filter are entries of the table, and lowering costs one
-load of an offset per step.
+Where both take their offsets from the table, an entry is a pair.  So packed panels, rows of a
+padded image and plain matrices are all read where they are: the taps of a filter are entries of the
+table, and lowering costs one load of an offset per step.
 
 What depends on the width of an image is no part of the specification, because every new width would
 make new kernels: how many lanes the last vector of a row of pixels has, and how far rows of pixels
@@ -107,14 +107,14 @@ class Microkernel(Kernel):
         The kind of what is applied to results last, where the mode has ``ACTIVATE``.
     words : Words or None
         What the operands' items hold; None: numbers of `dtype`.
-    tiles : bool
+    uses_amx : bool
         Whether sums are in tile registers, and operands lie as `amx` tells: `rows` and `columns`
         only count, and `broadcast_step` is that of the panel.
 
     Raises
     ------
     ValueError
-        Tiles are asked for where there are none.
+        AMX is asked for where there is none, or where it has no products of `words`.
         `words` are none that there are dot products of, their sums are not of `dtype`, another
         activation than ReLU is asked for of integers, or a tail of vectors that have none.
     """
@@ -139,11 +139,13 @@ class Microkernel(Kernel):
     prefetch_vectors: int = 0
     activation: Activation = RELU
     words: Words | None = None
-    tiles: bool = False
+    uses_amx: bool = False
 
     def __post_init__(self) -> None:
-        if self.tiles and not amx.has_tiles(self.isa, self.words):
-            raise ValueError(f"tiles: got {self.words} on {self.isa.name}, expected words with AMX")
+        if self.uses_amx and not amx.has_tiles(self.isa, self.words):
+            raise ValueError(
+                f"uses_amx: got True for {self.words} on {self.isa.name}, expected words with AMX"
+            )
         if self.words is not None and self.words not in WORDS:
             raise ValueError(f"words: got {self.words}, expected one of {WORDS}")
         if self.words is None and self.dtype.kind != "f":
@@ -182,22 +184,24 @@ class Microkernel(Kernel):
     def emit(self, e: Emitter) -> None:
         """Write the instructions of the function."""
         k, vectors, broadcasts, table, out, ld_out, bias, valid, mode, at, constants = e.arguments
-        own = self._read_geometry(e, at)
-        self._prefetch_result(e, out, ld_out, own)
-        sums = self._loop_over_k(e, k, vectors, broadcasts, table, bias, own)
+        geometry = self._read_geometry(e, at)
+        self._prefetch_result(e, out, ld_out, geometry)
+        sums = self._loop_over_k(e, k, vectors, broadcasts, table, bias, geometry)
         epilogue = Epilogue(e, mode, self.activation, constants)
         store = self._store_rows if self.store == "rows" else self._store_columns
         epilogue.for_each_mode(
-            lambda add: store(e, sums, Store(out, ld_out, valid, epilogue, add, own))
+            lambda add: store(e, sums, Store(out, ld_out, valid, epilogue, add, geometry))
         )
 
     def _read_geometry(self, e: Emitter, at: ir.Value) -> Geometry:
         several = bool(self.pixel_rows)
         wanted = self.tail, several, several
-        own = Geometry(*(e.number(at, i) if want else None for i, want in enumerate(wanted)))
-        if not self.tiles:
-            return own
-        return own._replace(panels=amx.Panels(*(e.number(at, len(wanted) + i) for i in range(3))))
+        geometry = Geometry(*(e.load_i64(at, i) if want else None for i, want in enumerate(wanted)))
+        if not self.uses_amx:
+            return geometry
+        return geometry._replace(
+            panels=amx.Panels(*(e.load_i64(at, len(wanted) + i) for i in range(3)))
+        )
 
     def _pixel_row(self, e: Emitter, start: ir.Value, v: int, step: ir.Value | None) -> ir.Value:
         """Return where the row of pixels of a vector begins, rows that are `step` items apart."""
@@ -205,7 +209,9 @@ class Microkernel(Kernel):
             return start
         return e.offset(start, e.builder.mul(step, e.constant(self.pixel_rows[v])))
 
-    def _prefetch_result(self, e: Emitter, out: ir.Value, ld_out: ir.Value, own: Geometry) -> None:
+    def _prefetch_result(
+        self, e: Emitter, out: ir.Value, ld_out: ir.Value, geometry: Geometry
+    ) -> None:
         """Prefetch the lines that the result goes to, so that they arrive while the sums run."""
         if self.pixel_step > FAR:
             return
@@ -223,7 +229,7 @@ class Microkernel(Kernel):
         for number in numbers:
             start = e.offset(out, e.builder.mul(ld_out, e.constant(number)))
             for (_, item), v in sorted(items.items()):
-                e.prefetch(e.offset(self._pixel_row(e, start, v, own.out_row), item), True, 3)
+                e.prefetch(e.offset(self._pixel_row(e, start, v, geometry.out_row), item), True, 3)
 
     def _prefetch_ahead(self, e: Emitter, row: ir.Value, itemsize: int, tiles: int) -> None:
         """Prefetch what the next tiles have of a row of the result, of items so large.
@@ -246,12 +252,12 @@ class Microkernel(Kernel):
         broadcasts: ir.Value,
         table: ir.Value,
         bias: ir.Value | None,
-        own: Geometry,
+        geometry: Geometry,
     ) -> Sequence[Sequence[ir.Value]]:
         """Emit the loop over k; return the sums, by row and vector."""
-        if own.panels is not None and self.words is not None:
+        if geometry.panels is not None and self.words is not None:
             filters, size = (broadcasts, self.broadcast_step or 0), (self.MR, self.NV)
-            return amx.tile_sums(e, self.words, size, k, vectors, filters, own.panels, bias)
+            return amx.tile_sums(e, self.words, size, k, vectors, filters, geometry.panels, bias)
         assert bias is not None
         if self.store == "rows":
             first = [e.broadcast(bias, i) for i in range(self.MR)]
@@ -282,7 +288,7 @@ class Microkernel(Kernel):
                 for line in sorted({column // per_line for column in self.columns}):
                     place = e.offset(vector_at, line * per_line + self.prefetch_vectors)
                     e.prefetch(place, False, 3)
-            loaded = [self._load(e, vector_at, v, own) for v in range(self.NV)]
+            loaded = [self._load(e, vector_at, v, geometry) for v in range(self.NV)]
             ready = [dot.ready_vector(e, vector_loaded) for vector_loaded in loaded]
             results = []
             for i, row in enumerate(self.rows):
@@ -301,15 +307,15 @@ class Microkernel(Kernel):
             sums = [e.builder.sub(sums[j], sums[count + j % self.NV]) for j in range(count)]
         return [sums[i * self.NV : (i + 1) * self.NV] for i in range(self.MR)]
 
-    def _load(self, e: Emitter, base: ir.Value, v: int, own: Geometry) -> ir.Value:
+    def _load(self, e: Emitter, base: ir.Value, v: int, geometry: Geometry) -> ir.Value:
         """Load a vector of a step."""
-        base, column = self._pixel_row(e, base, v, own.row), self.columns[v]
-        return e.load_first(base, column, self._lanes(e, v, own))
+        base, column = self._pixel_row(e, base, v, geometry.row), self.columns[v]
+        return e.load_first(base, column, self._lanes(e, v, geometry))
 
-    def _lanes(self, e: Emitter, v: int, own: Geometry) -> int | ir.Value:
+    def _lanes(self, e: Emitter, v: int, geometry: Geometry) -> int | ir.Value:
         """Return how many lanes of a vector exist."""
-        if self.tails[v] and own.lanes is not None:
-            return own.lanes
+        if self.tails[v] and geometry.lanes is not None:
+            return geometry.lanes
         return self.lanes[v] if self.lanes else e.lanes
 
     def _entry(self, e: Emitter, table: ir.Value, index: ir.Value, column: int) -> ir.Value:
@@ -347,9 +353,9 @@ class Microkernel(Kernel):
         """Return the address of a row of the result."""
         return e.offset(to.out, e.builder.mul(to.ld_out, e.constant(number)))
 
-    def _target(self, e: Emitter, row: ir.Value, v: int, own: Geometry) -> ir.Value:
+    def _target(self, e: Emitter, row: ir.Value, v: int, geometry: Geometry) -> ir.Value:
         """Return the address of a vector's row of pixels in a row of the result."""
-        return self._pixel_row(e, row, v, own.out_row)
+        return self._pixel_row(e, row, v, geometry.out_row)
 
     def _put(
         self,

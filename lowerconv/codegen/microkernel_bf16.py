@@ -36,21 +36,23 @@ class Bf16Microkernel(Microkernel):
         if self.pixel_step != 1 or self.result_rows:
             raise ValueError("pixel_step: got a result that is spread, expected rows of pixels")
 
-    def _prefetch_result(self, e: Emitter, out: ir.Value, ld_out: ir.Value, own: Geometry) -> None:
+    def _prefetch_result(
+        self, e: Emitter, out: ir.Value, ld_out: ir.Value, geometry: Geometry
+    ) -> None:
         """Leave that to hardware: rows have half as many lines."""
 
     def _row(self, e: Emitter, to: Store, number: int) -> ir.Value:
         """Return the address of a row of the result; ask for what the next tile has of it."""
         row = e.builder.add(to.out, e.builder.mul(to.ld_out, e.constant(2 * number)))
-        if self.tiles:
+        if self.uses_amx:
             self._prefetch_ahead(e, row, 2, 1)
         return row
 
-    def _target(self, e: Emitter, row: ir.Value, v: int, own: Geometry) -> ir.Value:
+    def _target(self, e: Emitter, row: ir.Value, v: int, geometry: Geometry) -> ir.Value:
         """Return the address of a vector's row of pixels in a row of the result."""
-        if own.out_row is None:
+        if geometry.out_row is None:
             return row
-        step = e.builder.mul(own.out_row, e.constant(2 * self.pixel_rows[v]))
+        step = e.builder.mul(geometry.out_row, e.constant(2 * self.pixel_rows[v]))
         return e.builder.add(row, step)
 
     def _put(

@@ -103,16 +103,16 @@ class RequantizingMicrokernel(Microkernel):
         """Write the instructions of the function."""
         k, vectors, broadcasts, table, out, ld_out, bias, valid, *more = e.arguments
         scales, shifts, residual, at, constants = more
-        own = self._read_geometry(e, at)
-        if self.tiles and self.result != "float32":
+        geometry = self._read_geometry(e, at)
+        if self.uses_amx and self.result != "float32":
             self._prefetch_words(e, out, ld_out, residual)
-        starts = None if self.tiles else bias
-        sums = self._loop_over_k(e, k, vectors, broadcasts, table, starts, own)
+        starts = None if self.uses_amx else bias
+        sums = self._loop_over_k(e, k, vectors, broadcasts, table, starts, geometry)
         loaded = [e.broadcast(constants, number) for number in range(CONSTANTS.itemsize // 4)]
         loaded[2] = _as_floats(e, loaded[2])
         numbers, places = (
             _Vectors(*loaded),
-            _Places(out, ld_out, valid, scales, shifts, residual, own),
+            _Places(out, ld_out, valid, scales, shifts, residual, geometry),
         )
         if self.result == "float32":
             self._store_floats(e, sums, numbers, places)
@@ -211,7 +211,7 @@ class RequantizingMicrokernel(Microkernel):
             with builder.if_then(builder.icmp_signed("<", number, to.valid), likely=True):
                 at = [_as_floats(e, e.broadcast(a, filter_)) for a in (to.scales, to.shifts)]
                 line = e.offset(to.out, builder.mul(to.ld_out, number))
-                if self.tiles:
+                if self.uses_amx:
                     self._prefetch_ahead(e, line, self.dtype.itemsize, 2)
                 for value, (v, place, lanes) in zip(values, pieces, strict=True):
                     y = _scaled(e, value, *at)
@@ -221,11 +221,13 @@ class RequantizingMicrokernel(Microkernel):
                     e.store(builder.bitcast(y, e.vector), target, place, lanes)
 
     def _by_filter(
-        self, e: Emitter, sums: Sequence[Sequence[ir.Value]], own: Geometry
+        self, e: Emitter, sums: Sequence[Sequence[ir.Value]], geometry: Geometry
     ) -> tuple[Sequence[Sequence[ir.Value]], list[tuple[int, int, int | ir.Value]]]:
         """Return vectors of sums by filter; and their numbers, their places, and how many lanes."""
         if self.store == "rows":
-            at = [(v, self._vector_place(e, v), self._lanes(e, v, own)) for v in range(self.NV)]
+            at = [
+                (v, self._vector_place(e, v), self._lanes(e, v, geometry)) for v in range(self.NV)
+            ]
             return sums, at
         filters: list[list[ir.Value]] = [[] for _ in range(self.NV * e.lanes)]
         begins = range(0, self.MR, e.lanes)

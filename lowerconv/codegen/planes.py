@@ -39,7 +39,7 @@ class Geometry(NamedTuple):
     @classmethod
     def read(cls, e: Emitter, address: ir.Value) -> Geometry:
         """Return those at an address."""
-        return cls(*(e.number(address, i) for i in range(len(cls._fields))))
+        return cls(*(e.load_i64(address, i) for i in range(len(cls._fields))))
 
 
 class Rows(NamedTuple):

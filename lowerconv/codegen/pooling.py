@@ -84,7 +84,7 @@ class PoolKernel(Kernel):
                 q = b.mul(index, e.constant(e.lanes))
                 left = b.sub(b.mul(q, e.constant(across)), before)
                 columns = [b.add(left, e.constant(place)) for place in places]
-                at = b.add(e.splat(b.trunc(left, I32)), e.numbers(e.lanes))
+                at = b.add(e.splat(b.trunc(left, I32)), e.lane_numbers(e.lanes))
                 masks = [b.icmp_unsigned("<", b.add(at, far(place)), width) for place in places]
 
                 def one(i: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
@@ -110,7 +110,7 @@ class PoolKernel(Kernel):
                 assert best is not None
                 best = b.fmul(best, scale) if self.mean else best
                 to = e.offset(out, b.add(b.mul(p, Q), q))
-                number = b.add(e.splat(b.trunc(q, I32)), e.numbers(e.lanes))
+                number = b.add(e.splat(b.trunc(q, I32)), e.lane_numbers(e.lanes))
                 exists = b.icmp_unsigned("<", number, windows)
                 e.store_lanes(best, e.address(to, 0, e.vector), exists)
 

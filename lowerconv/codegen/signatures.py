@@ -64,7 +64,7 @@ class TernarySums(NamedTuple):
     source: int  #   address of pixels of 16 bits
     offsets: int  #  address of int32: bytes from there to the first pixel that each weight reads
     masks: int  #    address of pairs of masks of 64 weights: which are 1, which are -1
-    words: int  #    pairs
+    pairs: int
     sums: int  #     address of int32 sums
     add: int  #      whether these are added to what is there
     start: int  #    else: what they start from

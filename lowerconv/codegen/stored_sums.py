@@ -33,7 +33,7 @@ class _InMemory(Microkernel):
         broadcasts: ir.Value,
         table: ir.Value,
         bias: ir.Value | None,
-        own: Geometry,
+        geometry: Geometry,
     ) -> Sequence[Sequence[ir.Value]]:
         rows = [e.offset(vectors, e.builder.mul(k, e.constant(row))) for row in range(self.MR)]
         return [[e.load(row, column) for column in self.columns] for row in rows]

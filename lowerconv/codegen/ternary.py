@@ -5,7 +5,7 @@ are -1: 2 bits a weight.  The kernel finds the bits that are set, one after the 
 pixels that such a weight reads to its sums, or subtracts them: NV vectors of neighbouring pixels,
 16 bits each.  Where the pixels of a weight begin is an entry of a table that all filters share.
 
-Pixels are -128 to 127, so that sums of `WORDS_MOST` pairs of masks fit 16 bits; they are then added
+Pixels are -128 to 127, so that sums of `PAIRS_MAX` pairs of masks fit 16 bits; they are then added
 to sums of 32 bits in memory.
 
 Kernels for ternary weights that add and subtract in place of multiplying are proposed by Li, Zhang,
@@ -27,7 +27,8 @@ from lowerconv.codegen.signatures import TernarySums, WidenBytes
 from lowerconv.codegen.transposing import pick
 
 BITS = 64  # weights of a mask
-WORDS_MOST = 3  # pairs of masks whose sums fit 16 bits: 4 could be 256 times 128
+PAIR_BYTES = 16  # of masks
+PAIRS_MAX = 3  # pairs of masks whose sums fit 16 bits: 4 could be 256 times 128
 PIXEL, WORD = np.dtype(np.int16), np.dtype(np.int32)
 
 Values = list[ir.Value]
@@ -51,12 +52,12 @@ class TernaryKernel(Kernel):
 
     def emit(self, e: Emitter) -> None:
         """Write the instructions of the function."""
-        source, offsets, masks, words, sums, add, start = e.arguments
+        source, offsets, masks, pairs, sums, add, start = e.arguments
         b = e.builder
 
-        def word(index: ir.Value, carried: Values) -> Values:
+        def add_pair(index: ir.Value, carried: Values) -> Values:
             table = b.add(offsets, b.mul(index, e.constant(4 * BITS)))
-            pair = b.add(masks, b.mul(index, e.constant(16)))
+            pair = b.add(masks, b.mul(index, e.constant(PAIR_BYTES)))
             for number, operation in enumerate((b.add, b.sub)):
 
                 def weight(bit: ir.Value, totals: Values, operation=operation) -> Values:
@@ -64,10 +65,10 @@ class TernaryKernel(Kernel):
                     pixels = [e.load(at, v * e.lanes) for v in range(self.NV)]
                     return [operation(t, p) for t, p in zip(totals, pixels, strict=True)]
 
-                carried = each_bit(e, e.number(pair, number), weight, carried)
+                carried = each_bit(e, e.load_i64(pair, number), weight, carried)
             return carried
 
-        totals = e.loop(words, word, [e.zeros] * self.NV)
+        totals = e.loop(pairs, add_pair, [e.zeros] * self.NV)
         half = e.lanes // 2
         wide = ir.VectorType(I32, half)
         keep = e.splat(b.icmp_signed("!=", add, e.constant(0)), half)

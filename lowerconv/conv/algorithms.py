@@ -13,7 +13,7 @@ from lowerconv.conv.converted import Converted
 from lowerconv.conv.executable import EmptyPass, Executable, Options, WithEpilogue
 from lowerconv.conv.phases import CACHE_SIZE
 from lowerconv.conv.problem import ConvProblem, Op
-from lowerconv.conv.words import halves as half_words
+from lowerconv.conv.words import bf16
 
 ALGORITHMS: dict[str, Algorithm] = {
     algorithm.name: algorithm
@@ -35,7 +35,7 @@ def choose(problem: ConvProblem, op: Op, constant: bool = False) -> Algorithm:
     The choice does not depend on the number of threads, because algorithms differ in the last bits
     of their results.
     """
-    words = half_words.estimate(problem, op, constant)
+    words = bf16.estimate(problem, op, constant)
 
     def cost(algorithm: Algorithm) -> float:
         if algorithm is fused.ALGORITHM and words is not None:
@@ -73,7 +73,7 @@ def _converted(problem: ConvProblem, op: Op, options: Options) -> Executable:
     a, b, result = (shapes[name[-1]] for name in NAMES[op])
     bias = (problem.K if options.bias else 0,)
     if options.algorithm == fused.ALGORITHM.name:
-        words = half_words.build(problem, op, (a, b, bias, result), options)
+        words = bf16.build(problem, op, (a, b, bias, result), options)
         if words is not None:
             return words
     inner = make_executable(problem.computed, op, options)

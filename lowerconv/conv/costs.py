@@ -35,7 +35,7 @@ TILE_SUM = 10.0  #        to store a row of sums, load it and store what becomes
 TILE_ROW = 6.0  #        to begin a row
 GATHERED_ROW = 7.0  #    to copy what a vector of pixels reads in a channel, by a tap
 GATHERED_TAP = 40.0  #   to begin that, for all channels
-TILE_OF_GRADIENT = 48.0  # to multiply two tiles of a weight gradient, which come from L2
+TILE_WEIGHTS = 48.0  #   to multiply two tiles of a weight gradient, which come from L2
 PIXELS_JOINED = 40.0  #  to join 16 pixels of two images
 PIXELS_TURNED = 60.0  #  likewise, and transpose them
 # --- ternary filters, whose pixels are added
@@ -43,8 +43,8 @@ TERNARY_ADD = 2.2  #     to load a vector of pixels, from anywhere in a line, an
 TERNARY_WEIGHT = 5.0  #  to find a weight that is not zero
 TERNARY_SUM = 6.0  #     to add a vector to sums of 32 bits
 TERNARY_WIDEN = 4.0  #   to widen a vector of words of pixels
-PRODUCT = 1.5  #         factor of dot products: to multiply bytes that are widened, by each part
-PRODUCT_512 = 2.0  #     likewise of 512 bits, which have two ports and not three
+PRODUCT_WIDENED = 1.5  # factor of products of bytes without an instruction for them, for each part
+PRODUCT_WIDENED_512 = 2.0  # likewise with 512 bits, for which there are two ports and not three
 # --- filters
 PACKED = 1.0  #          to pack an item
 STREAMED = 0.25  #       to read a byte of packed filters from beyond L2
@@ -56,18 +56,18 @@ PADDED_VECTOR = 4.0  #  to copy a vector of it
 ADDED_TILE = 100.0  #    to begin a tile that adds to what is stored
 ADDED_FILTER = 4.0  #    and to read and add each filter's pixels
 # --- weight gradients
-TILE_CALL = 150.0  #     to call a microkernel of taps
-TILE_VECTOR = 3.0  #     to write a vector of its sums
-PIXELS_MOST = 200  #     pixels that a call covers, at most
-GATHERED = 1.0  #        to transpose a vector of dy
+TAPS_CALL = 150.0  #     to call a microkernel of taps
+TAPS_VECTOR = 3.0  #     to write a vector of its sums
+TAPS_PIXELS_MAX = 200  # pixels that a call covers, at most
+DY_TRANSPOSED = 1.0  #   to transpose a vector of dy
 TASK_ROW = 60.0  #       to begin a row of pixels of a task
 # --- Winograd
-SOURCE = 185.0  #        to transform a vector of channels of a tile
-TARGET = 160.0  #        to transform a vector of filters of a tile back
-MOVED = 100.0  #         to turn VL pixels of VL planes into vectors, or back
-FILTERS = 350.0  #       to transform a vector of filters of a channel
-FAR = 0.25  #            to read a byte from beyond L2, where that takes longer than its use
-ROUNDING = 1.3  #        factor: its rounding errors are larger, so that it has to be clearly faster
+WINOGRAD_SOURCE = 185.0  # to transform a vector of channels of a tile
+WINOGRAD_TARGET = 160.0  # to transform a vector of filters of a tile back
+WINOGRAD_MOVED = 100.0  #  to turn VL pixels of VL planes into vectors, or back
+WINOGRAD_FILTERS = 350.0  # to transform a vector of filters of a channel
+WINOGRAD_FAR = 0.25  #     to read a byte from beyond L2, where that takes longer than its use
+WINOGRAD_ROUNDING = 1.3  # factor: its rounding errors are larger, so it has to be clearly faster
 # --- threads
 LAUNCH = 10e3  #         to hand a job to threads: a microsecond or two
 ELSEWHERE = 1.25  #      factor of a pass whose images lie on another NUMA node

@@ -178,7 +178,7 @@ class RecordExecutable(Executable):
             return Epilogue()
         constants = self._constants(activation)
         if activation.in_registers:
-            return Epilogue(in_kernels=True, constants=constants)
+            return Epilogue(kernels_activate=True, constants=constants)
         activate = activate_address(self.schedule.conv.dtype)
         return Epilogue(activate=activate, constants=constants)
 

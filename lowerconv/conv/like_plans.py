@@ -10,16 +10,16 @@ from lowerconv.copying import not_copied
 
 @not_copied("make the plans anew")
 class LikePlans:
-    """Makes plans, of which those that differ in constants alone are decided once.
+    """Makes plans; what those have in common that differ in constants alone is decided once.
 
-    For as long as the threads, and what tuning remembers, are the same.
+    It is to be used only while the threads, and what tuning remembers, stay the same.
     """
 
     def __init__(self) -> None:
         self._known: dict[tuple[ConvProblem, Op, Options], ConvPlan] = {}
 
     def plan(self, problem: ConvProblem, op: Op, options: Options) -> ConvPlan:
-        """Return a plan of its own.
+        """Return a plan that nobody else has.
 
         Parameters
         ----------

@@ -3,7 +3,7 @@
 C = A B, with pixels of the result in the rows of C (m), filters in its columns (n), and the taps of
 all channels summed over (k)::
 
-    for pc in blocks of k                       KC of k: some channels, all of their taps
+    for pc in blocks of k                       KC of k: some channels of a group, all of their taps
         for jc in blocks of n                   NC of n: panels of B that stay in L2, packed here
             for ic in pieces of m               MC of m: a band of rows of an image, padded here
                 for ir in tiles of the piece    MR of m: some pixels, in registers
@@ -46,7 +46,7 @@ from lowerconv.conv.copies import pack_panel, pack_tiles, pad_planes, start_sums
 from lowerconv.conv.records import FILTERS_IN_PLACE, FORWARD_JOB, PACKED
 from lowerconv.runtime.launch import call, pointer, worker_address
 
-NONE = np.int64(-1)
+NONE = np.int64(-1)  # in place of a number, where nothing has been copied
 
 
 class BlockOfK(NamedTuple):
@@ -91,8 +91,8 @@ def _pack(job, group, channel, channels, panel, target, exact):
 
 
 @internal
-def _panels(job, worker, block, jc, n1):
-    """Return filters ``jc:n1`` of a block of k as panels: where they are, or packed now."""
+def _panels(job, worker, block, jc, end):
+    """Return filters ``jc:end`` of a block of k as panels: where they are, or packed now."""
     item, k = job.itemsize, _steps(job, job.C) * job.k_step
     scratch = job.scratch + worker * job.scratch_bytes
     first = block.channel * job.taps
@@ -107,14 +107,16 @@ def _panels(job, worker, block, jc, n1):
     else:
         step = _steps(job, block.channels) * job.k_step * item
         at = scratch
-        for jr in range(jc, n1, job.NR):
+        for jr in range(jc, end, job.NR):
             to = at + (jr - jc) * step
             _pack(job, block.group, block.channel, block.channels, jr // job.NR, to, False)
     sums = scratch + job.sums_at
-    count = min(n1, job.K) - jc
+    count = min(end, job.K) - jc
     if not job.bias or block.channel > 0:
         count = 0
-    start_sums(sums, (n1 - jc) * item, job.bias + filter_index(job, block, jc) * item, count * item)
+    start_sums(
+        sums, (end - jc) * item, job.bias + filter_index(job, block, jc) * item, count * item
+    )
     return Panels(at, step, sums)
 
 
@@ -126,7 +128,7 @@ def filter_index(job, block, n):
 
 @internal
 def _band(job, block, piece):
-    """Return the address of a band's first channel, and its rows ``first .. first + count``."""
+    """Return the address of a band's first channel, and the first row of it that is read."""
     image, number = piece // job.pieces, piece % job.pieces
     plane = image * job.ld_source + (block.group * job.C + block.channel) * job.H * job.W
     return job.source + plane * job.itemsize, number * job.band * job.stride_h + job.first_row
@@ -181,7 +183,7 @@ def requantized(job, tile, place, residual):
 
 
 @internal
-def _tiles(job, phase, block, panels, pixels, gathered, jc, n1):
+def _tiles(job, phase, block, panels, pixels, gathered, jc, end):
     """Multiply the tiles of a piece, of one phase, with the panels of a block of n."""
     item = job.itemsize
     first = pixels.number * phase.tiles_per_piece
@@ -207,7 +209,7 @@ def _tiles(job, phase, block, panels, pixels, gathered, jc, n1):
             numbers_at, taps_at = job.gather_numbers, job.gather_taps
             call(job.gather, Gather(pixels.source, column, count, gathered, numbers_at, taps_at))
             a = gathered
-        for jr in range(jc, n1, job.NR):
+        for jr in range(jc, end, job.NR):
             b = panels.at + (jr - jc) * panels.step
             plane = c + (jr - jc) * job.out_plane * job.out_filter_bytes
             tile = Tile(
@@ -267,7 +269,7 @@ def _multiply(jobs, worker, panel0, panel1, piece0, piece1):
         for pc in range(0, job.C, job.KC):
             channels = min(job.KC, job.C - pc)
             mode = ADD if pc > 0 or job.add else np.int64(0)
-            if job.in_kernels and pc + channels == job.C:
+            if job.kernels_activate and pc + channels == job.C:
                 mode |= ACTIVATE
             block = BlockOfK(group, pc, channels, mode)
             for jc in range(n0, n1, job.NC):

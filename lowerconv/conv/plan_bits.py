@@ -13,7 +13,7 @@ from lowerconv.conv.algorithms import ALGORITHMS
 from lowerconv.conv.executable import Options
 from lowerconv.conv.plan import ConvPlan
 from lowerconv.conv.problem import BF16_BITS, ConvProblem, Op
-from lowerconv.conv.words import halves
+from lowerconv.conv.words import bf16
 
 FUSED = fused.ALGORITHM.name
 
@@ -34,7 +34,7 @@ def words_cost_less(problem: ConvProblem, op: Op, options: Options) -> bool:
     activation = options.activation
     if activation is not None and not activation.in_registers:
         return False
-    cost = halves.estimate(replace(problem, dtype=BF16_BITS), op, options.constant)
+    cost = bf16.estimate(replace(problem, dtype=BF16_BITS), op, options.constant)
     if cost is None:
         return False
     found = ALGORITHMS.values() if options.algorithm == "auto" else [fused.ALGORITHM]

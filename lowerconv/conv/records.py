@@ -59,16 +59,16 @@ class Result(NamedTuple):
     out_plane: int  #        items of a plane of the result
     out_item_bytes: int  #   of an item, which may be a word of several filters' pixels
     out_filter_bytes: int  # of a single filter's pixel in an item
-    phases: int  #           convolutions with a step of their own; see `PhaseRecord`
+    phases: int  #           how many `PhaseRecord`s there are
     add: int = 0  #          whether sums are added to what is there
 
 
 class Epilogue(NamedTuple):
     """What is applied to results last."""
 
-    in_kernels: int = 0  # whether kernels apply their function before they store: ReLU, or another
-    activate: int = 0  #   address of a function of signature `Activate`, or 0
-    constants: int = 0  #  address, as that wants, or kernels
+    kernels_activate: int = 0  # whether kernels apply their function before they store
+    activate: int = 0  #   else the address of a function of signature `Activate`, or 0
+    constants: int = 0  #  address of those of the function, as kernels or `Activate` take them
 
 
 class Requantization(NamedTuple):

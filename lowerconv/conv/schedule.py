@@ -21,8 +21,8 @@ from lowerconv.conv.phases import CACHE_SIZE, Convolution
 from lowerconv.conv.tiling import Tiling, reads_in_place
 from lowerconv.conv.window import Window, balanced, in_place, window
 
-# In `quarter_of_l2`: packed filters, and beside them a band of the source.
-WEIGHTS_SHARE = 2
+# Times `quarter_of_l2`: packed filters, and beside them a band of the source.
+FILTERS_SHARE = 2
 BAND_SHARE = 1.25
 OFFSET_MAX = 2**31 - 1  # items, that a table of steps can count
 
@@ -31,7 +31,7 @@ class _Blocks(NamedTuple):
     """Channels summed at a time, panels packed at a time, rows of pixels of a band."""
 
     KC: int
-    panels: int
+    at_once: int
     band: int
 
 
@@ -93,7 +93,7 @@ class Schedule(BaseSchedule):
     @property
     def by_rows(self) -> bool:
         """Whether pieces are whole rows of tiles."""
-        return self.window.padded or len(self.conv.phases) > 1
+        return _by_rows(self.conv, self.window)
 
     @property
     def filter_items(self) -> int:
@@ -120,14 +120,19 @@ class Schedule(BaseSchedule):
         return tiles_per_row(self.conv, self.tiling, phase)
 
 
+def _by_rows(conv: Convolution, view: Window) -> bool:
+    """Return whether pieces are rows of tiles, as where they are padded or have phases."""
+    return view.padded or len(conv.phases) > 1
+
+
 def tiles_per_row(conv: Convolution, tiling: Tiling, phase: int) -> int:
     """Return the tiles of a row of tiles in a phase."""
-    return -(-tiling.walked(conv.phases[phase]).Q // tiling.shapes[phase][1])
+    return -(-tiling.tiled(conv.phases[phase]).Q // tiling.shapes[phase][1])
 
 
 def tiles(conv: Convolution, tiling: Tiling, phase: int) -> int:
     """Return the tiles of an image in a phase."""
-    rows = -(-tiling.walked(conv.phases[phase]).P // tiling.shapes[phase][0])
+    rows = -(-tiling.tiled(conv.phases[phase]).P // tiling.shapes[phase][0])
     return rows * tiles_per_row(conv, tiling, phase)
 
 
@@ -154,7 +159,7 @@ def make_schedule(
     if plane * blocks.KC > OFFSET_MAX:
         raise MemoryError(f"fused: a plane of {plane:,} items, offsets count to {OFFSET_MAX:,}")
     pieces = _pieces(conv, isa, nodes, tiling, constant, view, blocks)
-    band = pieces.units * tiling.shapes[0][0] if view.padded else blocks.band
+    band = pieces.units * tiling.shapes[0][0] if view.padded else 0
     return Schedule(
         conv=conv,
         isa=isa,
@@ -163,7 +168,7 @@ def make_schedule(
         constant=constant,
         window=view,
         KC=blocks.KC,
-        NC=blocks.panels * tiling.NR,
+        NC=blocks.at_once * tiling.NR,
         band=band,
         plane=plane,
         pieces=pieces.per_image,
@@ -180,7 +185,7 @@ def _channels_at_once(C: int) -> tuple[int, ...]:
 
 
 def _blocks(conv: Convolution, isa: Isa, tiling: Tiling, view: Window) -> _Blocks:
-    """Choose the channels summed at a time, the panels packed at a time, and the bands.
+    """Choose the channels summed at a time, the panels packed at a time, and the largest band.
 
     All of them share the L2 cache.  Every block of panels pads the source again; every block of
     channels but the first adds to what the one before has stored.  Nothing here depends on the
@@ -192,7 +197,7 @@ def _blocks(conv: Convolution, isa: Isa, tiling: Tiling, view: Window) -> _Block
         return _Blocks(conv.C, balanced(panels, tiling.at_once), 0)
     P = max(phase.P for phase in conv.phases)
     TH = tiling.shapes[0][0]
-    weights = int(WEIGHTS_SHARE * quarter_of_l2()) // item
+    filter_items = int(FILTERS_SHARE * quarter_of_l2()) // item
     band_items = int(BAND_SHARE * quarter_of_l2()) // item
     count = sum(tiles(conv, tiling, i) for i in range(len(conv.phases))) * conv.images
     known, least = _channels_at_once(conv.C), 1
@@ -202,11 +207,11 @@ def _blocks(conv: Convolution, isa: Isa, tiling: Tiling, view: Window) -> _Block
     for channels in known:
         panel = tiling.NR * conv.taps * channels
         if channels > least and (
-            (panel > weights and not tiling.in_place)
+            (panel > filter_items and not tiling.in_place)
             or max(panel, view.plane(TH) * channels) > OFFSET_MAX
         ):
             continue
-        at_once = max(1, min(panels, weights // panel))
+        at_once = max(1, min(panels, filter_items // panel))
         passes = -(-panels // at_once)
         blocks = -(-conv.C // channels)
         add = (blocks - 1) * count * panels * costs.added_tile(tiling.NR)
@@ -246,8 +251,7 @@ def _pieces(
     panels = conv.groups * -(-conv.K // tiling.NR)
     count = max(tiles(conv, tiling, i) for i in range(len(conv.phases)))
     row = max(tiles_per_row(conv, tiling, i) for i in range(len(conv.phases)))
-    # Pieces are rows of tiles where they are padded or have phases, else any number of tiles.
-    per_unit = row if view.padded or len(conv.phases) > 1 else 1
+    per_unit = row if _by_rows(conv, view) else 1
     units = ceil(count / per_unit)
     most = blocks.band // TH if view.padded else units
     fewest = ceil(units / most)
@@ -256,7 +260,7 @@ def _pieces(
     ordered = sorted(sizes, reverse=True)
     work = tiling.cost / (conv.images * panels)
     if tiling.uses_amx:  # without what is counted for each piece
-        passes = -(-panels // blocks.panels)
+        passes = -(-panels // blocks.at_once)
         work = max(0.0, tiling.cost / conv.images - passes * count * tiling.gathered) / panels
     items = tiling.NR * conv.C * conv.taps
     pack = 0.0 if tiling.in_place or constant else costs.PACKED * items
@@ -267,6 +271,6 @@ def _pieces(
             lines = view.rows(min(size * TH, P))
             pad = conv.C * lines * costs.padded_row(view.pitch, VL)
         options.append((conv.images * ceil(units / size), work * size / units, pad))
-    number, parts = best(panels, nodes, blocks.panels, pack, options)
+    number, parts = best(panels, nodes, blocks.at_once, pack, options)
     size = ordered[number]
     return _Pieces(ceil(units / size), size, tuple(map(tuple, parts)))

@@ -21,7 +21,7 @@ from lowerconv.conv.problem import ConvProblem
 from lowerconv.conv.window import Window, balanced, window
 from lowerconv.conv.word_format import WordFormat
 
-# Shares of a quarter of the L2 cache.
+# Times `quarter_of_l2`.
 PANEL_SHARE = 0.4  #  a panel of transposed dy, long enough that calls of the microkernel are few
 PANELS_SHARE = 1.5  # all panels of a block
 SUMS_SHARE = 1.0  #   the sums of a block, which every piece adds to
@@ -133,8 +133,8 @@ class WeightSchedule(BaseSchedule):
         return self.conv.groups * self.conv.C * self.conv.H * self.conv.W
 
     @property
-    def paired(self) -> bool:
-        """Whether tables leave out rows that the padding hides, so that panels need offsets."""
+    def needs_offsets(self) -> bool:
+        """Whether panels need offsets: where tables leave out rows that only meet the padding."""
         whole = self.pieces.number == 1 or self.pieces.together > 1
         return whole and self.window.padded and self.R > 1 and self.tile.rows == 1
 
@@ -200,10 +200,10 @@ def _tile(
         panels = [NV] * (vectors // NV) + [vectors % NV] * (vectors % NV > 0)
         deep, high, wide = shape
         # Beside its steps a tile is called, begun, and written.
-        calls = min(pixels, costs.PIXELS_MOST)
+        calls = min(pixels, costs.TAPS_PIXELS_MAX)
         cost = sum(
             step_time(c * r * s, width, isa)
-            + (costs.TILE_CALL + costs.TILE_VECTOR * c * r * s * width) / calls
+            + (costs.TAPS_CALL + costs.TAPS_VECTOR * c * r * s * width) / calls
             for c in _parts(conv.C, deep)
             for r in _parts(R, high)
             for s in _parts(S, wide)
@@ -274,7 +274,7 @@ def _with_tasks(s: WeightSchedule, quarter: int) -> WeightSchedule:
         """Return the time of the worker with most tasks: tiles, and transposing dy for each."""
         tasks = ceil(ceil(conv.C / block) * others * splits / threads)
         row = costs.TASK_ROW / pieces.band / pieces.Q
-        return tasks * s.NC * (block * s.taps / s.VL + costs.GATHERED + row)
+        return tasks * s.NC * (block * s.taps / s.VL + costs.DY_TRANSPOSED + row)
 
     sizes = {
         min(largest, ceil(conv.C / parts / unit) * unit)

@@ -32,7 +32,7 @@ class Tiling(NamedTuple):
     gathered : float
         What of it is the gathering of a tile's pixels, which each block of panels does anew.
     at_once : int
-        Panels of a block, where they are tiles.
+        With AMX: the panels that are packed at a time.
     """
 
     vectors: str
@@ -48,8 +48,8 @@ class Tiling(NamedTuple):
         """Whether sums are in tiles of AMX."""
         return self.vectors == "tiles"
 
-    def walked(self, phase: Phase) -> Phase:
-        """Return a phase as its tiles see it: those of AMX take the result as one long row."""
+    def tiled(self, phase: Phase) -> Phase:
+        """Return the phase that tiles cover: for those of AMX its result is one long row."""
         if not self.uses_amx:
             return phase
         return replace(phase, P=1, Q=phase.P * phase.Q, out_row=phase.P * phase.Q)

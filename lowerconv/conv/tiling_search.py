@@ -26,7 +26,7 @@ VECTORS = (1, 2, 3, 4, 6, 8)  # of pixels in a tile
 
 
 def _far(conv: Convolution) -> tuple[float, float]:
-    """Return the costs of storing a row, and each item of it, of a result beyond the cache."""
+    """Return what it costs besides to store a row, and each item of it, beyond the caches."""
     size = conv.groups * conv.K * conv.out_plane * conv.dtype.itemsize
     if size <= FAR_SHARE * quarter_of_l2():
         return 0.0, 0.0
@@ -34,7 +34,7 @@ def _far(conv: Convolution) -> tuple[float, float]:
 
 
 def _more_loads(MR: int, NV: int) -> float:
-    """Return the loads of a step beyond one for two multiply-adds."""
+    """Return how many loads a step has beyond one for every two multiply-adds."""
     return max(0.0, MR + NV - MR * NV / 2)
 
 

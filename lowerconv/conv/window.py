@@ -20,6 +20,8 @@ class Window:
 
     Attributes
     ----------
+    H, W, stride_h, stride_w, itemsize : int
+        Of the convolution; bytes of an item.
     padded : bool
         Whether a band is copied: where taps read outside the source, or columns are split.
     split : int
@@ -84,20 +86,33 @@ def window(conv: Convolution, split_lanes: int = 0) -> Window:
         or (P - 1) * conv.stride_h + bottom >= conv.H
         or (Q - 1) * conv.stride_w + right >= conv.W
     )
-    parts = conv.stride_w if split_lanes else 1
-    if not outside and parts == 1:
+    split = conv.stride_w if split_lanes else 1
+    if not outside and split == 1:
         return in_place(conv)
-    common = (conv.H, conv.W, conv.stride_h, conv.stride_w, conv.dtype.itemsize)
-    before = -(-max(0, -left) // parts) * parts
+    before = -(-max(0, -left) // split) * split
     width = max(before + conv.W, before + (Q - 1) * conv.stride_w + right + 1)
-    if parts > 1:
-        segment = before // parts + ceil(conv.W / (parts * split_lanes)) * split_lanes
-        width = max(width, parts * segment)
-    return Window(*common, True, parts, before, top, bottom, ceil(width / parts) * parts)
+    if split > 1:
+        segment = before // split + ceil(conv.W / (split * split_lanes)) * split_lanes
+        width = max(width, split * segment)
+    return Window(
+        *_common(conv),
+        padded=True,
+        split=split,
+        left=before,
+        first_row=top,
+        last_row=bottom,
+        pitch=ceil(width / split) * split,
+    )
 
 
 def in_place(conv: Convolution) -> Window:
     """Return the window of a source that is read where it is."""
     _, bottom, _, _ = conv.reach
-    common = (conv.H, conv.W, conv.stride_h, conv.stride_w, conv.dtype.itemsize)
-    return Window(*common, False, 1, 0, 0, bottom, conv.W)
+    return Window(
+        *_common(conv), padded=False, split=1, left=0, first_row=0, last_row=bottom, pitch=conv.W
+    )
+
+
+def _common(conv: Convolution) -> tuple[int, int, int, int, int]:
+    """Return the first fields of every window of a convolution."""
+    return conv.H, conv.W, conv.stride_h, conv.stride_w, conv.dtype.itemsize

@@ -20,9 +20,9 @@ from lowerconv.data.normalizer import Normalizer
 from lowerconv.data.order import epoch_order, share
 from lowerconv.data.source import Source, check_source
 from lowerconv.data.transform import identity, transform
-from lowerconv.runtime.team import MOST
+from lowerconv.machine.variables import THREADS_MAX
 
-WORKERS = Number(int, 0, MOST)  # threads that make batches ahead of their use
+WORKERS = Number(int, 0, THREADS_MAX)  # threads that make batches ahead of their use
 
 
 @dataclass(frozen=True)

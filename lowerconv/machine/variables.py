@@ -6,7 +6,7 @@ import os
 import warnings
 from typing import NamedTuple
 
-MOST = 1024  # threads: more than any machine has cores
+THREADS_MAX = 1024  # threads: more than any machine has cores
 OWN, OPENMP = "LOWERCONV_NUM_THREADS", "OMP_NUM_THREADS"
 
 _told = False
@@ -38,14 +38,14 @@ def requested() -> Request | None:
     global _told
     own = os.environ.get(OWN, "").strip()
     if own:
-        if not _is_number(own) or int(own) > MOST:
-            raise ValueError(f"{OWN}: got {own!r}, expected an integer from 1 to {MOST}")
+        if not _is_number(own) or int(own) > THREADS_MAX:
+            raise ValueError(f"{OWN}: got {own!r}, expected an integer from 1 to {THREADS_MAX}")
         return Request(int(own), OWN)
     openmp = os.environ.get(OPENMP, "").strip()
     if not openmp:
         return None
     if valid_openmp(openmp):
-        return Request(min(int(openmp.partition(",")[0]), MOST), OPENMP)
+        return Request(min(int(openmp.partition(",")[0]), THREADS_MAX), OPENMP)
     if not _told:
         _told = True
         warnings.warn(

@@ -5,7 +5,7 @@
     16 bits of some images -> scratch, float32 -> the float32 pass -> scratch -> 16 bits
     16 bits of some images -> a pass of words of two numbers -> 16 bits
 
-The second one, of bf16, is taken where it costs less (`conv.words.halves`).  The scratch memory of
+The second one, of bf16, is taken where it costs less (`conv.words.bf16`).  The scratch memory of
 a piece is a few MiB, which stay in the caches: all else has 16 bits.  Which images make a piece
 does not depend on the number of threads, so that sums of pieces, the gradients of filters, do not
 either.
@@ -22,7 +22,7 @@ import numpy as np
 from lowerconv.codegen.half_arrays import HALF_DTYPES
 from lowerconv.codegen.isa import LINE
 from lowerconv.conv.plan import ConvPlan
-from lowerconv.conv.words.halves import PER_WORD
+from lowerconv.conv.words.bf16 import PER_WORD
 from lowerconv.copying import not_copied
 from lowerconv.nn.frame import Frame, HalfTensor, Tensor
 from lowerconv.nn.moving import move

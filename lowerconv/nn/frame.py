@@ -176,10 +176,10 @@ class Frame:
         Scratch memory that its kernels need, which everybody shares.
     scratch_bytes : int
         What the layer asks for besides when it prepares.
-    launches : int
-        Of kernels, which the layer makes beyond those that each does (`nn.replay`).
     scratch : ndarray of uint8
-        These, in the arena: the layer's own for as long as it computes.
+        That many bytes of the arena: the layer's own for as long as it computes.
+    launches : int
+        Of kernels, that the layer makes beyond `nn.replay.LAUNCHES`.
     conversions : Conversions or None
         From and to what is stored, if that is not what the layer computes with.
     """

@@ -1,9 +1,9 @@
 """The graph of a network for new extents of its inputs, without recording it anew.
 
 Which layers a network has, and which of them are folded and fused, seldom depends on extents: a
-graph is recorded once, and what it asked of extents is noted (`graph.ShapeGuards`).  Where it read
-them, nothing can be said of other ones.  Else the same layers are applied to values of other
-shapes; they must give the same answers to the questions that were asked.
+graph is recorded once, and what was asked about extents meanwhile is noted (`graph.ShapeGuards`).
+If some were read, there is no template.  Else the same layers are applied to values of other
+shapes, as long as those give the same answers to what was asked.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Applied(NamedTuple):
     name: str
     number: int
     activation: Activation | None
-    changes: bool  # whether who prepares the layer may change it
+    changes: bool  # whether the layer is changed when it is prepared for a program
 
 
 @not_copied("copy the network, which records anew")
@@ -57,11 +57,11 @@ class Template:
     def __init__(self) -> None:
         self.fits = False
         self._recorded: list[tuple[Any, tuple[int, ...], int]] = []
-        self._same: list[tuple[int, int, bool]] = []
+        self._asked: list[tuple[int, int, bool]] = []  # which shapes were equal
         self._nodes: list[_Applied] = []
         self._numbers: dict[Value, int] = {}
         self._kinds: list[_Kind] = []
-        self._ends = range(0)
+        self._inputs = range(0)
         self._results: tuple[int, ...] = ()
         self._parameter_bytes = 0
 
@@ -91,15 +91,15 @@ class Template:
         self._parameter_bytes = graph.parameter_bytes
         numbers = self._numbers
         asked = [(a, b) for a, b, _ in graph.guards.equalities]
-        seen = {v for node in graph.nodes for v in (*node.inputs, node.result)}
-        seen.update(*asked, graph.results)
-        if graph.guards.specialized or not seen <= numbers.keys():
+        used = {v for node in graph.nodes for v in (*node.inputs, node.result)}
+        used.update(*asked, graph.results)
+        if graph.guards.specialized or not used <= numbers.keys():
             self._recorded = []
             self._numbers = {}
             return
-        self._same = [(*self._of([a, b]), alike) for a, b, alike in graph.guards.equalities]
+        self._asked = [(*self._of([a, b]), alike) for a, b, alike in graph.guards.equalities]
         self._kinds = [_Kind(value.dtype, value.half) for value in numbers]
-        self._ends, self._results = range(len(graph.inputs)), self._of(graph.results)
+        self._inputs, self._results = range(len(graph.inputs)), self._of(graph.results)
         self._nodes = [
             _Applied(
                 _kept(node),
@@ -130,7 +130,7 @@ class Template:
         Returns
         -------
         Graph or None
-            None where another one might be recorded for these, or nothing at all.
+            None where recording for these shapes might give another one, or an error.
         """
         extents: list[Shape] = [()] * len(self._kinds)
         extents[: len(shapes)] = shapes
@@ -138,16 +138,16 @@ class Template:
             for layer, operands, result in self._recorded:
                 given = [extents[i] for i in operands]
                 extents[result] = layer.fitted(*given).result_shape(*given)
-        except (TypeError, ValueError):  # said by those who record, who know names
+        except (TypeError, ValueError):  # recording raises it, with names in its message
             return None
-        if any((extents[a] == extents[b]) != alike for a, b, alike in self._same):
+        if any((extents[a] == extents[b]) != alike for a, b, alike in self._asked):
             return None
         values = [
             Value(shape, dtype) for shape, (dtype, _) in zip(extents, self._kinds, strict=True)
         ]
         for value, (_, half) in zip(values, self._kinds, strict=True):
             value.half = half
-        inputs = tuple(values[i] for i in self._ends)
+        inputs = tuple(values[i] for i in self._inputs)
         nodes = [self._applied(node, values) for node in self._nodes]
         graph = Graph.of(inputs, tuple(values[i] for i in self._results), nodes)
         graph.parameter_bytes = self._parameter_bytes
@@ -166,16 +166,17 @@ class Template:
 
 
 def _twin(layer: Any) -> Any:
-    """Return a copy of a layer, as `copy` makes it in four times as long."""
+    """Return a copy of a layer, as `copy.copy` does in four times the time."""
     twin = object.__new__(type(layer))
     twin.__setstate__(layer.__getstate__())
     return twin
 
 
 def _kept(node: Node) -> Any:
-    """Return the layer of a node, which shall not be changed by who prepares that.
+    """Return the layer of a node; a copy, where preparing the node changes its layer.
 
-    Filters are not kept beside those that are packed: those that were folded are made again.
+    A copy does not hold the filters, which programs hold packed: it makes them again when it is
+    asked for them, from the layers that were folded into it.
     """
     layer: Any = node.layer
     parameters = layer.own_parameters()
@@ -194,12 +195,12 @@ def _kept(node: Node) -> Any:
 
 
 def _data_of(parameter: Parameter) -> np.ndarray:
-    """Return the data of a parameter, which are kept elsewhere, too."""
+    """Return the data of a parameter."""
     return parameter.data
 
 
 def _folded(layers: tuple[Any, ...]) -> np.ndarray:
-    """Return the weight of a layer that has absorbed others."""
+    """Return the weight of the first layer after it has absorbed the others."""
     layer, *others = layers
     for other in others:
         layer = layer.absorbs(other)

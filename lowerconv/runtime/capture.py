@@ -40,7 +40,7 @@ class Capture:
 
     def __init__(self, launches: int, frame_words: int | None = None) -> None:
         self._team: Team = team()
-        self._rows = np.zeros((launches, fork_join.ROW), np.int64)
+        self._rows = np.zeros((launches, fork_join.ROW), np.int64)  # function, job, workers
         words = launches * FRAME_BYTES // 8 if frame_words is None else frame_words
         self._frames = np.empty(words, np.int64)
         self._reach = [

@@ -149,7 +149,7 @@ def _run_on_team(typing_context, team, body, frame):
         for field, value in zip(fields, (workers, packed), strict=True):
             builder.store(value, builder.gep(slot, field))
 
-        name = builder.module.get_unique_name(f"{builder.function.name}.share")
+        name = builder.module.get_unique_name(f"{builder.function.name}.worker")
         inner = Builder(new_function(name, ("frame", "worker"), module=builder.module))
         inner.builder.function.linkage = "internal"
         source, worker = inner.pointer(inner.arguments[0], kind), inner.arguments[1]
@@ -160,8 +160,8 @@ def _run_on_team(typing_context, team, body, frame):
         )
         inner.finish()
 
-        share, job = (builder.ptrtoint(value, I64) for value in (inner.builder.function, slot))
-        outer.call(address, [state, share, job, workers, outer.constant(8 * words)])
+        function, job = (builder.ptrtoint(value, I64) for value in (inner.builder.function, slot))
+        outer.call(address, [state, function, job, workers, outer.constant(8 * words)])
         return context.get_dummy_value()
 
     return signature, codegen
@@ -217,7 +217,7 @@ def _function(address: int, arguments: int):
 
 
 def launch(team: TeamHandle, function: int, job: int, workers: int) -> None:
-    """Run ``function(job, worker)`` for every worker, each on a thread of its own."""
+    """Run ``function(job, worker)`` for every worker, on the threads of a team; wait for all."""
     if workers > team.threads:  # they would be waited for
         raise ValueError(f"workers: got {workers}, expected at most {team.threads}, the team's")
     if workers == 1 and not team.captures:

@@ -40,8 +40,8 @@ def machine_report() -> dict[str, Any]:
         JSON-able data: ``cpu``, ``cores``, ``frequency``, ``load``, ``caches``, ``numa_nodes``,
         ``memory`` (bytes), ``blas``, ``mpi``, ``versions``, ``kept_files`` (what is compiled and
         measured), ``environment`` (those variables that set the threads and kernels of these
-        libraries), and ``warnings``, a list of texts each of
-        which names a cure. What is not known is None.
+        libraries), and ``warnings``, a list of texts each of which names a cure. What is not known
+        is None.
 
     Raises
     ------

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from lowerconv.codegen import fork_join
 from lowerconv.copying import not_copied
-from lowerconv.machine.variables import MOST
+from lowerconv.machine.variables import THREADS_MAX
 from lowerconv.runtime import native
 from lowerconv.runtime.uninterrupted import start_uninterrupted
 
@@ -59,7 +59,7 @@ class Team:
     """
 
     def __init__(self) -> None:
-        self.words = fork_join.new_state(MOST)
+        self.words = fork_join.new_state(THREADS_MAX)
         self.state = self.words.ctypes.data
         self.launch_address = fork_join.address("launch")
         self._handles: dict[int, TeamHandle] = {}
@@ -123,7 +123,7 @@ class Team:
             thread.join(max(0.0, end - time.monotonic()))
 
 
-_max_threads = MOST
+_max_threads = THREADS_MAX
 _team: Team | None = None
 _alone: Team | None = None
 
@@ -153,7 +153,7 @@ def max_threads() -> int:
 
 
 def set_max_threads(threads: int) -> None:
-    """Set how many threads there can be; with ``MOST`` the system is asked again."""
+    """Set how many threads there can be; with ``THREADS_MAX`` the system is asked again."""
     global _max_threads
     _max_threads = threads
 
@@ -162,7 +162,7 @@ def _forget() -> None:
     """Make a forked child start threads of its own: it does not have its parent's."""
     global _team
     _team = None
-    set_max_threads(MOST)
+    set_max_threads(THREADS_MAX)
 
 
 def end() -> None:

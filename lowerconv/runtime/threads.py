@@ -17,14 +17,14 @@ from typing import Any
 from lowerconv.checks import integer
 from lowerconv.copying import not_copied
 from lowerconv.machine.topology import usable_threads
-from lowerconv.machine.variables import MOST, requested
+from lowerconv.machine.variables import THREADS_MAX, requested
 from lowerconv.runtime.affinity import bind
 from lowerconv.runtime.native import RLock, warn_refused
 from lowerconv.runtime.team import PATIENCE, TeamHandle, end, max_threads, set_max_threads, team
 
 LONGEST = 60.0  # seconds that a thread that forks waits for a convolution
 
-CORES, CALLED = "the cores of this process", "lowerconv.set_num_threads"
+CORES, CALLED = "the cores of this process", "lowerconv.set_num_threads"  # what has decided
 
 _num_threads: int | None = None
 
@@ -137,7 +137,7 @@ def _default_threads() -> tuple[int, str]:
 
     Apart from what is set: who asks first must not undo what another thread sets meanwhile.
     """
-    return requested() or (min(usable_threads(), MOST), CORES)
+    return requested() or (min(usable_threads(), THREADS_MAX), CORES)
 
 
 def set_num_threads(n: int) -> None:
@@ -157,10 +157,10 @@ def set_num_threads(n: int) -> None:
     """
     global _num_threads
     n = integer(n, "n", 1)
-    if n > MOST:
-        raise ValueError(f"n: got {n} threads, expected at most {MOST}")
+    if n > THREADS_MAX:
+        raise ValueError(f"n: got {n} threads, expected at most {THREADS_MAX}")
     _num_threads = n
-    set_max_threads(MOST)
+    set_max_threads(THREADS_MAX)
 
 
 def _accept(threads: int, wanted: int, refusal: Exception) -> None:

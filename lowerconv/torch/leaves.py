@@ -14,7 +14,7 @@ from lowerconv.torch.structure import Structure
 
 Tensors = list[torch.Tensor]
 
-SAMPLES = 16  # of the numbers of each parameter, at the least where it has as many
+SAMPLES = 16  # numbers of each tensor that are compared, at the least; all where it has fewer
 
 # These look at every parameter before every call: loops in C, not in Python.
 _version = attrgetter("_version")
@@ -23,7 +23,7 @@ _contiguous = torch.Tensor.is_contiguous
 
 
 class Leaves:
-    """The parameters and buffers that a trace reads: where they lie, and whether they changed.
+    """The parameters and buffers that a trace reads: where they lie, and if they have changed.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class Leaves:
     layout : object
         Where they lie: another object as soon as one lies elsewhere; None before the first look.
     read, changed : list of int
-        Places of those that no step in training writes to, and of the others.
+        Numbers, in `names`, of those that no step in training writes to, and of the others.
     """
 
     def __init__(self, exported: Exported, structure: Structure) -> None:
@@ -56,10 +56,10 @@ class Leaves:
         return [kept[name] for kept, name in self._kept]
 
     def look(self) -> Tensors | None:
-        """Return them as they are now, and note where; None where the trace is of others."""
+        """Return them as they are now, and note their layout; None where the trace is of others."""
         try:
             tensors = self.tensors()
-            layout = [[*map(look, tensors)] for look in (_address, _items, _contiguous)]
+            layout = [[*map(ask, tensors)] for ask in (_address, _items, _contiguous)]
         except (KeyError, TypeError):  # one was deleted, or is None now
             return None
         for kept, name, tensor, version in self._watched:
@@ -73,7 +73,7 @@ class Leaves:
         return tensors
 
     def versions(self, tensors: Tensors) -> Any:
-        """Return what tells whether one has changed.
+        """Return what is equal as long as none has changed.
 
         Changes of ``parameter.data`` in place, which averages of weights are often made by, have no
         version: some numbers of each tensor are looked at, too.
@@ -85,12 +85,12 @@ class Leaves:
         return self.layout, [*map(_version, tensors)], numbers
 
     def versions_read(self, tensors: Tensors) -> Any:
-        """Return the same of those that no step in training writes to."""
+        """Return the versions of those that no step in training writes to, without any numbers."""
         return [tensors[i]._version for i in self.read]
 
 
 def _kinds(tensors: Tensors) -> list[Any]:
-    """Return what a trace depends on."""
+    """Return what a trace takes for granted of tensors."""
     return [(t.shape, t.dtype, t.device) for t in tensors]
 
 
@@ -98,6 +98,6 @@ def _some(tensor: torch.Tensor) -> np.ndarray:
     """Return some of the numbers of a tensor, where they are."""
     pairs = zip(tensor.shape, tensor.stride(), strict=True)
     if not tensor.numel() or 1 + sum((n - 1) * step for n, step in pairs) != tensor.numel():
-        return np.empty(0, np.float32)  # they do not follow each other, in whatever order
+        return np.empty(0, np.float32)  # they do not lie without gaps, in any order
     flat = tensor.detach().as_strided((tensor.numel(),), (1,)).numpy()
     return flat[:: max(1, len(flat) // SAMPLES)]

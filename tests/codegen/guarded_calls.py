@@ -111,7 +111,7 @@ def run(job: Job, address: int) -> np.ndarray:
 
 def prepare(job: Job) -> int:
     """Return the address of a job's code; tiles are configured for this thread, from now on."""
-    if getattr(job.kernel, "tiles", False):
+    if getattr(job.kernel, "uses_amx", False):
         configure = ctypes.CFUNCTYPE(None, ctypes.c_int64)(configure_address(job.isa))
         configure(TILES.ctypes.data)
     return job.address()

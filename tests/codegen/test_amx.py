@@ -35,7 +35,7 @@ def tile_of(words, MR, NV, panel=0, tail=False, kind=Microkernel, **options):
     columns, step = tuple(range(0, SIZE * NV, SIZE)), (panel or -(-MR // SIZE) * SIZE) * SIZE
     rows = tuple(range(MR))
     return kind(
-        ISA, words.sums, rows, columns, step, None, "rows", tail=tail, words=words, tiles=True,
+        ISA, words.sums, rows, columns, step, None, "rows", tail=tail, words=words, uses_amx=True,
         **options,
     )  # fmt: skip
 
@@ -68,9 +68,9 @@ def test_tiles_are_asked_for_where_there_are_some():
     assert not amx.has_tiles(ISAS["avx512"], U8_S8)
     assert not amx.has_tiles(ISAS["avx512"].extended("amx-int8"), BF16)
     for words, isa in ((U8_S8, ISAS["avx2"]), (None, ISA)):
-        with pytest.raises(ValueError, match="tiles: got"):
+        with pytest.raises(ValueError, match="uses_amx: got"):
             Microkernel(
-                isa, np.dtype(np.int32), (0,), (0,), 1, None, "rows", words=words, tiles=True
+                isa, np.dtype(np.int32), (0,), (0,), 1, None, "rows", words=words, uses_amx=True
             )
 
 

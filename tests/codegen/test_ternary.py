@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 
-from lowerconv.codegen.ternary import BITS, PIXEL, WORD, WORDS_MOST, TernaryKernel, WideningKernel
+from lowerconv.codegen.ternary import BITS, PAIRS_MAX, PIXEL, WORD, TernaryKernel, WideningKernel
 
 from .guarded_calls import PLACES, Job, by_isa, call
 
@@ -22,18 +22,18 @@ def test_sums(isa, rng):
     for NV in (1, 2, 3, 8):
         size = NV * isa.lanes(PIXEL)
         for number, share in enumerate((0.27, 0.27, 0.02, 0.5, 0)):
-            words = number % WORDS_MOST + 1
-            weights = draw.choice([-1, 0, 1], words * BITS, p=[share, 1 - 2 * share, share])
+            pairs = number % PAIRS_MAX + 1
+            weights = draw.choice([-1, 0, 1], pairs * BITS, p=[share, 1 - 2 * share, share])
             pixels = draw.integers(-128, 128, size + 40).astype(PIXEL)
-            places = draw.integers(0, 41, words * BITS)
+            places = draw.integers(0, 41, pairs * BITS)
             places[:2] = 0, 40
             begin = draw.integers(-(2**30), 2**30, size).astype(np.int32)
             selected = pixels[places[:, None] + np.arange(size)].astype(np.int64)
             start, add = rng.randint(-(2**20), 2**20), number % 2
             offsets = (places * PIXEL.itemsize).astype(np.int32)
             for place in PLACES:
-                arguments = [pixels, offsets, masks_of(weights), words, begin, add, start]
-                name = f"{isa.name} {NV=} {words=} {share=} {add=} {place}"
+                arguments = [pixels, offsets, masks_of(weights), pairs, begin, add, start]
+                name = f"{isa.name} {NV=} {pairs=} {share=} {add=} {place}"
                 jobs.append(Job(name, TernaryKernel(isa, NV), arguments, 4, place))
                 right.append(weights @ selected + (begin if add else start))
     for job, result, want in zip(jobs, call(jobs), right, strict=True):
@@ -42,12 +42,12 @@ def test_sums(isa, rng):
 
 @by_isa
 def test_sums_of_16_bits_do_not_overflow(isa):
-    size, count = isa.lanes(PIXEL), WORDS_MOST * BITS
+    size, count = isa.lanes(PIXEL), PAIRS_MAX * BITS
     offsets, ends = np.zeros(count, np.int32), list(product((-128, 127), (-1, 1)))
     jobs = []
     for value, weight in ends:
         pixels, sums = np.full(size, value, PIXEL), np.zeros(size, np.int32)
-        arguments = [pixels, offsets, masks_of(np.full(count, weight)), WORDS_MOST, sums, 1, 0]
+        arguments = [pixels, offsets, masks_of(np.full(count, weight)), PAIRS_MAX, sums, 1, 0]
         kernel, name = TernaryKernel(isa, 1), f"{isa.name} {value=} {weight=}"
         jobs.append(Job(name, kernel, arguments, 4, PLACES[-1]))
     for result, (value, weight) in zip(call(jobs), ends, strict=True):

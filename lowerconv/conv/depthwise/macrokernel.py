@@ -101,7 +101,7 @@ def _results(jobs, image, group, band, slot):
     for channel in range(job.C):
         source = _source(job, image, group, channel, band, slot)
         mode = ADD if channel > 0 or job.add else np.int64(0)
-        if job.in_kernels and channel == job.C - 1:
+        if job.kernels_activate and channel == job.C - 1:
             mode |= ACTIVATE
         for result in range(job.K):
             if job.transposed:

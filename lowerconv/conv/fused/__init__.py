@@ -64,7 +64,7 @@ def build(problem: ConvProblem, op: Op, options: Options) -> Executable:
 def _pattern(
     problem: ConvProblem, op: Op, options: Options, where: tuple[int, ...]
 ) -> Forward | Planes:
-    """Return a pass that is never run, but what others are like."""
+    """Return a pass that is never run: others are copies of it, with an activation of their own."""
     isa, variant, conv = host_isa(), options.variant, convolution(problem, op)
     if by_planes(problem, op):
         _named(variant, {})

@@ -39,13 +39,15 @@ COPY_ALIGN_ITEMS = 4096  # items: copies of packed filters lie on pages of their
 
 
 class Forward(RecordExecutable):
-    """A convolution by panels.
+    """A forward pass or an input gradient, by panels of filters.
 
     Attributes
     ----------
     schedule : Schedule
     job : ndarray of `records.FORWARD_JOB`
         A record for each phase.
+    loops : int
+        Address of the macro-kernel, or of what watches it (`conv.watched`).
     keeps : bool
         Whether filters are packed once, because they are constant.
     packed : ndarray or None
@@ -164,7 +166,7 @@ class Forward(RecordExecutable):
 
     def _phase(self, number: int) -> records.PhaseRecord:
         """Return the record of a phase; make its microkernels and tables."""
-        s, phase = self.schedule, self.schedule.tiling.walked(self.schedule.conv.phases[number])
+        s, phase = self.schedule, self.schedule.tiling.tiled(self.schedule.conv.phases[number])
         TH, TW = s.tiling.shapes[number]
         tail = (phase.P % TH or TH, TW) if TH > 1 else (TH, phase.Q % TW or TW)
         rest = s.conv.K - (s.panels - 1) * s.NR

@@ -73,9 +73,9 @@ def kernels_of(
         for size in sizes:
             found[size] = _tile_kernel(product, size[0], size[2], s.NR)
         return found
-    skips = _skips_taps(s, number)
+    needs_offsets = _needs_offsets(s, number)
     if s.tiling.vectors == "filters":
-        filter_step, in_place = None if skips else s.NR, not s.window.padded
+        filter_step, in_place = None if needs_offsets else s.NR, not s.window.padded
         for size in sizes:
             NR, *pixels = size
             row_step = conv.stride_h * s.window.pitch if pixels[0] > 1 else 0
@@ -84,7 +84,7 @@ def kernels_of(
         return found
     row_step = conv.C * conv.taps if s.tiling.in_place else 1
     step = 1 if s.tiling.in_place else s.NR
-    steps = _Steps(row_step, 1, None if skips else step, 0)
+    steps = _Steps(row_step, 1, None if needs_offsets else step, 0)
     prefetches, VL = _prefetches_pixels(s, number), s.VL
     for size in sizes:
         NR, height, width = size
@@ -166,7 +166,7 @@ def _tile_kernel(product: _Product, NR: int, width: int, panel: int) -> Made:
         vector_step=None,
         store="rows",
         tail=width % VL > 0,
-        tiles=True,
+        uses_amx=True,
     )
 
 
@@ -183,8 +183,8 @@ def _prefetches_pixels(s: Schedule, number: int) -> bool:
     return not s.window.padded and (stays or far)
 
 
-def _skips_taps(s: Schedule, number: int) -> bool:
-    """Return whether steps leave out some of the filter's taps, so that panels need offsets."""
+def _needs_offsets(s: Schedule, number: int) -> bool:
+    """Return whether panels need offsets: where steps leave out some of the filter's taps."""
     conv, phase = s.conv, s.conv.phases[number]
     if len(phase.taps) < conv.taps:
         return True
@@ -192,13 +192,16 @@ def _skips_taps(s: Schedule, number: int) -> bool:
 
 
 def steps_table(s: Schedule, number: int, live: tuple[int, ...]) -> np.ndarray:
-    """Return the offsets of the steps (channel, live tap): in the source, and in the panel."""
+    """Return the offsets of the steps (channel, live tap) in the source.
+
+    Where panels need offsets too, they are pairs: that of the vectors first.
+    """
     conv = s.conv
     taps = [conv.phases[number].taps[i] for i in live]
     channel = np.arange(s.KC)[:, None]
     where = np.array([s.window.place(row, column) for _, row, column in taps], np.int64)
     source = channel * s.plane + where
-    if not _skips_taps(s, number):
+    if not _needs_offsets(s, number):
         return np.ascontiguousarray(source, np.int32)
     step = 1 if s.tiling.in_place else s.NR
     filters = (channel * conv.taps + np.array([tap for tap, _, _ in taps], np.int64)) * step

@@ -17,7 +17,7 @@ from lowerconv.runtime.records import fill
 from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.workspace import Scratch, scratch_stride
 
-ROWS_MOST = 64  # of a tile of any instruction set
+ROWS_MAX = 64  # of a tile of any instruction set
 LAYOUTS = 8  # of images, whose tables are kept
 
 
@@ -36,7 +36,7 @@ class WeightGrad(RecordExecutable):
     def __init__(self, schedule: WeightSchedule, options: Options) -> None:
         super().__init__(schedule, options, np.zeros(1, nest.WEIGHT_JOB))
         s = schedule
-        zeros = np.zeros(max(s.NR, ROWS_MOST), s.conv.dtype)
+        zeros = np.zeros(max(s.NR, ROWS_MAX), s.conv.dtype)
         self.arrays.append(zeros)
         workers = _workers(s, zeros)
         fill(self.job, *_schedule_fields(s), workers)
@@ -140,7 +140,7 @@ class WeightGrad(RecordExecutable):
             rows=offsets,
             columns=tuple(v * s.VL for v in range(NV)),
             broadcast_step=None,
-            vector_step=None if s.paired else s.NR,
+            vector_step=None if s.needs_offsets else s.NR,
             store="columns" if s.straight and not s.channels_in_vectors else "rows",
             lanes=lanes if s.channels_in_vectors and last else (),
             result_rows=() if s.straight else result_rows,
@@ -178,7 +178,7 @@ def _table(s: WeightSchedule, r: int, images: int, rows: int, image_step: int) -
     conv, pieces = s.conv, s.pieces
     step, pitch = (1, 1) if pieces.flat else (conv.stride_h, s.window.pitch)
     image, row, column = np.ogrid[:images, :rows, : pieces.Q]
-    if s.paired:
+    if s.needs_offsets:
         (phase,) = conv.phases
         at = phase.taps[r * s.S][1] + np.arange(rows) * step
         row = row[:, (at >= 0) & (at < conv.H)]
@@ -189,7 +189,7 @@ def _table(s: WeightSchedule, r: int, images: int, rows: int, image_step: int) -
             f"fused: {pieces.together} images of {size:,} items, offsets count to {OFFSET_MAX:,}"
         )
     pixel = ((image * pieces.band + row) * pieces.Q + column) * s.NR
-    parts = [pixel, source] if s.paired else [source]
+    parts = [pixel, source] if s.needs_offsets else [source]
     pairs = np.stack([np.broadcast_to(part, source.shape) for part in parts], axis=-1)
     head = np.array([source.size], np.int64).view(np.int32)
     return np.concatenate([head, np.ascontiguousarray(pairs, np.int32).ravel()])

@@ -59,7 +59,7 @@ def estimate(problem: ConvProblem, op: Op, constant: bool) -> float:
         cost = make_sum_schedule(problem, host_isa(), (0,)).cost
     else:
         cost = make_tile_schedule(convolution(problem, op), host_isa(), (0,), constant).cost
-    return costs.ROUNDING * cost
+    return costs.WINOGRAD_ROUNDING * cost
 
 
 def build(problem: ConvProblem, op: Op, options: Options) -> Executable:

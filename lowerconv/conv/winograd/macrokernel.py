@@ -216,7 +216,7 @@ def _store(job, piece, group, panel, products, scratch):
     width = job.Q if job.segments == 1 else min(TILE * across, job.Q - TILE * first.column)
     high = min(TILE * first.rows, job.P - TILE * first.row)
     mode = ADD if job.add else np.int64(0)
-    if job.in_kernels:
+    if job.kernels_activate:
         mode |= ACTIVATE
     size = job.P * job.Q
     for number in range(images):

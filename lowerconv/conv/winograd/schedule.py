@@ -201,7 +201,7 @@ class _Times:
         call = costs.CALL + costs.STORED * MR * NV
         multiply = calls * (conv.C * step_time(MR, NV, isa) + blocks * call)
         pixels = conv.images * phase.P * phase.Q / number
-        back = NV * (tiles * costs.TARGET + pixels / VL * costs.MOVED)
+        back = NV * (tiles * costs.WINOGRAD_TARGET + pixels / VL * costs.WINOGRAD_MOVED)
         V = POINTS_2D * ceil(conv.C / VL) * VL * piece.tiles * item
         U = POINTS_2D * conv.C * NV * VL * item
         products = POINTS_2D * piece.tiles * NV * VL * item
@@ -211,15 +211,15 @@ class _Times:
         if self.constant and self.shares:
             filters = 0.0
         elif self.shares:
-            filters = conv.C * NV * costs.FILTERS / number  # each piece's share
+            filters = conv.C * NV * costs.WINOGRAD_FILTERS / number  # each piece's share
         else:
-            filters = conv.C * NV * costs.FILTERS
+            filters = conv.C * NV * costs.WINOGRAD_FILTERS
         if self.shares and shared + V + products > L2:
             far += U
         if V + products + (0 if self.shares else BLOCK_SHARE / 4 * L2) > L2:
             far += V
         rows = TILE * piece.band + ALPHA - TILE
         columns = min(conv.W, TILE * piece.segment + 2)
-        source = rows * columns * piece.together / VL * costs.MOVED
-        transform = ceil(conv.C / VL) * (tiles * costs.SOURCE + source)
-        return number, max(multiply, costs.FAR * far) + back + filters, transform
+        source = rows * columns * piece.together / VL * costs.WINOGRAD_MOVED
+        transform = ceil(conv.C / VL) * (tiles * costs.WINOGRAD_SOURCE + source)
+        return number, max(multiply, costs.WINOGRAD_FAR * far) + back + filters, transform

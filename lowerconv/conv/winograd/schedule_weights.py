@@ -19,7 +19,7 @@ from lowerconv.conv.problem import ConvProblem
 from lowerconv.conv.window import balanced
 
 # Bytes of V and Y of a batch: as many as of the sums, which every batch reads and writes again.
-BATCH_LEAST, BATCH_MOST = 6 * 2**20, 32 * 2**20
+BATCH_MIN, BATCH_MAX = 6 * 2**20, 32 * 2**20
 UNIT = 64  # tiles that a core transforms at a time, at most
 
 
@@ -123,18 +123,18 @@ def make_sum_schedule(problem: ConvProblem, isa: Isa, nodes: tuple[int, ...]) ->
     rows = ceil(conv.C / MR) * MR
     sums = POINTS_2D * conv.groups * panels * NV * VL * rows * item
     tile = POINTS_2D * conv.groups * (blocks + vectors) * VL * item
-    room = min(max(sums, BATCH_LEAST), BATCH_MOST) // tile
+    room = min(max(sums, BATCH_MIN), BATCH_MAX) // tile
     units_at_once = balanced(units, max(1, room // unit))
     batches = ceil(units / units_at_once)
     tiles = units * unit
     pixels = conv.images * (conv.H * conv.W + phase.P * phase.Q)
-    transforms = conv.groups * ((blocks + vectors) * tiles * costs.SOURCE)
-    transforms += conv.groups * max(blocks, vectors) * pixels / VL * costs.MOVED
+    transforms = conv.groups * ((blocks + vectors) * tiles * costs.WINOGRAD_SOURCE)
+    transforms += conv.groups * max(blocks, vectors) * pixels / VL * costs.WINOGRAD_MOVED
     calls = POINTS_2D * conv.groups * rows / MR
     multiply = tiles * steps(NV)
     multiply += batches * panels * (costs.CALL + 2 * costs.STORED * MR * NV)
-    finish = conv.groups * conv.C * vectors * costs.FILTERS
-    far = costs.FAR * (2 * tile * tiles + 2 * sums * batches)
+    finish = conv.groups * conv.C * vectors * costs.WINOGRAD_FILTERS
+    far = costs.WINOGRAD_FAR * (2 * tile * tiles + 2 * sums * batches)
     cost = transforms + max(calls * multiply, far) + finish
     workers = 1
     if cost > 4 * costs.LAUNCH:

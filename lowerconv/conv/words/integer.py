@@ -349,14 +349,14 @@ class IntegerConv:
         schedule = executable.schedule
         conv = schedule.conv
         shape = conv.groups, schedule.panels * schedule.NR
-        places = np.zeros((2, *shape), np.float32)
-        places[:, :, : conv.K] = np.stack([prepacked.scale, prepacked.shift]).reshape(2, -1, conv.K)
-        self._places = places
-        self._requantization = Requantization()
+        padded = np.zeros((2, *shape), np.float32)
+        padded[:, :, : conv.K] = np.stack([prepacked.scale, prepacked.shift]).reshape(2, -1, conv.K)
+        self._scales_and_shifts = padded
+        requantization = Requantization()
         if self.out != "int32":
-            scales, shifts = (array.ctypes.data for array in places)
-            self._requantization = Requantization(scales, shifts, prepacked.constants.ctypes.data)
-        executable.set_requantization(self._requantization)
+            scales, shifts = (array.ctypes.data for array in padded)
+            requantization = Requantization(scales, shifts, prepacked.constants.ctypes.data)
+        executable.set_requantization(requantization)
 
     def _run(self, team: Any, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray) -> None:
         if team.threads < self.threads:

@@ -9,7 +9,14 @@ import numpy as np
 
 from lowerconv.codegen.signatures import TileGeometry
 from lowerconv.codegen.stored_sums import store_kernel
-from lowerconv.codegen.ternary import BITS, PIXEL, TernaryKernel, WideningKernel
+from lowerconv.codegen.ternary import (
+    BITS,
+    PAIR_BYTES,
+    PAIRS_MAX,
+    PIXEL,
+    TernaryKernel,
+    WideningKernel,
+)
 from lowerconv.conv.executable import Array, Options, RecordExecutable
 from lowerconv.conv.records import Requantization
 from lowerconv.conv.words import ternary_nest
@@ -21,8 +28,7 @@ from lowerconv.runtime.records import fill
 from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.workspace import Scratch, scratch_stride
 
-MIDDLE = 128  # is taken from unsigned bytes
-MASKS_BYTES = 16  # of a pair
+MIDDLE = 128  # what is subtracted from unsigned bytes
 
 
 class Ternary(RecordExecutable):
@@ -38,8 +44,9 @@ class Ternary(RecordExecutable):
 
     def __init__(self, schedule: TernarySchedule, options: Options) -> None:
         super().__init__(schedule, options, np.zeros(1, ternary_nest.TERNARY_JOB))
-        fill(self.job, *self._sizes(), self._tables())
-        self.workspace_items = schedule.workers * int(self.job["scratch_bytes"][0]) // 4
+        workers = self._workers()
+        fill(self.job, *self._sizes(), self._tables(), self._result(), workers)
+        self.workspace_items = schedule.workers * workers.scratch_bytes // 4
         self._loops = ternary_nest.ternary_address()
 
     def run(
@@ -54,13 +61,13 @@ class Ternary(RecordExecutable):
 
         ::
 
-            masks   uint64, (filters, words, 2)    bit i of word j: whether weight 64 j + i is 1, -1
+            masks   uint64, (filters, pairs, 2)    bit i of pair j: whether weight 64 j + i is 1, -1
             starts  int64, (filters,)              128 times the sum of the weights, of pixels "u8"
         """
         codes = w.view(np.int8).reshape(*w.shape, PER_WORD).transpose(0, 1, 4, 2, 3)
         rows = codes.reshape(len(w), -1)
         planes = sign_planes(rows)
-        bits = np.zeros((2, len(w), self.schedule.mask_words * BITS // 8), np.uint8)
+        bits = np.zeros((2, len(w), self.schedule.mask_pairs * BITS // 8), np.uint8)
         bits[..., : planes.shape[2]] = planes
         masks = np.ascontiguousarray(np.moveaxis(bits.view("<u8").astype(np.uint64), 0, -1))
         starts = self._is_unsigned * MIDDLE * rows.sum(axis=1, dtype=np.int64)
@@ -103,14 +110,14 @@ class Ternary(RecordExecutable):
                 stride_w=conv.stride_w,
                 flip=flip,
                 padding=((word_format.padding & 0xFF) ^ flip) - MIDDLE,
-                mask_words=s.mask_words,
+                mask_pairs=s.mask_pairs,
             ),
             ternary_nest.TernaryBlocks(
                 band=s.band,
                 columns=s.columns,
                 bands=s.bands,
                 column_blocks=s.column_blocks,
-                some_filters=s.some_filters,
+                task_filters=s.task_filters,
                 filter_blocks=s.filter_blocks,
                 first_row=top,
                 first_column=left,
@@ -139,8 +146,6 @@ class Ternary(RecordExecutable):
             for rows in (PER_WORD, rest)
             for columns in (width, tail)
         }
-        sums_at = s.pixel_bytes
-        own = sums_at + s.some_filters * s.sums_row * 4
         geometry = np.array(
             [TileGeometry((size - 1) % s.VL + 1, 0, 0) for size in (width, tail)], np.int64
         )
@@ -148,7 +153,7 @@ class Ternary(RecordExecutable):
         return ternary_nest.TernaryTables(
             remainders=self._keep(np.array(s.remainders, np.int64)),
             offsets=self._keep(self._offsets()),
-            starts=conv.groups * conv.K * s.mask_words * MASKS_BYTES,
+            starts=conv.groups * conv.K * s.mask_pairs * PAIR_BYTES,
             widen=WideningKernel(s.isa, conv.stride_w).address(),
             kernels=self._keep(self._kernels()),
             store=stores[PER_WORD, width].address(),
@@ -157,12 +162,26 @@ class Ternary(RecordExecutable):
             store_last_tail=stores[rest, tail].address(),
             geometry=at,
             geometry_tail=at + geometry.strides[0],
+        )
+
+    def _result(self) -> ternary_nest.TernaryResult:
+        """Return where sums go."""
+        s, conv = self.schedule, self.schedule.conv
+        assert conv.word_format is not None
+        return ternary_nest.TernaryResult(
             padded_filters=s.panels * PER_WORD,
             out_plane=conv.out_plane,
-            out_filter_bytes=word_format.result_bytes // conv.filters_per_item,
+            out_filter_bytes=conv.word_format.result_bytes // conv.filters_per_item,
+        )
+
+    def _workers(self) -> ternary_nest.TernaryWorkers:
+        """Return how many workers there are, and where their parts of the scratch are."""
+        s = self.schedule
+        own = s.pixel_bytes + s.task_filters * s.sums_row * ternary_nest.SUM_BYTES
+        return ternary_nest.TernaryWorkers(
             workers=s.workers,
             scratch_bytes=scratch_stride(own, s.nodes),
-            sums_at=sums_at,
+            sums_at=s.pixel_bytes,
         )
 
     @property
@@ -200,7 +219,7 @@ class Ternary(RecordExecutable):
             within[tap] = s.remainders.index((i, j)) * s.plane + down * s.pitch + across
         channel = np.arange(conv.C * PER_WORD)[:, None] * (len(s.remainders) * s.plane)
         offsets = ((channel + within) * PIXEL.itemsize).ravel()
-        table = np.zeros(s.mask_words * BITS, np.int32)
+        table = np.zeros(s.mask_pairs * BITS, np.int32)
         table[: offsets.size] = offsets
         return table
 
@@ -213,7 +232,7 @@ class Ternary(RecordExecutable):
             "microkernel": f"1 row x {s.NV * s.lanes} lanes",
             "tile": f"{s.NV * s.lanes} pixels x 1 filter",
             "source": f"widened to 16 bits, {s.band} x {s.columns} pixels of the result",
-            "blocks": f"192 weights x {s.some_filters} filters",
+            "blocks": f"{PAIRS_MAX * BITS} weights x {s.task_filters} filters",
             "pieces": f"{s.conv.images * s.bands * s.column_blocks} of the images, "
             f"{s.conv.groups * s.filter_blocks} of the filters",
             "workers": f"{s.workers}",

@@ -24,14 +24,15 @@ from numba import carray
 from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.ranges import inside, share
 from lowerconv.codegen.signatures import TernarySums, Tile, WidenBytes
-from lowerconv.codegen.ternary import WORDS_MOST
+from lowerconv.codegen.ternary import BITS, PAIR_BYTES, PAIRS_MAX
 from lowerconv.conv.macrokernel import NONE, requantized
 from lowerconv.conv.records import Requantization
+from lowerconv.conv.words.filters import PER_WORD
 from lowerconv.runtime.launch import call, pointer, worker_address
 from lowerconv.runtime.records import Operands, record_dtype
 
-PER_WORD = 4  # channels, and filters
 WORD_BYTES, PIXEL_BYTES = 4, 2
+OFFSET_BYTES, SUM_BYTES = 4, 4
 
 
 class TernaryProblem(NamedTuple):
@@ -49,7 +50,7 @@ class TernaryProblem(NamedTuple):
     stride_w: int
     flip: int  #     what bytes are changed by to be unsigned
     padding: int  #  what lies around images, less 128
-    mask_words: int  # pairs of masks of a filter
+    mask_pairs: int  # pairs of masks of a filter
 
 
 class TernaryBlocks(NamedTuple):
@@ -59,7 +60,7 @@ class TernaryBlocks(NamedTuple):
     columns: int  #    and columns
     bands: int  #      of an image
     column_blocks: int
-    some_filters: int  # of a task, a multiple of four
+    task_filters: int  # of a task, a multiple of four
     filter_blocks: int
     first_row: int  #  of the source, that pixel (0, 0) begins to read
     first_column: int
@@ -74,7 +75,7 @@ class TernaryBlocks(NamedTuple):
 
 
 class TernaryTables(NamedTuple):
-    """Addresses of tables and emitted functions; the result; the workers."""
+    """Addresses of tables and emitted functions."""
 
     remainders: int  #  of rows and columns of each plane of a channel, by the strides
     offsets: int  #     of each weight, as of `signatures.TernarySums`
@@ -87,15 +88,33 @@ class TernaryTables(NamedTuple):
     store_last_tail: int
     geometry: int  #    address of `signatures.TileGeometry`
     geometry_tail: int
-    padded_filters: int  # of a group: scales of the next one begin after so many
-    out_plane: int  #    items of a plane of the result
+
+
+class TernaryResult(NamedTuple):
+    """Where sums go."""
+
+    padded_filters: int  #   of a group: scales of the next one begin after so many
+    out_plane: int  #        items of a plane of the result
     out_filter_bytes: int  # of a single filter's pixel
+
+
+class TernaryWorkers(NamedTuple):
+    """How many there are, and the scratch of each, in bytes."""
+
     workers: int
     scratch_bytes: int
-    sums_at: int  #     bytes, in a worker's scratch
+    sums_at: int  # in a worker's scratch
 
 
-TERNARY_JOB = record_dtype(Operands, TernaryProblem, TernaryBlocks, TernaryTables, Requantization)
+TERNARY_JOB = record_dtype(
+    Operands,
+    TernaryProblem,
+    TernaryBlocks,
+    TernaryTables,
+    TernaryResult,
+    TernaryWorkers,
+    Requantization,
+)
 
 
 @internal
@@ -148,18 +167,18 @@ def _sum(job, group, first, last, pixels, source, sums):
     starts = carray(pointer(job.filters + job.starts), job.groups * job.K, np.int64)
     for begin in range(0, pixels, job.tile):
         vectors = (min(job.tile, pixels - begin) + job.VL - 1) // job.VL
-        for word in range(0, job.mask_words, WORDS_MOST):
+        for pair in range(0, job.mask_pairs, PAIRS_MAX):
             for n in range(first, last):
                 number = group * job.K + n
                 call(
                     kernels[vectors],
                     TernarySums(
                         source=source + begin * PIXEL_BYTES,
-                        offsets=job.offsets + word * 64 * 4,
-                        masks=job.filters + (number * job.mask_words + word) * 16,
-                        words=min(WORDS_MOST, job.mask_words - word),
-                        sums=sums + ((n - first) * job.sums_row + begin) * 4,
-                        add=np.int64(word > 0),
+                        offsets=job.offsets + pair * BITS * OFFSET_BYTES,
+                        masks=job.filters + (number * job.mask_pairs + pair) * PAIR_BYTES,
+                        pairs=min(PAIRS_MAX, job.mask_pairs - pair),
+                        sums=sums + ((n - first) * job.sums_row + begin) * SUM_BYTES,
+                        add=np.int64(pair > 0),
                         start=starts[number],
                     ),
                 )
@@ -216,12 +235,12 @@ def _convolve(jobs, worker):
             widened = place
         rows = min(job.band, job.P - band * job.band)
         columns = min(job.columns, job.Q - block * job.columns)
-        begin = part * job.some_filters
-        end = min(begin + job.some_filters, job.K)
+        begin = part * job.task_filters
+        end = min(begin + job.task_filters, job.K)
         _sum(job, group, begin, end, (rows - 1) * job.pitch + columns, source, sums)
         pixel = band * job.band * job.Q + block * job.columns
         for n in range(begin, end, PER_WORD):
-            at = sums + (n - begin) * job.sums_row * 4
+            at = sums + (n - begin) * job.sums_row * SUM_BYTES
             _store(job, image, group, pixel, n, rows, columns, at)
 
 

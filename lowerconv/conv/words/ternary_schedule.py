@@ -7,7 +7,7 @@ from math import ceil
 
 from lowerconv.codegen.dots import dot_of
 from lowerconv.codegen.isa import LINE, Isa
-from lowerconv.codegen.ternary import BITS, PIXEL, WORDS_MOST
+from lowerconv.codegen.ternary import BITS, PAIRS_MAX, PIXEL
 from lowerconv.conv import costs
 from lowerconv.conv.base_schedule import BaseSchedule
 from lowerconv.conv.block_budget import quarter_of_l2
@@ -16,8 +16,8 @@ from lowerconv.conv.tiling import Tiling
 from lowerconv.conv.window import balanced
 from lowerconv.conv.words.filters import PER_WORD
 
-NV_MOST = 8  # vectors of sums, which have registers beside what is loaded
-STORED = 4  # vectors of sums that are stored at a time
+NV_MAX = 8  # vectors of sums, which have registers beside what is loaded
+STORED_VECTORS = 4  # vectors of sums that are stored at a time
 OFFSET_MAX = 2**31 - 1
 TASKS = 4  # of a thread, where there are so many filters
 
@@ -36,8 +36,8 @@ class TernarySchedule(BaseSchedule):
         Rows of a plane of widened pixels, pixels of a row, and of the plane.
     NV : int
         Vectors of pixels of a tile.
-    some_filters : int
-        Of a task.
+    task_filters : int
+        Filters of a task.
     workers : int
     """
 
@@ -48,7 +48,7 @@ class TernarySchedule(BaseSchedule):
     pitch: int
     plane: int
     NV: int
-    some_filters: int
+    task_filters: int
     workers: int
 
     @property
@@ -59,11 +59,11 @@ class TernarySchedule(BaseSchedule):
     @property
     def TW(self) -> int:
         """Pixels that are stored at a time."""
-        return min(self.columns, STORED * self.VL)
+        return min(self.columns, STORED_VECTORS * self.VL)
 
     @property
     def NR(self) -> int:
-        """Filters of a word."""
+        """Filters of a word: with `panels`, what `IntegerConv` asks of all schedules."""
         return PER_WORD
 
     @property
@@ -72,7 +72,7 @@ class TernarySchedule(BaseSchedule):
         return ceil(self.conv.K / PER_WORD)
 
     @property
-    def mask_words(self) -> int:
+    def mask_pairs(self) -> int:
         """Pairs of masks of a filter."""
         return ceil(self.conv.C * PER_WORD * self.conv.taps / BITS)
 
@@ -89,7 +89,7 @@ class TernarySchedule(BaseSchedule):
     @property
     def filter_blocks(self) -> int:
         """Tasks of a block."""
-        return ceil(self.conv.K / self.some_filters)
+        return ceil(self.conv.K / self.task_filters)
 
     def pixels(self, band: int, columns: int) -> int:
         """Return the pixels of a block that are summed."""
@@ -118,12 +118,15 @@ class TernarySchedule(BaseSchedule):
         vectors = ceil(self.sums_row / self.lanes)
         tiles = ceil(vectors / self.NV)
         walked = nonzero * (vectors * costs.TERNARY_ADD + tiles * costs.TERNARY_WEIGHT)
-        calls = conv.groups * conv.K * ceil(self.mask_words / WORDS_MOST)
+        calls = conv.groups * conv.K * ceil(self.mask_pairs / PAIRS_MAX)
         called = calls * (tiles * costs.CALL + vectors * costs.TERNARY_SUM)
         words = conv.groups * conv.C * len(self.remainders) * self.plane / self.VL
         pieces = self.band * ceil(self.columns / self.TW)
         stored = (
-            conv.groups * self.panels * pieces * (costs.CALL + PER_WORD * STORED * costs.STORED)
+            conv.groups
+            * self.panels
+            * pieces
+            * (costs.CALL + PER_WORD * STORED_VECTORS * costs.STORED)
         )
         return conv.images * blocks * (walked + called + words * costs.TERNARY_WIDEN + stored)
 
@@ -134,7 +137,7 @@ def make_ternary_schedule(conv: Convolution, isa: Isa, nodes: tuple[int, ...]) -
     Raises
     ------
     MemoryError
-        What a pixel's block reads has more bytes than offsets can count.
+        What a block of pixels reads has more bytes than offsets can count.
     """
     (phase,) = conv.phases
     top, bottom, left, right = conv.reach
@@ -143,7 +146,7 @@ def make_ternary_schedule(conv: Convolution, isa: Isa, nodes: tuple[int, ...]) -
     more_rows, more_columns = (bottom - top) // down, (right - left) // across
     planes = conv.C * PER_WORD * len(places)
     most = quarter_of_l2() // PIXEL.itemsize // planes
-    stored = min(phase.Q, STORED * isa.lanes(conv.dtype))
+    stored = min(phase.Q, STORED_VECTORS * isa.lanes(conv.dtype))
     columns = phase.Q
     if (1 + more_rows) * (columns + more_columns) > most:
         fit = most // (1 + more_rows) - more_columns
@@ -156,9 +159,10 @@ def make_ternary_schedule(conv: Convolution, isa: Isa, nodes: tuple[int, ...]) -
     vectors = ceil(pixels / lanes)
     blocks = conv.images * conv.groups * ceil(phase.P / band) * ceil(phase.Q / columns)
     parts = ceil(TASKS * len(nodes) / blocks) if len(nodes) > 1 else 1
-    fit = quarter_of_l2() // (4 * vectors * lanes)
-    some = max(1, min(fit // PER_WORD, ceil(conv.K / parts / PER_WORD))) * PER_WORD
-    tasks = blocks * ceil(conv.K / some)
+    sums_fit = quarter_of_l2() // (4 * vectors * lanes)  # filters
+    words = max(1, min(sums_fit // PER_WORD, ceil(conv.K / parts / PER_WORD)))
+    task_filters = words * PER_WORD
+    tasks = blocks * ceil(conv.K / task_filters)
     weights = conv.K * conv.C * PER_WORD * conv.taps // 2  # about so many are not zero
     work = blocks * weights * vectors * costs.TERNARY_ADD
     # Behind the last row is room for what widening writes beyond.
@@ -177,8 +181,8 @@ def make_ternary_schedule(conv: Convolution, isa: Isa, nodes: tuple[int, ...]) -
         rows=rows,
         pitch=pitch,
         plane=plane,
-        NV=balanced(vectors, NV_MOST),
-        some_filters=some,
+        NV=balanced(vectors, NV_MAX),
+        task_filters=task_filters,
         workers=max(1, min(len(nodes), tasks)) if work > costs.LAUNCH else 1,
     )
 
@@ -202,6 +206,6 @@ def is_ternary_cheaper(conv: Convolution, isa: Isa, tiling: Tiling, nonzero: int
     except MemoryError:
         return False
     dot = dot_of(isa, conv.words("filters" if tiling.vectors == "filters" else "pixels"))
-    part = costs.PRODUCT_512 if isa.bits >= 512 else costs.PRODUCT
+    part = costs.PRODUCT_WIDENED_512 if isa.bits >= 512 else costs.PRODUCT_WIDENED
     products = tiling.cost * (1 if dot.fused(isa) else part * dot.parts)
     return schedule.cost(nonzero) < products

@@ -46,7 +46,7 @@ class Axis(NamedTuple):
     reach: int  #  where taps read, at most
 
 
-class Geometry(NamedTuple):
+class WordPlanes(NamedTuple):
     """Planes of words: their size, and what taps read in them."""
 
     rows: int
@@ -75,12 +75,12 @@ def _axis(extent: int, out: int, stride: int, pad: int, phase: int, tap: int) ->
 
 
 def _extent(axes: list[Axis], out: int) -> int:
-    """Return how far apart rows lie: zeros at the end are those at the beginning of the next."""
+    """Return the pixels of an axis: zeros at its end are those at the beginning of the next row."""
     return max(out, *(max(a.begin + a.pixels, a.reach + 1 - a.begin) for a in axes))
 
 
-def geometry(problem: ConvProblem) -> Geometry:
-    """Return how planes of words lie."""
+def word_planes(problem: ConvProblem) -> WordPlanes:
+    """Return the planes of words of a problem."""
     g = problem.geometry
     if is_product(problem):
         H, W, P, Q = 1, problem.H * problem.W, 1, problem.P * problem.Q
@@ -106,7 +106,7 @@ def geometry(problem: ConvProblem) -> Geometry:
     ]
     phases = tuple((down[r], across[c]) for r, c in number)
     sides = H, W, g.stride_h, g.stride_w
-    return Geometry(_extent(list(down.values()), P), pitch, phases, tuple(taps), sides, (P, Q))
+    return WordPlanes(_extent(list(down.values()), P), pitch, phases, tuple(taps), sides, (P, Q))
 
 
 def takes(isa: Isa) -> bool:
@@ -116,19 +116,19 @@ def takes(isa: Isa) -> bool:
 
 def estimate(problem: ConvProblem) -> float:
     """Return the cost, in the unit of `conv.costs`."""
-    at, groups = geometry(problem), problem.groups
+    planes, groups = word_planes(problem), problem.groups
     K, C, taps = problem.K // groups, problem.C // groups, problem.R * problem.S
     pairs = -(-problem.N // 2)
-    steps, tiles = pairs * at.plane // SIZE, -(-K // SIZE) * -(-C // SIZE)
-    blocks = -(-steps // _block(at, problem))
-    multiplied = tiles * taps * (steps * costs.TILE_OF_GRADIENT + blocks * costs.CALL / 2)
-    packed = steps * (K * costs.PIXELS_JOINED + len(at.phases) * C * costs.PIXELS_TURNED)
+    steps, tiles = pairs * planes.plane // SIZE, -(-K // SIZE) * -(-C // SIZE)
+    blocks = -(-steps // _block(planes, problem))
+    multiplied = tiles * taps * (steps * costs.TILE_WEIGHTS + blocks * costs.CALL / 2)
+    packed = steps * (K * costs.PIXELS_JOINED + len(planes.phases) * C * costs.PIXELS_TURNED)
     return groups * (multiplied + packed) + costs.PACKED * problem.K * C * taps
 
 
-def _block(at: Geometry, problem: ConvProblem) -> int:
+def _block(planes: WordPlanes, problem: ConvProblem) -> int:
     """Return the steps of k that are multiplied for all taps before the next ones."""
-    channels = len(at.phases) * problem.C
+    channels = len(planes.phases) * problem.C
     return max(8, BLOCK_BYTES // (4 * SIZE * (problem.K + channels)))
 
 
@@ -147,21 +147,21 @@ class TileWeights(Executable):
 
     def __init__(self, problem: ConvProblem, isa: Isa, threads: int) -> None:
         super().__init__(threads)
-        self._at = at = geometry(problem)
+        self._planes = planes = word_planes(problem)
         groups, taps = problem.groups, problem.R * problem.S
         K, C = problem.K // groups, problem.C // groups
         pairs = -(-problem.N // 2)
-        steps, panels, blocks = pairs * at.plane // SIZE, -(-K // NR), -(-C // SIZE)
-        pixels = pairs * at.plane + at.rest
-        places = nest.Places(*_places(at, problem, threads, pixels, panels * steps))
+        steps, panels, blocks = pairs * planes.plane // SIZE, -(-K // NR), -(-C // SIZE)
+        pixels = pairs * planes.plane + planes.rest
+        places = nest.Places(*_places(planes, problem, threads, pixels, panels * steps))
         self.workspace_items = places.end // FLOAT32.itemsize
         self.job = np.zeros(1, nest.TILES_JOB)
         self.fields, self.address = self.job.view(np.int64), self.job.ctypes.data
         self._arrays: list[np.ndarray] = []
-        H, W, stride_h, stride_w = at.x
+        H, W, stride_h, stride_w = planes.x
         phases = [
             (down.first, down.pixels, down.begin, across.first, across.pixels, across.begin)
-            for down, across in at.phases
+            for down, across in planes.phases
         ]
         fill(
             self.job,
@@ -175,21 +175,21 @@ class TileWeights(Executable):
                 W=W,
                 stride_h=stride_h,
                 stride_w=stride_w,
-                P=at.y[0],
-                Q=at.y[1],
+                P=planes.y[0],
+                Q=planes.y[1],
             ),
             nest.TilesOfPixels(
                 pairs=pairs,
-                pitch=at.pitch,
-                plane=at.plane,
+                pitch=planes.pitch,
+                plane=planes.plane,
                 pixels=pixels,
                 steps=steps,
-                block_steps=min(steps, _block(at, problem)),
+                block_steps=min(steps, _block(planes, problem)),
                 panels=panels,
                 blocks=blocks,
                 phases=len(phases),
                 phase_table=self._keep(np.array(phases, np.int64)),
-                tap_table=self._keep(np.array(at.taps, np.int64)),
+                tap_table=self._keep(np.array(planes.taps, np.int64)),
             ),
             places,
             self._kernels(isa, K, C, pixels),
@@ -215,7 +215,7 @@ class TileWeights(Executable):
                 store="rows",
                 tail=channels % SIZE > 0,
                 words=BF16,
-                tiles=True,
+                uses_amx=True,
             )
             self.kernels.append(made)
             return made.address()
@@ -248,33 +248,33 @@ class TileWeights(Executable):
         bind_operands(self.fields, b, a, bias, out, workspace.address)
         launch(team, nest.pack_address(), self.address, self.threads)
         launch(team, nest.multiply_address(), self.address, self.threads)
-        if self._at.taps[1:]:
+        if self._planes.taps[1:]:
             launch(team, nest.finish_address(), self.address, self.threads)
 
     def explain(self) -> dict[str, str]:
         """Return the decisions, for people."""
-        at, job = self._at, self.job[0]
-        phases = f", {len(at.phases)} phases of x" if len(at.phases) > 1 else ""
+        planes, job = self._planes, self.job[0]
+        phases = f", {len(planes.phases)} phases of x" if len(planes.phases) > 1 else ""
         return {
             "instructions": self.kernels[0].isa.name,
             "microkernel": f"{NR} filters x {NR} channels in tiles",
-            "pixels": f"{job['pairs']} planes of {at.plane}{phases}",
+            "pixels": f"{job['pairs']} planes of {planes.plane}{phases}",
             "blocks": f"{job['block_steps'] * SIZE} pixels",
             "workers": f"{self.threads}",
         }
 
 
 def _places(
-    at: Geometry, problem: ConvProblem, threads: int, pixels: int, panel_steps: int
+    planes: WordPlanes, problem: ConvProblem, threads: int, pixels: int, panel_steps: int
 ) -> list[int]:
     """Return where in the workspace both operands, sums and workers' buffers begin, in bytes."""
-    groups, taps = problem.groups, len(at.taps)
-    blocks = groups * -(-problem.C // groups // SIZE) * len(at.phases)
+    groups, taps = problem.groups, len(planes.taps)
+    blocks = groups * -(-problem.C // groups // SIZE) * len(planes.phases)
     # A tile of channels reads whole blocks: the one behind the last has none.
     dy = groups * panel_steps * NR * SIZE
     x = blocks * pixels * SIZE
     sums = problem.K * (problem.C // groups) * taps if taps > 1 else 0
-    buffer = SIZE * at.plane + SLACK
+    buffer = SIZE * planes.plane + SLACK
     places = [0]
     for items in (dy, x, sums):
         places.append(places[-1] + -(-4 * items // LINE) * LINE)

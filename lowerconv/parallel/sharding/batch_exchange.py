@@ -1,6 +1,6 @@
 """How a batch crosses the border between data parallelism and model parallelism.
 
-Before the border each rank has a share of the samples, behind it all ranks look at the same ones:
+Before the border each rank has a share of the samples, after it all ranks look at the same ones:
 a chunk of the batch.  Krizhevsky, "One weird trick for parallelizing convolutional neural networks"
 (2014), section 4, has three schemes; with shares of 4 samples on 2 ranks::
 
@@ -104,7 +104,7 @@ class BatchExchange:
     def all_gather(
         self, v: np.ndarray, chunk: Chunk, kind: str, slot: int
     ) -> tuple[Task, np.ndarray]:
-        """Begin to gather a chunk: this rank's samples go to all, and theirs come.
+        """Begin to send this rank's samples of a chunk to all ranks, and to receive theirs.
 
         Parameters
         ----------

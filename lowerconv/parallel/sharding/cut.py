@@ -1,7 +1,7 @@
 """A network cut in two, so that its parts can run in different ways on different ranks.
 
 A cut goes through one value, the border: everything that the result depends on before it is the
-front, everything behind it the back::
+front, everything after it the back::
 
     x --> conv1 --> relu --> conv2 --> flatten --+--> fc1 --> relu --> fc2 --> scores
               \\-> head of the front              border = "fc1"
@@ -171,7 +171,7 @@ def cut_network(network: Module, border: str, image_shape: Shape) -> tuple[Front
 
 
 def borders(network: Module, image_shape: Shape) -> list[str]:
-    """Return the names of all layers that can be the first behind a border, in order."""
+    """Return the names of all layers that can be the first after a border, in order."""
     graph = Graph(network, (1, *image_shape), parameter_dtype(network), training=True)
     names = {id(module): name for name, module in network.modules()}
     found, seen = [], set()
@@ -187,7 +187,7 @@ def borders(network: Module, image_shape: Shape) -> list[str]:
 def default_border(network: Module, image_shape: Shape) -> str:
     """Return the first fully connected layer that everything goes through.
 
-    The convolutions before it are computed often and have few weights, it and those behind it the
+    The convolutions before it are computed often and have few weights, it and those after it the
     reverse: Krizhevsky, "One weird trick for parallelizing convolutional neural networks" (2014),
     section 3.
 
@@ -222,10 +222,10 @@ def _layers_of(network: Module, name: str) -> set[int]:
     return found
 
 
-def _border(graph: Graph, behind: set[int]) -> Value:
+def _border(graph: Graph, after: set[int]) -> Value:
     """Return what the first of some layers reads."""
     for node in graph.nodes:
-        if id(node.layer) in behind:
+        if id(node.layer) in after:
             return _read_by(graph, node)
     raise ValueError("which the network does not use")
 
@@ -239,7 +239,7 @@ def _read_by(graph: Graph, node: Node) -> Value:
 
 
 def _divide(graph: Graph, border: Value) -> tuple[set[int], tuple[int, ...], tuple[int, ...]]:
-    """Return the layers behind a border, and which results are made before it and behind it."""
+    """Return the layers after a border, and which results are made before it and after it."""
     free, bound = {graph.input}, {border}  # reached from the input past the border, and from it
     layers = set()
     for node in graph.nodes:

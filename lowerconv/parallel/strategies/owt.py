@@ -37,13 +37,13 @@ from lowerconv.parallel.trace.timeline import Timeline
 
 
 class OWT(SplitStrategy):
-    """The network up to a border as in data parallelism, behind it as in model parallelism.
+    """The network up to a border as in data parallelism, after it as in model parallelism.
 
     The result of a step is that of one process, to rounding, whatever the scheme, if the layers
     after the border are updated once a step.  Exceptions are those of data parallelism: batch norm
     that is not synchronized knows its rank's samples, and after the border those of a chunk.
 
-    With ``owt_updates=K`` (Krizhevsky, section 4.1, "variable batch size") the layers behind the
+    With ``owt_updates=K`` (Krizhevsky, section 4.1, "variable batch size") the layers after the
     border are updated K times a step, each time after about 1/K of the batch: with the mean
     gradient of these n of N samples, and the learning rate of the step times n / N.  A step moves
     them about as far as one update does, but later chunks, and the gradients that the layers before
@@ -53,10 +53,10 @@ class OWT(SplitStrategy):
 
     Attributes
     ----------
-    front : DataParallel
+    data_parallel : DataParallel
         The strategy of the layers before the border.
     split : SplitNetwork
-        This rank's part of those behind it.
+        This rank's part of those after it.
 
     Raises
     ------
@@ -81,13 +81,13 @@ class OWT(SplitStrategy):
         self.chunks = {"a": 1, "b": ranks, "c": options.owt_chunks or ranks}[self.scheme]
         self.updates = options.owt_updates
         self._check_options(back)
-        self.front = DataParallel(front, make_optimizer, communicator, options, image_shape)
-        self.engine = self.front.engine = make_engine(communicator, options)
+        self.data_parallel = DataParallel(front, make_optimizer, communicator, options, image_shape)
+        self.engine = self.data_parallel.engine = make_engine(communicator, options)
         graph = Graph(front, (1, *image_shape), parameter_dtype(front), training=False)
         self.split = SplitNetwork(back, graph.results[0].shape, self.engine, input_partial=True)
         self._progress_between_layers(self.split)
         self.network = NetworkPart([*front.layers, *self.split.layers])
-        self.optimizers = [self.front.optimizer, self.make_split_optimizer(make_optimizer)]
+        self.optimizers = [self.data_parallel.optimizer, self.make_split_optimizer(make_optimizer)]
         self.exchange = BatchExchange(self.engine)
         self._linear, others = self._find_accumulating()
         self.accumulation = GradientAccumulation(others)
@@ -124,18 +124,18 @@ class OWT(SplitStrategy):
     @property
     def running(self) -> list[Module]:
         """The two parts: `network` only names what is in them."""
-        return [self.front.network, self.split]
+        return [self.data_parallel.network, self.split]
 
     def listen(self, timeline: Timeline) -> None:
         """Let a timeline hear what this rank does; after `start`."""
         super().listen(timeline)
-        self.front.listener = timeline
+        self.data_parallel.listener = timeline
 
     # --- training ---
 
     def start(self) -> None:
         """Decide how gradients are summed; all ranks come here together."""
-        self.front.start()
+        self.data_parallel.start()
         self.optimizers[1].updates = self.updates * self.optimizer.updates
 
     def train(self, work: Work) -> LossResult:
@@ -149,7 +149,7 @@ class OWT(SplitStrategy):
         labels_task, labels = self.exchange.all_gather(
             work.labels, Chunk([range(n) for n in counts]), "labels", 0
         )
-        border, *others = as_tuple(self.front.network.run(work.images, work.step))
+        border, *others = as_tuple(self.data_parallel.network.run(work.images, work.step))
         self.engine.wait(labels_task)
         dborder = self.exchange.buffer("own gradient", 0, border.shape, border.dtype)
         result = self._train_back(work, counts, border, dborder, labels)
@@ -157,7 +157,7 @@ class OWT(SplitStrategy):
         for scores in others:
             loss = softmax_cross_entropy(scores, work.labels, work.size, work.label_smoothing)
             gradients.append(loss.gradient * loss.gradient.dtype.type(AUXILIARY))
-        self.front.backward(tuple(gradients), work)
+        self.data_parallel.backward(tuple(gradients), work)
         return result
 
     def _train_back(
@@ -222,7 +222,7 @@ class OWT(SplitStrategy):
     def _chunks_of(self, counts: list[int]) -> list[tuple[Chunk, bool]]:
         """Return the chunks that have samples, and whether each is the last before an update."""
         chunks = make_chunks(counts, self.scheme, self.chunks)
-        # The updates share the chunks out evenly: number n belongs to this one of them.
+        # The updates share the chunks out evenly; beside each chunk is the number of its update.
         filled = [(c, n * self.updates // len(chunks)) for n, c in enumerate(chunks) if c.size]
         filled = filled or [(chunks[0], 0)]  # a batch of nothing
         following = [update for _, update in filled[1:]] + [self.updates]
@@ -263,14 +263,14 @@ class OWT(SplitStrategy):
         """Tell which layer is to blame; all ranks come here together, with the same chunk."""
         if np.isfinite(chunk_border).all():
             return describe_divergence(self.split, chunk_border, step, loss)
-        return describe_divergence(self.front.network, work.images, work.step, loss)
+        return describe_divergence(self.data_parallel.network, work.images, work.step, loss)
 
     # --- all else ---
 
     def infer(self, images: np.ndarray) -> np.ndarray:
         """Return the scores of this rank's images; all ranks call it together."""
         counts, rank = self.communicator.gather(len(images)), self.communicator.rank
-        border = self.front.network.run(images, INFERENCE)
+        border = self.data_parallel.network.run(images, INFERENCE)
         found = None
         for chunk, _, v in self._received(border, counts):
             scores = self.split.run(v, INFERENCE)
@@ -282,17 +282,17 @@ class OWT(SplitStrategy):
         return found
 
     def differing_buffers(self) -> dict[str, np.ndarray]:
-        """Return the buffers before the border: behind it all ranks have seen the same."""
-        return self.front.network.buffers()
+        """Return the buffers before the border: after it all ranks have seen the same."""
+        return self.data_parallel.network.buffers()
 
     def flush_updates(self) -> None:
         """Make the updates before the border that were left for later."""
-        self.front.flush_updates()
+        self.data_parallel.flush_updates()
 
     def close(self) -> None:
         """End the communication thread."""
         super().close()
-        self.front.close()
+        self.data_parallel.close()
 
     def describe(self) -> str:
         """Return where the border is, and how a batch crosses it."""
@@ -302,8 +302,8 @@ class OWT(SplitStrategy):
         updates = f", {self.updates} updates" if self.updates > 1 else ""
         return (
             f"border before layer {self.border}, scheme {self.scheme} with {chunks} chunk"
-            f"{'s' * (chunks > 1)}{updates}, {describe_parts(self.split)} behind it; "
-            f"{self.front.describe()}"
+            f"{'s' * (chunks > 1)}{updates}, {describe_parts(self.split)} after it; "
+            f"{self.data_parallel.describe()}"
         )
 
 
