@@ -11,13 +11,19 @@ from typing import NamedTuple
 import numpy as np
 
 from lowerconv.codegen.compiled import internal
-from lowerconv.codegen.masked import bare
 from lowerconv.codegen.ranges import share
-from lowerconv.ops.images import bare_images, piece, pieces_of, plane
+from lowerconv.ops.images import Images, bare_images, piece, pieces_of, plane
+from lowerconv.ops.max_pool import Taps
 from lowerconv.ops.quantize import CHANNELS
+from lowerconv.ops.windows import (
+    copy_rows,
+    fill,
+    group_of,
+    lower_group,
+    plane_start,
+    windows_layout,
+)
 from lowerconv.runtime.launch import parallel
-
-BAND = 4096  # words of rows that are done together: they stay in the L1 cache
 
 
 class Scaled(NamedTuple):
@@ -81,15 +87,9 @@ def look_up_codes(worker, workers, x, y, table):
 
 
 @internal
-def _copy(source, target):
-    for i in range(target.size):
-        target[i] = source[i]
-
-
-@internal
-def _keep(source, best):
+def _keep(codes, best):
     for i in range(best.size):
-        q, most = source[i], best[i]
+        q, most = codes[i], best[i]
         best[i] = q if q > most else most
 
 
@@ -103,15 +103,27 @@ def _three(a, b, c, best):
 
 
 @internal
-def _largest(source, step, count, best):
-    """Keep the largest codes of `count` runs of a flat array, that begin `step` bytes apart."""
-    size = best.size
-    if count >= 3:
-        _three(source[:size], source[step : step + size], source[2 * step : 2 * step + size], best)
-    else:
-        _copy(source[:size], best)
-    for number in range(3 if count >= 3 else 1, count):
-        _keep(source[number * step : number * step + size], best)
+def _tap(codes, taps, t, count):
+    """Return the codes under a tap; under the last one where there is no such tap."""
+    t = min(t, taps.size - 1)
+    at = t % taps.phases * taps.ld_phase + t // taps.phases * taps.ld_tap
+    return codes[at : at + count]
+
+
+@internal
+def _largest(codes, taps, best):
+    """Write the largest codes under the taps of one axis."""
+    count = best.size
+    a, b, c = _tap(codes, taps, 0, count), _tap(codes, taps, 1, count), _tap(codes, taps, 2, count)
+    _three(a, b, c, best)
+    for t in range(3, taps.size):
+        _keep(_tap(codes, taps, t, count), best)
+
+
+@internal
+def _words(x):
+    """Return images of bytes as images of the words that these are."""
+    return Images(x.flat.view(np.uint32), x.step // CHANNELS, x.N, x.C, x.H, x.W // CHANNELS)
 
 
 @internal
@@ -121,29 +133,12 @@ def _rows(p, stride, pad, extent, size):
     return max(0, first), max(0, min(extent, first + size))
 
 
-@internal
-def _sort(words, phases, target):
-    """Write the words 0, `phases`, ..., then 1, ``1 + phases``, ..., and so on."""
-    count = target.size // phases
-    for f in range(phases):
-        row = target[f * count : (f + 1) * count]
-        if phases == 2:  # known to the compiler, which makes vector code of it
-            for i in range(count):
-                row[i] = words[2 * i + f]
-        else:
-            for i in range(count):
-                row[i] = words[phases * i + f]
-
-
 @parallel
 def max_pool_codes(worker, workers, x, y, windows):
     """Write the largest code of each window.
 
-    A band of rows at a time: first the maxima along columns, of whole rows of bytes, with a margin
-    for padding.  Then words are sorted by the phase of the stride along rows, so that neighbouring
-    windows are compared with neighbours, all rows of the band at once::
-
-        sorted   | phase 0 of row 0 | phase 0 of row 1 | ... | phase 1 of row 0 | ...
+    As `max_pool.max_pool` does: words are moved to where the pixels under a tap of all windows are
+    one flat range (`windows`), and the codes in them are compared along rows, then along columns.
 
     Parameters
     ----------
@@ -153,50 +148,33 @@ def max_pool_codes(worker, workers, x, y, windows):
         Each with a pixel that is no padding.
     """
     x, y = bare_images(x), bare_images(y)
-    (R, S), (down, right), (top, left) = windows
-    W, Q = x.W // CHANNELS, y.W // CHANNELS
+    (R, S), stride, _ = windows
     kind = y.flat.dtype.type
-    lowest = kind(-128) if kind(-1) < kind(0) else kind(0)
-    run = (max((Q - 1) * right + S, left + W) + right - 1) // right  # of a phase, in words
-    pitch = run * right
-    band = min(y.H, max(1, BAND // pitch))
-    bands = (y.H + band - 1) // band
-    phase = band * run + S
-    # Each held, and used without its owner: slices of it would count up and down.
-    held = np.empty(band * pitch + right * S, np.uint32)
-    held_in_phases = np.empty(phase * right, np.uint32)
-    held_best = np.empty(band * run, np.uint32)
-    words, in_phases = bare(held), bare(held_in_phases)
-    across, best = words.view(y.flat.dtype), bare(held_best).view(y.flat.dtype)
-    ordered = in_phases.view(y.flat.dtype) if right > 1 else across
-    for i in range(across.size):
-        across[i] = lowest
-    first, last = share(y.N * y.C * bands, worker, workers)
-    for task in range(first, last):
-        source, target = plane(x, task // bands), plane(y, task // bands)
-        top_row = task % bands * band
-        rows = min(band, y.H - top_row)
-        for p in range(rows):
-            begin, end = _rows(top_row + p, down, top, x.H, R)
-            at = CHANNELS * (p * pitch + left)
-            _largest(source[begin * x.W :], x.W, end - begin, across[at : at + x.W])
-        if right > 1:
-            _sort(words, right, in_phases)
-        part = best[: CHANNELS * ((rows - 1) * run + Q)]
-        if right == 1:
-            _largest(ordered, CHANNELS, S, part)
-        else:
-            for s in range(S):
-                at = CHANNELS * (s % right * phase + s // right)
-                taps = ordered[at : at + part.size]
-                if s == 0:
-                    _copy(taps, part)
-                else:
-                    _keep(taps, part)
-        for p in range(rows):
-            at = CHANNELS * p * run
-            _copy(part[at : at + y.W], target[(top_row + p) * y.W : (top_row + p + 1) * y.W])
-    held[0] = held_in_phases[0] = held_best[0] = 0  # until here
+    lowest = np.uint32(0x80808080) if kind(-1) < kind(0) else np.uint32(0)
+    source, target = _words(x), _words(y)
+    P, Q = target.H, target.W
+    layout, row_phases, column_phases = windows_layout(target, windows, workers)
+    pitch, ld = layout.pitch, layout.ld
+    step = row_phases * ld
+    lowered = np.empty(column_phases * step + pitch - Q, np.uint32)
+    across = np.empty(step, np.uint32)  # the maxima along the rows
+    best = np.empty(ld, np.uint32)
+    fill(lowered, column_phases * step, pitch - Q, lowest)
+    columns = Taps(S, stride[1], CHANNELS * step, CHANNELS, 0)
+    rows = Taps(R, stride[0], CHANNELS * ld, CHANNELS * pitch, 0)
+    dtype = y.flat.dtype
+    begin, end = share(layout.groups * layout.pieces, worker, workers)
+    for task in range(begin, end):
+        group = group_of(task, layout, P, target.N * target.C)
+        within = lower_group(source, group, windows, layout, lowest, lowered)
+        count = step - ld + within
+        _largest(lowered.view(dtype), columns, across[:count].view(dtype))
+        count = plane_start(layout, group.planes - 1) + group.rows * pitch
+        _largest(across.view(dtype), rows, best[:count].view(dtype))
+        for i in range(group.planes):
+            place, size = group.row * Q, group.rows * Q
+            out = plane(target, group.plane + i)[place : place + size]
+            copy_rows(best, plane_start(layout, i), pitch, out, Q)
 
 
 @parallel
