@@ -1,0 +1,380 @@
+"""How long a step takes on any number of ranks: the strategy's schedule, replayed."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from lowerconv.parallel.comm.engine import AT_ONCE
+from lowerconv.parallel.options import AUTO, ParallelOptions
+from lowerconv.predict.calibration import Calibration
+from lowerconv.predict.collective_costs import Links, Placement
+from lowerconv.predict.replay import Compute, Look, Message, Replay, Request, Sum, Wait
+from lowerconv.predict.schedule import (
+    Stage,
+    backward_stages,
+    choose,
+    forward_stages,
+    make_buckets,
+    step_at,
+)
+
+PREDICTED = ("data", "tree", "async")
+SETTLE, STEPS = 4, 8  # steps that are replayed: the first ones, and those that count
+LATE_SETTLE, LATE_STEPS = 16, 96  # of runs whose sums may be late, which chance decides
+MOST_MAINS = 16  # ranks whose main threads are replayed together
+COPIED = 2 / 5  # arrays of a copy, over those of an update with momentum
+
+
+@dataclass(frozen=True)
+class StepPrediction:
+    """What is predicted of a step, in seconds.
+
+    Attributes
+    ----------
+    ranks, hosts, batch : int
+        The batch is that of all ranks.
+    seconds : float
+        Of a step; `compute`, `input`, `exposed` and `skew` add up to it.
+    compute : float
+        In layers, loss, update, and Python between them.
+    input : float
+        In which the main thread makes its batch, or waits for it.
+    exposed : float
+        In which it waits for messages, moves them, or stands still while they are moved.
+    skew : float
+        In which it waits for the slowest rank.
+    in_flight : float
+        During which some sum is under way.
+    nbytes : int
+        Memory of a rank.
+    images : int
+        Of an epoch.
+    algorithms : tuple of str
+        By which gradients are summed.
+    staleness : dict of int to float
+        With ``async``: the share of the steps for which so many updates were missing.
+    """
+
+    ranks: int
+    hosts: int
+    batch: int
+    seconds: float
+    compute: float
+    input: float
+    exposed: float
+    skew: float
+    in_flight: float
+    nbytes: int
+    images: int
+    algorithms: tuple[str, ...] = ()
+    staleness: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def images_per_second(self) -> float:
+        """Of all ranks together."""
+        return self.batch / self.seconds
+
+    @property
+    def epoch_seconds(self) -> float:
+        """Of the training of an epoch, its test aside."""
+        return self.images / self.images_per_second
+
+    @property
+    def hidden(self) -> float | None:
+        """The share of the time in flight that costs the main thread none; None without any."""
+        return max(0.0, 1 - self.exposed / self.in_flight) if self.in_flight else None
+
+    @property
+    def staleness_mean(self) -> float | None:
+        """Updates missing in the weights on average, with ``async``."""
+        if not self.staleness:
+            return None
+        return sum(missing * share for missing, share in self.staleness.items())
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where a step is predicted.
+
+    Attributes
+    ----------
+    at : Placement
+    links : Links
+    spare : bool
+        Whether each rank has a core that its layers leave to messages.
+    """
+
+    at: Placement
+    links: Links
+    spare: bool = False
+
+
+@dataclass(frozen=True)
+class Work:
+    """A step of one rank, ready to be replayed.
+
+    Attributes
+    ----------
+    before, loss : float
+        Seconds before the first layer, and between forward and backward.
+    forward, backward : list of Stage
+    updates : list of float
+        Seconds of each bucket's update.
+    sums : list of (tuple of Message, float or None)
+        Messages of each bucket's sum, and its priority.
+    """
+
+    before: float
+    loss: float
+    forward: list[Stage]
+    backward: list[Stage]
+    updates: list[float]
+    sums: list[tuple[tuple[Message, ...], float | None]]
+
+    def sum(self, number: int) -> Sum:
+        """Return a new sum of a bucket."""
+        return Sum(f"bucket {number}", *self.sums[number])
+
+
+def predict_step(
+    calibration: Calibration, cluster: Cluster, batch: int, options: ParallelOptions
+) -> StepPrediction:
+    """Return what a step takes.
+
+    Parameters
+    ----------
+    calibration : Calibration
+    cluster : Cluster
+    batch : int
+        Images of all ranks together; no rank has none.
+    options : ParallelOptions
+        Of strategy ``data``, ``tree`` or ``async``.
+
+    Raises
+    ------
+    ValueError
+        A strategy or options that are not predicted, fewer images than ranks, or links of which
+        nothing is known.
+    """
+    at = cluster.at
+    _check(options, at, batch)
+    facts = calibration.network
+    mine = -(-batch // at.ranks)
+    step = step_at(calibration, mine)
+    slower = calibration.slowdown(at.busiest)
+    parameters = sum(parameter.items for parameter in calibration.parameters)
+    nbytes = facts.kept * parameters * facts.itemsize + step.arena
+    made_ahead = facts.workers > 0
+    own = 0.0 if made_ahead else slower * step.input
+    compute = slower * step.seconds
+    if at.ranks == 1:
+        result = StepPrediction(
+            1, 1, batch, compute + own, compute, own, 0.0, 0.0, 0.0, nbytes, facts.images
+        )
+    else:
+        largest = int(options.bucket_mib * (1 << 20))
+        threaded = options.overlap == "thread" or (
+            options.overlap == AUTO and (cluster.spare or at.hosts > 1)
+        )
+        late = options.strategy == "async"
+        deferred = options.overlap != "none" and not late
+        chosen = choose(options, cluster.links, at, largest)
+        buckets = make_buckets(calibration.parameters, facts.itemsize, largest, threaded)
+        names = [chosen.name_of(bucket.nbytes) for bucket in buckets]
+        sums = [
+            (
+                cluster.links.messages(name, at, bucket.nbytes),
+                bucket.number + 1 if deferred and name != "library" else None,
+            )
+            for name, bucket in zip(names, buckets, strict=True)
+        ]
+        every, overlap = not threaded, options.overlap != "none"
+        work = Work(
+            own + slower * step.rest,
+            slower * step.loss,
+            _slower(forward_stages(step.forward, buckets, every), slower),
+            _slower(backward_stages(step.backward, buckets, every, overlap), slower),
+            [slower * step.update * bucket.part for bucket in buckets],
+            sums,
+        )
+        nbytes += AT_ONCE * min(largest, parameters * facts.itemsize)
+        if late:
+            nbytes += (options.staleness + 1) * parameters * facts.itemsize
+        replayed = (
+            _replay_late(work, threaded, cluster, options, step.spread)
+            if late and options.staleness
+            else _replay_in_step(work, threaded, cluster, deferred)
+        )
+        seconds, exposed, in_flight, staleness = replayed
+        skew = 0.0
+        if not (late and options.staleness):
+            skew = step.spread * slowest_of(at.ranks) * (compute + own)
+        result = StepPrediction(
+            at.ranks,
+            at.hosts,
+            batch,
+            seconds + skew,
+            seconds - exposed - own,
+            own,
+            exposed,
+            skew,
+            in_flight,
+            nbytes,
+            facts.images,
+            tuple(dict.fromkeys(names)),
+            staleness,
+        )
+    if made_ahead:
+        return _wait_for_input(result, slower * step.input / facts.workers)
+    return result
+
+
+def slowest_of(ranks: int) -> float:
+    """Return by how many standard deviations the slowest of some ranks is late on average.
+
+    Blom, "Statistical estimates and transformed beta-variables" (1958).
+    """
+    return max(0.0, statistics.NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25)))
+
+
+def _check(options: ParallelOptions, at: Placement, batch: int) -> None:
+    if options.strategy not in PREDICTED:
+        raise ValueError(
+            f"parallel: got {options.strategy!r}, expected one of {', '.join(PREDICTED)}: others "
+            "are not predicted"
+        )
+    if options.wire != "float32":
+        raise ValueError(f"wire: got {options.wire!r}, expected 'float32': no other is predicted")
+    if batch < at.ranks:
+        raise ValueError(f"batch: got {batch} with {at.ranks} ranks, expected an image for each")
+
+
+def _slower(stages: list[Stage], factor: float) -> list[Stage]:
+    return [Stage(factor * stage.seconds, stage.buckets) for stage in stages]
+
+
+def _wait_for_input(step: StepPrediction, made: float) -> StepPrediction:
+    """Return a step that waits for a batch, where the threads that make it take longer."""
+    waits = max(0.0, made - step.seconds)
+    return replace(step, seconds=step.seconds + waits, input=step.input + waits)
+
+
+# --- what main threads do ---
+
+
+def _replay_in_step(
+    work: Work, threaded: bool, cluster: Cluster, deferred: bool
+) -> tuple[float, float, float, dict[int, float]]:
+    """Return seconds, exposed and in flight of a step, where all ranks have the same weights."""
+    replay = Replay(threaded, cluster.spare)
+    marks: list[tuple[float, float, float]] = []
+    replay.run(_in_step(replay, work, deferred, marks))
+    begin, end = marks[SETTLE], marks[-1]
+    seconds, exposed, in_flight = ((b - a) / STEPS for a, b in zip(begin, end, strict=True))
+    return seconds, exposed, in_flight, {}
+
+
+def _in_step(
+    replay: Replay, work: Work, deferred: bool, marks: list[tuple[float, float, float]]
+) -> Iterator[Request]:
+    """Yield what the main thread of `DataParallel` does."""
+    missing: dict[int, Sum] = {}
+    for _ in range(SETTLE + STEPS):
+        marks.append((replay.now, replay.exposed(), replay.in_flight))
+        yield Compute(work.before)
+        for stage in work.forward:
+            for number in stage.buckets:
+                if number in missing:
+                    yield Wait(missing.pop(number))
+                    yield Compute(work.updates[number])
+            yield Compute(stage.seconds)
+            yield Look()
+        yield Compute(work.loss)
+        tasks: list[Sum] = []
+        for stage in work.backward:
+            yield Compute(stage.seconds)
+            yield Look()
+            for number in stage.buckets:
+                tasks.append(work.sum(number))
+                replay.submit(tasks[-1])
+        if deferred:
+            missing = dict(enumerate(tasks))
+            continue
+        for number, task in enumerate(tasks):
+            yield Wait(task)
+            yield Compute(work.updates[number])
+    marks.append((replay.now, replay.exposed(), replay.in_flight))
+
+
+def _replay_late(
+    work: Work, threaded: bool, cluster: Cluster, options: ParallelOptions, spread: float
+) -> tuple[float, float, float, dict[int, float]]:
+    """Return the same, and the shares of staleness, where sums may be late: by chance, seeded."""
+    mains = min(cluster.at.ranks, MOST_MAINS)
+    replay = Replay(threaded, cluster.spare, mains)
+    marks: list[tuple[float, float, float]] = []
+    noted: list[int] = []
+    sums: dict[tuple[int, int], Sum] = {}
+    rng = np.random.default_rng(0)
+    factors = np.maximum(0.5, 1 + spread * rng.standard_normal((mains, LATE_SETTLE + LATE_STEPS)))
+    replay.run(
+        *(
+            _late(replay, work, options, sums, factors[rank], noted, marks if rank == 0 else None)
+            for rank in range(mains)
+        )
+    )
+    begin, end = marks[LATE_SETTLE], marks[-1]
+    seconds, exposed, in_flight = ((b - a) / LATE_STEPS for a, b in zip(begin, end, strict=True))
+    counts = Counter(noted)
+    return seconds, exposed, in_flight, {n: counts[n] / len(noted) for n in sorted(counts)}
+
+
+def _late(
+    replay: Replay,
+    work: Work,
+    options: ParallelOptions,
+    sums: dict[tuple[int, int], Sum],
+    factors: np.ndarray,
+    noted: list[int],
+    marks: list[tuple[float, float, float]] | None,
+) -> Iterator[Request]:
+    """Yield what the main thread of `Asynchronous` does; note how many updates are missing."""
+    pending: deque[list[Sum]] = deque()
+    for step, factor in enumerate(factors.tolist()):
+        if marks is not None:
+            marks.append((replay.now, replay.exposed(), replay.in_flight))
+        yield Compute(factor * work.before)
+        yield Look()
+        while pending and (
+            len(pending) > options.staleness
+            or (not options.deterministic and all(task.done for task in pending[0]))
+        ):
+            for number, task in enumerate(pending.popleft()):
+                yield Wait(task)
+                yield Compute(work.updates[number])
+        if step >= LATE_SETTLE:
+            noted.append(len(pending))
+        for stage in work.forward:
+            yield Compute(factor * stage.seconds)
+            yield Look()
+        yield Compute(factor * work.loss)
+        tasks: list[Sum] = []
+        for stage in work.backward:
+            yield Compute(factor * stage.seconds)
+            yield Look()
+            for number in stage.buckets:
+                yield Compute(COPIED * work.updates[number])
+                task = sums.setdefault((step, number), work.sum(number))
+                tasks.append(task)
+                replay.submit(task)
+        pending.append(tasks)
+    if marks is not None:
+        marks.append((replay.now, replay.exposed(), replay.in_flight))
+    for tasks in pending:
+        for task in tasks:
+            yield Wait(task)
