@@ -18,11 +18,11 @@ from __future__ import annotations
 import json
 import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from lowerconv.arguments import Number, Text
+from lowerconv.arguments import Number, Text, checked
 from lowerconv.files import write_atomically
 from lowerconv.parallel.comm.collectives import ALLREDUCE
 from lowerconv.predict.collective_costs import Link, Links, Placement, fit
@@ -31,16 +31,15 @@ FORMAT = "lowerconv calibration 1"
 HOST, NETWORK = "host", "network"
 KINDS = (HOST, NETWORK)
 LONGEST = 1e6  # seconds of anything: more is damage
-SECONDS, COUNT, SHARE = Number(float, 0, LONGEST), Number(int, 1), Number(float, 0, 1)
+# What fields may be: `_decoded` looks at it.
+Seconds = Annotated[float, Number(float, 0, LONGEST)]
+Share = Annotated[float, Number(float, 0, 1)]
+Count = Annotated[int, Number(int, 1)]
+Name = Annotated[str, Text("a name")]
 
 
 class CalibrationError(ValueError):
     """A file that is no calibration; the message names it and the field at fault."""
-
-
-def _of(kind: Any) -> Any:
-    """Return a field whose values are of a kind."""
-    return field(metadata={"kind": kind})
 
 
 @dataclass(frozen=True)
@@ -67,32 +66,32 @@ class NetworkFacts:
         With which the model is trained where nothing else is said.
     """
 
-    model: str = _of(Text("a name"))
-    data: str = _of(Text("a name"))
-    images: int = _of(COUNT)
-    threads: int = _of(COUNT)
-    cores: int = _of(COUNT)
-    workers: int = _of(Number(int, 0))
-    itemsize: int = _of(Number(int, 1, 16))
-    kept: int = _of(Number(int, 1, 64))
-    epochs: int = _of(COUNT)
-    batch: int = _of(COUNT)
+    model: Name
+    data: Name
+    images: Count
+    threads: Count
+    cores: Count
+    workers: Annotated[int, Number(int, 0)]
+    itemsize: Annotated[int, Number(int, 1, 16)]
+    kept: Annotated[int, Number(int, 1, 64)]
+    epochs: Count
+    batch: Count
 
 
 @dataclass(frozen=True)
 class ParameterFacts:
     """A parameter: the layer that it belongs to, and how many items it has."""
 
-    layer: str = _of(Text("the name of a layer"))
-    items: int = _of(COUNT)
+    layer: Name
+    items: Count
 
 
 @dataclass(frozen=True)
 class LayerSeconds:
     """What a layer takes in one direction."""
 
-    layer: str = _of(Text("the name of a layer"))
-    seconds: float = _of(SECONDS)
+    layer: Name
+    seconds: Seconds
 
 
 @dataclass(frozen=True)
@@ -116,15 +115,15 @@ class StepSeconds:
         Bytes of what layers compute.
     """
 
-    images: int = _of(COUNT)
-    forward: tuple[LayerSeconds, ...] = _of(None)
-    backward: tuple[LayerSeconds, ...] = _of(None)
-    loss: float = _of(SECONDS)
-    update: float = _of(SECONDS)
-    input: float = _of(SECONDS)
-    rest: float = _of(SECONDS)
-    spread: float = _of(SHARE)
-    arena: int = _of(Number(int, 0, 2**50))
+    images: Count
+    forward: tuple[LayerSeconds, ...]
+    backward: tuple[LayerSeconds, ...]
+    loss: Seconds
+    update: Seconds
+    input: Seconds
+    rest: Seconds
+    spread: Share
+    arena: Annotated[int, Number(int, 0, 2**50)]
 
     @property
     def seconds(self) -> float:
@@ -137,8 +136,8 @@ class StepSeconds:
 class Crowd:
     """Ranks of one host that compute at once: how many, and how much slower each is."""
 
-    ranks: int = _of(COUNT)
-    slowdown: float = _of(Number(float, 1, 1000))
+    ranks: Count
+    slowdown: Annotated[float, Number(float, 1, 1000)]
 
 
 @dataclass(frozen=True)
@@ -156,10 +155,10 @@ class LinkSeconds:
         By bytes, as text, and algorithm.
     """
 
-    kind: str = _of(Text(" or ".join(KINDS)))
-    ranks: int = _of(Number(int, 2))
-    busy: float = _of(SHARE)
-    seconds: dict[str, dict[str, float]] = _of(SECONDS)
+    kind: Name
+    ranks: Annotated[int, Number(int, 2)]
+    busy: Share
+    seconds: dict[str, dict[str, Seconds]]
 
     @property
     def placement(self) -> Placement:
@@ -204,12 +203,12 @@ class Calibration:
         Parts that do not fit each other; the message begins with the field.
     """
 
-    machine: dict[str, Any] = _of(None)
-    network: NetworkFacts = _of(None)
-    parameters: tuple[ParameterFacts, ...] = _of(None)
-    steps: tuple[StepSeconds, ...] = _of(None)
-    crowds: tuple[Crowd, ...] = _of(None)
-    links: tuple[LinkSeconds, ...] = _of(None)
+    machine: dict[str, Any]
+    network: NetworkFacts
+    parameters: tuple[ParameterFacts, ...]
+    steps: tuple[StepSeconds, ...]
+    crowds: tuple[Crowd, ...]
+    links: tuple[LinkSeconds, ...]
 
     def __post_init__(self) -> None:
         for name in ("parameters", "steps"):
@@ -341,7 +340,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _decoded(kind: Any, value: Any, where: str, about: Any = None) -> Any:
+def _decoded(kind: Any, value: Any, where: str) -> Any:
     """Return a value of JSON as an object of a type; the message of an error begins with where."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if is_dataclass(kind):
@@ -349,32 +348,29 @@ def _decoded(kind: Any, value: Any, where: str, about: Any = None) -> Any:
     if origin is tuple:
         if not isinstance(value, list):
             raise TypeError(f"{where}: got {_short(value)}, expected a list")
-        return tuple(_decoded(arguments[0], v, f"{where}[{i}]", about) for i, v in enumerate(value))
+        return tuple(_decoded(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
     if origin is dict:
         if not isinstance(value, dict):
             raise TypeError(f"{where}: got {_short(value)}, expected an object")
-        return {k: _decoded(arguments[1], v, f"{where}[{k}]", about) for k, v in value.items()}
-    if kind is Any:
-        return value
-    try:
-        return about.check(value)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{where}: {error}") from None
+        return {k: _decoded(arguments[1], v, f"{where}[{k}]") for k, v in value.items()}
+    if origin is Annotated:
+        return checked(where, arguments[1], value)
+    return value
 
 
 def _decoded_object(kind: Any, value: Any, where: str) -> Any:
     prefix = f"{where}." if where else ""
     if not isinstance(value, Mapping):
         raise TypeError(f"{where}: got {_short(value)}, expected an object")
-    known = {f.name: f for f in fields(kind)}
+    hints = typing.get_type_hints(kind, include_extras=True)
     for name in value:
-        if name not in known:
-            raise ValueError(f"{prefix}{name}: no such field, expected {', '.join(known)}")
-    hints, found = typing.get_type_hints(kind), {}
-    for name, about in known.items():
+        if name not in hints:
+            raise ValueError(f"{prefix}{name}: no such field, expected {', '.join(hints)}")
+    found = {}
+    for name, hint in hints.items():
         if name not in value:
             raise ValueError(f"{prefix}{name}: missing")
-        found[name] = _decoded(hints[name], value[name], prefix + name, about.metadata["kind"])
+        found[name] = _decoded(hint, value[name], prefix + name)
     return kind(**found)
 
 

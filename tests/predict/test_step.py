@@ -5,7 +5,7 @@ import pytest
 
 from lowerconv.parallel.comm.buckets import SMALLEST, bucket_ranges
 from lowerconv.parallel.options import ParallelOptions
-from lowerconv.predict.calibration import HOST, LayerSeconds, NETWORK, ParameterFacts
+from lowerconv.predict.calibration import HOST, NETWORK, LayerSeconds, ParameterFacts
 from lowerconv.predict.collective_costs import Placement
 from lowerconv.predict.schedule import (
     BucketFacts,
@@ -179,11 +179,11 @@ def test_what_is_not_predicted_is_told():
     for options, name in (({"strategy": "owt"}, "parallel"), ({"wire": "bf16"}, "wire")):
         with pytest.raises(ValueError, match=f"^{name}: got"):
             predicted(known, **options)
-    with pytest.raises(ValueError, match="^batch: got 3 with 4 ranks"):
+    with pytest.raises(ValueError, match=r"^batch: got 3 with 4 ranks"):
         predicted(known, 4, batch=3)
     alone = calibration(links=[link_seconds(HOST)])
     assert predicted(alone, 2, per_host=2).seconds > 0
-    with pytest.raises(ValueError, match="^links.network: got none with 2 ranks"):
+    with pytest.raises(ValueError, match=r"^links.network: got none with 2 ranks"):
         predicted(alone, 2, per_host=1)
 
 
