@@ -11,7 +11,7 @@ import numpy as np
 
 from lowerconv.parallel.comm.engine import AT_ONCE
 from lowerconv.parallel.options import AUTO, ParallelOptions
-from lowerconv.predict.calibration import Calibration
+from lowerconv.predict.calibration import Calibration, StepSeconds
 from lowerconv.predict.collective_costs import Links, Placement
 from lowerconv.predict.replay import Compute, Look, Message, Replay, Request, Sum, Wait
 from lowerconv.predict.schedule import (
@@ -164,74 +164,85 @@ def predict_step(
     at = cluster.at
     _check(options, at, batch)
     facts = calibration.network
-    mine = -(-batch // at.ranks)
-    step = step_at(calibration, mine)
+    step = step_at(calibration, -(-batch // at.ranks))
     slower = calibration.slowdown(at.busiest)
-    parameters = sum(parameter.items for parameter in calibration.parameters)
-    nbytes = facts.kept * parameters * facts.itemsize + step.arena
-    made_ahead = facts.workers > 0
-    own = 0.0 if made_ahead else slower * step.input
+    own_input = 0.0 if facts.workers else slower * step.input
     compute = slower * step.seconds
-    if at.ranks == 1:
-        result = StepPrediction(
-            1, 1, batch, compute + own, compute, own, 0.0, 0.0, 0.0, nbytes, facts.images
-        )
-    else:
-        largest = int(options.bucket_mib * (1 << 20))
-        threaded = options.overlap == "thread" or (
-            options.overlap == AUTO and (cluster.spare or at.hosts > 1)
-        )
-        late = options.strategy == "async"
-        deferred = options.overlap != "none" and not late
-        chosen = choose(options, cluster.links, at, largest)
-        buckets = make_buckets(calibration.parameters, facts.itemsize, largest, threaded)
-        names = [chosen.name_of(bucket.nbytes) for bucket in buckets]
-        sums = [
+    parameters = facts.itemsize * sum(parameter.items for parameter in calibration.parameters)
+    result = StepPrediction(
+        ranks=at.ranks,
+        hosts=at.hosts,
+        batch=batch,
+        seconds=compute + own_input,
+        compute=compute,
+        input=own_input,
+        exposed=0.0,
+        skew=0.0,
+        in_flight=0.0,
+        nbytes=facts.kept * parameters + step.arena,
+        images=facts.images,
+    )
+    if at.ranks > 1:
+        result = _of_several(result, calibration, cluster, options, step, slower)
+    if facts.workers:
+        waits = max(0.0, slower * step.input / facts.workers - result.seconds)
+        return replace(result, seconds=result.seconds + waits, input=waits)
+    return result
+
+
+def _of_several(
+    alone: StepPrediction,
+    calibration: Calibration,
+    cluster: Cluster,
+    options: ParallelOptions,
+    step: StepSeconds,
+    slower: float,
+) -> StepPrediction:
+    """Return a step of which the ranks sum gradients, of one in which they do not."""
+    facts, at = calibration.network, cluster.at
+    largest = int(options.bucket_mib * (1 << 20))
+    threaded = options.overlap == "thread" or (
+        options.overlap == AUTO and (cluster.spare or at.hosts > 1)
+    )
+    late = options.strategy == "async" and options.staleness > 0
+    overlap = options.overlap != "none"
+    deferred = overlap and options.strategy != "async"
+    chosen = choose(options, cluster.links, at, largest)
+    buckets = make_buckets(calibration.parameters, facts.itemsize, largest, threaded)
+    names = [chosen.name_of(bucket.nbytes) for bucket in buckets]
+    work = Work(
+        before=alone.input + slower * step.rest,
+        loss=slower * step.loss,
+        forward=_slower(forward_stages(step.forward, buckets, not threaded), slower),
+        backward=_slower(backward_stages(step.backward, buckets, not threaded, overlap), slower),
+        updates=[slower * step.update * bucket.part for bucket in buckets],
+        sums=[
             (
                 cluster.links.messages(name, at, bucket.nbytes),
-                bucket.number + 1 if deferred and name != "library" else None,
+                bucket.number + 1.0 if deferred and name != "library" else None,
             )
             for name, bucket in zip(names, buckets, strict=True)
-        ]
-        every, overlap = not threaded, options.overlap != "none"
-        work = Work(
-            own + slower * step.rest,
-            slower * step.loss,
-            _slower(forward_stages(step.forward, buckets, every), slower),
-            _slower(backward_stages(step.backward, buckets, every, overlap), slower),
-            [slower * step.update * bucket.part for bucket in buckets],
-            sums,
-        )
-        nbytes += AT_ONCE * min(largest, parameters * facts.itemsize)
-        if late:
-            nbytes += (options.staleness + 1) * parameters * facts.itemsize
-        replayed = (
-            _replay_late(work, threaded, cluster, options, step.spread)
-            if late and options.staleness
-            else _replay_in_step(work, threaded, cluster, deferred)
-        )
-        seconds, exposed, in_flight, staleness = replayed
-        skew = 0.0
-        if not (late and options.staleness):
-            skew = step.spread * slowest_of(at.ranks) * (compute + own)
-        result = StepPrediction(
-            at.ranks,
-            at.hosts,
-            batch,
-            seconds + skew,
-            seconds - exposed - own,
-            own,
-            exposed,
-            skew,
-            in_flight,
-            nbytes,
-            facts.images,
-            tuple(dict.fromkeys(names)),
-            staleness,
-        )
-    if made_ahead:
-        return _wait_for_input(result, slower * step.input / facts.workers)
-    return result
+        ],
+    )
+    if late:
+        replayed = _replay_late(work, threaded, cluster, options, step.spread)
+    else:
+        replayed = _replay_in_step(work, threaded, cluster, deferred)
+    seconds, exposed, in_flight, staleness = replayed
+    skew = 0.0 if late else step.spread * slowest_of(at.ranks) * (alone.compute + alone.input)
+    gradients = facts.itemsize * sum(parameter.items for parameter in calibration.parameters)
+    kept = options.staleness + 1 if options.strategy == "async" else 0
+    return replace(
+        alone,
+        seconds=seconds + skew,
+        compute=seconds - exposed - alone.input,
+        exposed=exposed,
+        skew=skew,
+        in_flight=in_flight,
+        nbytes=alone.nbytes + AT_ONCE * min(largest, gradients) + kept * gradients,
+        algorithms=tuple(dict.fromkeys(names)),
+        staleness=staleness,
+    )
 
 
 def slowest_of(ranks: int) -> float:
@@ -256,12 +267,6 @@ def _check(options: ParallelOptions, at: Placement, batch: int) -> None:
 
 def _slower(stages: list[Stage], factor: float) -> list[Stage]:
     return [Stage(factor * stage.seconds, stage.buckets) for stage in stages]
-
-
-def _wait_for_input(step: StepPrediction, made: float) -> StepPrediction:
-    """Return a step that waits for a batch, where the threads that make it take longer."""
-    waits = max(0.0, made - step.seconds)
-    return replace(step, seconds=step.seconds + waits, input=step.input + waits)
 
 
 # --- what main threads do ---
