@@ -85,17 +85,26 @@ def _add_measuring(group: argparse._ArgumentGroup) -> None:
 def _add_cluster(group: argparse._ArgumentGroup) -> None:
     count = reader(Number(int, 1, 1 << 20))
     group.add_argument(
-        "--ranks", type=count, nargs="+", default=RANKS, metavar="N",
+        "--ranks",
+        type=count,
+        nargs="+",
+        default=RANKS,
+        metavar="N",
         help=f"default: {' '.join(map(str, RANKS))}",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--batch", type=reader(Number(int, 1)), nargs="+", metavar="N",
+        "--batch",
+        type=reader(Number(int, 1)),
+        nargs="+",
+        metavar="N",
         help="images of all ranks together; default: the model's, with --max-batch also larger",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--ranks-per-node", type=count, metavar="N",
+        "--ranks-per-node",
+        type=count,
+        metavar="N",
         help="default: as many as the cores of a host have room for",
-    )  # fmt: skip
+    )
     group.add_argument(
         "--spare-core",
         action="store_true",
@@ -255,7 +264,7 @@ def show(plan: Plan, options: argparse.Namespace) -> None:
         f"calibrated on {plan.calibration.cpu}, {facts.threads} thread"
         f"{'s' * (facts.threads > 1)} of {facts.cores} cores for a rank",
         "exposed: communication that the main thread waits for or moves; hidden: the share of it "
-        "that costs nothing",
+        "that costs nothing; skew: waiting for the slowest rank; MiB: memory of a rank",
     ]
     if options.gbit is not None:
         lines.append(
@@ -278,17 +287,8 @@ def table(plan: Plan) -> Table:
         "predicted, ms of a step",
         ["ranks", "nodes", "batch"],
         [
-            *(
-                "step",
-                "compute",
-                "exposed",
-                "skew",
-                "input",
-                "hidden",
-                "images\n/s",
-                "effi-\nciency",
-            ),
-            *("epoch", f"{plan.epochs} epochs", "MiB"),
+            *("step", "compute", "exposed", "skew", "input", "hidden", "images/s"),
+            *("efficiency", "epoch", f"{plan.epochs} epochs", "MiB"),
             *(["stale"] if late else []),
         ],
     )

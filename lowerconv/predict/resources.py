@@ -206,8 +206,10 @@ def advice(plan: Plan, target: Target) -> list[str]:
             return ["nothing could be predicted"]
         lines.append(f"nothing is within {_limits(target)}; the fastest takes:")
         found = min(plan.rows, key=lambda row: row.hours)
-    lines.append(f"best: {_resources(found)}: {duration(3600 * found.hours)} for "
-                 f"{found.epochs} epochs, {found.node_hours:.3g} node-hours")  # fmt: skip
+    lines.append(
+        f"best: {_resources(found)}: {duration(3600 * found.hours)} for "
+        f"{found.epochs} epochs, {found.node_hours:.3g} node-hours"
+    )
     lines.append(why(found.step))
     lines += _beyond(plan, found)
     lines += _help(plan, found)
