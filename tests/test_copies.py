@@ -61,6 +61,10 @@ PLAIN = """
     nn.codes.WeightCodes ops.codes.Scaled ops.codes.Rounding onnx.qdq.Codes onnx.qdq.Form
     quant.conv.Epilogue quant.conv.Filters quant.params.QuantParams quant.places.Place
     quant.store.Stored train.initial.InitialWeights
+    predict.calibration.Calibration predict.calibration.Crowd predict.calibration.LayerSeconds
+    predict.calibration.LinkSeconds predict.calibration.NetworkFacts
+    predict.calibration.ParameterFacts predict.calibration.StepSeconds
+    predict.replay.Compute predict.replay.Look predict.replay.Message predict.replay.Wait
 """.split()  # noqa: SIM905
 
 # Of signatures and records: all of their modules.
@@ -73,6 +77,7 @@ GROUPS = (
     "conv.winograd.records.",
     "conv.words.ternary_nest.",
     "conv.words.tile_weights_nest.",
+    *("predict.collective_costs.", "predict.resources.", "predict.schedule.", "predict.step."),
     *("ops.batch_norm", "ops.blocks.", "ops.elementwise.", "ops.images.", "ops.max_pool."),
     *("ops.normalise.", "ops.response_norm.", "ops.windows."),
 )

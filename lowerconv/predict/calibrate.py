@@ -15,6 +15,7 @@ from functools import partial
 
 import numpy as np
 
+from lowerconv.copying import not_copied
 from lowerconv.data import Augment
 from lowerconv.data.loader import Loader
 from lowerconv.nn.loss import LossResult
@@ -79,6 +80,7 @@ class _Clock(Callback):
         return np.diff(self.moments[self.settle :])
 
 
+@not_copied("make another from its arguments")
 class Trial:
     """A network that is trained alone by this rank, as many steps as are asked for.
 
