@@ -49,7 +49,7 @@ from lowerconv.train.setup import Setup, make_optimizer
 SETTLE = 3  # steps that are not counted: kernels are compiled, memory is taken
 LEAST, MOST = 4, 200  # steps that are timed
 RECORDED = 4  # steps whose layers are timed
-SECONDS = 1.0  # for which steps are timed, if there are not enough before
+SECONDS = 2.0  # for which steps are timed, if there are not enough before
 BUDGET = 40.0  # seconds for all numbers of images: none begins that would take longer
 SIZES = (SMALL, 1 << 21)  # bytes of the arrays that are summed
 BUSY_ROUNDS = 5  # sums by which is found out who is busy meanwhile
@@ -160,11 +160,11 @@ def measure_step(trial: Trial) -> StepSeconds:
     whole = trial.times()
     busy = trial.loader.report()
     trace = trial.record()
-    median = float(np.median(whole))
+    mean = float(whole.mean())  # an epoch has the slow steps too
     quarter, three = np.quantile(whole, (0.25, 0.75))
     parts = {kind: _medians(trace, kind) for kind in (DATA, FORWARD, LOSS, BACKWARD, UPDATE)}
     total = sum(sum(found.values()) for found in parts.values())
-    scale = min(1.0, median / total)  # what recording took aside
+    scale = min(1.0, mean / total)  # what recording took aside
 
     def layers(kind: str) -> tuple[LayerSeconds, ...]:
         return tuple(LayerSeconds(name, scale * taken) for name, taken in parts[kind].items())
@@ -181,9 +181,9 @@ def measure_step(trial: Trial) -> StepSeconds:
         loss=scale * sum(parts[LOSS].values()),
         update=scale * sum(parts[UPDATE].values()),
         input=ahead if trial.loader.workers else made,
-        rest=max(0.0, median - scale * total),
+        rest=max(0.0, mean - scale * total),
         # Of normal numbers the middle half is 1.349 standard deviations wide.
-        spread=min(1.0, float(three - quarter) / 1.349 / median),
+        spread=min(1.0, float(three - quarter) / 1.349 / mean),
         arena=memory.arena + memory.workspace,
     )
 
@@ -248,9 +248,9 @@ def measure_crowd(communicator: Communicator, setup: Setup, images: int) -> Crow
     try:
         trial.run(_Clock(SETTLE, 1, 1, 0.0))  # all have compiled and taken memory
         communicator.gather(None)
-        alone = float(np.median(trial.times())) if communicator.rank == 0 else 0.0
+        alone = float(trial.times().mean()) if communicator.rank == 0 else 0.0
         alone = communicator.gather(alone)[0]
-        together = float(np.median(trial.times()))
+        together = float(trial.times().mean())
     finally:
         trial.close()
     slowed = [taken for rank, taken in enumerate(communicator.gather(together)) if rank in here]
