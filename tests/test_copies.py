@@ -26,6 +26,7 @@ PLAIN = """
     arguments.Number
     arguments.Place arguments.Text bench.case.Options bench.cases.Layer bench.draw.Style
     bench.published.NetworkTime bench.result.Result bench.result.Row bench.step_picture.Bar
+    cli.foretold.Foretold
     cli.network_inputs.Layout cli.tune.Layer codegen.isa.Isa conv.blas.blocking.Blocking
     conv.call.Call conv.call.Operand conv.depthwise.schedule.PlaneSchedule
     conv.executable.Options conv.phases.Convolution

@@ -227,11 +227,13 @@ def why(step: StepPrediction) -> str:
         ("input", step.input),
     )
     told = ", ".join(f"{s / step.seconds:.0%} {name}" for name, s in parts if s > 0)
-    return f"a step of {1e3 * step.seconds:.4g} ms: {told}"
+    return f"a step of {duration(step.seconds)}: {told}"
 
 
 def duration(seconds: float) -> str:
     """Return a time in its two largest units."""
+    if seconds < 1:
+        return f"{1e3 * seconds:.3g} ms"
     if seconds < 60:
         return f"{seconds:.3g} s"
     minutes = round(seconds / 60)

@@ -8,6 +8,7 @@ from lowerconv.cli.main import main
 from lowerconv.cli.predict_time import chosen_shares
 from lowerconv.parallel.comm.collectives import ALLREDUCE
 from lowerconv.predict.calibration import HOST, load, save
+from lowerconv.runtime.threads import get_num_threads
 
 from ..predict.made_up import calibration, link_seconds, step_seconds
 
@@ -159,6 +160,24 @@ def test_measured_alone(tmp_path, tiny_fashion, capsys):
         status=1,
     )
     assert "calibrate: got model 'cifar10_quick' with a file of 'lenet'" in told
+
+
+def test_a_run_tells_how_right_its_prediction_was(tmp_path, tiny_fashion, capsys):
+    data, path = f"fashion-mnist:{tiny_fashion}", tmp_path / "c.json"
+    save(calibration(data=data, threads=get_num_threads(), images=203), path)
+    given = ("train", "--data", data, "--batch", "20", "--epochs", "1", "--calibration", str(path))
+    assert main([*given, "--out", str(tmp_path / "a")]) == 0
+    out = capsys.readouterr().out
+    assert "predicted: 122 s to train an epoch; a step of 12 s: 100% compute" in out
+    assert "predicted 122 s to train an epoch, measured " in out
+    assert main([*given, "--model", "cifar10_quick", "--out", str(tmp_path / "b")]) == 0
+    out = capsys.readouterr().out
+    assert "warning: no prediction: model: got 'cifar10_quick', expected 'lenet'" in out
+    assert "measured" not in out
+    path.write_text("{}")
+    assert main([*given, "--out", str(tmp_path / "c")]) == 1
+    assert f"{path}: format: expected" in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()
 
 
 def test_two_ranks(mpiexec, tmp_path, tiny_fashion):

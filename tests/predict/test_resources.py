@@ -104,7 +104,8 @@ def test_links_that_are_described():
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
-        (0.01234, "0.0123 s"),
+        (0.01234, "12.3 ms"),
+        (1.234, "1.23 s"),
         (59, "59 s"),
         (61, "1 min"),
         (3599, "1 h 0 min"),
