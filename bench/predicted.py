@@ -7,7 +7,8 @@
 Each model is calibrated on as many ranks as the largest job has (``lowerconv predict-time
 --calibrate``), then all its runs are predicted and written to ``DIR/predictions.json``.  Only then
 do the runs begin, ``mpiexec -n RANKS lowerconv train``, on this machine; ``DIR/measured.json`` has
-what they took.  Compared are the seconds of a training epoch, the first one left out: of images/s
+what they took.  Compared are, of strategies that allow it, how many updates were missing on average, and
+the seconds of a training epoch, the first one left out: of images/s
 as the run's metrics tell them, the median.  Error: ``predicted / measured - 1``.
 
 All ranks have the same number of threads, so that a job of fewer ranks leaves cores idle.
@@ -103,6 +104,7 @@ def predict(options: argparse.Namespace) -> list[dict[str, Any]]:
                         "step": row.step.seconds,
                         "exposed": row.step.exposed,
                         "epoch": row.step.epoch_seconds,
+                        "stale": row.step.staleness_mean,
                     }
                 )
     return rows
@@ -134,12 +136,14 @@ def measure(row: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
             ],
         )
         with open(out / "metrics.csv", encoding="utf-8", newline="") as file:
-            speeds = [float(epoch["images_per_second"]) for epoch in csv.DictReader(file)]
+            epochs = list(csv.DictReader(file))
     images = load(options.out / f"{row['model']}.json").network.images
-    taken = [images / speed for speed in speeds[1:]]
+    taken = [images / float(epoch["images_per_second"]) for epoch in epochs[1:]]
+    missing = [float(epoch["staleness_mean"]) for epoch in epochs[1:] if epoch["staleness_mean"]]
     return row | {
         "measured": statistics.median(taken),
         "epochs": taken,
+        "stale_measured": statistics.mean(missing) if missing else None,
         "others": others.cores(),
     }
 
@@ -149,7 +153,17 @@ def table_of(rows: list[dict[str, Any]]) -> Table:
     table = Table(title="seconds of an epoch", box=SIMPLE_HEAD)
     for title in ("model", "strategy"):
         table.add_column(title)
-    for title in ("ranks", "batch", "predicted", "measured", "from", "to", "error"):
+    for title in (
+        "ranks",
+        "batch",
+        "predicted",
+        "measured",
+        "from",
+        "to",
+        "error",
+        "stale\npredicted",
+        "stale\nmeasured",
+    ):
         table.add_column(title, justify="right")
     for row in rows:
         ends = min(row["epochs"]), max(row["epochs"])
@@ -157,6 +171,7 @@ def table_of(rows: list[dict[str, Any]]) -> Table:
             *(row["model"], row["parallel"], str(row["ranks"]), str(row["batch"])),
             *(f"{seconds:.3f}" for seconds in (row["epoch"], row["measured"], *ends)),
             f"{row['epoch'] / row['measured'] - 1:+.1%}",
+            *("" if n is None else f"{n:.2f}" for n in (row["stale"], row["stale_measured"])),
         )
     return table
 

@@ -31,7 +31,15 @@ from lowerconv.train.setup import Setup, join, read
 EXPECTED = (*mistakes.EXPECTED, DisagreementError, RuntimeError)
 RANKS = (1, 2, 4, 8, 16)
 SETTINGS = ("epochs", "optimizer", "augment", "precision", "algorithm")  # what is measured
-OPTIONS = ("strategy", "allreduce", "overlap", "bucket_mib", "staleness", "deterministic")
+OPTIONS = (
+    "strategy",
+    "allreduce",
+    "overlap",
+    "bucket_mib",
+    "staleness",
+    "deterministic",
+    "servers",
+)
 WIDTH = 120  # columns of the table
 LATENCY = 50.0  # microseconds of a message, where nobody says
 POSITIVE = Number(float, 1e-6, 1e9)
@@ -266,6 +274,10 @@ def show(plan: Plan, options: argparse.Namespace) -> None:
         "exposed: communication that the main thread waits for or moves; hidden: the share of it "
         "that costs nothing; skew: waiting for the slowest rank; MiB: memory of a rank",
     ]
+    if not plan.calibration.crowds and any(min(r.step.ranks, r.per_host) > 1 for r in plan.rows):
+        lines.append(
+            "not measured: how much ranks of a host slow each other down; taken to be not at all"
+        )
     if options.gbit is not None:
         lines.append(
             f"links between hosts were not measured: taken to have {options.gbit:g} Gbit/s"

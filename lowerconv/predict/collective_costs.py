@@ -242,7 +242,7 @@ class Links:
         together = max(1, math.ceil(count / MOST_MESSAGES))
         result = []
         for part, times in found:
-            message = self._message(algorithm, part, nbytes)
+            message = self.message(algorithm, part, nbytes)
             whole, rest = divmod(times, together)
             result += [_scaled(message, together)] * whole
             if rest:
@@ -260,12 +260,12 @@ class Links:
         self.check(at)
         total = 0.0
         for part, times in messages_of(algorithm, at):
-            message = self._message(algorithm, part, nbytes)
+            message = self.message(algorithm, part, nbytes)
             total += times * (message.latency + message.wire + message.cpu)
         return total
 
-    def _message(self, algorithm: str, part: Part, nbytes: int) -> Message:
-        """Return the slower of the messages that go at the same time."""
+    def message(self, algorithm: str, part: Part, nbytes: int) -> Message:
+        """Return the slower of the messages that go at the same time, of an array's bytes."""
         candidates = []
         for link, share in ((self.host, part.near), (self.network, part.far)):
             if link is not None and share:

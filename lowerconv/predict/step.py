@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter, deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-
-import numpy as np
 
 from lowerconv.parallel.comm.engine import AT_ONCE
 from lowerconv.parallel.options import AUTO, ParallelOptions
 from lowerconv.predict.calibration import Calibration, StepSeconds
 from lowerconv.predict.collective_costs import Links, Placement
-from lowerconv.predict.replay import Compute, Look, Message, Replay, Request, Sum, Wait
+from lowerconv.predict.programs import Work, replay_in_step, replay_late
 from lowerconv.predict.schedule import (
     Stage,
     backward_stages,
@@ -22,12 +18,9 @@ from lowerconv.predict.schedule import (
     make_buckets,
     step_at,
 )
+from lowerconv.predict.served import of_servers
 
-PREDICTED = ("data", "tree", "async")
-SETTLE, STEPS = 4, 8  # steps that are replayed: the first ones, and those that count
-LATE_SETTLE, LATE_STEPS = 16, 96  # of runs whose sums may be late, which chance decides
-MOST_MAINS = 16  # ranks whose main threads are replayed together
-COPIED = 2 / 5  # arrays of a copy, over those of an update with momentum
+PREDICTED = ("data", "tree", "async", "server")
 
 
 @dataclass(frozen=True)
@@ -56,8 +49,9 @@ class StepPrediction:
         Of an epoch.
     algorithms : tuple of str
         By which gradients are summed.
-    staleness : dict of int to float
-        With ``async``: the share of the steps for which so many updates were missing.
+    staleness : dict of float to float
+        With ``async`` and ``server``: the share of the steps for which so many updates were
+        missing; parts of them where each rank's gradient is an update by itself.
     """
 
     ranks: int
@@ -72,7 +66,7 @@ class StepPrediction:
     nbytes: int
     images: int
     algorithms: tuple[str, ...] = ()
-    staleness: dict[int, float] = field(default_factory=dict)
+    staleness: dict[float, float] = field(default_factory=dict)
 
     @property
     def images_per_second(self) -> float:
@@ -91,7 +85,7 @@ class StepPrediction:
 
     @property
     def staleness_mean(self) -> float | None:
-        """Updates missing in the weights on average, with ``async``."""
+        """Updates missing in the weights on average, with ``async`` and ``server``."""
         if not self.staleness:
             return None
         return sum(missing * share for missing, share in self.staleness.items())
@@ -114,33 +108,6 @@ class Cluster:
     spare: bool = False
 
 
-@dataclass(frozen=True)
-class Work:
-    """A step of one rank, ready to be replayed.
-
-    Attributes
-    ----------
-    before, loss : float
-        Seconds before the first layer, and between forward and backward.
-    forward, backward : list of Stage
-    updates : list of float
-        Seconds of each bucket's update.
-    sums : list of (tuple of Message, float or None)
-        Messages of each bucket's sum, and its priority.
-    """
-
-    before: float
-    loss: float
-    forward: list[Stage]
-    backward: list[Stage]
-    updates: list[float]
-    sums: list[tuple[tuple[Message, ...], float | None]]
-
-    def sum(self, number: int) -> Sum:
-        """Return a new sum of a bucket."""
-        return Sum(f"bucket {number}", *self.sums[number])
-
-
 def predict_step(
     calibration: Calibration, cluster: Cluster, batch: int, options: ParallelOptions
 ) -> StepPrediction:
@@ -153,7 +120,7 @@ def predict_step(
     batch : int
         Images of all ranks together; no rank has none.
     options : ParallelOptions
-        Of strategy ``data``, ``tree`` or ``async``.
+        Of strategy ``data``, ``tree``, ``async`` or ``server``.
 
     Raises
     ------
@@ -200,10 +167,16 @@ def _of_several(
 ) -> StepPrediction:
     """Return a step of which the ranks sum gradients, of one in which they do not."""
     facts, at = calibration.network, cluster.at
+    gradients = facts.itemsize * sum(parameter.items for parameter in calibration.parameters)
     largest = int(options.bucket_mib * (1 << 20))
     threaded = options.overlap == "thread" or (
         options.overlap == AUTO and (cluster.spare or at.hosts > 1)
     )
+    skew = step.spread * slowest_of(at.ranks) * (alone.compute + alone.input)
+    if options.strategy == "server":
+        result = of_servers(alone, step, slower, options, cluster.links, at, threaded, gradients)
+        skew = 0.0 if options.staleness else skew
+        return replace(result, seconds=result.seconds + skew, skew=result.skew + skew)
     late = options.strategy == "async" and options.staleness > 0
     overlap = options.overlap != "none"
     deferred = overlap and options.strategy != "async"
@@ -225,12 +198,11 @@ def _of_several(
         ],
     )
     if late:
-        replayed = _replay_late(work, threaded, cluster, options, step.spread)
+        replayed = replay_late(work, threaded, cluster.spare, at.ranks, options, step.spread)
     else:
-        replayed = _replay_in_step(work, threaded, cluster, deferred)
+        replayed = replay_in_step(work, threaded, cluster.spare, deferred)
     seconds, exposed, in_flight, staleness = replayed
-    skew = 0.0 if late else step.spread * slowest_of(at.ranks) * (alone.compute + alone.input)
-    gradients = facts.itemsize * sum(parameter.items for parameter in calibration.parameters)
+    skew = 0.0 if late else skew
     kept = options.staleness + 1 if options.strategy == "async" else 0
     return replace(
         alone,
@@ -267,119 +239,3 @@ def _check(options: ParallelOptions, at: Placement, batch: int) -> None:
 
 def _slower(stages: list[Stage], factor: float) -> list[Stage]:
     return [Stage(factor * stage.seconds, stage.buckets) for stage in stages]
-
-
-# --- what main threads do ---
-
-
-def _replay_in_step(
-    work: Work, threaded: bool, cluster: Cluster, deferred: bool
-) -> tuple[float, float, float, dict[int, float]]:
-    """Return seconds, exposed and in flight of a step, where all ranks have the same weights."""
-    replay = Replay(threaded, cluster.spare)
-    marks: list[tuple[float, float, float]] = []
-    replay.run(_in_step(replay, work, deferred, marks))
-    begin, end = marks[SETTLE], marks[-1]
-    seconds, exposed, in_flight = ((b - a) / STEPS for a, b in zip(begin, end, strict=True))
-    return seconds, exposed, in_flight, {}
-
-
-def _in_step(
-    replay: Replay, work: Work, deferred: bool, marks: list[tuple[float, float, float]]
-) -> Iterator[Request]:
-    """Yield what the main thread of `DataParallel` does."""
-    missing: dict[int, Sum] = {}
-    for _ in range(SETTLE + STEPS):
-        marks.append((replay.now, replay.exposed(), replay.in_flight))
-        yield Compute(work.before)
-        for stage in work.forward:
-            for number in stage.buckets:
-                if number in missing:
-                    yield Wait(missing.pop(number))
-                    yield Compute(work.updates[number])
-            yield Compute(stage.seconds)
-            yield Look()
-        yield Compute(work.loss)
-        tasks: list[Sum] = []
-        for stage in work.backward:
-            yield Compute(stage.seconds)
-            yield Look()
-            for number in stage.buckets:
-                tasks.append(work.sum(number))
-                replay.submit(tasks[-1])
-        if deferred:
-            missing = dict(enumerate(tasks))
-            continue
-        for number, task in enumerate(tasks):
-            yield Wait(task)
-            yield Compute(work.updates[number])
-    marks.append((replay.now, replay.exposed(), replay.in_flight))
-
-
-def _replay_late(
-    work: Work, threaded: bool, cluster: Cluster, options: ParallelOptions, spread: float
-) -> tuple[float, float, float, dict[int, float]]:
-    """Return the same, and the shares of staleness, where sums may be late: by chance, seeded."""
-    mains = min(cluster.at.ranks, MOST_MAINS)
-    replay = Replay(threaded, cluster.spare, mains)
-    marks: list[tuple[float, float, float]] = []
-    noted: list[int] = []
-    sums: dict[tuple[int, int], Sum] = {}
-    rng = np.random.default_rng(0)
-    factors = np.maximum(0.5, 1 + spread * rng.standard_normal((mains, LATE_SETTLE + LATE_STEPS)))
-    replay.run(
-        *(
-            _late(replay, work, options, sums, factors[rank], noted, marks if rank == 0 else None)
-            for rank in range(mains)
-        )
-    )
-    begin, end = marks[LATE_SETTLE], marks[-1]
-    seconds, exposed, in_flight = ((b - a) / LATE_STEPS for a, b in zip(begin, end, strict=True))
-    counts = Counter(noted)
-    return seconds, exposed, in_flight, {n: counts[n] / len(noted) for n in sorted(counts)}
-
-
-def _late(
-    replay: Replay,
-    work: Work,
-    options: ParallelOptions,
-    sums: dict[tuple[int, int], Sum],
-    factors: np.ndarray,
-    noted: list[int],
-    marks: list[tuple[float, float, float]] | None,
-) -> Iterator[Request]:
-    """Yield what the main thread of `Asynchronous` does; note how many updates are missing."""
-    pending: deque[list[Sum]] = deque()
-    for step, factor in enumerate(factors.tolist()):
-        if marks is not None:
-            marks.append((replay.now, replay.exposed(), replay.in_flight))
-        yield Compute(factor * work.before)
-        yield Look()
-        while pending and (
-            len(pending) > options.staleness
-            or (not options.deterministic and all(task.done for task in pending[0]))
-        ):
-            for number, task in enumerate(pending.popleft()):
-                yield Wait(task)
-                yield Compute(work.updates[number])
-        if step >= LATE_SETTLE:
-            noted.append(len(pending))
-        for stage in work.forward:
-            yield Compute(factor * stage.seconds)
-            yield Look()
-        yield Compute(factor * work.loss)
-        tasks: list[Sum] = []
-        for stage in work.backward:
-            yield Compute(factor * stage.seconds)
-            yield Look()
-            for number in stage.buckets:
-                yield Compute(COPIED * work.updates[number])
-                task = sums.setdefault((step, number), work.sum(number))
-                tasks.append(task)
-                replay.submit(task)
-        pending.append(tasks)
-    if marks is not None:
-        marks.append((replay.now, replay.exposed(), replay.in_flight))
-    for tasks in pending:
-        for task in tasks:
-            yield Wait(task)
