@@ -81,7 +81,8 @@ def of_servers(
     # In step a server updates its shard once; else with each worker's gradients, when they come.
     updates = update / servers if options.staleness == 0 else update * at.ranks / servers
     computed = alone.compute - update + updates
-    late, staleness = 0.0, {}
+    late = 0.0
+    staleness: dict[float, float] = {}
     if options.staleness:
         if not threaded:  # a server answers when a layer is done
             layers = [layer.seconds for layer in (*step.forward, *step.backward)]
