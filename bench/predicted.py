@@ -7,8 +7,8 @@
 Each model is calibrated on as many ranks as the largest job has (``lowerconv predict-time
 --calibrate``), then all its runs are predicted and written to ``DIR/predictions.json``.  Only then
 do the runs begin, ``mpiexec -n RANKS lowerconv train``, on this machine; ``DIR/measured.json`` has
-what they took.  Compared are the seconds of a training epoch, the first one left out: of images/s as the
-run's metrics tell them, the median.  Error: ``predicted / measured - 1``.  Of strategies whose
+what they took.  Compared are the seconds of a training epoch, the first one left out: of images/s as
+the run's metrics tell them, the median.  Error: ``predicted / measured - 1``.  Of strategies whose
 gradients may be late, also how many updates were missing in the weights, on average.
 
 All ranks have the same number of threads, so that a job of fewer ranks leaves cores idle.
