@@ -7,9 +7,9 @@
 Each model is calibrated on as many ranks as the largest job has (``lowerconv predict-time
 --calibrate``), then all its runs are predicted and written to ``DIR/predictions.json``.  Only then
 do the runs begin, ``mpiexec -n RANKS lowerconv train``, on this machine; ``DIR/measured.json`` has
-what they took.  Compared are the seconds of a training epoch, the first one left out: of images/s as
-the run's metrics tell them, the median.  Error: ``predicted / measured - 1``.  Of strategies whose
-gradients may be late, also how many updates were missing in the weights, on average.
+what they took.  Compared are the seconds of a training epoch, the first one left out: those of the
+images/s in the run's metrics, the median.  Error: ``predicted / measured - 1``.  Where gradients
+may be late, also how many updates were missing in the weights, on average.
 
 All ranks have the same number of threads, so that a job of fewer ranks leaves cores idle.
 """
@@ -164,7 +164,7 @@ def table_of(rows: list[dict[str, Any]]) -> Table:
         "stale\npredicted",
         "stale\nmeasured",
     ):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
         ends = min(row["epochs"]), max(row["epochs"])
         table.add_row(
@@ -218,7 +218,7 @@ def main() -> None:
     write(options.out / PREDICTIONS, options, rows)
     rows = [measure(row, options) for row in rows]
     write(options.out / MEASURED, options, rows)
-    console = Console(width=100, markup=False, highlight=False, color_system=None)
+    console = Console(width=120, markup=False, highlight=False, color_system=None)
     console.print(table_of(rows))
     console.print(summary(rows))
 

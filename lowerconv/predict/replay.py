@@ -83,6 +83,7 @@ class Sum:
     _submitted: int = 0
     _next: int = 0  # number of the message that is to begin
     _left: list[float] = field(default_factory=list)  # of the message under way: see `_flow`
+    _look: int = 0  # by which it was begun
 
     @property
     def done(self) -> bool:
@@ -148,6 +149,7 @@ class Replay:
         self._free: deque[Sum] = deque()
         self._active: list[Sum] = []
         self._threads: list[_Main] = []
+        self._looks = 0  # number of the one that is made
 
     # --- main threads ---
 
@@ -200,7 +202,8 @@ class Replay:
                 self._move()
                 if not request.task.done:
                     return
-            elif not self.threaded:
+            elif not self.threaded and main is self._threads[0]:
+                self._looks += 1
                 self._move()
                 if self._moving_by_cpu:
                     return
@@ -235,7 +238,15 @@ class Replay:
     @property
     def _moving_by_cpu(self) -> bool:
         """Whether whoever moves messages is copying or adding."""
-        return any(task._left and self._phase(task) == CPU for task in self._active)
+        return any(
+            task._left and self._phase(task) == CPU and not self._is_new(task)
+            for task in self._active
+        )
+
+    def _is_new(self, task: Sum) -> bool:
+        """Whether a message was begun by the look that is made now, which does not wait for it."""
+        looking = not self.threaded and isinstance(self._threads[0].doing, Look)
+        return looking and task._look == self._looks
 
     @property
     def _stalled(self) -> bool:
@@ -264,6 +275,7 @@ class Replay:
             if not task._left and task._next < len(task.messages):
                 message = task.messages[task._next]
                 task._left = [message.latency, message.wire, message.cpu]
+                task._look = self._looks
                 task._next += 1
 
     def _move(self) -> None:
@@ -275,7 +287,7 @@ class Replay:
             self._start_messages()
             ended = False
             for task in self._active[:]:
-                if task._left and max(task._left) <= TINY:
+                if task._left and max(task._left) <= TINY and not self._is_new(task):
                     task._left = []
                 if not task._left and task._next == len(task.messages):
                     task.finished = self.now
@@ -290,13 +302,13 @@ class Replay:
         """Yield what moves: the sum, what its message does, and seconds of it in a second."""
         phases = [(task, self._phase(task)) for task in self._active if task._left]
         on_wire = sum(phase == WIRE for _, phase in phases)
-        by_cpu = sum(phase == CPU for _, phase in phases)
+        by_cpu = sum(phase == CPU and not self._is_new(task) for task, phase in phases)
         for task, phase in phases:
             if phase == LATENCY:
                 yield task, phase, 1.0
             elif phase == WIRE:
                 yield task, phase, 1.0 / on_wire
-            elif self._attended:  # else it has arrived, and nobody looks
+            elif self._attended and not self._is_new(task):  # else it has arrived; nobody looks
                 yield task, phase, 1.0 / by_cpu
 
     def _until_event(self) -> float:

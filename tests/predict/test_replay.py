@@ -110,3 +110,33 @@ def test_a_sum_alone_takes_what_its_messages_take():
     messages = [Message(0.25, 1, 0.5)] * 7
     assert run_alone(messages) == pytest.approx(7 * 1.75)
     assert math.isclose(run_alone([]), 0.0)
+
+
+def test_a_look_ends_no_message_that_it_has_begun():
+    """Each message needs a look of all ranks: the sum is done at the third look, or by a wait."""
+    replay, a = Replay(threaded=False), Sum("a", (Message(0, 0, 0.5),) * 3)
+    looks = [request for _ in range(4) for request in (Compute(1), Look())]
+    played(replay, a, *looks)
+    # Looks begin at 1, 2.5 and 4.
+    assert a.finished == pytest.approx(4.5)
+    assert replay.exposed() == pytest.approx(1.5)
+    replay, a = Replay(threaded=False), Sum("a", (Message(0, 0, 0),) * 3)
+    played(replay, a, *looks)
+    assert a.finished == pytest.approx(3)
+    replay, a = Replay(threaded=False), Sum("a", (Message(0, 0, 0.5),) * 3)
+    played(replay, a, Compute(1), Look(), Wait(a))
+    assert a.finished == pytest.approx(2.5)
+
+
+def test_looks_of_other_ranks_wait_for_nothing():
+    replay, a = Replay(threaded=False, mains=2), Sum("a", (Message(0, 0, 0.5),))
+
+    def main(seconds):
+        replay.submit(a)
+        yield Compute(seconds)
+        yield Look()
+        yield Compute(1)
+
+    replay.run(main(10), main(1))
+    assert replay.exposed(1) == pytest.approx(0)
+    assert a.finished == pytest.approx(10.5)
