@@ -158,9 +158,8 @@ class Replay:
         task._submitted += 1
         if task._submitted == self.mains:
             (self._waiting if task.priority is None else self._free).append(task)
-            if self._attended or len(self._threads) == 1:
-                self._begin()
-                self._start_messages()
+            self._begin()
+            self._start_messages()
 
     def run(self, *programs: Iterator[Request]) -> None:
         """Run the main threads until all of them end.
