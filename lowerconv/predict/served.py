@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ALGORITHM = "direct"  # of sums: sends as servers do, a part to each rank and one back
 PUSHES = 200  # of each worker that are replayed; the first tenth does not count
+MOST_WORKERS = 64  # that are replayed: more of them differ little
 ROUNDED = 2  # digits of staleness, of which the shares are counted
 
 
@@ -89,7 +90,10 @@ def of_servers(
             looks = sum(s * s for s in layers) / (2 * sum(layers))
             sent += slower * looks * computed / (computed + sent)
         late, staleness = _ahead(
-            at.ranks, computed + alone.input + sent, step.spread, options.staleness
+            min(at.ranks, MOST_WORKERS),
+            computed + alone.input + sent,
+            step.spread,
+            options.staleness,
         )
     return replace(
         alone,
