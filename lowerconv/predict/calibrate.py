@@ -50,6 +50,7 @@ SETTLE = 3  # steps that are not counted: kernels are compiled, memory is taken
 LEAST, MOST = 4, 200  # steps that are timed
 RECORDED = 4  # steps whose layers are timed
 SECONDS = 2.0  # for which steps are timed, if there are not enough before
+TURNS = 2  # of a rank alone, and of all at once
 BUDGET = 40.0  # seconds for all numbers of images: none begins that would take longer
 SIZES = (SMALL, 1 << 21)  # bytes of the arrays that are summed
 BUSY_ROUNDS = 5  # sums by which is found out who is busy meanwhile
@@ -239,22 +240,27 @@ def measure_steps(
 def measure_crowd(communicator: Communicator, setup: Setup, images: int) -> Crowd | None:
     """Return how much slower ranks of rank 0's host are when they compute at once.
 
-    Compared with rank 0 alone, just before; None where it has no neighbours.  All ranks call it.
+    Compared with rank 0 alone, in turns; None where it has no neighbours.  All ranks call it.
     """
     here = next(ranks for ranks in communicator.hosts if 0 in ranks)
     if len(here) == 1:
         return None
     trial = Trial(setup, images)
+    alone: list[float] = []
+    together: list[float] = []
     try:
         trial.run(_Clock(SETTLE, 1, 1, 0.0))  # all have compiled and taken memory
-        communicator.gather(None)
-        alone = float(trial.times().mean()) if communicator.rank == 0 else 0.0
-        alone = communicator.gather(alone)[0]
-        together = float(trial.times().mean())
+        for _ in range(TURNS):  # in turns: what else the machine does is alike
+            communicator.gather(None)
+            if communicator.rank == 0:
+                alone.append(float(trial.times(SECONDS / TURNS).mean()))
+            communicator.gather(None)
+            together.append(float(trial.times(SECONDS / TURNS).mean()))
     finally:
         trial.close()
-    slowed = [taken for rank, taken in enumerate(communicator.gather(together)) if rank in here]
-    return Crowd(len(here), max(1.0, statistics.mean(slowed) / alone))
+    everywhere = communicator.gather((sum(alone), sum(together)))
+    slowed = statistics.mean(everywhere[rank][1] for rank in here)
+    return Crowd(len(here), max(1.0, slowed / everywhere[0][0]))
 
 
 def measure_links(communicator: Communicator) -> LinkSeconds | None:
