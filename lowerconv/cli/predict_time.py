@@ -51,7 +51,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "predict-time",
         help="tell how long training will take on more ranks, and which resources are best",
         description="Predict steps, epochs and runs over numbers of ranks and batches, from a "
-        "calibration: a measurement of less than a minute. Under mpiexec, with ranks of one host "
+        "calibration: a short measurement. Under mpiexec, with ranks of one host "
         "or one rank on each host, links and the ranks' slowdown are measured too.",
     )
     parser.add_argument("--model", choices=MODELS, help="default: that of the calibration; lenet")

@@ -1,4 +1,4 @@
-"""Measures what a calibration has, in less than a minute.
+"""Measures what a calibration has: some seconds for each part of it.
 
 First what sums take, as a run measures at its start which algorithm is the fastest; then steps of a
 rank that computes alone (`trial`), and of all ranks of the job at once.

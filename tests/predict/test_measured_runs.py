@@ -1,7 +1,8 @@
 """Predictions beside runs that docs/scaling.md has: GoogLeNet on 3 hosts, emulated computation.
 
 What layers take is known there, as they sleep; so is what a sum takes on these links.  Nothing is
-timed here.
+timed here.  The runs were known when this was written: it holds what the model says of them, and
+does not tell how well it predicts others.
 """
 
 import re
