@@ -26,6 +26,7 @@ PLAIN = """
     arguments.Number
     arguments.Place arguments.Text bench.case.Options bench.cases.Layer bench.draw.Style
     bench.published.NetworkTime bench.result.Result bench.result.Row bench.step_picture.Bar
+    cli.foretold.Foretold
     cli.network_inputs.Layout cli.tune.Layer codegen.isa.Isa conv.blas.blocking.Blocking
     conv.call.Call conv.call.Operand conv.depthwise.schedule.PlaneSchedule
     conv.executable.Options conv.phases.Convolution
@@ -61,6 +62,10 @@ PLAIN = """
     nn.codes.WeightCodes ops.codes.Scaled ops.codes.Rounding onnx.qdq.Codes onnx.qdq.Form
     quant.conv.Epilogue quant.conv.Filters quant.params.QuantParams quant.places.Place
     quant.store.Stored train.initial.InitialWeights
+    predict.calibration.Calibration predict.calibration.Crowd predict.calibration.LayerSeconds
+    predict.calibration.LinkSeconds predict.calibration.NetworkFacts
+    predict.calibration.ParameterFacts predict.calibration.StepSeconds
+    predict.replay.Compute predict.replay.Look predict.replay.Message predict.replay.Wait
 """.split()  # noqa: SIM905
 
 # Of signatures and records: all of their modules.
@@ -73,6 +78,8 @@ GROUPS = (
     "conv.winograd.records.",
     "conv.words.ternary_nest.",
     "conv.words.tile_weights_nest.",
+    *("predict.collective_costs.", "predict.resources.", "predict.schedule.", "predict.step."),
+    "predict.programs.",
     *("ops.batch_norm", "ops.blocks.", "ops.elementwise.", "ops.images.", "ops.max_pool."),
     *("ops.normalise.", "ops.response_norm.", "ops.windows."),
 )

@@ -25,6 +25,7 @@ LAYERS = (
     ("data",),
     ("parallel",),
     ("train",),
+    ("predict",),
     ("bench",),
     ("cli",),
 )

@@ -20,6 +20,7 @@ from lowerconv.cli import (
     models,
     pack,
     predict,
+    predict_time,
     quantize,
     run,
     show,
@@ -41,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"lowerconv {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    commanded = (train, slurm, timeline, evaluate, predict, quantize, models)
+    commanded = (train, slurm, timeline, predict_time, evaluate, predict, quantize, models)
     for command in (*commanded, run, show, compare, pack, tune, bench, info):
         command.add_parser(commands)
     return parser

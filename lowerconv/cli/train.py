@@ -11,8 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from lowerconv.arguments import Number, add_arguments, described, reader
+from lowerconv.arguments import Number, Place, add_arguments, described, reader
 from lowerconv.cli import mistakes
+from lowerconv.cli.foretold import Foretold, foretell
 from lowerconv.console import PlainConsole
 from lowerconv.data.loader import WORKERS
 from lowerconv.machine.variables import THREADS_MAX
@@ -24,6 +25,7 @@ from lowerconv.parallel.comm.mpi_communicator import launched_rank, world
 from lowerconv.parallel.comm.together import together
 from lowerconv.parallel.faults.stall import StallError
 from lowerconv.parallel.options import ParallelOptions
+from lowerconv.predict.calibration import Calibration, load
 from lowerconv.printable import printable_lines
 from lowerconv.quant.options import Quantization
 from lowerconv.runtime.affinity import cores, parse_affinity, set_affinity, set_share, topology
@@ -136,6 +138,12 @@ def _add_results(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--tensorboard", action="store_true", help="write events for TensorBoard too"
     )
+    group.add_argument(
+        "--calibration",
+        type=reader(Place("a calibration")),
+        metavar="FILE",
+        help="of lowerconv predict-time: tell what it predicts, and at the end how right that was",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -150,7 +158,7 @@ def run(options: argparse.Namespace) -> int:
     reporter = ConsoleReporter(PlainConsole()) if chief else Reporter()
     prepared = False
     try:
-        parallel, spare = together(communicator, lambda: _prepare(options, communicator))
+        parallel, spare, known = together(communicator, lambda: _prepare(options, communicator))
         trainer = Trainer(
             options.model,
             options.data,
@@ -166,6 +174,7 @@ def run(options: argparse.Namespace) -> int:
             **{name: getattr(options, name) for name in SETTINGS},  # None where not given
         )
         prepared = True
+        foretold = None if known is None else _foretell(known, trainer, options.spare_core)
         history = trainer.fit()
         last, best = history[-1], history[best_epoch(history) - 1]
         averaged = "" if trainer.average is None else " of averaged weights"
@@ -175,6 +184,8 @@ def run(options: argparse.Namespace) -> int:
             f"best {best.accuracy:.2%} after {best.epoch}, "
             f"{sum(row.seconds for row in history):.0f} s; everything is in {trainer.out}"
         )
+        if foretold is not None:
+            trainer.reporter.say(foretold.after(history))
         communicator.leave(0)
         return 0
     except Exception as error:
@@ -235,11 +246,27 @@ def _tell(error: Exception, rank: int | None) -> None:
 
 def _prepare(
     options: argparse.Namespace, communicator: Communicator
-) -> tuple[ParallelOptions, Sequence[int] | None]:
-    """Return how ranks share the work, and which CPUs are left to the loader's threads."""
+) -> tuple[ParallelOptions, Sequence[int] | None, Calibration | None]:
+    """Return how ranks share the work, and which CPUs are left to the loader's threads.
+
+    With them, on rank 0, comes the calibration that predicts the run.
+    """
     given = {name: getattr(options, name) for name in OPTIONS}
     parallel = ParallelOptions(**{k: v for k, v in given.items() if v is not None})
-    return parallel, _take_cores(options, communicator)
+    path = options.calibration
+    known = load(path) if path is not None and communicator.rank == 0 else None
+    return parallel, _take_cores(options, communicator), known
+
+
+def _foretell(known: Calibration, trainer: Trainer, spare: bool) -> Foretold | None:
+    """Tell what is predicted of a run, or why nothing is."""
+    try:
+        found = foretell(known, trainer, spare)
+    except ValueError as error:
+        trainer.reporter.say(f"warning: no prediction: {error}")
+        return None
+    trainer.reporter.say(found.before())
+    return found
 
 
 def _take_cores(options: argparse.Namespace, communicator: Communicator) -> Sequence[int] | None:

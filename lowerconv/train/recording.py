@@ -14,7 +14,36 @@ from lowerconv.train.callback import Callback
 from lowerconv.train.run_state import RunState
 
 
-class Recording(Callback):
+class TimelineSteps(Callback):
+    """Tells a timeline when steps begin and end.
+
+    Attributes
+    ----------
+    timeline : Timeline or None
+        None where nothing is recorded.
+    """
+
+    timeline: Timeline | None = None
+
+    def on_epoch_start(self) -> None:
+        """Begin a step: it lasts from when a batch is asked for to when the next one is."""
+        if self.timeline is not None:
+            self.timeline.begin_step()
+
+    def on_batch_start(self, work: Work) -> None:
+        """Record how long the batch was waited for."""
+        if self.timeline is not None:
+            self.timeline.batch_loaded()
+
+    def on_batch_end(self, samples: int, result: LossResult, left: int) -> None:
+        """End a step, and begin the next one."""
+        if self.timeline is not None:
+            self.timeline.end_step(samples)
+            if left:
+                self.timeline.begin_step()
+
+
+class Recording(TimelineSteps):
     """What ``--timeline`` asks for.
 
     Parameters
@@ -37,7 +66,6 @@ class Recording(Callback):
     """
 
     def __init__(self, options: ParallelOptions, run: RunState, about: str) -> None:
-        self.timeline: Timeline | None = None
         communicator = run.communicator
         self._run, self._about = run, about
         if communicator.ranks > 1:
@@ -62,23 +90,6 @@ class Recording(Callback):
         if self.timeline is not None:
             self.timeline.detach()
         self.timeline = None
-
-    def on_epoch_start(self) -> None:
-        """Begin a step: it lasts from when a batch is asked for to when the next one is."""
-        if self.timeline is not None:
-            self.timeline.begin_step()
-
-    def on_batch_start(self, work: Work) -> None:
-        """Record how long the batch was waited for."""
-        if self.timeline is not None:
-            self.timeline.batch_loaded()
-
-    def on_batch_end(self, samples: int, result: LossResult, left: int) -> None:
-        """End a step, and begin the next one."""
-        if self.timeline is not None:
-            self.timeline.end_step(samples)
-            if left:
-                self.timeline.begin_step()
 
     def on_epoch_end(self) -> None:
         """Write what all ranks have recorded, once it is complete."""
