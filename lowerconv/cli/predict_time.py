@@ -12,6 +12,7 @@ from lowerconv.arguments import Number, Place, add_arguments, reader
 from lowerconv.bench.show import NONE, ms, new_table, percent
 from lowerconv.cli import mistakes, predict_time_picture
 from lowerconv.console import PlainConsole
+from lowerconv.machine.variables import THREADS_MAX
 from lowerconv.nn.models import MODELS
 from lowerconv.parallel.comm.agreement import DisagreementError
 from lowerconv.parallel.comm.communicator import Communicator, MPIError
@@ -23,7 +24,6 @@ from lowerconv.predict.calibration import Calibration, load, save
 from lowerconv.predict.collective_costs import Links
 from lowerconv.predict.resources import Plan, Target, advice, assumed_network, duration, explore
 from lowerconv.printable import printable
-from lowerconv.runtime.team import MOST
 from lowerconv.runtime.threads import set_num_threads
 from lowerconv.train.settings import Settings
 from lowerconv.train.setup import Setup, join, read
@@ -84,7 +84,7 @@ def _add_measuring(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--threads",
-        type=reader(Number(int, 1, MOST)),
+        type=reader(Number(int, 1, THREADS_MAX)),
         metavar="N",
         help="of a rank that is measured; default: its share of the cores",
     )
