@@ -24,6 +24,7 @@ LAYERS = (
     ("onnx", "torch", "sklearn", "jax"),
     ("data",),
     ("parallel",),
+    ("predict",),
     ("train",),
     ("bench",),
     ("cli",),
