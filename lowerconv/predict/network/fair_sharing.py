@@ -1,0 +1,282 @@
+"""Rates of messages that share links max-min fairly, found again where something has changed.
+
+Rates are fair where each message crosses a link that is full, and on which none is faster: its
+bottleneck.  They are found by filling: the link with the least bandwidth for each of its messages
+decides their rates, and so on without these.  Bertsekas, Gallager, "Data Networks" (1992), 6.5.2.
+
+A message that begins or ends changes little of a large network.  Filled again are the links that it
+crosses, with all messages there, and what they have in common with others through links that are
+full: a link that is not full is nobody's bottleneck.  Where a link becomes full only now, those who
+cross it join, and it is done once more.
+
+Messages with the same route have the same rate, so what is found are the rates of routes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from lowerconv.codegen.compiled import internal
+
+FULL = 1e-9  # of its bandwidth may be left of a link that is full: sums are rounded
+
+
+class Sharing(NamedTuple):
+    """Routes, links, and what is known of both.  An entry is one link of one route.
+
+    Attributes
+    ----------
+    route_offsets, route_links : ndarray
+        The links of route r are ``route_links[route_offsets[r] : route_offsets[r + 1]]``; their
+        entries have the same numbers.
+    entry_routes : ndarray, (entries,)
+        The route of each entry.
+    link_offsets, link_entries : ndarray
+        The entries of link l are ``link_entries[link_offsets[l] : link_offsets[l + 1]]``, those of
+        busy routes first.
+    entry_places : ndarray, (entries,)
+        Where each entry is in `link_entries`.
+    busy : ndarray, (links,)
+        Busy routes of each link.
+    bandwidths : ndarray, (links,)
+        Bytes/s.
+    full : ndarray, (links,)
+        Whether nothing is left of a link.
+    messages : ndarray, (routes,)
+        Messages under way on each route; it is busy where there are any.
+    rates : ndarray, (routes,)
+        Bytes/s of each message.
+    new_rates : ndarray, (routes,)
+        Those of the routes that are filled.
+    left, unfixed, shares : ndarray, (links,)
+        While a link is filled: bytes/s not yet given away, messages that have no rate yet, and what
+        it can give to each.
+    link_seen, link_whole, route_seen, route_fixed : ndarray
+        Number of the latest filling in which a link takes part; with all of its routes; a route
+        takes part; has its rate.
+    link_list, whole_list, route_list : ndarray
+        Those that do, in the order in which they were found.
+    heap : ndarray, (links,)
+        Links by their shares.
+    """
+
+    route_offsets: np.ndarray
+    route_links: np.ndarray
+    entry_routes: np.ndarray
+    link_offsets: np.ndarray
+    link_entries: np.ndarray
+    entry_places: np.ndarray
+    busy: np.ndarray
+    bandwidths: np.ndarray
+    full: np.ndarray
+    messages: np.ndarray
+    rates: np.ndarray
+    new_rates: np.ndarray
+    left: np.ndarray
+    unfixed: np.ndarray
+    shares: np.ndarray
+    link_seen: np.ndarray
+    link_whole: np.ndarray
+    route_seen: np.ndarray
+    route_fixed: np.ndarray
+    link_list: np.ndarray
+    whole_list: np.ndarray
+    route_list: np.ndarray
+    heap: np.ndarray
+
+
+def sharing_of(offsets: np.ndarray, links: np.ndarray, bandwidths: np.ndarray) -> Sharing:
+    """Return routes without any messages."""
+    routes, entries, count = offsets.size - 1, links.size, bandwidths.size
+    entry_routes = np.repeat(np.arange(routes, dtype=np.int32), np.diff(offsets))
+    link_entries = np.argsort(links, kind="stable").astype(np.int32)
+    entry_places = np.empty(entries, np.int32)
+    entry_places[link_entries] = np.arange(entries, dtype=np.int32)
+    link_offsets = np.zeros(count + 1, np.int64)
+    np.cumsum(np.bincount(links, minlength=count), out=link_offsets[1:])
+
+    def numbers(size: int) -> np.ndarray:
+        return np.zeros(size, np.int32)
+
+    return Sharing(
+        offsets,
+        links,
+        entry_routes,
+        link_offsets,
+        link_entries,
+        entry_places,
+        busy=numbers(count),
+        bandwidths=np.asarray(bandwidths, np.float64),
+        full=np.zeros(count, np.bool_),
+        messages=numbers(routes),
+        rates=np.zeros(routes),
+        new_rates=np.zeros(routes),
+        left=np.zeros(count),
+        unfixed=numbers(count),
+        shares=np.zeros(count),
+        link_seen=numbers(count),
+        link_whole=numbers(count),
+        route_seen=numbers(routes),
+        route_fixed=numbers(routes),
+        link_list=numbers(count),
+        whole_list=numbers(count),
+        route_list=numbers(routes),
+        heap=numbers(count),
+    )
+
+
+@internal
+def set_busy(s, route, is_busy):
+    """Move the entries of a route among the busy ones of their links, or away from them."""
+    for entry in range(s.route_offsets[route], s.route_offsets[route + 1]):
+        link = s.route_links[entry]
+        if not is_busy:
+            s.busy[link] -= 1
+        place, border = s.entry_places[entry], s.link_offsets[link] + s.busy[link]
+        other = s.link_entries[border]
+        s.link_entries[border], s.link_entries[place] = entry, other
+        s.entry_places[entry], s.entry_places[other] = border, place
+        if is_busy:
+            s.busy[link] += 1
+
+
+@internal
+def fill(s, turn, changed):
+    """Find new rates of all routes that the change of some links may concern.
+
+    Parameters
+    ----------
+    s : Sharing
+    turn : int
+        Larger than at any call before.
+    changed : int
+        Links at the beginning of ``s.whole_list``; their ``link_whole`` is `turn`.
+
+    Returns
+    -------
+    tuple of int
+        Links of ``s.link_list`` and routes of ``s.route_list`` that were filled.
+    """
+    whole, done, links, routes = changed, 0, 0, 0
+    while True:
+        while done < whole:
+            link = s.whole_list[done]
+            done += 1
+            if s.link_seen[link] != turn:
+                s.link_seen[link] = turn
+                s.link_list[links] = link
+                links += 1
+            first = s.link_offsets[link]
+            for place in range(first, first + s.busy[link]):
+                route = s.entry_routes[s.link_entries[place]]
+                if s.route_seen[route] == turn:
+                    continue
+                s.route_seen[route] = turn
+                s.route_list[routes] = route
+                routes += 1
+                for entry in range(s.route_offsets[route], s.route_offsets[route + 1]):
+                    other = s.route_links[entry]
+                    if s.link_seen[other] != turn:
+                        s.link_seen[other] = turn
+                        s.link_list[links] = other
+                        links += 1
+                    if s.full[other] and s.link_whole[other] != turn:
+                        s.link_whole[other] = turn
+                        s.whole_list[whole] = other
+                        whole += 1
+        _open(s, turn, links)
+        for i in range(routes):
+            s.route_fixed[s.route_list[i]] = 0
+        _fill_open(s, turn, links)
+        for i in range(links):
+            link = s.link_list[i]
+            # Others than those filled cross it, and it may be a bottleneck now: they join.
+            if s.link_whole[link] != turn and s.left[link] <= FULL * s.bandwidths[link]:
+                s.link_whole[link] = turn
+                s.whole_list[whole] = link
+                whole += 1
+        if done == whole:
+            break
+    for i in range(links):
+        link = s.link_list[i]
+        s.full[link] = s.busy[link] > 0 and s.left[link] <= FULL * s.bandwidths[link]
+    return links, routes
+
+
+@internal
+def _open(s, turn, links):
+    """Count for each link what messages that are not filled leave, and for how many."""
+    for i in range(links):
+        link = s.link_list[i]
+        left, unfixed = s.bandwidths[link], 0
+        first = s.link_offsets[link]
+        for place in range(first, first + s.busy[link]):
+            route = s.entry_routes[s.link_entries[place]]
+            if s.route_seen[route] == turn:
+                unfixed += s.messages[route]
+            else:
+                left -= s.rates[route] * s.messages[route]
+        s.left[link], s.unfixed[link] = max(left, 0.0), unfixed
+
+
+@internal
+def _fill_open(s, turn, links):
+    """Give rates to all routes that are filled, link by link, the least share first."""
+    size = 0
+    for i in range(links):
+        link = s.link_list[i]
+        if s.unfixed[link]:
+            s.shares[link] = s.left[link] / s.unfixed[link]
+            s.heap[size] = link
+            size += 1
+    for i in range(size // 2 - 1, -1, -1):
+        _sink(s, i, size)
+    while size:
+        link = s.heap[0]
+        if s.unfixed[link]:
+            # Shares only grow as others are given theirs: those in the heap may be out of date.
+            share = s.left[link] / s.unfixed[link]
+            if share > s.shares[link] * (1 + 1e-12):
+                s.shares[link] = share
+                _sink(s, 0, size)
+                continue
+            _fix(s, turn, link, share)
+        size -= 1
+        s.heap[0] = s.heap[size]
+        _sink(s, 0, size)
+
+
+@internal
+def _fix(s, turn, bottleneck, share):
+    """Give a rate to all routes of a link that have none yet."""
+    first = s.link_offsets[bottleneck]
+    for place in range(first, first + s.busy[bottleneck]):
+        route = s.entry_routes[s.link_entries[place]]
+        if s.route_seen[route] != turn or s.route_fixed[route] == turn:
+            continue
+        s.route_fixed[route] = turn
+        s.new_rates[route] = share
+        for entry in range(s.route_offsets[route], s.route_offsets[route + 1]):
+            link = s.route_links[entry]
+            s.left[link] = max(s.left[link] - share * s.messages[route], 0.0)
+            s.unfixed[link] -= s.messages[route]
+
+
+@internal
+def _sink(s, place, size):
+    """Move a link of the heap down to where its share belongs."""
+    if place >= size:
+        return
+    link = s.heap[place]
+    share = s.shares[link]
+    while 2 * place + 1 < size:
+        child = 2 * place + 1
+        if child + 1 < size and s.shares[s.heap[child + 1]] < s.shares[s.heap[child]]:
+            child += 1
+        if s.shares[s.heap[child]] >= share:
+            break
+        s.heap[place] = s.heap[child]
+        place = child
+    s.heap[place] = link
