@@ -23,7 +23,9 @@ TOPOLOGIES = (
 
 def random_graph(rng, flows: int):
     """Return random flows, on a topology or over random links of different bandwidths."""
-    topology = parse_topology(str(rng.choice(TOPOLOGIES)) + ",bandwidth=100,latency=0.1,memory_bandwidth=200")
+    topology = parse_topology(
+        str(rng.choice(TOPOLOGIES)) + ",bandwidth=100,latency=0.1,memory_bandwidth=200"
+    )
     builder = GraphBuilder(topology)
     nbytes = rng.choice([0, 100, 100, 300, 1000 * rng.random()], flows)
     seconds = rng.choice([0, 0, 1, 5 * rng.random()], flows)
