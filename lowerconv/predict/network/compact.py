@@ -16,7 +16,7 @@ import numpy as np
 
 from lowerconv.predict.network.schedule import Schedule
 
-DISTANCES = 32  # that stand for all others
+DISTANCES = 64  # that stand for all others
 
 
 class Phase(NamedTuple):

@@ -42,14 +42,16 @@ class Sharing(NamedTuple):
         Busy routes of each link.
     bandwidths : ndarray, (links,)
         Bytes/s.
-    full : ndarray, (links,)
-        Whether nothing is left of a link.
+    used : ndarray, (links,)
+        Bytes/s of all messages on each link together.
     messages : ndarray, (routes,)
         Messages under way on each route; it is busy where there are any.
     rates : ndarray, (routes,)
         Bytes/s of each message.
     new_rates : ndarray, (routes,)
         Those of the routes that are filled.
+    free, inside, inside_routes : ndarray, (links,)
+        What a link has for messages that are filled, how many of them cross it, on how many routes.
     left, unfixed, shares : ndarray, (links,)
         While a link is filled: bytes/s not yet given away, messages that have no rate yet, and what
         it can give to each.
@@ -70,10 +72,13 @@ class Sharing(NamedTuple):
     entry_places: np.ndarray
     busy: np.ndarray
     bandwidths: np.ndarray
-    full: np.ndarray
+    used: np.ndarray
     messages: np.ndarray
     rates: np.ndarray
     new_rates: np.ndarray
+    free: np.ndarray
+    inside: np.ndarray
+    inside_routes: np.ndarray
     left: np.ndarray
     unfixed: np.ndarray
     shares: np.ndarray
@@ -109,10 +114,13 @@ def sharing_of(offsets: np.ndarray, links: np.ndarray, bandwidths: np.ndarray) -
         entry_places,
         busy=numbers(count),
         bandwidths=np.asarray(bandwidths, np.float64),
-        full=np.zeros(count, np.bool_),
+        used=np.zeros(count),
         messages=numbers(routes),
         rates=np.zeros(routes),
         new_rates=np.zeros(routes),
+        free=np.zeros(count),
+        inside=numbers(count),
+        inside_routes=numbers(count),
         left=np.zeros(count),
         unfixed=numbers(count),
         shares=np.zeros(count),
@@ -143,6 +151,13 @@ def set_busy(s, route, is_busy):
 
 
 @internal
+def use(s, route, rate):
+    """Let a route use more of its links, in bytes/s; less where `rate` is below 0."""
+    for entry in range(s.route_offsets[route], s.route_offsets[route + 1]):
+        s.used[s.route_links[entry]] += rate
+
+
+@internal
 def fill(s, turn, changed):
     """Find new rates of all routes that the change of some links may concern.
 
@@ -156,18 +171,15 @@ def fill(s, turn, changed):
 
     Returns
     -------
-    tuple of int
-        Links of ``s.link_list`` and routes of ``s.route_list`` that were filled.
+    int
+        Routes of ``s.route_list`` that were filled.
     """
     whole, done, links, routes = changed, 0, 0, 0
     while True:
         while done < whole:
             link = s.whole_list[done]
             done += 1
-            if s.link_seen[link] != turn:
-                s.link_seen[link] = turn
-                s.link_list[links] = link
-                links += 1
+            links = _see(s, turn, link, links)
             first = s.link_offsets[link]
             for place in range(first, first + s.busy[link]):
                 route = s.entry_routes[s.link_entries[place]]
@@ -176,24 +188,28 @@ def fill(s, turn, changed):
                 s.route_seen[route] = turn
                 s.route_list[routes] = route
                 routes += 1
+                messages = s.messages[route]
+                rate = s.rates[route] * messages
                 for entry in range(s.route_offsets[route], s.route_offsets[route + 1]):
                     other = s.route_links[entry]
-                    if s.link_seen[other] != turn:
-                        s.link_seen[other] = turn
-                        s.link_list[links] = other
-                        links += 1
-                    if s.full[other] and s.link_whole[other] != turn:
+                    links = _see(s, turn, other, links)
+                    s.free[other] += rate
+                    s.inside[other] += messages
+                    s.inside_routes[other] += 1
+                    nearly = s.bandwidths[other] * (1 - FULL)
+                    if s.used[other] >= nearly and s.link_whole[other] != turn:
                         s.link_whole[other] = turn
                         s.whole_list[whole] = other
                         whole += 1
-        _open(s, turn, links)
-        for i in range(routes):
-            s.route_fixed[s.route_list[i]] = 0
-        _fill_open(s, turn, links)
+        _fill_free(s, turn, links, routes)
         for i in range(links):
             link = s.link_list[i]
             # Others than those filled cross it, and it may be a bottleneck now: they join.
-            if s.link_whole[link] != turn and s.left[link] <= FULL * s.bandwidths[link]:
+            if (
+                s.left[link] <= FULL * s.bandwidths[link]
+                and s.inside_routes[link] < s.busy[link]
+                and s.link_whole[link] != turn
+            ):
                 s.link_whole[link] = turn
                 s.whole_list[whole] = link
                 whole += 1
@@ -201,39 +217,39 @@ def fill(s, turn, changed):
             break
     for i in range(links):
         link = s.link_list[i]
-        s.full[link] = s.busy[link] > 0 and s.left[link] <= FULL * s.bandwidths[link]
-    return links, routes
+        s.used[link] = s.bandwidths[link] - s.left[link] if s.busy[link] else 0.0
+    return routes
 
 
 @internal
-def _open(s, turn, links):
-    """Count for each link what messages that are not filled leave, and for how many."""
-    for i in range(links):
-        link = s.link_list[i]
-        left, unfixed = s.bandwidths[link], 0
-        first = s.link_offsets[link]
-        for place in range(first, first + s.busy[link]):
-            route = s.entry_routes[s.link_entries[place]]
-            if s.route_seen[route] == turn:
-                unfixed += s.messages[route]
-            else:
-                left -= s.rates[route] * s.messages[route]
-        s.left[link], s.unfixed[link] = max(left, 0.0), unfixed
+def _see(s, turn, link, links):
+    """Let a link take part; return how many do."""
+    if s.link_seen[link] == turn:
+        return links
+    s.link_seen[link] = turn
+    s.free[link] = s.bandwidths[link] - s.used[link]
+    s.inside[link] = s.inside_routes[link] = 0
+    s.link_list[links] = link
+    return links + 1
 
 
 @internal
-def _fill_open(s, turn, links):
+def _fill_free(s, turn, links, routes):
     """Give rates to all routes that are filled, link by link, the least share first."""
+    for i in range(routes):
+        s.route_fixed[s.route_list[i]] = 0
     size = 0
     for i in range(links):
         link = s.link_list[i]
+        s.left[link] = max(s.free[link], 0.0)
+        s.unfixed[link] = s.inside[link]
         if s.unfixed[link]:
             s.shares[link] = s.left[link] / s.unfixed[link]
             s.heap[size] = link
             size += 1
     for i in range(size // 2 - 1, -1, -1):
         _sink(s, i, size)
-    while size:
+    while routes:
         link = s.heap[0]
         if s.unfixed[link]:
             # Shares only grow as others are given theirs: those in the heap may be out of date.
@@ -242,7 +258,7 @@ def _fill_open(s, turn, links):
                 s.shares[link] = share
                 _sink(s, 0, size)
                 continue
-            _fix(s, turn, link, share)
+            routes -= _fix(s, turn, link, share)
         size -= 1
         s.heap[0] = s.heap[size]
         _sink(s, 0, size)
@@ -250,7 +266,8 @@ def _fill_open(s, turn, links):
 
 @internal
 def _fix(s, turn, bottleneck, share):
-    """Give a rate to all routes of a link that have none yet."""
+    """Give a rate to all routes of a link that have none yet; return how many there are."""
+    fixed = 0
     first = s.link_offsets[bottleneck]
     for place in range(first, first + s.busy[bottleneck]):
         route = s.entry_routes[s.link_entries[place]]
@@ -258,10 +275,13 @@ def _fix(s, turn, bottleneck, share):
             continue
         s.route_fixed[route] = turn
         s.new_rates[route] = share
+        fixed += 1
+        messages = s.messages[route]
         for entry in range(s.route_offsets[route], s.route_offsets[route + 1]):
             link = s.route_links[entry]
-            s.left[link] = max(s.left[link] - share * s.messages[route], 0.0)
-            s.unfixed[link] -= s.messages[route]
+            s.left[link] = max(s.left[link] - share * messages, 0.0)
+            s.unfixed[link] -= messages
+    return fixed
 
 
 @internal

@@ -13,10 +13,10 @@ import numpy as np
 
 from lowerconv.codegen.compiled import internal, njit
 from lowerconv.predict.network.event_heap import clock_of, remove_first, set_time
-from lowerconv.predict.network.fair_sharing import fill, set_busy, sharing_of
+from lowerconv.predict.network.fair_sharing import fill, set_busy, sharing_of, use
 from lowerconv.predict.network.topology import Routes
 
-RESOLUTION = 1e-6  # of a flow's own time, within which others end together with it
+RESOLUTION = 1e-6  # of a flow's own time, in which others may begin or end before rates change
 
 
 class FlowGraph(NamedTuple):
@@ -89,8 +89,8 @@ def simulate(
     ----------
     graph : FlowGraph
     resolution : float
-        Flows end together with the last of those that end within this part of the first one's time:
-        fewer events, each of them late by less than that.
+        Rates are found again once for all flows that begin or end within this part of a flow's own
+        time: with 0 they are exact at any moment, with more it takes less time.
     with_rates : bool
         Whether to return all rates, too.
 
@@ -146,37 +146,25 @@ def _run(graph, sharing, clock, state, resolution, with_rates):
         if graph.waits[flow] == 0:
             set_time(clock, flow, graph.seconds[flow])
     while clock.size[0]:
-        now, batch = _next_batch(clock, state, resolution)
         turn += 1
-        changed, number = 0, 0
-        while number < batch:
-            flow = state.batch[number]
-            number += 1
+        changed, now = 0, 0.0
+        until = _window(graph, sharing, clock, state, resolution)
+        while clock.size[0] and clock.times[clock.heap[0]] <= until:
+            flow = clock.heap[0]
+            now = clock.times[flow]
+            remove_first(clock)
             route = graph.routes_of[flow]
-            if route >= 0 and not state.is_sending[flow] and state.left[flow] > 0:
-                _begin(sharing, state, flow, route, now)
+            if not state.is_sending[flow] and state.left[flow] > 0:
+                _begin(sharing, clock, state, flow, route, now)
                 changed = _note_links(sharing, turn, route, changed)
                 continue
             if state.is_sending[flow]:
                 _end(sharing, state, flow, route)
                 changed = _note_links(sharing, turn, route, changed)
-            else:
-                state.begin[flow] = now
-            state.end[flow] = now
-            ended += 1
-            for place in range(graph.next_offsets[flow], graph.next_offsets[flow + 1]):
-                other = graph.next_flows[place]
-                graph.waits[other] -= 1
-                if graph.waits[other] == 0:
-                    if graph.seconds[other] > 0:
-                        set_time(clock, other, now + graph.seconds[other])
-                    else:
-                        state.batch[batch] = other
-                        batch += 1
+            ended += _end_with_those_at_once(graph, clock, state, flow, now)
         if not changed:
             continue
-        _, routes = fill(sharing, turn, changed)
-        for i in range(routes):
+        for i in range(fill(sharing, turn, changed)):
             route = sharing.route_list[i]
             old, new = sharing.rates[route], sharing.new_rates[route]
             if abs(new - old) > 1e-12 * old:
@@ -192,21 +180,39 @@ def _run(graph, sharing, clock, state, resolution, with_rates):
 
 
 @internal
-def _next_batch(clock, state, resolution):
-    """Take all flows whose event comes next out of the heap; return when, and how many."""
+def _window(graph, sharing, clock, state, resolution):
+    """Return until when events change rates together with the next one."""
     flow = clock.heap[0]
-    now = clock.times[flow]
-    window = now
+    time = clock.times[flow]
     if state.is_sending[flow]:
-        window += resolution * (now - state.begin[flow])
-    batch = 0
-    while clock.size[0] and clock.times[clock.heap[0]] <= window:
-        flow = clock.heap[0]
-        now = clock.times[flow]
-        state.batch[batch] = flow
-        batch += 1
-        remove_first(clock)
-    return now, batch
+        return time + resolution * (time - state.begin[flow])
+    if state.left[flow] > 0:
+        first = sharing.route_links[sharing.route_offsets[graph.routes_of[flow]]]
+        return time + resolution * state.left[flow] / sharing.bandwidths[first]
+    return time
+
+
+@internal
+def _end_with_those_at_once(graph, clock, state, flow, now):
+    """Let a flow end, and those without bytes or seconds that only wait; return how many."""
+    state.batch[0] = flow
+    ended, batch = 0, 1
+    while ended < batch:
+        flow = state.batch[ended]
+        ended += 1
+        state.end[flow] = now
+        if not state.is_sending[flow]:
+            state.begin[flow] = now
+        for place in range(graph.next_offsets[flow], graph.next_offsets[flow + 1]):
+            other = graph.next_flows[place]
+            graph.waits[other] -= 1
+            if graph.waits[other] == 0:
+                if graph.seconds[other] > 0 or state.left[other] > 0:
+                    set_time(clock, other, now + graph.seconds[other])
+                else:
+                    state.batch[batch] = other
+                    batch += 1
+    return ended
 
 
 @internal
@@ -222,10 +228,8 @@ def _note_links(sharing, turn, route, changed):
 
 
 @internal
-def _begin(sharing, state, flow, route, now):
-    """Let a flow take its share, which is found later."""
-    _settle(sharing, state, route, now)
-    sharing.rates[route] = 0.0  # not as before, whatever it will be: the new flow has no end yet
+def _begin(sharing, clock, state, flow, route, now):
+    """Let a flow take its share, which is found later, and counts from now."""
     state.is_sending[flow] = True
     state.begin[flow] = state.since[flow] = now
     state.following[flow] = state.first_of_route[route]
@@ -233,6 +237,9 @@ def _begin(sharing, state, flow, route, now):
     sharing.messages[route] += 1
     if sharing.messages[route] == 1:
         set_busy(sharing, route, True)
+    elif sharing.rates[route] > 0:  # as much as others of this route, as long as nothing changes
+        use(sharing, route, sharing.rates[route])
+        set_time(clock, flow, now + state.left[flow] / sharing.rates[route])
 
 
 @internal
@@ -245,7 +252,7 @@ def _end(sharing, state, flow, route):
         state.first_of_route[route] = state.following[flow]
     else:
         state.following[before] = state.following[flow]
-    state.left[flow] = 0.0
+    use(sharing, route, -sharing.rates[route])
     sharing.messages[route] -= 1
     if sharing.messages[route] == 0:
         set_busy(sharing, route, False)
@@ -253,23 +260,15 @@ def _end(sharing, state, flow, route):
 
 
 @internal
-def _settle(sharing, state, route, now):
-    """Take from what is left of a route's flows what they have sent since they were looked at."""
-    flow = state.first_of_route[route]
-    while flow >= 0:
-        sent = sharing.rates[route] * (now - state.since[flow])
-        state.left[flow] = max(state.left[flow] - sent, 0.0)
-        state.since[flow] = now
-        flow = state.following[flow]
-
-
-@internal
 def _set_rate(sharing, clock, state, route, now):
     """Give a route its new rate, and its flows their new ends."""
-    _settle(sharing, state, route, now)
-    rate = sharing.new_rates[route]
-    sharing.rates[route] = rate
+    old, new = sharing.rates[route], sharing.new_rates[route]
+    sharing.rates[route] = new
     flow = state.first_of_route[route]
     while flow >= 0:
-        set_time(clock, flow, now + state.left[flow] / rate)
+        if old > 0:
+            sent = old * (now - state.since[flow])
+            state.left[flow] = max(state.left[flow] - sent, 0.0)
+            state.since[flow] = now
+        set_time(clock, flow, max(now, state.since[flow] + state.left[flow] / new))
         flow = state.following[flow]

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from lowerconv.copying import not_copied
 from lowerconv.parallel.comm.collectives import Routine
 from lowerconv.parallel.comm.link import Link, Requests
 from lowerconv.predict.network.schedule import Schedule
@@ -88,7 +87,6 @@ class SizedArray:
         return out[0]
 
 
-@not_copied("it records one collective")
 class RecordingLink(Link):
     """A link of one of many ranks, which notes its messages instead of sending them.
 

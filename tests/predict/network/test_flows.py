@@ -103,15 +103,15 @@ def test_flows_begin_after_those_that_they_wait_for(seed):
     assert (timeline.begin[graph.next_flows] >= earliest - 1e-9).all()
 
 
-def test_a_coarse_resolution_makes_flows_late_by_no_more():
+def test_a_coarse_resolution_finds_rates_less_often():
     rng = np.random.default_rng(3)
-    topology = parse_topology("torus:4x4,bandwidth=100,latency=0")
-    builder = GraphBuilder(topology)
+    builder = GraphBuilder(parse_topology("torus:4x4,bandwidth=100,latency=0"))
     builder.send(*rng.integers(16, size=(2, 80)), 100 * (1 + rng.random(80)))
-    exact = simulate(builder.build(), resolution=0)
-    coarse = simulate(builder.build(), resolution=0.01)
-    assert np.unique(coarse.end).size < np.unique(exact.end).size
-    np.testing.assert_allclose(coarse.end, exact.end, rtol=0.03)
+    exact, coarse = (
+        simulate(builder.build(), resolution=part, with_rates=True) for part in (0, 0.02)
+    )
+    assert np.unique(coarse.rates[:, 0]).size < 0.7 * np.unique(exact.rates[:, 0]).size
+    np.testing.assert_allclose(coarse.end, exact.end, rtol=0.02)
 
 
 def test_filling_by_hand():
