@@ -3,8 +3,9 @@
     apt-get install python3-simgrid
     python -m bench.simgrid [--hosts 16 64 864] [--networks torus fat-tree] [--collectives ring ...]
 
-Both simulate the same messages, on networks with the same links.  SimGrid's model is told to share
-links as they are (CM02): without what its default assumes of TCP.  Its run time is that of its
+Both simulate the same messages, on networks with the same links.  SimGrid's model is CM02, where
+messages take as much of a link as there is, and share it in inverse proportion to the latencies of
+their routes; ours does so here, too.  Its run time is that of its
 `run` alone, in a process of its own, with an actor for each rank; ours is all but numba's
 compilation, which is kept on disk: schedule, routes and simulation.  Seconds are of CPU time.
 
@@ -55,7 +56,7 @@ def ours(topology: Topology, name: str, form: str) -> tuple[Schedule, float, flo
     """Return the schedule of a collective, when it ends, and how long that took to find."""
     begin = time.process_time()
     schedule = schedule_of(name, topology.hosts, SIZE, form=form)
-    builder = GraphBuilder(topology)
+    builder = GraphBuilder(topology, by_latency=True)
     done = schedule.add_to(builder, np.arange(topology.hosts))
     end = simulate(builder.build()).end[done].max()
     return schedule, float(end), time.process_time() - begin
@@ -112,13 +113,15 @@ def child(path: str, described: str) -> None:
 def play(simgrid: Any, stages: list[list[tuple[str, float]]]) -> None:
     """Do what one rank does: the messages of each stage at once, and then wait for them."""
     for messages in stages:
-        under_way = []
+        under_way, kept = [], []
         for box, nbytes in messages:
             mailbox = simgrid.Mailbox.by_name(box)
             if nbytes:
                 under_way.append(mailbox.put_async(box, round(nbytes)))
             else:
-                under_way.append(mailbox.get_async()[0])
+                message, place = mailbox.get_async()
+                under_way.append(message)
+                kept.append(place)  # where it is written
         simgrid.Comm.wait_all(under_way)
 
 

@@ -9,7 +9,9 @@ crosses, with all messages there, and what they have in common with others throu
 full: a link that is not full is nobody's bottleneck.  Where a link becomes full only now, those who
 cross it join, and it is done once more.
 
-Messages with the same route have the same rate, so what is found are the rates of routes.
+Messages with the same route have the same rate, so what is found are the rates of routes.  Where
+routes have weights, a message counts for as many as its weight says, and "fast" and "share" are
+rates over weights.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ class Sharing(NamedTuple):
         Busy routes of each link.
     bandwidths : ndarray, (links,)
         Bytes/s.
+    weights : ndarray, (routes,)
     used : ndarray, (links,)
         Bytes/s of all messages on each link together.
     messages : ndarray, (routes,)
@@ -51,10 +54,10 @@ class Sharing(NamedTuple):
     new_rates : ndarray, (routes,)
         Those of the routes that are filled.
     free, inside, inside_routes : ndarray, (links,)
-        What a link has for messages that are filled, how many of them cross it, on how many routes.
-    left, unfixed, shares : ndarray, (links,)
-        While a link is filled: bytes/s not yet given away, messages that have no rate yet, and what
-        it can give to each.
+        What a link has for messages that are filled, their weight, and how many routes they have.
+    left, unfixed, unfixed_routes, shares : ndarray, (links,)
+        While a link is filled: bytes/s not yet given away, the weight and routes of messages that
+        have no rate yet, and what it can give to each.
     link_seen, link_whole, route_seen, route_fixed : ndarray
         Number of the latest filling in which a link takes part; with all of its routes; a route
         takes part; has its rate.
@@ -72,6 +75,7 @@ class Sharing(NamedTuple):
     entry_places: np.ndarray
     busy: np.ndarray
     bandwidths: np.ndarray
+    weights: np.ndarray
     used: np.ndarray
     messages: np.ndarray
     rates: np.ndarray
@@ -81,6 +85,7 @@ class Sharing(NamedTuple):
     inside_routes: np.ndarray
     left: np.ndarray
     unfixed: np.ndarray
+    unfixed_routes: np.ndarray
     shares: np.ndarray
     link_seen: np.ndarray
     link_whole: np.ndarray
@@ -92,7 +97,9 @@ class Sharing(NamedTuple):
     heap: np.ndarray
 
 
-def sharing_of(offsets: np.ndarray, links: np.ndarray, bandwidths: np.ndarray) -> Sharing:
+def sharing_of(
+    offsets: np.ndarray, links: np.ndarray, bandwidths: np.ndarray, weights: np.ndarray
+) -> Sharing:
     """Return routes without any messages."""
     routes, entries, count = offsets.size - 1, links.size, bandwidths.size
     entry_routes = np.repeat(np.arange(routes, dtype=np.int32), np.diff(offsets))
@@ -114,15 +121,17 @@ def sharing_of(offsets: np.ndarray, links: np.ndarray, bandwidths: np.ndarray) -
         entry_places,
         busy=numbers(count),
         bandwidths=np.asarray(bandwidths, np.float64),
+        weights=np.asarray(weights, np.float64),
         used=np.zeros(count),
         messages=numbers(routes),
         rates=np.zeros(routes),
         new_rates=np.zeros(routes),
         free=np.zeros(count),
-        inside=numbers(count),
+        inside=np.zeros(count),
         inside_routes=numbers(count),
         left=np.zeros(count),
-        unfixed=numbers(count),
+        unfixed=np.zeros(count),
+        unfixed_routes=numbers(count),
         shares=np.zeros(count),
         link_seen=numbers(count),
         link_whole=numbers(count),
@@ -188,13 +197,13 @@ def fill(s, turn, changed):
                 s.route_seen[route] = turn
                 s.route_list[routes] = route
                 routes += 1
-                messages = s.messages[route]
-                rate = s.rates[route] * messages
+                rate = s.rates[route] * s.messages[route]
+                weight = s.weights[route] * s.messages[route]
                 for entry in range(s.route_offsets[route], s.route_offsets[route + 1]):
                     other = s.route_links[entry]
                     links = _see(s, turn, other, links)
                     s.free[other] += rate
-                    s.inside[other] += messages
+                    s.inside[other] += weight
                     s.inside_routes[other] += 1
                     nearly = s.bandwidths[other] * (1 - FULL)
                     if s.used[other] >= nearly and s.link_whole[other] != turn:
@@ -228,7 +237,8 @@ def _see(s, turn, link, links):
         return links
     s.link_seen[link] = turn
     s.free[link] = s.bandwidths[link] - s.used[link]
-    s.inside[link] = s.inside_routes[link] = 0
+    s.inside[link] = 0.0
+    s.inside_routes[link] = 0
     s.link_list[links] = link
     return links + 1
 
@@ -243,7 +253,8 @@ def _fill_free(s, turn, links, routes):
         link = s.link_list[i]
         s.left[link] = max(s.free[link], 0.0)
         s.unfixed[link] = s.inside[link]
-        if s.unfixed[link]:
+        s.unfixed_routes[link] = s.inside_routes[link]
+        if s.unfixed_routes[link]:
             s.shares[link] = s.left[link] / s.unfixed[link]
             s.heap[size] = link
             size += 1
@@ -251,7 +262,7 @@ def _fill_free(s, turn, links, routes):
         _sink(s, i, size)
     while routes:
         link = s.heap[0]
-        if s.unfixed[link]:
+        if s.unfixed_routes[link]:
             # Shares only grow as others are given theirs: those in the heap may be out of date.
             share = s.left[link] / s.unfixed[link]
             if share > s.shares[link] * (1 + 1e-12):
@@ -274,13 +285,14 @@ def _fix(s, turn, bottleneck, share):
         if s.route_seen[route] != turn or s.route_fixed[route] == turn:
             continue
         s.route_fixed[route] = turn
-        s.new_rates[route] = share
+        s.new_rates[route] = share * s.weights[route]
         fixed += 1
-        messages = s.messages[route]
+        weight = s.weights[route] * s.messages[route]
         for entry in range(s.route_offsets[route], s.route_offsets[route + 1]):
             link = s.route_links[entry]
-            s.left[link] = max(s.left[link] - share * messages, 0.0)
-            s.unfixed[link] -= messages
+            s.left[link] = max(s.left[link] - share * weight, 0.0)
+            s.unfixed[link] -= weight
+            s.unfixed_routes[link] -= 1
     return fixed
 
 

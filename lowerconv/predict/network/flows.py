@@ -36,6 +36,8 @@ class FlowGraph(NamedTuple):
     routes : Routes
     bandwidths : ndarray, (links,), float64
         Bytes/s.
+    weights : ndarray, (routes,), float64
+        For how many a flow counts where it shares links; above 0.
     """
 
     seconds: np.ndarray
@@ -46,6 +48,7 @@ class FlowGraph(NamedTuple):
     next_flows: np.ndarray
     routes: Routes
     bandwidths: np.ndarray
+    weights: np.ndarray
 
 
 class Timeline(NamedTuple):
@@ -113,7 +116,7 @@ def simulate(
             )
     if not 0 <= resolution < 1:
         raise ValueError(f"resolution: got {resolution}, expected 0 or a part of 1")
-    sharing = sharing_of(*graph.routes, graph.bandwidths)
+    sharing = sharing_of(*graph.routes, graph.bandwidths, graph.weights)
     routes = graph.routes.offsets.size - 1
     clock = clock_of(flows)
     state = _State(

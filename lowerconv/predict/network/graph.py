@@ -17,6 +17,9 @@ class GraphBuilder:
     Parameters
     ----------
     topology : Topology
+    by_latency : bool
+        Whether messages share a link as those of TCP do, in inverse proportion to the latencies of
+        their routes; by default all have the same share of it.
 
     Attributes
     ----------
@@ -24,8 +27,8 @@ class GraphBuilder:
         Flows so far; the numbers of flows count from 0.
     """
 
-    def __init__(self, topology: Topology) -> None:
-        self.topology = topology
+    def __init__(self, topology: Topology, *, by_latency: bool = False) -> None:
+        self.topology, self.by_latency = topology, by_latency
         self.size = 0
         self._seconds: list[np.ndarray] = []
         self._nbytes: list[np.ndarray] = []
@@ -115,10 +118,13 @@ class GraphBuilder:
         hosts = self.topology.hosts
         different, routes_of = np.unique(pairs[sent], return_inverse=True)
         routes = self.topology.routes(different // hosts, different % hosts)
+        weights = np.ones(different.size)
         if routes.links.size:
             latencies = np.add.reduceat(self.topology.latencies[routes.links], routes.offsets[:-1])
             messages = np.concatenate(self._messages)[sent]
             seconds[sent] += messages * latencies[routes_of]
+            if self.by_latency and latencies.min() > 0:
+                weights = latencies.min() / latencies
         numbers = np.full(pairs.size, -1, np.int32)
         numbers[sent] = routes_of
         before = np.concatenate([nothing, *self._before])
@@ -136,6 +142,7 @@ class GraphBuilder:
             following,
             routes,
             self.topology.bandwidths,
+            weights,
         )
 
 

@@ -3,21 +3,21 @@
 import numpy as np
 
 
-def fair_rates(routes: list[list[int]], bandwidths) -> list[float]:
-    """Return the rates of flows by progressive filling: all grow alike until a link is full."""
+def fair_rates(routes: list[list[int]], bandwidths, weights) -> list[float]:
+    """Return the rates of flows by filling: all grow as their weights until a link is full."""
     rates = [0.0] * len(routes)
     growing = set(range(len(routes)))
     left = np.array(bandwidths, float)
     while growing:
         crossing = np.zeros(left.size)
         for flow in growing:
-            crossing[routes[flow]] += 1
+            crossing[routes[flow]] += weights[flow]
         used = crossing > 0
         step = (left[used] / crossing[used]).min()
         left -= step * crossing
         full = used & (left <= 1e-12 * np.asarray(bandwidths))
         for flow in growing:
-            rates[flow] += step
+            rates[flow] += step * weights[flow]
         growing = {flow for flow in growing if not full[routes[flow]].any()}
     return rates
 
@@ -37,7 +37,7 @@ def simulate_slowly(graph) -> tuple[np.ndarray, np.ndarray]:
             list(links[offsets[graph.routes_of[i]] : offsets[graph.routes_of[i] + 1]])
             for i in sending
         ]
-        rates = fair_rates(routes, graph.bandwidths)
+        rates = fair_rates(routes, graph.bandwidths, graph.weights[graph.routes_of[sending]])
         starts = np.where(np.isfinite(begin), np.inf, ready)
         first = min([starts.min(), *(now + left[i] / r for i, r in zip(sending, rates))])  # noqa: B905
         assert np.isfinite(first), "flows wait for each other in a circle"

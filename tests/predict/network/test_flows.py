@@ -26,7 +26,7 @@ def random_graph(rng, flows: int):
     topology = parse_topology(
         str(rng.choice(TOPOLOGIES)) + ",bandwidth=100,latency=0.1,memory_bandwidth=200"
     )
-    builder = GraphBuilder(topology)
+    builder = GraphBuilder(topology, by_latency=bool(rng.random() < 0.3))
     nbytes = rng.choice([0, 100, 100, 300, 1000 * rng.random()], flows)
     seconds = rng.choice([0, 0, 1, 5 * rng.random()], flows)
     builder.send(*rng.integers(topology.hosts, size=(2, flows)), nbytes, seconds=seconds)
@@ -41,7 +41,11 @@ def random_graph(rng, flows: int):
     ways = [rng.permutation(links)[: rng.integers(1, min(links, 4) + 1)] for _ in range(different)]
     offsets = np.concatenate([[0], np.cumsum([len(way) for way in ways])])
     routes = Routes(offsets, np.concatenate(ways).astype(np.int32))
-    return graph._replace(routes=routes, bandwidths=rng.choice([50.0, 100.0, 170.0], links))
+    return graph._replace(
+        routes=routes,
+        bandwidths=rng.choice([50.0, 100.0, 170.0], links),
+        weights=rng.choice([1.0, 1.0, 0.3, 2.7], different),
+    )
 
 
 @pytest.mark.parametrize("seed", range(150))
@@ -78,13 +82,14 @@ def test_what_is_sent_arrives_and_no_link_carries_more_than_it_can(seed):
             carried[links[offsets[number] : offsets[number + 1]]] += rates[number]
             sent[flow] += rates[number] * (then - now)
         assert (carried <= graph.bandwidths * (1 + 1e-9)).all()
+        speeds = rates / graph.weights
         for flow in sending:  # each has a bottleneck: a full link on which none is faster
             mine = graph.routes_of[flow]
             way = links[offsets[mine] : offsets[mine + 1]]
             assert any(
                 carried[link] >= graph.bandwidths[link] * (1 - 1e-8)
                 and all(
-                    rates[number] <= rates[mine] * (1 + 1e-8)
+                    speeds[number] <= speeds[mine] * (1 + 1e-8)
                     for number in graph.routes_of[sending]
                     if link in links[offsets[number] : offsets[number + 1]]
                 )
@@ -116,7 +121,9 @@ def test_a_coarse_resolution_finds_rates_less_often():
 
 def test_filling_by_hand():
     # Link 0 is shared by three; one of them is held up by link 1, and link 2 has what is left.
-    assert fair_rates([[0], [0, 1], [0, 2]], [90, 10, 100]) == pytest.approx([40, 10, 40])
+    routes = [[0], [0, 1], [0, 2]]
+    assert fair_rates(routes, [90, 10, 100], [1, 1, 1]) == pytest.approx([40, 10, 40])
+    assert fair_rates(routes, [90, 10, 100], [3, 1, 1]) == pytest.approx([60, 10, 20])
 
 
 def test_one_flow_takes_latency_and_bytes_over_bandwidth():
