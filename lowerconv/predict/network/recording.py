@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,22 +19,27 @@ from lowerconv.predict.network.schedule import Schedule
 Collective = Callable[[Link, Any], Routine]
 
 
+class _Messages(NamedTuple):
+    """Messages that are sent, or received: the stage of who does so, the other rank, and bytes."""
+
+    stages: array
+    others: array
+    nbytes: array
+
+
 class _Log:
-    """What one rank does: the bytes that it adds up before each stage, and its messages."""
+    """What all ranks do, one after the other."""
 
     def __init__(self) -> None:
-        self.added = array("d", [0.0])
-        self.sent: tuple[array, ...] = (array("i"), array("i"), array("d"))  # to, stage, bytes
-        self.received: tuple[array, ...] = (array("i"), array("i"), array("d"))  # from, ...
+        self.first = array("q")  # stage of each rank
+        self.added = array("d")  # bytes before each stage
+        self.sent = _Messages(array("q"), array("q"), array("d"))
+        self.received = _Messages(array("q"), array("q"), array("d"))
 
-    @property
-    def stage(self) -> int:
-        return len(self.added) - 1
-
-    def note(self, messages: tuple[array, ...], other: int, nbytes: int) -> None:
-        if nbytes:
-            for values, value in zip(messages, (other, self.stage, nbytes), strict=True):
-                values.append(value)
+    def begin(self) -> None:
+        """Begin with the next rank."""
+        self.first.append(len(self.added))
+        self.added.append(0.0)
 
 
 class SizedArray:
@@ -48,6 +53,8 @@ class SizedArray:
     log : object
         Notes the bytes of sums.
     """
+
+    __slots__ = ("_log", "dtype", "size")
 
     def __init__(self, size: int, dtype: np.dtype, log: _Log) -> None:
         self.size, self.dtype = size, dtype
@@ -70,7 +77,10 @@ class SizedArray:
         return self
 
     def __getitem__(self, part: slice) -> SizedArray:
-        return SizedArray(len(range(*part.indices(self.size))), self.dtype, self._log)
+        begin, end, step = part.indices(self.size)
+        if step != 1:
+            raise ValueError(f"part: got a step of {step}, expected 1")
+        return SizedArray(max(end - begin, 0), self.dtype, self._log)
 
     def __setitem__(self, part: slice, value: object) -> None:
         """Take a copy, whose time counts for nothing beside sums and messages."""
@@ -80,9 +90,9 @@ class SizedArray:
     ) -> SizedArray:
         if ufunc is not np.add or method != "__call__" or len(out) != 1:
             return NotImplemented
-        sizes = {operand.size for operand in (*inputs, *out)}
-        if len(sizes) != 1:
-            raise ValueError(f"arrays: got sizes {sorted(sizes)}, expected one size")
+        one, other = inputs
+        if not one.size == other.size == self.size:
+            raise ValueError(f"arrays: got {one.size} and {other.size} items, expected as many")
         self._log.added[-1] += self.nbytes
         return out[0]
 
@@ -117,13 +127,19 @@ class RecordingLink(Link):
 
     def send(self, array: Any, to: int) -> Requests:
         """Note a message; its request is no more than something to wait for."""
-        self._log.note(self._log.sent, self._members[to], array.nbytes)
-        return [None] if array.nbytes else []
+        return self._note(self._log.sent, to, array.nbytes)
 
     def receive(self, array: Any, source: int) -> Requests:
         """Note that a message is waited for."""
-        self._log.note(self._log.received, self._members[source], array.nbytes)
-        return [None] if array.nbytes else []
+        return self._note(self._log.received, source, array.nbytes)
+
+    def _note(self, messages: _Messages, other: int, nbytes: int) -> Requests:
+        if nbytes == 0:
+            return []
+        messages.stages.append(len(self._log.added) - 1)
+        messages.others.append(self._members[other])
+        messages.nbytes.append(nbytes)
+        return [None]
 
     def scratch(self, size: int, dtype: Any) -> Any:
         """Return an array without memory."""
@@ -160,34 +176,27 @@ def record(
         Where messages that are sent are not those that are waited for.
     """
     each = hosts or [[r] for r in range(ranks)]
-    logs = []
+    log = _Log()
     for rank in range(ranks):
-        log = _Log()
+        log.begin()
         link = RecordingLink(rank, ranks, each, log)
         for requests in collective(link, SizedArray(size, np.dtype(dtype), log)):
             if requests:  # what waits for nothing goes on at once
                 log.added.append(0.0)
-        logs.append(log)
-    return _schedule(logs)
+    return _schedule(log)
 
 
-def _schedule(logs: list[_Log]) -> Schedule:
+def _schedule(log: _Log) -> Schedule:
     """Return what all ranks have noted as one schedule."""
-    stages = np.array([len(log.added) for log in logs])
-    first = np.cumsum(stages) - stages
-
-    def all_of(which: str) -> tuple[np.ndarray, ...]:
-        """Return the ranks that have noted messages, the others, stages and bytes."""
-        messages = [getattr(log, which) for log in logs]
-        mine = np.repeat(np.arange(len(logs)), [len(m[0]) for m in messages])
-        other, stage, nbytes = (np.concatenate([m[i] for m in messages]) for i in range(3))
-        return mine, other.astype(np.int64), first[mine] + stage.astype(np.int64), nbytes
-
-    source, target, source_stage, nbytes = all_of("sent")
-    receiver, sender, target_stage, expected = all_of("received")
+    first, added = np.array(log.first), np.array(log.added)
+    stages = np.diff(first, append=added.size)
+    rank_of = np.repeat(np.arange(first.size), stages)
+    source_stage, target, nbytes = map(np.array, log.sent)
+    target_stage, sender, expected = map(np.array, log.received)
+    source, receiver = rank_of[source_stage], rank_of[target_stage]
     # Messages between two ranks arrive in the order in which they are sent.
-    sent = np.lexsort((target, source))
-    received = np.lexsort((receiver, sender))
+    sent = np.argsort(source * first.size + target, kind="stable")
+    received = np.argsort(sender * first.size + receiver, kind="stable")
     if not (
         np.array_equal(source[sent], sender[received])
         and np.array_equal(target[sent], receiver[received])
@@ -200,7 +209,7 @@ def _schedule(logs: list[_Log]) -> Schedule:
     return Schedule(
         first=first,
         last=first + stages - 1,
-        added=np.concatenate([log.added for log in logs]),
+        added=added,
         source=source,
         target=target,
         source_stage=source_stage,
