@@ -20,6 +20,7 @@ from lowerconv.parallel.comm.link import Link
 from lowerconv.predict.network import compact
 from lowerconv.predict.network.flows import RESOLUTION, simulate
 from lowerconv.predict.network.graph import GraphBuilder
+from lowerconv.predict.network.halving_doubling import halving_doubling
 from lowerconv.predict.network.recording import record
 from lowerconv.predict.network.schedule import Schedule
 from lowerconv.predict.network.topology import Topology
@@ -99,6 +100,8 @@ def schedule_of(
     if form == "full" or (form == "auto" and ranks <= FULL) or ranks == 1 or size < ranks:
         return record(COLLECTIVES[name], ranks, size, dtype, hosts)
     nbytes = float(size * np.dtype(dtype).itemsize)
+    if name == "halving-doubling":  # all messages, faster
+        return halving_doubling(ranks, size, np.dtype(dtype).itemsize)
     if name == "two-level":
         phases = compact.two_level(hosts or [[r] for r in range(ranks)], nbytes)
     elif name in compact.COMPACT:

@@ -100,6 +100,22 @@ def test_sums_are_recorded():
     np.testing.assert_array_equal(added, 3 * 1000)  # three parts of 250 floats each
 
 
+@pytest.mark.parametrize("ranks", [2, 3, 4, 5, 6, 7, 8, 13, 16, 31, 48, 100])
+def test_halving_doubling_of_all_ranks_at_once_is_as_recorded(ranks):
+    size = 101 + ranks
+    recorded, found = (
+        schedule_of("halving-doubling", ranks, size, np.float64, form=form)
+        for form in ("full", "compact")
+    )
+    assert found._fields == recorded._fields
+    orders = [np.lexsort((s.target_stage, s.source_stage)) for s in (recorded, found)]
+    for name in ("source", "target", "source_stage", "target_stage", "nbytes", "messages"):
+        one, other = getattr(recorded, name)[orders[0]], getattr(found, name)[orders[1]]
+        np.testing.assert_array_equal(one, other, err_msg=name)
+    for name in ("first", "last", "added", "after", "before"):
+        np.testing.assert_array_equal(getattr(recorded, name), getattr(found, name), err_msg=name)
+
+
 # Ranks are p, bytes n, seconds of an empty message a, of one byte b.
 FORMULAS = {
     "ring": lambda p, n, a, b: 2 * (p - 1) * (a + n / p * b),
