@@ -16,7 +16,8 @@ import numpy as np
 
 from lowerconv.predict.network.schedule import Schedule
 
-DISTANCES = 64  # that stand for all others
+EXACT = 64  # ranks, up to which every distance stands for itself
+DISTANCES = 32  # that stand for all others where there are more
 
 
 class Phase(NamedTuple):
@@ -182,6 +183,6 @@ def _exchange(pairs: list[tuple[int, int]], nbytes: float) -> Phase:
 
 def _distances(p: int) -> list[tuple[int, int]]:
     """Return some of the distances 1 to p - 1, and for how many each of them stands."""
-    count = min(p - 1, DISTANCES)
+    count = p - 1 if p <= EXACT else DISTANCES
     bounds = [1 + (p - 1) * i // count for i in range(count + 1)]
     return [((begin + end - 1) // 2, end - begin) for begin, end in pairwise(bounds)]
