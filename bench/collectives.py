@@ -43,7 +43,8 @@ def main() -> None:
         mebibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(
             f"{options.topology}, {hosts.size} ranks, "
-            f"{options.buckets} x {options.megabytes:g} MB, {name}: {1e3 * end.max():.3f} ms; simulated in {run:.2f} s of CPU time, "
+            f"{options.buckets} x {options.megabytes:g} MB, {name}: "
+            f"{1e3 * end.max():.3f} ms; simulated in {run:.2f} s of CPU time, "
             f"{mebibytes:.0f} MiB at most",
             flush=True,
         )

@@ -73,7 +73,8 @@ class FatTree(Topology):
         return groups
 
     def _routes(self, sources: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        ups, downs = [], []
+        ups: list[np.ndarray] = []
+        downs: list[np.ndarray] = []
         size = ways = 1  # hosts below this level, and switches at the top of them
         switch = np.zeros_like(sources)  # which of these
         for level, parents in enumerate(self.parents):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
 
 from lowerconv.predict.network.dragonfly import Dragonfly
 from lowerconv.predict.network.fat_tree import FatTree
@@ -10,7 +11,7 @@ from lowerconv.predict.network.switch import Switch
 from lowerconv.predict.network.topology import Topology
 from lowerconv.predict.network.torus import Torus
 
-KINDS: dict[str, type[Topology]] = {
+KINDS: dict[str, type[Switch | FatTree | Torus | Dragonfly]] = {
     "switch": Switch,
     "fat-tree": FatTree,
     "torus": Torus,
@@ -57,15 +58,15 @@ def parse_topology(text: str, argument: str = "topology") -> Topology:
             "expected integers with x between them, such as 8x8x8"
         ) from None
     try:
-        return KINDS[kind](numbers, **_values(kind, options))  # type: ignore[call-arg]
+        return KINDS[kind](numbers, **_values(kind, options))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{argument}: {text!r}: {error}") from None
 
 
-def _values(kind: str, options: list[str]) -> dict[str, float]:
+def _values(kind: str, options: list[str]) -> dict[str, Any]:
     """Return what is given by name."""
     known = [field.name for field in fields(KINDS[kind]) if field.name != "shape"]
-    found: dict[str, float] = {}
+    found: dict[str, Any] = {}
     for option in options:
         name, equals, value = option.partition("=")
         if not equals or name not in known:
