@@ -147,13 +147,14 @@ def collective_seconds(
 
     Examples
     --------
-    A ring of 4 ranks sends its 4,000 bytes in 2 (4 - 1) steps, a quarter at each.
+    A ring of 4 ranks sends its 4,000 bytes in 2 (4 - 1) steps, a quarter at each: 1 ms, and 2 ms
+    of latency.
 
     >>> from lowerconv.predict.network.text import parse_topology
     >>> switch = parse_topology("switch:4,bandwidth=1e6,latency=0.001")
     >>> seconds = collective_seconds(switch, "ring", 1000)
-    >>> round(float(seconds.max()), 6) == 6 * (0.002 + 0.001)
-    True
+    >>> round(float(seconds.max()), 6)
+    0.018
     """
     places = np.arange(topology.hosts) if hosts is None else np.asarray(hosts, np.int64)
     schedule = schedule_of(name, places.size, size, dtype, ranks_of(places), form)
