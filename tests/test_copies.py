@@ -66,6 +66,11 @@ PLAIN = """
     predict.calibration.LinkSeconds predict.calibration.NetworkFacts
     predict.calibration.ParameterFacts predict.calibration.StepSeconds
     predict.replay.Compute predict.replay.Look predict.replay.Message predict.replay.Wait
+    predict.network.buckets.Bucket predict.network.compact.Phase predict.network.event_heap.Clock
+    predict.network.dragonfly.Dragonfly predict.network.fair_sharing.Sharing
+    predict.network.fat_tree.FatTree predict.network.flows.FlowGraph
+    predict.network.flows.Timeline predict.network.schedule.Schedule predict.network.switch.Switch
+    predict.network.topology.LinkGroup predict.network.topology.Routes predict.network.torus.Torus
 """.split()  # noqa: SIM905
 
 # Of signatures and records: all of their modules.
@@ -93,6 +98,8 @@ ELSEWHERE = {
     "cli.frame_networks.Answerer": "a protocol",
     "parallel.comm.waiting.Patience": "a protocol",
     "nn.step.Reducer": "a protocol",
+    "predict.network.topology.Topology": "the base of topologies",
+    "predict.network.recording.SizedArray": "a size, while a collective is recorded",
     "codegen.half_arrays.HalfArray": "a type of numba's",
     "codegen.kernel.Kernel": "a base class",
     "conv.algorithm.Algorithm": "functions, that pickle where they have a name",
