@@ -180,6 +180,7 @@ ELSEWHERE = {
         quant.convert.Quantize quant.convert.Unpack quant.convert.WordLayer
         quant.conv.IntegerConv2d quant.integer_layers.Clipped
         quant.integer_layers.IntegerAdd quant.integer_layers.IntegerAvgPool2d
+        quant.integer_layers.IntegerResponseNorm
         quant.integer_layers.IntegerConcat quant.integer_layers.IntegerMaxPool2d
         quant.integer_layers.Lookup quant.qdq.DequantizeLinear
         quant.qdq.QuantizeLinear quant.network.IntegerNetwork

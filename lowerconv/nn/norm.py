@@ -266,14 +266,16 @@ class LocalResponseNorm(Layer):
 
     def compute(self, frame: Frame, step: Step) -> None:
         """Normalise."""
-        run(response_norm, frame.x.images, frame.y.images, self._window())
+        run(response_norm, frame.x.images, frame.y.images, self.window)
 
     def differentiate(self, frame: Frame, step: Step) -> None:
         """Compute the gradient of the operand."""
         x, dy, dx = frame.x, frame.gradient, frame.dx
         if dx is not None:
-            window = self._window()
+            window = self.window
             run(response_norm_grad, dy.images, x.images, dx.images, window, frame.adds[0])
 
-    def _window(self) -> tuple[int, float, float, float]:
+    @property
+    def window(self) -> tuple[int, float, float, float]:
+        """What kernels take: an `ops.response_norm.Window`."""
         return self.size, self.alpha, self.beta, self.k

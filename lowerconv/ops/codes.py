@@ -42,7 +42,8 @@ class Rounding(NamedTuple):
 
 
 @internal
-def _rounded(x, rounding):
+def rounded(x, rounding):
+    """Return the code of a sum, as a float32."""
     zero, low, high = rounding
     q = np.rint(x) + zero
     q = q if q > low else low
@@ -71,7 +72,7 @@ def add_codes(worker, workers, a, b, y, scales, rounding):
         for i in range(target.size):
             left = (np.float32(one[i]) - a_zero) * a_scale
             right = (np.float32(two[i]) - b_zero) * b_scale
-            target[i] = kind(np.int32(_rounded(left + right, rounding)))
+            target[i] = kind(np.int32(rounded(left + right, rounding)))
 
 
 @parallel
@@ -121,7 +122,7 @@ def _largest(codes, taps, best):
 
 
 @internal
-def _words(x):
+def images_of_words(x):
     """Return images of bytes as images of the words that these are."""
     return Images(x.flat.view(np.uint32), x.step // CHANNELS, x.N, x.C, x.H, x.W // CHANNELS)
 
@@ -151,7 +152,7 @@ def max_pool_codes(worker, workers, x, y, windows):
     (R, S), stride, _ = windows
     kind = y.flat.dtype.type
     lowest = np.uint32(0x80808080) if kind(-1) < kind(0) else np.uint32(0)
-    source, target = _words(x), _words(y)
+    source, target = images_of_words(x), images_of_words(y)
     P, Q = target.H, target.W
     layout, row_phases, column_phases = windows_layout(target, windows, workers)
     pitch, ld = layout.pitch, layout.ld
@@ -225,7 +226,7 @@ def avg_pool_codes(worker, workers, x, y, windows, include_pad, scaled, rounding
                 for w in range(begin_w, end_w):
                     total += across[CHANNELS * w + c]
                 value = np.float32(total - np.int64(zero) * inside) * factor
-                target[CHANNELS * q + c] = kind(np.int32(_rounded(value, rounding)))
+                target[CHANNELS * q + c] = kind(np.int32(rounded(value, rounding)))
 
 
 @parallel

@@ -53,7 +53,7 @@ class Rows(NamedTuple):
 
 
 @internal
-def _pieces(N, pixels, workers):
+def blocks_of(N, pixels, workers):
     """Return how many blocks the pixels of an image are cut into."""
     wanted = (4 * workers + N - 1) // max(1, N)
     return max((pixels + BLOCK - 1) // BLOCK, min(wanted, (pixels + LEAST - 1) // LEAST), 1)
@@ -85,7 +85,8 @@ def _add_rows(rows, first, total):
 
 
 @internal
-def _row(rows, c):
+def row_of(rows, c):
+    """Return the row of a channel."""
     at = rows.at + c % rows.kept * rows.step
     return rows.flat[at : at + rows.zeros.size]
 
@@ -94,16 +95,16 @@ def _row(rows, c):
 def _five(rows, c, last):
     """Return the rows of a channel and of the four after it, zeros from channel `last` on."""
     return (
-        _row(rows, c),
-        _row(rows, c + 1) if c + 1 < last else rows.zeros,
-        _row(rows, c + 2) if c + 2 < last else rows.zeros,
-        _row(rows, c + 3) if c + 3 < last else rows.zeros,
-        _row(rows, c + 4) if c + 4 < last else rows.zeros,
+        row_of(rows, c),
+        row_of(rows, c + 1) if c + 1 < last else rows.zeros,
+        row_of(rows, c + 2) if c + 2 < last else rows.zeros,
+        row_of(rows, c + 3) if c + 3 < last else rows.zeros,
+        row_of(rows, c + 4) if c + 4 < last else rows.zeros,
     )
 
 
 @internal
-def _scale(x, c, C, window, total):
+def window_scale(x, c, C, window, total):
     """Compute ``k + alpha / size * sum(x ** 2)`` over the window of a channel, five at a time."""
     size, alpha, _, k = window
     kind = total.dtype.type
@@ -142,7 +143,7 @@ def _three_quarters(scale, power):
 
 
 @internal(error_model="numpy")
-def _inverse_power(scale, window, power):
+def inverse_power(scale, window, power):
     """``power = scale ** -beta``: by vector code, where that can be."""
     one, beta = scale.dtype.type(1), window.beta
     if beta == 0.75 and scale.itemsize == 4 and window.k >= FLOOR and window.alpha >= 0:
@@ -164,7 +165,8 @@ def _inverse_power(scale, window, power):
 
 
 @internal
-def _multiply(x, power, y):
+def multiply(x, power, y):
+    """``y = x * power``."""
     for i in range(y.size):
         y[i] = x[i] * power[i]
 
@@ -173,7 +175,7 @@ def _multiply(x, power, y):
 def _response_norm(worker, workers, zeros, scratch, x, y, window):
     pixels = x.H * x.W
     zeros, mine = like(bare(zeros), x.flat), bare(scratch)[2 * BLOCK * worker :]
-    pieces = _pieces(x.N, pixels, workers)
+    pieces = blocks_of(x.N, pixels, workers)
     begin, end = share(x.N * pieces, worker, workers)
     for task in range(begin, end):
         n = task // pieces
@@ -183,9 +185,9 @@ def _response_norm(worker, workers, zeros, scratch, x, y, window):
         target = Rows(y.flat, n * y.step + first, pixels, x.C, zeros[:count])
         scale, power = mine[:count], mine[BLOCK : BLOCK + count]
         for c in range(x.C):
-            _scale(source, c, x.C, window, scale)
-            _inverse_power(scale, window, power)
-            _multiply(_row(source, c), power, _row(target, c))
+            window_scale(source, c, x.C, window, scale)
+            inverse_power(scale, window, power)
+            multiply(row_of(source, c), power, row_of(target, c))
 
 
 @njit(cache=True, nogil=True)
@@ -231,7 +233,7 @@ def _response_norm_grad(worker, workers, zeros, scratch, operands, window, add):
     before, after = size // 2, (size - 1) // 2
     C, pixels = x.C, x.H * x.W
     zeros, mine = bare(zeros), bare(scratch)[(3 + 2 * size) * BLOCK * worker :]
-    pieces = _pieces(x.N, pixels, workers)
+    pieces = blocks_of(x.N, pixels, workers)
     begin, end = share(x.N * pieces, worker, workers)
     for task in range(begin, end):
         n = task // pieces
@@ -248,10 +250,15 @@ def _response_norm_grad(worker, workers, zeros, scratch, operands, window, add):
         terms = Rows(mine, (3 + size) * BLOCK, BLOCK, size, zero)
         for j in range(C + before):  # the channel whose term is computed
             if j < C:
-                _scale(source, j, C, window, scale)
-                _inverse_power(scale, window, power)
+                window_scale(source, j, C, window, scale)
+                inverse_power(scale, window, power)
                 _terms(
-                    _row(given, j), _row(source, j), scale, power, _row(direct, j), _row(terms, j)
+                    row_of(given, j),
+                    row_of(source, j),
+                    scale,
+                    power,
+                    row_of(direct, j),
+                    row_of(terms, j),
                 )
             c = j - before  # the channel that has all of its terms now
             if c < 0:
@@ -259,7 +266,7 @@ def _response_norm_grad(worker, workers, zeros, scratch, operands, window, add):
             rows, earliest = min(C, j + 1), max(0, c - after)
             for other in range(earliest, rows, 5):
                 _add_rows(_five(terms, other, rows), other == earliest, total)
-            _finish(_row(direct, c), _row(source, c), total, slope, _row(target, c), add)
+            _finish(row_of(direct, c), row_of(source, c), total, slope, row_of(target, c), add)
 
 
 @njit(cache=True, nogil=True)

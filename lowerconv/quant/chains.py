@@ -3,7 +3,8 @@
 ::
 
     conv or linear [+ residual] [ReLU or clip]      sum [ReLU or clip]
-    mean over windows [ReLU or clip]                maximum, concatenation, function, flatten
+    mean over windows [ReLU or clip]                local response norm [ReLU or clip]
+    maximum, concatenation, function, flatten
 
 Each reads codes, and its last result is rounded to codes.
 """
@@ -22,11 +23,14 @@ from lowerconv.nn.conv import Conv2d
 from lowerconv.nn.graph import Node, Value
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.linear import Linear
+from lowerconv.nn.norm import LocalResponseNorm
 from lowerconv.nn.pointwise import Pointwise
 from lowerconv.nn.pooling import AvgPool2d, MaxPool2d
 
 PRODUCTS = (Conv2d, Linear)
-OTHERS = (MaxPool2d, AvgPool2d, Concat, Add, ReLU, Pointwise)  # with an integer form
+# With an integer form.
+OTHERS = (MaxPool2d, AvgPool2d, LocalResponseNorm, Concat, Add, ReLU, Pointwise)
+ROUNDED = (AvgPool2d, LocalResponseNorm)  # of these, those whose results are rounded, beside sums
 
 
 @dataclass
@@ -115,7 +119,7 @@ def follow(
     Chain
     """
     chain = Chain(head, nodes=[head])
-    rounds = is_product(head.layer) or head.layer.is_sum or isinstance(head.layer, AvgPool2d)
+    rounds = is_product(head.layer) or head.layer.is_sum or isinstance(head.layer, ROUNDED)
     while rounds and chain.result not in results and len(readers[chain.result]) == 1:
         node = readers[chain.result][0]
         clip = range_of(node.layer)

@@ -155,6 +155,13 @@ def _avg_pool(out: Writer, node: Node, layer: Any, xs: list[str], y: str) -> Non
     _codes(out, _clipped(out, made, layer.y, layer.low, layer.high), layer.y, y)
 
 
+@form("IntegerResponseNorm")
+def _response_norm(out: Writer, node: Node, layer: Any, xs: list[str], y: str) -> None:
+    made = f"{y}_numbers"
+    write_node(out, node, layer.norm, [_numbers(out, xs[0], layer.x)], made)
+    _codes(out, _clipped(out, made, layer.y, layer.low, layer.high), layer.y, y)
+
+
 @form("IntegerConcat")
 def _concat(out: Writer, node: Node, layer: Any, xs: list[str], y: str) -> None:
     numbers = [_numbers(out, x, layer.y) for x in xs]

@@ -9,6 +9,7 @@ from lowerconv.nn.frame import Frame
 from lowerconv.nn.functional.operands import apply
 from lowerconv.nn.layer import Layer, always
 from lowerconv.nn.module import Shape
+from lowerconv.nn.norm import LocalResponseNorm
 from lowerconv.nn.pooling import AvgPool2d, MaxPool2d
 from lowerconv.nn.step import Step
 from lowerconv.ops.codes import (
@@ -21,6 +22,7 @@ from lowerconv.ops.codes import (
     set_channels,
 )
 from lowerconv.ops.quantize import CHANNELS, bytes_of
+from lowerconv.ops.response_norm_codes import response_norm_codes
 from lowerconv.quant.convert import WordLayer
 from lowerconv.quant.params import QuantParams
 from lowerconv.quant.qdq import quantized
@@ -178,6 +180,42 @@ class IntegerAvgPool2d(Clipped):
         include = self.pool.count_include_pad
         scaled = _scaled(self.x, self.y)
         run(avg_pool_codes, x, y, windows, include, scaled, self.rounding)
+
+
+class IntegerResponseNorm(Clipped):
+    """Local response norm: numbers of codes, in float32, then one rounding.
+
+    Parameters
+    ----------
+    norm : LocalResponseNorm
+    channels : int
+    x : QuantParams
+        Of the operand.
+    y, low, high
+        As of `Clipped`.
+    """
+
+    is_capturable = always
+
+    def __init__(
+        self,
+        norm: LocalResponseNorm,
+        channels: int,
+        x: QuantParams,
+        y: QuantParams,
+        low: int,
+        high: int,
+    ) -> None:
+        super().__init__(y, low, high)
+        self.norm, self.channels, self.x = norm, channels, x
+
+    def compute(self, frame: Frame, step: Step) -> None:
+        """Normalise."""
+        x, y = bytes_of(frame.x.images, self.x.signed), bytes_of(frame.y.images, self.y.signed)
+        numbers = tuple(Scaled(np.float32(self.x.zero_point), np.float32(self.x.scale)))
+        steps = np.float32(1 / self.y.scale)
+        window = self.norm.window
+        run(response_norm_codes, x, y, window, self.channels, numbers, steps, self.rounding)
 
 
 class IntegerConcat(Concat):

@@ -43,6 +43,7 @@ from lowerconv.quant.integer_layers import (
     IntegerAvgPool2d,
     IntegerConcat,
     IntegerMaxPool2d,
+    IntegerResponseNorm,
     Lookup,
 )
 from lowerconv.quant.params import QuantParams
@@ -64,6 +65,7 @@ FIELDS: dict[type, tuple[str, ...]] = {
     IntegerAdd: ("a", "b", "y", "low", "high"),
     IntegerMaxPool2d: ("pool", "x"),
     IntegerAvgPool2d: ("pool", "x", "y", "low", "high"),
+    IntegerResponseNorm: ("norm", "channels", "x", "y", "low", "high"),
     IntegerConcat: ("channels", "y", "is_concatenation"),
     Lookup: ("function", "x", "y", "table"),
     # float32

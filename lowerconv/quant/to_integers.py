@@ -16,6 +16,7 @@ from lowerconv.nn.combine import Concat, Flatten
 from lowerconv.nn.graph import Graph, Node, Value
 from lowerconv.nn.layer import Layer
 from lowerconv.nn.linear import Linear
+from lowerconv.nn.norm import LocalResponseNorm
 from lowerconv.nn.pointwise import Pointwise
 from lowerconv.nn.pooling import AvgPool2d, MaxPool2d
 from lowerconv.quant.chains import Chain, follow, is_flatten, is_other, is_product
@@ -26,6 +27,7 @@ from lowerconv.quant.integer_layers import (
     IntegerAvgPool2d,
     IntegerConcat,
     IntegerMaxPool2d,
+    IntegerResponseNorm,
     Lookup,
 )
 from lowerconv.quant.params import QuantParams
@@ -209,6 +211,8 @@ class _ToIntegers:
             made: Layer = IntegerAdd(params[0], params[1], *bounds)
         elif isinstance(layer, AvgPool2d):
             made = IntegerAvgPool2d(layer, params[0], *bounds)
+        elif isinstance(layer, LocalResponseNorm):
+            made = IntegerResponseNorm(layer, head.result.shape[1], params[0], *bounds)
         elif isinstance(layer, MaxPool2d):
             pooled = self._add(IntegerMaxPool2d(layer, params[0]), *words, like=head)
             self.words[end.result] = self._rescaled(pooled, params[0], y, head)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from lowerconv import nn
+from lowerconv.nn.normalise import Softmax
 from lowerconv.nn.pointwise import Pointwise
 
 SHAPE = (3, 17, 18)
@@ -120,14 +121,14 @@ def between() -> nn.Module:
 
     def forward(net: Any, x: Any) -> Any:
         x = nn.relu(net.a(x))
-        y = net.b(net.lrn(net.pool(x)))
+        y = net.b(net.soft(net.pool(x)))
         z = net.c(x + y)
         return z, nn.relu(z)
 
     return Net(
         forward,
         a=conv(3, 8),
-        lrn=nn.LocalResponseNorm(5),
+        soft=Softmax(1),
         pool=nn.MaxPool2d(3, 1, 1),
         b=conv(8, 8),
         c=conv(8, 3, bias=False),
@@ -137,10 +138,19 @@ def between() -> nn.Module:
 def clipped_numbers() -> nn.Module:
     """Convolutions whose float32 results are clipped for layers without an integer form."""
     return nn.Sequential(
-        *(conv(3, 8), nn.ReLU(), nn.LocalResponseNorm(3)),
-        *(conv(8, 6), Pointwise("clip", -0.1, 0.4), nn.LocalResponseNorm(5)),
-        *(conv(6, 5), Pointwise("clip", 0, 0), nn.LocalResponseNorm(5)),
+        *(conv(3, 8), nn.ReLU(), Softmax(1)),
+        *(conv(8, 6), Pointwise("clip", -0.1, 0.4), Softmax(1)),
+        *(conv(6, 5), Pointwise("clip", 0, 0), Softmax(1)),
         *(nn.Flatten(), nn.Linear(5 * 17 * 18, 10), nn.ReLU()),
+    )
+
+
+def normed() -> nn.Module:
+    """Local response norm, as in networks of 2012 to 2014; of channels that fill no word, too."""
+    return nn.Sequential(
+        *(conv(3, 8), nn.ReLU(), nn.LocalResponseNorm(5, 0.3), nn.MaxPool2d(3, 2, 1)),
+        *(conv(8, 6), nn.LocalResponseNorm(3, 0.5, 0.6), nn.ReLU()),
+        *(conv(6, 5), nn.LocalResponseNorm(5), nn.Flatten(), nn.Linear(5 * 9 * 9, 10)),
     )
 
 
@@ -158,6 +168,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "functions": functions,
     "between": between,
     "clipped-numbers": clipped_numbers,
+    "normed": normed,
     "rows": rows,
 }
 

@@ -13,6 +13,8 @@ from lowerconv.ops.codes import (
 )
 from lowerconv.ops.images import Images
 from lowerconv.ops.quantize import bytes_of, pack_words, unpack_words
+from lowerconv.ops.response_norm import Window
+from lowerconv.ops.response_norm_codes import response_norm_codes
 from lowerconv.quant.params import QuantParams
 from lowerconv.quant.qdq import dequantized, quantized
 from lowerconv.runtime.threads import parallel_region
@@ -213,6 +215,32 @@ def means(rng, pool, shape, workers):
 @threads
 def test_means_of_whole_images(workers):
     means(np.random.default_rng(SEED), GlobalAvgPool2d(), (3, 6, 5, 11), workers)
+
+
+@threads
+@kinds
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
+def test_response_norm_of_codes(size, dtype, workers):
+    """Within a code's half and what rounding of float32 adds to it."""
+    rng = np.random.default_rng(SEED + size)
+    for shape in [(2, 5, 7, 9), (1, 4, 8, 6), (3, 11, 1, 1), (1, 3, 30, 41)]:
+        q, x = codes(rng, shape, dtype), params(rng, dtype)
+        window = Window(size, rng.uniform(0.1, 2), rng.choice([0.5, 0.75, 1, 1.3]), 1.5)
+        values = x.scale * (q.astype(np.float64) - x.zero_point)
+        N, C, H, W = shape
+        around = np.zeros((N, C + size - 1, H, W))
+        around[:, size // 2 : size // 2 + C] = values**2
+        total = sum(around[:, i : i + C] for i in range(size))
+        exact = values / (window.k + window.alpha / size * total) ** window.beta
+        steps, rounding = np.float32(100 / abs(exact).max()), (120.0, 3.0, 250.0)
+        exact = np.clip(exact * steps + 120, 3, 250)
+        y, _ = images(words_of(np.zeros(shape, np.uint8)))
+        given = bytes_of(words(rng, q), dtype == np.int8), bytes_of(y, False)
+        numbers = np.float32(x.zero_point), np.float32(x.scale)
+        more = tuple(window), C, numbers, steps, tuple(map(np.float32, rounding))
+        run(response_norm_codes, workers, *given, *more)
+        found = codes_of(result(y, (N, -(-C // 4), H, W)), C, np.uint8)
+        assert abs(found - exact).max() <= 0.501
 
 
 @threads

@@ -11,11 +11,12 @@ import pytest
 import lowerconv as lc
 from lowerconv import nn, quant
 from lowerconv.conv.problem import conv_problem
+from lowerconv.nn.normalise import Softmax
 from lowerconv.nn.pointwise import Pointwise
 from lowerconv.quant.conv import IntegerConv2d
 from lowerconv.quant.convert import WORD, Dequantize, Quantize
 from lowerconv.quant.integer_layers import IntegerAdd, IntegerConcat, Lookup
-from lowerconv.quant.observe import METHODS, Observer
+from lowerconv.quant.observe import METHODS
 from lowerconv.runtime.threads import get_num_threads
 from tests.quant.integers import codes_of, epilogue, rounded, sums, words_of
 from tests.quant.networks import NETWORKS, SHAPE, Net, conv, images, make
@@ -149,12 +150,20 @@ def test_sums_that_no_convolution_makes():
     assert relative(integer(images(8)), net(images(8))) < 0.05
 
 
+def test_response_norm_of_codes(made):
+    net, integer = made("normed")
+    kinds = [type(layer).__name__ for layer in integer.layers]
+    assert kinds.count("IntegerResponseNorm") == 3
+    assert kinds[0] == "Quantize" and {"Dequantize", "LocalResponseNorm"}.isdisjoint(kinds)
+    assert relative(integer(images(8)), net(images(8))) < 0.05
+
+
 def test_what_stays_in_float_is_between_explicit_steps(made):
     _, integer = made("between")
     kinds = [type(layer) for layer in integer.layers]
-    at = kinds.index(nn.LocalResponseNorm)
-    assert kinds[at - 1 : at + 2] == [Dequantize, nn.LocalResponseNorm, Quantize]
-    assert [name.split("_")[0] for name in integer.float_layers] == ["lrn", "ReLU"]
+    at = kinds.index(Softmax)
+    assert kinds[at - 1 : at + 2] == [Dequantize, Softmax, Quantize]
+    assert [name.split("_")[0] for name in integer.float_layers] == ["soft", "ReLU"]
     assert not any(isinstance(layer, nn.MaxPool2d) for layer in integer.layers)
     z, positive = integer(images(2))
     assert np.array_equal(np.maximum(z, 0), positive)
@@ -249,45 +258,6 @@ def test_methods(made, method):
     assert relative(integer(x), net(x)) < 0.1
 
 
-def outlier():
-    x = np.random.default_rng(2).standard_normal(200_000).astype(np.float32)
-    x[17] = 60
-    return x
-
-
-def test_ranges_of_outliers():
-    observer = Observer(counts=True)
-    for part in np.array_split(outlier(), 7):
-        observer.see(part)
-    assert observer.range("minmax")[1] == 60
-    low, high = observer.range("percentile", 99.9)
-    # 100 on each side of 200,000 normal numbers
-    assert -3.5 < low < -3.1 and 3.1 < high < 3.5
-    low, high = observer.range("entropy")
-    assert high < 10 and -10 < low < -3
-
-
-def test_counts_do_not_depend_on_the_order():
-    x = outlier()
-    observers = [Observer(counts=True) for _ in range(3)]
-    for observer, order in zip(observers, (x, x[::-1], np.sort(x)), strict=True):
-        for part in np.array_split(np.ascontiguousarray(order), 9):
-            observer.see(part)
-    for observer in observers[1:]:
-        assert np.array_equal(observer.bins, observers[0].bins)
-        assert observer.width == observers[0].width
-    assert observers[0].bins.sum() == x.size
-
-
-def test_ranges_of_few_numbers():
-    for values in ([0.0, 0.0], [1e-42], [-3.0], [5.0, 5.0]):
-        for method in METHODS:
-            observer = Observer(counts=True)
-            observer.see(np.array(values, np.float32))
-            low, high = observer.range(method)
-            assert low <= min(values) + 1e-6 and high >= max(values) - 0.01 * abs(max(values))
-
-
 def test_layers_that_the_user_leaves_out(made):
     net, _ = made("residual")
     x = images()
@@ -305,7 +275,7 @@ def test_layers_that_the_user_leaves_out(made):
 
 def test_strict_networks_compute_nothing_in_float(made):
     net, _ = made("between")
-    with pytest.raises(ValueError, match=r"strict: got True, .*: lrn \(LocalResponseNorm\)"):
+    with pytest.raises(ValueError, match=r"strict: got True, .*: soft \(Softmax\)"):
         lc.quantize(net, images(), strict=True)
     lc.quantize(made("chain")[0], images(), strict=True)
     lc.quantize(made("chain")[0], images(), strict=True, skip_first=True)
