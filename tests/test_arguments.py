@@ -137,7 +137,7 @@ def test_every_option_of_train_is_a_field_or_known():
     found = {action.dest for action in commands.choices["train"]._actions}
     known = set(described(Settings)) | set(described(ParallelOptions))
     others = {"help", "model", "data", "threads", "affinity", "loader_threads", "spare_core"}
-    assert found == known | others | {"out", "resume", "init_from", "tensorboard"}
+    assert found == known | others | {"out", "resume", "init_from", "tensorboard", "calibration"}
 
 
 @pytest.mark.parametrize("owner", OWNERS)
