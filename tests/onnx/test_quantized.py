@@ -305,8 +305,10 @@ def test_what_we_write_is_the_same_elsewhere(name, tmp_path):
     count = [sum(isinstance(n, IntegerConv2d) for n in q.layers) for q in (integer, again)]
     assert count[0] == count[1] > 1
     # Its QLinearAveragePool has other means where a last window is not full.
-    theirs = expected(model, x, optimized=name != "chain")
-    for results in (theirs, back(x), again(x)):
+    given = [back(x), again(x)]
+    if onnxruntime is not None or name != "normed":  # the reference evaluator is wrong about LRN
+        given.append(expected(model, x, optimized=name != "chain"))
+    for results in given:
         results = results if isinstance(results, (tuple, list)) else (results,)
         for a, b in zip(ours, results, strict=True):
             a, b = a.astype(np.float64), b.astype(np.float64)
