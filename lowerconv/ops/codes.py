@@ -13,7 +13,7 @@ import numpy as np
 from lowerconv.codegen.compiled import internal
 from lowerconv.codegen.ranges import share
 from lowerconv.ops.images import Images, bare_images, piece, pieces_of, plane
-from lowerconv.ops.max_pool import Taps
+from lowerconv.ops.max_pool import Taps, along
 from lowerconv.ops.quantize import CHANNELS
 from lowerconv.ops.windows import (
     copy_rows,
@@ -88,40 +88,6 @@ def look_up_codes(worker, workers, x, y, table):
 
 
 @internal
-def _keep(codes, best):
-    for i in range(best.size):
-        q, most = codes[i], best[i]
-        best[i] = q if q > most else most
-
-
-@internal
-def _three(a, b, c, best):
-    """``best[i] = max(a[i], b[i], c[i])``."""
-    for i in range(best.size):
-        first, second, third = a[i], b[i], c[i]
-        first = second if second > first else first
-        best[i] = third if third > first else first
-
-
-@internal
-def _tap(codes, taps, t, count):
-    """Return the codes under a tap; under the last one where there is no such tap."""
-    t = min(t, taps.size - 1)
-    at = t % taps.phases * taps.ld_phase + t // taps.phases * taps.ld_tap
-    return codes[at : at + count]
-
-
-@internal
-def _largest(codes, taps, best):
-    """Write the largest codes under the taps of one axis."""
-    count = best.size
-    a, b, c = _tap(codes, taps, 0, count), _tap(codes, taps, 1, count), _tap(codes, taps, 2, count)
-    _three(a, b, c, best)
-    for t in range(3, taps.size):
-        _keep(_tap(codes, taps, t, count), best)
-
-
-@internal
 def images_of_words(x):
     """Return images of bytes as images of the words that these are."""
     return Images(x.flat.view(np.uint32), x.step // CHANNELS, x.N, x.C, x.H, x.W // CHANNELS)
@@ -160,6 +126,7 @@ def max_pool_codes(worker, workers, x, y, windows):
     lowered = np.empty(column_phases * step + pitch - Q, np.uint32)
     across = np.empty(step, np.uint32)  # the maxima along the rows
     best = np.empty(ld, np.uint32)
+    none = np.empty(0, np.uint8)  # nobody asks which tap wins
     fill(lowered, column_phases * step, pitch - Q, lowest)
     columns = Taps(S, stride[1], CHANNELS * step, CHANNELS, 0)
     rows = Taps(R, stride[0], CHANNELS * ld, CHANNELS * pitch, 0)
@@ -169,9 +136,9 @@ def max_pool_codes(worker, workers, x, y, windows):
         group = group_of(task, layout, P, target.N * target.C)
         within = lower_group(source, group, windows, layout, lowest, lowered)
         count = step - ld + within
-        _largest(lowered.view(dtype), columns, across[:count].view(dtype))
+        along(lowered.view(dtype), none, columns, across[:count].view(dtype), none)
         count = plane_start(layout, group.planes - 1) + group.rows * pitch
-        _largest(across.view(dtype), rows, best[:count].view(dtype))
+        along(across.view(dtype), none, rows, best[:count].view(dtype), none)
         for i in range(group.planes):
             place, size = group.row * Q, group.rows * Q
             out = plane(target, group.plane + i)[place : place + size]

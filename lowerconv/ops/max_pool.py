@@ -87,7 +87,7 @@ def _tap(source, numbers, taps, t, count, kind):
 
 
 @internal
-def _along(source, numbers, taps, best, winner):
+def along(source, numbers, taps, best, winner):
     """Take the maximum over the taps of one axis; the winner's number is added to `numbers`."""
     count, size, kind = best.size, taps.size, winner.dtype.type
     recorded = winner.size > 0
@@ -143,7 +143,7 @@ def max_pool(worker, workers, x, y, winner, windows):
         group = group_of(task, layout, P, y.N * y.C)
         within = lower_group(x, group, windows, layout, kind(-np.inf), lowered)
         count = step - ld + within
-        _along(lowered, zeros, columns, across[:count], across_winner[:count])
+        along(lowered, zeros, columns, across[:count], across_winner[:count])
         if recorded:  # where all pixels are -inf, the first of them and not the padding
             for q in range(min(pad[1], Q)):
                 inside_from = pad[1] - q * stride[1]
@@ -151,7 +151,7 @@ def max_pool(worker, workers, x, y, winner, windows):
                     at = row * pitch + q
                     across_winner[at] = max(across_winner[at], inside_from)
         count = plane_start(layout, group.planes - 1) + group.rows * pitch
-        _along(across, across_winner, rows, best[:count], best_winner[:count])
+        along(across, across_winner, rows, best[:count], best_winner[:count])
         for i in range(group.planes):
             at = plane_start(layout, i)
             place, size = group.row * Q, group.rows * Q

@@ -38,23 +38,17 @@ def _numbers(words, channel, signed, scaled, numbers):
 
 
 @internal
-def _put(numbers, channel, rounding, words):
+def _put(numbers, step, channel, rounding, words):
     """Write the codes of numbers into a channel of words; the first clears the others."""
     shift = np.uint32(8 * channel)
     if channel == 0:
         for i in range(words.size):
-            code = np.int32(rounded(numbers[i], rounding))
+            code = np.int32(rounded(step * numbers[i], rounding))
             words[i] = np.uint32(code) & np.uint32(255)
     else:
         for i in range(words.size):
-            code = np.int32(rounded(numbers[i], rounding))
+            code = np.int32(rounded(step * numbers[i], rounding))
             words[i] |= (np.uint32(code) & np.uint32(255)) << shift
-
-
-@internal
-def _scaled_by(factor, numbers):
-    for i in range(numbers.size):
-        numbers[i] *= factor
 
 
 @internal
@@ -93,9 +87,8 @@ def _response_norm_codes(worker, workers, scratch, x, y, window, channels, scale
             window_scale(rows, c, channels, window, total)
             inverse_power(total, window, power)
             multiply(row_of(rows, c), power, result)
-            _scaled_by(step, result)
             words = plane(target, n * target.C + c // CHANNELS)[first:last]
-            _put(result, c % CHANNELS, rounding, words)
+            _put(result, step, c % CHANNELS, rounding, words)
 
 
 @njit(cache=True, nogil=True)
