@@ -12,9 +12,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lowerconv.parallel.comm.buckets import SMALLEST, bucket_ranges
-from lowerconv.parallel.comm.choice import SMALL, Chosen, steps_of
-from lowerconv.parallel.comm.collectives import ALLREDUCE
-from lowerconv.parallel.options import AUTO, ParallelOptions
+from lowerconv.parallel.comm.choice import (
+    SMALL,
+    Chosen,
+    candidates,
+    chosen_by_options,
+    steps_of,
+)
+from lowerconv.parallel.options import ParallelOptions
 from lowerconv.predict.calibration import Calibration, LayerSeconds, ParameterFacts, StepSeconds
 from lowerconv.predict.collective_costs import Links, Placement
 
@@ -140,14 +145,10 @@ def choose(options: ParallelOptions, links: Links, at: Placement, nbytes: int) -
     ValueError
         Nothing is known of the links.
     """
-    if options.strategy == "tree":
-        return Chosen([(nbytes, "tree")], why="as asked for")
-    if options.allreduce != AUTO:
-        return Chosen([(nbytes, options.allreduce)], why="as asked for")
-    if options.deterministic:
-        return Chosen([(nbytes, "direct")], why="deterministic")
-    alike = at.hosts == 1 or at.per_host == 1
-    names = [name for name in ALLREDUCE if not (name == "two-level" and alike)]
+    told = chosen_by_options(options, nbytes)
+    if told is not None:
+        return told
+    names = candidates(at.hosts, at.ranks)
     seconds = {
         size: {name: links.seconds(name, at, size) for name in names}
         for size in sorted({min(SMALL, nbytes), nbytes})

@@ -6,7 +6,8 @@ import statistics
 from dataclasses import dataclass, field, replace
 
 from lowerconv.parallel.comm.engine import AT_ONCE
-from lowerconv.parallel.options import AUTO, ParallelOptions
+from lowerconv.parallel.comm.overlap import has_thread
+from lowerconv.parallel.options import ParallelOptions
 from lowerconv.predict.calibration import Calibration, StepSeconds
 from lowerconv.predict.collective_costs import Links, Placement
 from lowerconv.predict.programs import Work, replay_in_step, replay_late
@@ -169,9 +170,7 @@ def _of_several(
     facts, at = calibration.network, cluster.at
     gradients = facts.itemsize * sum(parameter.items for parameter in calibration.parameters)
     largest = int(options.bucket_mib * (1 << 20))
-    threaded = options.overlap == "thread" or (
-        options.overlap == AUTO and (cluster.spare or at.hosts > 1)
-    )
+    threaded = has_thread(options, cluster.spare, at.hosts)
     skew = step.spread * slowest_of(at.ranks) * (alone.compute + alone.input)
     if options.strategy == "server":
         result = of_servers(alone, step, slower, options, cluster.links, at, threaded, gradients)

@@ -65,12 +65,9 @@ def choose_allreduce(
     engine: Engine, communicator: Communicator, options: ParallelOptions, nbytes: int
 ) -> Chosen:
     """Return how messages up to `nbytes` are summed; all ranks call it, and choose the same."""
-    if options.strategy == "tree":
-        return Chosen([(nbytes, "tree")], why="as asked for")
-    if options.allreduce != AUTO:
-        return Chosen([(nbytes, options.allreduce)], why="as asked for")
-    if options.deterministic:
-        return Chosen([(nbytes, "direct")], why="deterministic")
+    told = chosen_by_options(options, nbytes)
+    if told is not None:
+        return told
     if communicator.ranks == 1:
         return Chosen([(nbytes, "ring")], why="one rank")
     sizes = sorted({min(SMALL, nbytes), nbytes})
@@ -84,6 +81,23 @@ def choose_allreduce(
         f"measured: {nbytes / 2**20:.3g} MiB in {1e3 * best:.1f} ms, "
         f"the MPI library's {1e3 * mine:.1f}, the slowest {1e3 * slowest:.1f}",
     )
+
+
+def chosen_by_options(options: ParallelOptions, nbytes: int) -> Chosen | None:
+    """Return how messages up to `nbytes` are summed, None where the options leave it open."""
+    if options.strategy == "tree":
+        return Chosen([(nbytes, "tree")], why="as asked for")
+    if options.allreduce != AUTO:
+        return Chosen([(nbytes, options.allreduce)], why="as asked for")
+    if options.deterministic:
+        return Chosen([(nbytes, "direct")], why="deterministic")
+    return None
+
+
+def candidates(hosts: int, ranks: int) -> list[str]:
+    """Return the algorithms that are tried: two levels only where some hosts have several ranks."""
+    alike = hosts in (0, 1, ranks)
+    return [name for name in ALLREDUCE if not (name == "two-level" and alike)]
 
 
 def steps_of(seconds: dict[int, dict[str, float]]) -> list[tuple[int, str]]:
@@ -112,8 +126,7 @@ def measure(
 ) -> dict[str, float]:
     """Return the seconds that each algorithm takes, on the slowest rank, best of some rounds."""
     array = np.zeros(max(1, nbytes // 4), np.float32)
-    uneven = len(engine.hosts or ()) in (0, 1, communicator.ranks)
-    names = [name for name in ALLREDUCE if not (name == "two-level" and uneven)]
+    names = candidates(len(engine.hosts or ()), communicator.ranks)
     best = dict.fromkeys(names, float("inf"))
     for number in range(rounds + 1):
         for name in names:

@@ -14,8 +14,11 @@ def make_engine(communicator: Communicator, options: ParallelOptions) -> Engine:
     moves little while nobody looks. Within a host it would only take turns with the layers
     (measured: 2% of a step on ranks of one core, where looking between layers costs nothing).
     """
-    threaded = options.overlap == "thread" or (
-        options.overlap == AUTO
-        and (communicator.spare_cpus is not None or len(communicator.hosts) > 1)
-    )
-    return communicator.engine(threaded=threaded, cpus=communicator.spare_cpus)
+    spare = communicator.spare_cpus
+    threaded = has_thread(options, spare is not None, len(communicator.hosts))
+    return communicator.engine(threaded=threaded, cpus=spare)
+
+
+def has_thread(options: ParallelOptions, spare: bool, hosts: int) -> bool:
+    """Return whether a thread moves messages, with a core of its own (`spare`) or without."""
+    return options.overlap == "thread" or (options.overlap == AUTO and (spare or hosts > 1))
