@@ -13,6 +13,8 @@ from lowerconv.printable import drawable
 __all__ = ["check_picture", "draw"]
 
 PARTS = ("compute", "exposed", "skew", "input")
+# Of batches: as many as there are, without the white one.
+LOOKS = [look for name, look in STYLES.items() if name != "published"] + [*OTHERS]
 
 
 def draw(plan: Plan, path: Path) -> None:
@@ -30,13 +32,13 @@ def draw(plan: Plan, path: Path) -> None:
     from matplotlib.figure import Figure
 
     batches = sorted({row.step.batch for row in plan.rows})
-    figure = Figure(figsize=(10, 4 + 0.5 * len(batches)), layout="constrained")
+    figure = Figure(figsize=(11, 5), layout="constrained")
     bars, lines = figure.subplots(1, 2)
     largest = [row for row in plan.rows if row.step.batch == batches[-1]]
     _draw_steps(bars, largest)
     for number, batch in enumerate(batches):
         rows = [row for row in plan.rows if row.step.batch == batch]
-        look = OTHERS[number % len(OTHERS)]
+        look = LOOKS[number % len(LOOKS)]
         lines.plot(
             [row.step.ranks for row in rows],
             [100 * row.efficiency for row in rows],
