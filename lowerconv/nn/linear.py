@@ -21,7 +21,7 @@ from lowerconv.nn.module import Parameter, Shape
 from lowerconv.nn.moving import move
 from lowerconv.nn.step import Step
 from lowerconv.ops.elementwise import relu
-from lowerconv.ops.few_rows import FEW, few_rows
+from lowerconv.ops.few_rows import FEW, few_rows, few_rows_input_grad, few_rows_weight_grad
 from lowerconv.ops.matmul import matmul
 from lowerconv.ops.pointwise import AFFINE, FUNCTIONS, pointwise
 from lowerconv.ops.product import PackedProduct, pack, packed_product
@@ -149,16 +149,20 @@ class Linear(Layer):
             self.differentiate_weights(frame, step)
         if self.bias:
             np.sum(dy, axis=0, out=self.bias.grad)
-        if dx is not None:
+        if dx is None:
+            return
+        if len(dy) <= FEW:
+            run(few_rows_input_grad, dy, self.weights(frame), dx.array, frame.adds[0])
+        else:
             matmul(dy, self.weights(frame), dx.array, add=frame.adds[0])
 
     def differentiate_weights(self, frame: Frame, step: Step) -> None:
         """Compute the gradient of the weights."""
         x, dy = frame.x.array, frame.gradient.array
-        if len(x):
+        if len(x) <= FEW:  # none: zeros
+            run(few_rows_weight_grad, dy, x, self.weight.grad, self.accumulates)
+        else:
             matmul(dy, x, self.weight.grad, trans_a=True, add=self.accumulates)
-        elif not self.accumulates:
-            self.weight.grad[:] = 0
 
 
 class PackedLinear(Linear):

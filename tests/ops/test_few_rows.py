@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from lowerconv.ops.few_rows import FEW, few_rows
+from lowerconv.ops.few_rows import (
+    FEW,
+    STRIP,
+    few_rows,
+    few_rows_input_grad,
+    few_rows_weight_grad,
+)
 from lowerconv.runtime.threads import parallel_region
 
 
@@ -27,6 +33,34 @@ def test_beside_numpy(N, inputs, outputs, dtype):
             np.testing.assert_allclose(y, right, rtol=tolerance, atol=20 * tolerance)
         bits.add(y.tobytes())
     assert len(bits) == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("N", "inputs", "outputs"),
+    [(0, 5, 3), (1, 1, 1), (1, STRIP + 33, 7), (3, 33, 65), (FEW, 2 * STRIP, 4)],
+)
+def test_gradients_beside_numpy(N, inputs, outputs, dtype):
+    rng = np.random.default_rng(12)
+    shapes = (N, inputs), (outputs, inputs), (N, outputs)
+    x, w, dy = (rng.standard_normal(s).astype(dtype) for s in shapes)
+    tolerance = 1e-5 if dtype == np.float32 else 1e-13
+    wide = [array.astype(np.float64) for array in (x, w, dy)]
+    for kernel, operand, right in (
+        (few_rows_input_grad, w, wide[2] @ wide[1]),
+        (few_rows_weight_grad, x, wide[2].T @ wide[0]),
+    ):
+        bits = set()
+        for threads in (1, 2, 3, 5):
+            for add in (False, True):
+                out = np.full(right.shape, 3 if add else np.nan, dtype)
+                with parallel_region(threads) as team:
+                    kernel(team, dy, operand, out, add)
+                np.testing.assert_allclose(
+                    out, right + 3 * add, rtol=tolerance, atol=30 * tolerance
+                )
+            bits.add(out.tobytes())
+        assert len(bits) == 1
 
 
 def test_nan_stays():
