@@ -146,7 +146,7 @@ def _weight_grad(team, lanes, blas, a, dw, panels, gathered):
 
 @not_copied("copy the ConvPlan that it is a part of")
 class Ring(NamedTuple):
-    """Who does the two stages of a core's panels, over how many of them."""
+    """Which threads do the two stages, and how many panels each core has."""
 
     threads: int
     lanes: Lanes

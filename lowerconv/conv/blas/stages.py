@@ -35,7 +35,7 @@ PATIENCE = 1e-3  # seconds that one of a pair looks for what the other is doing,
 
 @not_copied("copy the ConvPlan that it is a part of")
 class Lanes(NamedTuple):
-    """Who does what.
+    """Which worker does which stage, of which core's panels.
 
     Attributes
     ----------
@@ -105,7 +105,7 @@ def span(lanes, worker, cores, tasks, per_task):
 
 @njit(cache=True, nogil=True)
 def turns(lanes, worker, steps):
-    """Return how many stages of how many steps this worker does."""
+    """Return how often this worker calls `enter`: once for each stage that it does of a step."""
     return 2 * steps if lanes.stages[worker] == BOTH else steps
 
 
@@ -118,7 +118,7 @@ def _counters(lanes, worker):
 
 @njit(cache=True, nogil=True)
 def enter(lanes, worker, steps, turn):
-    """Return stage, step and slot of a turn, once the other one of the pair has come so far."""
+    """Return stage, step and slot of a turn, once the other worker of a pair has come so far."""
     stage = lanes.stages[worker]
     if stage == BOTH:  # the first stage is one step ahead
         if turn == 0 or (turn % 2 == 1 and turn < 2 * steps - 1):

@@ -171,7 +171,7 @@ class OWT(SplitStrategy):
         """Compute what is after the border, chunk by chunk, and the gradient of the border."""
         rank, exchange = self.communicator.rank, self.exchange
         first = np.cumsum([0, *counts[:-1]]).tolist()  # the first sample of each rank, in the batch
-        # Of the batch in its update: what dropout draws depends on places in the update.
+        # Where the batch begins in its update: what dropout draws depends on places there.
         batch_offset = work.step.first_sample - first[rank]
         loss, correct, samples, is_first = 0.0, 0, 0, work.first
         for chunk, ends_update, chunk_border in self._received(border, counts):
@@ -272,8 +272,8 @@ class OWT(SplitStrategy):
         counts, rank = self.communicator.gather(len(images)), self.communicator.rank
         border = self.data_parallel.network.run(images, INFERENCE)
         found = None
-        for chunk, _, v in self._received(border, counts):
-            scores = self.split.run(v, INFERENCE)
+        for chunk, _, chunk_border in self._received(border, counts):
+            scores = self.split.run(chunk_border, INFERENCE)
             if found is None:
                 found = np.empty((len(images), *scores.shape[1:]), scores.dtype)
             rows = chunk.rows[rank]

@@ -26,10 +26,10 @@ class Schedule(NamedTuple):
         Ranks.
     source_stage, target_stage : ndarray, (messages,), int
     nbytes : ndarray, (messages,), float64
-    messages : ndarray, (messages,), int
+    messages : ndarray, (messages,), int, or int
         How many messages, one after the other, each stands for.
     after, before : ndarray, int
-        Stage ``after[i]`` waits for stage ``before[i]``, too.
+        Stage ``after[i]`` waits for stage ``before[i]``, too; none by default.
     """
 
     first: np.ndarray
@@ -40,9 +40,9 @@ class Schedule(NamedTuple):
     source_stage: np.ndarray
     target_stage: np.ndarray
     nbytes: np.ndarray
-    messages: np.ndarray
-    after: np.ndarray
-    before: np.ndarray
+    messages: np.ndarray | int = 1
+    after: np.ndarray = np.empty(0, np.int64)
+    before: np.ndarray = np.empty(0, np.int64)
 
     def add_to(
         self,
