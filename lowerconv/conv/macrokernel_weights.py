@@ -335,26 +335,17 @@ def _macrokernel(jobs, worker):
 def _add_splits(jobs, worker):
     """Add the partial sums of the splits, in their order: one worker's share of the items."""
     job = carray(jobs, 1)[0]
-    i0, i1 = share(job.dw_items, worker, job.workers)
-    partial = job.scratch + job.partial_at
     if job.itemsize == 4:
-        _add_up(
-            carray(pointer(job.target), job.dw_items, np.float32),
-            carray(pointer(partial), (job.splits, job.dw_items), np.float32),
-            i0,
-            i1,
-        )
+        _add_up(job, worker, np.float32)
     else:
-        _add_up(
-            carray(pointer(job.target), job.dw_items, np.float64),
-            carray(pointer(partial), (job.splits, job.dw_items), np.float64),
-            i0,
-            i1,
-        )
+        _add_up(job, worker, np.float64)
 
 
 @internal
-def _add_up(total, partial, i0, i1):
+def _add_up(job, worker, dtype):
+    total = carray(pointer(job.target), job.dw_items, dtype)
+    partial = carray(pointer(job.scratch + job.partial_at), (job.splits, job.dw_items), dtype)
+    i0, i1 = share(job.dw_items, worker, job.workers)
     for i in range(i0, i1):
         total[i] = partial[0, i]
     for split in range(1, len(partial)):
