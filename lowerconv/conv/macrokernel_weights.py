@@ -9,8 +9,8 @@ pixels of the batch summed over (k).  A task is a block of taps by a block of fi
             for ir in tiles of the block    MR of m: taps, broadcast from where they read x
 
 Sums of a block stay in the core's cache, ``[tap][filter]``, and are transposed into dw at the end;
-or tiles go straight there, where each sum is complete at once.  For 1x1 filters at stride 1 x and
-dy may change places, and with them C and K (`WeightSchedule.channels_in_vectors`).
+or tiles go straight there, where each sum is complete at once.  Of 1x1 filters at stride 1 x and
+dy have changed places, and with them C and K (`WeightSchedule.channels_in_vectors`).
 """
 
 from __future__ import annotations

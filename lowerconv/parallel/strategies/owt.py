@@ -57,6 +57,8 @@ class OWT(SplitStrategy):
         The strategy of the layers before the border.
     split : SplitNetwork
         This rank's part of those after it.
+    chunks, updates : int
+        How many chunks a batch is cut into, and after how many parts of it `split` is updated.
 
     Raises
     ------
@@ -76,7 +78,6 @@ class OWT(SplitStrategy):
                     "layer in the middle of others that have parameters"
                 )
         self.scheme = options.owt_scheme
-        # Into how many chunks a batch is cut.
         ranks = communicator.ranks
         self.chunks = {"a": 1, "b": ranks, "c": options.owt_chunks or ranks}[self.scheme]
         self.updates = options.owt_updates
@@ -199,9 +200,8 @@ class OWT(SplitStrategy):
             dchunk_border = self.split.backward(*gradients)
             assert dchunk_border is not None
             exchange.reduce_gradient(dchunk_border, chunk, dborder)
-            is_first = self._update_back(is_first, ends_update, samples, work)
-            if is_first:
-                samples = 0
+            updated = self._update_back(is_first, ends_update, samples, work)
+            is_first, samples = updated, 0 if updated else samples
         exchange.finish()
         return LossResult(loss, correct, np.empty((0, 0)))
 
