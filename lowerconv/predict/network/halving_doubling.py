@@ -69,4 +69,5 @@ def halving_doubling(ranks: int, size: int, itemsize: int) -> Schedule:
         source_stage=source_stage,
         target_stage=target_stage,
         nbytes=items * float(itemsize),
+        messages=np.ones(source.size, np.int64),
     )

@@ -214,4 +214,5 @@ def _schedule(log: _Log) -> Schedule:
         source_stage=source_stage,
         target_stage=matched,
         nbytes=nbytes,
+        messages=np.ones(source.size, np.int64),
     )

@@ -26,7 +26,7 @@ class Schedule(NamedTuple):
         Ranks.
     source_stage, target_stage : ndarray, (messages,), int
     nbytes : ndarray, (messages,), float64
-    messages : ndarray, (messages,), int, or int
+    messages : ndarray, (messages,), int
         How many messages, one after the other, each stands for.
     after, before : ndarray, int
         Stage ``after[i]`` waits for stage ``before[i]``, too; none by default.
@@ -40,7 +40,7 @@ class Schedule(NamedTuple):
     source_stage: np.ndarray
     target_stage: np.ndarray
     nbytes: np.ndarray
-    messages: np.ndarray | int = 1
+    messages: np.ndarray
     after: np.ndarray = np.empty(0, np.int64)
     before: np.ndarray = np.empty(0, np.int64)
 
