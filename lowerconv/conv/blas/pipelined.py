@@ -166,7 +166,7 @@ def two_threads_each(threads: int) -> Ring:
     Made for the two hardware threads of a core, which share its caches: the one waits for memory
     while the other computes.  Any two threads will do, and one that is left over works alone.
     """
-    # Siblings beside the threads that one core each has.
+    # Twice as many threads where each has a core of its own: siblings work with them.
     if siblings() and threads <= cores():
         threads = min(2 * threads, max_threads())
     return Ring(threads, in_pairs(threads, 4), 4, "pairs", True)
