@@ -41,11 +41,11 @@ class Activation(NamedTuple):
 
     @property
     def kind(self) -> Activation:
-        """What one kernel does for all constants, which it reads; not so whether it scales."""
+        """What kernels are made for: the function, and whether it scales; they read constants."""
         return Activation(self.function, shift=float(self.is_scaled))
 
     def constants(self, dtype: np.dtype) -> np.ndarray:
-        """Return what kernels want the address of that apply the function in registers."""
+        """Return the array whose address kernels take that apply the function in registers."""
         return np.array(self[1:], dtype)
 
 

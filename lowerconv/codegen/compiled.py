@@ -68,7 +68,7 @@ def njit(*, cache: bool = False, **options: Any) -> Callable[[Callable[..., Any]
     def decorate(function: Callable[..., Any]) -> Any:
         if _CONFIG.DISABLE_JIT:
             return _refused(function)
-        # Not said, it is that of the function whose compilation comes first to call this one.
+        # Without a fastmath of its own a function gets that of the first caller that is compiled.
         dispatcher = numba.njit(**{"fastmath": False, **options})(function)
         if cache:
             dispatcher._cache = Cache(function)

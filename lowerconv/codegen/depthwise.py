@@ -60,7 +60,7 @@ class PlaneKernel(Kernel):
     activation: Activation = RELU
 
     def emit(self, e: Emitter) -> None:
-        """Write ``plane(source, filter, bias, out, first, rows, mode, geometry, constants)``."""
+        """Write the instructions of the function."""
         if self.gradient:
             self._gradient(e)
         else:
@@ -79,25 +79,24 @@ class PlaneKernel(Kernel):
         return body(done, self.rest, carried) if self.rest else carried
 
     def _result(self, e: Emitter) -> None:
-        source, filter_, bias, out, _, rows, mode, geometry, constants = e.arguments
-        b = e.builder
-        Q, out_row = e.load_i64(geometry, 0), e.load_i64(geometry, 1)
-        start = e.broadcast(bias, 0)
+        plane, b = e.arguments, e.builder
+        Q, out_row = e.load_i64(plane.geometry, 0), e.load_i64(plane.geometry, 1)
+        start = e.broadcast(plane.bias, 0)
         few = len(self.taps) <= self.isa.registers - 8
-        weights = {tap: e.broadcast(filter_, tap) for tap, _ in self.taps} if few else {}
-        epilogue = Epilogue(e, mode, self.activation, constants)
+        weights = {tap: e.broadcast(plane.filter, tap) for tap, _ in self.taps} if few else {}
+        epilogue = Epilogue(e, plane.mode, self.activation, plane.constants)
         written = Rows.apart(e, out_row, self.together)
 
         def block(first: ir.Value, count: int) -> None:
-            here = e.offset(source, b.mul(first, e.constant(self.row_step)))
-            to = e.offset(out, b.mul(first, out_row))
+            here = e.offset(plane.source, b.mul(first, e.constant(self.row_step)))
+            to = e.offset(plane.out, b.mul(first, out_row))
 
             def body(pixel: ir.Value, lanes: int, _: list[ir.Value]) -> list[ir.Value]:
                 at = e.offset(here, pixel)
                 loaded: dict[int, ir.Value] = {}
                 sums = [start] * count
                 for tap, place in self.taps:
-                    weight = weights[tap] if few else e.broadcast(filter_, tap)
+                    weight = weights[tap] if few else e.broadcast(plane.filter, tap)
                     for i in range(count):
                         offset = place + i * self.row_step
                         if offset not in loaded:
@@ -118,7 +117,7 @@ class PlaneKernel(Kernel):
             self._columns(e, Q, body, [])
 
         together = self.together
-        blocks = b.sdiv(rows, e.constant(together))
+        blocks = b.sdiv(plane.rows, e.constant(together))
 
         def many(index: ir.Value, _: list[ir.Value]) -> None:
             block(b.mul(index, e.constant(together)), together)
@@ -129,19 +128,20 @@ class PlaneKernel(Kernel):
         def one(index: ir.Value, _: list[ir.Value]) -> None:
             block(b.add(done, index), 1)
 
-        e.loop(b.sub(rows, done), one)
+        e.loop(b.sub(plane.rows, done), one)
 
     def _gradient(self, e: Emitter) -> None:
         """Add ``dy * x`` to the vectors of sums at `filter`; `out` is dy."""
-        source, filter_, _, dy, _, rows, mode, geometry, _ = e.arguments
-        b = e.builder
-        Q, out_row = e.load_i64(geometry, 0), e.load_i64(geometry, 1)
-        add = Epilogue(e, mode).adds
-        sums = [b.select(add, e.load(filter_, i * e.lanes), e.zeros) for i in range(len(self.taps))]
+        plane, b = e.arguments, e.builder
+        Q, out_row = e.load_i64(plane.geometry, 0), e.load_i64(plane.geometry, 1)
+        add = Epilogue(e, plane.mode).adds
+        sums = [
+            b.select(add, e.load(plane.filter, i * e.lanes), e.zeros) for i in range(len(self.taps))
+        ]
 
         def row(index: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-            here = e.offset(source, b.mul(index, e.constant(self.row_step)))
-            gradient = e.offset(dy, b.mul(index, out_row))
+            here = e.offset(plane.source, b.mul(index, e.constant(self.row_step)))
+            gradient = e.offset(plane.out, b.mul(index, out_row))
 
             def body(pixel: ir.Value, lanes: int, sums: list[ir.Value]) -> list[ir.Value]:
                 value = e.load_first(e.offset(gradient, pixel), 0, lanes)
@@ -153,5 +153,5 @@ class PlaneKernel(Kernel):
 
             return self._columns(e, Q, body, sums)
 
-        for i, total in enumerate(e.loop(rows, row, sums)):
-            e.store(total, filter_, i * e.lanes)
+        for i, total in enumerate(e.loop(plane.rows, row, sums)):
+            e.store(total, plane.filter, i * e.lanes)

@@ -25,25 +25,24 @@ class ResultsInPlace(InPlaceKernel):
     activation: Activation = RELU
 
     def emit(self, e: Emitter) -> None:
-        """Write ``plane(source, filter, bias, out, first, rows, mode, geometry, constants)``."""
-        geometry = Geometry.read(e, e.arguments[-2])
-        source, filter_, bias, out, first, _, mode, _, constants = e.arguments
-        b = e.builder
-        start = e.broadcast(bias, 0)
+        """Write the instructions of the function."""
+        plane, b = e.arguments, e.builder
+        geometry = Geometry.read(e, plane.geometry)
+        start = e.broadcast(plane.bias, 0)
         room = self.isa.registers - self.together * len(self.phases) - 8
-        kept = {tap: e.broadcast(filter_, tap) for tap, _, _ in self.taps[: max(0, room)]}
-        epilogue = Epilogue(e, mode, self.activation, constants)
+        kept = {tap: e.broadcast(plane.filter, tap) for tap, _, _ in self.taps[: max(0, room)]}
+        epilogue = Epilogue(e, plane.mode, self.activation, plane.constants)
         above, read = self._above, Rows.apart(e, geometry.W, self._height)
         written = Rows.apart(e, geometry.out_W, self.together * self.out_rows)
 
         def block(row: ir.Value, count: int, carried: Values) -> Values:
             line = b.mul(row, e.constant(self.stride_h))
-            here = read.moved(source, b.add(line, e.constant(above)))
-            line = b.add(line, b.mul(first, e.constant(self.stride_h)))
+            here = read.moved(plane.source, b.add(line, e.constant(above)))
+            line = b.add(line, b.mul(plane.first, e.constant(self.stride_h)))
             lines = self._lines(e, geometry.H, line, count)
             out_row = b.mul(row, e.constant(self.out_rows))
-            to = written.moved(out, out_row)
-            out_row = b.add(out_row, b.mul(first, e.constant(self.out_rows)))
+            to = written.moved(plane.out, out_row)
+            out_row = b.add(out_row, b.mul(plane.first, e.constant(self.out_rows)))
 
             def store(sums: Sums, target: ir.Value, vector: Vector, more: bool) -> None:
                 for i in range(count):
@@ -70,7 +69,7 @@ class ResultsInPlace(InPlaceKernel):
                     pixels = self._read(e, read.further(at, row - above), list(columns), vector)
                     for pixel, readers in zip(pixels, columns.values(), strict=True):
                         for i, phase, tap in readers:
-                            weight = kept[tap] if tap in kept else e.broadcast(filter_, tap)
+                            weight = kept[tap] if tap in kept else e.broadcast(plane.filter, tap)
                             own[i, phase] = e.multiply_add(weight, pixel, own[i, phase])
                     return list(own.values())
 
@@ -87,7 +86,7 @@ class ResultsInPlace(InPlaceKernel):
         self._blocks(e, geometry, block, [])
 
     def _parts(self, sums: Sums, i: int) -> list[tuple[int, Values]]:
-        """Return the rows of the result that a row of pixels becomes: what comes in turn there."""
+        """Return (row of the result, sums that are interleaved there) for each row of phases."""
         lines: dict[int, dict[int, ir.Value]] = {}
         for number, (row, column, _) in enumerate(self.phases):
             lines.setdefault(row, {})[column] = sums[i, number]
@@ -102,7 +101,7 @@ class ResultsInPlace(InPlaceKernel):
         epilogue: Epilogue,
         add: bool,
     ) -> None:
-        """Store pixels that come in turn, or add them to what is there."""
+        """Interleave pixels; store them, or add them to what is there."""
         for v, piece in enumerate(interleave(e, values, self.out_columns)):
             at, mask = v * e.lanes, vector.stored[v] if vector.stored else None
             if add:
@@ -120,21 +119,23 @@ class GradientInPlace(InPlaceKernel):
     """The gradient of some taps, of the one phase: ``dy * x`` is added to vectors at `filter`."""
 
     def emit(self, e: Emitter) -> None:
-        """Write ``plane(source, filter, bias, dy, first, rows, mode, geometry, constants)``."""
-        geometry = Geometry.read(e, e.arguments[-2])
-        source, filter_, _, dy, first, _, mode, _, _ = e.arguments
-        b, taps = e.builder, [tap for tap, _, _ in self.taps]
-        adds = Epilogue(e, mode).adds
-        sums = [b.select(adds, e.load(filter_, i * e.lanes), e.zeros) for i in range(len(taps))]
+        """Write the instructions of the function; `out` is dy."""
+        plane, b = e.arguments, e.builder
+        geometry = Geometry.read(e, plane.geometry)
+        taps = [tap for tap, _, _ in self.taps]
+        adds = Epilogue(e, plane.mode).adds
+        sums = [
+            b.select(adds, e.load(plane.filter, i * e.lanes), e.zeros) for i in range(len(taps))
+        ]
         above, read = self._above, Rows.apart(e, geometry.W, self._height)
         gradients = Rows.apart(e, geometry.out_W, self.together)
 
         def block(row: ir.Value, count: int, carried: Values) -> Values:
             line = b.mul(row, e.constant(self.stride_h))
-            here = read.moved(source, b.add(line, e.constant(above)))
-            line = b.add(line, b.mul(first, e.constant(self.stride_h)))
+            here = read.moved(plane.source, b.add(line, e.constant(above)))
+            line = b.add(line, b.mul(plane.first, e.constant(self.stride_h)))
             lines = self._lines(e, geometry.H, line, count)
-            begin = gradients.moved(dy, row)
+            begin = gradients.moved(plane.out, row)
 
             def body(vector: Vector, carried: Values) -> Values:
                 at = e.offset(here, b.mul(vector.pixel, e.constant(self.stride_w)))
@@ -170,7 +171,7 @@ class GradientInPlace(InPlaceKernel):
             return self._columns(e, geometry, count > 1, body, carried)
 
         for i, total in enumerate(self._blocks(e, geometry, block, sums)):
-            e.store(total, filter_, i * e.lanes)
+            e.store(total, plane.filter, i * e.lanes)
 
 
 def _keys(columns: Readers) -> list[tuple[int, int]]:

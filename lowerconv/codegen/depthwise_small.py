@@ -64,7 +64,7 @@ class SmallPlaneKernel(Kernel):
     activation: Activation = RELU
 
     def emit(self, e: Emitter) -> None:
-        """Write ``plane(source, filter, bias, out, first, rows, mode, geometry, constants)``."""
+        """Write the instructions of the function."""
         if self.gradient:
             self._gradient(e)
         else:
@@ -72,8 +72,8 @@ class SmallPlaneKernel(Kernel):
 
     def _steps(self, e: Emitter, first: int, last: int) -> Iterator[tuple[int, int, ir.Value]]:
         """Yield (pixel row, index of the tap, what the tap reads), row by row of the source."""
-        source, geometry, b = e.arguments[0], e.arguments[-2], e.builder
-        pixels, pitch = e.load_i64(geometry, 0), e.load_i64(geometry, 2)
+        plane, b = e.arguments, e.builder
+        pixels, pitch = e.load_i64(plane.geometry, 0), e.load_i64(plane.geometry, 2)
         W, Q = (own or e.lanes for own in (self.W, self.Q))
         width = self.W or pitch
         for row in range(self.H):
@@ -85,7 +85,7 @@ class SmallPlaneKernel(Kernel):
             ]
             if not users:
                 continue
-            whole = e.load_first(e.offset(source, b.mul(pitch, e.constant(row))), 0, width)
+            whole = e.load_first(e.offset(plane.source, b.mul(pitch, e.constant(row))), 0, width)
             shifted: dict[int, ir.Value] = {}
             for p, i in users:
                 column = self.taps[i][2]
@@ -102,16 +102,15 @@ class SmallPlaneKernel(Kernel):
                 yield p, i, shifted[column]
 
     def _result(self, e: Emitter) -> None:
-        _, filter_, bias, out, _, _, mode, geometry, constants = e.arguments
-        b = e.builder
-        pixels, out_row = self.Q or e.load_i64(geometry, 0), e.load_i64(geometry, 1)
-        start = e.broadcast(bias, 0)
-        weights = [e.broadcast(filter_, tap) for tap, _, _ in self.taps]
-        epilogue = Epilogue(e, mode, self.activation, constants)
+        plane, b = e.arguments, e.builder
+        pixels, out_row = self.Q or e.load_i64(plane.geometry, 0), e.load_i64(plane.geometry, 1)
+        start = e.broadcast(plane.bias, 0)
+        weights = [e.broadcast(plane.filter, tap) for tap, _, _ in self.taps]
+        epilogue = Epilogue(e, plane.mode, self.activation, plane.constants)
 
         def store(sums: dict[int, ir.Value], add: bool) -> None:
             for p, value in sums.items():
-                line, step = e.offset(out, b.mul(out_row, e.constant(p))), self.out_column
+                line, step = e.offset(plane.out, b.mul(out_row, e.constant(p))), self.out_column
                 store_pixels(e, value, line, 0, pixels, epilogue=epilogue, add=add, step=step)
 
         for first in range(0, self.P, self.together):
@@ -123,16 +122,17 @@ class SmallPlaneKernel(Kernel):
 
     def _gradient(self, e: Emitter) -> None:
         """Add ``dy * x`` to the vectors of sums at `filter`; `out` is dy."""
-        _, filter_, _, dy, _, _, mode, geometry, _ = e.arguments
-        b = e.builder
-        pixels, out_row = self.Q or e.load_i64(geometry, 0), e.load_i64(geometry, 1)
-        add = Epilogue(e, mode).adds
-        sums = [b.select(add, e.load(filter_, i * e.lanes), e.zeros) for i in range(len(self.taps))]
+        plane, b = e.arguments, e.builder
+        pixels, out_row = self.Q or e.load_i64(plane.geometry, 0), e.load_i64(plane.geometry, 1)
+        add = Epilogue(e, plane.mode).adds
+        sums = [
+            b.select(add, e.load(plane.filter, i * e.lanes), e.zeros) for i in range(len(self.taps))
+        ]
         gradients: dict[int, ir.Value] = {}
         for p, i, value in self._steps(e, 0, self.P):
             if p not in gradients:
-                line = e.offset(dy, b.mul(out_row, e.constant(p)))
+                line = e.offset(plane.out, b.mul(out_row, e.constant(p)))
                 gradients[p] = e.load_first(line, 0, pixels)
             sums[i] = e.multiply_add(gradients[p], value, sums[i])
         for i, total in enumerate(sums):
-            e.store(total, filter_, i * e.lanes)
+            e.store(total, plane.filter, i * e.lanes)

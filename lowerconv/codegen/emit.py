@@ -235,6 +235,8 @@ class Emitter(Builder):
         Of a `new_function`.
     isa, dtype
         What the function is generated for.
+    signature : NamedTuple class
+        Of `codegen.signatures`: the names of its arguments.
 
     Attributes
     ----------
@@ -246,8 +248,11 @@ class Emitter(Builder):
         Vectors.
     """
 
-    def __init__(self, builder: ir.IRBuilder, isa: Isa, dtype: np.dtype) -> None:
+    def __init__(
+        self, builder: ir.IRBuilder, isa: Isa, dtype: np.dtype, signature: type[Any]
+    ) -> None:
         super().__init__(builder)
+        self.signature = signature
         self.isa, self.dtype, self.lanes = isa, dtype, isa.lanes(dtype)
         self.scalar: ir.Type = ir.FloatType() if dtype.itemsize == 4 else ir.DoubleType()
         if dtype.kind == "i":
@@ -264,7 +269,12 @@ class Emitter(Builder):
         if isa.scalable:  # an attribute that llvmlite does not list
             granules = isa.bits // 128
             set.add(builder.function.attributes, f"vscale_range({granules},{granules})")
-        return cls(builder, isa, dtype)
+        return cls(builder, isa, dtype, signature)
+
+    @property
+    def arguments(self) -> Any:
+        """Those of the function, by the names of its signature."""
+        return self.signature(*super().arguments)
 
     def address(self, base: ir.Value, items: int | ir.Value, kind: ir.Type) -> ir.Value:
         """Return a pointer to `kind`, `items` elements of the dtype beyond the address `base`."""

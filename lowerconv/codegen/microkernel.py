@@ -183,18 +183,20 @@ class Microkernel(Kernel):
 
     def emit(self, e: Emitter) -> None:
         """Write the instructions of the function."""
-        k, vectors, broadcasts, table, out, ld_out, bias, valid, mode, at, constants = e.arguments
-        geometry = self._read_geometry(e, at)
-        self._prefetch_result(e, out, ld_out, geometry)
-        sums = self._loop_over_k(e, k, vectors, broadcasts, table, bias, geometry)
-        epilogue = Epilogue(e, mode, self.activation, constants)
+        tile = e.arguments
+        geometry = self._read_geometry(e)
+        self._prefetch_result(e, tile.out, tile.ld_out, geometry)
+        sums = self._loop_over_k(e, tile, geometry)
+        epilogue = Epilogue(e, tile.mode, self.activation, tile.constants)
         store = self._store_rows if self.store == "rows" else self._store_columns
         epilogue.for_each_mode(
-            lambda add: store(e, sums, Store(out, ld_out, valid, epilogue, add, geometry))
+            lambda add: store(
+                e, sums, Store(tile.out, tile.ld_out, tile.valid, epilogue, add, geometry)
+            )
         )
 
-    def _read_geometry(self, e: Emitter, at: ir.Value) -> Geometry:
-        several = bool(self.pixel_rows)
+    def _read_geometry(self, e: Emitter) -> Geometry:
+        at, several = e.arguments.geometry, bool(self.pixel_rows)
         wanted = self.tail, several, several
         geometry = Geometry(*(e.load_i64(at, i) if want else None for i, want in enumerate(wanted)))
         if not self.uses_amx:
@@ -245,25 +247,22 @@ class Microkernel(Kernel):
         return self.vector_places[v] if self.vector_places else v * e.lanes * self.pixel_step
 
     def _loop_over_k(
-        self,
-        e: Emitter,
-        k: ir.Value,
-        vectors: ir.Value,
-        broadcasts: ir.Value,
-        table: ir.Value,
-        bias: ir.Value | None,
-        geometry: Geometry,
+        self, e: Emitter, tile: Any, geometry: Geometry
     ) -> Sequence[Sequence[ir.Value]]:
-        """Emit the loop over k; return the sums, by row and vector."""
+        """Emit the loop over k; return the sums, by row and vector.
+
+        `tile` are the arguments of the function, of the class `signature`.
+        """
         if geometry.panels is not None and self.words is not None:
-            filters, size = (broadcasts, self.broadcast_step or 0), (self.MR, self.NV)
-            return amx.tile_sums(e, self.words, size, k, vectors, filters, geometry.panels, bias)
-        assert bias is not None
+            filters, size = (tile.broadcasts, self.broadcast_step or 0), (self.MR, self.NV)
+            return amx.tile_sums(
+                e, self.words, size, tile.k, tile.vectors, filters, geometry.panels, tile.bias
+            )
         if self.store == "rows":
-            first = [e.broadcast(bias, i) for i in range(self.MR)]
+            first = [e.broadcast(tile.bias, i) for i in range(self.MR)]
             starts = [first[i] for i in range(self.MR) for _ in range(self.NV)]
         else:
-            first = [e.load(bias, v * e.lanes) for v in range(self.NV)]
+            first = [e.load(tile.bias, v * e.lanes) for v in range(self.NV)]
             starts = [first[v] for _ in range(self.MR) for v in range(self.NV)]
         dot, count = dot_of(self.isa, self.words), self.MR * self.NV
         if dot.corrects:
@@ -273,10 +272,10 @@ class Microkernel(Kernel):
             vector, broadcast, *sums = carried
             vector_at, broadcast_at = vector, broadcast
             if self.vector_step is None:
-                vector_at = e.offset(vectors, self._entry(e, table, index, 0))
+                vector_at = e.offset(tile.vectors, self._entry(e, tile.table, index, 0))
             if self.broadcast_step is None:
-                last = self._entry(e, table, index, self.table_columns - 1)
-                broadcast_at = e.offset(broadcasts, last)
+                last = self._entry(e, tile.table, index, self.table_columns - 1)
+                broadcast_at = e.offset(tile.broadcasts, last)
             if self.prefetch_pixels:
                 if self.store == "rows":
                     for column in self.columns:
@@ -302,7 +301,7 @@ class Microkernel(Kernel):
             broadcast = e.offset(broadcast, self.broadcast_step or 0)
             return [vector, broadcast, *results]
 
-        _, _, *sums = e.loop(k, step, [vectors, broadcasts, *starts])
+        _, _, *sums = e.loop(tile.k, step, [tile.vectors, tile.broadcasts, *starts])
         if dot.corrects:
             sums = [e.builder.sub(sums[j], sums[count + j % self.NV]) for j in range(count)]
         return [sums[i * self.NV : (i + 1) * self.NV] for i in range(self.MR)]

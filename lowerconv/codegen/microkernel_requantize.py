@@ -57,18 +57,6 @@ class _Vectors(NamedTuple):
     zero: ir.Value
 
 
-class _Places(NamedTuple):
-    """Addresses of the tile, and how many of its filters exist."""
-
-    out: ir.Value
-    ld_out: ir.Value
-    valid: ir.Value
-    scales: ir.Value
-    shifts: ir.Value
-    residual: ir.Value
-    geometry: Geometry
-
-
 @dataclass(frozen=True)
 class RequantizingMicrokernel(Microkernel):
     """A register tile whose sums become bytes, or float32.
@@ -101,40 +89,36 @@ class RequantizingMicrokernel(Microkernel):
 
     def emit(self, e: Emitter) -> None:
         """Write the instructions of the function."""
-        k, vectors, broadcasts, table, out, ld_out, bias, valid, *more = e.arguments
-        scales, shifts, residual, at, constants = more
-        geometry = self._read_geometry(e, at)
-        if self.uses_amx and self.result != "float32":
-            self._prefetch_words(e, out, ld_out, residual)
-        starts = None if self.uses_amx else bias
-        sums = self._loop_over_k(e, k, vectors, broadcasts, table, starts, geometry)
-        loaded = [e.broadcast(constants, number) for number in range(CONSTANTS.itemsize // 4)]
-        loaded[2] = _as_floats(e, loaded[2])
-        numbers, places = (
-            _Vectors(*loaded),
-            _Places(out, ld_out, valid, scales, shifts, residual, geometry),
-        )
+        tile = e.arguments
+        geometry = self._read_geometry(e)
+        if self.uses_amx:
+            tile = tile._replace(bias=None)
+            if self.result != "float32":
+                self._prefetch_words(e)
+        sums = self._loop_over_k(e, tile, geometry)
+        numbers = _Vectors(*(e.broadcast(tile.constants, i) for i in range(len(_Vectors._fields))))
+        numbers = numbers._replace(scale=_as_floats(e, numbers.scale))
         if self.result == "float32":
-            self._store_floats(e, sums, numbers, places)
+            self._store_floats(e, sums, numbers, geometry)
         elif self.store == "rows":
-            self._store_pixels(e, sums, numbers, places)
+            self._store_pixels(e, sums, numbers, geometry)
         else:
-            self._store_filters(e, sums, numbers, places)
+            self._store_filters(e, sums, numbers, geometry)
 
-    def _prefetch_words(
-        self, e: Emitter, out: ir.Value, ld_out: ir.Value, residual: ir.Value
-    ) -> None:
+    def _prefetch_words(self, e: Emitter) -> None:
         """Prefetch the lines that words go to, and those that are added: tiles take no time."""
+        to = e.arguments
         for first in range(0, self.MR, PER_WORD):
-            line = e.builder.mul(ld_out, e.constant(first // PER_WORD))
-            for base, write in ((residual, False), (out, True))[not self.residual :]:
+            line = e.builder.mul(to.ld_out, e.constant(first // PER_WORD))
+            for base, write in ((to.residual, False), (to.out, True))[not self.residual :]:
                 for v in range(self.NV):
                     e.prefetch(e.offset(e.offset(base, line), self._vector_place(e, v)), write, 3)
 
     def _store_pixels(
-        self, e: Emitter, sums: Sequence[Sequence[ir.Value]], numbers: _Vectors, to: _Places
+        self, e: Emitter, sums: Sequence[Sequence[ir.Value]], numbers: _Vectors, geometry: Geometry
     ) -> None:
         """Store words of filters that are rows of the tile."""
+        to = e.arguments
         for first in range(0, self.MR, PER_WORD):
             rows = range(first, min(first + PER_WORD, self.MR))
             scales = [_as_floats(e, e.broadcast(to.scales, i)) for i in rows]
@@ -142,9 +126,9 @@ class RequantizingMicrokernel(Microkernel):
             line = e.builder.mul(to.ld_out, e.constant(first // PER_WORD))
             for v in range(self.NV):
                 place, added = self._vector_place(e, v), None
-                lanes = self._lanes(e, v, to.geometry)
+                lanes = self._lanes(e, v, geometry)
                 if self.residual:
-                    there = self._pixel_row(e, e.offset(to.residual, line), v, to.geometry.out_row)
+                    there = self._pixel_row(e, e.offset(to.residual, line), v, geometry.out_row)
                     added = e.load_first(there, place, lanes)
                     added = e.builder.xor(added, numbers.signs)
                 floats = []
@@ -158,14 +142,14 @@ class RequantizingMicrokernel(Microkernel):
                 word = _clamped(e, word, numbers, self.result)
                 if zeros:  # of filters that do not exist
                     word = e.builder.and_(word, _same(e, (1 << 8 * len(floats)) - 1))
-                target = self._pixel_row(e, e.offset(to.out, line), v, to.geometry.out_row)
+                target = self._pixel_row(e, e.offset(to.out, line), v, geometry.out_row)
                 e.store(word, target, place, lanes)
 
     def _store_filters(
-        self, e: Emitter, sums: Sequence[Sequence[ir.Value]], numbers: _Vectors, to: _Places
+        self, e: Emitter, sums: Sequence[Sequence[ir.Value]], numbers: _Vectors, geometry: Geometry
     ) -> None:
         """Store words of filters that are lanes of the tile."""
-        per_vector = e.lanes // PER_WORD
+        to, per_vector = e.arguments, e.lanes // PER_WORD
         last = e.builder.sdiv(e.builder.sub(to.valid, e.constant(1)), e.constant(PER_WORD))
         for v in range(self.NV):
             scale, shift = (_as_floats(e, e.load(at, v * e.lanes)) for at in (to.scales, to.shifts))
@@ -200,12 +184,12 @@ class RequantizingMicrokernel(Microkernel):
                         e.store(word, line, begin, count)
 
     def _store_floats(
-        self, e: Emitter, sums: Sequence[Sequence[ir.Value]], numbers: _Vectors, to: _Places
+        self, e: Emitter, sums: Sequence[Sequence[ir.Value]], numbers: _Vectors, geometry: Geometry
     ) -> None:
         """Store floats of each filter."""
-        builder = e.builder
+        to, builder = e.arguments, e.builder
         low, high = (_as_floats(e, value) for value in (numbers.low, numbers.high))
-        filters, pieces = self._by_filter(e, sums, to.geometry)
+        filters, pieces = self._by_filter(e, sums, geometry)
         for filter_, values in enumerate(filters):
             number = e.constant(filter_)
             with builder.if_then(builder.icmp_signed("<", number, to.valid), likely=True):
@@ -217,7 +201,7 @@ class RequantizingMicrokernel(Microkernel):
                     y = _scaled(e, value, *at)
                     y = builder.select(builder.fcmp_ordered(">", y, low), y, low)
                     y = builder.select(builder.fcmp_ordered("<", y, high), y, high)
-                    target = self._pixel_row(e, line, v, to.geometry.out_row)
+                    target = self._pixel_row(e, line, v, geometry.out_row)
                     e.store(builder.bitcast(y, e.vector), target, place, lanes)
 
     def _by_filter(

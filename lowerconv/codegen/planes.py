@@ -251,7 +251,7 @@ class InPlaceKernel(Kernel):
         carried: Values,
     ) -> Values:
         """Run ``block(first row, rows, carried)`` over rows of pixels, several and then single."""
-        _, _, _, _, first, rows, *_ = e.arguments
+        first, rows = e.arguments.first, e.arguments.rows
         b, together, number = e.builder, e.constant(self.together), self.out_rows
         whole = rows  # with all phases
         if number > 1:

@@ -35,7 +35,7 @@ class TileGeometry(NamedTuple):
     lanes: int  #      of the last vector of a row of pixels
     row: int  #        of the source, from one row of pixels to the next
     out_row: int  #    of the result
-    line: int = 0  #    for tiles of AMX, in bytes: of `amx.Panels`
+    line: int = 0  #    for tiles of AMX, as the next two: those of `amx.Panels`, in bytes
     column: int = 0
     block: int = 0
 

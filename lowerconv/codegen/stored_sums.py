@@ -26,16 +26,11 @@ class _InMemory(Microkernel):
     """Takes the place of the loop over k."""
 
     def _loop_over_k(
-        self,
-        e: Emitter,
-        k: ir.Value,
-        vectors: ir.Value,
-        broadcasts: ir.Value,
-        table: ir.Value,
-        bias: ir.Value | None,
-        geometry: Geometry,
+        self, e: Emitter, tile: Any, geometry: Geometry
     ) -> Sequence[Sequence[ir.Value]]:
-        rows = [e.offset(vectors, e.builder.mul(k, e.constant(row))) for row in range(self.MR)]
+        rows = [
+            e.offset(tile.vectors, e.builder.mul(tile.k, e.constant(row))) for row in range(self.MR)
+        ]
         return [[e.load(row, column) for column in self.columns] for row in rows]
 
 

@@ -31,7 +31,7 @@ def transpose(e: Any, rows: Sequence[ir.Value], run: int = 1) -> list[ir.Value]:
 
 
 def pick(e: Any, values: Sequence[ir.Value], first: int) -> ir.Value:
-    """Return every n-th lane, from one on, of n vectors that lie one behind the other."""
+    """Return every n-th lane, from lane `first` on, of n vectors that follow each other."""
     step, lanes = len(values), e.lanes
     if step == 1:
         return values[0]
@@ -44,7 +44,10 @@ def pick(e: Any, values: Sequence[ir.Value], first: int) -> ir.Value:
 
 
 def interleave(e: Any, values: Sequence[ir.Value], step: int) -> list[ir.Value]:
-    """Return vectors of lanes that come in turn; any come where `values` are fewer than `step`."""
+    """Return `step` vectors with lane 0 of each of `values` in turn, then lane 1, and so on.
+
+    Where `values` are fewer than `step`, lanes in place of those that are missing hold anything.
+    """
     if step == 1:
         return list(values)
     pieces = []

@@ -77,7 +77,7 @@ def pack_panel(job, group, channel, channels, panel, target, exact):
 def pack_tiles(job, group, panel, target):
     """Pack a panel of filters for tiles, ``[step of k][NR filters][SIZE words]``.
 
-    Zeros are behind the last word of k; what no filters are is not written.
+    Zeros are behind the last word of k; places of filters that do not exist are not written.
     """
     k, K = job.C * job.taps, job.K
     steps = (k + SIZE - 1) // SIZE

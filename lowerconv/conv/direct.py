@@ -55,23 +55,13 @@ class _Direct(Executable):
         super().__init__(options.threads)
         self.problem, self.relu = problem, options.relu
 
-    def explain(self) -> dict[str, str]:
-        """Return the decisions, for people."""
-        return {"pieces": self.pieces}
-
-    @property
-    def pieces(self) -> str:
-        """Return what is shared out."""
-        raise NotImplementedError
-
 
 class DirectForward(_Direct):
     """The loop nest of the forward pass."""
 
-    @property
-    def pieces(self) -> str:
+    def explain(self) -> dict[str, str]:
         """Return what is shared out."""
-        return f"{self.problem.N * self.problem.K * self.problem.P} rows of y"
+        return {"pieces": f"{self.problem.N * self.problem.K * self.problem.P} rows of y"}
 
     def run(
         self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
@@ -84,10 +74,9 @@ class DirectForward(_Direct):
 class DirectInputGrad(_Direct):
     """The loop nest of the input gradient."""
 
-    @property
-    def pieces(self) -> str:
+    def explain(self) -> dict[str, str]:
         """Return what is shared out."""
-        return f"{self.problem.N * self.problem.C * self.problem.H} rows of dx"
+        return {"pieces": f"{self.problem.N * self.problem.C * self.problem.H} rows of dx"}
 
     def run(
         self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch
@@ -99,10 +88,10 @@ class DirectInputGrad(_Direct):
 class DirectWeightGrad(_Direct):
     """The loop nest of the weight gradient."""
 
-    @property
-    def pieces(self) -> str:
+    def explain(self) -> dict[str, str]:
         """Return what is shared out."""
-        return f"{self.problem.K * self.problem.C // self.problem.groups} filter planes of dw"
+        p = self.problem
+        return {"pieces": f"{p.K * p.C // p.groups} filter planes of dw"}
 
     def run(
         self, team: TeamHandle, a: Array, b: Array, bias: Array, out: Array, workspace: Scratch

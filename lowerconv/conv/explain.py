@@ -8,14 +8,7 @@ from lowerconv.conv.problem import ConvProblem, Op
 
 
 def problem_lines(problem: ConvProblem, op: Op, numbers: str) -> dict[str, str]:
-    """Return what a pass has to compute, of images of such numbers.
-
-    Parameters
-    ----------
-    problem : ConvProblem
-    op : {"forward", "input_grad", "weight_grad"}
-    numbers : str
-    """
+    """Return what a pass has to compute; `numbers` says in words what images hold."""
     p = problem
     (top, bottom), (left, right) = p.padding
     m, n, k = p.gemm_shape(op)
@@ -31,6 +24,6 @@ def problem_lines(problem: ConvProblem, op: Op, numbers: str) -> dict[str, str]:
 
 
 def as_text(lines: Mapping[str, str]) -> str:
-    """Return a line for each, the names in a column."""
+    """Return lines of names and texts, the names in a column."""
     width = max(map(len, lines))
     return "\n".join(f"{name:<{width}}  {text}" for name, text in lines.items())

@@ -10,7 +10,7 @@ from lowerconv.copying import not_copied
 
 @not_copied("make the plans anew")
 class LikePlans:
-    """Makes plans; what those have in common that differ in constants alone is decided once.
+    """Makes plans; decides once for all that differ in the constants of their activation alone.
 
     It is to be used only while the threads, and what tuning remembers, stay the same.
     """

@@ -69,7 +69,7 @@ class Panels(NamedTuple):
 class Pixels(NamedTuple):
     """Where a piece of A is read, and its part of C written."""
 
-    source: int  # address of what pixel (0, 0) of the image reads, were it there
+    source: int  # address that pixel (0, 0) of the image reads from, even if it lies before a band
     target: int  # address of pixel (0, 0) of the first filter of the block
     residual: int  # likewise, of what is added
     number: int  # of the piece, in its image
@@ -288,7 +288,7 @@ def _multiply(jobs, worker, panel0, panel1, piece0, piece1):
                     pixels = _pixels(job, block, jc, ic, padded)
                     for phase in range(job.phases):
                         _tiles(job, phases[phase], block, panels, pixels, gathered, jc, end)
-                    if job.activate and pc + channels == job.C:
+                    if job.activate and pc + channels == job.C:  # forward, which has one phase
                         _activate(job, phases[0], pixels, min(end, job.K) - jc)
 
 

@@ -9,7 +9,8 @@ pixels of the batch summed over (k).  A task is a block of taps by a block of fi
             for ir in tiles of the block    MR of m: taps, broadcast from where they read x
 
 Sums of a block stay in the core's cache, ``[tap][filter]``, and are transposed into dw at the end;
-or tiles go straight there, where each sum is complete at once.
+or tiles go straight there, where each sum is complete at once.  Of 1x1 filters at stride 1 x and
+dy have changed places, and with them C and K (`WeightSchedule.channels_in_vectors`).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from lowerconv.runtime.records import Operands, record_dtype
 
 
 class WeightProblem(NamedTuple):
-    """The gradient: `source` is x, `filters` dy, `target` dw; C and K are those of a group."""
+    """The gradient: `source` is x, `filters` is dy, `target` is dw; C and K are of a group."""
 
     images: int
     groups: int
@@ -334,26 +335,17 @@ def _macrokernel(jobs, worker):
 def _add_splits(jobs, worker):
     """Add the partial sums of the splits, in their order: one worker's share of the items."""
     job = carray(jobs, 1)[0]
-    i0, i1 = share(job.dw_items, worker, job.workers)
-    partial = job.scratch + job.partial_at
     if job.itemsize == 4:
-        _add_up(
-            carray(pointer(job.target), job.dw_items, np.float32),
-            carray(pointer(partial), (job.splits, job.dw_items), np.float32),
-            i0,
-            i1,
-        )
+        _add_up(job, worker, np.float32)
     else:
-        _add_up(
-            carray(pointer(job.target), job.dw_items, np.float64),
-            carray(pointer(partial), (job.splits, job.dw_items), np.float64),
-            i0,
-            i1,
-        )
+        _add_up(job, worker, np.float64)
 
 
 @internal
-def _add_up(total, partial, i0, i1):
+def _add_up(job, worker, dtype):
+    total = carray(pointer(job.target), job.dw_items, dtype)
+    partial = carray(pointer(job.scratch + job.partial_at), (job.splits, job.dw_items), dtype)
+    i0, i1 = share(job.dw_items, worker, job.workers)
     for i in range(i0, i1):
         total[i] = partial[0, i]
     for split in range(1, len(partial)):

@@ -88,10 +88,10 @@ def busiest(
     """
     return max(
         sum(
-            (p1 - p0) * (q1 - q0) * tile
-            + (p1 - p0) * pack
-            + (q1 - q0) * ceil((p1 - p0) / at_once) * pad
-            for p0, p1, q0, q1 in parts
+            (panel1 - panel0) * (piece1 - piece0) * tile
+            + (panel1 - panel0) * pack
+            + (piece1 - piece0) * ceil((panel1 - panel0) / at_once) * pad
+            for panel0, panel1, piece0, piece1 in parts
         )
         for parts in partition
     )
@@ -118,7 +118,10 @@ def by_node(
         if last > first:
             mine = min(partitions(panels, last - first, len(members)), key=cost)
             for worker, parts in zip(members, mine, strict=False):
-                result[worker] = [(p0, p1, first + q0, first + q1) for p0, p1, q0, q1 in parts]
+                result[worker] = [
+                    (panel0, panel1, first + piece0, first + piece1)
+                    for panel0, panel1, piece0, piece1 in parts
+                ]
     return result
 
 
@@ -151,8 +154,8 @@ def best(
     for number, (pieces, tile, pad) in enumerate(options):
         for across, along in grids(panels, pieces, len(nodes)):
             # The largest share of panels meets the largest share of pieces.
-            p, q = -(-panels // across), -(-pieces // along)
-            taken = p * q * tile + p * pack + q * ceil(p / at_once) * pad
+            n, m = -(-panels // across), -(-pieces // along)
+            taken = n * m * tile + n * pack + m * ceil(n / at_once) * pad
             taken += costs.LAUNCH if across * along > 1 else 0.0
             if best_grid is None or taken < least:
                 least, best_grid, best_strips = taken, (number, (across, along)), None

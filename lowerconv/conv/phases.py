@@ -68,7 +68,7 @@ class Convolution:
 
     @property
     def reads_padding(self) -> bool:
-        """Whether what lies around images counts, as zeros do not."""
+        """Whether the padding adds to sums, as it is not zeros."""
         return self.word_format is not None and self.word_format.padding != 0
 
     def words(self, vectors: str) -> Words | None:

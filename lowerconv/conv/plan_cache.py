@@ -18,7 +18,7 @@ PLANS = 512  # plans are small: the workspace is not theirs
 
 Arguments = tuple[Any, Any, Any, Any]  # stride, padding, dilation and groups, as users give them
 
-#   where a public function has the shapes of images and filters from, for the messages
+#   the arguments of a public function that tell the shapes of x and w: error messages name them
 GIVEN: dict[Op, tuple[str, str]] = {
     "forward": ("x", "w"),
     "input_grad": ("x_shape", "w"),
@@ -52,7 +52,7 @@ def _cached_plan(
     binding: int,
 ) -> ConvPlan:
     """Return a new plan; `binding` is in the key because plans are made for where threads run."""
-    # As they are and not as one tuple: to make and hash that takes as long as all else here.
+    # The key is all of these, not a tuple of them: to make and hash one takes as long as all else.
     problem = conv_problem(x_shape, w_shape, *arguments, dtype, names=GIVEN[op])
     return ConvPlan(problem, op, options)
 

@@ -18,9 +18,9 @@ class Tiling(NamedTuple):
     Attributes
     ----------
     vectors : {"filters", "pixels", "tiles"}
-        Vectors of filters from packed panels and pixels broadcast from the image, or vectors of
-        pixels from the image and filters broadcast; or tiles of both, of pixels counted along all
-        rows of the result.
+        "filters": vectors of filters from packed panels, pixels broadcast from the image.
+        "pixels": vectors of pixels from the image, filters broadcast.  "tiles": tile registers of
+        AMX for both, with pixels counted along all rows of the result.
     in_place : bool
         Whether filters are read where the caller has them.
     NR : int
@@ -67,7 +67,7 @@ class Tiling(NamedTuple):
 
 
 def live_taps(conv: Convolution, phase: Phase, TH: int) -> np.ndarray:
-    """Return for (row of tiles, tap) whether any pixel row of the tiles reads the source there.
+    """Return bools (rows of tiles, taps): whether any pixel of the row of tiles reads the source.
 
     Taps that only meet the zeros of the padding are left out of a tile's steps.
     """
@@ -88,7 +88,10 @@ def _live_rows(P: int, offsets: tuple[int, ...], TH: int, stride: int, H: int) -
 
 
 def row_steps(conv: Convolution, phase: Phase, TH: int) -> tuple[tuple[int, int], ...]:
-    """Return numbers of rows of tiles, and the steps of all of them: whole rows, and the last."""
+    """Return (rows of tiles, steps of all their tiles in k), for all rows but the last and for it.
+
+    The steps of a tile are the live taps of its row, for each channel.
+    """
     if conv.reads_padding:
         taps, tiles = len(phase.taps), -(-phase.P // TH)
         return (tiles - 1, conv.C * taps * (tiles - 1)), (1, conv.C * taps)

@@ -26,7 +26,7 @@ VECTORS = (1, 2, 3, 4, 6, 8)  # of pixels in a tile
 
 
 def _far(conv: Convolution) -> tuple[float, float]:
-    """Return what it costs besides to store a row, and each item of it, beyond the caches."""
+    """Return what a row, and each item of it, costs more to store where caches are too small."""
     size = conv.groups * conv.K * conv.out_plane * conv.dtype.itemsize
     if size <= FAR_SHARE * quarter_of_l2():
         return 0.0, 0.0
@@ -111,7 +111,7 @@ def _filter_tilings(conv: Convolution, isa: Isa, constant: bool) -> Iterator[Til
 
 
 def _panel(K: int, together: int, most: int) -> int:
-    """Return the filters of panels of K: at most so many, and whole words of `together`."""
+    """Return NR for K filters: about `most`, a multiple of `together`, the filters of a word."""
     most = max(together, most // together * together)
     return -(-balanced(K, most) // together) * together
 
@@ -153,7 +153,7 @@ def _pixel_panels(
     same_sets = in_place and stride % CROWDED_STRIDE == 0
     found = []
     for NV in VECTORS:
-        # More rows than that are more streams from memory than a core follows.
+        # More rows than `isa.rows` are more streams from memory than a core follows.
         most = min(isa.rows, rows_max(isa, NV, words))
         if word_format and NV > 1 and most < together:
             continue

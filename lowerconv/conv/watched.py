@@ -66,7 +66,7 @@ class Watched:
         if isinstance(inner, Pipelined):
             self._names: tuple[str, ...] = STAGES[plan.op]
             logs = np.zeros((inner.threads, LINES, 3), np.int64)
-            inner.lanes = inner.lanes._replace(logs=logs)
+            inner.roles = inner.roles._replace(logs=logs)
             self._logs = list(logs)
         elif isinstance(inner, Forward):
             self._names = KINDS

@@ -207,7 +207,7 @@ class Frame:
 
     @property
     def relu(self) -> bool:
-        """Whether the layer applies a ReLU to its result, which is what some apply alone."""
+        """Whether the layer applies ReLU, for those that apply no other activation."""
         return self.activation == RELU
 
     @property

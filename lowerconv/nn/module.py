@@ -93,7 +93,7 @@ class Module(Attributes):
         self.__dict__.update(state)
         self._forget()
 
-    def forward(self, *values: Any, **_: Any) -> Any:  # so that mypy lets others name theirs
+    def forward(self, *values: Any, **_: Any) -> Any:
         """Return what the module makes of values: written by each network and block.
 
         Parameters
@@ -101,7 +101,7 @@ class Module(Attributes):
         *values : Value
             What stands for the inputs.
         **_
-            None: so overriding functions may name their parameters as they like.
+            Nothing: type checkers then let overriding functions name their parameters.
 
         Returns
         -------

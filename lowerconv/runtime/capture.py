@@ -57,7 +57,7 @@ class Capture:
         return Capture(self.count, self._frame_words)
 
     def record(self, run: Callable[[], object]) -> bool:
-        """Call a function; add the launches of this thread meanwhile, if there is room for them.
+        """Call a function; capture what this thread launches in it, if there is room.
 
         Returns
         -------

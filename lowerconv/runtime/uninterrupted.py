@@ -48,7 +48,7 @@ def uninterrupted(function: Callable[[], object]) -> None:
 def start_uninterrupted(
     thread: threading.Thread | native.Thread, note: Callable[[], object] = int
 ) -> None:
-    """Start a thread, and call a function that notes it, before an interrupt is raised.
+    """Start a thread and call `note`, which is to remember it: no interrupt is raised between.
 
     Raises
     ------

@@ -103,13 +103,13 @@ def test_pairs_that_compete_for_one_cpu_end():
 @pytest.mark.parametrize("slots", [2, 3, 4])
 @pytest.mark.parametrize("steps", range(13))
 def test_one_core_fills_a_slot_before_it_empties_it(steps, slots):
-    lanes = alone(3, slots)
+    roles = alone(3, slots)
     for worker in range(3):
         filled, emptied = 0, 0
         holds = [None] * slots
-        assert turns(lanes, worker, steps) == 2 * steps
+        assert turns(roles, worker, steps) == 2 * steps
         for turn in range(2 * steps):
-            stage, step, slot = enter(lanes, worker, steps, turn)
+            stage, step, slot = enter(roles, worker, steps, turn)
             assert slot == step % slots
             if stage == FIRST:
                 assert step == filled
@@ -123,18 +123,18 @@ def test_one_core_fills_a_slot_before_it_empties_it(steps, slots):
                 assert holds[slot] == step
                 holds[slot] = None
                 emptied += 1
-            leave(lanes, worker, stage)
+            leave(roles, worker, stage)
         assert filled == emptied == steps
 
 
 @pytest.mark.parametrize("workers", range(1, 10))
 def test_workers_are_pairs_and_of_an_odd_number_the_last_does_both(workers):
-    lanes = in_pairs(workers, 4)
-    assert lanes.cores.tolist() == [worker // 2 for worker in range(workers)]
+    roles = in_pairs(workers, 4)
+    assert roles.cores.tolist() == [worker // 2 for worker in range(workers)]
     expected = [FIRST, SECOND] * (workers // 2) + [BOTH] * (workers % 2)
-    assert lanes.stages.tolist() == expected
+    assert roles.stages.tolist() == expected
     for worker, stage in enumerate(expected):
-        assert turns(lanes, worker, 7) == (14 if stage == BOTH else 7)
+        assert turns(roles, worker, 7) == (14 if stage == BOTH else 7)
 
 
 # Pairs of which one is slow
@@ -150,13 +150,13 @@ def _burn(turns, state):
 
 
 @njit
-def _fill_and_empty(worker, workers, lanes, steps, delays, ring, wrong, done):
+def _fill_and_empty(worker, workers, roles, steps, delays, ring, wrong, done):
     """Fill a slot with the number of its step, in two parts; find it there, in two parts."""
-    core = lanes.cores[worker]
+    core = roles.cores[worker]
     half = ring.shape[2] // 2
     state = np.uint64(worker + 1)
-    for turn in range(turns(lanes, worker, steps)):
-        stage, step, slot = enter(lanes, worker, steps, turn)
+    for turn in range(turns(roles, worker, steps)):
+        stage, step, slot = enter(roles, worker, steps, turn)
         panel, number = ring[core, slot], 1 + core * steps + step
         state = _burn(delays[stage, core, step], state)
         if stage == FIRST:
@@ -170,12 +170,12 @@ def _fill_and_empty(worker, workers, lanes, steps, delays, ring, wrong, done):
             wrong[worker] += np.sum(panel[:half] != number)
             panel[:] = 0
             done[core, step] += state != 0
-        leave(lanes, worker, stage)
+        leave(roles, worker, stage)
 
 
 @njit(nogil=True)
-def _all_of_it(team, lanes, steps, delays, ring, wrong, done):
-    run_on_team(team, _fill_and_empty, (lanes, steps, delays, ring, wrong, done))
+def _all_of_it(team, roles, steps, delays, ring, wrong, done):
+    run_on_team(team, _fill_and_empty, (roles, steps, delays, ring, wrong, done))
 
 
 LONG = 300_000  # turns that take longer than threads stay awake: they sleep and have to be woken
@@ -198,14 +198,14 @@ def test_no_slot_in_use_is_overwritten_whoever_is_slow(workers, slots, who):
     print(f"seed {seed}")
     rng = np.random.default_rng(seed)
     steps, pairs = (400 if who == "nobody" else 40), -(-workers // 2)
-    lanes = in_pairs(workers, slots)
+    roles = in_pairs(workers, slots)
     for _ in range(3):
-        start_over(lanes)
+        start_over(roles)
         ring, wrong = np.zeros((pairs, slots, 64), np.int64), np.zeros(workers, np.int64)
         done = np.zeros((pairs, steps), np.int64)
         delays = delays_of(who, rng, pairs, steps)
         with parallel_region(workers, pairs=True) as team:
-            _all_of_it(team, lanes, steps, delays, ring, wrong, done)
+            _all_of_it(team, roles, steps, delays, ring, wrong, done)
         assert not wrong.any()
         assert (done == 1).all()
         assert not ring.any()
@@ -239,21 +239,21 @@ def test_logs_have_every_stage_once(op, threads):
     lc.set_num_threads(threads)
     plan = make_plan(op, case, algorithm="paired")
     lines = 2 * max(steps_of(plan)) + 2
-    lanes = plan.executable.lanes
-    lanes = lanes._replace(logs=np.zeros((len(lanes.stages), lines, 3), np.int64))
-    plan.executable.lanes = lanes
+    roles = plan.executable.roles
+    roles = roles._replace(logs=np.zeros((len(roles.stages), lines, 3), np.int64))
+    plan.executable.roles = roles
     plan(*operands_of(op, x, w, dy))
     found = {}
-    for worker, log in enumerate(lanes.logs):
+    for worker, log in enumerate(roles.logs):
         count = log[0, 0]
         stages, begins, ends = log[1 : count + 1].T
         assert (begins > 0).all()
         assert (begins <= ends).all()
         assert (ends[:-1] <= begins[1:]).all()
-        if lanes.stages[worker] != BOTH:
-            assert (stages == lanes.stages[worker]).all()
+        if roles.stages[worker] != BOTH:
+            assert (stages == roles.stages[worker]).all()
         for stage in (FIRST, SECOND):
-            pair = int(lanes.cores[worker])
+            pair = int(roles.cores[worker])
             found[pair, stage] = found.get((pair, stage), 0) + int((stages == stage).sum())
         assert not log[count + 1 :].any()
     for pair, steps in enumerate(steps_of(plan)):
@@ -267,7 +267,7 @@ def test_a_full_log_keeps_its_last_line_and_changes_no_result(threads):
     lc.set_num_threads(threads)
     plan = make_plan("forward", case, algorithm="paired")
     expected = plan(x, w)
-    lanes = plan.executable.lanes
-    plan.executable.lanes = lanes._replace(logs=np.zeros((len(lanes.stages), 4, 3), np.int64))
+    roles = plan.executable.roles
+    plan.executable.roles = roles._replace(logs=np.zeros((len(roles.stages), 4, 3), np.int64))
     assert np.array_equal(plan(x, w), expected)
-    assert plan.executable.lanes.logs[:, 0, 0].tolist() == [3] * len(lanes.stages)
+    assert plan.executable.roles.logs[:, 0, 0].tolist() == [3] * len(roles.stages)

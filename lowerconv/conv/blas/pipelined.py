@@ -51,7 +51,7 @@ from lowerconv.conv.blas.panels import (
 )
 from lowerconv.conv.blas.stages import (
     FIRST,
-    Lanes,
+    Roles,
     alone,
     enter,
     in_pairs,
@@ -70,75 +70,75 @@ from lowerconv.runtime.launch import run_on_team
 from lowerconv.runtime.team import TeamHandle, max_threads
 from lowerconv.runtime.workspace import Scratch, carved_items
 
-# A worker learns from the lanes on which core's share it works, and which stages are its own.
+# The roles tell a worker on which core's share it works, and which stages are its own.
 
 
 @njit(cache=True, nogil=True)
-def _forward_share(worker, workers, lanes, gemm, a, panels, products):
+def _forward_share(worker, workers, roles, gemm, a, panels, products):
     per_task = -(-a.w.shape[1] // a.blocks.KC)
-    core = lanes.cores[worker]
-    begin, steps = span(lanes, worker, len(panels), a.blocks.tasks, per_task)
-    for turn in range(turns(lanes, worker, steps)):
-        stage, step, slot = enter(lanes, worker, steps, turn)
+    core = roles.cores[worker]
+    begin, steps = span(roles, worker, len(panels), a.blocks.tasks, per_task)
+    for turn in range(turns(roles, worker, steps)):
+        stage, step, slot = enter(roles, worker, steps, turn)
         step += begin
         panel = panels[core, slot]
         if stage == FIRST:
             forward_lower(step, a, panel)
         else:
             forward_multiply(step, a, gemm, panel, products[core])
-        leave(lanes, worker, stage)
+        leave(roles, worker, stage)
 
 
 @njit(cache=True, nogil=True)
-def _forward(team, lanes, blas, a, panels, products):
+def _forward(team, roles, blas, a, panels, products):
     hold(blas.threads)
-    run_on_team(team, _forward_share, (lanes, blas.gemm, a, panels, products))
+    run_on_team(team, _forward_share, (roles, blas.gemm, a, panels, products))
     release(blas.threads)
 
 
 @njit(cache=True, nogil=True)
-def _input_grad_share(worker, workers, lanes, gemm, a, panels, gathered):
+def _input_grad_share(worker, workers, roles, gemm, a, panels, gathered):
     per_task = input_grad_steps(a.dy, a.blocks)
-    core = lanes.cores[worker]
-    begin, steps = span(lanes, worker, len(panels), a.blocks.tasks, per_task)
-    for turn in range(turns(lanes, worker, steps)):
-        stage, step, slot = enter(lanes, worker, steps, turn)
+    core = roles.cores[worker]
+    begin, steps = span(roles, worker, len(panels), a.blocks.tasks, per_task)
+    for turn in range(turns(roles, worker, steps)):
+        stage, step, slot = enter(roles, worker, steps, turn)
         step += begin
         panel = panels[core, slot]
         if stage == FIRST:
             input_grad_multiply(step, a, gemm, panel, gathered[core])
         else:
             input_grad_col2im(step, a, panel)
-        leave(lanes, worker, stage)
+        leave(roles, worker, stage)
 
 
 @njit(cache=True, nogil=True)
-def _input_grad(team, lanes, blas, a, panels, gathered):
+def _input_grad(team, roles, blas, a, panels, gathered):
     hold(blas.threads)
-    run_on_team(team, _input_grad_share, (lanes, blas.gemm, a, panels, gathered))
+    run_on_team(team, _input_grad_share, (roles, blas.gemm, a, panels, gathered))
     release(blas.threads)
 
 
 @njit(cache=True, nogil=True)
-def _weight_grad_share(worker, workers, lanes, gemm, a, panels, gathered):
+def _weight_grad_share(worker, workers, roles, gemm, a, panels, gathered):
     per_task = weight_grad_steps(a.dy, a.blocks)
-    core = lanes.cores[worker]
-    begin, steps = span(lanes, worker, len(panels), a.blocks.tasks, per_task)
-    for turn in range(turns(lanes, worker, steps)):
-        stage, step, slot = enter(lanes, worker, steps, turn)
+    core = roles.cores[worker]
+    begin, steps = span(roles, worker, len(panels), a.blocks.tasks, per_task)
+    for turn in range(turns(roles, worker, steps)):
+        stage, step, slot = enter(roles, worker, steps, turn)
         step += begin
         panel = panels[core, slot]
         if stage == FIRST:
             weight_grad_lower(step, a, panel)
         else:
             weight_grad_multiply(step, a, gemm, panel, gathered[core])
-        leave(lanes, worker, stage)
+        leave(roles, worker, stage)
 
 
 @njit(cache=True, nogil=True)
-def _weight_grad(team, lanes, blas, a, dw, panels, gathered):
+def _weight_grad(team, roles, blas, a, dw, panels, gathered):
     hold(blas.threads)
-    run_on_team(team, _weight_grad_share, (lanes, blas.gemm, a, panels, gathered))
+    run_on_team(team, _weight_grad_share, (roles, blas.gemm, a, panels, gathered))
     release(blas.threads)
     if len(a.partial) > 1:
         run_on_team(team, add_splits, (a.partial, dw))
@@ -146,10 +146,10 @@ def _weight_grad(team, lanes, blas, a, dw, panels, gathered):
 
 @not_copied("copy the ConvPlan that it is a part of")
 class Ring(NamedTuple):
-    """Who does the two stages of a core's panels, over how many of them."""
+    """Which threads do the two stages, and how many panels each core has."""
 
     threads: int
-    lanes: Lanes
+    roles: Roles
     slots: int  # panels of a core
     unit: str
     pairs: bool
@@ -166,7 +166,7 @@ def two_threads_each(threads: int) -> Ring:
     Made for the two hardware threads of a core, which share its caches: the one waits for memory
     while the other computes.  Any two threads will do, and one that is left over works alone.
     """
-    # Siblings beside the threads that one core each has.
+    # Twice as many threads where each has a core of its own: siblings work with them.
     if siblings() and threads <= cores():
         threads = min(2 * threads, max_threads())
     return Ring(threads, in_pairs(threads, 4), 4, "pairs", True)
@@ -184,7 +184,7 @@ class Pipelined(Executable):
             raise MemoryError(f"GEMM with rows of {extent}: BLAS takes extents up to {GEMM_LIMIT}")
         super().__init__(ring.threads)
         self.problem, self.relu = problem, options.relu
-        _, self.lanes, self.slots, self.unit, self.pairs = ring
+        _, self.roles, self.slots, self.unit, self.pairs = ring
         self.blocks = blocks = BLOCKINGS[op](problem)
         panel = blocks.KC * blocks.NC
         if op == "input_grad":
@@ -196,7 +196,7 @@ class Pipelined(Executable):
             extra = blocks.MC * blocks.NC
         taps = problem.gemm_shape("forward")[2]
         partial = (blocks.splits if blocks.splits > 1 else 0, problem.K, taps)
-        self.cores = min(self.lanes.cores.max() + 1, blocks.tasks)
+        self.cores = min(self.roles.cores.max() + 1, blocks.tasks)
         self.shapes = ((self.cores, self.slots, panel), (self.cores, extra), partial)
         self.workspace_items = carved_items(problem.dtype, *self.shapes)
 
@@ -222,7 +222,7 @@ class PipelinedForward(Pipelined):
         """Compute y."""
         N, K = out.shape[:2]
         panels, products, _ = workspace.carve(*self.shapes)
-        start_over(self.lanes)
+        start_over(self.roles)
         call = ForwardCall(
             x=a,
             w=b.reshape(K, -1),
@@ -233,7 +233,7 @@ class PipelinedForward(Pipelined):
             blocks=self.blocks,
             y=out.reshape(N, K, -1),
         )
-        _forward(team, self.lanes, blas(out.dtype), call, panels, products)
+        _forward(team, self.roles, blas(out.dtype), call, panels, products)
 
 
 class PipelinedInputGrad(Pipelined):
@@ -245,7 +245,7 @@ class PipelinedInputGrad(Pipelined):
         """Compute dx."""
         N, K = a.shape[:2]
         panels, gathered, _ = workspace.carve(*self.shapes)
-        start_over(self.lanes)
+        start_over(self.roles)
         call = InputGradCall(
             dy=a.reshape(N, K, -1),
             w=b.reshape(K, -1),
@@ -254,7 +254,7 @@ class PipelinedInputGrad(Pipelined):
             blocks=self.blocks,
             dx=out,
         )
-        _input_grad(team, self.lanes, blas(a.dtype), call, panels, gathered)
+        _input_grad(team, self.roles, blas(a.dtype), call, panels, gathered)
 
 
 class PipelinedWeightGrad(Pipelined):
@@ -267,7 +267,7 @@ class PipelinedWeightGrad(Pipelined):
         N, K = a.shape[:2]
         panels, gathered, partial = workspace.carve(*self.shapes)
         matrix = out.reshape(K, -1)
-        start_over(self.lanes)
+        start_over(self.roles)
         call = WeightGradCall(
             dy=a.reshape(N, K, -1),
             x=b,
@@ -276,7 +276,7 @@ class PipelinedWeightGrad(Pipelined):
             blocks=self.blocks,
             partial=partial if self.blocks.splits > 1 else matrix[None],
         )
-        _weight_grad(team, self.lanes, blas(a.dtype), call, matrix, panels, gathered)
+        _weight_grad(team, self.roles, blas(a.dtype), call, matrix, panels, gathered)
 
 
 BLOCKINGS = {

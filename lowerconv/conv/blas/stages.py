@@ -8,11 +8,11 @@ A pipeline is a sequence of steps.  Its first stage fills a slot, its second emp
 
 Who runs a pipeline goes through its turns, and knows nothing of the others::
 
-    begin, steps = span(lanes, worker, cores, tasks, per_task)
-    for turn in range(turns(lanes, worker, steps)):
-        stage, step, slot = enter(lanes, worker, steps, turn)
+    begin, steps = span(roles, worker, cores, tasks, per_task)
+    for turn in range(turns(roles, worker, steps)):
+        stage, step, slot = enter(roles, worker, steps, turn)
         ...                                                        # the stage of step begin + step
-        leave(lanes, worker, stage)
+        leave(roles, worker, stage)
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ PATIENCE = 1e-3  # seconds that one of a pair looks for what the other is doing,
 
 
 @not_copied("copy the ConvPlan that it is a part of")
-class Lanes(NamedTuple):
-    """Who does what.
+class Roles(NamedTuple):
+    """Which worker does which stage, of which core's panels.
 
     Attributes
     ----------
@@ -63,20 +63,20 @@ class Lanes(NamedTuple):
     logs: np.ndarray
 
 
-def alone(workers: int, slots: int) -> Lanes:
-    """Return the lanes of workers each of which does both stages."""
-    return _lanes(range(workers), [BOTH] * workers, slots)
+def alone(workers: int, slots: int) -> Roles:
+    """Return the roles of workers each of which does both stages."""
+    return _roles(range(workers), [BOTH] * workers, slots)
 
 
-def in_pairs(workers: int, slots: int) -> Lanes:
-    """Return the lanes of workers in pairs, 2i and 2i + 1; of an odd number the last is alone."""
+def in_pairs(workers: int, slots: int) -> Roles:
+    """Return the roles of workers in pairs, 2i and 2i + 1; of an odd number the last is alone."""
     stages = [w % 2 for w in range(workers // 2 * 2)] + [BOTH] * (workers % 2)
-    return _lanes([w // 2 for w in range(workers)], stages, slots)
+    return _roles([w // 2 for w in range(workers)], stages, slots)
 
 
-def _lanes(cores, stages, slots: int) -> Lanes:
+def _roles(cores, stages, slots: int) -> Roles:
     workers = len(stages)
-    return Lanes(
+    return Roles(
         np.array(cores, np.int64),
         np.array(stages, np.int64),
         slots,
@@ -88,15 +88,15 @@ def _lanes(cores, stages, slots: int) -> Lanes:
     )
 
 
-def start_over(lanes: Lanes) -> None:
+def start_over(roles: Roles) -> None:
     """Set what pairs have counted back to 0, before a launch."""
-    lanes.state[FIRST_SLOT * SLOT_WORDS :] = 0
+    roles.state[FIRST_SLOT * SLOT_WORDS :] = 0
 
 
 @njit(cache=True, nogil=True)
-def span(lanes, worker, cores, tasks, per_task):
+def span(roles, worker, cores, tasks, per_task):
     """Return the first step of a worker's core, and how many steps it does: of whole tasks."""
-    core = lanes.cores[worker]
+    core = roles.cores[worker]
     if core >= cores:
         return 0, 0
     first, last = share(tasks, core, cores)
@@ -104,22 +104,22 @@ def span(lanes, worker, cores, tasks, per_task):
 
 
 @njit(cache=True, nogil=True)
-def turns(lanes, worker, steps):
-    """Return how many stages of how many steps this worker does."""
-    return 2 * steps if lanes.stages[worker] == BOTH else steps
+def turns(roles, worker, steps):
+    """Return how often this worker calls `enter`: once for each stage that it does of a step."""
+    return 2 * steps if roles.stages[worker] == BOTH else steps
 
 
 @njit(cache=True, nogil=True)
-def _counters(lanes, worker):
+def _counters(roles, worker):
     """Return where a pair counts the slots it has filled, and those it has emptied."""
-    filled = lanes.state.ctypes.data + 8 * SLOT_WORDS * (FIRST_SLOT + 2 * lanes.cores[worker])
+    filled = roles.state.ctypes.data + 8 * SLOT_WORDS * (FIRST_SLOT + 2 * roles.cores[worker])
     return np.int64(filled), np.int64(filled + 8 * SLOT_WORDS)
 
 
 @njit(cache=True, nogil=True)
-def enter(lanes, worker, steps, turn):
-    """Return stage, step and slot of a turn, once the other one of the pair has come so far."""
-    stage = lanes.stages[worker]
+def enter(roles, worker, steps, turn):
+    """Return stage, step and slot of a turn, once the other worker of a pair has come so far."""
+    stage = roles.stages[worker]
     if stage == BOTH:  # the first stage is one step ahead
         if turn == 0 or (turn % 2 == 1 and turn < 2 * steps - 1):
             stage, step = FIRST, (turn + 1) // 2
@@ -127,27 +127,27 @@ def enter(lanes, worker, steps, turn):
             stage, step = SECOND, (turn - 1) // 2
     else:
         step = turn
-        filled, emptied = _counters(lanes, worker)
-        state = np.int64(lanes.state.ctypes.data)
+        filled, emptied = _counters(roles, worker)
+        state = np.int64(roles.state.ctypes.data)
         if stage == FIRST:
-            call(lanes.await_count, AwaitCount(state, emptied, step - lanes.slots + 1))
+            call(roles.await_count, AwaitCount(state, emptied, step - roles.slots + 1))
         else:
-            call(lanes.await_count, AwaitCount(state, filled, step + 1))
-    log = lanes.logs[worker]
+            call(roles.await_count, AwaitCount(state, filled, step + 1))
+    log = roles.logs[worker]
     if len(log):
         log[0, 0] = min(log[0, 0] + 1, len(log) - 1)
         log[log[0, 0], 0] = stage
-        log[log[0, 0], 1] = call_for_int(lanes.clock)
-    return stage, step, step % lanes.slots
+        log[log[0, 0], 1] = call_for_int(roles.clock)
+    return stage, step, step % roles.slots
 
 
 @njit(cache=True, nogil=True)
-def leave(lanes, worker, stage):
+def leave(roles, worker, stage):
     """Tell the other one of the pair that a stage is done."""
-    log = lanes.logs[worker]
+    log = roles.logs[worker]
     if len(log):
-        log[log[0, 0], 2] = call_for_int(lanes.clock)
-    if lanes.stages[worker] != BOTH:
-        filled, emptied = _counters(lanes, worker)
+        log[log[0, 0], 2] = call_for_int(roles.clock)
+    if roles.stages[worker] != BOTH:
+        filled, emptied = _counters(roles, worker)
         done = filled if stage == FIRST else emptied
-        call(lanes.post, Post(np.int64(lanes.state.ctypes.data), np.int64(done)))
+        call(roles.post, Post(np.int64(roles.state.ctypes.data), np.int64(done)))

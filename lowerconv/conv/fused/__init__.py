@@ -87,7 +87,7 @@ def _named(variant: str | None, known: dict[str, Variant]) -> Variant | None:
 
 
 def variants(problem: ConvProblem, op: Op, constant: bool) -> tuple[str | None, ...]:
-    """Return the names of the variants that may be fastest; None is the only one there is."""
+    """Return the names of the variants that may be fastest; only None where there are no others."""
     if by_planes(problem, op):
         return (None,)
     isa = host_isa()

@@ -31,7 +31,7 @@ from lowerconv.conv.phases import Phase
 from lowerconv.conv.schedule import Schedule
 from lowerconv.conv.tiling import is_dense, live_taps, skips_taps
 from lowerconv.runtime.launch import bind_operands, launch
-from lowerconv.runtime.records import address_of, fill
+from lowerconv.runtime.records import fill
 from lowerconv.runtime.team import TeamHandle
 from lowerconv.runtime.workspace import Scratch, scratch_stride
 
@@ -93,7 +93,7 @@ class Forward(RecordExecutable):
         if self.packed is None:
             self.packed = _room_for_panels(self.schedule)
         if filters is not self.packed and not self._packed_from.has(filters):
-            self._packed_from.forget()  # whatever interrupts it
+            self._packed_from.forget()  # packing may be interrupted
             transposed = self.schedule.conv.transposed
             packs = records.PACKED_FROM_TRANSPOSED if transposed else records.PACKED_FROM_FORWARD
             self.job["filters_from"] = packs
@@ -141,12 +141,10 @@ class Forward(RecordExecutable):
     def _workers(self) -> records.Workers:
         """Return where each worker's scratch, parts and packed filters are."""
         s = self.schedule
-        packs = not s.tiling.in_place and not s.constant
-        sums_at = (
-            s.line_bytes(s.NC * (s.filter_items if s.tiling.uses_amx else s.conv.taps * s.KC))
-            if packs
-            else 0
-        )
+        sums_at = 0
+        if not s.tiling.in_place and not s.constant:  # each worker packs panels, before its sums
+            items = s.filter_items if s.tiling.uses_amx else s.conv.taps * s.KC
+            sums_at = s.line_bytes(s.NC * items)
         padded_at = sums_at + s.line_bytes(s.NC)
         padded = s.line_bytes(s.plane * s.KC) if s.window.padded else 0
         if s.gathers:
@@ -175,8 +173,7 @@ class Forward(RecordExecutable):
         made = [kernels[size] for size in sizes]
         self.kernels += [kernel for kernel, _ in made]
         if s.tiling.uses_amx:
-            tables = np.array([[0, s.conv.taps]], np.int64)
-            self.arrays.append(tables)
+            tables = self._keep(np.array([[0, s.conv.taps]], np.int64))
         else:
             tables = self._table_of_rows(number)
         per_row = s.tiles_per_row(number)
@@ -191,7 +188,7 @@ class Forward(RecordExecutable):
             tiles_per_row=per_row,
             tiles=s.tiles(number),
             tiles_per_piece=s.piece_units * (per_row if s.by_rows else 1),
-            tables=address_of(tables),
+            tables=tables,
             out_offset=phase.out_offset,
             out_row=phase.out_row,
             out_column=phase.out_column,
@@ -259,17 +256,15 @@ class Forward(RecordExecutable):
             gathered_at=int(self.job["padded_at"][0]),
         )
 
-    def _table_of_rows(self, number: int) -> np.ndarray:
-        """Return, for each row of tiles, the address of its table and its steps per channel."""
+    def _table_of_rows(self, number: int) -> int:
+        """Return an address: for each row of tiles that of its table, and its steps per channel."""
         s = self.schedule
         made: dict[bytes, tuple[int, int]] = {}
         phase, TH = s.conv.phases[number], s.tiling.shapes[number][0]
         if not skips_taps(s.conv, phase, TH):  # one table serves all rows
             live = tuple(range(len(phase.taps)))
             entry = self._keep(steps_table(s, number, live)), len(live)
-            table = np.full((-(-phase.P // TH), 2), entry, np.int64)
-            self.arrays.append(table)
-            return table
+            return self._keep(np.full((-(-phase.P // TH), 2), entry, np.int64))
         masks = live_taps(s.conv, phase, TH)
         table = np.empty((len(masks), 2), np.int64)
         # Rows of tiles that follow each other are alike, but for the first and the last.
@@ -281,8 +276,7 @@ class Forward(RecordExecutable):
                 live = tuple(map(int, np.flatnonzero(masks[begin])))
                 made[key] = self._keep(steps_table(s, number, live)), len(live)
             table[begin:end] = made[key]
-        self.arrays.append(table)
-        return table
+        return self._keep(table)
 
     def explain(self) -> dict[str, str]:
         """Return the decisions, for people."""

@@ -35,12 +35,12 @@ class _Product(NamedTuple):
 
 
 class _Steps(NamedTuple):
-    """Items of the source from one row, and column, of pixels to the next; how filters are read."""
+    """How a kernel with filters in vectors goes through its operands, in items."""
 
-    row: int
-    column: int
-    filters: int | None  # items from one step to the next; None where a table has offsets
-    prefetch: int  #       items that filters are prefetched ahead
+    row: int  #     of the source, from one row of pixels to the next
+    column: int  #  likewise, from one column to the next
+    filters: int | None  # from one step to the next; None where a table has offsets
+    prefetch: int  # that filters are prefetched ahead
 
 
 Made = tuple[Microkernel, int]  # a kernel and its address
@@ -82,9 +82,8 @@ def kernels_of(
             steps = _Steps(row_step, conv.stride_w, filter_step, PREFETCH_STEPS * s.NR)
             found[size] = _filter_kernel(product, NR, tuple(pixels), out_column, in_place, steps)
         return found
-    row_step = conv.C * conv.taps if s.tiling.in_place else 1
-    step = 1 if s.tiling.in_place else s.NR
-    steps = _Steps(row_step, 1, None if needs_offsets else step, 0)
+    ld_filters, step = (conv.C * conv.taps, 1) if s.tiling.in_place else (1, s.NR)
+    filters = ld_filters, None if needs_offsets else step
     prefetches, VL = _prefetches_pixels(s, number), s.VL
     for size in sizes:
         NR, height, width = size
@@ -92,7 +91,7 @@ def kernels_of(
         if s.isa.masks:
             rest = min(1, rest)  # how many lanes is said at run time
         shape = height, across, rest
-        found[size] = _pixel_kernel(product, NR, shape, out_column, prefetches, steps)
+        found[size] = _pixel_kernel(product, NR, shape, out_column, prefetches, filters)
     return found
 
 
@@ -127,22 +126,24 @@ def _pixel_kernel(
     shape: tuple[int, int, int],
     out_column: int,
     prefetches: bool,
-    steps: _Steps,
+    filters: tuple[int, int | None],
 ) -> Made:
     """Return the kernel with vectors of pixels and NR filters broadcast.
 
     `shape` is rows of pixels, vectors of a row, and lanes of the last vector of a row: 0 for all of
-    them, 1 where masks say at run time how many.  ``steps.row`` is from one filter to the next.
+    them, 1 where masks say at run time how many.  `filters` is items from one filter to the next,
+    and from one step to the next: None where a table has offsets.
     """
     height, across, rest = shape
+    ld_filters, broadcast_step = filters
     masks, VL = product.isa.masks, product.isa.lanes(product.dtype)
     row = tuple(range(0, across * VL, VL))
     several = height > 1
     return _make(
         product,
-        rows=tuple(i * steps.row for i in range(NR)),
+        rows=tuple(i * ld_filters for i in range(NR)),
         columns=row * height,
-        broadcast_step=steps.filters,
+        broadcast_step=broadcast_step,
         vector_step=None,
         store="rows",
         lanes=((VL,) * (across - 1) + (rest,)) * height if rest and not masks else (),

@@ -51,7 +51,7 @@ CHUNK = 32  # channels of a panel that are transformed at a time
 
 
 class Tiles(NamedTuple):
-    """Some tiles of an image: the first row of tiles and rows, the first of a row and tiles."""
+    """A block of tiles of an image: rows of tiles from `row` on, tiles of each from `column` on."""
 
     image: int
     row: int

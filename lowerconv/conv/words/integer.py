@@ -306,7 +306,7 @@ class IntegerConv:
             )
 
     def _ready(self) -> Forward | Ternary:
-        """Return the loops, made for the threads; those of an image where there is none."""
+        """Return the executable for the threads; that of one image where the batch is empty."""
         problem = self.problem
         merged = replace(problem, N=max(1, problem.N), groups=problem.groups // self._merged)
         conv = replace(
@@ -330,7 +330,7 @@ class IntegerConv:
         return executable
 
     def _pack(self, team: Any) -> None:
-        """Pack the filters for so many threads; make the loops anew where they are fewer."""
+        """Pack the filters; make the executable anew where the team has fewer threads."""
         if team.threads < self.threads:
             self.threads = team.threads
             self._executable = self._ready()

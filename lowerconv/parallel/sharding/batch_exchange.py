@@ -102,13 +102,13 @@ class BatchExchange:
         return memory[:nbytes].view(dtype).reshape(shape)
 
     def all_gather(
-        self, v: np.ndarray, chunk: Chunk, kind: str, slot: int
+        self, own: np.ndarray, chunk: Chunk, kind: str, slot: int
     ) -> tuple[Task, np.ndarray]:
         """Begin to send this rank's samples of a chunk to all ranks, and to receive theirs.
 
         Parameters
         ----------
-        v : ndarray, (n, ...)
+        own : ndarray, (n, ...)
             This rank's share.
         chunk : Chunk
         kind : str
@@ -124,9 +124,9 @@ class BatchExchange:
             That it fills.
         """
         engine = self.engine
-        whole = self.buffer(kind, slot, (chunk.size, *v.shape[1:]), v.dtype)
+        whole = self.buffer(kind, slot, (chunk.size, *own.shape[1:]), own.dtype)
         rows, place = chunk.rows[engine.rank], chunk.places[engine.rank]
-        whole[place] = v[rows.start : rows.stop]
+        whole[place] = own[rows.start : rows.stop]
         owner = chunk.owner
         if owner is not None:
             task = engine.submit(lambda link: broadcast(link, whole, owner), kind, whole.nbytes)
@@ -135,12 +135,12 @@ class BatchExchange:
             task = engine.submit(lambda link: all_gather(link, blocks), kind, whole.nbytes)
         return task, whole
 
-    def reduce_gradient(self, dv: np.ndarray, chunk: Chunk, target: np.ndarray) -> None:
+    def reduce_gradient(self, gradient: np.ndarray, chunk: Chunk, target: np.ndarray) -> None:
         """Begin to sum the ranks' gradients of a chunk, those of each sample at its owner.
 
         Parameters
         ----------
-        dv : ndarray, (chunk.size, ...)
+        gradient : ndarray, (chunk.size, ...)
         chunk : Chunk
         target : ndarray, (n, ...)
             The gradient of this rank's share, whose rows are complete after `finish`.
@@ -148,8 +148,8 @@ class BatchExchange:
         engine, slot = self.engine, self._number % 2
         self._number += 1
         self._end(slot)
-        mine = self.buffer("gradient", slot, dv.shape, dv.dtype)
-        mine[...] = dv  # which is overwritten by the next chunk's
+        mine = self.buffer("gradient", slot, gradient.shape, gradient.dtype)
+        mine[...] = gradient  # the next chunk's will be where it is
         rows, place = chunk.rows[engine.rank], chunk.places[engine.rank]
         out, summed = target[rows.start : rows.stop], mine[place]
         owner = chunk.owner

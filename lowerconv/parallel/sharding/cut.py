@@ -95,11 +95,11 @@ class Back(NetworkPart):
 
     def forward(self, *values: Value) -> Value | tuple[Value, ...]:
         """Record the layers after the border."""
-        (v,) = values
-        graph, border = self._cutting.record((v.shape[0], *self._cutting.image_shape), v.dtype)
-        if border.shape != v.shape:
-            raise ValueError(f"x: got shape {v.shape}, expected that of the border {border.shape}")
-        graph.replace(border, v)
+        (x,) = values
+        graph, border = self._cutting.record((x.shape[0], *self._cutting.image_shape), x.dtype)
+        if border.shape != x.shape:
+            raise ValueError(f"x: got shape {x.shape}, expected that of the border {border.shape}")
+        graph.replace(border, x)
         results = tuple(graph.results[i] for i in self.results)
         return results if len(results) > 1 else results[0]
 

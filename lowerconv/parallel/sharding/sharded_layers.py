@@ -152,7 +152,7 @@ class Bias(Layer):
 
 
 class DropoutShard(Dropout):
-    """Dropout of some of the features: those drop that would in a whole one.
+    """Dropout of some of the features: drops of these what dropout of all would.
 
     Parameters
     ----------

@@ -193,7 +193,7 @@ class SplitNetwork(NetworkPart):
         return sharding.shard(whole, self.engine.rank, self.engine.ranks)
 
     def join(self) -> None:
-        """Give the network all that has been learnt; all ranks call it. It is as before then."""
+        """Give the network its arrays back, with all that was learnt; all ranks call it."""
         mine = {name: p.data for name, p in self.parameters().items()} | self.buffers()
         for layer, _ in self._shards.values():
             name = self._names[id(layer)]

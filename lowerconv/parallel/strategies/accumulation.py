@@ -29,9 +29,9 @@ class GradientAccumulation:
         self.sums: list[np.ndarray] = []
 
     def add(self, first: bool, last: bool) -> None:
-        """Add the batches before, unless it is the first, and keep the sums, unless it is the last.
+        """Add the sums of the batches before to the gradients; keep the new sums for the next.
 
-        The sums are where the gradients are, too.
+        The first batch has none before, the last none after it.
         """
         if not first:
             for gradient, total in zip(self._gradients, self.sums, strict=True):

@@ -57,6 +57,8 @@ class OWT(SplitStrategy):
         The strategy of the layers before the border.
     split : SplitNetwork
         This rank's part of those after it.
+    chunks, updates : int
+        How many chunks a batch is cut into, and after how many parts of it `split` is updated.
 
     Raises
     ------
@@ -76,7 +78,6 @@ class OWT(SplitStrategy):
                     "layer in the middle of others that have parameters"
                 )
         self.scheme = options.owt_scheme
-        # Into how many chunks a batch is cut.
         ranks = communicator.ranks
         self.chunks = {"a": 1, "b": ranks, "c": options.owt_chunks or ranks}[self.scheme]
         self.updates = options.owt_updates
@@ -171,7 +172,7 @@ class OWT(SplitStrategy):
         """Compute what is after the border, chunk by chunk, and the gradient of the border."""
         rank, exchange = self.communicator.rank, self.exchange
         first = np.cumsum([0, *counts[:-1]]).tolist()  # the first sample of each rank, in the batch
-        # Of the batch in its update: what dropout draws depends on places in the update.
+        # Where the batch begins in its update: what dropout draws depends on places there.
         batch_offset = work.step.first_sample - first[rank]
         loss, correct, samples, is_first = 0.0, 0, 0, work.first
         for chunk, ends_update, chunk_border in self._received(border, counts):
@@ -199,9 +200,8 @@ class OWT(SplitStrategy):
             dchunk_border = self.split.backward(*gradients)
             assert dchunk_border is not None
             exchange.reduce_gradient(dchunk_border, chunk, dborder)
-            is_first = self._update_back(is_first, ends_update, samples, work)
-            if is_first:
-                samples = 0
+            updated = self._update_back(is_first, ends_update, samples, work)
+            is_first, samples = updated, 0 if updated else samples
         exchange.finish()
         return LossResult(loss, correct, np.empty((0, 0)))
 
@@ -272,8 +272,8 @@ class OWT(SplitStrategy):
         counts, rank = self.communicator.gather(len(images)), self.communicator.rank
         border = self.data_parallel.network.run(images, INFERENCE)
         found = None
-        for chunk, _, v in self._received(border, counts):
-            scores = self.split.run(v, INFERENCE)
+        for chunk, _, chunk_border in self._received(border, counts):
+            scores = self.split.run(chunk_border, INFERENCE)
             if found is None:
                 found = np.empty((len(images), *scores.shape[1:]), scores.dtype)
             rows = chunk.rows[rank]

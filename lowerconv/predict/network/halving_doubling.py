@@ -60,7 +60,6 @@ def halving_doubling(ranks: int, size: int, itemsize: int) -> Schedule:
         added[exchange + step + 1] += kept * itemsize
         mine = kept
     source, target, source_stage, target_stage, items = map(np.concatenate, zip(*found))  # noqa: B905
-    nothing = np.empty(0, np.int64)
     return Schedule(
         first=first,
         last=first + stages - 1,
@@ -71,6 +70,4 @@ def halving_doubling(ranks: int, size: int, itemsize: int) -> Schedule:
         target_stage=target_stage,
         nbytes=items * float(itemsize),
         messages=np.ones(source.size, np.int64),
-        after=nothing,
-        before=nothing,
     )

@@ -205,7 +205,6 @@ def _schedule(log: _Log) -> Schedule:
         raise ValueError("collective: messages are sent that nobody waits for, or not as they are")
     matched = np.empty_like(target_stage)
     matched[sent] = target_stage[received]
-    nothing = np.empty(0, np.int64)
     return Schedule(
         first=first,
         last=first + stages - 1,
@@ -216,6 +215,4 @@ def _schedule(log: _Log) -> Schedule:
         target_stage=matched,
         nbytes=nbytes,
         messages=np.ones(source.size, np.int64),
-        after=nothing,
-        before=nothing,
     )

@@ -29,7 +29,7 @@ class Schedule(NamedTuple):
     messages : ndarray, (messages,), int
         How many messages, one after the other, each stands for.
     after, before : ndarray, int
-        Stage ``after[i]`` waits for stage ``before[i]``, too.
+        Stage ``after[i]`` waits for stage ``before[i]``, too; none by default.
     """
 
     first: np.ndarray
@@ -41,8 +41,8 @@ class Schedule(NamedTuple):
     target_stage: np.ndarray
     nbytes: np.ndarray
     messages: np.ndarray
-    after: np.ndarray
-    before: np.ndarray
+    after: np.ndarray = np.empty(0, np.int64)
+    before: np.ndarray = np.empty(0, np.int64)
 
     def add_to(
         self,
