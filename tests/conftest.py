@@ -122,6 +122,27 @@ def run_lowerconv() -> Callable[..., subprocess.CompletedProcess]:
     return run
 
 
+@pytest.fixture
+def run_here(capsys, monkeypatch) -> Callable[..., subprocess.CompletedProcess]:
+    """Return a function as `run_lowerconv`, whose command runs in this process: in no time."""
+    from lowerconv.cli.main import main
+
+    def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
+        words = [str(argument) for argument in arguments]
+        capsys.readouterr()
+        with monkeypatch.context() as here:
+            if cwd is not None:
+                here.chdir(cwd)
+            try:
+                status = main(words)
+            except SystemExit as end:  # argparse's
+                status = end.code
+        told = capsys.readouterr()
+        return subprocess.CompletedProcess(words, status, told.out, told.err)
+
+    return run
+
+
 def mpi_launcher() -> str:
     """Return the mpiexec that belongs to this Python, else the one on the PATH."""
     beside = Path(sys.executable).with_name("mpiexec")

@@ -23,6 +23,12 @@ def drawn(rng: random.Random, items: Iterable[Any], count: int) -> list[Any]:
     return found if LONG or count >= len(found) else rng.sample(found, count)
 
 
+def chosen(always: Iterable[int], rows: Iterable[Any]) -> list[Any]:
+    """Return all rows in long runs, else some, by their index: where they are more than tests."""
+    found = list(rows)
+    return found if LONG else [found[i] for i in always]
+
+
 def long_rows_but(always: Iterable[int], rows: Iterable[tuple]) -> list[Any]:
     """Return rows for `pytest.mark.parametrize`: all but some, by their index, are long."""
     kept = set(always)

@@ -50,12 +50,12 @@ def cluster(tmp_path):
 
 
 @pytest.fixture
-def script_of(run_lowerconv, tmp_path):
+def script_of(run_here, tmp_path):
     """Return a function that writes a script, checks its grammar, and returns its path."""
 
     def write(*arguments, mpi="pmi2"):
         file = tmp_path / "job.sh"
-        done = run_lowerconv("slurm", "--mpi", mpi, "-o", file, *arguments, cwd=tmp_path)
+        done = run_here("slurm", "--mpi", mpi, "-o", file, *arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         subprocess.run([BASH, "-n", file], check=True)
         return file
@@ -267,22 +267,22 @@ def test_ranks_are_ended_with_the_job(script_of, running):
     assert process.wait(300) == 42  # what the stub of srun answers
 
 
-def test_prints_and_never_overwrites(run_lowerconv, tmp_path):
+def test_prints_and_never_overwrites(run_lowerconv, run_here, tmp_path):
     arguments = ("slurm", "--nodes", 2, "--mpi", "pmix", "--", "train", "--epochs", 1)
     printed = run_lowerconv(*arguments)
     file = tmp_path / "job.sh"
-    assert run_lowerconv(*arguments[:5], "-o", file, *arguments[5:]).returncode == 0
+    assert run_here(*arguments[:5], "-o", file, *arguments[5:]).returncode == 0
     assert file.read_text() == printed.stdout
-    again = run_lowerconv(*arguments[:5], "-o", file, *arguments[5:])
+    again = run_here(*arguments[:5], "-o", file, *arguments[5:])
     assert again.returncode == 1
     assert str(file) in again.stderr
 
 
-def test_mpi_is_told_by_what_is_installed(run_lowerconv):
+def test_mpi_is_told_by_what_is_installed(run_here):
     from lowerconv.machine.mpi import describe_mpi
 
     library = describe_mpi()["library"]
-    printed = run_lowerconv("slurm", "--nodes", 2, "--", "train").stdout
+    printed = run_here("slurm", "--nodes", 2, "--", "train").stdout
     spoken = {"Open MPI": "pmix", "MPICH": "pmi2"}
     (expected,) = [mpi for name, mpi in spoken.items() if name in library]
     assert re.findall("srun --mpi=([a-z0-9]+)", printed) == [expected]
@@ -318,9 +318,9 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes(run_lowerconv, tmp_path, name):
+def test_mistakes(run_here, tmp_path, name):
     arguments, message = MISTAKES[name]
-    run = run_lowerconv("slurm", "-o", tmp_path / "job.sh", *shlex.split(arguments))
+    run = run_here("slurm", "-o", tmp_path / "job.sh", *shlex.split(arguments))
     assert run.returncode in (1, 2)
     assert message in run.stderr
     assert "Traceback" not in run.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lowerconv.train.checkpoint import LAST, load_checkpoint
+from lowerconv.train.checkpoint import LAST, Checkpoint, load_checkpoint
 
 from ...long import long_rows_but
 
@@ -56,6 +56,25 @@ def test_they_learn_as_well(mpiexec, tmp_path, accuracy, ranks, options, least, 
     assert f"of {most} allowed" in run.stdout
 
 
+@pytest.fixture(scope="module")
+def broken_run(mpiexec, tiny_fashion):
+    """Return a function that runs `BROKEN` and returns the checkpoint."""
+
+    def run(ranks: int, out: Path, options: dict, what: str) -> Checkpoint:
+        data = f"fashion-mnist:{tiny_fashion}"
+        done = mpiexec(ranks, BROKEN, out, data, json.dumps(options), what)
+        assert done.returncode == 0, done.stderr
+        return load_checkpoint(out / LAST)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(broken_run, tmp_path_factory) -> Checkpoint:
+    """Return the checkpoint of a process alone."""
+    return broken_run(1, tmp_path_factory.mktemp("whole") / "run", {}, "whole")
+
+
 @pytest.mark.parametrize(
     ("first", "second"),
     long_rows_but(
@@ -77,17 +96,9 @@ def test_they_learn_as_well(mpiexec, tmp_path, accuracy, ranks, options, least, 
         ],
     ),
 )
-def test_they_resume_on_other_ranks(mpiexec, tmp_path, tiny_fashion, first, second):
-    data = f"fashion-mnist:{tiny_fashion}"
-    for ranks, options, what in (
-        (1, {}, "whole"),
-        (*first, "break"),
-        (*second, "resume"),
-    ):
-        out = tmp_path / ("whole" if what == "whole" else "broken")
-        run = mpiexec(ranks, BROKEN, out, data, json.dumps(options), what)
-        assert run.returncode == 0, run.stderr
-    whole, broken = (load_checkpoint(tmp_path / name / LAST) for name in ("whole", "broken"))
+def test_they_resume_on_other_ranks(broken_run, whole, tmp_path, first, second):
+    for (ranks, options), what in ((first, "break"), (second, "resume")):
+        broken = broken_run(ranks, tmp_path / "broken", options, what)
     assert whole.tensors.keys() == broken.tensors.keys()
     assert any(name.startswith("velocity/") for name in whole.tensors)
     assert whole.state["updates"] == broken.state["updates"]
