@@ -2,6 +2,7 @@
 
 import atexit
 import faulthandler
+import gc
 import gzip
 import os
 import random
@@ -47,6 +48,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.skip(reason=f"long: {VARIABLE}=1"))
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what stays: it would look at every test, each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

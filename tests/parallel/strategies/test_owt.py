@@ -13,7 +13,7 @@ from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.strategies.owt import OWT
 from lowerconv.parallel.strategies.strategy import Work
 
-from ...long import long_but
+from ...long import drawn, long_but
 from ..networks import make
 
 PROGRAMS = Path(__file__).parents[1] / "programs"
