@@ -10,6 +10,8 @@ from lowerconv import nn, quant
 from lowerconv.train import CheckpointError, Classifier
 from lowerconv.train.checkpoint import LAST, load_checkpoint
 
+from ..long import drawn
+
 RECIPES = {
     "bits": {"weight_bits": 4, "activation_bits": 4, "weight_steps": "filter"},
     "weights-accumulate-ema": {"weight_bits": 2, "accumulate": 3, "ema": 0.8},
@@ -34,9 +36,13 @@ def tensors(run) -> bytes:
     return b"".join(array.tobytes() for array in run.state.tensors().values())
 
 
-@recipes
-def test_a_run_that_is_resumed_ends_with_the_same_bits(trainer, tmp_path, name):
-    recipe = RECIPES[name]
+def test_a_run_that_is_resumed_ends_with_the_same_bits(trainer, tmp_path, rng):
+    for name in drawn(rng, RECIPES, 3):
+        print(name)
+        check_resumed(trainer, tmp_path / name, RECIPES[name])
+
+
+def check_resumed(trainer, tmp_path, recipe):
     unbroken = trainer(tmp_path / "unbroken", epochs=3, **recipe)
     unbroken.fit()
     broken = trainer(tmp_path / "broken", epochs=3, **recipe)
