@@ -1,4 +1,7 @@
-"""What is long: it is tried with LOWERCONV_LONG=1 only, and much like what is always tried."""
+"""What is long: it is tried with LOWERCONV_LONG=1 only, and much like what is always tried.
+
+Of cases that are all alike each run draws some: sooner or later all of them have been tried.
+"""
 
 import os
 import random
