@@ -35,6 +35,11 @@ print("right")
 """
 # By what is soonest compiled.
 DIRECT = CONVOLUTION.replace("lc.conv2d(x, w)", 'lc.conv2d(x, w, algorithm="direct")')
+COMMANDS = """
+from lowerconv.cli.main import main
+assert main(["tune", "--x", "1,4,8,8", "--w", "8,4,3,3"]) == 1
+assert main(["models"]) == 0 and main(["info"]) == 0
+"""
 # The first call that wants to keep something ends; whatever follows does not know of it.
 ERRORS = """
 import warnings
@@ -126,18 +131,12 @@ class TestNoHome:
         done = run("-c", ERRORS)
         assert (done.returncode, done.stdout) == (0, "ended 1\n")
 
-    def test_info(self, run):
-        done = run("-m", "lowerconv", "info")
+    def test_commands(self, run):
+        """One after the other; to tune is refused before anything is measured."""
+        done = run("-c", COMMANDS)
         assert done.returncode == 0
         said = " ".join(done.stdout.split())
         assert "Set LOWERCONV_CACHE_DIR to a directory that can be written" in said
-
-    def test_models(self, run):
-        assert run("-m", "lowerconv", "models").returncode == 0
-
-    def test_tune_tells_before_it_measures(self, run):
-        done = run("-m", "lowerconv", "tune", "--x", "1,4,8,8", "--w", "8,4,3,3")
-        assert done.returncode == 1
         (line,) = done.stderr.splitlines()
         assert line.startswith("lowerconv: error: ")
         assert CURE in line
