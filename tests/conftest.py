@@ -2,6 +2,7 @@
 
 import atexit
 import faulthandler
+import gc
 import gzip
 import os
 import random
@@ -47,6 +48,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.skip(reason=f"long: {VARIABLE}=1"))
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what stays: it would look at every test, each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
@@ -118,6 +125,27 @@ def run_lowerconv() -> Callable[..., subprocess.CompletedProcess]:
         return subprocess.run(
             command, env=clean_environment(), cwd=cwd, capture_output=True, text=True, timeout=300
         )
+
+    return run
+
+
+@pytest.fixture
+def run_here(capsys, monkeypatch) -> Callable[..., subprocess.CompletedProcess]:
+    """Return a function as `run_lowerconv`, whose command runs in this process: in no time."""
+    from lowerconv.cli.main import main
+
+    def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
+        words = [str(argument) for argument in arguments]
+        capsys.readouterr()
+        with monkeypatch.context() as here:
+            if cwd is not None:
+                here.chdir(cwd)
+            try:
+                status = main(words)
+            except SystemExit as end:  # argparse's
+                status = end.code
+        told = capsys.readouterr()
+        return subprocess.CompletedProcess(words, status, told.out, told.err)
 
     return run
 

@@ -24,7 +24,9 @@ from lowerconv.runtime.uninterrupted import uninterrupted
 from tests.surroundings import Flag, W, X, check_all, elsewhere, right, surroundings
 
 from .interrupts import interrupts
+from .long import LONG
 
+MOST = None if LONG else 100  # of all moments, where what is done between them takes long
 pytestmark = pytest.mark.usefixtures("watchdog")
 
 
@@ -69,7 +71,7 @@ def test_convolutions(algorithm):
         plans[1](dy, X)
 
     before = surroundings()
-    for _ in interrupts(convolve):
+    for _ in interrupts(convolve, most=MOST):
         check_all(before)
         assert elsewhere(lambda: np.allclose(plans[0](X, W), 18))
 
@@ -167,7 +169,7 @@ def test_forks():
     fork()
     before = surroundings()
     # What runs at a fork has nobody to tell: Python prints the interrupt.
-    for _ in interrupts(fork, may_be_lost=True):
+    for _ in interrupts(fork, most=MOST, may_be_lost=True):
         with suppress(ChildProcessError):
             os.waitpid(-1, 0)
         check_all(before)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from lowerconv.train.metrics import draw_curves
 from lowerconv.train.progress import ConsoleReporter, Reporter
 
 from ..conftest import clean_environment
+from ..long import long_but, long_rows_but
 
 posix = pytest.mark.skipif(os.name != "posix", reason="names that are no UTF-8, and pipes")
 ENVIRONMENTS = {
@@ -24,6 +26,7 @@ ENVIRONMENTS = {
     "no-coercion": {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     "ascii": {"PYTHONIOENCODING": "ascii"},
     "narrow": {"COLUMNS": "1", "NO_COLOR": "1"},
+    "c-narrow": {"LC_ALL": "C", "COLUMNS": "1", "NO_COLOR": "1"},
 }
 CLASSES = [b"[bold]", b"caf\xe9", b"dog\n\x1b[31m:smile:", "katze \u202e".encode()]
 
@@ -48,11 +51,7 @@ def strange(tmp_path_factory) -> bytes:
 
 
 @posix
-@pytest.mark.parametrize(
-    "name",
-    ["c", "narrow", *(pytest.param(n, marks=pytest.mark.long) for n in ("utf-8", "ascii"))]
-    + [pytest.param("no-coercion", marks=pytest.mark.long)],
-)
+@pytest.mark.parametrize("name", long_but(["c-narrow"], ENVIRONMENTS))
 def test_strange_names_train_and_predict(strange, tmp_path, name):
     words = [b"--data", b"folder:" + strange + b"?size=28", b"--epochs", b"1"]
     trace = [b"--timeline", b"t.json", b"--timeline-first", b"0"]
@@ -92,8 +91,13 @@ def test_a_job_script_has_the_very_bytes(tmp_path):
 
 
 @posix
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("command", [["models"], ["info"], ["train", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    ("command", "unbuffered"),
+    long_rows_but(
+        [0, 3, 4, 7],
+        product((["models"], ["info"], ["train", "--help"], ["--version"]), ("", "1")),
+    ),
+)
 def test_nobody_who_reads_is_no_error(tmp_path, command, unbuffered):
     reading, writing = os.pipe()
     os.close(reading)

@@ -29,33 +29,32 @@ def losses(out: Path) -> list[float]:
 
 
 @pytest.fixture
-def run_here(capsys):
-    """Return a function that runs a command in this process, and returns what it prints."""
+def told_by(run_here):
+    """Return a function that runs a command, and returns what it prints."""
 
     def run(*arguments: object, status: int = 0) -> str:
-        capsys.readouterr()
-        assert main([str(argument) for argument in arguments]) == status
-        told = capsys.readouterr()
-        return told.err if status else told.out
+        done = run_here(*arguments)
+        assert done.returncode == status
+        return done.stderr if status else done.stdout
 
     return run
 
 
-def test_pack_and_train(run_here, mpiexec, tiny_fashion, tmp_path):
-    told = run_here("pack", tiny_fashion, tmp_path / "shards", "--shard-size", "64K")
+def test_pack_and_train(told_by, mpiexec, tiny_fashion, tmp_path):
+    told = told_by("pack", tiny_fashion, tmp_path / "shards", "--shard-size", "64K")
     assert told.startswith("255 images, 0.2 MiB in 4 shards, ")
     assert told.endswith(f" s; train on them with --data shards:{tmp_path / 'shards'}\n")
 
     arguments = ["train", "--epochs", 2, "--data"]
     shards = f"shards:{tmp_path / 'shards'}"
     for name, data in (("files", f"fashion-mnist:{tiny_fashion}"), ("shards", shards)):
-        told = run_here(*arguments, data, "--out", tmp_path / name)
+        told = told_by(*arguments, data, "--out", tmp_path / name)
     assert losses(tmp_path / "files") == losses(tmp_path / "shards")  # the same images
     assert re.search(r"^data: \d+ batches made ahead by 1 thread in ", told, re.M)
 
     augmented = [*arguments, shards, "--augment", "crop,rotate=5,cast"]
     for name, threads in (("none", 0), ("three", 3)):
-        told = run_here(*augmented, "--loader-threads", threads, "--out", tmp_path / name)
+        told = told_by(*augmented, "--loader-threads", threads, "--out", tmp_path / name)
         assert "augmented by crop,rotate=5,cast" in told
     assert losses(tmp_path / "none") == losses(tmp_path / "three")
     assert losses(tmp_path / "none") != losses(tmp_path / "shards")
@@ -64,7 +63,7 @@ def test_pack_and_train(run_here, mpiexec, tiny_fashion, tmp_path):
     assert run.returncode == 0, run.stderr
     np.testing.assert_allclose(losses(tmp_path / "ranks"), losses(tmp_path / "none"), rtol=1e-4)
 
-    told = run_here(*augmented[:-1], "crop", "--out", tmp_path / "none", "--resume", status=1)
+    told = told_by(*augmented[:-1], "crop", "--out", tmp_path / "none", "--resume", status=1)
     assert "was trained with augment 'crop,rotate=5,cast', not 'crop'" in told
 
 
@@ -153,8 +152,8 @@ def test_bytes(text, count):
     assert parse_bytes(text) == count
 
 
-def test_train_refuses_effects_it_does_not_know(run_here, tmp_path, monkeypatch):
+def test_train_refuses_effects_it_does_not_know(told_by, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    told = run_here("train", "--augment", "flip,blur", status=1)
+    told = told_by("train", "--augment", "flip,blur", status=1)
     assert "augment: got 'blur' in 'flip,blur', expected some of crop=12" in told
     assert "Traceback" not in told and not list(tmp_path.iterdir())

@@ -8,6 +8,7 @@ from lowerconv.cli.main import main
 from lowerconv.cli.predict_time import chosen_shares
 from lowerconv.parallel.comm.collectives import ALLREDUCE
 from lowerconv.predict.calibration import HOST, load, save
+from lowerconv.predict.trial import Trial
 from lowerconv.runtime.threads import get_num_threads
 
 from ..predict.made_up import calibration, link_seconds, step_seconds
@@ -132,7 +133,8 @@ def test_chosen_shares():
     assert chosen_shares(list(range(1, 11))) == [1, 4, 7, 10]
 
 
-def test_measured_alone(tmp_path, tiny_fashion, capsys):
+def test_measured_alone(tmp_path, tiny_fashion, monkeypatch, capsys):
+    monkeypatch.setattr(Trial.times, "__defaults__", (0.1,))  # seconds of steps
     path = tmp_path / "c.json"
     data = f"fashion-mnist:{tiny_fashion}"
     given = ("--model", "lenet", "--data", data, "--batch", 8, "--ranks", 1, 2)
@@ -182,10 +184,18 @@ def test_a_run_tells_how_right_its_prediction_was(tmp_path, tiny_fashion, capsys
 
 def test_two_ranks(mpiexec, tmp_path, tiny_fashion):
     """Of real ranks: what is measured is all there; how long it took is nobody's business."""
-    path = tmp_path / "c.json"
+    path, program = tmp_path / "c.json", tmp_path / "program.py"
+    program.write_text(
+        "import sys\n"
+        "from lowerconv.cli.main import main\n"
+        "from lowerconv.predict import calibrate\n"
+        "calibrate.Trial.times.__defaults__ = (0.1,)\n"
+        "calibrate.SECONDS = 0.1\n"
+        "sys.exit(main())\n"
+    )
     data = f"fashion-mnist:{tiny_fashion}"
     done = mpiexec(
-        *(2, "-m", "lowerconv", "predict-time", "--calibrate", path, "--model", "lenet"),
+        *(2, program, "predict-time", "--calibrate", path, "--model", "lenet"),
         *("--data", data, "--batch", "8", "--ranks", "1", "2", "--threads", "1"),
     )
     assert done.returncode == 0, done.stderr

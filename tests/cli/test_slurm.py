@@ -30,6 +30,8 @@ fi
 exit "${CODE-0}"
 """
 
+# Otherwise the script asks Python how many NUMA nodes there are.
+ONE_RANK = ("--nodes", 1, "--ranks-per-node", 1)
 # What Slurm says in the script of a job of 3 nodes of 8 CPUs.
 JOB = {"SLURM_JOB_ID": "77", "SLURM_JOB_NUM_NODES": "3", "SLURM_CPUS_ON_NODE": "8"}
 NUMA_NODES = len(read_topology().numa_nodes)
@@ -50,12 +52,12 @@ def cluster(tmp_path):
 
 
 @pytest.fixture
-def script_of(run_lowerconv, tmp_path):
+def script_of(run_here, tmp_path):
     """Return a function that writes a script, checks its grammar, and returns its path."""
 
     def write(*arguments, mpi="pmi2"):
         file = tmp_path / "job.sh"
-        done = run_lowerconv("slurm", "--mpi", mpi, "-o", file, *arguments, cwd=tmp_path)
+        done = run_here("slurm", "--mpi", mpi, "-o", file, *arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         subprocess.run([BASH, "-n", file], check=True)
         return file
@@ -126,7 +128,7 @@ def test_cores_without_ranks(script_of, cluster):
 def test_odd_words_arrive_as_they_are(script_of, cluster, tmp_path):
     data = 'folder:/a b/c\'d/$HOME/`id`/"e"\\f*?size=8'
     out = "my runs/$(date) #1 'x'"
-    script = script_of("--nodes", 1, "--", "train", "--data", data, "--out", out)
+    script = script_of(*ONE_RANK, "--", "train", "--data", data, "--out", out)
     _, words = submit(script, cluster)
     assert words[-5:] == ["train", "--data", data, "--out", out]
     (tmp_path / out).mkdir(parents=True)
@@ -136,7 +138,7 @@ def test_odd_words_arrive_as_they_are(script_of, cluster, tmp_path):
 
 
 def test_a_job_that_starts_again_resumes(script_of, cluster, tmp_path):
-    script = script_of("--nodes", 1, "--", "train")
+    script = script_of(*ONE_RANK, "--", "train")
     assert "--resume" not in submit(script, cluster)[1]
     run = tmp_path / "runs/slurm-77"
     run.mkdir(parents=True)
@@ -147,7 +149,7 @@ def test_a_job_that_starts_again_resumes(script_of, cluster, tmp_path):
 
 @pytest.mark.parametrize("code", [0, 1, 137])
 def test_how_ranks_end_is_how_the_job_ends(script_of, cluster, code):
-    script = script_of("--nodes", 1, "--", "train")
+    script = script_of(*ONE_RANK, "--", "train")
     assert submit(script, cluster, CODE=str(code))[0] == code
 
 
@@ -226,7 +228,7 @@ METRICS = "epoch,train_loss\n"
 @pytest.mark.parametrize("done_before", [0, 3])
 def test_time_that_is_over(script_of, running, tmp_path, done_before):
     """The job goes back to the queue if an epoch was done in it; the ranks go on until then."""
-    script = script_of("--nodes", 1, "--", "train", "--out", "run")
+    script = script_of(*ONE_RANK, "--", "train", "--out", "run")
     (tmp_path / "run").mkdir()
     metrics = tmp_path / "run/metrics.csv"
     if done_before:
@@ -255,34 +257,34 @@ def test_ranks_that_end_while_the_job_is_told(script_of, running, cluster, tmp_p
     """
     Path(cluster["PATH"].split(":")[0], "scontrol").write_text(ended)
     (tmp_path / "run").mkdir()
-    process = running(script_of("--nodes", 1, "--", "train", "--out", "run"))
+    process = running(script_of(*ONE_RANK, "--", "train", "--out", "run"))
     (tmp_path / "run/metrics.csv").write_text(METRICS + "row\n")
     process.send_signal(signal.SIGUSR1)
     assert process.wait(300) == 0
 
 
 def test_ranks_are_ended_with_the_job(script_of, running):
-    process = running(script_of("--nodes", 1, "--", "train"))
+    process = running(script_of(*ONE_RANK, "--", "train"))
     process.send_signal(signal.SIGTERM)
     assert process.wait(300) == 42  # what the stub of srun answers
 
 
-def test_prints_and_never_overwrites(run_lowerconv, tmp_path):
+def test_prints_and_never_overwrites(run_lowerconv, run_here, tmp_path):
     arguments = ("slurm", "--nodes", 2, "--mpi", "pmix", "--", "train", "--epochs", 1)
     printed = run_lowerconv(*arguments)
     file = tmp_path / "job.sh"
-    assert run_lowerconv(*arguments[:5], "-o", file, *arguments[5:]).returncode == 0
+    assert run_here(*arguments[:5], "-o", file, *arguments[5:]).returncode == 0
     assert file.read_text() == printed.stdout
-    again = run_lowerconv(*arguments[:5], "-o", file, *arguments[5:])
+    again = run_here(*arguments[:5], "-o", file, *arguments[5:])
     assert again.returncode == 1
     assert str(file) in again.stderr
 
 
-def test_mpi_is_told_by_what_is_installed(run_lowerconv):
+def test_mpi_is_told_by_what_is_installed(run_here):
     from lowerconv.machine.mpi import describe_mpi
 
     library = describe_mpi()["library"]
-    printed = run_lowerconv("slurm", "--nodes", 2, "--", "train").stdout
+    printed = run_here("slurm", "--nodes", 2, "--", "train").stdout
     spoken = {"Open MPI": "pmix", "MPICH": "pmi2"}
     (expected,) = [mpi for name, mpi in spoken.items() if name in library]
     assert re.findall("srun --mpi=([a-z0-9]+)", printed) == [expected]
@@ -318,9 +320,9 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes(run_lowerconv, tmp_path, name):
+def test_mistakes(run_here, tmp_path, name):
     arguments, message = MISTAKES[name]
-    run = run_lowerconv("slurm", "-o", tmp_path / "job.sh", *shlex.split(arguments))
+    run = run_here("slurm", "-o", tmp_path / "job.sh", *shlex.split(arguments))
     assert run.returncode in (1, 2)
     assert message in run.stderr
     assert "Traceback" not in run.stderr

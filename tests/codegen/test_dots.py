@@ -50,7 +50,7 @@ def test_small_tiles_and_the_largest(isa, words, rng):
     tiles += [((most[-1][0] + 2, most[-1][1]), rng.choice(STORES))]  # may spill, and is right
     kernels = [
         random_kernel(rng, isa, words.sums, *tile, store, words)
-        for tile, store in drawn(rng, tiles, 6)
+        for tile, store in drawn(rng, tiles, 3)
     ]
     check(rng, kernels, calls=5)
 
@@ -72,7 +72,7 @@ def test_every_feed(isa, words, rng):
         random_kernel(
             rng, isa, words.sums, 3, 2, store, words, broadcast_step=broadcast, vector_step=vector
         )
-        for store, broadcast, vector in drawn(rng, choices, 4)
+        for store, broadcast, vector in drawn(rng, choices, 3)
     ]
     check(rng, kernels, calls=5)
 
@@ -85,7 +85,7 @@ def test_every_number_of_lanes_and_step_of_pixels(isa, words, rng):
     columns = [(MR, 1, "columns", {}) for MR in (VL // 2, VL + 1)]
     kernels = [
         random_kernel(rng, isa, words.sums, *tile, store, words, pixel_step=step, **lanes)
-        for step in (1, 2, VL + 2)
+        for step in drawn(rng, (1, 2, VL + 2), 2)
         for *tile, store, lanes in drawn(rng, rows, 1) + drawn(rng, columns, 1)
     ]
     check(rng, kernels, calls=4)

@@ -18,6 +18,7 @@ from lowerconv.machine.features import instruction_set
 
 from ..long import LONG, drawn
 from .cases import (
+    DTYPES,
     PASSES,
     Case,
     assert_close,
@@ -109,7 +110,7 @@ PARTIAL = [filters_around_panels, channels_around_tiles, pixels_around_tiles, ro
 @pytest.mark.parametrize("cases", PARTIAL)
 @by_pass
 def test_partial_tiles(op: str, cases: Any, rng: random.Random) -> None:
-    for case in drawn(rng, cases(), 20):
+    for case in drawn(rng, cases(), 10):
         call = call_of(case, op, "float32")
         print(case)
         assert_close(run(op, case, call.operands, algorithm="fused"), call.expected)
@@ -141,19 +142,18 @@ SHARED = [
 ]
 
 
-@by_dtype
 @by_pass
-def test_thread_count_changes_no_bit(op: str, dtype: str) -> None:
+def test_thread_count_changes_no_bit(op: str) -> None:
     """In a process that may have several threads, whatever this one may."""
-    jobs = []
-    for case in SHARED:
+    every, jobs = list(product(SHARED, DTYPES)), []
+    for case, dtype in every:
         plan = (case.x, case.w, *case.arguments)
         options = {"op": op, "dtype": dtype, "algorithm": "fused"}
         operands = call_of(case, op, dtype).operands
         jobs += [Job(f"{case.name} {n}", n, plan, options, [operands]) for n in THREADS]
     done = elsewhere(jobs, NUMBA_NUM_THREADS=str(max(THREADS)))
     assert_shared(done)
-    for case, several in zip(SHARED, batched(done), strict=True):
+    for (case, dtype), several in zip(every, batched(done), strict=True):
         (alone,), *others = (each.results for each in several)
         assert_close(alone, call_of(case, op, dtype).expected)
         for n, (result,) in zip(THREADS[1:], others, strict=True):
@@ -173,12 +173,11 @@ def assert_shared(done: list[Done]) -> None:
 
 
 @pytest.mark.parametrize("op", ["forward", "input_grad"])
-@by_dtype
-def test_filters_that_are_kept_packed(op: str, dtype: str) -> None:
+def test_filters_that_are_kept_packed(op: str) -> None:
     """The same bits as without, again when other filters come, and when the first come back."""
     jobs: list[Job] = []
     kept: list[Job] = []
-    for case in SHARED:
+    for case, dtype in product(SHARED, DTYPES):
         plan = (case.x, case.w, *case.arguments)
         (image, w), (other_image, other_w) = (
             operands_of(op, data.x, data.w, data.dy)
@@ -242,19 +241,17 @@ ORDER = ("avx512", "avx2", "sse")
 
 
 @pytest.mark.parametrize("isa", ORDER[1:])
-@by_dtype
-def test_narrower_instruction_sets(isa: str, dtype: str) -> None:
+def test_narrower_instruction_sets(isa: str, rng: random.Random) -> None:
     widest = instruction_set()
     if widest not in ORDER or ORDER.index(isa) < ORDER.index(widest):
         pytest.skip(f"this CPU has {widest}, not {isa}")
     jobs, right = [], []
-    for case in TELLING:
-        for op in PASSES:
-            call = call_of(case, op, dtype)
-            options = {"op": op, "dtype": dtype, "algorithm": "fused"}
-            plan = (case.x, case.w, *case.arguments)
-            jobs.append(Job(f"{case.name} {op}", 1, plan, options, [call.operands]))
-            right.append(call.expected)
+    for case, op, dtype in drawn(rng, product(TELLING, PASSES, DTYPES), 30):
+        call = call_of(case, op, dtype)
+        options = {"op": op, "dtype": dtype, "algorithm": "fused"}
+        plan = (case.x, case.w, *case.arguments)
+        jobs.append(Job(f"{case.name} {op} {dtype}", 1, plan, options, [call.operands]))
+        right.append(call.expected)
     for job, done, expected in zip(jobs, elsewhere(jobs, LOWERCONV_ISA=isa), right, strict=True):
         print(job.name)
         assert_close(done.results[0], expected)

@@ -15,7 +15,7 @@ from lowerconv.conv.executable import Options
 from lowerconv.conv.problem import conv_problem
 from tests.nn.servers import CALLS, THREADS, WATCHED, Trainers, at_once
 
-from ..long import long_but
+from ..long import drawn, long_but
 
 pytestmark = WATCHED
 X, W, Y = (2, 4, 6, 7), (5, 4, 3, 3), (2, 5, 6, 7)
@@ -30,7 +30,10 @@ def often():
     sys.setswitchinterval(before)
 
 
-@pytest.mark.parametrize("trainers", [0, 2], ids=["alone", "beside training"])
+@pytest.mark.parametrize(
+    "trainers",
+    [pytest.param(0, marks=pytest.mark.long, id="alone"), pytest.param(2, id="beside training")],
+)
 @pytest.mark.parametrize("algorithm", lc.algorithms())
 def test_every_result_is_the_callers_own(algorithm, trainers):
     """All passes, filters kept or not, 600 calls on each of 8 threads or LOWERCONV_CALLS."""
@@ -171,15 +174,15 @@ def test_a_plan_holds_filters(algorithm, constant, op):
 @pytest.mark.parametrize("op", ["forward", "input_grad"])
 @pytest.mark.parametrize("algorithm", lc.algorithms())
 @pytest.mark.parametrize("groups", long_but([2], [1, 2]))
-def test_plans_hold_the_same_filters_once(groups, algorithm, op):
-    rng = np.random.default_rng(0)
+def test_plans_hold_the_same_filters_once(groups, algorithm, op, rng):
+    variants_rng, rng = rng, np.random.default_rng(0)
     w, other = rng.standard_normal((2, 46, 24, 3, 3), np.float32)  # 23 are no whole panels
     bias = (rng.standard_normal(len(w), np.float32),) if op == "forward" else ()
     shapes = [(1, 24 * groups, rows, 48) for rows in (6, 6, 7)]
     problems = [conv_problem(shape, w.shape, 1, 1, 1, groups) for shape in shapes]
     known = ALGORITHMS[algorithm]
     every = [set(known.variants(problem, op, True)) for problem in problems]
-    for variant in sorted(set.intersection(*every), key=str):
+    for variant in drawn(variants_rng, sorted(set.intersection(*every), key=str), 3):
         options = Options(algorithm, variant, constant=True, bias=bool(bias))
         shared, made = WeakValueDictionary(), []
         for problem in problems:

@@ -31,9 +31,9 @@ from .reference import Array, Shape
 
 # Compilation on a first call takes longer than any deadline that is good for the others.
 sweep = settings(
-    max_examples=400 if LONG else 50, deadline=None, derandomize=False, print_blob=True
+    max_examples=400 if LONG else 25, deadline=None, derandomize=False, print_blob=True
 )
-shorter_sweep = settings(sweep, max_examples=100 if LONG else 20)
+shorter_sweep = settings(sweep, max_examples=100 if LONG else 8)
 
 small = st.integers(1, 4)
 sides = st.tuples(*[st.integers(0, 4)] * 2)

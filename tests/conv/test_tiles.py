@@ -3,7 +3,6 @@
 Those of bytes are in ``test_words.py``.
 """
 
-import random
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +20,7 @@ from lowerconv.conv.word_format import WordFormat
 from lowerconv.runtime.threads import parallel_region
 from lowerconv.runtime.workspace import workspace
 
+from ..long import LONG
 from . import reference
 
 ISA = ISAS["avx512"].extended("amx-int8", "amx-bf16")
@@ -29,13 +29,6 @@ pytestmark = pytest.mark.skipif(
     reason="this CPU, or this system, has no AMX",
 )
 FLOAT = np.dtype(np.float32)
-
-
-@pytest.fixture
-def rng():
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
-    return random.Random(seed)
 
 
 def codes(numbers):
@@ -100,12 +93,12 @@ def random_pass(rng, op):
 def test_sums_are_exact(op, rng):
     """With and without a bias, ReLU, and what is there; filters packed once, or at each call."""
     tried = 0
-    for number in range(16):
+    while tried < (12 if LONG else 6):
         conv, source, filters, expected = random_pass(rng, op)
         found = [tiling for tiling in tilings(conv, ISA, True) if tiling.uses_amx]
         if not found:
             continue
-        tiling, tried = found[number % len(found)], tried + 1
+        tiling, tried = rng.choice(found), tried + 1
         bias = np.array([rng.randint(-9, 9) for _ in range(conv.groups * conv.K)], np.float32)
         bias = bias[: rng.choice([0, len(bias)])]
         add, relu, constant = (rng.random() < 0.5 for _ in range(3))
@@ -122,7 +115,6 @@ def test_sums_are_exact(op, rng):
         place = np.full(expected.shape, 0x3F80, np.uint16)  # 1
         got = run(half, tiling, source, filters, bias, place, threads=2, **options)
         np.testing.assert_array_equal(got, codes(want), err_msg=f"{tiling.name} {options}")
-    assert tried > 3
 
 
 def test_bits_depend_neither_on_threads_nor_on_the_tiling(rng):

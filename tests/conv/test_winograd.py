@@ -102,7 +102,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 @by_pass
-@settings(sweep, max_examples=40 if LONG else 15)
+@settings(sweep, max_examples=40 if LONG else 8)
 @given(case=cases(), seed=seeds)
 def test_random_problems(op: str, case: Case, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -115,7 +115,7 @@ def test_random_problems(op: str, case: Case, seed: int) -> None:
 
 
 @by_pass
-@settings(sweep, max_examples=20 if LONG else 10)
+@settings(sweep, max_examples=20 if LONG else 5)
 @given(case=cases(), seed=seeds)
 def test_random_problems_of_positive_numbers(op: str, case: Case, seed: int) -> None:
     x, w, _, dy = random_data(case, seed, "float32")
@@ -149,17 +149,16 @@ def test_every_way_to_cut(op: str, tiles: int, monkeypatch: pytest.MonkeyPatch) 
         assert_close(plan(*call.operands), call.expected)
 
 
-@by_pass
-def test_thread_count_changes_no_bit(op: str) -> None:
-    jobs = []
-    for case in SHARED:
+def test_thread_count_changes_no_bit() -> None:
+    every, jobs = list(product(SHARED, PASSES)), []
+    for case, op in every:
         plan = (case.x, case.w, *case.arguments)
         operands = call_of(case, op, "float32").operands
         options = {"op": op, **WINOGRAD}
         jobs += [Job(f"{case.name} {n}", n, plan, options, [operands]) for n in THREADS]
     done = elsewhere(jobs, NUMBA_NUM_THREADS=str(max(THREADS)))
     each = [done[i : i + len(THREADS)] for i in range(0, len(done), len(THREADS))]
-    for case, several in zip(SHARED, each, strict=True):
+    for (case, _), several in zip(every, each, strict=True):
         assert several[0].workers == 1
         alone, *others = (one.results[0] for one in several)
         for n, result in zip(THREADS[1:], others, strict=True):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from lowerconv.machine.placement import divide, nodes_of, without_spare
 from lowerconv.machine.topology import format_cpu_list, parse_cpu_list, read_topology
 
+from ..long import LONG
 from .machines import core_of, machine, topologies, whole, write_sysfs
 
 
@@ -108,7 +109,7 @@ class TestRanks:
         with pytest.raises(ValueError, match=message):
             divide(masks, rank, whole("core-i5-9600k"))
 
-    @settings(deadline=None)
+    @settings(deadline=None, max_examples=100 if LONG else 30)
     @given(topologies(), st.integers(1, 70))
     def test_equal_masks(self, topology, ranks):
         shares = all_shares([topology.cpus] * ranks, topology)

@@ -38,10 +38,9 @@ def slow_max(x, P, Q, size, stride, pad):
         part = x[:, :, rows, columns]
         R, S = part.shape[2:]
         part = part.reshape(N, C, R * S)
-        best = np.zeros((N, C), int)
-        for i in range(R * S):
-            value = np.take_along_axis(part, best[..., None], 2)[..., 0]
-            best = np.where((part[..., i] > value) | np.isnan(part[..., i]), i, best)
+        nan = np.isnan(part)
+        last = R * S - 1 - nan[..., ::-1].argmax(2)
+        best = np.where(nan.any(2), last, part.argmax(2))  # of equal ones argmax is the first
         y[:, :, p, q] = np.take_along_axis(part, best[..., None], 2)[..., 0]
         number[:, :, p, q] = (r0 + best // S) * size[1] + s0 + best % S
     return y, number
@@ -51,9 +50,10 @@ def slow_max_grad(dy, number, shape, size, stride, pad):
     N, C = shape[:2]
     P, Q = dy.shape[2:]
     dx = np.zeros(shape)
-    for n, c, p, q in np.ndindex(N, C, P, Q):
-        r, s = divmod(int(number[n, c, p, q]), size[1])
-        dx[n, c, p * stride[0] - pad[0] + r, q * stride[1] - pad[1] + s] += dy[n, c, p, q]
+    n, c, p, q = np.indices((N, C, P, Q))
+    r, s = np.divmod(number, size[1])
+    pixels = n, c, p * stride[0] - pad[0] + r, q * stride[1] - pad[1] + s
+    np.add.at(dx, pixels, dy)
     return dx
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ PROGRAMS = Path(__file__).parent / "programs"
 
 #          samples, batch: divides by all ranks or none, and a last batch smaller than the ranks
 SIZES = {"batch-30": (120, 30), "batch-7-last-of-3": (31, 7)}
+#          and how many batches make an update: the last one has two
+UPDATES = SIZES | {"three-batches-an-update": (31, 4, 3)}
 
 
 def train(
@@ -35,7 +38,7 @@ def steps(mpiexec, tmp_path_factory, request) -> Callable[..., dict[str, np.ndar
     """Return a function that gives what training some steps on some ranks brings.
 
     The first time a job makes all runs of the module's ``RUNS`` that have so many ranks and the
-    same program: (ranks, options of `ParallelOptions`, program), of both `SIZES`.
+    same program: (ranks, options of `ParallelOptions`, program), of all `UPDATES`.
     """
     found: dict[str, dict[str, np.ndarray]] = {}
 
@@ -44,7 +47,9 @@ def steps(mpiexec, tmp_path_factory, request) -> Callable[..., dict[str, np.ndar
 
     def make_all(ranks: int, program: str) -> None:
         same = [o for r, o, p in request.module.RUNS if (r, p) == (ranks, program)]
-        runs = {key(ranks, o, program, size): [*SIZES[size], o] for o in same for size in SIZES}
+        runs = {}
+        for options, (size, (samples, batch, *batches)) in product(same, UPDATES.items()):
+            runs[key(ranks, options, program, size)] = [samples, batch, options, *batches]
         found.update(train(mpiexec, ranks, tmp_path_factory.mktemp("steps"), runs, program))
 
     def run(ranks: int, size: str, program: str = "steps.py", **options) -> dict[str, np.ndarray]:

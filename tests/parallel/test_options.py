@@ -7,6 +7,8 @@ import pytest
 from lowerconv.parallel.options import CHECK_EVERY, STRATEGIES, ParallelOptions
 from lowerconv.parallel.strategies import STRATEGIES as CLASSES
 
+from ..long import long_but
+
 PROGRAMS = Path(__file__).parent / "programs"
 
 
@@ -45,7 +47,7 @@ def test_weights_of_deterministic_runs_are_compared():
     assert ParallelOptions(deterministic=True, check_every=3).checked_every == 3
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", long_but([3], [2, 3]))
 def test_a_rank_that_parts_from_the_others_stops_the_run(mpiexec, ranks):
     run = mpiexec(ranks, PROGRAMS / "parting.py")
     assert run.returncode == 0, run.stderr

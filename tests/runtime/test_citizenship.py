@@ -17,6 +17,7 @@ import lowerconv as lc
 from lowerconv.conv.blas import lowered, pipelined
 from lowerconv.ops import blas, matmul
 
+from ..long import LONG
 from .children import PATIENCE, PROGRAMS, environment, program, python
 from .convolutions import Work, same, works
 
@@ -56,11 +57,15 @@ def test_python_threads_convolve_at_once(count):
 
 
 @forks
-@pytest.mark.parametrize("way", ["fork", "multiprocessing-fork", "spawn"])
-def test_children_convolve_whose_parent_is_inside_a_convolution(way):
+@pytest.mark.parametrize(
+    ("way", "rounds"), [("fork", 4 if LONG else 2), ("multiprocessing-fork", 2), ("spawn", 1)]
+)
+def test_children_convolve_whose_parent_is_inside_a_convolution(way, rounds):
     # Python warns of forks beside threads, since 3.12.
     path = str(PROGRAMS / "forks.py")
-    codes = python("-W", "ignore::DeprecationWarning", path, way).strip("[]").split(", ")
+    codes = (
+        python("-W", "ignore::DeprecationWarning", path, way, str(rounds)).strip("[]").split(", ")
+    )
     assert set(codes) == {"0"}
     assert len(codes) >= 3
 

@@ -226,7 +226,8 @@ def test_python_ends_silently_whatever_was_done_last():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Python forks nowhere else")
 def test_forked_children_end_silently_however_often():
-    assert program("exits.py", *WAYS * 4) == f"{4 * len(WAYS)} ended"
+    ways = WAYS * (4 if LONG else 2)
+    assert program("exits.py", *ways) == f"{len(ways)} ended"
 
 
 COMPILED = """
@@ -254,7 +255,7 @@ def test_a_second_process_compiles_nothing(tmp_path):
         "NUMBA_CACHE_DIR": str(tmp_path / "numba"),
         "LOWERCONV_CACHE_DIR": str(tmp_path / "lowerconv"),
     }
-    names = lc.algorithms() if LONG else ("pipelined", "winograd")
+    names = lc.algorithms() if LONG else ("pipelined",)
     assert int(python("-c", COMPILED, *names, **caches)) > 0
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     assert {path.suffix for path in files} >= {".nbc", ".o"}

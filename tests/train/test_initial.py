@@ -61,10 +61,10 @@ def test_mistakes(trainer, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def test_ranks_of_the_command_line(run_lowerconv, mpiexec, tiny_fashion, tmp_path):
+def test_ranks_of_the_command_line(run_here, mpiexec, tiny_fashion, tmp_path):
     """Rank 0 alone reads the file; a learning rate of 0 leaves its weights as they are."""
     arguments = ("train", "--data", f"fashion-mnist:{tiny_fashion}", "--epochs", 1)
-    done = run_lowerconv(*arguments, "--out", tmp_path / "before")
+    done = run_here(*arguments, "--out", tmp_path / "before")
     assert done.returncode == 0, done.stderr
     more = ("--lr", 0, "--init-from", tmp_path / "before" / LAST, "--out", tmp_path / "after")
     many = mpiexec(2, "-m", "lowerconv", *arguments, "--seed", 3, *more)

@@ -22,6 +22,9 @@ from lowerconv.train.ema import WeightAverage
 from lowerconv.train.progress import ConsoleReporter
 
 from ..interrupts import interrupts
+from ..long import LONG
+
+MOST = 500 if LONG else 100  # moments of all
 
 pytestmark = pytest.mark.usefixtures("watchdog")
 
@@ -114,7 +117,7 @@ def test_the_cursor_is_shown_again():
                 raise
 
     # A console of rich that has been interrupted may keep what it is given to itself.
-    for _ in interrupts(use, most=300, prepare=lambda: consoles.append(terminal())):
+    for _ in interrupts(use, most=MOST, prepare=lambda: consoles.append(terminal())):
         assert shows_its_cursor(consoles[-1])
     assert any(HIDE in console.file.getvalue() for console in consoles)
 
@@ -191,7 +194,7 @@ def test_batches(images, workers):
         return found
 
     expected = close_and_use()
-    for _ in interrupts(batches, most=500, prepare=begin_anew):
+    for _ in interrupts(batches, most=MOST, prepare=begin_anew):
         assert in_time(close_and_use) == expected
         assert threads_that_load() == threads
     # Where the pool is forgotten, Python ends it, and can tell nobody.

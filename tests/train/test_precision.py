@@ -9,6 +9,8 @@ from lowerconv.nn.optim.loss_scale import FIRST
 from lowerconv.train import CheckpointError, Classifier
 from lowerconv.train.checkpoint import LAST, load_checkpoint
 
+from ..long import drawn
+
 RECIPES = {
     "bf16": {"precision": "bf16"},
     "fp16": {"precision": "fp16"},
@@ -23,9 +25,13 @@ def tensors(run) -> bytes:
     return b"".join(array.tobytes() for array in run.state.tensors().values())
 
 
-@recipes
-def test_a_run_that_is_resumed_ends_with_the_same_bits(trainer, tmp_path, name):
-    recipe = RECIPES[name]
+def test_a_run_that_is_resumed_ends_with_the_same_bits(trainer, tmp_path, rng):
+    for name in drawn(rng, RECIPES, 3):
+        print(name)
+        check_resumed(trainer, tmp_path / name, RECIPES[name])
+
+
+def check_resumed(trainer, tmp_path, recipe):
     unbroken = trainer(tmp_path / "unbroken", epochs=3, **recipe)
     unbroken.fit()
     broken = trainer(tmp_path / "broken", epochs=3, **recipe)

@@ -10,6 +10,8 @@ from lowerconv import nn, quant
 from lowerconv.train import CheckpointError, Classifier
 from lowerconv.train.checkpoint import LAST, load_checkpoint
 
+from ..long import drawn
+
 RECIPES = {
     "bits": {"weight_bits": 4, "activation_bits": 4, "weight_steps": "filter"},
     "weights-accumulate-ema": {"weight_bits": 2, "accumulate": 3, "ema": 0.8},
@@ -34,9 +36,13 @@ def tensors(run) -> bytes:
     return b"".join(array.tobytes() for array in run.state.tensors().values())
 
 
-@recipes
-def test_a_run_that_is_resumed_ends_with_the_same_bits(trainer, tmp_path, name):
-    recipe = RECIPES[name]
+def test_a_run_that_is_resumed_ends_with_the_same_bits(trainer, tmp_path, rng):
+    for name in drawn(rng, RECIPES, 3):
+        print(name)
+        check_resumed(trainer, tmp_path / name, RECIPES[name])
+
+
+def check_resumed(trainer, tmp_path, recipe):
     unbroken = trainer(tmp_path / "unbroken", epochs=3, **recipe)
     unbroken.fit()
     broken = trainer(tmp_path / "broken", epochs=3, **recipe)
@@ -102,28 +108,28 @@ def losses(out) -> list[float]:
         return [float(row["train_loss"]) for row in csv.DictReader(file)]
 
 
-def test_ranks_of_the_command_line(run_lowerconv, mpiexec, tiny_fashion, tmp_path):
+def test_ranks_of_the_command_line(run_here, mpiexec, tiny_fashion, tmp_path):
     """To the rounding of sums, which now and then makes a number go to another step."""
     arguments = ("train", "--data", f"fashion-mnist:{tiny_fashion}", "--epochs", 1, "--lr", 0.005)
     arguments += ("--weight-bits", 4, "--activation-bits", 4)
-    alone = run_lowerconv(*arguments, "--out", tmp_path / "alone")
+    alone = run_here(*arguments, "--out", tmp_path / "alone")
     assert alone.returncode == 0, alone.stderr
     many = mpiexec(2, "-m", "lowerconv", *arguments, "--out", tmp_path / "many")
     assert many.returncode == 0, many.stderr
     np.testing.assert_allclose(losses(tmp_path / "many"), losses(tmp_path / "alone"), rtol=0.01)
 
 
-def test_commands_take_the_file(run_lowerconv, tiny_fashion, tmp_path):
+def test_commands_take_the_file(run_here, tiny_fashion, tmp_path):
     data = f"fashion-mnist:{tiny_fashion}"
     bits = "--weight-bits 4 --activation-bits 4 --epochs 1"
-    done = run_lowerconv("train", "--data", data, *bits.split(), "--out", tmp_path / "run")
+    done = run_here("train", "--data", data, *bits.split(), "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert "4-bit weights, 4-bit activations" in done.stdout
     saved = load_checkpoint(tmp_path / "run" / LAST).state["settings"]
     assert json.loads(json.dumps(saved))["weight_bits"] == 4
-    done = run_lowerconv("evaluate", tmp_path / "run" / LAST, "--data", data)
+    done = run_here("evaluate", tmp_path / "run" / LAST, "--data", data)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("test accuracy")
-    wrong = run_lowerconv("train", "--data", data, "--weight-bits", 9)
+    wrong = run_here("train", "--data", data, "--weight-bits", 9)
     assert wrong.returncode == 2
     assert "--weight-bits: got 9, expected at least 2 and at most 8" in wrong.stderr

@@ -15,6 +15,8 @@ from lowerconv.train.checkpoint import BEST, LAST, load_checkpoint
 from lowerconv.train.metrics import EpochMetrics, best_epoch
 from lowerconv.train.progress import Reporter
 
+from ..long import drawn
+
 # Each with a state of its own, and together with all that a checkpoint must keep.
 RECIPES = {
     "sgd": {},
@@ -102,9 +104,13 @@ class KillingReporter(Reporter):
             raise Killed
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_resumed_run_ends_as_an_unbroken_one(trainer, tmp_path, name):
-    settings = {"epochs": 3} | RECIPES[name]
+def test_a_resumed_run_ends_as_an_unbroken_one(trainer, tmp_path, rng):
+    for name in drawn(rng, RECIPES, 4):
+        print(name)
+        check_resumed(trainer, tmp_path / name, {"epochs": 3} | RECIPES[name])
+
+
+def check_resumed(trainer, tmp_path, settings):
     unbroken = trainer(tmp_path / "unbroken", **settings)
     unbroken.fit()
     with pytest.raises(Killed):

@@ -17,7 +17,7 @@ from ...long import long_but
 PROGRAMS = Path(__file__).parents[1] / "programs"
 
 
-@pytest.mark.parametrize("ranks", long_but([1, 3, 5], [1, 2, 3, 4, 5]))
+@pytest.mark.parametrize("ranks", long_but([2, 5], [1, 2, 3, 4, 5]))
 def test_every_collective(mpiexec, ranks):
     seed = 20 + ranks
     print("seed", seed)

@@ -7,6 +7,8 @@ import pytest
 from lowerconv.parallel import Communicator
 from lowerconv.parallel.comm.rank_map import Place, RankMap, format_hosts
 
+from ...long import long_but
+
 
 @pytest.mark.parametrize(
     ("names", "written"),
@@ -118,7 +120,7 @@ def test_a_process_alone():
     assert line.startswith(f"{platform.node()}: rank 0, 3 threads each on {alone.cores} core")
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", long_but([3], [2, 3]))
 def test_first_lines_of_a_run(mpiexec, tiny_fashion, tmp_path, ranks):
     data = f"fashion-mnist:{tiny_fashion}"
     run = mpiexec(

@@ -36,7 +36,7 @@ from tests.parallel.faults.strikes import (
     strike,
 )
 
-from ...long import long_but
+from ...long import drawn
 
 STALL = 4.0  # seconds of --stall-timeout: no rank that computes is silent for so long
 # ... and then so many until a rank that does not answer is given up, and all are gone.
@@ -72,13 +72,15 @@ def words(tiny_fashion, tmp_path):
     return lambda strategy, *more: arguments(tiny_fashion, tmp_path / "run", strategy, *more)
 
 
-@pytest.mark.parametrize("strategy", long_but(["data", "owt", "server"], STRATEGIES))
-def test_an_exception_ends_all_ranks(mpiexec, words, strategy):
-    outcome = strike(mpiexec, 3, "exception:1:9:0", words(strategy))
-    check_ended(outcome)
-    assert "lowerconv: error on rank 1:\nTraceback" in outcome.text
-    assert "ZeroDivisionError: on purpose" in outcome.text
-    assert outcome.text.count("Traceback") == 1
+def test_an_exception_ends_all_ranks(mpiexec, tiny_fashion, tmp_path, rng):
+    for strategy in drawn(rng, STRATEGIES, 2):
+        print(strategy)
+        words = arguments(tiny_fashion, tmp_path / strategy, strategy)
+        outcome = strike(mpiexec, 3, "exception:1:9:0", words)
+        check_ended(outcome)
+        assert "lowerconv: error on rank 1:\nTraceback" in outcome.text
+        assert "ZeroDivisionError: on purpose" in outcome.text
+        assert outcome.text.count("Traceback") == 1
 
 
 def test_an_exception_of_the_communication_ends_all_ranks(mpiexec, words):
@@ -110,14 +112,21 @@ def test_one_rank_that_fails_before_training_ends_all(mpiexec, tmp_path):
     assert outcome.text.count("lowerconv: error on rank 1: no disk") == 1
 
 
-def test_a_killed_run_goes_on(mpiexec, words, tiny_fashion, unbroken, tmp_path):
-    """With as many ranks it ends with the same bits, with others with the same to rounding."""
-    outcome = strike(mpiexec, 3, "kill:1:12:0", words("data"))
+@pytest.fixture(scope="module")
+def killed(mpiexec, tiny_fashion, tmp_path_factory) -> Path:
+    """Return the directory of a run of three ranks that has ended in its second epoch."""
+    out = tmp_path_factory.mktemp("killed") / "run"
+    outcome = strike(mpiexec, 3, "kill:1:12:0", arguments(tiny_fashion, out, "data"))
     check_ended(outcome)
-    assert epochs(outcome.out) == 1
+    assert epochs(out) == 1
+    return out
+
+
+def test_a_killed_run_goes_on(mpiexec, killed, tiny_fashion, unbroken, tmp_path):
+    """With as many ranks it ends with the same bits, with others with the same to rounding."""
     for ranks in (2, 3):
         out = tmp_path / f"resumed-{ranks}"
-        shutil.copytree(outcome.out, out)
+        shutil.copytree(killed, out)
         resumed = strike(mpiexec, ranks, "", arguments(tiny_fashion, out, "data", "--resume"))
         assert resumed.status == 0, resumed.text
         assert apart(unbroken("data", 3), out) < 1e-3
@@ -164,14 +173,12 @@ def damage(out: Path, rng: random.Random) -> None:
     (out / LAST).write_bytes(content if rng.random() < 0.5 else content[:place])
 
 
-def test_a_damaged_checkpoint_is_refused_by_all_ranks(mpiexec, words):
-    outcome = strike(mpiexec, 3, "kill:1:9:0", words("data"))
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
-    damage(outcome.out, random.Random(seed))
+def test_a_damaged_checkpoint_is_refused_by_all_ranks(mpiexec, killed, words, tmp_path, rng):
+    shutil.copytree(killed, tmp_path / "run")
+    damage(tmp_path / "run", rng)
     refused = strike(mpiexec, 3, "", words("data", "--resume"))
     assert refused.status != 0
-    assert refused.text.count(f"lowerconv: error on rank 0: {outcome.out / LAST}: ") == 1
+    assert refused.text.count(f"lowerconv: error on rank 0: {tmp_path / 'run' / LAST}: ") == 1
     assert "Traceback" not in refused.text
 
 

@@ -1,4 +1,9 @@
-"""Run by mpiexec: batch norm over the batches of all ranks is that of one process."""
+"""Run by mpiexec: batch norm over the batches of all ranks is that of one process.
+
+usage: normalising.py RANKS BATCH...
+
+A batch is that of all ranks: some may have nothing of it.
+"""
 
 import sys
 
@@ -10,7 +15,6 @@ from lowerconv.parallel import world
 
 c = world()
 assert c.ranks == int(sys.argv[1])
-BATCH = int(sys.argv[2])  # of all ranks: some may have nothing
 
 
 class Block(nn.Module):
@@ -28,7 +32,7 @@ class Block(nn.Module):
         return nn.relu(third(y) + x)
 
 
-def step(synchronized: bool, begin: int, end: int) -> tuple[np.ndarray, nn.Module]:
+def step(synchronized: bool, batch: int, begin: int, end: int) -> tuple[np.ndarray, nn.Module]:
     """Return the result of a part of the batch; gradients stay in the network."""
     network = Block()
     rng = np.random.default_rng(3)
@@ -37,23 +41,24 @@ def step(synchronized: bool, begin: int, end: int) -> tuple[np.ndarray, nn.Modul
     for _, module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.synchronized = synchronized
-    x = rng.standard_normal((BATCH, 3, 6, 7)) * 3 + 1
-    dy = rng.standard_normal((BATCH, 5, 6, 7))
+    x = rng.standard_normal((batch, 3, 6, 7)) * 3 + 1
+    dy = rng.standard_normal((batch, 5, 6, 7))
     y = network.run(x[begin:end], nn.Step(training=True, communicator=c)).copy()
     network.backward(dy[begin:end])
     return y, network
 
 
-mine = share(BATCH, c.rank, c.ranks)
-begin, end = mine.start, mine.stop
-whole, expected = step(False, 0, BATCH)
-part, network = step(True, begin, end)
-np.testing.assert_allclose(part, whole[begin:end], rtol=1e-9, atol=1e-12)
-for name, array in network.buffers().items():
-    np.testing.assert_allclose(array, expected.buffers()[name], rtol=1e-10, err_msg=name)
-for name, parameter in network.parameters().items():
-    total = parameter.grad.copy()
-    c.sum_array(total)
-    right = expected.parameters()[name].grad
-    np.testing.assert_allclose(total, right, rtol=1e-8, atol=1e-10, err_msg=name)
+for batch in map(int, sys.argv[2:]):
+    mine = share(batch, c.rank, c.ranks)
+    begin, end = mine.start, mine.stop
+    whole, expected = step(False, batch, 0, batch)
+    part, network = step(True, batch, begin, end)
+    np.testing.assert_allclose(part, whole[begin:end], rtol=1e-9, atol=1e-12)
+    for name, array in network.buffers().items():
+        np.testing.assert_allclose(array, expected.buffers()[name], rtol=1e-10, err_msg=name)
+    for name, parameter in network.parameters().items():
+        total = parameter.grad.copy()
+        c.sum_array(total)
+        right = expected.parameters()[name].grad
+        np.testing.assert_allclose(total, right, rtol=1e-8, atol=1e-10, err_msg=name)
 print("right")

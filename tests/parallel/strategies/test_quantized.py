@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from ...long import long_but
 from ..conftest import PROGRAMS
 
 RUNS = {
@@ -35,7 +36,7 @@ def trained(mpiexec, tmp_path_factory) -> Callable[[int], dict[str, np.ndarray]]
     return run
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", long_but([3], [2, 3]))
 @pytest.mark.parametrize("name", RUNS)
 def test_ranks_train_as_one_process(trained, ranks, name):
     alone, many = (

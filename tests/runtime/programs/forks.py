@@ -1,6 +1,7 @@
 """Children convolve that were forked or spawned while a thread of the parent is inside.
 
-``python forks.py WAY``: "fork" (``os.fork``), or a start method of multiprocessing.
+``python forks.py WAY ROUNDS``: "fork" (``os.fork``), or a start method of multiprocessing; and how
+often some children are made.
 """
 
 import multiprocessing
@@ -17,8 +18,7 @@ from convolutions import same, works
 
 import lowerconv as lc
 
-CHILDREN, ROUNDS = 3, 4
-THREADS = 3
+CHILDREN, THREADS = 3, 3
 LIMIT = 100  # seconds, after which a child that hangs is killed
 
 
@@ -59,14 +59,14 @@ def fork(seed: int) -> int:
     return number
 
 
-def main(way: str) -> None:
+def main(way: str, rounds: int) -> None:
     lc.set_num_threads(THREADS)
     check(0)
     inside = threading.Event()
     threading.Thread(target=convolve_always, args=[inside], daemon=True).start()
     inside.wait()
     codes = []
-    for round in range(ROUNDS if way != "spawn" else 1):
+    for round in range(rounds):
         time.sleep(0.003 * round)
         if way == "fork":
             numbers = [fork(seed) for seed in range(CHILDREN)]
@@ -84,4 +84,4 @@ def main(way: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))
