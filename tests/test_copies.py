@@ -83,7 +83,7 @@ GROUPS = (
     "conv.winograd.records.",
     "conv.words.ternary_nest.",
     "conv.words.tile_weights_nest.",
-    *("predict.collective_costs.", "predict.resources.", "predict.schedule.", "predict.step."),
+    *("predict.collective_costs.", "predict.resources.", "predict.stages.", "predict.step."),
     "predict.programs.",
     *("ops.batch_norm", "ops.blocks.", "ops.elementwise.", "ops.images.", "ops.max_pool."),
     *("ops.normalise.", "ops.response_norm.", "ops.windows."),

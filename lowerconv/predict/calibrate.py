@@ -196,6 +196,8 @@ def calibrate(
     facts = NetworkFacts(
         model=settings.model,
         data=settings.data,
+        image_shape=tuple(setup.train_set.image_shape),
+        classes=len(setup.train_set.classes),
         images=len(setup.train_set),
         threads=get_num_threads(),
         cores=cores,

@@ -3,7 +3,7 @@
 ::
 
     {
-      "format": "lowerconv calibration 1",
+      "format": "lowerconv calibration 2",
       "machine": the machine report,
       "network": model, data, images of an epoch, threads of a rank, cores of a host, ...
       "parameters": the layer and the items of each, in the order of the optimizer,
@@ -27,7 +27,7 @@ from lowerconv.files import write_atomically
 from lowerconv.parallel.comm.collectives import ALLREDUCE
 from lowerconv.predict.collective_costs import Link, Links, Placement, fit
 
-FORMAT = "lowerconv calibration 1"
+FORMAT = "lowerconv calibration 2"
 HOST, NETWORK = "host", "network"
 KINDS = (HOST, NETWORK)
 LONGEST = 1e6  # seconds of anything: more is damage
@@ -50,6 +50,9 @@ class NetworkFacts:
     ----------
     model, data : str
         Names.
+    image_shape : tuple of int
+        (C, H, W)
+    classes : int
     images : int
         Of an epoch.
     threads : int
@@ -68,6 +71,8 @@ class NetworkFacts:
 
     model: Name
     data: Name
+    image_shape: tuple[Count, ...]
+    classes: Count
     images: Count
     threads: Count
     cores: Count

@@ -78,7 +78,7 @@ def test_pictures(path, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--parallel", "owt"], "parallel: got 'owt', expected one of data, tree, async, server"),
+        (["--owt-scheme", "a"], "owt_scheme: got 'a' with strategy 'data', expected it with owt"),
         (["--model", "vgg16"], "--model: got 'vgg16' with a calibration of 'lenet'"),
         (["--data", "cifar10:x"], "--data: got 'cifar10:x' with a calibration of"),
         (["--threads", "2"], "--threads: got it with --calibration"),

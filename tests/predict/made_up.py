@@ -40,6 +40,8 @@ def calibration(steps=None, links=None, crowds=(), items=MIB // 4, **facts) -> C
     known = {
         "model": "lenet",
         "data": "fashion-mnist",
+        "image_shape": (1, 28, 28),
+        "classes": 10,
         "images": 1000,
         "threads": 1,
         "cores": 2,
