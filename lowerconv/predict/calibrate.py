@@ -27,6 +27,7 @@ from lowerconv.predict.calibration import (
     NetworkFacts,
     ParameterFacts,
     StepSeconds,
+    spread_of,
 )
 from lowerconv.predict.trial import (
     LEAST,
@@ -44,6 +45,8 @@ from lowerconv.train.setup import Setup, make_optimizer
 TURNS = 2  # of a rank alone, and of all at once
 BUDGET = 40.0  # seconds for all numbers of images: none begins that would take longer
 SIZES = (SMALL, 1 << 21)  # bytes of the arrays that are summed
+SUMS = 7  # of each algorithm and size
+WALKED = 1 << 25  # bytes that ranks read and write between sums: more than a core's own caches have
 BUSY_ROUNDS = 5  # sums by which is found out who is busy meanwhile
 
 
@@ -82,17 +85,17 @@ def measure_steps(
     return found
 
 
-def measure_crowd(communicator: Communicator, setup: Setup, images: int) -> Crowd | None:
-    """Return how much slower ranks of rank 0's host are when they compute at once.
+def measure_crowd(communicator: Communicator, setup: Setup, batch: int) -> Crowd | None:
+    """Return how much slower ranks of rank 0's host are when they share a batch, all at once.
 
     Compared with rank 0 alone, in turns; None where it has no neighbours.  All ranks call it.
     """
     here = next(ranks for ranks in communicator.hosts if 0 in ranks)
     if len(here) == 1:
         return None
-    trial = Trial(setup, images)
+    trial = Trial(setup, -(-batch // len(here)))
     alone: list[float] = []
-    together: list[float] = []
+    together: list[np.ndarray] = []
     try:
         trial.run(StepClock(SETTLE, 1, 1, 0.0))  # all have compiled and taken memory
         for _ in range(TURNS):  # in turns: what else the machine does is alike
@@ -100,12 +103,18 @@ def measure_crowd(communicator: Communicator, setup: Setup, images: int) -> Crow
             if communicator.rank == 0:
                 alone.append(float(trial.times(SECONDS / TURNS).mean()))
             communicator.gather(None)
-            together.append(float(trial.times(SECONDS / TURNS).mean()))
+            together.append(trial.times(SECONDS / TURNS))
     finally:
         trial.close()
-    everywhere = communicator.gather((sum(alone), sum(together)))
+    means = [float(turn.mean()) for turn in together]
+    spread = statistics.mean(map(spread_of, together))
+    everywhere = communicator.gather((sum(alone), sum(means), spread))
     slowed = statistics.mean(everywhere[rank][1] for rank in here)
-    return Crowd(len(here), max(1.0, slowed / everywhere[0][0]))
+    return Crowd(
+        len(here),
+        max(1.0, slowed / everywhere[0][0]),
+        statistics.mean(everywhere[rank][2] for rank in here),
+    )
 
 
 def measure_links(communicator: Communicator) -> LinkSeconds | None:
@@ -128,7 +137,16 @@ def measure_links(communicator: Communicator) -> LinkSeconds | None:
         )
     engine = make_engine(communicator, ParallelOptions())
     try:
-        seconds = {str(nbytes): measure(engine, communicator, nbytes) for nbytes in SIZES}
+        # As a step has them: usual ones, of arrays that are not in the caches of a core any more.
+        walked = np.zeros(WALKED // 4, np.float32)
+
+        def walk() -> None:
+            np.add(walked, 1, out=walked)
+
+        seconds = {
+            str(nbytes): measure(engine, communicator, nbytes, SUMS, walk, statistics.median)
+            for nbytes in SIZES
+        }
         largest = seconds[str(SIZES[-1])]
         fastest = min((n for n in largest if n != "library"), key=largest.__getitem__)
         array = np.zeros(SIZES[-1] // 4, np.float32)

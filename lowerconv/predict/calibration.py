@@ -16,11 +16,14 @@
 from __future__ import annotations
 
 import json
+import statistics
 import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
+
+import numpy as np
 
 from lowerconv.arguments import Number, Text, checked
 from lowerconv.files import write_atomically
@@ -115,7 +118,7 @@ class StepSeconds:
     rest : float
         All else: Python between the layers.
     spread : float
-        Standard deviation of a step's seconds over their median.
+        Standard deviation of a step's seconds over their mean (`spread_of`).
     arena : int
         Bytes of what layers compute.
     """
@@ -139,10 +142,20 @@ class StepSeconds:
 
 @dataclass(frozen=True)
 class Crowd:
-    """Ranks of one host that compute at once: how many, and how much slower each is."""
+    """Ranks of one host that compute at once.
+
+    Attributes
+    ----------
+    ranks : int
+    slowdown : float
+        How much slower each is.
+    spread : float
+        Of their steps, as of `StepSeconds`.
+    """
 
     ranks: Count
     slowdown: Annotated[float, Number(float, 1, 1000)]
+    spread: Share
 
 
 @dataclass(frozen=True)
@@ -251,6 +264,34 @@ class Calibration:
         upper = next((i for i, (n, _) in enumerate(known) if n >= ranks and i), len(known) - 1)
         (n0, s0), (n1, s1) = known[upper - 1], known[upper]
         return max(1.0, s0 + (s1 - s0) * (ranks - n0) / (n1 - n0))
+
+    def spread(self, ranks: int, alone: float) -> float:
+        """Return the spread of steps when so many ranks of a host compute: at least that alone."""
+        known = [crowd for crowd in self.crowds if ranks > 1]
+        nearest = min(known, key=lambda crowd: abs(crowd.ranks - ranks), default=None)
+        return alone if nearest is None else max(alone, nearest.spread)
+
+
+def slowest_of(ranks: int) -> float:
+    """Return by how many standard deviations the slowest of some ranks is late on average.
+
+    Blom, "Statistical estimates and transformed beta-variables" (1958).
+    """
+    return max(0.0, statistics.NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25)))
+
+
+def spread_of(seconds: np.ndarray) -> float:
+    """Return the standard deviation of steps over their mean: of those normal ones that would do.
+
+    It is that with which the slower one of two ranks is as late on average as it is with these
+    steps; so steps that something else has held up count for as much as they cost.
+    """
+    ascending = np.sort(seconds)
+    count = ascending.size
+    # Half of the mean difference of two: the slower one is late by it.
+    ranks = np.arange(1 - count, count, 2)
+    late = float(ranks @ ascending) / max(1, count * (count - 1))
+    return min(1.0, late / float(ascending.mean()) / slowest_of(2))
 
 
 def _check_steps(calibration: Calibration) -> None:

@@ -45,7 +45,7 @@ class Work:
     deferred : bool
         Whether layers are updated when the next step needs them.
     algorithms : tuple of str
-        By which gradients are summed.
+        By which each bucket is summed.
     """
 
     before: float
@@ -122,7 +122,7 @@ def make_work(
             for name, bucket in zip(names, buckets, strict=True)
         ],
         deferred=deferred,
-        algorithms=tuple(dict.fromkeys(names)),
+        algorithms=tuple(names),
     )
 
 

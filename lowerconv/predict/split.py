@@ -266,7 +266,7 @@ def of_split(
             + _activations(record, step, max(samples))
             + AT_ONCE * min(bucket_bytes(options), gradients)
         ),
-        algorithms=work.algorithms if owt else (),
+        algorithms=tuple(dict.fromkeys(work.algorithms)) if owt else (),
     )
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from lowerconv.parallel.comm.engine import AT_ONCE
+from lowerconv.parallel.comm.engine import AT_ONCE, NAP
 from lowerconv.parallel.comm.overlap import has_thread
+from lowerconv.parallel.comm.waiting import pause_after
 from lowerconv.parallel.options import ParallelOptions
-from lowerconv.predict.calibration import Calibration, StepSeconds
-from lowerconv.predict.collective_costs import Cluster, Placement
+from lowerconv.predict.calibration import Calibration, StepSeconds, slowest_of
+from lowerconv.predict.collective_costs import Cluster, Placement, messages_of
 from lowerconv.predict.programs import (
     bucket_bytes,
     in_step,
@@ -118,6 +118,7 @@ def predict_step(
     # With model parallelism every rank has all images, and a part of what is done with them.
     images = batch if options.strategy == "model" else -(-batch // at.ranks)
     step = step_at(calibration, images)
+    step = replace(step, spread=calibration.spread(at.busiest, step.spread))
     slower = calibration.slowdown(at.busiest)
     own_input = 0.0 if facts.workers else slower * step.input
     compute = slower * step.seconds
@@ -158,6 +159,7 @@ def _of_several(
     skew = step.spread * slowest_of(at.ranks) * (alone.compute + alone.input)
     if options.strategy in SPLIT:
         result = of_split(alone, calibration, cluster, options, step, slower)
+        skew += woken_late("direct", at, skew, threaded)
         return replace(result, seconds=result.seconds + skew, skew=skew)
     if options.strategy == "server":
         result = of_servers(alone, step, slower, options, cluster.links, at, threaded, gradients)
@@ -178,7 +180,7 @@ def _of_several(
     else:
         replayed = replay_in_step(partial(in_step, work), threaded, cluster.spare)
     seconds, exposed, in_flight, staleness = replayed
-    skew = 0.0 if late else skew
+    skew = 0.0 if late else skew + woken_late(work.algorithms[-1], at, skew, threaded)
     kept = options.staleness + 1 if options.strategy == "async" else 0
     return replace(
         alone,
@@ -188,17 +190,32 @@ def _of_several(
         skew=skew,
         in_flight=in_flight,
         nbytes=alone.nbytes + AT_ONCE * min(bucket_bytes(options), gradients) + kept * gradients,
-        algorithms=work.algorithms,
+        algorithms=tuple(dict.fromkeys(work.algorithms)),
         staleness=staleness,
     )
 
 
-def slowest_of(ranks: int) -> float:
-    """Return by how many standard deviations the slowest of some ranks is late on average.
+def woken_late(algorithm: str, at: Placement, skew: float, threaded: bool) -> float:
+    """Return by how much the sum that all wait for is late because those who wait sleep.
 
-    Blom, "Statistical estimates and transformed beta-variables" (1958).
+    They have waited for the slowest rank, and look now and then.  A look ends no message that it
+    has begun: the first one comes half a pause late on average, and each message needs another.
+
+    Parameters
+    ----------
+    algorithm : str
+        Of the sum that is waited for first.
+    at : Placement
+    skew : float
+        Seconds by which the slowest rank is behind the average.
+    threaded : bool
+        Whether a thread looks, too.
     """
-    return max(0.0, statistics.NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25)))
+    waited = skew * at.ranks / (at.ranks - 1)  # on average, by all but the slowest
+    pause = pause_after(waited)
+    if threaded:
+        pause = min(pause, NAP)
+    return (sum(times for _, times in messages_of(algorithm, at)) - 0.5) * pause
 
 
 def _check(options: ParallelOptions, at: Placement, batch: int) -> None:

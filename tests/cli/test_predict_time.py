@@ -145,6 +145,11 @@ def test_measured_alone(tmp_path, tiny_fashion, capsys):
     assert known.links == known.crowds == ()
     again = printed(capsys, "--calibration", path, "--batch", 8, "--ranks", 1)
     assert [row[0] for row in rows(again)] == ["1"]
+    for strategy in ("model", "owt"):
+        given_split = ("--parallel", strategy, "--batch", 8, "--ranks", 1, 2, "--gbit", 10)
+        split = printed(capsys, "--calibration", path, *given_split)
+        assert f"strategy {strategy}: predicted" in split
+        assert [row[0] for row in rows(split)] == ["1", "2"]
     told = printed(
         capsys,
         "--calibrate",
