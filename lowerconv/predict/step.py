@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from lowerconv.parallel.comm.engine import AT_ONCE, NAP
+from lowerconv.parallel.comm.engine import AT_ONCE
 from lowerconv.parallel.comm.overlap import has_thread
-from lowerconv.parallel.comm.waiting import pause_after
 from lowerconv.parallel.options import ParallelOptions
-from lowerconv.predict.calibration import Calibration, StepSeconds, slowest_of
-from lowerconv.predict.collective_costs import Cluster, Placement, messages_of
+from lowerconv.predict.calibration import Calibration, StepSeconds
+from lowerconv.predict.collective_costs import Cluster, Placement
+from lowerconv.predict.lateness import slowest_of, woken_late
 from lowerconv.predict.programs import (
     bucket_bytes,
     in_step,
@@ -193,29 +193,6 @@ def _of_several(
         algorithms=tuple(dict.fromkeys(work.algorithms)),
         staleness=staleness,
     )
-
-
-def woken_late(algorithm: str, at: Placement, skew: float, threaded: bool) -> float:
-    """Return by how much the sum that all wait for is late because those who wait sleep.
-
-    They have waited for the slowest rank, and look now and then.  A look ends no message that it
-    has begun: the first one comes half a pause late on average, and each message needs another.
-
-    Parameters
-    ----------
-    algorithm : str
-        Of the sum that is waited for first.
-    at : Placement
-    skew : float
-        Seconds by which the slowest rank is behind the average.
-    threaded : bool
-        Whether a thread looks, too.
-    """
-    waited = skew * at.ranks / (at.ranks - 1)  # on average, by all but the slowest
-    pause = pause_after(waited)
-    if threaded:
-        pause = min(pause, NAP)
-    return (sum(times for _, times in messages_of(algorithm, at)) - 0.5) * pause
 
 
 def _check(options: ParallelOptions, at: Placement, batch: int) -> None:

@@ -22,7 +22,8 @@ from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.strategies.data import DataParallel
 from lowerconv.parallel.trace.chrome import BACKWARD, DATA, FORWARD, RankTrace
 from lowerconv.parallel.trace.timeline import Timeline
-from lowerconv.predict.calibration import LayerSeconds, StepSeconds, spread_of
+from lowerconv.predict.calibration import LayerSeconds, StepSeconds
+from lowerconv.predict.lateness import spread_of
 from lowerconv.train.callback import Callback, StatusNotes
 from lowerconv.train.loop import train_epoch
 from lowerconv.train.recording import TimelineSteps

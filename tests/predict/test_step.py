@@ -12,10 +12,9 @@ from lowerconv.predict.calibration import (
     NETWORK,
     LayerSeconds,
     ParameterFacts,
-    slowest_of,
-    spread_of,
 )
 from lowerconv.predict.collective_costs import Cluster, Placement
+from lowerconv.predict.lateness import slowest_of, spread_of, woken_late
 from lowerconv.predict.stages import (
     BucketFacts,
     Stage,
@@ -24,7 +23,7 @@ from lowerconv.predict.stages import (
     make_buckets,
     step_at,
 )
-from lowerconv.predict.step import predict_step, woken_late
+from lowerconv.predict.step import predict_step
 
 from .made_up import MIB, calibration, link_seconds, step_seconds
 
