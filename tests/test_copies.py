@@ -84,7 +84,7 @@ GROUPS = (
     "conv.words.ternary_nest.",
     "conv.words.tile_weights_nest.",
     *("predict.collective_costs.", "predict.resources.", "predict.stages.", "predict.step."),
-    "predict.programs.",
+    *("predict.programs.", "predict.recorded.", "predict.split.", "predict.network.rounds."),
     *("ops.batch_norm", "ops.blocks.", "ops.elementwise.", "ops.images.", "ops.max_pool."),
     *("ops.normalise.", "ops.response_norm.", "ops.windows."),
 )
