@@ -83,8 +83,8 @@ GROUPS = (
     "conv.winograd.records.",
     "conv.words.ternary_nest.",
     "conv.words.tile_weights_nest.",
-    *("predict.collective_costs.", "predict.resources.", "predict.schedule.", "predict.step."),
-    "predict.programs.",
+    *("predict.collective_costs.", "predict.resources.", "predict.stages.", "predict.step."),
+    *("predict.programs.", "predict.recorded.", "predict.split.", "predict.network.rounds."),
     *("ops.batch_norm", "ops.blocks.", "ops.elementwise.", "ops.images.", "ops.max_pool."),
     *("ops.normalise.", "ops.response_norm.", "ops.windows."),
 )

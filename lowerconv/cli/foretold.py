@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lowerconv.predict.calibration import Calibration
-from lowerconv.predict.collective_costs import Placement
+from lowerconv.predict.collective_costs import Cluster, Placement
 from lowerconv.predict.resources import why
-from lowerconv.predict.step import Cluster, StepPrediction, predict_step
+from lowerconv.predict.step import StepPrediction, predict_step
 from lowerconv.runtime.threads import get_num_threads
 from lowerconv.train.metrics import EpochMetrics
 from lowerconv.train.trainer import Trainer

@@ -39,6 +39,10 @@ OPTIONS = (
     "staleness",
     "deterministic",
     "servers",
+    "owt_border",
+    "owt_scheme",
+    "owt_chunks",
+    "owt_updates",
 )
 WIDTH = 120  # columns of the table
 LATENCY = 50.0  # microseconds of a message, where nobody says

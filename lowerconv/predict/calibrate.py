@@ -28,10 +28,10 @@ from lowerconv.predict.calibration import (
     ParameterFacts,
     StepSeconds,
 )
+from lowerconv.predict.lateness import spread_of
 from lowerconv.predict.trial import (
     LEAST,
     RECORDED,
-    SECONDS,
     SETTLE,
     StepClock,
     Trial,
@@ -41,9 +41,12 @@ from lowerconv.runtime.report import machine_report
 from lowerconv.runtime.threads import get_num_threads
 from lowerconv.train.setup import Setup, make_optimizer
 
-TURNS = 2  # of a rank alone, and of all at once
+TURNS = 8  # of what is compared, at most: a machine's speed moves, which comparisons must not see
+TURN = 0.5  # seconds of each
 BUDGET = 40.0  # seconds for all numbers of images: none begins that would take longer
 SIZES = (SMALL, 1 << 21)  # bytes of the arrays that are summed
+SUMS = 7  # of each algorithm and size
+WALKED = 1 << 25  # bytes that ranks read and write between sums: more than a core's own caches have
 BUSY_ROUNDS = 5  # sums by which is found out who is busy meanwhile
 
 
@@ -77,35 +80,68 @@ def measure_steps(
             found.append(measure_step(trial))
         finally:
             trial.close()
-        seconds = found[-1].seconds + found[-1].input
-        say(f"{images} images: {1e3 * seconds:.2f} ms a step of one rank alone")
+    left = budget - (time.perf_counter() - begin)
+    found = measure_in_turns(setup, found, left)
+    for step in found:
+        seconds = step.seconds + step.input
+        say(f"{step.images} images: {1e3 * seconds:.2f} ms a step of one rank alone")
     return found
 
 
-def measure_crowd(communicator: Communicator, setup: Setup, images: int) -> Crowd | None:
-    """Return how much slower ranks of rank 0's host are when they compute at once.
+def measure_in_turns(setup: Setup, steps: list[StepSeconds], budget: float) -> list[StepSeconds]:
+    """Return steps as they are when all of them are measured in turns, some seconds altogether."""
+    begin = time.perf_counter()
+    needed = sum(max(TURN, (SETTLE + LEAST) * (step.seconds + step.input)) for step in steps)
+    ratios: list[list[float]] = []
+    while len(steps) > 1 and len(ratios) < TURNS:
+        if time.perf_counter() - begin + needed > budget:
+            break
+        ratios.append([])
+        for step in steps:
+            trial = Trial(setup, step.images)
+            try:
+                taken = float(trial.times(TURN).mean())
+                expected = step.seconds + (0.0 if trial.loader.workers else step.input)
+                ratios[-1].append(taken / expected)
+            finally:
+                trial.close()
+    if not ratios:
+        return steps
+    # What they took at first, on average, in the proportion that they have in turns.
+    found = np.array(ratios)
+    scale = np.median(found / found.mean(axis=1, keepdims=True), axis=0)
+    return [step.scaled(float(factor)) for step, factor in zip(steps, scale, strict=True)]
+
+
+def measure_crowd(communicator: Communicator, setup: Setup, batch: int) -> Crowd | None:
+    """Return how much slower ranks of rank 0's host are when they share a batch, all at once.
 
     Compared with rank 0 alone, in turns; None where it has no neighbours.  All ranks call it.
     """
     here = next(ranks for ranks in communicator.hosts if 0 in ranks)
     if len(here) == 1:
         return None
-    trial = Trial(setup, images)
+    trial = Trial(setup, -(-batch // len(here)))
     alone: list[float] = []
-    together: list[float] = []
+    together: list[np.ndarray] = []
     try:
         trial.run(StepClock(SETTLE, 1, 1, 0.0))  # all have compiled and taken memory
         for _ in range(TURNS):  # in turns: what else the machine does is alike
             communicator.gather(None)
             if communicator.rank == 0:
-                alone.append(float(trial.times(SECONDS / TURNS).mean()))
+                alone.append(float(trial.times(TURN).mean()))
             communicator.gather(None)
-            together.append(float(trial.times(SECONDS / TURNS).mean()))
+            together.append(trial.times(TURN))
     finally:
         trial.close()
-    everywhere = communicator.gather((sum(alone), sum(together)))
-    slowed = statistics.mean(everywhere[rank][1] for rank in here)
-    return Crowd(len(here), max(1.0, slowed / everywhere[0][0]))
+    means = np.array([turn.mean() for turn in together])
+    spread = statistics.mean(map(spread_of, together))
+    everywhere = [
+        each for rank, each in enumerate(communicator.gather((means, spread))) if rank in here
+    ]
+    slowed = np.mean([each for each, _ in everywhere], axis=0)
+    slowdown = float(np.median(slowed / communicator.broadcast(alone)))
+    return Crowd(len(here), max(1.0, slowdown), statistics.mean(each for _, each in everywhere))
 
 
 def measure_links(communicator: Communicator) -> LinkSeconds | None:
@@ -128,7 +164,16 @@ def measure_links(communicator: Communicator) -> LinkSeconds | None:
         )
     engine = make_engine(communicator, ParallelOptions())
     try:
-        seconds = {str(nbytes): measure(engine, communicator, nbytes) for nbytes in SIZES}
+        # As a step has them: usual ones, of arrays that are not in the caches of a core any more.
+        walked = np.zeros(WALKED // 4, np.float32)
+
+        def walk() -> None:
+            np.add(walked, 1, out=walked)
+
+        seconds = {
+            str(nbytes): measure(engine, communicator, nbytes, SUMS, walk, statistics.median)
+            for nbytes in SIZES
+        }
         largest = seconds[str(SIZES[-1])]
         fastest = min((n for n in largest if n != "library"), key=largest.__getitem__)
         array = np.zeros(SIZES[-1] // 4, np.float32)
@@ -196,6 +241,8 @@ def calibrate(
     facts = NetworkFacts(
         model=settings.model,
         data=settings.data,
+        image_shape=tuple(setup.train_set.image_shape),
+        classes=len(setup.train_set.classes),
         images=len(setup.train_set),
         threads=get_num_threads(),
         cores=cores,

@@ -3,7 +3,7 @@
 ::
 
     {
-      "format": "lowerconv calibration 1",
+      "format": "lowerconv calibration 2",
       "machine": the machine report,
       "network": model, data, images of an epoch, threads of a rank, cores of a host, ...
       "parameters": the layer and the items of each, in the order of the optimizer,
@@ -16,22 +16,21 @@
 from __future__ import annotations
 
 import json
-import typing
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from lowerconv.arguments import Number, Text, checked
+from lowerconv.arguments import Number, Text
 from lowerconv.files import write_atomically
 from lowerconv.parallel.comm.collectives import ALLREDUCE
 from lowerconv.predict.collective_costs import Link, Links, Placement, fit
+from lowerconv.predict.decoding import decoded, unique
 
-FORMAT = "lowerconv calibration 1"
+FORMAT = "lowerconv calibration 2"
 HOST, NETWORK = "host", "network"
 KINDS = (HOST, NETWORK)
 LONGEST = 1e6  # seconds of anything: more is damage
-# What fields may be: `_decoded` looks at it.
+# What fields may be: `decoded` looks at it.
 Seconds = Annotated[float, Number(float, 0, LONGEST)]
 Share = Annotated[float, Number(float, 0, 1)]
 Count = Annotated[int, Number(int, 1)]
@@ -50,6 +49,9 @@ class NetworkFacts:
     ----------
     model, data : str
         Names.
+    image_shape : tuple of int
+        (C, H, W)
+    classes : int
     images : int
         Of an epoch.
     threads : int
@@ -68,6 +70,8 @@ class NetworkFacts:
 
     model: Name
     data: Name
+    image_shape: tuple[Count, ...]
+    classes: Count
     images: Count
     threads: Count
     cores: Count
@@ -110,7 +114,7 @@ class StepSeconds:
     rest : float
         All else: Python between the layers.
     spread : float
-        Standard deviation of a step's seconds over their median.
+        Standard deviation of a step's seconds over their mean (`lateness.spread_of`).
     arena : int
         Bytes of what layers compute.
     """
@@ -131,13 +135,32 @@ class StepSeconds:
         layers = sum(layer.seconds for layer in (*self.forward, *self.backward))
         return layers + self.loss + self.update + self.rest
 
+    def scaled(self, factor: float) -> StepSeconds:
+        """Return a step all of whose parts take so many times as long."""
+
+        def layers(some: tuple[LayerSeconds, ...]) -> tuple[LayerSeconds, ...]:
+            return tuple(replace(layer, seconds=factor * layer.seconds) for layer in some)
+
+        parts = {name: factor * getattr(self, name) for name in ("loss", "update", "input", "rest")}
+        return replace(self, forward=layers(self.forward), backward=layers(self.backward), **parts)
+
 
 @dataclass(frozen=True)
 class Crowd:
-    """Ranks of one host that compute at once: how many, and how much slower each is."""
+    """Ranks of one host that compute at once.
+
+    Attributes
+    ----------
+    ranks : int
+    slowdown : float
+        How much slower each is.
+    spread : float
+        Of their steps, as of `StepSeconds`.
+    """
 
     ranks: Count
     slowdown: Annotated[float, Number(float, 1, 1000)]
+    spread: Share
 
 
 @dataclass(frozen=True)
@@ -247,6 +270,12 @@ class Calibration:
         (n0, s0), (n1, s1) = known[upper - 1], known[upper]
         return max(1.0, s0 + (s1 - s0) * (ranks - n0) / (n1 - n0))
 
+    def spread(self, ranks: int, alone: float) -> float:
+        """Return the spread of steps when so many ranks of a host compute: at least that alone."""
+        known = [crowd for crowd in self.crowds if ranks > 1]
+        nearest = min(known, key=lambda crowd: abs(crowd.ranks - ranks), default=None)
+        return alone if nearest is None else max(alone, nearest.spread)
+
 
 def _check_steps(calibration: Calibration) -> None:
     first = calibration.steps[0]
@@ -319,7 +348,7 @@ def load(path: Path) -> Calibration:
         It cannot be read.
     """
     try:
-        content = json.loads(path.read_bytes().decode(), object_pairs_hook=_unique)
+        content = json.loads(path.read_bytes().decode(), object_pairs_hook=unique)
     except ValueError as error:  # those of decoding and of JSON are such
         raise CalibrationError(f"{path}: damaged or no JSON ({error})") from None
     except RecursionError:
@@ -327,53 +356,7 @@ def load(path: Path) -> Calibration:
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
         raise CalibrationError(f"{path}: format: expected {FORMAT!r}, as this version writes it")
     try:
-        result: Calibration = _decoded(Calibration, content, "")
+        result: Calibration = decoded(Calibration, content, "")
     except (TypeError, ValueError) as error:
         raise CalibrationError(f"{path}: {error}") from None
     return result
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError(f"a field twice, of {', '.join(name for name, _ in pairs[:5])}...")
-    return found
-
-
-def _decoded(kind: Any, value: Any, where: str) -> Any:
-    """Return a value of JSON as an object of a type; the message of an error begins with where."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if is_dataclass(kind):
-        return _decoded_object(kind, value, where)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise TypeError(f"{where}: got {_short(value)}, expected a list")
-        return tuple(_decoded(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise TypeError(f"{where}: got {_short(value)}, expected an object")
-        return {k: _decoded(arguments[1], v, f"{where}[{k}]") for k, v in value.items()}
-    if origin is Annotated:
-        return checked(where, arguments[1], value)
-    return value
-
-
-def _decoded_object(kind: Any, value: Any, where: str) -> Any:
-    prefix = f"{where}." if where else ""
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{where}: got {_short(value)}, expected an object")
-    hints = typing.get_type_hints(kind, include_extras=True)
-    for name in value:
-        if name not in hints:
-            raise ValueError(f"{prefix}{name}: no such field, expected {', '.join(hints)}")
-    found = {}
-    for name, hint in hints.items():
-        if name not in value:
-            raise ValueError(f"{prefix}{name}: missing")
-        found[name] = _decoded(hint, value[name], prefix + name)
-    return kind(**found)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 40 else f"{text[:37]}..."

@@ -1,8 +1,9 @@
-"""What the messages of each allreduce cost, on any number of ranks: from a measurement on a few.
+"""What the messages of collectives cost, on any number of ranks: from a measurement on a few.
 
 Every algorithm of `lowerconv.parallel.comm.collectives` is a sequence of messages that follow each
-other.  Of each it is known which part of the array it has (`messages_of`); what is measured of a
-kind of link, seconds by size, gives a latency for each message and seconds for each byte.
+other.  Which part of the array each has is recorded from the algorithm itself (`network.rounds`);
+what is measured of a kind of link, seconds by size, gives a latency for each message and seconds
+for each byte.
 
 Hockney, "The communication challenge for MPP" (1994); Thakur, Rabenseifner, Gropp, "Optimization of
 collective communication operations in MPICH" (2005).
@@ -16,12 +17,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
+from operator import itemgetter
 
-from lowerconv.parallel.comm.collectives import ALLREDUCE
+import numpy as np
+
+from lowerconv.predict.network.collectives import COLLECTIVES
+from lowerconv.predict.network.rounds import rounds_of
 from lowerconv.predict.replay import Message
 
 MOST_MESSAGES = 64  # of a sum that is replayed: more of them are taken together
-LIKE = {"two-level": "ring"}  # not measured where all ranks are alike
+SENDS_AS = {"library": "halving-doubling"}  # taken to be so: nothing is known of its messages
+# Not measured: two levels where all ranks are alike; the others, of which `direct` consists.
+COSTS_AS = {"two-level": "ring"} | dict.fromkeys(
+    ("all-gather", "reduce-scatter", "broadcast", "reduce"), "direct"
+)
 
 
 @dataclass(frozen=True)
@@ -70,78 +79,28 @@ class Part:
 
 @lru_cache(maxsize=1024)
 def messages_of(algorithm: str, at: Placement) -> tuple[tuple[Part, int], ...]:
-    """Return the messages of an allreduce: each with how often it is sent, one after the other.
-
-    The MPI library's own is taken to be halving and doubling.
+    """Return the messages of a collective: each with how often it is sent, one after the other.
 
     Raises
     ------
     ValueError
         There is no such algorithm.
     """
-    if algorithm not in ALLREDUCE:
-        raise ValueError(f"allreduce: got {algorithm!r}, expected one of {', '.join(ALLREDUCE)}")
+    name = SENDS_AS.get(algorithm, algorithm)
+    if name not in COLLECTIVES:
+        known = ", ".join((*SENDS_AS, *COLLECTIVES))
+        raise ValueError(f"algorithm: got {algorithm!r}, expected one of {known}")
     p = at.ranks
     if p == 1:
         return ()
-    around = _shifted(at, 1, 1 / p)
-    if algorithm == "ring":
-        return ((around, 2 * (p - 1)),)
-    if algorithm == "direct":
-        scattered = [_shifted(at, i, 1 / p) for i in range(1, p)]
-        return (*((part, len(list(same))) for part, same in groupby(scattered)), (around, p - 1))
-    if algorithm == "tree":
-        up = [_pairs(at, _senders(p, 1 << k), 1.0) for k in range((p - 1).bit_length())]
-        return tuple((part, 1) for part in (*up, *reversed(up)))
-    if algorithm == "two-level":
-        return _two_level(at)
-    return _halving_doubling(at)
-
-
-def _senders(p: int, distance: int) -> list[tuple[int, int]]:
-    return [(r, r - distance) for r in range(distance, p, 2 * distance)]
-
-
-def _halving_doubling(at: Placement) -> tuple[tuple[Part, int], ...]:
-    p = at.ranks
-    power = 1 << (p.bit_length() - 1)
-    extra = p - power
-
-    def real(number: int) -> int:
-        return 2 * number + 1 if number < extra else number + extra
-
-    halves, distance, size = [], power // 2, 0.5
-    while distance:
-        pairs = [(real(me), real(me ^ distance)) for me in range(power)]
-        halves.append(_pairs(at, pairs, size))
-        distance, size = distance // 2, size / 2
-    first = [_pairs(at, [(2 * r, 2 * r + 1) for r in range(extra)], 1.0)] if extra else []
-    return tuple((part, 1) for part in (*first, *halves, *reversed(halves), *first))
-
-
-def _two_level(at: Placement) -> tuple[tuple[Part, int], ...]:
-    sizes = [min(at.per_host, at.ranks - h * at.per_host) for h in range(at.hosts)]
-    owners = min(sizes)
-    near = (Part(1 / owners, 0.0), at.busiest - 1)
-    far = (Part(0.0, 1 / at.hosts), 2 * (at.hosts - 1))
-    return tuple(part for part in (near, far, near) if part[1])
-
-
-def _shifted(at: Placement, shift: int, size: float) -> Part:
-    """Return the message that each rank sends to the one `shift` further, in a ring."""
-    if at.hosts == 1:
-        return Part(size, 0.0)
-    within = shift < at.busiest or at.ranks - shift < at.busiest
-    leaving = min(shift, at.ranks - shift, at.busiest)
-    return Part(size if within else 0.0, leaving * size)
-
-
-def _pairs(at: Placement, pairs: list[tuple[int, int]], size: float) -> Part:
-    """Return the message of the first of each pair to the second."""
-    hosts = [(a // at.per_host, b // at.per_host) for a, b in pairs]
-    leaving = Counter(a for a, b in hosts if a != b)
-    near = any(a == b for a, b in hosts)
-    return Part(size if near else 0.0, size * max(leaving.values(), default=0))
+    # So many bytes can be halved and shared out evenly.
+    sizes = Counter(rank // at.per_host for rank in range(p)).values()
+    size = math.lcm(p, 1 << p.bit_length(), min(sizes) * at.hosts)
+    rounds = rounds_of(name, np.arange(p) // at.per_host, size)
+    parts = ((Part(near / size, far / size), times) for near, far, times in rounds)
+    return tuple(
+        (part, sum(times for _, times in same)) for part, same in groupby(parts, itemgetter(0))
+    )
 
 
 @dataclass(frozen=True)
@@ -202,7 +161,7 @@ class Link:
 
     def cost(self, algorithm: str) -> LinkCost:
         """Return what messages of an algorithm cost."""
-        return self.costs.get(algorithm) or self.costs[LIKE.get(algorithm, "ring")]
+        return self.costs.get(algorithm) or self.costs[COSTS_AS.get(algorithm, "ring")]
 
 
 @dataclass(frozen=True)
@@ -274,6 +233,23 @@ class Links:
                 cpu = link.busy * (cost.latency + size)
                 candidates.append(Message(idle * cost.latency, idle * size, cpu))
         return max(candidates, key=lambda m: m.latency + m.wire + m.cpu)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where a step is predicted.
+
+    Attributes
+    ----------
+    at : Placement
+    links : Links
+    spare : bool
+        Whether each rank has a core that its layers leave to messages.
+    """
+
+    at: Placement
+    links: Links
+    spare: bool = False
 
 
 def _scaled(message: Message, times: int) -> Message:

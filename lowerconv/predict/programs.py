@@ -1,17 +1,28 @@
-"""What main threads do in the steps of data parallelism, replayed: in step, or with late sums."""
+"""What main threads do in the steps of strategies, replayed: in step, or with late sums."""
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
+from lowerconv.parallel.comm.overlap import has_thread
 from lowerconv.parallel.options import ParallelOptions
+from lowerconv.predict.calibration import Calibration, ParameterFacts, StepSeconds
+from lowerconv.predict.collective_costs import Cluster
 from lowerconv.predict.replay import Compute, Look, Message, Replay, Request, Sum, Wait
-from lowerconv.predict.schedule import Stage
+from lowerconv.predict.stages import (
+    Stage,
+    backward_stages,
+    choose,
+    forward_stages,
+    make_buckets,
+)
 
+Marks: TypeAlias = list[tuple[float, float, float]]  # seconds, exposed and in flight
 SETTLE, STEPS = 4, 8  # steps that are replayed: the first ones, and those that count
 LATE_SETTLE, LATE_STEPS = 16, 96  # of runs whose sums may be late, which chance decides
 MOST_MAINS = 16  # ranks whose main threads are replayed together
@@ -29,8 +40,12 @@ class Work:
     forward, backward : list of Stage
     updates : list of float
         Seconds of each bucket's update.
-    sums : list of (tuple of Message, float or None)
-        Messages of each bucket's sum, and its priority.
+    sums : list of (tuple of Message, float or None, int)
+        Messages of each bucket's sum, its priority, and its bytes.
+    deferred : bool
+        Whether layers are updated when the next step needs them.
+    algorithms : tuple of str
+        By which each bucket is summed.
     """
 
     before: float
@@ -38,55 +53,147 @@ class Work:
     forward: list[Stage]
     backward: list[Stage]
     updates: list[float]
-    sums: list[tuple[tuple[Message, ...], float | None]]
+    sums: list[tuple[tuple[Message, ...], float | None, int]]
+    deferred: bool
+    algorithms: tuple[str, ...] = ()
 
     def sum(self, number: int) -> Sum:
         """Return a new sum of a bucket."""
         return Sum(f"bucket {number}", *self.sums[number])
 
 
+def make_work(
+    calibration: Calibration,
+    parameters: Sequence[ParameterFacts],
+    step: StepSeconds,
+    slower: float,
+    before: float,
+    cluster: Cluster,
+    options: ParallelOptions,
+) -> Work:
+    """Return the work of a rank that computes its share of a batch.
+
+    Parameters
+    ----------
+    calibration : Calibration
+    parameters : sequence of ParameterFacts
+        Whose gradients are summed.
+    step : StepSeconds
+        Of the layers that these belong to, and of their update.
+    slower : float
+        By which all parts of the step are.
+    before : float
+        Seconds before the first layer.
+    cluster : Cluster
+    options : ParallelOptions
+
+    Raises
+    ------
+    ValueError
+        Links of which nothing is known.
+    """
+    at, links = cluster.at, cluster.links
+    largest = bucket_bytes(options)
+    threaded = has_thread(options, cluster.spare, at.hosts)
+    overlap = options.overlap != "none"
+    deferred = overlap and options.strategy != "async"
+    chosen = choose(options, links, at, largest)
+    buckets = make_buckets(parameters, calibration.network.itemsize, largest, threaded)
+    names = [chosen.name_of(bucket.nbytes) for bucket in buckets]
+    stages = (
+        forward_stages(step.forward, buckets, not threaded),
+        backward_stages(step.backward, buckets, not threaded, overlap),
+    )
+    forward, backward = (
+        [Stage(slower * stage.seconds, stage.buckets) for stage in some] for some in stages
+    )
+    return Work(
+        before=before,
+        loss=slower * step.loss,
+        forward=forward,
+        backward=backward,
+        updates=[slower * step.update * bucket.part for bucket in buckets],
+        sums=[
+            (
+                links.messages(name, at, bucket.nbytes),
+                bucket.number + 1.0 if deferred and name != "library" else None,
+                bucket.nbytes,
+            )
+            for name, bucket in zip(names, buckets, strict=True)
+        ],
+        deferred=deferred,
+        algorithms=tuple(names),
+    )
+
+
+def bucket_bytes(options: ParallelOptions) -> int:
+    """Return the bytes of most buckets."""
+    return int(options.bucket_mib * (1 << 20))
+
+
 def replay_in_step(
-    work: Work, threaded: bool, spare: bool, deferred: bool
+    steps: Callable[[Replay, Marks], Iterator[Request]], threaded: bool, spare: bool
 ) -> tuple[float, float, float, dict[float, float]]:
-    """Return seconds, exposed and in flight of a step, where all ranks have the same weights."""
+    """Return seconds, exposed and in flight of a step, where all ranks have the same weights.
+
+    Parameters
+    ----------
+    steps : callable
+        Returns what the main thread does in ``SETTLE + STEPS`` steps, and marks where each begins.
+    threaded, spare : bool
+        As of `Replay`.
+    """
     replay = Replay(threaded, spare)
-    marks: list[tuple[float, float, float]] = []
-    replay.run(_in_step(replay, work, deferred, marks))
+    marks: Marks = []
+    replay.run(steps(replay, marks))
     begin, end = marks[SETTLE], marks[-1]
     seconds, exposed, in_flight = ((b - a) / STEPS for a, b in zip(begin, end, strict=True))
     return seconds, exposed, in_flight, {}
 
 
-def _in_step(
-    replay: Replay, work: Work, deferred: bool, marks: list[tuple[float, float, float]]
-) -> Iterator[Request]:
+def mark(replay: Replay, marks: Marks) -> None:
+    """Keep where a step begins, or the last one ends."""
+    marks.append((replay.now, replay.exposed(), replay.in_flight))
+
+
+def in_step(work: Work, replay: Replay, marks: Marks) -> Iterator[Request]:
     """Yield what the main thread of `DataParallel` does."""
     missing: dict[int, Sum] = {}
     for _ in range(SETTLE + STEPS):
-        marks.append((replay.now, replay.exposed(), replay.in_flight))
-        yield Compute(work.before)
-        for stage in work.forward:
-            for number in stage.buckets:
-                if number in missing:
-                    yield Wait(missing.pop(number))
-                    yield Compute(work.updates[number])
-            yield Compute(stage.seconds)
-            yield Look()
+        mark(replay, marks)
+        yield from forward(work, missing)
         yield Compute(work.loss)
-        tasks: list[Sum] = []
-        for stage in work.backward:
-            yield Compute(stage.seconds)
-            yield Look()
-            for number in stage.buckets:
-                tasks.append(work.sum(number))
-                replay.submit(tasks[-1])
-        if deferred:
-            missing = dict(enumerate(tasks))
-            continue
-        for number, task in enumerate(tasks):
-            yield Wait(task)
-            yield Compute(work.updates[number])
-    marks.append((replay.now, replay.exposed(), replay.in_flight))
+        yield from backward(work, replay, missing)
+    mark(replay, marks)
+
+
+def forward(work: Work, missing: dict[int, Sum]) -> Iterator[Request]:
+    """Yield what comes before the loss; sums of the step before are waited for where needed."""
+    yield Compute(work.before)
+    for stage in work.forward:
+        for number in stage.buckets:
+            if number in missing:
+                yield Wait(missing.pop(number))
+                yield Compute(work.updates[number])
+        yield Compute(stage.seconds)
+        yield Look()
+
+
+def backward(work: Work, replay: Replay, missing: dict[int, Sum]) -> Iterator[Request]:
+    """Yield what comes after the loss; sums that the next step waits for are `missing` then."""
+    tasks: list[Sum] = []
+    for stage in work.backward:
+        yield Compute(stage.seconds)
+        yield Look()
+        for number in stage.buckets:
+            tasks.append(work.sum(number))
+            replay.submit(tasks[-1])
+    if work.deferred:
+        missing.update(enumerate(tasks))
+        return
+    for number, task in enumerate(tasks):
+        yield Wait(task)
+        yield Compute(work.updates[number])
 
 
 def replay_late(
@@ -95,7 +202,7 @@ def replay_late(
     """Return the same, and the shares of staleness, where sums may be late: by chance, seeded."""
     mains = min(ranks, MOST_MAINS)
     replay = Replay(threaded, spare, mains)
-    marks: list[tuple[float, float, float]] = []
+    marks: Marks = []
     noted: list[int] = []
     sums: dict[tuple[int, int], Sum] = {}
     rng = np.random.default_rng(0)
@@ -119,13 +226,13 @@ def _late(
     sums: dict[tuple[int, int], Sum],
     factors: np.ndarray,
     noted: list[int],
-    marks: list[tuple[float, float, float]] | None,
+    marks: Marks | None,
 ) -> Iterator[Request]:
     """Yield what the main thread of `Asynchronous` does; note how many updates are missing."""
     pending: deque[list[Sum]] = deque()
     for step, factor in enumerate(factors.tolist()):
         if marks is not None:
-            marks.append((replay.now, replay.exposed(), replay.in_flight))
+            mark(replay, marks)
         yield Compute(factor * work.before)
         yield Look()
         while pending and (
@@ -152,7 +259,7 @@ def _late(
                 replay.submit(task)
         pending.append(tasks)
     if marks is not None:
-        marks.append((replay.now, replay.exposed(), replay.in_flight))
+        mark(replay, marks)
     for tasks in pending:
         for task in tasks:
             yield Wait(task)

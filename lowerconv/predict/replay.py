@@ -1,9 +1,10 @@
 """The engine's rules, replayed on a clock of its own: who moves which messages, and when.
 
 The same rules as `lowerconv.parallel.comm.engine`: at most two sums move at a time, those that are
-needed first; a message that is under way arrives, but a sum that was overtaken begins no further
-one; without a thread messages move on only when somebody looks.  What a message takes is known
-beforehand (`collective_costs`), and messages that are on the wire together share it evenly.
+needed first, and beside them what is urgent; a message that is under way arrives, but a sum that
+was overtaken begins no further one; without a thread messages move on only when somebody looks.
+What a message takes is known beforehand (`collective_costs`), and messages that are on the wire
+together share it evenly.
 
 A main thread is a generator of what it does: `Compute`, `Look` and `Wait`.  It submits a `Sum`
 itself, between two of these.  Main threads of several ranks can be replayed together: a sum begins
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from lowerconv.copying import not_copied
-from lowerconv.parallel.comm.engine import AT_ONCE
+from lowerconv.parallel.comm.engine import AT_ONCE, URGENT
 
 TINY = 1e-12  # seconds: rounding of sums of times
 
@@ -63,7 +64,7 @@ class Look:
 @not_copied("make another from its arguments")
 @dataclass(eq=False)
 class Sum:
-    """A sum over all ranks.
+    """A sum over all ranks, or another collective.
 
     Attributes
     ----------
@@ -71,6 +72,8 @@ class Sum:
     messages : tuple of Message
     priority : float or None
         As of `Engine.submit`.
+    nbytes : int
+        Of the arrays concerned, to be shown.
     started, finished : float
         When it left its queue, and when it was done; NaN before.
     """
@@ -78,6 +81,7 @@ class Sum:
     name: str
     messages: tuple[Message, ...]
     priority: float | None = None
+    nbytes: int = 0
     started: float = math.nan
     finished: float = math.nan
     _submitted: int = 0
@@ -268,9 +272,14 @@ class Replay:
             task.started = self.now
         self._active = sorted(self._active + begun, key=lambda task: -(task.priority or 0.0))
 
+    def _those_to_move(self) -> list[Sum]:
+        """Return the sums that may begin messages: as `Engine._those_to_move`."""
+        urgent = [task for task in self._active[AT_ONCE:] if task.priority == URGENT]
+        return self._active[:AT_ONCE] + urgent
+
     def _start_messages(self) -> None:
-        """Begin the next message of those sums that may move: as `Engine._those_to_move`."""
-        for task in self._active[:AT_ONCE]:
+        """Begin the next message of those sums that may move."""
+        for task in self._those_to_move():
             if not task._left and task._next < len(task.messages):
                 message = task.messages[task._next]
                 task._left = [message.latency, message.wire, message.cpu]
@@ -292,7 +301,7 @@ class Replay:
                     task.finished = self.now
                     self._active.remove(task)
                     ended = True
-                elif not task._left and task in self._active[:AT_ONCE]:
+                elif not task._left and task in self._those_to_move():
                     ended = True  # its next message begins at once
             if not ended:
                 return

@@ -8,8 +8,8 @@ from itertools import pairwise
 
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.predict.calibration import Calibration
-from lowerconv.predict.collective_costs import Link, LinkCost, Links, Placement
-from lowerconv.predict.step import Cluster, StepPrediction, predict_step
+from lowerconv.predict.collective_costs import Cluster, Link, LinkCost, Links, Placement
+from lowerconv.predict.step import StepPrediction, predict_step
 
 HIDDEN_NO_MORE = 0.1  # share of a step that is exposed communication: it is told
 WORTH = 0.03  # what changes less is not worth another node, or a sentence

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from lowerconv.parallel.comm.engine import AT_ONCE
 from lowerconv.parallel.comm.overlap import has_thread
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.predict.calibration import Calibration, StepSeconds
-from lowerconv.predict.collective_costs import Links, Placement
-from lowerconv.predict.programs import Work, replay_in_step, replay_late
-from lowerconv.predict.schedule import (
-    Stage,
-    backward_stages,
-    choose,
-    forward_stages,
-    make_buckets,
-    step_at,
+from lowerconv.predict.collective_costs import Cluster, Placement
+from lowerconv.predict.lateness import slowest_of, woken_late
+from lowerconv.predict.programs import (
+    bucket_bytes,
+    in_step,
+    make_work,
+    replay_in_step,
+    replay_late,
 )
 from lowerconv.predict.served import of_servers
+from lowerconv.predict.split import of_split
+from lowerconv.predict.stages import step_at
 
-PREDICTED = ("data", "tree", "async", "server")
+SPLIT = ("model", "owt")  # whose ranks have parts of layers
 
 
 @dataclass(frozen=True)
@@ -92,23 +93,6 @@ class StepPrediction:
         return sum(missing * share for missing, share in self.staleness.items())
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """Where a step is predicted.
-
-    Attributes
-    ----------
-    at : Placement
-    links : Links
-    spare : bool
-        Whether each rank has a core that its layers leave to messages.
-    """
-
-    at: Placement
-    links: Links
-    spare: bool = False
-
-
 def predict_step(
     calibration: Calibration, cluster: Cluster, batch: int, options: ParallelOptions
 ) -> StepPrediction:
@@ -121,18 +105,20 @@ def predict_step(
     batch : int
         Images of all ranks together; no rank has none.
     options : ParallelOptions
-        Of strategy ``data``, ``tree``, ``async`` or ``server``.
 
     Raises
     ------
     ValueError
-        A strategy or options that are not predicted, fewer images than ranks, or links of which
-        nothing is known.
+        Options that are not predicted, or do not go together, fewer images than ranks, or links of
+        which nothing is known.
     """
     at = cluster.at
     _check(options, at, batch)
     facts = calibration.network
-    step = step_at(calibration, -(-batch // at.ranks))
+    # With model parallelism every rank has all images, and a part of what is done with them.
+    images = batch if options.strategy == "model" else -(-batch // at.ranks)
+    step = step_at(calibration, images)
+    step = replace(step, spread=calibration.spread(at.busiest, step.spread))
     slower = calibration.slowdown(at.busiest)
     own_input = 0.0 if facts.workers else slower * step.input
     compute = slower * step.seconds
@@ -169,39 +155,32 @@ def _of_several(
     """Return a step of which the ranks sum gradients, of one in which they do not."""
     facts, at = calibration.network, cluster.at
     gradients = facts.itemsize * sum(parameter.items for parameter in calibration.parameters)
-    largest = int(options.bucket_mib * (1 << 20))
     threaded = has_thread(options, cluster.spare, at.hosts)
     skew = step.spread * slowest_of(at.ranks) * (alone.compute + alone.input)
+    if options.strategy in SPLIT:
+        result = of_split(alone, calibration, cluster, options, step, slower)
+        skew += woken_late("direct", at, skew, threaded)
+        return replace(result, seconds=result.seconds + skew, skew=skew)
     if options.strategy == "server":
         result = of_servers(alone, step, slower, options, cluster.links, at, threaded, gradients)
         skew = 0.0 if options.staleness else skew
         return replace(result, seconds=result.seconds + skew, skew=result.skew + skew)
-    late = options.strategy == "async" and options.staleness > 0
-    overlap = options.overlap != "none"
-    deferred = overlap and options.strategy != "async"
-    chosen = choose(options, cluster.links, at, largest)
-    buckets = make_buckets(calibration.parameters, facts.itemsize, largest, threaded)
-    names = [chosen.name_of(bucket.nbytes) for bucket in buckets]
-    work = Work(
-        before=alone.input + slower * step.rest,
-        loss=slower * step.loss,
-        forward=_slower(forward_stages(step.forward, buckets, not threaded), slower),
-        backward=_slower(backward_stages(step.backward, buckets, not threaded, overlap), slower),
-        updates=[slower * step.update * bucket.part for bucket in buckets],
-        sums=[
-            (
-                cluster.links.messages(name, at, bucket.nbytes),
-                bucket.number + 1.0 if deferred and name != "library" else None,
-            )
-            for name, bucket in zip(names, buckets, strict=True)
-        ],
+    work = make_work(
+        calibration,
+        calibration.parameters,
+        step,
+        slower,
+        alone.input + slower * step.rest,
+        cluster,
+        options,
     )
+    late = options.strategy == "async" and options.staleness > 0
     if late:
         replayed = replay_late(work, threaded, cluster.spare, at.ranks, options, step.spread)
     else:
-        replayed = replay_in_step(work, threaded, cluster.spare, deferred)
+        replayed = replay_in_step(partial(in_step, work), threaded, cluster.spare)
     seconds, exposed, in_flight, staleness = replayed
-    skew = 0.0 if late else skew
+    skew = 0.0 if late else skew + woken_late(work.algorithms[-1], at, skew, threaded)
     kept = options.staleness + 1 if options.strategy == "async" else 0
     return replace(
         alone,
@@ -210,31 +189,14 @@ def _of_several(
         exposed=exposed,
         skew=skew,
         in_flight=in_flight,
-        nbytes=alone.nbytes + AT_ONCE * min(largest, gradients) + kept * gradients,
-        algorithms=tuple(dict.fromkeys(names)),
+        nbytes=alone.nbytes + AT_ONCE * min(bucket_bytes(options), gradients) + kept * gradients,
+        algorithms=tuple(dict.fromkeys(work.algorithms)),
         staleness=staleness,
     )
 
 
-def slowest_of(ranks: int) -> float:
-    """Return by how many standard deviations the slowest of some ranks is late on average.
-
-    Blom, "Statistical estimates and transformed beta-variables" (1958).
-    """
-    return max(0.0, statistics.NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25)))
-
-
 def _check(options: ParallelOptions, at: Placement, batch: int) -> None:
-    if options.strategy not in PREDICTED:
-        raise ValueError(
-            f"parallel: got {options.strategy!r}, expected one of {', '.join(PREDICTED)}: others "
-            "are not predicted"
-        )
     if options.wire != "float32":
         raise ValueError(f"wire: got {options.wire!r}, expected 'float32': no other is predicted")
     if batch < at.ranks:
         raise ValueError(f"batch: got {batch} with {at.ranks} ranks, expected an image for each")
-
-
-def _slower(stages: list[Stage], factor: float) -> list[Stage]:
-    return [Stage(factor * stage.seconds, stage.buckets) for stage in stages]

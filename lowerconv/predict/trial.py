@@ -23,6 +23,7 @@ from lowerconv.parallel.strategies.data import DataParallel
 from lowerconv.parallel.trace.chrome import BACKWARD, DATA, FORWARD, RankTrace
 from lowerconv.parallel.trace.timeline import Timeline
 from lowerconv.predict.calibration import LayerSeconds, StepSeconds
+from lowerconv.predict.lateness import spread_of
 from lowerconv.train.callback import Callback, StatusNotes
 from lowerconv.train.loop import train_epoch
 from lowerconv.train.recording import TimelineSteps
@@ -140,7 +141,6 @@ def measure_step(trial: Trial) -> StepSeconds:
     busy = trial.loader.report()
     trace = trial.record()
     mean = float(whole.mean())  # an epoch has the slow steps too
-    quarter, three = np.quantile(whole, (0.25, 0.75))
     parts = {kind: _medians(trace, kind) for kind in (DATA, FORWARD, LOSS, BACKWARD, UPDATE)}
     total = sum(sum(found.values()) for found in parts.values())
     scale = min(1.0, mean / total)  # what recording took aside
@@ -161,8 +161,7 @@ def measure_step(trial: Trial) -> StepSeconds:
         update=scale * sum(parts[UPDATE].values()),
         input=ahead if trial.loader.workers else made,
         rest=max(0.0, mean - scale * total),
-        # Of normal numbers the middle half is 1.349 standard deviations wide.
-        spread=min(1.0, float(three - quarter) / 1.349 / mean),
+        spread=spread_of(whole),
         arena=memory.arena + memory.workspace,
     )
 

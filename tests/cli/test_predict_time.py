@@ -79,7 +79,7 @@ def test_pictures(path, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--parallel", "owt"], "parallel: got 'owt', expected one of data, tree, async, server"),
+        (["--owt-scheme", "a"], "owt_scheme: got 'a' with strategy 'data', expected it with owt"),
         (["--model", "vgg16"], "--model: got 'vgg16' with a calibration of 'lenet'"),
         (["--data", "cifar10:x"], "--data: got 'cifar10:x' with a calibration of"),
         (["--threads", "2"], "--threads: got it with --calibration"),
@@ -147,6 +147,11 @@ def test_measured_alone(tmp_path, tiny_fashion, monkeypatch, capsys):
     assert known.links == known.crowds == ()
     again = printed(capsys, "--calibration", path, "--batch", 8, "--ranks", 1)
     assert [row[0] for row in rows(again)] == ["1"]
+    for strategy in ("model", "owt"):
+        given_split = ("--parallel", strategy, "--batch", 8, "--ranks", 1, 2, "--gbit", 10)
+        split = printed(capsys, "--calibration", path, *given_split)
+        assert f"strategy {strategy}: predicted" in split
+        assert [row[0] for row in rows(split)] == ["1", "2"]
     told = printed(
         capsys,
         "--calibrate",

@@ -40,6 +40,8 @@ def calibration(steps=None, links=None, crowds=(), items=MIB // 4, **facts) -> C
     known = {
         "model": "lenet",
         "data": "fashion-mnist",
+        "image_shape": (1, 28, 28),
+        "classes": 10,
         "images": 1000,
         "threads": 1,
         "cores": 2,
@@ -54,6 +56,6 @@ def calibration(steps=None, links=None, crowds=(), items=MIB // 4, **facts) -> C
         NetworkFacts(**(known | facts)),
         (ParameterFacts("a", items), ParameterFacts("b", items)),
         tuple(steps or (step_seconds(10), step_seconds(20, 2.0))),
-        tuple(Crowd(*crowd) for crowd in crowds),
+        tuple(Crowd(*crowd, *(0.0,) * (3 - len(crowd))) for crowd in crowds),
         tuple(links if links is not None else (link_seconds(HOST), link_seconds(NETWORK))),
     )

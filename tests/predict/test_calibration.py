@@ -132,5 +132,5 @@ def test_fields_are_named(tmp_path):
     with pytest.raises(CalibrationError, match=expected):
         load(path)
     path.write_text(json.dumps(content | {"format": "another"}))
-    with pytest.raises(CalibrationError, match="format: expected 'lowerconv calibration 1'"):
+    with pytest.raises(CalibrationError, match="format: expected 'lowerconv calibration 2'"):
         load(path)

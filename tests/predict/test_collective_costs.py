@@ -134,7 +134,7 @@ def test_a_ring_crosses_hosts_once_in_each_direction():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match=r"^allreduce: got 'star', expected one of library"):
+    with pytest.raises(ValueError, match=r"^algorithm: got 'star', expected one of library"):
         messages_of("star", Placement(2, 1))
     with pytest.raises(ValueError, match=r"^per_host: got 0"):
         Placement(2, 0)

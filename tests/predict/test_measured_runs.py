@@ -27,8 +27,8 @@ from lowerconv.predict.calibration import (
     ParameterFacts,
     StepSeconds,
 )
-from lowerconv.predict.collective_costs import Placement
-from lowerconv.predict.step import Cluster, predict_step
+from lowerconv.predict.collective_costs import Cluster, Placement
+from lowerconv.predict.step import predict_step
 
 ROOT = Path(__file__).parents[2]
 SCALING = (ROOT / "docs/scaling.md").read_text(encoding="utf-8")
@@ -110,7 +110,10 @@ def emulated(program: Program, gflops: float, alone: float) -> tuple[Calibration
         spread=0.0,
         arena=0,
     )
-    facts = NetworkFacts("googlenet", "random", 1000, 1, 1, 0, 4, 3, 60, 3 * BATCH)
+    shape, classes = (3, 224, 224), 1000
+    facts = NetworkFacts(
+        *("googlenet", "random", shape, classes, 1000), *(1, 1, 0, 4, 3, 60, 3 * BATCH)
+    )
     return Calibration({}, facts, parameters, (step,), (), (links(),)), total
 
 

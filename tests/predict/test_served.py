@@ -4,9 +4,9 @@ import pytest
 
 from lowerconv.parallel.options import ParallelOptions
 from lowerconv.predict.calibration import HOST, NETWORK
-from lowerconv.predict.collective_costs import Part, Placement
+from lowerconv.predict.collective_costs import Cluster, Part, Placement
 from lowerconv.predict.served import exchanged
-from lowerconv.predict.step import Cluster, predict_step
+from lowerconv.predict.step import predict_step
 
 from .made_up import calibration, link_seconds, step_seconds
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -122,20 +123,39 @@ def steps_of(seconds: dict[int, dict[str, float]]) -> list[tuple[int, str]]:
 
 
 def measure(
-    engine: Engine, communicator: Communicator, nbytes: int, rounds: int = ROUNDS
+    engine: Engine,
+    communicator: Communicator,
+    nbytes: int,
+    rounds: int = ROUNDS,
+    before: Callable[[], object] = lambda: None,
+    summary: Callable[[Sequence[float]], float] = min,
 ) -> dict[str, float]:
-    """Return the seconds that each algorithm takes, on the slowest rank, best of some rounds."""
+    """Return the seconds that each algorithm takes, on the slowest rank; all ranks call it.
+
+    Parameters
+    ----------
+    engine : Engine
+    communicator : Communicator
+    nbytes, rounds : int
+    before : callable
+        Is called before each sum.
+    summary : callable
+        Of the seconds of some rounds: by default the best.
+    """
     array = np.zeros(max(1, nbytes // 4), np.float32)
     names = candidates(len(engine.hosts or ()), communicator.ranks)
+    found: dict[str, list[float]] = {name: [] for name in names}
     best = dict.fromkeys(names, float("inf"))
     for number in range(rounds + 1):
         for name in names:
             if number > 1 and best[name] > HOPELESS * min(best.values()):
                 continue
+            before()
             communicator.sum_numbers(0)
             begin = time.perf_counter()
             engine.run(lambda link, f=ALLREDUCE[name]: f(link, array), name, nbytes)  # type: ignore[misc]
             taken = max(communicator.gather(time.perf_counter() - begin))
             if number:  # the first opens connections, and takes memory
-                best[name] = min(best[name], taken)
-    return best
+                found[name].append(taken)
+                best[name] = min(found[name])
+    return {name: summary(taken) for name, taken in found.items()}

@@ -8,6 +8,7 @@ from typing import Protocol
 
 EAGER = 200e-6  # seconds of looking without a pause: what a small message takes
 SHORTEST, LONGEST = 20e-6, 1e-3  # seconds of sleep between two looks, growing
+GROWTH = 1.2  # of each sleep over the one before
 
 
 class Patience(Protocol):
@@ -43,7 +44,15 @@ def wait_until(test: Callable[[], bool], what: str, patience: Patience | None = 
                 told = True
                 patience.check(what, waited)
             time.sleep(pause)
-            pause = min(LONGEST, 1.2 * pause)
+            pause = min(LONGEST, GROWTH * pause)
     finally:
         if told and patience is not None:
             patience.ended()
+
+
+def pause_after(seconds: float) -> float:
+    """Return how long `wait_until` sleeps between two looks once it has waited for some seconds."""
+    if seconds < EAGER:
+        return 0.0
+    # Sleeps so far are a geometric series.
+    return min(LONGEST, SHORTEST + (GROWTH - 1) * (seconds - EAGER))

@@ -16,6 +16,7 @@ back.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import accumulate, pairwise
 from math import prod
 
@@ -25,6 +26,7 @@ from lowerconv.copying import not_copied
 from lowerconv.data.order import share
 from lowerconv.parallel.comm.collectives import all_gather, broadcast, reduce, reduce_scatter
 from lowerconv.parallel.comm.engine import Engine, Task
+from lowerconv.parallel.options import ParallelOptions
 
 
 class Chunk:
@@ -74,6 +76,52 @@ def make_chunks(counts: Sequence[int], scheme: str, pieces: int) -> list[Chunk]:
             for owner in range(len(counts))
         ]
     return [Chunk([share(n, piece, pieces) for n in counts]) for piece in range(pieces)]
+
+
+def pieces_of(options: ParallelOptions, ranks: int) -> int:
+    """Return into how many chunks a batch is cut.
+
+    Raises
+    ------
+    ValueError
+        Options of OWT that do not go together.
+    """
+    scheme = options.owt_scheme
+    pieces = {"a": 1, "b": ranks, "c": options.owt_chunks or ranks}[scheme]
+    if scheme != "c" and options.owt_chunks is not None:
+        raise ValueError(
+            f"owt_chunks: got {options.owt_chunks} with scheme {scheme!r}, expected it with scheme "
+            "'c' only"
+        )
+    if options.owt_updates > pieces:
+        raise ValueError(
+            f"owt_updates: got {options.owt_updates}, expected at most {pieces}, the chunks of a "
+            f"batch in scheme {scheme!r}"
+        )
+    return pieces
+
+
+def chunks_of_step(
+    counts: Sequence[int], scheme: str, pieces: int, updates: int
+) -> list[tuple[Chunk, bool]]:
+    """Return the chunks that have samples, and whether each is the last before an update.
+
+    Parameters
+    ----------
+    counts, scheme, pieces
+        As of `make_chunks`.
+    updates : int
+        Of a step, that share the chunks out evenly.
+    """
+    chunks = make_chunks(counts, scheme, pieces)
+    # Beside each chunk is the number of its update.
+    filled = [(c, n * updates // len(chunks)) for n, c in enumerate(chunks) if c.size]
+    filled = filled or [(chunks[0], 0)]  # a batch of nothing
+    following = [update for _, update in filled[1:]] + [updates]
+    return [
+        (chunk, update != next_update)
+        for (chunk, update), next_update in zip(filled, following, strict=True)
+    ]
 
 
 @not_copied("make another `Trainer` or strategy in each process")
@@ -129,10 +177,10 @@ class BatchExchange:
         whole[place] = own[rows.start : rows.stop]
         owner = chunk.owner
         if owner is not None:
-            task = engine.submit(lambda link: broadcast(link, whole, owner), kind, whole.nbytes)
+            task = engine.submit(partial(broadcast, array=whole, root=owner), kind, whole.nbytes)
         else:
             blocks = [whole[p] for p in chunk.places]
-            task = engine.submit(lambda link: all_gather(link, blocks), kind, whole.nbytes)
+            task = engine.submit(partial(all_gather, blocks=blocks), kind, whole.nbytes)
         return task, whole
 
     def reduce_gradient(self, gradient: np.ndarray, chunk: Chunk, target: np.ndarray) -> None:
@@ -154,12 +202,12 @@ class BatchExchange:
         out, summed = target[rows.start : rows.stop], mine[place]
         owner = chunk.owner
         if owner is not None:
-            task = engine.submit(lambda link: reduce(link, mine, owner), "gradient", mine.nbytes)
+            routine = partial(reduce, array=mine, root=owner)
+            task = engine.submit(routine, "gradient", mine.nbytes)
         else:
             given = [mine[p] for p in chunk.places]
-            task = engine.submit(
-                lambda link: reduce_scatter(link, given, summed), "gradient", mine.nbytes
-            )
+            routine = partial(reduce_scatter, given=given, out=summed)
+            task = engine.submit(routine, "gradient", mine.nbytes)
         self._back[slot] = task, summed, out
 
     def finish(self) -> None:

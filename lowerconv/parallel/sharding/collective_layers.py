@@ -14,6 +14,7 @@ the layers between them are computed meanwhile.  In a backward step the roles ar
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -159,7 +160,7 @@ class Collective:
         """Begin to collect the shards of a whole of this shape; return where they come."""
         shards = self.shards(shape, own.flat.dtype, own)
         blocks = [shard.flat for shard in shards]
-        self.submit(lambda link: all_gather(link, blocks), "gather", shards)
+        self.submit(partial(all_gather, blocks=blocks), "gather", shards)
         return shards
 
     def reduce_scatter(self, whole: Tensor, out: Tensor) -> None:
@@ -168,11 +169,11 @@ class Collective:
         for rank, shard in enumerate(shards):
             self.part(whole, rank, shard)
         given = [shard.flat for shard in shards]
-        self.submit(lambda link: reduce_scatter(link, given, out.flat), "scatter", shards)
+        self.submit(partial(reduce_scatter, given=given, out=out.flat), "scatter", shards)
 
     def all_reduce(self, tensor: Tensor) -> None:
         """Begin to sum partial sums of the whole, for every rank."""
-        self.submit(lambda link: direct(link, tensor.flat), "sum", [tensor])
+        self.submit(partial(direct, array=tensor.flat), "sum", [tensor])
 
     def wait(self) -> None:
         """Wait for the message, if there is one; what was received stays until `release`."""

@@ -26,7 +26,12 @@ from lowerconv.nn.recording import parameter_dtype
 from lowerconv.nn.step import INFERENCE, Step
 from lowerconv.parallel.comm.listener import LOSS, UPDATE
 from lowerconv.parallel.comm.overlap import make_engine
-from lowerconv.parallel.sharding.batch_exchange import BatchExchange, Chunk, make_chunks
+from lowerconv.parallel.sharding.batch_exchange import (
+    BatchExchange,
+    Chunk,
+    chunks_of_step,
+    pieces_of,
+)
 from lowerconv.parallel.sharding.cut import NetworkPart, cut_network, default_border
 from lowerconv.parallel.sharding.split import SplitNetwork
 from lowerconv.parallel.strategies.accumulation import GradientAccumulation
@@ -78,10 +83,9 @@ class OWT(SplitStrategy):
                     "layer in the middle of others that have parameters"
                 )
         self.scheme = options.owt_scheme
-        ranks = communicator.ranks
-        self.chunks = {"a": 1, "b": ranks, "c": options.owt_chunks or ranks}[self.scheme]
+        self.chunks = pieces_of(options, communicator.ranks)
         self.updates = options.owt_updates
-        self._check_options(back)
+        self._check_norms(back)
         self.data_parallel = DataParallel(front, make_optimizer, communicator, options, image_shape)
         self.engine = self.data_parallel.engine = make_engine(communicator, options)
         graph = Graph(front, (1, *image_shape), parameter_dtype(front), training=False)
@@ -103,20 +107,9 @@ class OWT(SplitStrategy):
         own = {f"{name}.weight" if name else "weight" for name in layers}
         return list(layers.values()), [g for name, g in gradients.items() if name not in own]
 
-    def _check_options(self, back: Module) -> None:
-        most = self.chunks
-        if self.scheme != "c" and self.options.owt_chunks is not None:
-            raise ValueError(
-                f"owt_chunks: got {self.options.owt_chunks} with scheme {self.scheme!r}, expected "
-                "it with scheme 'c' only"
-            )
-        if self.updates > most:
-            raise ValueError(
-                f"owt_updates: got {self.updates}, expected at most {most}, the chunks of a batch "
-                f"in scheme {self.scheme!r}"
-            )
+    def _check_norms(self, back: Module) -> None:
         for name, layer in back.modules():
-            if isinstance(layer, BatchNorm2d) and layer.synchronized and most > 1:
+            if isinstance(layer, BatchNorm2d) and layer.synchronized and self.chunks > 1:
                 raise ValueError(
                     f"owt_scheme: got {self.scheme!r} with {name!r} after the border, "
                     "synchronized batch norm that has to see the whole batch; expected 'a'"
@@ -209,7 +202,7 @@ class OWT(SplitStrategy):
         self, border: np.ndarray, counts: list[int]
     ) -> Iterator[tuple[Chunk, bool, np.ndarray]]:
         """Yield each chunk with the border values of all ranks; those of the next are under way."""
-        chunks = self._chunks_of(counts)
+        chunks = chunks_of_step(counts, self.scheme, self.chunks, self.updates)
         following = self.exchange.all_gather(border, chunks[0][0], "border", 0)
         for number, (chunk, ends_update) in enumerate(chunks, 1):
             task, chunk_border = following
@@ -218,18 +211,6 @@ class OWT(SplitStrategy):
                 later, slot = chunks[number][0], number % 2
                 following = self.exchange.all_gather(border, later, "border", slot)
             yield chunk, ends_update, chunk_border
-
-    def _chunks_of(self, counts: list[int]) -> list[tuple[Chunk, bool]]:
-        """Return the chunks that have samples, and whether each is the last before an update."""
-        chunks = make_chunks(counts, self.scheme, self.chunks)
-        # The updates share the chunks out evenly; beside each chunk is the number of its update.
-        filled = [(c, n * self.updates // len(chunks)) for n, c in enumerate(chunks) if c.size]
-        filled = filled or [(chunks[0], 0)]  # a batch of nothing
-        following = [update for _, update in filled[1:]] + [self.updates]
-        return [
-            (chunk, update != next_update)
-            for (chunk, update), next_update in zip(filled, following, strict=True)
-        ]
 
     def _update_back(self, is_first: bool, ends_update: bool, samples: int, work: Work) -> bool:
         """Add the gradients of earlier chunks, and update or keep them; return whether updated.

@@ -99,16 +99,31 @@ def schedule_of(
         raise ValueError(f"hosts: got {hosts!r}, expected each of {ranks} ranks once")
     if form == "full" or (form == "auto" and ranks <= FULL) or ranks == 1 or size < ranks:
         return record(COLLECTIVES[name], ranks, size, dtype, hosts)
-    nbytes = float(size * np.dtype(dtype).itemsize)
     if name == "halving-doubling":  # all messages, faster
         return halving_doubling(ranks, size, np.dtype(dtype).itemsize)
-    if name == "two-level":
-        phases = compact.two_level(hosts or [[r] for r in range(ranks)], nbytes)
-    elif name in compact.COMPACT:
-        phases = compact.COMPACT[name](np.arange(ranks), nbytes)
-    else:  # few messages as it is
+    phases = phases_of(name, ranks, size * np.dtype(dtype).itemsize, hosts)
+    if phases is None:
         return record(COLLECTIVES[name], ranks, size, dtype, hosts)
     return compact.schedule_of(phases, ranks)
+
+
+def phases_of(
+    name: str, ranks: int, nbytes: int, hosts: Sequence[Sequence[int]] | None = None
+) -> compact.Phases | None:
+    """Return the flows that stand for many messages; None where there are few messages as it is.
+
+    Parameters
+    ----------
+    name : str
+        One of `COLLECTIVES`.
+    ranks, nbytes : int
+    hosts : sequence of sequence of int, optional
+        As of `schedule_of`.
+    """
+    if name == "two-level":
+        return compact.two_level(hosts or [[r] for r in range(ranks)], float(nbytes))
+    make = compact.COMPACT.get(name)
+    return None if make is None else make(np.arange(ranks), float(nbytes))
 
 
 def collective_seconds(
