@@ -84,7 +84,7 @@ class RowNetwork(ShardedNetwork):
     rows : Rows
         Of the input.
     last, first : str
-        The last layer that has rows, and the first one that has samples.
+        The last layer with a name that makes rows, and the first one that makes samples.
     halo_bytes : int
         That all ranks together send each other for an image in a step forward.
 
@@ -143,11 +143,13 @@ class RowNetwork(ShardedNetwork):
         if all(x.layout is not SAMPLES for x in operands):
             made = self._of_rows(node, operands)
         if made is None:
-            self.first = self.first or self._titles[node.number]
             made = self._of_samples(node, operands)
-        elif isinstance(made.layout, Rows):
-            self.last = self._titles[node.number]
+        if isinstance(made.layout, Rows):
+            name = self._names.get(id(node.layer))  # sums and activations often have none
+            self.last = name or self.last or self._titles[node.number]
             self._longest = max(self._longest, made.layout.scale.step)
+        else:
+            self.first = self.first or self._titles[node.number]
         return made
 
     def _of_samples(self, node: Node, operands: list[ShardedValue]) -> ShardedValue:
