@@ -56,8 +56,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of each rank; default: its share of the cores")
     parser.add_argument("--emulate", type=float, metavar="GFLOPS", help="sleep, do not compute")
     parser.add_argument("--gbytes", type=float, default=10.0, help="emulated GB/s (%(default)s)")
-    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE",
-                        help="options of the strategy, such as overlap=none")  # fmt: skip
+    settings = "options of the strategy, such as overlap=none"
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help=settings)
     options = parser.parse_args()
     communicator = world()
     ranks = communicator.ranks
