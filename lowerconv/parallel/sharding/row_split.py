@@ -100,13 +100,13 @@ class RowNetwork(ShardedNetwork):
             raise ValueError(f"x_shape: got {x_shape}, expected (N, C, H, W), which has rows")
         self.image_shape = x_shape[1:]
         self._replaced: dict[int, tuple[Layer, Layer]] = {}
-        self.last = self.first = ""
-        self.halo_bytes = unit = 0
+        self.last, self.first, self.halo_bytes = "", "", 0
+        unit = 1
         dtype = parameter_dtype(module)
         for _ in range(2):  # once to learn the longest step from row to row
-            cuts = row_cuts(x_shape[2], engine.ranks, max(1, unit))
+            cuts = row_cuts(x_shape[2], engine.ranks, unit)
             self._cuts, self._longest = cuts, 1
-            self._kept, self._replaced, self.halo_bytes = {}, {}, 0
+            self._kept, self._replaced = {}, {}
             Graph(self, (1, *self.image_shape), dtype, training=True)
             unit = self._longest
         self.rows = place_rows(Scale(), self._cuts, x_shape[2])
@@ -125,7 +125,7 @@ class RowNetwork(ShardedNetwork):
         if shape[1:] != self.image_shape:
             raise ValueError(f"x: got shape {shape}, expected images {self.image_shape}")
         self._count = shape[0]
-        self.last = self.first = ""
+        self.last, self.first, self.halo_bytes = "", "", 0
         return super().forward(*values)
 
     def describe(self) -> str:

@@ -74,6 +74,18 @@ def test_resnet_moves_nothing_but_halos(ranks):
     halo = next(node.layer for node in graph.nodes if isinstance(node.layer, HaloLayer))
     assert len(halo.seams) == 1  # of the last rank
     assert list(part.parameters()) == list(network.parameters())
+    row = 4 * 64 * 16  # bytes of a map of the first stage, as of the others: half as wide, twice C
+    # Both ways at seams of 4 convolutions, and then of 3 a stage; one way where a stride begins.
+    both, one_way = 2 * (4 + 3 * 3) * row, (2 + 3) * row
+    assert part.halo_bytes == (ranks - 1) * (both + one_way)
+
+
+def test_activations_are_divided():
+    """On each rank, for a batch of one."""
+    whole = MODELS["resnet20"].build((3, 64, 64))
+    part, _ = divided(MODELS["resnet20"].build((3, 64, 64)), (3, 64, 64))
+    one, half = (network.memory_report((1, 3, 64, 64)) for network in (whole, part))
+    assert half.arena < 0.6 * one.arena
 
 
 def test_heights_with_fewer_rows_than_ranks_become_samples():
