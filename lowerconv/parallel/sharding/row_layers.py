@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +18,7 @@ from lowerconv.ops.avg_pool import avg_pool, avg_pool_grad
 from lowerconv.parallel.comm.collectives import all_gather, reduce_scatter
 from lowerconv.parallel.sharding.halo_layer import rows_of
 from lowerconv.parallel.sharding.message import Exchange
-from lowerconv.parallel.sharding.rows import Rows, Transfer, moves, samples
+from lowerconv.parallel.sharding.rows import Rows, moves, samples
 from lowerconv.runtime.threads import run
 
 
@@ -360,8 +359,3 @@ def synchronized(layer: BatchNorm2d) -> BatchNorm2d:
     together = copy.copy(layer)
     together.synchronized = True
     return together
-
-
-def nbytes_of(transfers: Sequence[Transfer], row: int) -> int:
-    """Return the bytes of all transfers, of which a row has some."""
-    return row * sum(len(transfer.rows) for transfer in transfers)
