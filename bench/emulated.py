@@ -1,8 +1,9 @@
 """Emulated computation: layers that sleep as long as a stated machine would compute.
 
 For machines with fewer cores than ranks: messages, their sums and who waits for whom are real, only
-arithmetic is not.  Layers of `lowerconv.parallel`, which exchange activations, do so as always.
-Every other layer sleeps instead, in a step forward::
+arithmetic is not.  Layers of `lowerconv.parallel`, which exchange activations, do so as always;
+those that exchange halos sleep between sending and receiving, and batch norm that is synchronized
+still sums what would be its statistics.  Every other layer sleeps instead, in a step forward::
 
     products          flops / GFLOP/s
     without products  bytes of operands and result / bandwidth; nothing where both are the same
@@ -29,6 +30,7 @@ from lowerconv.nn.layer import Layer
 from lowerconv.nn.module import Module
 from lowerconv.nn.program import Program
 from lowerconv.nn.step import Step
+from lowerconv.parallel.sharding.halo_layer import HaloLayer
 from lowerconv.runtime.team import TeamHandle
 
 COMMUNICATING = "lowerconv.parallel"
@@ -123,6 +125,59 @@ class Sleeping(Layer):
         self.machine.compute(self.times[0])
 
 
+class SleepingHalo(Sleeping):
+    """Takes the place of a layer that exchanges rows with others, which it goes on doing."""
+
+    def __init__(self, original: HaloLayer, frame: Frame, machine: Machine) -> None:
+        super().__init__(original, frame, machine)
+        pairs = [(seam.layer, seam.frame) for seam in original.seam_frames(frame)]
+        self.seam_times = [
+            sum(machine.seconds(layer, small, backward) for layer, small in pairs)
+            for backward in (False, True)
+        ]
+
+    def compute(self, frame: Frame, step: Step) -> None:
+        """Exchange rows, and sleep meanwhile; then as long as the seams take."""
+        halo: Any = self.original
+        halo.begin_halo(frame)
+        self.machine.compute(self.times[0])
+        halo.end_halo(frame)
+        self.machine.compute(self.seam_times[0])
+
+    def differentiate(self, frame: Frame, step: Step) -> None:
+        """Sleep as long as the seams take, exchange their gradients, and sleep meanwhile."""
+        halo: Any = self.original
+        self.machine.compute(self.seam_times[1])
+        if frame.dx is not None:
+            halo.begin_gradient(frame)
+        self.machine.compute(self.times[1])
+        if frame.dx is not None:
+            halo.end_gradient(frame)
+
+
+class SleepingNorm(Sleeping):
+    """Takes the place of batch norm, whose sums over the ranks it still makes."""
+
+    def compute(self, frame: Frame, step: Step) -> None:
+        """Sum what would be means, and squared deviations."""
+        C = frame.x.shape[1]
+        if step.training:
+            self._sum(step, C + 1, C)
+        super().compute(frame, step)
+
+    def differentiate(self, frame: Frame, step: Step) -> None:
+        """Sum what would be the sums of gradients."""
+        self._sum(step, 2 * frame.x.shape[1] + 1)
+        super().differentiate(frame, step)
+
+    def _sum(self, step: Step, *sizes: int) -> None:
+        """Sum arrays as long as those of `lowerconv.nn.norm`."""
+        original: Any = self.original
+        for size in sizes:
+            if original.synchronized and step.communicator is not None:
+                step.communicator.sum_array(np.zeros(size))
+
+
 class _Programs(dict[Any, Program]):
     """The programs of a module, whose layers sleep from the moment when a program is made."""
 
@@ -137,7 +192,7 @@ class _Programs(dict[Any, Program]):
         if any(isinstance(layer, Sleeping) for layer, _ in program.steps):
             return  # known already, and used again
         program.steps = [
-            (layer if _works(layer) else Sleeping(layer, frame, self.machine), frame)
+            (layer if _works(layer) else _asleep(layer, frame, self.machine), frame)
             for layer, frame in program.steps
         ]
         program.arena.reserve(program.plan.nbytes)
@@ -147,7 +202,16 @@ class _Programs(dict[Any, Program]):
 
 def _works(layer: Layer) -> bool:
     """Return whether a layer goes on as it is."""
-    return type(layer).__module__.startswith(COMMUNICATING)
+    communicates = type(layer).__module__.startswith(COMMUNICATING)
+    return communicates and not isinstance(layer, HaloLayer)
+
+
+def _asleep(layer: Layer, frame: Frame, machine: Machine) -> Sleeping:
+    """Return what sleeps in place of a layer."""
+    if isinstance(layer, HaloLayer):
+        return SleepingHalo(layer, frame, machine)
+    kind = SleepingNorm if isinstance(layer, nn.BatchNorm2d) else Sleeping
+    return kind(layer, frame, machine)
 
 
 def emulate(modules: Iterable[Module], machine: Machine) -> None:

@@ -30,6 +30,7 @@ STYLES = {
     "tree": Style("#8fc7a1", "....", "s", "--"),
     "model": Style("#3f87a6", "\\\\\\\\", "^", "-."),
     "owt": Style("#2d1152", "", "o", "-"),
+    "spatial": Style("#c2603f", "oo", "D", "-"),
     "async": Style("#8a3a5f", "++", "P", "--"),
     "server": Style("#5c5c5c", "||", "X", "-."),
 }

@@ -25,6 +25,8 @@ from lowerconv.parallel.options import ParallelOptions
 from lowerconv.parallel.strategies import STRATEGIES
 from lowerconv.parallel.strategies.strategy import Strategy, Work
 
+HALOS = (" halo", " halo gradient")  # how tasks are named that bring rows of other ranks
+
 
 class Wire(Listener):
     """Told by the engines of a strategy what has been on the wire.
@@ -37,14 +39,14 @@ class Wire(Listener):
     ----------
     sent : int
         Bytes that this rank has sent; of sums by the MPI library, what a ring would have sent.
-    waits : float
-        Seconds that the main thread has waited.
+    waits, halo_waits : float
+        Seconds that the main thread has waited; of them for rows of other ranks.
     """
 
     def __init__(self, ranks: int) -> None:
         self.ranks = ranks
         self.sent = 0
-        self.waits = 0.0
+        self.waits = self.halo_waits = 0.0
 
     def task_finished(self, task: Task) -> None:
         """Note what a task has sent."""
@@ -53,7 +55,10 @@ class Wire(Listener):
 
     def waited(self, name: str, begin: int, end: int) -> None:
         """Note a wait of the main thread."""
-        self.waits += 1e-9 * (end - begin)
+        seconds = 1e-9 * (end - begin)
+        self.waits += seconds
+        if name.endswith(HALOS):
+            self.halo_waits += seconds
 
 
 class Ranks(MPICommunicator):
@@ -96,6 +101,8 @@ class Contender:
         Of the job.
     machine : Machine or None
         What would compute; None for real computation.
+    image : (C, H, W), optional
+        By default what the model was made for.
     """
 
     def __init__(
@@ -105,24 +112,25 @@ class Contender:
         batch: int,
         ranks: int,
         machine: Machine | None,
+        image: tuple[int, int, int] | None = None,
     ) -> None:
         self.batch, self.machine, self.wire = batch, machine, Wire(1)
         self.communicator = Communicator()
         if options is not None and ranks > 1:
             self.communicator = together = Ranks()
             self.wire = together.wire
-        network = MODELS[model].build(**options_of(model))
+        image = image or image_shape(model)
+        network = MODELS[model].build(image_shape=image, **options_of(model))
         if machine is None:
             network.initialize(np.random.default_rng(1))
         options = options or ParallelOptions()
         self.optimizers: list[SGD] = []
         self.strategy: Strategy = STRATEGIES[options.strategy](
-            network, self._optimizer, self.communicator, options, image_shape(model)
+            network, self._optimizer, self.communicator, options, image
         )
         images = share(batch, *self.strategy.loader_share)
         rng = np.random.default_rng(images.start)
-        shape = (len(images), *image_shape(model))
-        self._images = rng.standard_normal(shape, np.float32)
+        self._images = rng.standard_normal((len(images), *image), np.float32)
         self._labels = rng.integers(10, size=len(images))  # classes that all networks have
         self._first = images.start
         self._number = 0
@@ -152,7 +160,7 @@ class Contender:
 
         The mean of some steps, the last messages of all of them included.
         """
-        sent, waits = self.wire.sent, self.wire.waits
+        sent, waits, halo_waits = self.wire.sent, self.wire.waits, self.wire.halo_waits
         computed = self.machine.computed if self.machine else 0.0
         begin = time.perf_counter()
         for _ in range(steps):
@@ -161,6 +169,7 @@ class Contender:
         return {
             "seconds": (time.perf_counter() - begin) / steps,
             "waits": (self.wire.waits - waits) / steps,
+            "halo_waits": (self.wire.halo_waits - halo_waits) / steps,
             "sent": (self.wire.sent - sent) / steps,
             "emulated": (self.machine.computed - computed) / steps if self.machine else 0.0,
         }

@@ -35,6 +35,12 @@ from lowerconv.parallel.comm.rank_map import Place, RankMap
 from lowerconv.parallel.comm.status import Status
 from lowerconv.parallel.sharding.cut import Back, Front, NetworkPart, cut_network
 from lowerconv.parallel.sharding.layout import Layout
+from lowerconv.parallel.sharding.row_layers import (
+    DropoutOfRows,
+    DropoutOfSamples,
+    TakeRows,
+    TakeSamples,
+)
 from lowerconv.parallel.sharding.sharded_layers import Bias, DropoutShard
 from lowerconv.parallel.strategies.staleness import Staleness
 from lowerconv.quant.fake_quant import QuantConv2d, QuantLinear
@@ -196,6 +202,10 @@ NETWORKS = {
     type(resnet20()): Made(resnet20, lambda net: learnt(net, 1, 3, 8, 8)),
     Bias: Made(lambda: Bias(vector(6)), flat),
     DropoutShard: Made(lambda: DropoutShard(0.5, Layout.of(8), 0, 2), learnt),
+    DropoutOfRows: Made(lambda: DropoutOfRows(0.5, range(2, 8), (4, 12, 6)), learnt),
+    DropoutOfSamples: Made(lambda: DropoutOfSamples(0.5, 4, range(1, 3)), learnt),
+    TakeRows: Made(lambda: TakeRows(range(1, 4)), learnt),
+    TakeSamples: Made(lambda: TakeSamples(0, 2), learnt),
     LearnedStep: Made(lambda: LearnedStep(4, np.dtype(np.float32)), learnt),
     RoundedOperand: Made(lambda: RoundedOperand(FORMAT, FORMAT, True), learnt),
     QuantConv2d: Made(lambda: quantized(nn.Conv2d(4, 3, 3), LearnedStepWeights(4)), learnt),

@@ -260,6 +260,16 @@ def test_scaling_starts_mpiexec_itself(tmp_path):
     assert all(r["turns"][0]["sent"] > 0 for r in two["results"][1:])
 
 
+def test_images_divided_by_rows(mpiexec):
+    options = ("--model", "resnet20", "--image", 32, 32, "--steps", 1, "--turns", 1)
+    done = mpiexec(2, *run("bench.spatial", *options, "--threads", 1, "--emulate", 1e5))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "resnet20, 3x32x32, batch 1: EMULATED computation, 100000 GFLOP/s" in done.stdout
+    assert "spatial: rows (16, 16) up to layer layer3.2.bn2" in done.stdout
+    for line in ("alone", "spatial", "speed-up", "sent", "halos", "all messages"):
+        assert f"\n{line} " in done.stdout
+
+
 # --- sums ---
 
 

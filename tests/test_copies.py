@@ -45,7 +45,9 @@ PLAIN = """
     nn.memory.MemoryReport nn.models.build.Layers nn.planning.Place parallel.comm.binding.Squeeze
     parallel.comm.choice.Chosen parallel.comm.rank_map.Place
     parallel.faults.stall.Answer parallel.sharding.layout.Layout parallel.sharding.layout.Segment
-    parallel.sharding.sharded_layers.Sharding parallel.slurm.Job
+    parallel.sharding.layout.Samples parallel.sharding.rows.Part parallel.sharding.rows.RowWindow
+    parallel.sharding.rows.Rows parallel.sharding.rows.Scale parallel.sharding.rows.Seam
+    parallel.sharding.rows.Transfer parallel.sharding.sharded_layers.Sharding parallel.slurm.Job
     parallel.options.ParallelOptions parallel.trace.chrome.Event
     parallel.trace.chrome.RankTrace parallel.trace.chrome.Step parallel.trace.chrome.Trace
     parallel.trace.chrome.Transfer parallel.trace.clocks.Alignment parallel.trace.clocks.Reading

@@ -209,8 +209,9 @@ class BatchNorm2d(Layer):
             sums = np.empty((2, C))
             run(gradient_sums, operands, statistics, sums, relu, add)
             dbeta[:], dgamma[:] = sums  # of this rank: those of all are added up with the others
-            count = int(step.communicator.sum_numbers(N * H * W)[0])
-            step.communicator.sum_array(sums)
+            together = np.append(sums, float(N * H * W))  # one message
+            step.communicator.sum_array(together)
+            sums[:], count = together[:-1].reshape(2, C), int(together[-1])
             run(input_gradient, operands, statistics, gamma, sums, count, relu)
         if frame.dx is not None and frame.adds[0]:
             move(dx, frame.dx, True)
@@ -227,10 +228,11 @@ def _merged(communicator: Reducer, count: int, mean: np.ndarray, m2: np.ndarray)
     Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample
     variances" (1979).
     """
-    total = int(communicator.sum_numbers(count)[0])
     own = mean.copy()
-    mean *= count / max(1, total)
-    communicator.sum_array(mean)
+    together = np.append(count * mean, float(count))  # one message
+    communicator.sum_array(together)
+    total = int(together[-1])
+    mean[:] = together[:-1] / max(1, total)
     m2 += count * (own - mean) ** 2
     communicator.sum_array(m2)
     return total

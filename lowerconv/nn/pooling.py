@@ -43,6 +43,7 @@ class _Pool(Layer):
     """What both kinds of pooling share: the arguments of PyTorch's layers and the shapes."""
 
     mean = False  # whether a result is the mean of its window, else the largest pixel
+    rows: int | None = None  # of windows, where those above and below are computed elsewhere
 
     def __init__(
         self,
@@ -66,10 +67,9 @@ class _Pool(Layer):
         (shape,) = shapes
         if len(shape) != 4:
             raise ValueError(f"x: got shape {shape}, expected (N, C, H, W)")
-        pooled = [
-            _pooled(*axis, self.ceil_mode)
-            for axis in zip(shape[2:], self.size, self.stride, self.padding, strict=True)
-        ]
+        axes = zip(shape[2:], self.size, self.stride, self.padding, strict=True)
+        H, W = ((*axis, self.ceil_mode) for axis in axes)
+        pooled = _pooled(*H) if self.rows is None else self.rows, _pooled(*W)
         if prod(self._windows(shape).size) > MOST_TAPS:
             raise ValueError(
                 f"kernel_size: got {self.size} with padding {self.padding}, expected at most "
@@ -194,6 +194,8 @@ class AvgPool2d(_Pool):
 
     def _has_one_area(self, frame: Frame) -> bool:
         """Return whether all windows are whole, or what lies in the padding counts."""
+        if self.rows is not None:  # the padding below is not known
+            return False
         axes = zip(
             *(frame.x.shape[2:], frame.y.shape[2:], self.size, self.stride, self.padding),
             strict=True,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lowerconv.arguments import Choice, Flag, Number, Text, argument, check
 from lowerconv.parallel.comm.collectives import ALLREDUCE
 
-STRATEGIES = ("data", "tree", "model", "owt", "async", "server")
+STRATEGIES = ("data", "tree", "model", "owt", "spatial", "async", "server")
 WIRES = ("float32", "bf16", "fp16")
 SCHEMES = ("a", "b", "c")
 OVERLAPS = ("thread", "layers", "none")
@@ -17,9 +17,9 @@ CHECK_EVERY = 100  # updates, of deterministic runs
 
 # Options that mean something with some strategies only.
 BELONGS_TO = {
-    "allreduce": ("data", "owt", "async"),
-    "wire": ("data", "tree", "owt"),
-    "bucket_mib": ("data", "tree", "owt", "async"),
+    "allreduce": ("data", "owt", "spatial", "async"),
+    "wire": ("data", "tree", "owt", "spatial"),
+    "bucket_mib": ("data", "tree", "owt", "spatial", "async"),
     "owt_border": ("owt",),
     "owt_scheme": ("owt",),
     "owt_chunks": ("owt",),
@@ -28,8 +28,8 @@ BELONGS_TO = {
     "servers": ("server",),
     "elastic": ("data", "tree"),
     # Of the others weights agree at the end of an epoch only.
-    "deterministic": ("data", "tree", "model", "owt", "async"),
-    "check_every": ("data", "tree", "model", "owt"),
+    "deterministic": ("data", "tree", "model", "owt", "spatial", "async"),
+    "check_every": ("data", "tree", "model", "owt", "spatial"),
 }
 
 
@@ -45,9 +45,10 @@ class ParallelOptions:
     strategy : str
         ``data``: each rank computes a share of every batch, gradients are summed. ``tree``: the
         same, summed by pairs and pairs of pairs. ``model``: each rank has a share of every layer.
-        ``owt``: convolutions as with ``data``, fully connected layers as with ``model``. ``async``:
-        sums of gradients arrive some steps later. ``server``: ranks keep a share of the weights
-        each, and update it with what the others send.
+        ``owt``: convolutions as with ``data``, fully connected layers as with ``model``.
+        ``spatial``: each rank computes some rows of all images. ``async``: sums of gradients
+        arrive some steps later. ``server``: ranks keep a share of the weights each, and update it
+        with what the others send.
     allreduce : str
         How sums of gradients are made: one of `collectives.ALLREDUCE`, or ``auto``, the fastest by
         a measurement at the start.

@@ -196,6 +196,8 @@ def _of_several(
 
 
 def _check(options: ParallelOptions, at: Placement, batch: int) -> None:
+    if options.strategy == "spatial":
+        raise ValueError("parallel: got 'spatial', expected another: its halos are not predicted")
     if options.wire != "float32":
         raise ValueError(f"wire: got {options.wire!r}, expected 'float32': no other is predicted")
     if batch < at.ranks:

@@ -134,15 +134,86 @@ class Unlearnt(nn.Module):
         return self.two(nn.flatten(nn.relu(self.one(self.pool(x)))))
 
 
+class Windows(nn.Module):
+    """Convolutions and pooling of any geometry, residuals and branches, which a seed decides."""
+
+    def __init__(self, seed):
+        super().__init__()
+        rng = np.random.default_rng(seed)
+
+        def one_of(*values):
+            return values[rng.integers(len(values))]
+
+        self.image_shape = (2, int(rng.integers(7, 40)), int(rng.integers(6, 9)))
+        self.layers = nn.ModuleList()
+        C, rows, columns = self.image_shape
+        for _ in range(int(rng.integers(3, 7))):
+            kind = one_of("conv", "conv", "same", "max", "mean", "norm", "drop")
+            size, stride = int(rng.integers(1, 5)), int(rng.integers(1, 4))
+            if kind == "conv":
+                dilation = one_of(1, 1, 2)
+                extent = (size - 1) * dilation + 1
+                above, below = (int(n) for n in rng.integers(0, extent, 2))
+                sides = (above, below), (1, 1)
+                if rows + above + below < extent or columns < extent:
+                    continue
+                groups = one_of(1, 1, 2)
+                layer = conv(
+                    C, 4, (size, 3), (stride, 1), sides, (dilation, 1), groups, bias=one_of(0, 1)
+                )
+                rows = (rows + above + below - extent) // stride + 1
+                C = 4
+            elif kind == "same":
+                layer = Block(C, one_of(3, 5), bool(one_of(0, 1)))
+            elif kind in ("max", "mean"):
+                pad = int(rng.integers(0, size // 2 + 1))
+                if rows + 2 * pad < size:
+                    continue
+                arguments = (size, 1), (stride, 1), (pad, 0), bool(one_of(0, 1))
+                more = {"count_include_pad": bool(one_of(0, 1))} if kind == "mean" else {}
+                layer = (nn.MaxPool2d if kind == "max" else nn.AvgPool2d)(*arguments, **more)
+                rows = layer.result_shape((1, C, rows, columns))[2]
+            else:
+                layer = nn.BatchNorm2d(C, **WIDE) if kind == "norm" else nn.Dropout(0.3)
+            self.layers.append(layer)
+            if one_of(0, 1):
+                self.layers.append(nn.ReLU())
+        self.mean = bool(one_of(0, 1))
+        self.out = linear(C if self.mean else C * rows * columns, 5)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        x = nn.GlobalAvgPool2d()(x) if self.mean else x
+        return self.out(nn.flatten(x))
+
+
+class Block(nn.Module):
+    """A convolution beside a shortcut, or beside another one that it is set next to."""
+
+    def __init__(self, C, size, is_sum):
+        super().__init__()
+        self.is_sum = is_sum
+        self.left = conv(C, C if is_sum else C - 1, size, padding=size // 2)
+        self.right = conv(C, C if is_sum else 1, 1)
+
+    def forward(self, x):
+        if self.is_sum:
+            return nn.relu(self.left(x) + x)
+        return nn.concat(self.left(x), nn.relu(self.right(x)))
+
+
 NETWORKS = {network.__name__: network for network in (Plain, Branches, Residual, Heads, Unlearnt)}
 
 
 def make(name, seed=5):
     """Return a network with weights drawn at random, biases included.
 
-    Of a name of `NETWORKS`, or ``random-SEED``.
+    Of a name of `NETWORKS`, ``random-SEED`` or ``windows-SEED``.
     """
-    if name.startswith("random-"):
+    if name.startswith("windows-"):
+        network = Windows(int(name.partition("-")[2]))
+    elif name.startswith("random-"):
         network = RandomNetwork(int(name.partition("-")[2]), nodes=10)
         network.image_shape = (3, 5, 6)
     else:

@@ -65,7 +65,7 @@ def test_a_slow_rank_is_not_called_stalled(mpiexec, tiny_fashion, tmp_path):
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.parametrize("strategy", ["data", "model", "owt"])
+@pytest.mark.parametrize("strategy", ["data", "model", "owt", "spatial"])
 def test_ranks_that_are_watched_tell_where_they_diverge(mpiexec, tiny_fashion, tmp_path, strategy):
     words = f"train --data fashion-mnist:{tiny_fashion} --out {tmp_path / 'run'} --threads 1"
     words += f" --parallel {strategy} --stall-timeout 60 --timeline {tmp_path / 'trace'} --lr 1e20"

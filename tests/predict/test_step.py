@@ -224,6 +224,8 @@ def test_what_is_not_predicted_is_told():
     known = calibration()
     with pytest.raises(ValueError, match=r"^wire: got 'bf16'"):
         predicted(known, wire="bf16")
+    with pytest.raises(ValueError, match=r"^parallel: got 'spatial'"):
+        predicted(known, 2, strategy="spatial")
     with pytest.raises(ValueError, match=r"^batch: got 3 with 4 ranks"):
         predicted(known, 4, batch=3)
     alone = calibration(links=[link_seconds(HOST)])

@@ -210,6 +210,27 @@ def all_gather(link: Link, blocks: Sequence[np.ndarray]) -> Routine:
         yield link.receive(mine, left) + link.send(out, right)
 
 
+def exchange(
+    link: Link,
+    sends: Sequence[tuple[int, np.ndarray]],
+    receives: Sequence[tuple[int, np.ndarray]],
+) -> Routine:
+    """Send arrays to some ranks, and fill others with what some ranks send.
+
+    Parameters
+    ----------
+    link : Link
+    sends, receives : sequence of (int, ndarray)
+        To or from which rank. Between two ranks the order is the same on both.
+    """
+    requests: Requests = []
+    for rank, array in receives:
+        requests += link.receive(array, rank)
+    for rank, array in sends:
+        requests += link.send(array, rank)
+    yield requests
+
+
 def broadcast(link: Link, array: np.ndarray, root: int) -> Routine:
     """Replace an array by that of the root: a part to each rank, and from each to all.
 

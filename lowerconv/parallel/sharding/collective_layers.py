@@ -13,7 +13,6 @@ the layers between them are computed meanwhile.  In a backward step the roles ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from math import prod
 
@@ -26,10 +25,11 @@ from lowerconv.nn.layer import Layer
 from lowerconv.nn.module import Shape
 from lowerconv.nn.moving import move
 from lowerconv.nn.step import Step
-from lowerconv.parallel.comm.collectives import Routine, all_gather, direct, reduce_scatter
-from lowerconv.parallel.comm.engine import URGENT, Engine, Task
-from lowerconv.parallel.comm.link import Link, MessageMemory
+from lowerconv.parallel.comm.collectives import all_gather, direct, reduce_scatter
+from lowerconv.parallel.comm.engine import Engine
+from lowerconv.parallel.comm.link import MessageMemory
 from lowerconv.parallel.sharding.layout import Layout
+from lowerconv.parallel.sharding.message import Message
 
 
 @not_copied("make another `Trainer` or strategy in each process")
@@ -80,27 +80,20 @@ class Begin(CollectiveLayer):
 
 
 @not_copied("make another `Trainer` or strategy in each process")
-class Collective:
-    """A collective operation that one layer begins and another ends, and the memory that it uses.
+class Collective(Message):
+    """A collective operation that one layer begins and another ends.
 
     Attributes
     ----------
-    engine : Engine
-    rank, ranks : int
     layout : Layout
         Of the channels or features.
-    name : str
-        Of the layer that it is for, as timelines show it.
     shards_under_way : list of Tensor
     """
 
     def __init__(self, engine: Engine, pool: MessageMemory, layout: Layout, name: str) -> None:
-        self.engine, self.layout, self.name = engine, layout, name
-        self.rank, self.ranks = engine.rank, engine.ranks
-        self._pool = pool
+        super().__init__(engine, pool, name)
+        self.layout = layout
         self.shards_under_way: list[Tensor] = []
-        self._taken: list[np.ndarray] = []
-        self._task: Task | None = None
 
     def shard_shape(self, shape: Shape, rank: int | None = None) -> Shape:
         """Return what a rank, by default this one, has of a whole shape."""
@@ -114,9 +107,7 @@ class Collective:
     def buffer(self, shape: Shape, dtype: np.dtype) -> Tensor:
         """Return memory for a tensor, until the message has come."""
         tensor = Tensor(shape, dtype)
-        memory = self._pool.take(tensor.span * dtype.itemsize)
-        self._taken.append(memory)
-        tensor.place(memory)
+        tensor.place(self.memory(tensor.span * dtype.itemsize))
         return tensor
 
     def shards(self, shape: Shape, dtype: np.dtype, own: Tensor | None = None) -> list[Tensor]:
@@ -151,16 +142,11 @@ class Collective:
         for begin, there in self.segments(whole, rank):
             move(there, _like(there, shard, begin), False)
 
-    def submit(self, routine: Callable[[Link], Routine], what: str, tensors: list[Tensor]) -> None:
-        """Begin a message."""
-        nbytes = sum(t.flat.nbytes for t in tensors)
-        self._task = self.engine.submit(routine, f"{self.name} {what}", nbytes, priority=URGENT)
-
     def all_gather(self, own: Tensor, shape: Shape) -> list[Tensor]:
         """Begin to collect the shards of a whole of this shape; return where they come."""
         shards = self.shards(shape, own.flat.dtype, own)
         blocks = [shard.flat for shard in shards]
-        self.submit(partial(all_gather, blocks=blocks), "gather", shards)
+        self.submit(partial(all_gather, blocks=blocks), "gather", _nbytes(shards))
         return shards
 
     def reduce_scatter(self, whole: Tensor, out: Tensor) -> None:
@@ -169,22 +155,16 @@ class Collective:
         for rank, shard in enumerate(shards):
             self.part(whole, rank, shard)
         given = [shard.flat for shard in shards]
-        self.submit(partial(reduce_scatter, given=given, out=out.flat), "scatter", shards)
+        self.submit(partial(reduce_scatter, given=given, out=out.flat), "scatter", _nbytes(shards))
 
     def all_reduce(self, tensor: Tensor) -> None:
         """Begin to sum partial sums of the whole, for every rank."""
-        self.submit(partial(direct, array=tensor.flat), "sum", [tensor])
+        self.submit(partial(direct, array=tensor.flat), "sum", tensor.flat.nbytes)
 
-    def wait(self) -> None:
-        """Wait for the message, if there is one; what was received stays until `release`."""
-        if self._task is not None:
-            self.engine.wait(self._task)
-            self._task = None
 
-    def release(self) -> None:
-        """Let others use the memory of a message that has come."""
-        self._pool.give_back(self._taken)
-        self._taken = []
+def _nbytes(tensors: list[Tensor]) -> int:
+    """Return the bytes of some tensors together."""
+    return sum(tensor.flat.nbytes for tensor in tensors)
 
 
 def _like(tensor: Tensor, shard: Tensor, begin: int) -> Tensor:

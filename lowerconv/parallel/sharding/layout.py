@@ -84,3 +84,11 @@ class Layout:
         """Return the layout of both, one behind the other."""
         moved = (replace(s, begin=s.begin + self.items) for s in other.segments)
         return Layout((*self.segments, *moved))
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Each rank has some of the samples of a batch: its `share`, as in data parallelism."""
+
+
+SAMPLES = Samples()

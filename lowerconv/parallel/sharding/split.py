@@ -36,7 +36,6 @@ from lowerconv.nn.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from lowerconv.nn.recording import parameter_dtype
 from lowerconv.parallel.comm.collectives import all_gather
 from lowerconv.parallel.comm.engine import Engine
-from lowerconv.parallel.comm.link import MessageMemory
 from lowerconv.parallel.sharding.collective_layers import (
     AllGatherBegin,
     AllGatherEnd,
@@ -49,7 +48,6 @@ from lowerconv.parallel.sharding.collective_layers import (
     ReplicateBegin,
     ReplicateEnd,
 )
-from lowerconv.parallel.sharding.cut import NetworkPart
 from lowerconv.parallel.sharding.layout import Layout
 from lowerconv.parallel.sharding.sharded_layers import (
     DropoutShard,
@@ -60,35 +58,14 @@ from lowerconv.parallel.sharding.sharded_layers import (
     split_norm,
     split_outputs,
 )
+from lowerconv.parallel.sharding.sharded_network import ShardedNetwork, ShardedValue, record
 
 #: Layers that do the same to each channel, and know nothing of others.
 CHANNELWISE = (ReLU, MaxPool2d, AvgPool2d, GlobalAvgPool2d)
 
 
-@not_copied("make another `Trainer` or strategy in each process")
-class ShardedValue:
-    """What the ranks have of a value of the network: each its shard, or all the whole.
-
-    Attributes
-    ----------
-    number : int
-        Of the node that makes it; -1 of the input.
-    value : Value or None
-        The whole, or this rank's shard; None of a concatenation, which has `parts`.
-    layout : Layout or None
-        Of a shard; None where all ranks have the whole.
-    parts : list of ShardedValue
-    """
-
-    def __init__(self, number: int, value: Value | None, layout: Layout | None = None) -> None:
-        self.number, self.value, self.layout = number, value, layout
-        self.parts: list[ShardedValue] = []
-        self.concat: Callable[..., Value] | None = None
-        self.made: dict[str, Value] = {}
-
-
 @not_copied("copy the network before it is split, or after `join`")
-class SplitNetwork(NetworkPart):
+class SplitNetwork(ShardedNetwork):
     """This rank's part of a network of which every rank computes a part.
 
     Takes the whole batch, and returns the whole results, on every rank.
@@ -111,20 +88,13 @@ class SplitNetwork(NetworkPart):
         How parameters and buffers are divided, by name; what all ranks have is not in it.
     """
 
-    _split: Module
-
     def __init__(
         self, module: Module, x_shape: Shape, engine: Engine, *, input_partial: bool = False
     ) -> None:
-        super().__init__([])
-        self.__dict__["_split"] = module  # not a child: its layers are in `layers`
-        self.engine, self.input_partial = engine, input_partial
+        super().__init__(module, engine)
+        self.input_partial = input_partial
         self.shardings: dict[str, Sharding] = {}
-        self._names = {id(part): name for name, part in module.modules()}
-        self._pool = MessageMemory()
-        self._titles = {-1: "input"}  # of nodes, for timelines
         self._shards: dict[int, tuple[Layer, Shard]] = {}
-        self._kept: dict[tuple[int, str], tuple[Layer, ...]] = {}
         self._wants: dict[int, set[str]] = {}  # who reads a value: "split" or "whole" layers
         dtype = parameter_dtype(module)
         shape = (1, *x_shape[1:])
@@ -138,23 +108,6 @@ class SplitNetwork(NetworkPart):
     def initialize(self, rng: np.random.Generator) -> None:
         """Refuse: other numbers would be drawn than by one process."""
         raise RuntimeError("initialize: the network is split, expected it before that")
-
-    def forward(self, *values: Value) -> Value | tuple[Value, ...]:
-        """Record this rank's part."""
-        (x,) = values
-        module = self._split
-        if self.engine.ranks == 1:
-            return module(x)
-        graph = Graph(module, x.shape, x.dtype, training=True)
-        sharded = {graph.input: ShardedValue(-1, x)}
-        for node in graph.nodes:
-            self._titles[node.number] = self._names.get(id(node.layer), node.name)
-            is_result = node.result in graph.results
-            sharded[node.result] = self._rewrite(
-                node, [sharded[v] for v in node.operands], is_result
-            )
-        results = tuple(self._whole(sharded[value]) for value in graph.results)
-        return results if len(results) > 1 else results[0]
 
     # --- state ---
 
@@ -232,7 +185,7 @@ class SplitNetwork(NetworkPart):
             shards = self._of_shards(node, operands, x.layout)
             if shards is not None:
                 return shards
-        return ShardedValue(node.number, _record(layer, node, *map(self._whole, operands)))
+        return ShardedValue(node.number, record(layer, node, *map(self._whole, operands)))
 
     def _of_shards(
         self, node: Node, operands: list[ShardedValue], layout: Layout
@@ -255,7 +208,7 @@ class SplitNetwork(NetworkPart):
                 return None
         elif kind not in CHANNELWISE:
             return None
-        value = _record(layer, node, *map(self._as_shard, operands))
+        value = record(layer, node, *map(self._as_shard, operands))
         return ShardedValue(node.number, value, made)
 
     def _divides(self, layer: Conv2d | Linear) -> bool:
@@ -264,7 +217,7 @@ class SplitNetwork(NetworkPart):
     def _by_outputs(self, node: Node, layer: Conv2d | Linear, x: ShardedValue) -> ShardedValue:
         rank, ranks = self.engine.rank, self.engine.ranks
         shard = self._shard(node, lambda: split_outputs(layer, rank, ranks))
-        value = _record(shard.layers[0], node, self._for_split(x))
+        value = record(shard.layers[0], node, self._for_split(x))
         return ShardedValue(node.number, value, Layout.of(layer.weight.data.shape[0]))
 
     def _by_inputs(
@@ -275,7 +228,7 @@ class SplitNetwork(NetworkPart):
         layout, rank, ranks = x.layout, self.engine.rank, self.engine.ranks
         assert layout is not None
         shard = self._shard(node, lambda: split_inputs(layer, layout, everybody, rank, ranks))
-        value = _record(shard.layers[0], node, self._as_shard(x))
+        value = record(shard.layers[0], node, self._as_shard(x))
         ends = (
             (AllReduceBegin, AllReduceEnd) if everybody else (ReduceScatterBegin, ReduceScatterEnd)
         )
@@ -371,20 +324,6 @@ class SplitNetwork(NetworkPart):
             value = layer(value)
         return value
 
-    def _list_layers(self) -> list[tuple[str, Layer]]:
-        """Return all layers of this rank under the names of those that they are made of."""
-        shards = {id(layer): shard.layers for layer, shard in self._shards.values()}
-        listed = []
-        for name, module in self._split.modules():
-            if isinstance(module, Layer):
-                listed += [(name, layer) for layer in shards.get(id(module), (module,))]
-        return listed + [(self._titles[n], m) for (n, _), made in self._kept.items() for m in made]
-
-
-def _record(layer: Layer, node: Node, *operands: Value) -> Value:
-    """Record a layer in place of a node, under its number."""
-    made = Node(
-        layer, operands, layer.result_shape(*(v.shape for v in operands)), operands[0].dtype
-    )
-    made.number = node.number
-    return made.result
+    def _in_place_of(self) -> dict[int, tuple[Layer, ...]]:
+        """Return the layers that have the shards of others, by the identities of these."""
+        return {id(layer): shard.layers for layer, shard in self._shards.values()}

@@ -7,6 +7,7 @@ from lowerconv.parallel.strategies.data import DataParallel
 from lowerconv.parallel.strategies.model import ModelParallel
 from lowerconv.parallel.strategies.owt import OWT
 from lowerconv.parallel.strategies.server import ParameterServer
+from lowerconv.parallel.strategies.spatial import SpatialParallel
 from lowerconv.parallel.strategies.strategy import Strategy
 
 STRATEGIES: dict[str, type[Strategy]] = {
@@ -14,6 +15,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "tree": DataParallel,
     "model": ModelParallel,
     "owt": OWT,
+    "spatial": SpatialParallel,
     "async": Asynchronous,
     "server": ParameterServer,
 }

@@ -13,7 +13,7 @@ import numpy as np
 
 from lowerconv.train.checkpoint import LAST, load_checkpoint
 
-SYNCHRONOUS = ("data", "tree", "model", "owt")
+SYNCHRONOUS = ("data", "tree", "model", "owt", "spatial")
 EPOCHS = 3
 PROGRAM = Path(__file__).parents[1] / "programs" / "faulty.py"
 

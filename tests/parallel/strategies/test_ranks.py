@@ -21,6 +21,7 @@ WAYS: dict[str, dict] = {
     "owt-a": {"strategy": "owt", "owt_scheme": "a", "bucket_mib": 1e-3},
     "owt-b": {"strategy": "owt", "owt_scheme": "b", "overlap": "layers"},
     "owt-c": {"strategy": "owt", "owt_border": "4", "owt_chunks": 2},
+    "spatial": {"strategy": "spatial", "bucket_mib": 1e-3},
 }
 
 
@@ -52,7 +53,7 @@ def steps(mpiexec, tmp_path_factory):
 @pytest.mark.parametrize("ranks", long_but([2, 5], RANKS))
 def test_ranks_train_like_one_process(steps, ranks, size, way):
     alone, many = steps(1, size, "data"), steps(ranks, size, way)
-    if WAYS[way].get("strategy") == "model":
+    if WAYS[way].get("strategy") in ("model", "spatial"):
         assert (many["shares"] == alone["shares"]).all()
     else:
         # The tests would pass by accident if one rank did all the work.
