@@ -49,11 +49,12 @@ class Builder:
     def __init__(self, builder: ir.IRBuilder) -> None:
         self.builder = builder
         self.module: ir.Module = builder.module
+        self.signature: Callable[..., Any] = lambda *arguments: list(arguments)
 
     @property
-    def arguments(self) -> list[ir.Argument]:
-        """Those of the function."""
-        return list(self.builder.function.args)
+    def arguments(self) -> Any:
+        """Those of the function: a list, or by the names of a signature."""
+        return self.signature(*self.builder.function.args)
 
     def constant(self, value: int, kind: ir.IntType = I64) -> ir.Constant:
         """Return an integer, of 64 bits by default."""
@@ -235,8 +236,6 @@ class Emitter(Builder):
         Of a `new_function`.
     isa, dtype
         What the function is generated for.
-    signature : NamedTuple class
-        Of `codegen.signatures`: the names of its arguments.
 
     Attributes
     ----------
@@ -248,11 +247,8 @@ class Emitter(Builder):
         Vectors.
     """
 
-    def __init__(
-        self, builder: ir.IRBuilder, isa: Isa, dtype: np.dtype, signature: type[Any]
-    ) -> None:
+    def __init__(self, builder: ir.IRBuilder, isa: Isa, dtype: np.dtype) -> None:
         super().__init__(builder)
-        self.signature = signature
         self.isa, self.dtype, self.lanes = isa, dtype, isa.lanes(dtype)
         self.scalar: ir.Type = ir.FloatType() if dtype.itemsize == 4 else ir.DoubleType()
         if dtype.kind == "i":
@@ -269,12 +265,9 @@ class Emitter(Builder):
         if isa.scalable:  # an attribute that llvmlite does not list
             granules = isa.bits // 128
             set.add(builder.function.attributes, f"vscale_range({granules},{granules})")
-        return cls(builder, isa, dtype, signature)
-
-    @property
-    def arguments(self) -> Any:
-        """Those of the function, by the names of its signature."""
-        return self.signature(*super().arguments)
+        e = cls(builder, isa, dtype)
+        e.signature = signature
+        return e
 
     def address(self, base: ir.Value, items: int | ir.Value, kind: ir.Type) -> ir.Value:
         """Return a pointer to `kind`, `items` elements of the dtype beyond the address `base`."""
@@ -393,11 +386,9 @@ class Emitter(Builder):
 
     def at_least(self, value: ir.Value, floor: ir.Value) -> ir.Value:
         """Return the larger of the two, NaN where `value` is NaN."""
-        compare = self.builder.fcmp_ordered
-        if self.dtype.kind == "i":
-            compare = self.builder.icmp_signed
-        below = compare("<", value, floor)
-        return self.builder.select(below, floor, value)
+        is_integer, b = self.dtype.kind == "i", self.builder
+        below = (b.icmp_signed if is_integer else b.fcmp_ordered)("<", value, floor)
+        return b.select(below, floor, value)
 
     def at_most(self, value: ir.Value, ceiling: ir.Value) -> ir.Value:
         """Return the smaller of the two, NaN where `value` is NaN."""
