@@ -35,9 +35,10 @@ from rich.table import Table
 
 from lowerconv.bench.load import Others
 from lowerconv.nn.models import MODELS
-from lowerconv.parallel.options import STRATEGIES, ParallelOptions
+from lowerconv.parallel.options import ParallelOptions
 from lowerconv.predict.calibration import load
 from lowerconv.predict.resources import explore
+from lowerconv.predict.step import PREDICTED
 
 PREDICTIONS, MEASURED = "predictions.json", "measured.json"
 
@@ -202,7 +203,7 @@ def main() -> None:
     )
     models = ("lenet", "cifar10_quick")
     parser.add_argument("--model", nargs="+", choices=list(MODELS), default=models)
-    parser.add_argument("--parallel", nargs="+", choices=STRATEGIES, default=("data", "tree"))
+    parser.add_argument("--parallel", nargs="+", choices=PREDICTED, default=("data", "tree"))
     parser.add_argument("--ranks", nargs="+", type=int, default=(1, 2))
     parser.add_argument("--batch", type=int, help="of all ranks together; default: the model's")
     parser.add_argument("--data", default="fashion-mnist", help="(%(default)s)")

@@ -23,6 +23,7 @@ from lowerconv.predict.split import of_split
 from lowerconv.predict.stages import step_at
 
 SPLIT = ("model", "owt")  # whose ranks have parts of layers
+PREDICTED = ("data", "tree", *SPLIT, "async", "server")
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,13 @@ def predict_step(
     batch : int
         Images of all ranks together; no rank has none.
     options : ParallelOptions
+        Of a strategy of `PREDICTED`.
 
     Raises
     ------
     ValueError
-        Options that are not predicted, or do not go together, fewer images than ranks, or links of
-        which nothing is known.
+        A strategy or options that are not predicted, or do not go together, fewer images than
+        ranks, or links of which nothing is known.
     """
     at = cluster.at
     _check(options, at, batch)
@@ -196,8 +198,11 @@ def _of_several(
 
 
 def _check(options: ParallelOptions, at: Placement, batch: int) -> None:
-    if options.strategy == "spatial":
-        raise ValueError("parallel: got 'spatial', expected another: its halos are not predicted")
+    if options.strategy not in PREDICTED:
+        raise ValueError(
+            f"parallel: got {options.strategy!r}, expected one of {', '.join(PREDICTED)}: others "
+            "are not predicted"
+        )
     if options.wire != "float32":
         raise ValueError(f"wire: got {options.wire!r}, expected 'float32': no other is predicted")
     if batch < at.ranks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -93,7 +94,7 @@ class Exchange(Message):
             receives.append((rank, self._buffer(shape, dtype)))
         self._incoming = [array for _, array in receives]
         nbytes = sum(array.nbytes for _, array in (*sends, *receives))
-        self.submit(lambda link: exchange(link, sends, receives), what, nbytes)
+        self.submit(partial(exchange, sends=sends, receives=receives), what, nbytes)
 
     def end(self) -> list[np.ndarray]:
         """Wait, and return what has come, which stays until `release`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -235,7 +236,7 @@ class GatherSamples(Layer):
         y, exchange = frame.y.array, self.exchange
         blocks = [y[mine.start : mine.stop] for mine in self.shares]
         blocks[exchange.rank][...] = frame.x.array
-        exchange.submit(lambda link: all_gather(link, blocks), "gather", y.nbytes)
+        exchange.submit(partial(all_gather, blocks=blocks), "gather", y.nbytes)
         exchange.wait()
 
     def differentiate(self, frame: Frame, step: Step) -> None:
@@ -277,8 +278,7 @@ class GlobalAvgPoolOfRows(Layer):
         part.array[...] *= x.shape[2] / self.all_rows.count
         given = [part.array[mine.start : mine.stop] for mine in samples(x.shape[0], exchange.ranks)]
         out = np.empty(given[exchange.rank].shape, x.dtype)
-        routine = lambda link: reduce_scatter(link, given, out)  # noqa: E731
-        exchange.submit(routine, "sum", part.flat.nbytes)
+        exchange.submit(partial(reduce_scatter, given=given, out=out), "sum", part.flat.nbytes)
         exchange.wait()
         frame.y.array[...] = out
 
@@ -290,7 +290,7 @@ class GlobalAvgPoolOfRows(Layer):
         dy = self._of_rows(dx)
         blocks = [dy.array[mine.start : mine.stop] for mine in samples(dx.N, exchange.ranks)]
         blocks[exchange.rank][...] = frame.gradient.array
-        exchange.submit(lambda link: all_gather(link, blocks), "gather", dy.flat.nbytes)
+        exchange.submit(partial(all_gather, blocks=blocks), "gather", dy.flat.nbytes)
         exchange.wait()
         dy.array[...] *= dx.shape[2] / self.all_rows.count
         run(avg_pool_grad, dy.images, dx.images, _all_pixels(dx), True, frame.adds[0])
